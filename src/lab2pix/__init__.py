@@ -1,0 +1,1 @@
+"""Lab2Pix: label maps to photo-realistic pictures."""

@@ -1,0 +1,183 @@
+"""One tree of settings: what a run is, from the label map's folder to the last checkpoint."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "BackboneConfig",
+    "CheckpointConfig",
+    "Config",
+    "DataConfig",
+    "DiscriminatorConfig",
+    "GeneratorConfig",
+    "GlobalEncoderConfig",
+    "LossConfig",
+    "MonitorConfig",
+    "OptimizerConfig",
+    "ScenesConfig",
+    "TrainConfig",
+]
+
+BackboneName = Literal["vgg16", "vgg19", "efficientnet-lite0"]
+
+
+class Section(BaseModel):
+    """A part of the tree: unknown keys are errors, values never change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ScenesConfig(Section):
+    """The drawn landscapes of layout `scenes`, which need no files."""
+
+    train_count: int = Field(2000, ge=1, description="How many different scenes to train on.")
+    val_count: int = Field(64, ge=1, description="How many scenes to hold out.")
+    seed: int = Field(0, ge=0, description="Which world the scenes are drawn from.")
+
+
+class DataConfig(Section):
+    """Where pairs of label map and photo lie, and how they become tensors."""
+
+    layout: str = Field("folder", description="How the files lie on disk; `lab2pix data layouts` lists them.")
+    root: str | None = Field(None, description="The data set's folder; not needed for scenes.")
+    label_space: str = Field("scenes", description="A shipped label space or a YAML file.")
+    train_split: str | None = Field("train", description="Sub-folder or split to train on; null: no splits.")
+    val_split: str | None = Field("val", description="Split to hold out for samples and scores; null: none.")
+    size: tuple[int, int] = Field((256, 256), description="Height and width that the networks see, in pixels.")
+    resize: tuple[int, int] | None = Field(
+        None, description="Height and width to resize to before a random crop to `size`; null: resize to `size`."
+    )
+    flip: bool = Field(True, description="Mirror left and right at random, label and photo together.")
+    instance_edges: bool = Field(False, description="Append a channel that marks the borders between instances.")
+    workers: int = Field(0, ge=0, description="Processes that read files beside the training; 0: the training itself.")
+    scenes: ScenesConfig = ScenesConfig()
+
+
+class GlobalEncoderConfig(Section):
+    """The encoder behind the global feature of DG-Norm (Eq. 2)."""
+
+    width: int = Field(64, ge=1, description="Channels of the first convolution; they double with each stride.")
+    max_width: int = Field(512, ge=1, description="The most channels any of its convolutions has.")
+
+
+class GeneratorConfig(Section):
+    """The network that draws (3.1, 4.2.1)."""
+
+    width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
+    doublings: Literal[5, 6, 7] = Field(
+        5, description="How often the size doubles: 5 for 256x256, 6 for 512x256, 7 for 1024x512."
+    )
+    modulation: Literal["dg-norm", "spade"] = Field("dg-norm", description="DG-Norm, or SPADE without global feature.")
+    modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
+    global_encoder: GlobalEncoderConfig = GlobalEncoderConfig()
+    start: Literal["noise", "label"] = Field(
+        "noise", description="What the first scale is made from: noise (Eq. 21) or the small label map (as released)."
+    )
+    noise_dim: int = Field(128, ge=1, description="Length of the noise vector z.")
+    spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
+
+
+class DiscriminatorConfig(Section):
+    """The networks that judge (3.2.1)."""
+
+    kind: Literal["hierarchical", "patch"] = Field(
+        "hierarchical", description="Hierarchical perceptual discriminators, or SPADE's PatchGANs."
+    )
+    scales: Literal[1, 2, 3] = Field(2, description="How many discriminators; each next one sees half the size.")
+    width: int = Field(64, ge=1, description="Channels of the first convolution.")
+    max_width: int = Field(512, ge=4, description="Channels of the levels (hierarchical) or the most (patch).")
+
+
+class BackboneConfig(Section):
+    """Frozen networks that lend their eyes; one held in memory per name."""
+
+    discriminator: BackboneName = Field("vgg16", description="Network of the perceptual branch.")
+    perceptual: BackboneName = Field("vgg19", description="Network of the perceptual loss.")
+    weights: dict[BackboneName, str] = Field(
+        default_factory=dict, description="File with the ImageNet weights, by network; else the torch hub cache."
+    )
+    normalize: bool = Field(
+        True, description="Normalise images as ImageNet is for the perceptual loss (released V2: no)."
+    )
+
+
+class LossConfig(Section):
+    """What the players minimise, and with which weights (Eq. 31)."""
+
+    adversarial: Literal["hinge", "vanilla"] = Field("hinge", description="Form of the adversarial loss.")
+    adversarial_reduction: Literal["mean", "released"] = Field(
+        "mean", description="Weighted mean over levels and sum over scales (Eq. 24), or the released code's running sum."
+    )
+    foreground_rate: float = Field(5.0, ge=1, description="T: how much more a foreground pixel weighs (Eq. 9); 1: off.")
+    background_ids: tuple[int, ...] | None = Field(
+        None, description="Class ids that are background; null: as the label space says."
+    )
+    sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 30); 0: off.")
+    sharpness_normalized: bool = Field(False, description="Divide by 1 + λ2, as the released V2 does.")
+    blur: Literal["nearest", "average"] = Field("nearest", description="How blurred photos are halved before doubling.")
+    perceptual: float = Field(10.0, ge=0, description="λ5: weight of the perceptual loss (Eq. 28); 0: off.")
+    perceptual_scales: Literal["all", "full"] = Field("all", description="Perceptual loss at every scale, or X3 only.")
+    feature_matching: float = Field(10.0, ge=0, description="λ6: weight of feature matching (Eq. 29); 0: off.")
+    feature_matching_reduction: Literal["mean", "released"] = Field(
+        "mean", description="Mean over layers and sum over scales (Eq. 29), or sum over layers and mean over scales."
+    )
+
+
+class OptimizerConfig(Section):
+    """Adam, and how its learning rates fall (5.2)."""
+
+    generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generator.")
+    discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
+    betas: tuple[float, float] = Field((0.0, 0.9), description="Adam's two decay rates.")
+    decay_fraction: float = Field(0.5, ge=0, le=1, description="Last part of the run in which the rates fall to 0.")
+
+
+class TrainConfig(Section):
+    """How long, how many at once, and how exactly."""
+
+    batch_size: int = Field(1, ge=1, description="Samples per optimiser step, over all processes and accumulated parts.")
+    epochs: int | None = Field(None, ge=1, description="How often to see the whole set; give this or `steps`.")
+    steps: int | None = Field(None, ge=1, description="How many optimiser steps; give this or `epochs`.")
+    accumulate: int = Field(1, ge=1, description="Parts a batch is split into to save memory.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Number format of the forward passes.")
+    channels_last: bool = Field(False, description="Memory order that many processors convolve faster in.")
+    gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
+    ema_decay: float | None = Field(None, gt=0, lt=1, description="Average the generator's weights; null: off.")
+    max_minutes: float | None = Field(None, gt=0, description="End the run after so many minutes; null: no limit.")
+
+
+class CheckpointConfig(Section):
+    """What is kept of a run."""
+
+    every: int = Field(1000, ge=1, description="Steps between checkpoints.")
+    keep: int = Field(2, ge=1, description="How many of the latest stay.")
+    best: str | None = Field(None, description="Score by which the best stays as well, such as `perceptual`; lower wins.")
+
+
+class MonitorConfig(Section):
+    """What a run shows while it goes on."""
+
+    log_every: int = Field(10, ge=1, description="Steps between lines of the log.")
+    sample_every: int = Field(500, ge=1, description="Steps between sample sheets, loss plots and validation scores.")
+    samples: int = Field(8, ge=1, description="Label maps on the sample sheet.")
+    tensorboard: bool = Field(True, description="Write TensorBoard files where the package is installed.")
+
+
+class Config(Section):
+    """A whole run."""
+
+    name: str = Field("run", description="What the run is called.")
+    method: Literal["lab2pix-v2"] = Field("lab2pix-v2", description="Which system.")
+    seed: int = Field(0, ge=0, description="Decides every random number of the run.")
+    data: DataConfig = DataConfig()
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    loss: LossConfig = LossConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    monitor: MonitorConfig = MonitorConfig()
