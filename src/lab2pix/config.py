@@ -115,8 +115,14 @@ class LossConfig(Section):
     background_ids: tuple[int, ...] | None = Field(
         None, description="Class ids that are background; null: as the label space says."
     )
+    foreground_per_image: bool = Field(
+        True, description="Weigh each image by its own mask (Eq. 14), or all by the batch's mean mask (released V2)."
+    )
     sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 30); 0: off.")
     sharpness_normalized: bool = Field(False, description="Divide by 1 + λ2, as the released V2 does.")
+    discriminator_halved: bool = Field(
+        True, description="Halve real plus fake (Eq. 25, 30), or plainly add them (released)."
+    )
     blur: Literal["nearest", "average"] = Field("nearest", description="How blurred photos are halved before doubling.")
     perceptual: float = Field(10.0, ge=0, description="λ5: weight of the perceptual loss (Eq. 28); 0: off.")
     perceptual_scales: Literal["all", "full"] = Field("all", description="Perceptual loss at every scale, or X3 only.")
