@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "LAYOUT_NAMES",
     "BackboneConfig",
     "CheckpointConfig",
     "Config",
@@ -23,11 +24,14 @@ __all__ = [
 
 BackboneName = Literal["vgg16", "vgg19", "efficientnet-lite0"]
 
+LAYOUT_NAMES = ("ade20k", "cityscapes", "coco-stuff", "facades", "facades-base", "folder", "scenes", "sketch")
+"""Every layout of `lab2pix.data`, so that a typo shows before anything heavy is loaded; a test keeps the two alike."""
+
 
 class Section(BaseModel):
     """A part of the tree: unknown keys are errors, values never change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ScenesConfig(Section):

@@ -1,0 +1,35 @@
+# Everything a newcomer needs; each target makes the virtual environment first where it is missing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+JOBS ?= 2
+DEMO ?= demo
+
+.PHONY: demo test check docs clean
+
+demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/index.html.
+	$(BIN)/lab2pix demo --out $(DEMO)
+
+test: $(STAMP)  ## Run every test, on JOBS processes.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+
+check: $(STAMP)  ## Style, types, direction of imports, and docs that build without a warning.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+
+docs: $(STAMP)  ## Build the documentation into docs/_build/html.
+	$(BIN)/sphinx-build -b html docs docs/_build/html
+
+clean:  ## Remove what was built; runs, demo and the virtual environment stay.
+	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

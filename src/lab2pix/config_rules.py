@@ -1,0 +1,90 @@
+"""Rules that hold between settings; each broken one is a sentence that names the rule and a way out."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+from lab2pix.config import LAYOUT_NAMES, Config
+from lab2pix.errors import ConfigError, did_you_mean
+
+__all__ = ["check_rules", "label_space_files", "nearest_size"]
+
+_FINEST_STRIDE = 32
+"""Level 3 of the largest hierarchical discriminator, level 2 of the next and level 1 of the third (3.2.1) all see a
+1/32 of the image's side."""
+
+
+def check_rules(config: Config) -> None:
+    """Check what no single setting can know.
+
+    Raises:
+        ConfigError: two settings are at odds, or a name is none that ships with the package.
+    """
+    _check_names(config)
+    _check_size(config)
+    _check_training(config)
+
+
+def label_space_files() -> list[str]:
+    """Return the names of the shipped label spaces, sorted; reads no file."""
+    folder = files("lab2pix") / "label_spaces"
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def nearest_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[int, int]:
+    """Return the nearest height and width that are multiples of `multiple` and no smaller than `least`."""
+    lowest = -(-least // multiple)
+    height, width = (max(lowest, 1, (side + multiple // 2) // multiple) * multiple for side in size)
+    return height, width
+
+
+def _check_names(config: Config) -> None:
+    data = config.data
+    if data.layout not in LAYOUT_NAMES:
+        raise ConfigError(f"data.layout is '{data.layout}'{did_you_mean(data.layout, LAYOUT_NAMES)}")
+    if data.label_space.endswith((".yaml", ".yml")):
+        if not Path(data.label_space).is_file():
+            raise ConfigError(f"data.label_space names '{data.label_space}', but there is no such file")
+    elif data.label_space not in label_space_files():
+        raise ConfigError(
+            f"data.label_space is '{data.label_space}'{did_you_mean(data.label_space, label_space_files())}"
+        )
+
+
+def _check_size(config: Config) -> None:
+    size, resize = config.data.size, config.data.resize
+    multiple = 2**config.generator.doublings
+    least = 2 * _FINEST_STRIDE if config.discriminator.kind == "hierarchical" else 1
+    nearest = list(nearest_size(size, multiple, least))
+    if any(side < 1 or side % multiple for side in size):
+        raise ConfigError(
+            f"data.size is {list(size)} but both sides must be multiples of {multiple}, 2 to the power of "
+            f"generator.doublings={config.generator.doublings}; the nearest valid size is {nearest}"
+        )
+    if min(size) < least:
+        raise ConfigError(
+            f"data.size is {list(size)} but the hierarchical discriminators need both sides to be at least {least}, "
+            f"or their deepest level normalises a single pixel; the smallest valid size is {nearest}"
+        )
+    if resize and (resize[0] < size[0] or resize[1] < size[1]):
+        raise ConfigError(
+            f"data.resize is {list(resize)} but must be at least data.size, {list(size)}, that is cropped from it"
+        )
+
+
+def _check_training(config: Config) -> None:
+    train = config.train
+    if train.epochs is None and train.steps is None:
+        raise ConfigError("neither train.epochs nor train.steps is set; set one, such as train.epochs=100")
+    if train.epochs is not None and train.steps is not None:
+        raise ConfigError(
+            f"train.epochs is {train.epochs} and train.steps is {train.steps} but only one may be set; "
+            "set the other to null, such as train.epochs=null"
+        )
+    if train.batch_size % train.accumulate:
+        raise ConfigError(
+            f"train.batch_size is {train.batch_size} but must be divisible by train.accumulate, {train.accumulate}"
+        )

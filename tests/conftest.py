@@ -1,0 +1,35 @@
+"""What every test can ask for: the golden vectors and the data samples, where they are at hand."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+_ROOT = Path(__file__).resolve().parent.parent
+
+
+def pytest_configure() -> None:
+    """Keep torch to one thread: the tests run side by side, and sums come out the same everywhere."""
+    torch.set_num_threads(1)
+
+
+def _folder(variable: str, default: str) -> Path:
+    folder = Path(os.environ.get(variable) or _ROOT.parent / "shared" / default)
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}; set {variable} to run this test")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def golden_root() -> Path:
+    """Folder of the golden vectors (`LAB2PIX_GOLDEN`)."""
+    return _folder("LAB2PIX_GOLDEN", "golden")
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Folder of the data set samples (`LAB2PIX_DATA`)."""
+    return _folder("LAB2PIX_DATA", "data")
