@@ -1,0 +1,346 @@
+"""Time and peak memory of one Lab2Pix-V2 training step, part by part, and the same step with each saving switched off.
+
+    python benchmarks/train_step.py --width 64 --size 256 256 --repeats 5 --out benchmarks/results/train_step.json
+
+The savings are the product's own step; switching one off puts the plain way in its place, the way the released code and
+SPADE do it. All variants run in one process, turn by turn, so that a drifting machine slows all of them alike.
+Backbones hold random weights: neither time nor memory depends on their values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import lab2pix
+from lab2pix.batch import Batch
+from lab2pix.configuration import load_config
+from lab2pix.labels import LabelSpace
+from lab2pix.losses import adversarial_loss, blurred
+from lab2pix.methods import Engine, lab2pix_v2, make_condition
+from lab2pix.methods.eyes import Eyes, Sight
+from lab2pix.methods.lab2pix_v2 import Carry, Lab2PixV2, pyramid
+from lab2pix.nn import encoders
+
+ENGINE = Engine()
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What the step does not compute twice; each can be switched off."""
+
+    generator_once: bool = True
+    discriminator_one_pass: bool = True
+    discriminator_frozen: bool = True
+    real_without_graph: bool = True
+    scale_by_scale: bool = True
+    features_once: bool = True
+    distinct_global: bool = True
+
+
+MEANING = {
+    "generator_once": "off: the discriminators' step generates its image anew",
+    "discriminator_one_pass": "off: generated with real, then blurred with real once more, in two passes",
+    "discriminator_frozen": "off: the generator's step fills discriminator gradients that nobody uses",
+    "real_without_graph": "off: real images carry a graph through discriminators and backbone in the generator's step",
+    "scale_by_scale": "off: the graphs of all scales are in memory together",
+    "features_once": "off: a backbone per discriminator, every image seen anew, with a graph back to the image",
+    "distinct_global": "off: the global feature's convolution runs over the enlarged map, pixel by pixel",
+}
+
+
+class PlainEyes(nn.Module):
+    """Backbones as the plain code holds them: one copy per discriminator and one for the loss."""
+
+    def __init__(self, eyes: Eyes, copies: int) -> None:
+        super().__init__()
+        import copy
+
+        self.copies = nn.ModuleList([eyes, *(copy.deepcopy(eyes) for _ in range(copies))])
+        self.discriminator_channels = eyes.discriminator_channels
+
+    def forward(self, image: Tensor, *, levels: int, perceptual: bool) -> Sight:
+        """Look twice: through a discriminator's own copy, and through the loss's."""
+        sight = Sight()
+        if levels:
+            sight.discriminator.extend(self.copies[4 - levels](image, levels=levels, perceptual=False).discriminator)
+        if perceptual:
+            sight.perceptual.extend(self.copies[0](image, levels=0, perceptual=True).perceptual)
+        return sight
+
+
+class Variant(Lab2PixV2):
+    """The product's step, with some savings switched off."""
+
+    savings = Savings()
+    batch: Batch
+    noise: Tensor
+
+    def generator_backward(
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine
+    ) -> tuple[Carry, dict[str, Tensor]]:
+        """Switch the generator's half."""
+        self.batch, self.noise = batch, noise
+        if self.savings.scale_by_scale and self.savings.real_without_graph and self.savings.discriminator_frozen:
+            return super().generator_backward(generator, batch, noise, engine)
+        saved = torch.no_grad
+        frozen = lab2pix_v2.frozen
+        try:
+            if not self.savings.discriminator_frozen:
+                lab2pix_v2.frozen = lambda network: nullcontext()  # type: ignore[assignment]
+            if not self.savings.real_without_graph:
+                torch.no_grad = nullcontext  # type: ignore[assignment,misc]
+            if self.savings.scale_by_scale:
+                return super().generator_backward(generator, batch, noise, engine)
+            return self._all_scales(generator, batch, noise, engine)
+        finally:
+            torch.no_grad = saved  # type: ignore[misc]
+            lab2pix_v2.frozen = frozen
+
+    def _all_scales(
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine
+    ) -> tuple[Carry, dict[str, Tensor]]:
+        condition = make_condition(self.config, self.label_space, batch)
+        generated = pyramid(generator(condition, noise), self.scales)
+        assert batch.image is not None
+        real, conditions = pyramid(batch.image, self.scales), pyramid(condition, self.scales)
+        if not self.savings.real_without_graph:
+            real = [image.detach().requires_grad_() for image in real]
+        mask = self._mask(batch)
+        losses: dict[str, Tensor] = {}
+        kept = []
+        with lab2pix_v2.frozen(self.discriminator):
+            for scale in range(self.scales):
+                terms, ours, theirs = self._generator_terms(
+                    scale, generated[scale], real[scale], conditions[scale], mask, engine
+                )
+                kept.append((ours, theirs))
+                for name, value in terms.items():
+                    losses[name] = losses.get(name, torch.zeros(())) + value
+            torch.stack(list(losses.values())).sum().backward()
+        carry = Carry(
+            conditions,
+            [image.detach() for image in generated],
+            [image.detach() for image in real],
+            [ours for ours, _ in kept],
+            [[feature.detach() for feature in theirs] for _, theirs in kept],
+            mask,
+        )
+        return carry, losses
+
+    def discriminator_backward(self, discriminator: nn.Module, carry: Carry, engine: Engine) -> dict[str, Tensor]:
+        """Switch the discriminators' half."""
+        discriminator.zero_grad(set_to_none=True)
+        if not self.savings.generator_once:
+            with torch.no_grad():
+                condition = make_condition(self.config, self.label_space, self.batch)
+                carry = replace(carry, generated=pyramid(self.generator(condition, self.noise), self.scales))
+        if self.savings.discriminator_one_pass and self.savings.features_once:
+            return super().discriminator_backward(discriminator, carry, engine)
+        return self._plain_discriminator(discriminator, carry)
+
+    def _plain_discriminator(self, discriminator: nn.Module, carry: Carry) -> dict[str, Tensor]:
+        soft = pyramid(blurred(carry.real[0]), self.scales)
+        known = {id(carry.generated): carry.generated_features, id(carry.real): carry.real_features}
+
+        def judge(*groups: list[Tensor]) -> list[list[list[Tensor]]]:
+            together = [torch.cat(parts) for parts in zip(*groups, strict=True)]
+            if self.savings.features_once:
+                features = [
+                    known[id(group)] if id(group) in known else self._look(group) for group in groups
+                ]
+                seen = [[torch.cat(p) for p in zip(*(f[s] for f in features), strict=True)] for s in range(self.scales)]
+            else:
+                together = [image.requires_grad_() for image in together]
+                seen = [
+                    self.eyes(image, levels=self._levels(scale), perceptual=False).discriminator
+                    for scale, image in enumerate(together)
+                ]
+            inputs = [
+                torch.cat([torch.cat([carry.conditions[s]] * len(groups)), together[s]], 1) for s in range(self.scales)
+            ]
+            outputs = discriminator(inputs, seen)
+            return [
+                [[level.chunk(len(groups))[kind] for level in output.predictions] for output in outputs]
+                for kind in range(len(groups))
+            ]
+
+        if self.savings.discriminator_one_pass:
+            fake, real, soft_out = judge(carry.generated, carry.real, soft)
+            reals = [real, real]
+        else:
+            fake, real = judge(carry.generated, carry.real)
+            soft_out, again = judge(soft, carry.real)
+            reals = [real, again]
+        terms = {
+            "fake": 0.5 * adversarial_loss(fake, self.fake_term, self.weights, carry.mask),
+            "blurred": 0.5 * adversarial_loss(soft_out, self.fake_term, self.weights, carry.mask),
+            "real": sum(0.5 * adversarial_loss(out, self.real_term, self.weights, carry.mask) for out in reals),
+        }
+        torch.stack(list(terms.values())).sum().backward()  # type: ignore[arg-type]
+        return terms  # type: ignore[return-value]
+
+    def _look(self, group: list[Tensor]) -> list[list[Tensor]]:
+        with torch.no_grad():
+            return [
+                self.eyes(image, levels=self._levels(scale), perceptual=False).discriminator
+                for scale, image in enumerate(group)
+            ]
+
+
+class Meter:
+    """Peak of the memory that torch holds while a function runs, from its own record of allocations."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
+    def peak(self, work: Callable[[], Any]) -> float:
+        """Return the peak above what was held at the start, in MiB."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            work()
+            return (torch.cuda.max_memory_allocated() - before) / 2**20
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+            work()
+        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
+        held = highest = 0
+        for event in sorted(events, key=lambda e: e.start_ns()):
+            held += event.nbytes()
+            highest = max(highest, held)
+        return highest / 2**20
+
+
+def build(args: argparse.Namespace) -> tuple[Variant, Batch, Tensor]:
+    """Return the step under test with random weights, and something to train on."""
+    config = load_config(
+        "v2-cityscapes",
+        [
+            f"data.size=[{args.size[0]},{args.size[1]}]",
+            "generator.doublings=5",
+            f"generator.width={args.width}",
+            f"discriminator.width={args.width}",
+            f"discriminator.max_width={8 * args.width}",
+            f"backbone.discriminator={args.backbones[0]}",
+            f"backbone.perceptual={args.backbones[1]}",
+            f"train.batch_size={args.batch}",
+            "data.instance_edges=false",
+        ],
+    )
+    torch.manual_seed(0)
+    method = Variant(config, LabelSpace.load("cityscapes"), pretrained=False)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    method.to(device)
+    height, width = args.size
+    blocks = torch.randint(0, 35, (args.batch, height // 16, width // 16))
+    label = blocks.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    batch = Batch(label=label, image=torch.rand(args.batch, 3, height, width) * 2 - 1).to(device)
+    return method, batch, torch.randn(args.batch, config.generator.noise_dim, device=device)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"))
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--backbones", nargs=2, default=("vgg16", "vgg19"), metavar=("DISCRIMINATOR", "PERCEPTUAL"))
+    parser.add_argument("--out", type=Path)
+    args = parser.parse_args()
+
+    method, batch, noise = build(args)
+    meter = Meter(batch.label.device)
+    saving_eyes, plain_eyes = method.eyes, PlainEyes(method.eyes, method.scales)
+    everything = Savings()
+    names = [field.name for field in fields(Savings)]
+    variants = {"all savings": everything}
+    variants |= {f"without {name}": replace(everything, **{name: False}) for name in names}
+    variants["no savings"] = Savings(**dict.fromkeys(names, False))
+
+    def use(savings: Savings) -> None:
+        method.savings = savings
+        method.eyes = saving_eyes if savings.features_once else plain_eyes  # type: ignore[assignment]
+        encoders.DISTINCT = savings.distinct_global  # type: ignore[attr-defined]
+
+    def generator_half() -> Carry:
+        method.generator.zero_grad(set_to_none=True)
+        return method.generator_backward(method.generator, batch, noise, ENGINE)[0]
+
+    def discriminator_half(carry: Carry) -> None:
+        method.discriminator_backward(method.discriminator, carry, ENGINE)
+
+    def sync() -> None:
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in variants}
+    for repeat in range(args.repeats + 1):
+        for name, savings in variants.items():
+            use(savings)
+            start = time.perf_counter()
+            carry = generator_half()
+            sync()
+            middle = time.perf_counter()
+            discriminator_half(carry)
+            sync()
+            if repeat:
+                times[name].append((middle - start, time.perf_counter() - middle))
+    rows = []
+    for name, savings in variants.items():
+        use(savings)
+        method.generator.zero_grad(set_to_none=True)
+        method.discriminator.zero_grad(set_to_none=True)
+        peak = meter.peak(lambda: discriminator_half(generator_half()))
+        halves = [statistics.median(column) for column in zip(*times[name], strict=True)]
+        whole = statistics.median(sum(pair) for pair in times[name])
+        rows.append({"variant": name, "generator_s": halves[0], "discriminator_s": halves[1], "step_s": whole, "peak_mib": peak})
+    report(rows, args, method)
+
+
+def report(rows: list[dict[str, Any]], args: argparse.Namespace, method: Variant) -> None:
+    """Print the table, and write it with machine, versions and command where asked."""
+    plain = rows[-1]
+    print(f"{'variant':<34}{'generator s':>12}{'discr. s':>10}{'step s':>9}{'of plain':>9}{'peak MiB':>10}{'of plain':>9}")
+    for row in rows:
+        row["time_ratio"] = row["step_s"] / plain["step_s"]
+        row["memory_ratio"] = row["peak_mib"] / plain["peak_mib"]
+        print(
+            f"{row['variant']:<34}{row['generator_s']:>12.2f}{row['discriminator_s']:>10.2f}{row['step_s']:>9.2f}"
+            f"{row['time_ratio']:>9.2f}{row['peak_mib']:>10.0f}{row['memory_ratio']:>9.2f}"
+        )
+    print("\n".join(f"  {name}: {text}" for name, text in MEANING.items()))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(
+            json.dumps(
+                {
+                    "command": " ".join(["python", *sys.argv]),
+                    "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+                    "versions": {"lab2pix": lab2pix.__version__, "torch": torch.__version__},
+                    "parameters": {
+                        name: sum(p.numel() for p in player.parameters()) for name, player in method.players.items()
+                    },
+                    "peak": "above weights and whatever the step before left, by torch's record of allocations",
+                    "rows": rows,
+                },
+                indent=1,
+            )
+            + "\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lab2pix.batch import Batch
+from lab2pix.configuration import load_config
+from lab2pix.errors import DataError
+from lab2pix.labels import LabelSpace
+from lab2pix.methods import Engine, build_generator, build_method, draw, make_condition
+from lab2pix.methods.lab2pix_v2 import pyramid
+
+SMALL = {
+    "base": "v2-small",
+    "data": {"size": [64, 64]},
+    "generator": {"width": 4, "modulation_hidden": 8, "global_encoder": {"width": 4, "max_width": 16}},
+    "discriminator": {"width": 4, "max_width": 16},
+}
+SPACE = LabelSpace.load("scenes")
+
+
+def tiny(*overrides: str):
+    return load_config(SMALL, list(overrides))
+
+
+def batch(count: int = 2, size: tuple[int, int] = (64, 64), seed: int = 0, edges: bool = False) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randint(0, SPACE.num_classes, (count, size[0] // 16, size[1] // 16), generator=generator)
+    label = small.repeat_interleave(16, 1).repeat_interleave(16, 2)
+    image = torch.rand(count, 3, *size, generator=generator) * 2 - 1
+    marks = (torch.rand(count, 1, *size, generator=generator) > 0.9).float() if edges else None
+    return Batch(label=label, image=image, edges=marks)
+
+
+def noise(count: int = 2, seed: int = 1) -> torch.Tensor:
+    return torch.randn(count, 128, generator=torch.Generator().manual_seed(seed))
+
+
+def step(method, data, z, engine=None):
+    engine = engine or Engine()
+    for player in method.players.values():
+        player.zero_grad(set_to_none=True)
+    carry, ours = method.generator_backward(method.generator, data, z, engine)
+    untouched = all(p.grad is None for p in method.discriminator.parameters())
+    theirs = method.discriminator_backward(method.discriminator, carry, engine)
+    return ours, theirs, untouched
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("discriminator.scales=3", "data.size=[128,128]"),
+        ("discriminator.kind=patch", "generator.modulation=spade", "loss.foreground_rate=1", "loss.sharpness=0"),
+        ("generator.start=label", "loss.adversarial=vanilla", "loss.blur=average"),
+        ("data.instance_edges=true", "loss.perceptual_scales=full", "loss.feature_matching_reduction=released"),
+        ("loss.perceptual=0", "loss.feature_matching=0"),
+        ("data.size=[64,128]", "generator.doublings=6"),
+    ],
+)
+def test_a_step_moves_every_parameter(overrides):
+    config = tiny(*overrides)
+    method = build_method(config, SPACE)
+    data = batch(size=config.data.size, edges=config.data.instance_edges)
+    generator_losses, discriminator_losses, untouched = step(method, data, noise())
+    assert untouched, "the generator's half must not fill discriminator gradients"
+    for player in method.players.values():
+        missing = [name for name, p in player.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert not missing
+    loss = config.loss
+    assert set(generator_losses) == {"adversarial"} | {
+        name for name in ("perceptual", "feature_matching") if getattr(loss, name) > 0
+    }
+    assert set(discriminator_losses) == {"real", "fake"} | ({"blurred"} if loss.sharpness else set())
+    assert all(value.isfinite() and not value.requires_grad for value in generator_losses.values())
+
+
+def test_gradients_equal_those_of_one_plain_graph():
+    """Gathering the gradient at the image, scale by scale, changes nothing but the memory it takes."""
+    config = tiny("loss.perceptual_scales=all")
+    method = build_method(config, SPACE)
+    method.generator.eval()
+    method.discriminator.eval()
+    data, z = batch(), noise()
+    method.generator_backward(method.generator, data, z, Engine())
+    ours = {name: p.grad.clone() for name, p in method.generator.named_parameters()}
+
+    method.generator.zero_grad(set_to_none=True)
+    condition = make_condition(config, SPACE, data)
+    generated = pyramid(method.generator(condition, z), method.scales)
+    conditions, real = pyramid(condition, method.scales), pyramid(data.image, method.scales)
+    terms = [
+        method._generator_terms(s, generated[s], real[s], conditions[s], method._mask(data), Engine())[0]
+        for s in range(method.scales)
+    ]
+    torch.stack([value for scale in terms for value in scale.values()]).sum().backward()
+    for name, parameter in method.generator.named_parameters():
+        torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_the_discriminators_see_the_generated_image_without_a_graph():
+    method = build_method(tiny(), SPACE)
+    carry, _ = method.generator_backward(method.generator, batch(), noise(), Engine())
+    method.generator.zero_grad(set_to_none=True)
+    tensors = [*carry.conditions, *carry.generated, *carry.real]
+    tensors += [feature for group in (*carry.generated_features, *carry.real_features) for feature in group]
+    assert not any(tensor.requires_grad for tensor in tensors)
+    method.discriminator_backward(method.discriminator, carry, Engine())
+    assert all(p.grad is None for p in method.generator.parameters())
+    assert all(p.requires_grad for p in method.discriminator.parameters())
+
+
+def test_each_backbone_is_held_once_and_sees_each_image_once():
+    method = build_method(tiny(), SPACE)
+    assert len(method.eyes.networks) == 1
+    calls: list[int] = []
+    (network,) = method.eyes.networks.values()
+    network.register_forward_hook(lambda module, args, output: calls.append(args[0].shape[0]))
+    step(method, batch(), noise())
+    # generated, real and blurred, two samples each, at two scales
+    assert calls == [2] * 6
+
+
+def test_the_generator_runs_once_and_the_discriminators_judge_in_one_pass():
+    method = build_method(tiny(), SPACE)
+    runs = {"generator": 0, "discriminator": []}
+    method.generator.register_forward_hook(lambda *_: runs.__setitem__("generator", runs["generator"] + 1))
+    method.discriminator.register_forward_hook(lambda m, args, out: runs["discriminator"].append(args[0][0].shape[0]))
+    step(method, batch(), noise())
+    assert runs == {"generator": 1, "discriminator": [6]}
+
+
+def test_engine_scale_reaches_every_gradient():
+    config = tiny()
+    grads = []
+    for factor in (1.0, 4.0):
+        torch.manual_seed(0)
+        method = build_method(config, SPACE)
+        method.generator.eval()
+        method.discriminator.eval()
+        step(method, batch(), noise(), Engine(scale=lambda loss, factor=factor: loss * factor))
+        grads.append([p.grad for player in method.players.values() for p in player.parameters()])
+    for single, fourfold in zip(*grads, strict=True):
+        torch.testing.assert_close(fourfold, 4 * single, atol=1e-5, rtol=1e-3)
+
+
+def test_bfloat16_step_is_finite_and_near_float32():
+    config = tiny()
+    totals = []
+    for dtype in (None, torch.bfloat16):
+        torch.manual_seed(0)
+        method = build_method(config, SPACE)
+        engine = Engine(autocast=lambda dtype=dtype: torch.autocast("cpu", dtype=dtype)) if dtype else Engine()
+        ours, theirs, _ = step(method, batch(), noise(), engine)
+        totals.append(torch.stack([*ours.values(), *theirs.values()]).float())
+    assert totals[1].isfinite().all()
+    torch.testing.assert_close(totals[1], totals[0], atol=0.15, rtol=0.1)
+
+
+def test_the_foreground_mask_follows_background_ids_and_rate():
+    data = batch()
+    assert build_method(tiny("loss.foreground_rate=1"), SPACE)._mask(data) is None
+    everything = build_method(tiny("loss.background_ids=[]"), SPACE)._mask(data)
+    torch.testing.assert_close(everything, torch.ones_like(everything))
+    per_image = build_method(tiny("loss.background_ids=[0,1]"), SPACE)._mask(data)
+    shared = build_method(tiny("loss.background_ids=[0,1]", "loss.foreground_per_image=false"), SPACE)._mask(data)
+    assert per_image.shape == (2, 1, 64, 64)
+    assert shared.shape == (1, 1, 64, 64)
+    torch.testing.assert_close(shared, per_image.mean(0, keepdim=True))
+
+
+def test_released_discriminator_sum_is_the_papers_rescaled():
+    """(real + λ2·real) / (1 + λ2) and no halving, as the released code has it."""
+    torch.manual_seed(0)
+    method = build_method(tiny(), SPACE)
+    groups = [[[torch.randn(2, 1, 8, 8) for _ in range(3 - s)] for s in range(2)] for _ in range(3)]
+    paper = method._discriminator_terms(groups, None)
+    released = build_method(tiny("loss.sharpness_normalized=true", "loss.discriminator_halved=false"), SPACE)
+    theirs = released._discriminator_terms(groups, None)
+    for name, value in paper.items():
+        torch.testing.assert_close(theirs[name], value)  # at λ2 = 1 both factors are 1/2
+
+
+def test_missing_instance_edges_are_one_sentence():
+    with pytest.raises(DataError, match="instance_edges"):
+        make_condition(tiny("data.instance_edges=true"), SPACE, batch())
+
+
+def test_draw_depends_on_noise_and_label():
+    config = tiny()
+    torch.manual_seed(0)
+    generator = build_generator(config, SPACE).eval()
+    with torch.no_grad():
+        first = draw(generator, config, SPACE, batch(), noise(seed=1))
+        again = draw(generator, config, SPACE, batch(), noise(seed=1))
+        other = draw(generator, config, SPACE, batch(seed=5), noise(seed=1))
+    torch.testing.assert_close(first, again, atol=0, rtol=0)
+    assert not torch.allclose(first, other)
+    assert first.abs().max() <= 1
+
+
+def test_validation_scores_are_zero_for_the_truth():
+    method = build_method(tiny(), SPACE)
+    data = batch()
+    perfect = method.validation_scores(data, data.image)
+    wrong = method.validation_scores(data, -data.image)
+    assert set(perfect) == {"l1", "perceptual"}
+    assert all(value.item() == pytest.approx(0, abs=1e-6) for value in perfect.values())
+    assert all(wrong[name] > 0.05 for name in wrong)
