@@ -1,0 +1,58 @@
+"""Convolving a map after enlarging it, computed on what is distinct."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["conv3x3_of_enlarged"]
+
+# _MERGE[phase][tap on the small map][tap of the kernel]: which of the kernel's three rows (or columns) fall on the
+# block before, the same block, or the next one, for a pixel at the first, an inner or the last place of its block.
+_MERGE = (
+    ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
+    ((0.0, 0.0, 0.0), (1.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
+)
+
+
+def conv3x3_of_enlarged(small: Tensor, weight: Tensor, bias: Tensor | None, factor: int) -> Tensor:
+    """Return `relu(conv3x3(enlarge(small)))` without convolving equal pixels again and again.
+
+    After nearest-neighbour enlargement the map is constant on blocks, so a 3x3 convolution (padding 1) has only three
+    different results per axis and block: at its first, its inner and its last pixels. They are nine convolutions of
+    the small map with merged kernels. At 256x256 from 8x8 this replaces 39 GMACs by 0.4.
+
+    Args:
+        small: `[N, C, h, w]`.
+        weight: `[O, C, 3, 3]`.
+        bias: `[O]` or None.
+        factor: how much the map is enlarged per axis, at least 1.
+
+    Returns:
+        `[N, O, h·factor, w·factor]`, equal to the plain way but for rounding.
+    """
+    if factor == 1:
+        return F.relu(F.conv2d(small, weight, bias, padding=1))
+    merge = torch.tensor(_MERGE, dtype=weight.dtype, device=weight.device)
+    if factor == 2:  # blocks of two pixels have no inner ones
+        merge = merge[::2]
+    phases = merge.shape[0]
+    merged = torch.einsum("psk,qtl,ockl->pqocst", merge, merge, weight)
+    count, out_channels, (height, width) = small.shape[0], weight.shape[0], small.shape[-2:]
+    flat = F.conv2d(small, merged.flatten(0, 2), None if bias is None else bias.repeat(phases**2), padding=1)
+    distinct = F.relu(flat).view(count, phases, phases, out_channels, height, width)
+    # [N, phase y, phase x, O, h, w] -> [N, O, h, phase y, w, phase x], then each inner phase as often as it occurs
+    tiles = _spread(_spread(distinct.permute(0, 3, 4, 1, 5, 2), 3, factor), 5, factor)
+    return tiles.reshape(count, out_channels, height * factor, width * factor)
+
+
+def _spread(tiles: Tensor, axis: int, factor: int) -> Tensor:
+    """Repeat the inner phase along an axis so that it holds one entry per pixel of a block."""
+    if factor == 2:
+        return tiles
+    first, inner, last = tiles.split(1, dim=axis)
+    shape = list(inner.shape)
+    shape[axis] = factor - 2
+    return torch.cat([first, inner.expand(shape), last], dim=axis)

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab2pix.nn.enlarged import conv3x3_of_enlarged
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    factor=st.sampled_from([1, 2, 3, 4, 8]),
+    height=st.integers(1, 4),
+    width=st.integers(1, 4),
+    channels=st.integers(1, 5),
+    biased=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, biased, seed):
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randn(2, channels, height, width, generator=generator).requires_grad_()
+    weight = torch.randn(6, channels, 3, 3, generator=generator).requires_grad_()
+    bias = torch.randn(6, generator=generator).requires_grad_() if biased else None
+    leaves = [small, weight, *([bias] if biased else [])]
+
+    plain = F.relu(F.conv2d(F.interpolate(small, scale_factor=factor), weight, bias, padding=1))
+    ours = conv3x3_of_enlarged(small, weight, bias, factor)
+    torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
+
+    direction = torch.randn(plain.shape, generator=generator)
+    for left, right in zip(
+        torch.autograd.grad((ours * direction).sum(), leaves),
+        torch.autograd.grad((plain * direction).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right, atol=1e-3, rtol=1e-3)
