@@ -30,6 +30,15 @@ __all__ = ["load_config", "preset_descriptions", "preset_names", "require_data_r
 _SUFFIXES = (".yaml", ".yml")
 
 
+class _Dumper(yaml.SafeDumper):
+    """Writes groups of settings line by line, and lists such as sizes within a line."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+)
+
+
 @dataclass(frozen=True)
 class _Layer:
     """Settings and where they come from, for messages."""
@@ -93,7 +102,7 @@ def require_data_root(config: Config) -> None:
 
 def to_yaml(config: Config) -> str:
     """Return the whole configuration as YAML that `load_config` reads back to the same."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, default_flow_style=None)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
 def _preset_files() -> list[Traversable]:

@@ -1,0 +1,55 @@
+"""What a training run would be, in words, without doing any of it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from lab2pix.config import Config
+from lab2pix.configuration import to_yaml
+from lab2pix.data.dataset import build_dataset
+from lab2pix.labels import LabelSpace
+from lab2pix.methods import build_method
+
+__all__ = ["describe"]
+
+
+def describe(config: Config) -> str:
+    """Return the resolved settings, and as comments how many pairs, parameters and steps they come to.
+
+    The text is YAML that `load_config` reads. Nothing is written, and the networks are built without memory.
+
+    Raises:
+        DataError: the data set's folder is given but does not hold what its layout says.
+    """
+    label_space = LabelSpace.load(config.data.label_space)
+    pairs = {split: _count(config, split, label_space) for split in ("train", "val")}
+    lines = [f"# {split} pairs: {'unknown, data.root is not set' if n is None else n}" for split, n in pairs.items()]
+    lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
+    return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, pairs['train'])}"])
+
+
+def _count(config: Config, split: str, label_space: LabelSpace) -> int | None:
+    """Return how many pairs a split holds; None where that cannot be known yet."""
+    if config.data.layout != "scenes" and not config.data.root:
+        return None
+    if split == "val" and config.data.val_split is None:
+        return 0
+    return len(build_dataset(config.data, split, label_space, config.seed))
+
+
+def _parameters(config: Config, label_space: LabelSpace) -> dict[str, int]:
+    with torch.device("meta"):
+        method = build_method(config, label_space, pretrained=False)
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in method.players.items()}
+
+
+def _steps(config: Config, pairs: int | None) -> str:
+    train = config.train
+    if train.steps is not None:
+        return f"{train.steps:,} of {train.batch_size} pairs each"
+    if pairs is None or train.epochs is None:
+        return f"{train.epochs} epochs of the train pairs, {train.batch_size} at a time"
+    per_epoch = max(1, math.floor(pairs / train.batch_size))
+    return f"{train.epochs * per_epoch:,}, {per_epoch:,} of {train.batch_size} pairs in each of {train.epochs} epochs"
