@@ -1,0 +1,120 @@
+"""What generators and discriminators are built of."""
+
+from __future__ import annotations
+
+from typing import Literal, cast
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm as apply_spectral_norm
+
+from lab2pix.nn.modulation import SPADE, DGNorm
+
+__all__ = ["SLOPE", "ConvNormAct", "GenResBlk", "MiniInception", "conv2d"]
+
+SLOPE = 0.2
+"""Slope of every LeakyReLU below zero."""
+
+_MODULATIONS: dict[str, type[SPADE]] = {"dg-norm": DGNorm, "spade": SPADE}
+
+
+def conv2d(
+    in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True, spectral_norm: bool = True
+) -> nn.Conv2d:
+    """Return a convolution that keeps the size (or divides it by `stride`), under spectral norm if asked for."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
+    return cast(nn.Conv2d, apply_spectral_norm(conv)) if spectral_norm else conv
+
+
+class GenResBlk(nn.Module):
+    """The conditional residual block (Eq. 1, 6): twice norm, LeakyReLU, 3x3 convolution; plus a shortcut.
+
+    The shortcut is the identity where widths agree, else norm and a 1x1 convolution without bias; its norm gets no
+    global feature, as in the released networks. The middle width is the smaller of the two.
+
+    Args:
+        in_channels: width of the input.
+        out_channels: width of the result.
+        label_channels: width of the one-hot label map.
+        hidden: hidden width of the modulation.
+        modulation: DG-Norm, or SPADE without the global feature.
+        spectral_norm: whether the convolutions are under spectral norm.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        label_channels: int,
+        *,
+        hidden: int = 128,
+        modulation: Literal["dg-norm", "spade"] = "dg-norm",
+        spectral_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        middle = min(in_channels, out_channels)
+        norm = _MODULATIONS[modulation]
+        self.norm_0 = norm(in_channels, label_channels, hidden=hidden)
+        self.conv_0 = conv2d(in_channels, middle, 3, spectral_norm=spectral_norm)
+        self.norm_1 = norm(middle, label_channels, hidden=hidden)
+        self.conv_1 = conv2d(middle, out_channels, 3, spectral_norm=spectral_norm)
+        self.norm_s: SPADE | None = None
+        self.conv_s: nn.Conv2d | None = None
+        if in_channels != out_channels:
+            self.norm_s = norm(in_channels, label_channels, hidden=hidden)
+            self.conv_s = conv2d(in_channels, out_channels, 1, bias=False, spectral_norm=spectral_norm)
+
+    def forward(self, x: Tensor, label: Tensor, global_feature: Tensor | None = None) -> Tensor:
+        """Map `[N, in_channels, h, w]` to `[N, out_channels, h, w]`.
+
+        Args:
+            x: the feature.
+            label: `[N, label_channels, h, w]` one-hot (another size is resized in every norm).
+            global_feature: `[N, hidden, h, w]`, or None.
+        """
+        residual = self.conv_0(F.leaky_relu(self.norm_0(x, label, global_feature), SLOPE, inplace=True))
+        residual = self.conv_1(F.leaky_relu(self.norm_1(residual, label, global_feature), SLOPE, inplace=True))
+        shortcut = x if self.norm_s is None or self.conv_s is None else self.conv_s(self.norm_s(x, label, None))
+        result: Tensor = shortcut + residual
+        return result
+
+
+class ConvNormAct(nn.Sequential):
+    """Convolution under spectral norm, instance norm, LeakyReLU: what discriminators are made of (3.2.1).
+
+    No bias and no affine weights: the norm would take a bias out again.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> None:
+        super().__init__(
+            conv2d(in_channels, out_channels, kernel, stride=stride, bias=False),
+            nn.InstanceNorm2d(out_channels),
+            nn.LeakyReLU(SLOPE, inplace=True),
+        )
+
+
+class MiniInception(nn.Module):
+    """Three branches of growing reach, added up (3.2.1, Fig. 6).
+
+    Args:
+        in_channels: width of the input.
+        out_channels: width of every branch and of the result.
+        stride: how much smaller the result is.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, stride: int = 2) -> None:
+        super().__init__()
+        self.pool_branch = nn.Sequential(nn.AvgPool2d(stride), ConvNormAct(in_channels, out_channels, 1))
+        self.conv3_branch = nn.Sequential(
+            ConvNormAct(in_channels, out_channels, 1), ConvNormAct(out_channels, out_channels, 3, stride=stride)
+        )
+        self.conv5_branch = nn.Sequential(
+            ConvNormAct(in_channels, out_channels, 1),
+            ConvNormAct(out_channels, out_channels, 3),
+            ConvNormAct(out_channels, out_channels, 3, stride=stride),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, in_channels, h, w]` to `[N, out_channels, h/stride, w/stride]`."""
+        summed: Tensor = self.pool_branch(x) + self.conv3_branch(x) + self.conv5_branch(x)
+        return summed

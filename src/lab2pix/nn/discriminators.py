@@ -1,0 +1,158 @@
+"""The networks that judge: hierarchical perceptual discriminators (3.2.1, Fig. 6) and SPADE's PatchGANs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lab2pix.nn.blocks import SLOPE, ConvNormAct, MiniInception, conv2d
+
+__all__ = ["HierarchicalDiscriminator", "MultiScaleDiscriminator", "PatchDiscriminator", "ScaleOutput", "downsample"]
+
+
+class ScaleOutput(NamedTuple):
+    """What one discriminator says of its image.
+
+    Attributes:
+        predictions: per level `[N, 1, h, w]`, high where the image looks real; the first level is the largest.
+        features: what its layers saw on the way, for feature matching (Eq. 29).
+    """
+
+    predictions: list[Tensor]
+    features: list[Tensor]
+
+
+def downsample(x: Tensor) -> Tensor:
+    """Halve `[N, C, H, W]` for the next discriminator (4.2.1): average of 3x3, padding not counted."""
+    return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+
+
+class HierarchicalDiscriminator(nn.Module):
+    """Judge an image on up to three levels of meaning, with the eyes of a frozen backbone beside its own (Fig. 6).
+
+    Args:
+        in_channels: width of the input: label map and image.
+        backbone_channels: width of the backbone's feature for each level.
+        levels: 3 for D3, 2 for D2, 1 for D1 (Eq. 8, 23).
+        width: channels of the trunk's first convolution; the second and third have 2 and 4 times as many.
+        max_width: channels of the levels.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        backbone_channels: Sequence[int],
+        *,
+        levels: int,
+        width: int = 64,
+        max_width: int = 512,
+    ) -> None:
+        super().__init__()
+        self.trunk = nn.ModuleList(
+            [
+                nn.Sequential(
+                    conv2d(in_channels, width, 3, stride=2, spectral_norm=False),
+                    nn.LeakyReLU(SLOPE, inplace=True),
+                ),
+                ConvNormAct(width, 2 * width, 3, stride=2),
+                ConvNormAct(2 * width, 4 * width, 3, stride=2),
+            ]
+        )
+        mains = [4 * width, *[max_width] * (levels - 1)]
+        self.perceptual = nn.ModuleList(ConvNormAct(channels, channels, 3) for channels in backbone_channels[:levels])
+        self.fuse = nn.ModuleList(
+            ConvNormAct(main + seen, max_width, 3) for main, seen in zip(mains, backbone_channels[:levels], strict=True)
+        )
+        self.heads = nn.ModuleList(
+            nn.Sequential(ConvNormAct(max_width, max_width, 3), conv2d(max_width, 1, 5, spectral_norm=False))
+            for _ in range(levels)
+        )
+        self.deeper = nn.ModuleList(MiniInception(max_width, max_width) for _ in range(levels - 1))
+
+    def forward(self, x: Tensor, backbone_features: Sequence[Tensor]) -> ScaleOutput:
+        """Judge label map and image.
+
+        Args:
+            x: `[N, in_channels, H, W]`, H and W multiples of 2^(2 + levels).
+            backbone_features: per level `[N, C_l, H / 2^(2 + l), W / 2^(2 + l)]` of the same image.
+
+        Returns:
+            One prediction per level, and the features: trunk, then per level its fusion and, but for the last, its
+            mini-inception block.
+        """
+        predictions: list[Tensor] = []
+        features: list[Tensor] = []
+        for layer in self.trunk:
+            x = layer(x)
+            features.append(x)
+        for level, (perceptual, fuse, head) in enumerate(zip(self.perceptual, self.fuse, self.heads, strict=True)):
+            x = fuse(torch.cat([x, perceptual(backbone_features[level])], 1))
+            features.append(x)
+            predictions.append(head(x))
+            if level < len(self.deeper):
+                x = self.deeper[level](x)
+                features.append(x)
+        return ScaleOutput(predictions, features)
+
+
+class PatchDiscriminator(nn.Module):
+    """SPADE's PatchGAN: 4x4 convolutions, all but the first under spectral and instance norm (5.4, rungs below B).
+
+    Args:
+        in_channels: width of the input: label map and image.
+        width: channels of the first convolution; they double with each layer.
+        max_width: the most channels.
+        layers: convolutions before the one that predicts; all but the last of them halve the size.
+    """
+
+    def __init__(self, in_channels: int, *, width: int = 64, max_width: int = 512, layers: int = 4) -> None:
+        super().__init__()
+        widths = [min(width * 2**step, max_width) for step in range(layers)]
+        self.layers = nn.ModuleList(
+            [
+                nn.Sequential(
+                    nn.Conv2d(in_channels, widths[0], 4, stride=2, padding=2), nn.LeakyReLU(SLOPE, inplace=True)
+                )
+            ]
+        )
+        for step, (before, after) in enumerate(pairwise(widths), start=1):
+            # An even kernel: `kernel // 2` is the padding of 2 on both sides that SPADE has.
+            self.layers.append(ConvNormAct(before, after, 4, stride=1 if step == layers - 1 else 2))
+        self.head = nn.Conv2d(widths[-1], 1, 4, padding=2)
+
+    def forward(self, x: Tensor, backbone_features: Sequence[Tensor] = ()) -> ScaleOutput:
+        """Judge `[N, in_channels, H, W]`; a PatchGAN has no use for the features of a backbone."""
+        del backbone_features
+        features: list[Tensor] = []
+        for layer in self.layers:
+            x = layer(x)
+            features.append(x)
+        return ScaleOutput([self.head(x)], features)
+
+
+class MultiScaleDiscriminator(nn.Module):
+    """Independent discriminators, one per size of the image (4.2.1, Eq. 23).
+
+    Args:
+        networks: the discriminators, largest image first.
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, inputs: Sequence[Tensor], backbone_features: Sequence[Sequence[Tensor]]) -> list[ScaleOutput]:
+        """Judge every size.
+
+        Args:
+            inputs: label map and image, `[N, C, H / 2^s, W / 2^s]` for scale s, largest first.
+            backbone_features: per scale the backbone's features of that image.
+        """
+        return [
+            network(x, features) for network, x, features in zip(self.networks, inputs, backbone_features, strict=True)
+        ]

@@ -1,0 +1,153 @@
+"""What every network must do, whatever it is: run, learn, save, load, export, compile, and at other widths."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from lab2pix.nn.blocks import GenResBlk, MiniInception
+from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, PatchDiscriminator
+from lab2pix.nn.encoders import GlobalEncoder
+from lab2pix.nn.generators import Lab2PixV2Generator
+from lab2pix.nn.init import xavier_init
+from lab2pix.nn.modulation import SPADE, DGNorm
+
+LABELS = 3
+SIZE = 64
+
+
+def onehot(size: int = SIZE, channels: int = LABELS) -> Tensor:
+    ids = torch.randint(channels, (2, size // 8, size // 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+    return nn.functional.one_hot(ids, channels).permute(0, 3, 1, 2).float()
+
+
+def seen(levels: int, channels: int, size: int = SIZE) -> list[Tensor]:
+    return [torch.randn(2, channels, size >> (3 + level), size >> (3 + level)) for level in range(levels)]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network at a given width, and inputs of 64x64 for it."""
+
+    build: Callable[[int], nn.Module]
+    inputs: Callable[[int], tuple[Any, ...]]
+
+
+def generator(width: int, **options: Any) -> Lab2PixV2Generator:
+    return Lab2PixV2Generator(
+        LABELS, width=width, start_size=(2, 2), modulation_hidden=4 * width, global_width=width,
+        global_max_width=4 * width, noise_dim=8, **options,
+    )  # fmt: skip
+
+
+CASES = {
+    "spade": Case(lambda w: SPADE(w, LABELS, hidden=4), lambda w: (torch.randn(2, w, 32, 32), onehot())),
+    "dg-norm": Case(
+        lambda w: DGNorm(w, LABELS, hidden=4),
+        lambda w: (torch.randn(2, w, 32, 32), onehot(), torch.randn(2, 4, 32, 32)),
+    ),
+    "genresblk": Case(
+        lambda w: GenResBlk(w, 2 * w, LABELS, hidden=4),
+        lambda w: (torch.randn(2, w, SIZE, SIZE), onehot(), torch.randn(2, 4, SIZE, SIZE)),
+    ),
+    "genresblk-spade-identity": Case(
+        lambda w: GenResBlk(w, w, LABELS, hidden=4, modulation="spade", spectral_norm=False),
+        lambda w: (torch.randn(2, w, SIZE, SIZE), onehot()),
+    ),
+    "mini-inception": Case(lambda w: MiniInception(w, 2 * w), lambda w: (torch.randn(2, w, SIZE, SIZE),)),
+    "global-encoder": Case(
+        lambda w: GlobalEncoder(LABELS, doublings=5, width=w, max_width=4 * w, out_channels=4), lambda w: (onehot(),)
+    ),
+    "v2": Case(generator, lambda w: (onehot(), torch.randn(2, 8))),
+    "v2-label-start": Case(lambda w: generator(w, start="label"), lambda w: (onehot(),)),
+    "v2-spade": Case(lambda w: generator(w, modulation="spade"), lambda w: (onehot(), torch.randn(2, 8))),
+    "v2-six": Case(lambda w: generator(w, doublings=6), lambda w: (onehot(), torch.randn(2, 8))),
+    "v2-seven": Case(lambda w: generator(w, doublings=7), lambda w: (onehot(128), torch.randn(2, 8))),
+    "hierarchical": Case(
+        lambda w: HierarchicalDiscriminator(6, (5, 5, 5), levels=3, width=w, max_width=4 * w),
+        lambda w: (torch.randn(2, 6, SIZE, SIZE), seen(3, 5)),
+    ),
+    "patch": Case(
+        lambda w: PatchDiscriminator(6, width=w, max_width=4 * w), lambda w: (torch.randn(2, 6, SIZE, SIZE), [])
+    ),
+    "multi-scale": Case(
+        lambda w: MultiScaleDiscriminator(
+            [
+                HierarchicalDiscriminator(6, (5,) * levels, levels=levels, width=w, max_width=4 * w)
+                for levels in (3, 2, 1)
+            ]
+        ),
+        lambda w: (
+            [torch.randn(2, 6, SIZE >> s, SIZE >> s) for s in range(3)],
+            [seen(3 - s, 5, SIZE >> s) for s in range(3)],
+        ),
+    ),
+}
+
+
+def tensors(output: Any) -> list[Tensor]:
+    leaves = pytree.tree_leaves(output)
+    assert leaves and all(isinstance(leaf, Tensor) for leaf in leaves)
+    return leaves
+
+
+def assert_same(ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
+    for one, other in zip(tensors(ours), tensors(theirs), strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CASES)
+class TestEveryNetwork:
+    @pytest.fixture(autouse=True)
+    def _seed(self) -> None:
+        torch.manual_seed(0)
+
+    @pytest.mark.parametrize("width", [2, 3])
+    def test_learns_at_any_width(self, name: str, width: int) -> None:
+        case = CASES[name]
+        network = case.build(width)
+        outputs = tensors(network(*case.inputs(width)))
+        assert all(output.isfinite().all() for output in outputs)
+        torch.stack([(output * torch.randn_like(output)).sum() for output in outputs]).sum().backward()
+        for parameter_name, parameter in network.named_parameters():
+            assert parameter.grad is not None, parameter_name
+            assert parameter.grad.isfinite().all(), parameter_name
+
+    def test_is_the_same_after_saving_and_loading(self, name: str, tmp_path: Path) -> None:
+        case = CASES[name]
+        network, inputs = case.build(2), case.inputs(2)
+        network(*inputs)
+        save_file(network.state_dict(), tmp_path / "weights.safetensors")
+        other = case.build(2)
+        other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
+        assert_same(other.eval()(*inputs), network.eval()(*inputs))
+
+    def test_initialises_with_right_spectral_norms(self, name: str) -> None:
+        network = CASES[name].build(2)
+        xavier_init(network)
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d) and nn.utils.parametrize.is_parametrized(layer):
+                layer.eval()
+                norm = torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item()
+                assert norm == pytest.approx(1, abs=0.25)  # power iterations converge slowly
+
+    @torch.no_grad()
+    def test_exports(self, name: str) -> None:
+        case = CASES[name]
+        network, inputs = case.build(2).eval(), case.inputs(2)
+        program = torch.export.export(network, inputs)
+        assert_same(program.module()(*inputs), network(*inputs), 1e-5)
+
+    def test_compiles(self, name: str) -> None:
+        case = CASES[name]
+        network, inputs = case.build(2).eval(), case.inputs(2)
+        compiled = torch.compile(network, backend="eager")
+        assert_same(compiled(*inputs), network(*inputs), 1e-5)
