@@ -20,10 +20,10 @@ from lab2pix.errors import LabelError, did_you_mean
 
 __all__ = ["COLOR_TOLERANCE", "LabelClass", "LabelSpace", "generate_colors", "label_space_names"]
 
-COLOR_TOLERANCE = 48.0
+COLOR_TOLERANCE = 64.0
 """How far (Euclidean, of 8-bit RGB) a pixel's colour may lie from a class's before it counts as a stray."""
 
-SEAM_WIDTH = 7
+SEAM_WIDTH = 9
 """Side in pixels of the smallest square of strays that is no blur between two classes any more, but a wrong colour."""
 
 Color = tuple[int, int, int]
@@ -253,8 +253,9 @@ class LabelSpace:
 
         Lossy compression blurs the seams between classes into colours of neither. So where a map has clearly more
         colours than the space, pixels farther than `tolerance` from every class are taken from their neighbours, as
-        long as they form seams; a square of `SEAM_WIDTH` pixels of them is a wrong colour, as is any stray pixel in a
-        map of few colours. Of classes that share a colour the one with the lowest id is meant.
+        long as they form seams (a square of `SEAM_WIDTH` pixels of them is a wrong colour) and two fifths of all pixels lie
+        within a quarter of `tolerance` (else it is no label map). A map of few colours has no such excuse: every pixel
+        must lie within a quarter. Of classes that share a colour the one with the lowest id is meant.
 
         Args:
             rgb: `[3, H, W]` uint8.
@@ -268,9 +269,7 @@ class LabelSpace:
             LabelError: colours that are no class.
         """
         red, green, blue = rgb.to(torch.int32)
-        colors, places, counts = torch.unique(
-            (red << 16) | (green << 8) | blue, return_inverse=True, return_counts=True
-        )
+        colors, places = torch.unique((red << 16) | (green << 8) | blue, return_inverse=True)
         unpacked = torch.stack([colors >> 16, (colors >> 8) & 255, colors & 255], dim=1).float()
         known = self.palette[self._distinct_ids].float()
         nearest, distance = [], []
@@ -281,18 +280,17 @@ class LabelSpace:
             nearest.append(self._distinct_ids[best.indices])
             distance.append(best.values)
         ids = torch.cat(nearest)[places]
-        far = torch.cat(distance) > tolerance
-        if not bool(far.any()):
-            return ids
-        stray = far[places]
+        apart = torch.cat(distance)[places]
+        stray, unsure = apart > tolerance, apart > tolerance / 4
         noisy = len(colors) > 2 * self.num_channels
-        if not noisy or float(stray.float().mean()) > 0.5 or _has_square(stray, SEAM_WIDTH):
-            worst = int(torch.where(far, counts, 0).argmax())
+        wrong = stray if noisy and _has_square(stray, SEAM_WIDTH) else unsure
+        share = float(wrong.float().mean())
+        if wrong is stray or share > (0.6 if noisy else 0.0):
+            worst = int(torch.bincount(places[wrong]).argmax())
             color = tuple(int(value) for value in unpacked[worst])
             raise LabelError(
-                f"{where} holds colours that are no class of label space '{self.name}', such as {color}, in "
-                f"{float(stray.float().mean()):.1%} of its pixels; choose the label space that the file was made for, "
-                "or add the colour to it."
+                f"{where} holds colours that are no class of label space '{self.name}', such as {color}, in {share:.1%} "
+                "of its pixels; choose the label space that the file was made for, or add the colour to it."
             )
         return _fill(ids, stray)
 
