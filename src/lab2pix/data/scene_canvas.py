@@ -1,0 +1,256 @@
+"""What the drawn scenes are painted with: a canvas of picture and label map, noise, light and colours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "CLASSES",
+    "PALETTES",
+    "Area",
+    "Canvas",
+    "Floats",
+    "Palette",
+    "color",
+    "fbm",
+    "ground_noise",
+    "mix",
+    "smooth",
+]
+
+Floats = NDArray[np.float32]
+
+NAMES = "sky cloud sun mountain snow water sand grass tree rock road house flower boat"
+CLASSES = {name: index for index, name in enumerate(NAMES.split())}
+"""Class ids of label space `scenes`, by name."""
+
+_LATTICE = 512
+
+
+def color(red: float, green: float, blue: float) -> Floats:
+    """Return a colour given in 0..255 as `[3, 1, 1]` float32 in 0..1, ready to broadcast over pixels."""
+    return np.array([red, green, blue], dtype=np.float32).reshape(3, 1, 1) / np.float32(255)
+
+
+def mix(first: Floats, second: Floats, share: Floats | float) -> Floats:
+    """Return `first` where `share` is 0 and `second` where it is 1."""
+    result: Floats = first + (second - first) * np.asarray(share, dtype=np.float32)
+    return result
+
+
+def smooth(value: Floats, low: float, high: float) -> Floats:
+    """Return 0 below `low`, 1 above `high` and a smooth step between."""
+    ramp = np.clip((value - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
+    result: Floats = ramp * ramp * (3 - 2 * ramp)
+    return result
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of a time of day, each `[3, 1, 1]`.
+
+    Attributes:
+        zenith: sky overhead.
+        horizon: sky above the horizon; far things fade to it.
+        glow: light around the sun, and its glitter on water.
+        light: what a surface's colour is multiplied with in the sun.
+        shade: the same out of the sun.
+        water: water that reflects nothing.
+        sun_height: lowest and highest place of the sun, 0 (horizon) to 1 (top).
+    """
+
+    zenith: Floats
+    horizon: Floats
+    glow: Floats
+    light: Floats
+    shade: Floats
+    water: Floats
+    sun_height: tuple[float, float]
+
+    def lit(self, surface: Floats, amount: Floats | float) -> Floats:
+        """Return how a surface looks with `amount` (0..1) of the sun's light on it."""
+        return surface * mix(self.shade, self.light, amount)
+
+    def hazy(self, surface: Floats, amount: Floats | float) -> Floats:
+        """Return how a surface looks through `amount` (0..1) of haze."""
+        return mix(surface, self.horizon, amount)
+
+
+PALETTES = {
+    "noon": Palette(
+        zenith=color(52, 118, 205),
+        horizon=color(190, 218, 240),
+        glow=color(255, 252, 235),
+        light=color(265, 260, 248),
+        shade=color(140, 152, 182),
+        water=color(28, 92, 135),
+        sun_height=(0.62, 0.9),
+    ),
+    "golden": Palette(
+        zenith=color(92, 142, 205),
+        horizon=color(250, 216, 172),
+        glow=color(255, 230, 165),
+        light=color(272, 250, 208),
+        shade=color(135, 132, 158),
+        water=color(48, 92, 122),
+        sun_height=(0.22, 0.5),
+    ),
+    "dusk": Palette(
+        zenith=color(66, 78, 148),
+        horizon=color(252, 160, 98),
+        glow=color(255, 205, 120),
+        light=color(258, 202, 158),
+        shade=color(100, 95, 130),
+        water=color(45, 62, 105),
+        sun_height=(0.06, 0.24),
+    ),
+}
+
+
+@lru_cache(maxsize=1)
+def _lattice() -> Floats:
+    """Return the one field of random numbers all noise comes from; scenes differ in where they look at it."""
+    numbers = np.random.Generator(np.random.PCG64(20220914)).uniform(-1, 1, (_LATTICE, _LATTICE))
+    return numbers.astype(np.float32)
+
+
+def _interpolation(places: Floats) -> tuple[Floats, NDArray[np.int64]]:
+    """Return `[n, cells]` weights that interpolate lattice values at `places` `[n]`, and the cells' indices."""
+    floor = np.floor(places).astype(np.int64)
+    first = int(floor.min())
+    fraction = (places - floor).astype(np.float32)
+    fraction = fraction * fraction * (3 - 2 * fraction)
+    cells = int(floor.max()) - first + 2
+    weights = np.zeros((len(places), cells), dtype=np.float32)
+    rows = np.arange(len(places))
+    weights[rows, floor - first] = 1 - fraction
+    weights[rows, floor - first + 1] = fraction
+    return weights, (np.arange(first, first + cells)) % _LATTICE
+
+
+def _value_noise(x: Floats, y: Floats) -> Floats:
+    """Return `[len(y), len(x)]` smooth noise in -1..1 whose cells are 1 wide; separable, hence two products."""
+    across, columns = _interpolation(x)
+    down, rows = _interpolation(y)
+    result: Floats = (down @ _lattice()[np.ix_(rows, columns)]) @ across.T
+    return result
+
+
+def fbm(x: Floats, y: Floats, frequency: float, octaves: int, offset: float, stretch: float = 1.0) -> Floats:
+    """Return noise of several octaves on a grid.
+
+    Args:
+        x: `[w]` places across, in heights of the picture.
+        y: `[h]` places down, in heights of the picture.
+        frequency: cells per height of the picture in the first octave.
+        octaves: how many octaves, each twice as fine and half as strong.
+        offset: which part of the noise; another number, another pattern.
+        stretch: how much wider than high the pattern is.
+
+    Returns:
+        `[h, w]` float32, mostly in -1..1.
+    """
+    total = np.zeros((y.size, x.size), dtype=np.float32)
+    columns, rows = np.ravel(x), np.ravel(y)
+    for octave in range(octaves):
+        scale = frequency * 2**octave
+        shift = offset * (octave + 1) + 17.3 * octave
+        total += _value_noise(columns * (scale / stretch) + shift, rows * scale + 1.7 * shift) * 0.5**octave
+    return total
+
+
+def ground_noise(x: Floats, depth: Floats, frequency: float, offset: float, stretch: float, finest: float) -> Floats:
+    """Return noise on a plane that runs to the horizon: ever finer and flatter with distance.
+
+    Bands whose frequency doubles as the depth halves are faded into each other, which keeps every band separable.
+
+    Args:
+        x: `[w]` places across.
+        depth: `[h]` distance below the horizon, positive and growing (1: one height of the picture).
+        frequency: cells per height of the picture at depth 1.
+        offset: which part of the noise.
+        stretch: how much wider than high the pattern is.
+        finest: cells per height beyond which a band is not worth drawing.
+
+    Returns:
+        `[h, w]` float32 in -1..1.
+    """
+    columns = np.ravel(x)
+    level = np.log2(np.maximum(np.ravel(depth), 1e-3))
+    total = np.zeros((level.size, columns.size), dtype=np.float32)
+    for band in range(int(np.floor(level.min())), int(np.ceil(level.max())) + 1):
+        weight = np.maximum(1 - np.abs(level - band), 0).astype(np.float32)
+        rows = np.flatnonzero(weight)
+        scale = frequency * 2.0**-band
+        if rows.size == 0 or scale / stretch > finest:
+            continue
+        part = slice(int(rows[0]), int(rows[-1]) + 1)
+        shift = offset + 31.7 * band
+        down = level[part] * np.float32(frequency * 1.44) + np.float32(shift)
+        total[part] += _value_noise(columns * (scale / stretch) + shift, down) * weight[part, None]
+    return total
+
+
+@dataclass(frozen=True)
+class Area:
+    """A rectangle of the canvas: its slices, and its pixels' places in heights of the picture."""
+
+    rows: slice
+    columns: slice
+    x: Floats
+    y: Floats
+
+
+class Canvas:
+    """Picture and label map that are painted together, back to front.
+
+    Attributes:
+        rgb: `[3, h, w]` float32 in 0..1 (may overshoot until it is finished).
+        label: `[h, w]` uint8 class ids.
+        x: `[1, w]` places across, 0 to `aspect`.
+        y: `[h, 1]` places down, 0 to 1.
+    """
+
+    def __init__(self, size: tuple[int, int], detail: int) -> None:
+        """Make a canvas of `detail` times `size` (height, width) pixels."""
+        self.size, self.detail = size, detail
+        height, width = size[0] * detail, size[1] * detail
+        self.rgb: Floats = np.zeros((3, height, width), dtype=np.float32)
+        self.label = np.zeros((height, width), dtype=np.uint8)
+        self.x: Floats = ((np.arange(width, dtype=np.float32) + 0.5) / np.float32(height))[None]
+        self.y: Floats = ((np.arange(height, dtype=np.float32) + 0.5) / np.float32(height))[:, None]
+        self.aspect = width / height
+
+    def area(self, top: float, bottom: float, left: float = 0.0, right: float = np.inf) -> Area | None:
+        """Return the rectangle between two heights and two places across, or None where it is out of the picture."""
+        height, width = self.label.shape
+        first, last = max(int(top * height), 0), min(int(np.ceil(bottom * height)), height)
+        start, stop = max(int(left * height), 0), int(min(np.ceil(right * height), width))
+        if first >= last or start >= stop:
+            return None
+        rows, columns = slice(first, last), slice(start, stop)
+        return Area(rows, columns, self.x[:, columns], self.y[rows])
+
+    def paint(self, area: Area, mask: NDArray[np.bool_], rgb: Floats, name: str | None) -> None:
+        """Cover the masked pixels `[h, w]` of an area with colours `[3, h, w]`, and label them unless `name` is None."""
+        np.copyto(self.rgb[:, area.rows, area.columns], rgb, where=mask)
+        if name is not None:
+            np.copyto(self.label[area.rows, area.columns], np.uint8(CLASSES[name]), where=mask)
+
+    def blend(self, area: Area, rgb: Floats, alpha: Floats) -> None:
+        """Let colours `[3, h, w]` show through what is painted by `alpha` `[h, w]`; labels stay."""
+        view = self.rgb[:, area.rows, area.columns]
+        view += (rgb - view) * alpha
+
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return `[3, H, W]` uint8, averaged over the finer pixels, and `[H, W]` int64, taken from their middle."""
+        (height, width), detail = self.size, self.detail
+        fine = np.clip(self.rgb, 0, 1, out=self.rgb).reshape(3, height, detail, width, detail)
+        small = fine.sum(axis=(2, 4)) if detail > 1 else fine[:, :, 0, :, 0]
+        image = (small * np.float32(255 / detail**2) + np.float32(0.5)).astype(np.uint8)
+        middle = detail // 2
+        return image, self.label[middle::detail, middle::detail].astype(np.int64)
