@@ -76,20 +76,20 @@ class LabelSpace:
                 are not one per class.
         """
         if not self.classes:
-            raise LabelError(f"Label space '{self.name}' has no classes; list at least one under 'classes'.")
+            raise LabelError(f"Label space '{self.name}' has no classes; list at least one under 'classes'")
         doubles = sorted({name for name in self.names if self.names.count(name) > 1})
         if doubles:
-            raise LabelError(f"Label space '{self.name}' names {doubles[0]!r} twice; give every class its own name.")
+            raise LabelError(f"Label space '{self.name}' names {doubles[0]!r} twice; give every class its own name")
         if self.file_offset < 0:
-            raise LabelError(f"Label space '{self.name}' has offset {self.file_offset}; it must be 0 or more.")
+            raise LabelError(f"Label space '{self.name}' has offset {self.file_offset}; it must be 0 or more")
         if self.unknown_value is not None and 0 <= self.unknown_value - self.file_offset < len(self.classes):
             raise LabelError(
                 f"Label space '{self.name}' uses the value {self.unknown_value} both for unknown and for class "
-                f"'{self.classes[self.unknown_value - self.file_offset].name}'; choose another for unknown."
+                f"'{self.classes[self.unknown_value - self.file_offset].name}'; choose another for unknown"
             )
         if self.evaluation is not None and len(self.evaluation) != len(self.classes):
             raise LabelError(
-                f"Label space '{self.name}' has {len(self.evaluation)} evaluation ids for {len(self.classes)} classes."
+                f"Label space '{self.name}' has {len(self.evaluation)} evaluation ids for {len(self.classes)} classes"
             )
 
     @property
@@ -129,14 +129,14 @@ class LabelSpace:
         path = Path(name_or_path)
         if path.suffix not in {".yaml", ".yml"}:
             hint = did_you_mean(text, label_space_names())
-            raise LabelError(f"No label space is called '{text}'{hint}, or give the path of a YAML file.")
+            raise LabelError(f"No label space is called '{text}'{hint}, or give the path of a YAML file")
         try:
             data = yaml.safe_load(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise LabelError(f"Cannot read the label space {path}: {error.strerror or error}.") from error
+            raise LabelError(f"Cannot read the label space {path}: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             reason = " ".join(str(error).split())
-            raise LabelError(f"The label space {path} is not valid YAML ({reason}); mend the file.") from error
+            raise LabelError(f"The label space {path} is not valid YAML ({reason}); mend the file") from error
         return cls.from_dict({"name": path.stem, **data} if isinstance(data, dict) else data, where=str(path))
 
     @classmethod
@@ -245,7 +245,7 @@ class LabelSpace:
         unknown = "" if self.unknown_value is None else f" and {self.unknown_value} for unknown"
         return (
             f"{where} holds {'ids' if len(found) > 1 else 'id'} {listed}, but label space '{self.name}' has {valid}"
-            f"{unknown}; choose the label space that the file was made for, or mend the file."
+            f"{unknown}; choose the label space that the file was made for, or mend the file"
         )
 
     def decode_colors(self, rgb: Tensor, where: str, tolerance: float = COLOR_TOLERANCE) -> Tensor:
@@ -253,9 +253,9 @@ class LabelSpace:
 
         Lossy compression blurs the seams between classes into colours of neither. So where a map has clearly more
         colours than the space, pixels farther than `tolerance` from every class are taken from their neighbours, as
-        long as they form seams (a square of `SEAM_WIDTH` pixels of them is a wrong colour) and two fifths of all pixels lie
-        within a quarter of `tolerance` (else it is no label map). A map of few colours has no such excuse: every pixel
-        must lie within a quarter. Of classes that share a colour the one with the lowest id is meant.
+        long as they form seams (a square of `SEAM_WIDTH` pixels of them is a wrong colour) and two fifths of all pixels
+        lie within a quarter of `tolerance` (else it is no label map). A map of few colours has no such excuse: every
+        pixel must lie within a quarter. Of classes that share a colour the one with the lowest id is meant.
 
         Args:
             rgb: `[3, H, W]` uint8.
@@ -289,8 +289,8 @@ class LabelSpace:
             worst = int(torch.bincount(places[wrong]).argmax())
             color = tuple(int(value) for value in unpacked[worst])
             raise LabelError(
-                f"{where} holds colours that are no class of label space '{self.name}', such as {color}, in {share:.1%} "
-                "of its pixels; choose the label space that the file was made for, or add the colour to it."
+                f"{where} holds colours that are no class of label space '{self.name}', such as {color}, in "
+                f"{share:.1%} of its pixels: choose the label space that the file was made for, or add the colour"
             )
         return _fill(ids, stray)
 
@@ -372,10 +372,10 @@ class _Reader:
 
     def __init__(self, data: Any, where: str, keys: set[str]) -> None:
         if not isinstance(data, Mapping):
-            raise LabelError(f"In {where}: expected a mapping with {', '.join(sorted(keys))}, found {data!r}.")
+            raise LabelError(f"In {where}: expected a mapping with {', '.join(sorted(keys))}, found {data!r}")
         for key in data:
             if key not in keys:
-                raise LabelError(f"In {where}: unknown key '{key}'{did_you_mean(str(key), keys)}.")
+                raise LabelError(f"In {where}: unknown key '{key}'{did_you_mean(str(key), keys)}")
         self.data, self.where = data, where
 
     def get(self, key: str, kind: type, *default: Any) -> Any:
@@ -384,12 +384,12 @@ class _Reader:
         if value is None and default:
             return default[0]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise LabelError(f"In {self.where}: '{key}' must be a {kind.__name__}, found {value!r}.")
+            raise LabelError(f"In {self.where}: '{key}' must be a {kind.__name__}, found {value!r}")
         return value
 
     def color(self, key: str, default: Color) -> Color:
         """Return a colour, or the default where it is missing."""
         value = self.get(key, list, list(default))
         if len(value) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in value):
-            raise LabelError(f"In {self.where}: '{key}' must be three numbers from 0 to 255, found {value!r}.")
+            raise LabelError(f"In {self.where}: '{key}' must be three numbers from 0 to 255, found {value!r}")
         return value[0], value[1], value[2]
