@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+
+from lab2pix import cli
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,3 +36,17 @@ def golden_root() -> Path:
 def data_root() -> Path:
     """Folder of the data set samples (`LAB2PIX_DATA`)."""
     return _folder("LAB2PIX_DATA", "data")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line in this process; gives exit code, output, errors."""
+
+    def call(*words: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main([str(word) for word in words])
+        output = capsys.readouterr()
+        return int(exit_info.value.code or 0), output.out, output.err
+
+    return call

@@ -99,27 +99,36 @@ def _presets_show(source: Source, overrides: Overrides = None) -> None:
 
 @app.command("train")
 def _train(
-    source: Source,
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PRESET_OR_FILE", help="A preset or a YAML file; not needed to resume.", show_default=False
+        ),
+    ] = None,
     overrides: Overrides = None,
     *,
     out: Annotated[Path | None, typer.Option(help="Folder of the run; else runs/NAME.", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run's latest checkpoint.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained; write nothing.")] = False,
     device: Device = None,
 ) -> None:
     """Train networks; Ctrl-C writes a checkpoint and ends cleanly."""
     from lab2pix.configuration import load_config, require_data_root
 
-    config = load_config(source, overrides or ())
-    if dry_run:
+    if source is None and (out is None or not resume or dry_run):
+        raise typer.BadParameter("name a preset or a YAML file; only --resume with --out goes without")
+    config = None if source is None else load_config(source, overrides or ())
+    if config and dry_run:
         from lab2pix.plan import describe
 
         print(describe(config))
-    require_data_root(config)
+    if config:
+        require_data_root(config)
     if not dry_run:
         from lab2pix.training.loop import train
 
-        train(config, out or Path("runs") / config.name, resume=resume, device=device)
+        run = out or Path("runs") / (config.name if config else "")
+        raise typer.Exit(train(config, run, resume=resume, device=device).exit_code)
 
 
 @app.command("generate")

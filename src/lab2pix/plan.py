@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 
 from lab2pix.config import Config
@@ -11,6 +9,7 @@ from lab2pix.configuration import to_yaml
 from lab2pix.data.dataset import build_dataset
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import build_method
+from lab2pix.training.schedule import total_steps
 
 __all__ = ["describe"]
 
@@ -47,9 +46,6 @@ def _parameters(config: Config, label_space: LabelSpace) -> dict[str, int]:
 
 def _steps(config: Config, pairs: int | None) -> str:
     train = config.train
-    if train.steps is not None:
-        return f"{train.steps:,} of {train.batch_size} pairs each"
-    if pairs is None or train.epochs is None:
+    if train.steps is None and pairs is None:
         return f"{train.epochs} epochs of the train pairs, {train.batch_size} at a time"
-    per_epoch = max(1, math.floor(pairs / train.batch_size))
-    return f"{train.epochs * per_epoch:,}, {per_epoch:,} of {train.batch_size} pairs in each of {train.epochs} epochs"
+    return f"{total_steps(train, pairs or 0):,} of {train.batch_size} pairs each"
