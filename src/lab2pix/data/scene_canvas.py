@@ -246,11 +246,14 @@ class Canvas:
         view = self.rgb[:, area.rows, area.columns]
         view += (rgb - view) * alpha
 
-    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
-        """Return `[3, H, W]` uint8, averaged over the finer pixels, and `[H, W]` int64, taken from their middle."""
-        (height, width), detail = self.size, self.detail
-        fine = np.clip(self.rgb, 0, 1, out=self.rgb).reshape(3, height, detail, width, detail)
-        small = fine.sum(axis=(2, 4)) if detail > 1 else fine[:, :, 0, :, 0]
+    def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return `[3, H, W]` uint8, averaged over the finer pixels, and ids `[H, W]` uint8, taken from their middle."""
+        detail, (height, width) = self.detail, self.size
+        fine = np.clip(self.rgb, 0, 1, out=self.rgb)
+        rows = fine.reshape(3, height, detail, width * detail).sum(axis=2)
+        small = rows[..., ::detail].copy()
+        for step in range(1, detail):
+            small += rows[..., step::detail]
         image = (small * np.float32(255 / detail**2) + np.float32(0.5)).astype(np.uint8)
         middle = detail // 2
-        return image, self.label[middle::detail, middle::detail].astype(np.int64)
+        return image, self.label[middle::detail, middle::detail].copy()

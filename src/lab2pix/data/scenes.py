@@ -2,160 +2,186 @@
 
 from __future__ import annotations
 
+import hashlib
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 
-from lab2pix.data.scene_backdrop import World, paint_clouds, paint_forest, paint_mountains, paint_sky, paint_sun
-from lab2pix.data.scene_canvas import CLASSES, PALETTES, Canvas
-from lab2pix.data.scene_ground import Road, Shore, paint_flowers, paint_meadow, paint_road, paint_sand, paint_water
-from lab2pix.data.scene_things import paint_boat, paint_conifer, paint_house, paint_rock, paint_round_tree
+from lab2pix.data.scene_canvas import Canvas
+from lab2pix.data.scene_composition import compose
+from lab2pix.errors import ConfigError, OutputError
+from lab2pix.labels import LabelSpace
 
-__all__ = ["draw_scene"]
+__all__ = ["MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
+
+MIN_SIDE = 32
+"""Smallest height and width in pixels at which a scene still shows something."""
+
+CACHE_BYTES = 256 * 2**20
+"""How much of the drawn scenes a data set keeps in memory, so that later epochs need not draw them again."""
 
 
 def draw_scene(seed: int, index: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
     """Draw one landscape and its label map.
 
     Args:
-        seed: which world the scenes are from.
-        index: which of its scenes.
+        seed: which world the scenes are from, 0 or more.
+        index: which of its scenes, 0 or more.
         size: height and width in pixels; the same scene at another size of the same aspect is the same composition.
 
     Returns:
         The picture, `[3, H, W]` uint8 RGB, and its label map, `[H, W]` int64 ids of label space `scenes`.
+
+    Raises:
+        ConfigError: the size is too small, or seed or index is negative.
     """
-    canvas = Canvas(size, 3 if min(size) < 100 else 2)
-    _compose(canvas, np.random.default_rng([seed, index]))
-    image, label = canvas.finish()
-    return torch.from_numpy(image), torch.from_numpy(label)
+    image, label = _draw(seed, index, size)
+    return torch.from_numpy(image), torch.from_numpy(label).long()
 
 
-def _compose(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Choose what the scene shows, and paint it back to front."""
-    time = str(rng.choice(["noon", "golden", "dusk"], p=[0.62, 0.24, 0.14]))
-    palette, horizon = PALETTES[time], float(rng.uniform(0.42, 0.56))
-    low, high = palette.sun_height
-    side = rng.uniform(0.08, 0.4) if rng.random() < 0.5 else rng.uniform(0.6, 0.92)
-    sun = (float(side) * canvas.aspect, horizon * (1 - float(rng.uniform(low, high))))
-    world = World(canvas, rng, palette, horizon, sun, min(1.0, canvas.aspect))
-    kind = str(rng.choice(["lake", "coast", "meadow"], p=[0.4, 0.24, 0.36]))
-    sunny = bool(rng.random() < (0.5 if time == "noon" else 0.85))
-    _paint_far(world, kind, sunny)
-    paint_meadow(world)
-    shore = _paint_shore(world, kind, sunny)
-    road = _paint_way(world, kind)
-    if rng.random() < 0.5 and kind != "coast":
-        paint_flowers(world, world.between(0.25, 0.8))
-    _paint_things(world, kind, shore, road)
-
-
-def _paint_far(world: World, kind: str, sunny: bool) -> None:
-    """Paint the sky and all that stands on the horizon."""
-    rng = world.rng
-    paint_sky(world)
-    if sunny:
-        paint_sun(world)
-    if rng.random() < 0.8:
-        paint_clouds(world, int(rng.integers(1, 5)))
-    ranges = int(rng.choice([0, 1, 2, 3], p=[0.45, 0.3, 0.25, 0.0] if kind == "coast" else [0.1, 0.25, 0.4, 0.25]))
-    high = world.between(0.62, 0.9) * world.horizon
-    for number in range(ranges):
-        left = ranges - 1 - number
-        height = high * (0.36 + 0.32 * left if ranges > 1 else 0.7)
-        snow = world.between(0.45, 0.7) if rng.random() < 0.8 and (left > 0 or ranges == 1) else None
-        paint_mountains(world, 0.08 + 0.2 * left + world.between(0, 0.1), height, snow)
-    if kind != "coast" and rng.random() < 0.75:
-        paint_forest(world, world.between(0.22, 0.42), world.between(0.045, 0.1), bool(rng.random() < 0.55))
-
-
-def _paint_shore(world: World, kind: str, sunny: bool) -> Shore | None:
-    """Paint water and its beach, and return where it ends."""
-    rng = world.rng
-    if kind == "meadow":
-        return None
-    ground = 1 - world.horizon
-    coast = kind == "coast"
-    shore = Shore(
-        level=world.horizon + ground * world.between(0.35, 0.72),
-        tilt=world.between(-0.5, 0.5) * ground * (1.2 if coast else 0.9),
-        bays=world.between(0.02, 0.06),
-        offset=world.offset(),
-        far=world.horizon + (0.0 if coast else world.between(0.008, 0.03)),
-        sand=(world.between(0.25, 0.7) if coast else world.between(0.03, 0.09)) if coast or rng.random() < 0.35 else 0,
-    )
-    paint_water(world, shore, sunny)
-    if shore.sand:
-        paint_sand(world, shore)
-    return shore
-
-
-def _paint_way(world: World, kind: str) -> Road | None:
-    """Paint a road, in meadows only, and return where it runs."""
-    rng = world.rng
-    if kind != "meadow" or rng.random() > 0.72:
-        return None
-    road = Road(
-        start=world.between(0.25, 0.75) * world.canvas.aspect,
-        end=world.between(0.15, 0.85) * world.canvas.aspect,
-        bend=world.between(-0.25, 0.25) * world.canvas.aspect,
-        width=world.between(0.12, 0.24) * world.unit,
-        offset=world.offset(),
-    )
-    paint_road(world, road)
-    return road
-
-
-def _paint_things(world: World, kind: str, shore: Shore | None, road: Road | None) -> None:
-    """Choose trees, houses, rocks and boats, find places for them, and paint them from far to near."""
-    rng = world.rng
-    season = int(rng.choice([0, 1, 2, 3], p=[0.4, 0.3, 0.2, 0.1]))
-    firs = float(rng.choice([0.1, 0.5, 0.9]))
-    coast = kind == "coast"
-    wanted = ["tree"] * int(rng.integers(0, 5) if coast else rng.integers(4, 13))
-    wanted += ["house"] * int(rng.choice([0, 1, 2, 3], p=[0.7, 0.2, 0.1, 0] if coast else [0.32, 0.3, 0.22, 0.16]))
-    wanted += ["rock"] * (int(rng.integers(2, 6)) if rng.random() < 0.5 else 0)
-    wanted += ["boat"] * (int(rng.integers(1, 4)) if shore is not None and rng.random() < 0.6 else 0)
-    placed = [(_find_place(world, name, shore, road), name) for name in wanted]
-    if rng.random() < 0.35 and not coast:
-        across = world.between(0.0, 0.16) if rng.random() < 0.5 else world.between(0.84, 1.0)
-        placed.append(((across * world.canvas.aspect, world.between(0.88, 1.02)), "framing"))
-    for place, name in sorted((item for item in placed if item[0]), key=lambda item: item[0][1] if item[0] else 0):
-        assert place is not None
-        depth = place[1] - world.horizon
-        haze = 0.42 * float(np.exp(-14 * depth))
-        scale = world.unit * world.between(0.85, 1.2)
-        if name in {"tree", "framing"}:
-            height = (0.07 + 0.72 * depth) * scale if name == "tree" else world.between(0.5, 0.8) * world.unit
-            if rng.random() < firs:
-                paint_conifer(world, place, height * 1.15, haze)
-            else:
-                paint_round_tree(world, place, height, haze, season)
-        elif name == "house":
-            paint_house(world, place, float(np.clip(0.1 + 0.75 * depth, 0.12, 0.34)) * scale, haze)
-        elif name == "rock":
-            paint_rock(world, place, (0.025 + 0.2 * depth) * scale, haze)
-        else:
-            paint_boat(world, place, (0.07 + 0.6 * depth) * scale, haze)
-
-
-def _find_place(world: World, name: str, shore: Shore | None, road: Road | None) -> tuple[float, float] | None:
-    """Return where a thing can stand, (across, down), or None where no place was found."""
-    ground, aspect = 1 - world.horizon, world.canvas.aspect
-    low, high = {"tree": (0.02, 0.75), "house": (0.08, 0.5), "rock": (0.2, 0.95), "boat": (0.06, 0.6)}[name]
-    for _ in range(14):
-        across = world.between(0.03, 0.97) * aspect
-        depth = low + (high - low) * world.between(0, 1) ** 1.5
-        down = world.horizon + ground * depth
-        edge = 0.0 if shore is None else float(shore.near(np.array([across], np.float32), aspect)[0])
-        if name == "boat":
-            if down < edge - 0.03:
-                return across, down
-            continue
-        on_land = down > edge + 0.02 or (name == "rock" and down > edge - 0.06)
-        free = road is None or abs(across - float(road.middle(np.float32(depth)))) > road.width * depth * 1.1 + (
-            0.16 if name == "house" else 0.04
+def _draw(seed: int, index: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return what `draw_scene` does, as compact arrays."""
+    if min(size) < MIN_SIDE:
+        raise ConfigError(
+            f"A scene of {size[0]}x{size[1]} pixels is too small to show anything; "
+            f"choose a height and width of {MIN_SIDE} or more."
         )
-        if on_land and free:
-            return across, down
-    return None
+    if seed < 0 or index < 0:
+        raise ConfigError(f"Scene {index} of seed {seed} cannot be drawn; choose numbers of 0 or more.")
+    canvas = Canvas(size, 3 if min(size) < 100 else 2)
+    compose(canvas, np.random.default_rng([seed, index]))
+    return canvas.finish()
+
+
+def _name(seed: int, index: int) -> str:
+    return f"scene-{seed}-{index:06d}"
+
+
+class ScenesDataset(Dataset[dict[str, Any]]):
+    """Drawn scenes as samples of training, with the interface of `PairDataset`.
+
+    Attributes:
+        size: height and width of the samples in pixels.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        seed: int,
+        first_index: int = 0,
+        *,
+        flip: bool = True,
+        train: bool = True,
+    ) -> None:
+        """Choose the scenes `first_index` to `first_index + count - 1` of a seed.
+
+        Args:
+            count: how many scenes.
+            size: height and width in pixels.
+            seed: which world the scenes are from; also decides which are mirrored in which epoch.
+            first_index: the first scene; sets that must not share scenes start far apart.
+            flip: mirror half of the scenes, others in each epoch.
+            train: whether this set is trained on; one that is not is never mirrored.
+
+        Raises:
+            ConfigError: there would be no scene.
+        """
+        if count < 1:
+            raise ConfigError(f"A data set of {count} scenes is empty; choose 1 or more.")
+        self.size = size
+        self._count, self._seed, self._first, self._flip = count, seed, first_index, flip and train
+        self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        self._cache_slots = CACHE_BYTES // (4 * size[0] * size[1])
+
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+        return self._count
+
+    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+        """Return a sample: `label` `[H, W]` int64, `image` `[3, H, W]` float32 in [-1, 1], `edges` None, `name`.
+
+        Args:
+            item: the scene's place in the set, or (epoch, place); the epoch decides whether it is mirrored.
+        """
+        epoch, index = item if isinstance(item, tuple) else (0, item)
+        if not 0 <= index < self._count:
+            raise IndexError(f"scene {index} of {self._count}")
+        pixels, ids = self._scene(index)
+        image = torch.from_numpy(pixels).float() / 127.5 - 1
+        label = torch.from_numpy(ids).long()
+        if self._flip and np.random.default_rng([self._seed, epoch, index]).random() < 0.5:
+            image, label = image.flip(-1), label.flip(-1)
+        return {"label": label, "image": image, "edges": None, "name": _name(self._seed, self._first + index)}
+
+    def file_hash(self) -> str:
+        """Return a hash of which scenes these are, in place of a list of files."""
+        text = f"scenes {self._seed} {self._first} {self._count} {self.size[0]}x{self.size[1]}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _scene(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return a scene from memory, or draw and (while there is room) keep it."""
+        scene = self._cache.get(index)
+        if scene is None:
+            scene = _draw(self._seed, self._first + index, self.size)
+            if len(self._cache) < self._cache_slots:
+                self._cache[index] = scene
+        return scene
+
+
+def write_scenes(
+    out: Path, count: int, size: tuple[int, int], seed: int, first: int = 0, *, overwrite: bool = False
+) -> None:
+    """Write scenes in the layout `folder`: `images/NAME.png` and `labels/NAME.png` (palette, ids as values).
+
+    Args:
+        out: the folder to write to; made where it is missing.
+        count: how many scenes.
+        size: height and width in pixels.
+        seed: which world the scenes are from.
+        first: index of the first scene.
+        overwrite: draw again what an earlier call wrote.
+
+    Raises:
+        ConfigError: no scene, or a size too small.
+        OutputError: `out` holds other files, or the same scenes and `overwrite` is off, or cannot be written to.
+    """
+    if count < 1:
+        raise ConfigError(f"Writing {count} scenes makes no data set; choose 1 or more.")
+    space = LabelSpace.load("scenes")
+    palette = [value for item in space.classes for value in item.color]
+    files = {index: f"{_name(seed, index)}.png" for index in range(first, first + count)}
+    try:
+        _check_output(out, {Path(kind, file) for kind in ("images", "labels") for file in files.values()}, overwrite)
+        for kind in ("images", "labels"):
+            (out / kind).mkdir(parents=True, exist_ok=True)
+        for index, file in files.items():
+            image, label = _draw(seed, index, size)
+            Image.fromarray(image.transpose(1, 2, 0)).save(out / "images" / file)
+            ids = Image.fromarray(label)
+            ids.putpalette(palette)
+            ids.save(out / "labels" / file)
+    except OSError as error:
+        raise OutputError(f"Cannot write scenes to {out}: {error.strerror or error}; choose another folder.") from error
+
+
+def _check_output(out: Path, ours: set[Path], overwrite: bool) -> None:
+    """Refuse a folder that holds anything but the files that are about to be written."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OutputError(f"{out} is a file; give a folder for the scenes.")
+    there = {path.relative_to(out) for path in out.rglob("*") if not path.is_dir()}
+    others = sorted(there - ours)
+    if others:
+        raise OutputError(f"{out} already holds {others[0]}, which is none of these scenes; choose an empty folder.")
+    if there and not overwrite:
+        raise OutputError(
+            f"{out} already holds these scenes; choose an empty folder or ask for them to be overwritten."
+        )
