@@ -1,0 +1,248 @@
+"""How the documentation is built: Sphinx, MyST and furo, with every warning an error.
+
+Three things are made anew at each build, so that they never go stale: the tables of settings, presets and label spaces
+(`<!-- generated: NAME -->` in a page), the links from `lab2pix.module.name` in the prose to the API pages, and the
+check that every such name and every `section.setting` in the prose exists.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "src"))
+
+from pydantic import BaseModel  # noqa: E402
+from pydantic.fields import FieldInfo  # noqa: E402
+from sphinx.util import logging  # noqa: E402
+
+import lab2pix  # noqa: E402
+from lab2pix.config import Config  # noqa: E402
+from lab2pix.configuration import preset_descriptions  # noqa: E402
+from lab2pix.labels import LabelSpace, label_space_names  # noqa: E402
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
+
+logger = logging.getLogger(__name__)
+
+project = "lab2pix"
+author = "The lab2pix authors"
+copyright = "the lab2pix authors, Apache-2.0"
+release = version = lab2pix.__version__
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+exclude_patterns = ["_build"]
+# Names such as `name` exist in several classes.
+suppress_warnings = ["ref.python"]
+
+html_theme = "furo"
+html_title = f"lab2pix {release}"
+html_copy_source = False
+html_theme_options = {"navigation_with_keys": True}
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 4
+
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_default_options = {"members": True, "show-inheritance": True}
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+napoleon_use_ivar = True
+
+
+# --- tables made from the code ------------------------------------------------------------------------------------
+
+
+def settings_tables() -> str:
+    """Return a heading, a sentence and a table for each group of settings."""
+    parts = [_settings_table("", "The run itself", Config)]
+    parts += [_settings_table(path, f"`{path}`", model) for path, model in _groups("", Config)]
+    return "\n\n".join(parts)
+
+
+def _groups(prefix: str, model: type[BaseModel]) -> list[tuple[str, type[BaseModel]]]:
+    found = []
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            path = f"{prefix}{name}"
+            found += [(path, field.annotation), *_groups(f"{path}.", field.annotation)]
+    return found
+
+
+def _settings_table(path: str, title: str, model: type[BaseModel]) -> str:
+    prefix = f"{path}." if path else ""
+    rows = ["| setting | values | default | what it decides |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            continue
+        cells = (f"`{prefix}{name}`", _values(field), f"`{_literal(_default(field))}`", field.description or "")
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join([f"### {title}", "", (model.__doc__ or "").strip(), "", *rows])
+
+
+def _default(field: FieldInfo) -> object:
+    return field.get_default(call_default_factory=True, validated_data={})
+
+
+def _values(field: FieldInfo) -> str:
+    """Return which values a setting takes, with its bounds."""
+    signs = (("gt", "> "), ("ge", "≥ "), ("lt", "< "), ("le", "≤ "))
+    bounds = [f"{sign}{getattr(rule, name)}" for rule in field.metadata for name, sign in signs if hasattr(rule, name)]
+    return ", ".join([_kind(field.annotation), *bounds])
+
+
+def _kind(annotation: Any) -> str:
+    """Return an annotation in the words of someone who writes YAML."""
+    words = {int: "whole number", float: "number", bool: "true, false", str: "text", type(None): "null"}
+    if annotation in words:
+        return words[annotation]
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal:
+        return ", ".join(f"`{_literal(choice)}`" for choice in inner)
+    if origin is tuple:
+        return f"list: {_kind(inner[0])}s" if Ellipsis in inner else f"list of {len(inner)}: {_kind(inner[0])}s"
+    if origin is dict:
+        return f"mapping from {_kind(inner[0])} to {_kind(inner[1])}"
+    return " or ".join(_kind(part) for part in inner)
+
+
+def _literal(value: object) -> str:
+    """Return a value as YAML has it."""
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, tuple):
+        return "[" + ", ".join(_literal(part) for part in value) + "]"
+    return str(value)
+
+
+def presets_table() -> str:
+    """Return one row per preset: its name and the first line of its file."""
+    rows = [f"| `{name}` | {text} |" for name, text in preset_descriptions().items()]
+    return "\n".join(["| preset | what it is |", "|---|---|", *rows])
+
+
+def label_spaces_table() -> str:
+    """Return one row per shipped label space."""
+    rows = []
+    for name in label_space_names():
+        space = LabelSpace.load(name)
+        unknown = "none" if space.unknown_value is None else str(space.unknown_value)
+        first = space.file_offset
+        rows.append(f"| `{name}` | {space.num_classes} | {first} to {first + space.num_classes - 1} | {unknown} |")
+    return "\n".join(["| label space | classes | ids in files | unknown |", "|---|---|---|---|", *rows])
+
+
+def results_pages() -> str:
+    """Return the table of contents of the pages beside `results/index.md`, as many as there are."""
+    pages = sorted(page.stem for page in (HERE / "results").glob("*.md") if page.stem != "index")
+    return "\n".join(["```{toctree}", ":maxdepth: 1", "", *pages, "```"]) if pages else "There are no pages yet."
+
+
+GENERATED: dict[str, Callable[[], str]] = {
+    "settings": settings_tables,
+    "presets": presets_table,
+    "label-spaces": label_spaces_table,
+    "results": results_pages,
+}
+
+
+# --- names in the prose: they exist, and they are links -----------------------------------------------------------
+
+_MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
+_FENCE = re.compile(r"^(```|~~~|:::).*?^\1", re.MULTILINE | re.DOTALL)
+_NAME = re.compile(r"(?<![`}])`lab2pix((?:\.\w+)+)(?:\(\))?`(?!`)")
+_SECTIONS = "|".join(name for name, _ in _groups("", Config) if "." not in name)
+_SETTING = re.compile(rf"`((?:{_SECTIONS})(?:\.[a-z_]+)+)(?=[`=:])")
+
+
+def exists(name: str) -> bool:
+    """Say whether a dotted name is a module, or something that one holds."""
+    parts = name.split(".")
+    for count in range(len(parts), 0, -1):
+        try:
+            thing: Any = import_module(".".join(parts[:count]))
+        except ModuleNotFoundError:
+            continue
+        for part in parts[count:]:
+            fields = getattr(thing, "__dataclass_fields__", {}) | getattr(thing, "model_fields", {})
+            if part in fields and not hasattr(thing, part):
+                return True
+            if not hasattr(thing, part):
+                return False
+            thing = getattr(thing, part)
+        return True
+    return False
+
+
+def known_settings() -> set[str]:
+    """Return the dotted path of every setting."""
+    return {f"{path}.{name}" for path, model in _groups("", Config) for name in model.model_fields}
+
+
+def _outside_fences(text: str, change: Callable[[str], str]) -> str:
+    """Apply a change to the prose of a page and leave its code blocks alone."""
+    result, end = [], 0
+    for fence in _FENCE.finditer(text):
+        result += [change(text[end : fence.start()]), fence.group()]
+        end = fence.end()
+    return "".join([*result, change(text[end:])])
+
+
+def prepare_page(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Fill in the tables, check the names, and turn those of the package into links."""
+    text = source[0]
+    settings = known_settings()
+
+    def check(prose: str) -> str:
+        for name in _SETTING.findall(prose):
+            if name not in settings and not name.endswith((".py", ".yaml", ".json", ".pt")):
+                logger.warning("there is no setting '%s'", name, location=docname)
+        for name in _NAME.findall(prose):
+            if not exists(f"lab2pix{name}"):
+                logger.warning("there is no 'lab2pix%s'", name, location=docname)
+        return _NAME.sub(lambda found: f"{{py:obj}}`{found[1][1:]} <lab2pix{found[1]}>`", prose)
+
+    text = _outside_fences(text, check)
+    if _MARK.search(text):
+        for file in (HERE.parent / "src" / "lab2pix").rglob("*.yaml"):
+            app.env.note_dependency(str(file))
+        app.env.note_dependency(str(HERE.parent / "src" / "lab2pix" / "config.py"))
+    source[0] = _MARK.sub(lambda mark: GENERATED[mark.group(1)](), text)
+
+
+# --- docstrings: Markdown's code marks, no accidental markup -------------------------------------------------------
+
+_LITERAL = re.compile(r"(``.+?``|`[^`]+`(?!_))")
+
+
+def prepare_docstring(*event: Any) -> None:
+    """Show `code` as code, and stars and bars outside it as themselves; the event's last part is its lines."""
+    lines: list[str] = event[-1]
+    in_block = False
+    for number, line in enumerate(lines):
+        if line.strip().startswith((">>>", "...")):
+            in_block = True
+        elif not line.strip():
+            in_block = False
+        if in_block:
+            continue
+        parts = _LITERAL.split(line)
+        for place, part in enumerate(parts):
+            if place % 2:
+                parts[place] = part if part.startswith("``") else f"`{part}`"
+            else:
+                parts[place] = re.sub(r"([*|]|(?<=\w)_(?=\W|$))", r"\\\1", part)
+        lines[number] = "".join(parts)
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the hooks; that of the docstrings comes before napoleon's."""
+    app.connect("source-read", prepare_page)
+    app.connect("autodoc-process-docstring", prepare_docstring, priority=400)
