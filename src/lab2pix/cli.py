@@ -229,11 +229,13 @@ def _data_scenes(
     count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 100,
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "256x256",
     seed: Seed = 0,
+    *,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw anew what was drawn there before.")] = False,
 ) -> None:
     """Draw landscapes with their label maps, in the layout `folder`."""
     from lab2pix.data.scenes import write_scenes
 
-    write_scenes(out, count, read_size(size), seed)
+    write_scenes(out, count, read_size(size), seed, overwrite=overwrite)
     print(f"{count} scenes in {out}; train on them with data.layout=folder data.root={out} data.label_space=scenes")
 
 

@@ -27,6 +27,7 @@ _LAYOUTS_OWN = {
     "facades": "facades",
     "facades-base": "facades",
     "scenes": "scenes",
+    "sketch": "sketch",
 }
 
 
