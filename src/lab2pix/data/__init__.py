@@ -1,1 +1,24 @@
-"""Part of lab2pix."""
+"""From files (or drawn scenes) to samples: what lies where, how it is read, and whether it is sound."""
+
+from __future__ import annotations
+
+from lab2pix.data.dataset import PairDataset, Sample, build_dataset, collate
+from lab2pix.data.files import read_image, read_instances, read_label, write_label_png
+from lab2pix.data.layouts import Pair, find_pairs, layout_names
+from lab2pix.data.transforms import JointTransform, instance_edges
+
+__all__ = [
+    "JointTransform",
+    "Pair",
+    "PairDataset",
+    "Sample",
+    "build_dataset",
+    "collate",
+    "find_pairs",
+    "instance_edges",
+    "layout_names",
+    "read_image",
+    "read_instances",
+    "read_label",
+    "write_label_png",
+]

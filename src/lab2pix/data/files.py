@@ -1,0 +1,210 @@
+"""Reads photos, label maps and instance maps of every kind that people keep, and writes label maps."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
+
+from lab2pix.errors import DataError, LabelError
+from lab2pix.labels import LabelSpace
+
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "find_images",
+    "read_image",
+    "read_instances",
+    "read_label",
+    "read_label_image",
+    "to_label",
+    "write_label_png",
+]
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
+"""What counts as a picture, in lower case."""
+
+_ID_MODES = frozenset({"1", "L", "I", "I;16", "I;16L", "I;16B"})
+"""Pillow's names for one whole number per pixel."""
+
+
+def find_images(folder: Path) -> Iterator[Path]:
+    """Yield the pictures in a folder and all its sub-folders, sorted within each; hidden ones are left out.
+
+    Names alone decide, no file is opened or asked for its size.
+    """
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):  # noqa: PTH122 (speed)
+                yield Path(parent, name)
+
+
+def read_image(path: Path) -> Tensor:
+    """Read a photo: palette, gray, RGB, RGBA (alpha is dropped), CMYK, 8 or 16 bit; turned as its EXIF data say.
+
+    Returns:
+        `[3, H, W]` uint8 RGB.
+
+    Raises:
+        DataError: the file is missing, truncated, or no picture.
+    """
+    if path.suffix.lower() in {".jpg", ".jpeg", ".png"}:
+        try:
+            image = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
+            return image if image.dtype == torch.uint8 else (image.to(torch.int32) >> 8).to(torch.uint8)
+        except RuntimeError:
+            pass  # Pillow reads more kinds, and says better what is wrong with the rest
+    return _to_rgb(_open(path)[0])
+
+
+def read_label(path: Path, label_space: LabelSpace) -> Tensor:
+    """Read a label map, whichever way it spells its classes; see `to_label`.
+
+    Returns:
+        `[H, W]` int64 canonical ids.
+
+    Raises:
+        DataError: the file is missing, truncated, or no picture.
+        LabelError: it holds ids or colours that the label space does not have.
+    """
+    image, lossy = read_label_image(path)
+    return to_label(image, label_space, str(path), lossy=lossy)
+
+
+def read_label_image(path: Path) -> tuple[Image.Image, bool]:
+    """Open a label map, turned as its EXIF data say, and tell whether its file is a JPEG.
+
+    Raises:
+        DataError: the file is missing, truncated, or no picture.
+    """
+    image, kind = _open(path)
+    return image, kind == "JPEG"
+
+
+def to_label(image: Image.Image, label_space: LabelSpace, where: str, *, lossy: bool = False) -> Tensor:
+    """Turn an opened label map into canonical ids.
+
+    - One number per pixel (8 or 16 bit gray): ids, as the label space's files spell them.
+    - Palette: the indices are ids, unless all palette colours in use are the space's own under other indices, as
+      drawing programs like to sort them: then the colours count.
+    - RGB and RGBA (alpha is dropped): colours. Where red, green and blue agree in every pixel and not all of these
+      grays are class colours, they are ids.
+
+    Args:
+        image: the label map.
+        label_space: the classes.
+        where: what to call the map in an error, usually the file.
+        lossy: the file is a JPEG, which cannot hold ids.
+
+    Returns:
+        `[H, W]` int64 ids.
+
+    Raises:
+        LabelError: ids or colours that the label space does not have, or ids in a JPEG.
+    """
+    if image.mode == "P":
+        return _from_palette(image, label_space, where)
+    if image.mode == "LA":
+        image = image.getchannel(0)
+    if image.mode in _ID_MODES:
+        if lossy:
+            raise LabelError(f"{where} is a gray JPEG, which does not keep ids exact; save label maps as PNG")
+        return label_space.decode_ids(_to_integers(image), where)
+    if image.mode == "F":
+        raise LabelError(f"{where} holds fractions instead of ids; save label maps as PNG with 8 or 16 bits")
+    rgb = _to_rgb(image)
+    if not lossy and bool((rgb[0] == rgb[1]).all()) and bool((rgb[0] == rgb[2]).all()):
+        colors = set(map(tuple, label_space.palette.tolist()))
+        if not {(value, value, value) for value in torch.unique(rgb[0]).tolist()} <= colors:
+            return label_space.decode_ids(rgb[0], where)
+    return label_space.decode_colors(rgb, where)
+
+
+def read_instances(path: Path) -> Tensor:
+    """Read an instance map: 8 or 16 bit gray, palette indices, or a colour per instance.
+
+    Returns:
+        `[H, W]` int64; equal numbers are one instance.
+
+    Raises:
+        DataError: the file is missing, truncated, or no picture.
+    """
+    image, _ = _open(path)
+    if image.mode == "LA":
+        image = image.getchannel(0)
+    if image.mode == "P" or image.mode in _ID_MODES:
+        return _to_integers(image)
+    red, green, blue = _to_rgb(image).to(torch.int64)
+    return (red << 16) | (green << 8) | blue
+
+
+def write_label_png(path: Path, ids: Tensor, label_space: LabelSpace) -> None:
+    """Write canonical ids `[H, W]` as a palette PNG in the class colours (16-bit gray if values pass 255).
+
+    An existing file is replaced; whoever calls decides whether it may be.
+    """
+    values = label_space.encode_values(ids).cpu().numpy()
+    if values.max(initial=0) > 255:
+        Image.fromarray(values.astype(np.uint16)).save(path)
+        return
+    table = np.zeros((256, 3), dtype=np.uint8)
+    places = label_space.encode_values(torch.arange(label_space.num_channels)).numpy()
+    table[places[places < 256]] = label_space.palette.numpy()[places < 256]
+    height, width = values.shape
+    image = Image.frombytes("P", (width, height), values.astype(np.uint8).tobytes())
+    image.putpalette(table.tobytes())
+    image.save(path)
+
+
+def _open(path: Path) -> tuple[Image.Image, str | None]:
+    """Load a picture with Pillow, turned as its EXIF data say; return it and its file's format."""
+    try:
+        with Image.open(path) as image:
+            image.load()
+            kind = image.format
+            ImageOps.exif_transpose(image, in_place=True)
+            return image, kind
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; put it back, or remove its partner") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"{path} is no picture, or a damaged one; replace or remove it") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read ({reason}); replace or remove it") from error
+
+
+def _to_integers(image: Image.Image) -> Tensor:
+    """Return the numbers of a picture with one number per pixel: `[H, W]` int64."""
+    return torch.from_numpy(np.asarray(image).astype(np.int64))
+
+
+def _to_rgb(image: Image.Image) -> Tensor:
+    """Return any picture as `[3, H, W]` uint8; of 16 bits the upper 8."""
+    if image.mode.startswith("I"):
+        upper = torch.clamp(_to_integers(image) >> 8, 0, 255).to(torch.uint8)
+        return upper.expand(3, -1, -1).contiguous()
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+
+
+def _from_palette(image: Image.Image, label_space: LabelSpace, where: str) -> Tensor:
+    """Turn a palette picture into canonical ids, by its indices or by its colours; `to_label` says when."""
+    indices = _to_integers(image)
+    entries = image.getpalette("RGB") or []
+    used = torch.unique(indices).tolist()
+    colors = [tuple(entries[index * 3 : index * 3 + 3]) for index in used]
+    palette = [tuple(color) for color in label_space.palette.tolist()]
+    values = label_space.encode_values(torch.arange(label_space.num_channels)).tolist()
+    as_written = dict(zip(values, palette, strict=True))
+    distinct = len(set(colors)) == len(colors) > 1
+    if distinct and set(colors) <= set(palette) and colors != [as_written.get(index) for index in used]:
+        table = torch.zeros(256, dtype=torch.int64)
+        table[used] = torch.tensor([palette.index(color) for color in colors])
+        return table[indices]
+    return label_space.decode_ids(indices, where)

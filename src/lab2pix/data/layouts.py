@@ -1,0 +1,391 @@
+"""Where the parts of a pair (label map, photo, instance map) lie on disk, for every layout that data sets come in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lab2pix.data.files import find_images, read_image, read_label, read_label_image, to_label
+from lab2pix.errors import DataError, LabelError, did_you_mean
+from lab2pix.labels import LabelSpace
+
+__all__ = ["LAYOUTS", "Layout", "Pair", "Scan", "find_pairs", "layout_descriptions", "layout_names", "scan", "splits"]
+
+Form = Literal["files", "photo-left", "sketch-left"]
+"""How label map and photo share files: one each; one file, photo left; one file, sketch left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The files of one sample.
+
+    Attributes:
+        name: what it is called, unique within its split; parts are separated by slashes.
+        label: file of the label map.
+        image: file of the photo, the same one for AB files; None where labels alone are asked for.
+        instance: file of the instance map, where there is one.
+        form: whether label map and photo have a file each, or which half of one file they are.
+    """
+
+    name: str
+    label: Path
+    image: Path | None = None
+    instance: Path | None = None
+    form: Form = "files"
+
+    def read_label(self, label_space: LabelSpace) -> Tensor:
+        """Read the label map: `[H, W]` int64 canonical ids.
+
+        Raises:
+            DataError: the file cannot be read.
+            LabelError: it holds ids or colours that the label space does not have.
+        """
+        if self.form == "files":
+            return read_label(self.label, label_space)
+        if self.form == "sketch-left":
+            return _sketch_ids(_half(read_image(self.label), self.label, right=False), label_space)
+        picture, lossy = read_label_image(self.label)
+        width = _half_width(picture.width, self.label)
+        right = picture.crop((width, 0, picture.width, picture.height))
+        return to_label(right, label_space, f"the right half of {self.label}", lossy=lossy)
+
+    def read_image(self) -> Tensor:
+        """Read the photo: `[3, H, W]` uint8 RGB.
+
+        Raises:
+            DataError: the file cannot be read, or the pair was made without photo.
+        """
+        if self.image is None:
+            raise DataError(f"{self.label} comes without a photo; give a data set that has them")
+        image = read_image(self.image)
+        return image if self.form == "files" else _half(image, self.image, right=self.form == "sketch-left")
+
+
+@dataclass
+class Scan:
+    """What lies in a data set, the right and the wrong.
+
+    Attributes:
+        pairs: complete pairs, sorted by name.
+        unmatched: files without their partner.
+        doubles: files that claim the same name as another.
+    """
+
+    pairs: list[Pair] = field(default_factory=list)
+    unmatched: list[Path] = field(default_factory=list)
+    doubles: list[Path] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One way in which files lie.
+
+    Attributes:
+        description: the way in a line.
+        scan: finds the pairs of a split below a root; the last argument says whether photos are wanted.
+        splits: finds the splits below a root; None stands for all there is.
+    """
+
+    description: str
+    scan: Callable[[Path, str | None, bool], Scan]
+    splits: Callable[[Path], list[str | None]]
+
+
+def layout_names() -> list[str]:
+    """Return the names of all layouts, `scenes` among them, which needs no files."""
+    return sorted([*LAYOUTS, "scenes"])
+
+
+def layout_descriptions() -> dict[str, str]:
+    """Return a line on each layout, by name."""
+    drawn = {"scenes": "no files: landscapes that are drawn while they are needed"}
+    return dict(sorted({**{name: layout.description for name, layout in LAYOUTS.items()}, **drawn}.items()))
+
+
+def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True) -> Scan:
+    """Find the pairs of a split and whatever is wrong among its files; no file is opened.
+
+    Args:
+        layout: name of the layout.
+        root: the data set's folder; for labels alone also a folder of label maps, or one file.
+        split: which part; None: all there is.
+        need_images: False finds label maps alone and asks for no photos.
+
+    Raises:
+        DataError: no such layout, folder or split.
+    """
+    if layout not in LAYOUTS:
+        if layout == "scenes":
+            raise DataError("Layout 'scenes' has no files; write some with `lab2pix data scenes` and use 'folder'")
+        raise DataError(f"No layout is called '{layout}'{did_you_mean(layout, layout_names())}")
+    if not need_images and root.is_file():
+        return Scan([Pair(root.stem, root, form=_FORMS.get(layout, "files"))])
+    if not root.is_dir():
+        what = "folder" if need_images else "file or folder"
+        raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
+    return LAYOUTS[layout].scan(root, split, need_images)
+
+
+def splits(layout: str, root: Path) -> list[str | None]:
+    """Return the splits that lie below a root; `[None]` where the layout has none there.
+
+    Raises:
+        DataError: no such layout or folder.
+    """
+    if layout not in LAYOUTS or not root.is_dir():
+        scan(layout, root, None)  # says what is wrong
+    return LAYOUTS[layout].splits(root)
+
+
+def find_pairs(layout: str, root: Path | str, split: str | None, *, need_images: bool = True) -> list[Pair]:
+    """Find the pairs of a split, sorted by name.
+
+    Args:
+        layout: name of the layout.
+        root: the data set's folder; for labels alone also a folder of label maps, or one file.
+        split: which part; None: all there is.
+        need_images: False finds label maps alone and asks for no photos.
+
+    Raises:
+        DataError: no such layout, folder or split; nothing in it; a file without partner; two files of one name.
+    """
+    root = Path(root)
+    found = scan(layout, root, split, need_images=need_images)
+    if found.unmatched:
+        verb = "has" if len(found.unmatched) == 1 else "have"
+        raise DataError(
+            f"{_listed(found.unmatched)} in {root} {verb} no partner in layout '{layout}'; add the missing files or "
+            "remove these (`lab2pix data check` lists them all)"
+        )
+    if found.doubles:
+        raise DataError(f"{_listed(found.doubles)} in {root} share their name with another file; keep one of each")
+    if not found.pairs:
+        place = root if split is None else f"split '{split}' of {root}"
+        raise DataError(f"Found no {'pairs' if need_images else 'label maps'} of layout '{layout}' in {place}")
+    return found.pairs
+
+
+def _listed(paths: list[Path]) -> str:
+    """Name the first few of some files."""
+    return ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+
+
+# --- matching -------------------------------------------------------------------------------------------------------
+
+
+def _stems(
+    folder: Path, found: Scan, ending: str = "", keep: Callable[[str], bool] = lambda suffix: True
+) -> dict[str, Path]:
+    """Return the pictures below a folder by their path in it, less suffix and ending; doubles go to `found`."""
+    files: dict[str, Path] = {}
+    start = len(str(folder)) + 1
+    for path in find_images(folder):
+        stem, suffix = os.path.splitext(str(path)[start:])  # noqa: PTH122 (speed on large sets)
+        if not stem.endswith(ending) or not keep(suffix.lower()):
+            continue
+        stem = stem[: len(stem) - len(ending)].replace(os.sep, "/")
+        if stem in files:
+            found.doubles.append(path)
+        else:
+            files[stem] = path
+    return files
+
+
+def _match(
+    folders: tuple[Path | None, Path, Path | None], endings: tuple[str, str, str] = ("", "", ""), prefix: str = ""
+) -> Scan:
+    """Match the pictures of three folders (photos, labels, instances) by name; photos None: labels alone."""
+    found = Scan()
+    photos, labels, instances = (
+        {} if folder is None else _stems(folder, found, ending) for folder, ending in zip(folders, endings, strict=True)
+    )
+    need_images = folders[0] is not None
+    for name, label in sorted(labels.items()):
+        image = photos.pop(name, None)
+        if need_images and image is None:
+            found.unmatched.append(label)
+        else:
+            found.pairs.append(Pair(prefix + name, label, image, instances.get(name)))
+    found.unmatched += [photos[name] for name in sorted(photos)]
+    found.unmatched += [instances[name] for name in sorted(instances) if name not in labels]
+    return found
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Return the names of a folder's visible sub-folders, sorted."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _part(root: Path, *parts: str | None) -> Path:
+    """Return a folder below the root that must be there.
+
+    Raises:
+        DataError: it is not; the text names what lies beside it.
+    """
+    folder = root.joinpath(*(part for part in parts if part))
+    if not folder.is_dir():
+        beside = _subfolders(folder.parent)
+        there = f"; beside it: {', '.join(beside[:8])}" if beside else ""
+        raise DataError(f"There is no folder {folder}{there}; check data.root, the layout and the split")
+    return folder
+
+
+def _joined(scans: Iterable[Scan]) -> Scan:
+    """Put what was found in several places into one."""
+    whole = Scan()
+    for found in scans:
+        whole.pairs += found.pairs
+        whole.unmatched += found.unmatched
+        whole.doubles += found.doubles
+    return whole
+
+
+# --- the layouts ----------------------------------------------------------------------------------------------------
+
+
+def _scan_folder(root: Path, split: str | None, need_images: bool) -> Scan:
+    if not need_images and not (root / "labels").is_dir():
+        return _match((None, _part(root, split), None))
+    instances = root.joinpath("instances", split or "")
+    images = _part(root, "images", split) if need_images else None
+    return _match((images, _part(root, "labels", split), instances if instances.is_dir() else None))
+
+
+def _splits_folder(root: Path) -> list[str | None]:
+    labels = root / "labels"
+    if not labels.is_dir() or next((entry for entry in os.scandir(labels) if entry.is_file()), None):
+        return [None]
+    return [*_subfolders(labels)] or [None]
+
+
+def _scan_cityscapes(root: Path, split: str | None, need_images: bool) -> Scan:
+    def one(name: str | None, prefix: str) -> Scan:
+        photos = _part(root, "leftImg8bit", name) if need_images else None
+        labels = _part(root, "gtFine", name)
+        endings = ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds")
+        return _match((photos, labels, labels), endings, prefix)
+
+    return one(split, "") if split else _joined(one(name, f"{name}/") for name in _subfolders(root / "gtFine"))
+
+
+def _scan_coco_stuff(root: Path, split: str | None, need_images: bool) -> Scan:
+    def one(name: str, prefix: str) -> Scan:
+        instances = root / f"{name}_inst"
+        photos = _part(root, f"{name}_img") if need_images else None
+        return _match((photos, _part(root, f"{name}_label"), instances if instances.is_dir() else None), prefix=prefix)
+
+    return one(split, "") if split else _joined(one(str(name), f"{name}/") for name in _splits_coco_stuff(root))
+
+
+def _splits_coco_stuff(root: Path) -> list[str | None]:
+    return [name.removesuffix("_label") for name in _subfolders(root) if name.endswith("_label")]
+
+
+_ADE20K_FOLDERS = {"train": "training", "val": "validation"}
+
+
+def _scan_ade20k(root: Path, split: str | None, need_images: bool) -> Scan:
+    inner = root / "ADEChallengeData2016"
+    root = inner if inner.is_dir() else root
+    part = _ADE20K_FOLDERS.get(split or "", split)
+    return _match((_part(root, "images", part) if need_images else None, _part(root, "annotations", part), None))
+
+
+def _splits_ade20k(root: Path) -> list[str | None]:
+    inner = root / "ADEChallengeData2016"
+    there = _subfolders((inner if inner.is_dir() else root) / "annotations")
+    return [name for name, folder in _ADE20K_FOLDERS.items() if folder in there]
+
+
+def _scan_halves(form: Form) -> Callable[[Path, str | None, bool], Scan]:
+    def find(root: Path, split: str | None, need_images: bool) -> Scan:
+        found = Scan()
+        files = _stems(_part(root, split), found)
+        found.pairs = [
+            Pair(name, file, file if need_images else None, None, form) for name, file in sorted(files.items())
+        ]
+        return found
+
+    return find
+
+
+def _scan_facades_base(root: Path, split: str | None, need_images: bool) -> Scan:
+    """Match the CMP base form, which keeps photos (.jpg) and label maps (.png) in one folder."""
+    found = Scan()
+    folder = _part(root, split)
+    labels = _stems(folder, found, keep=lambda suffix: suffix == ".png")
+    photos = _stems(folder, found, keep=lambda suffix: suffix != ".png") if need_images else {}
+    for name, label in sorted(labels.items()):
+        image = photos.pop(name, None)
+        if need_images and image is None:
+            found.unmatched.append(label)
+        else:
+            found.pairs.append(Pair(name, label, image))
+    found.unmatched += [photos[name] for name in sorted(photos)]
+    return found
+
+
+def _plain_splits(root: Path) -> list[str | None]:
+    return [*_subfolders(root)] or [None]
+
+
+_FORMS: dict[str, Form] = {"facades": "photo-left", "sketch": "sketch-left"}
+
+LAYOUTS: dict[str, Layout] = {
+    "folder": Layout(
+        "images/[SPLIT/]NAME.* and labels/[SPLIT/]NAME.*, optional instances/[SPLIT/]NAME.*; sub-folders kept",
+        _scan_folder,
+        _splits_folder,
+    ),
+    "cityscapes": Layout(
+        "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, *_instanceIds.png",
+        _scan_cityscapes,
+        lambda root: [*_subfolders(root / "gtFine")],
+    ),
+    "coco-stuff": Layout(
+        "SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png", _scan_coco_stuff, _splits_coco_stuff
+    ),
+    "ade20k": Layout(
+        "ADEChallengeData2016/images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
+        _scan_ade20k,
+        _splits_ade20k,
+    ),
+    "facades": Layout("SPLIT/*.jpg, photo left and coloured labels right", _scan_halves("photo-left"), _plain_splits),
+    "facades-base": Layout("NAME.jpg and palette NAME.png in one folder", _scan_facades_base, _plain_splits),
+    "sketch": Layout("SPLIT/*.jpg, sketch left and photo right", _scan_halves("sketch-left"), _plain_splits),
+}
+"""Every layout of files, by name."""
+
+
+# --- halves of AB files ---------------------------------------------------------------------------------------------
+
+
+def _half_width(width: int, path: Path) -> int:
+    """Return half a width, or say that the file is no AB pair."""
+    if width % 2:
+        raise DataError(f"{path} is {width} pixels wide, which two halves cannot share; it is no AB pair")
+    return width // 2
+
+
+def _half(image: Tensor, path: Path, *, right: bool) -> Tensor:
+    """Return one half `[3, H, W / 2]` of an AB picture `[3, H, W]`."""
+    width = _half_width(image.shape[-1], path)
+    return image[..., width:] if right else image[..., :width]
+
+
+def _sketch_ids(sketch: Tensor, label_space: LabelSpace) -> Tensor:
+    """Turn a drawn sketch `[3, H, W]` into ids `[H, W]`: 0 blank, 1 line (darker than middle gray)."""
+    if label_space.num_classes != 2:
+        raise LabelError(
+            f"Sketches have two classes, blank and line, but label space '{label_space.name}' has "
+            f"{label_space.num_classes}; use label space 'sketch'"
+        )
+    return (sketch.float().mean(dim=0) < 128).to(torch.int64)

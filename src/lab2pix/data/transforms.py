@@ -1,0 +1,109 @@
+"""What happens to label map, photo and instance map together on their way to the networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torchvision.transforms.v2 import functional
+from torchvision.transforms.v2.functional import InterpolationMode
+
+from lab2pix.errors import ConfigError
+
+__all__ = ["JointTransform", "instance_edges", "resize_image", "resize_nearest"]
+
+
+@dataclass(frozen=True)
+class JointTransform:
+    """Resize, crop and flip, the same way for all parts of a sample.
+
+    Attributes:
+        size: height and width of the result in pixels.
+        resize: height and width to resize to before a random crop to `size`; None: resize to `size`.
+        flip: mirror left and right, every other time at random.
+        train: False resizes to `size` and leaves out whatever is random.
+    """
+
+    size: tuple[int, int]
+    resize: tuple[int, int] | None = None
+    flip: bool = True
+    train: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse a crop larger than what it is cut from.
+
+        Raises:
+            ConfigError: `resize` is smaller than `size`.
+        """
+        if self.resize is not None and (self.resize[0] < self.size[0] or self.resize[1] < self.size[1]):
+            raise ConfigError(
+                f"data.resize={list(self.resize)} is smaller than data.size={list(self.size)}, which is cut out of it; "
+                "make it at least as large, or null"
+            )
+
+    def __call__(
+        self, label: Tensor, image: Tensor | None, instance: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None, Tensor | None]:
+        """Transform a sample.
+
+        Args:
+            label: `[H, W]` int64 class ids.
+            image: `[3, H, W]` uint8, or None.
+            instance: `[H, W]` int64, or None.
+            generator: decides crop and flip.
+
+        Returns:
+            Label map, photo and instance map in the wanted size and their own number formats.
+        """
+        whole = self.resize if self.train and self.resize is not None else self.size
+        label = resize_nearest(label, whole)
+        instance = None if instance is None else resize_nearest(instance, whole)
+        image = None if image is None else resize_image(image, whole)
+        if not self.train:
+            return label, image, instance
+        top = int(torch.randint(whole[0] - self.size[0] + 1, (), generator=generator))
+        left = int(torch.randint(whole[1] - self.size[1] + 1, (), generator=generator))
+        mirrored = self.flip and bool(torch.rand((), generator=generator) < 0.5)
+
+        def cut(part: Tensor) -> Tensor:
+            part = part[..., top : top + self.size[0], left : left + self.size[1]]
+            return part.flip(-1) if mirrored else part
+
+        return cut(label), None if image is None else cut(image), None if instance is None else cut(instance)
+
+
+def resize_nearest(ids: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a map of ids `[H, W]` by taking the pixel under each new pixel's middle, so that no id is invented."""
+    if ids.shape == size:
+        return ids
+    rows, columns = (
+        ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)).long().clamp_(max=old - 1)
+        for old, new in zip(ids.shape, size, strict=True)
+    )
+    return ids[rows][:, columns]
+
+
+def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a photo `[3, H, W]` uint8 by antialiased bicubic interpolation."""
+    resized: Tensor = functional.resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    return resized
+
+
+def instance_edges(instance: Tensor) -> Tensor:
+    """Mark where instances meet, the boundary channel that can be appended to the one-hot label map.
+
+    Args:
+        instance: `[H, W]` of any integers; equal ones are one instance.
+
+    Returns:
+        `[1, H, W]` float32, 1 where a 4-neighbour belongs to another instance.
+    """
+    edges = torch.zeros_like(instance, dtype=torch.bool)
+    across = instance[:, 1:] != instance[:, :-1]
+    down = instance[1:] != instance[:-1]
+    edges[:, 1:] |= across
+    edges[:, :-1] |= across
+    edges[1:] |= down
+    edges[:-1] |= down
+    return edges.float().unsqueeze(0)
