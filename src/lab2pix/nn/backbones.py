@@ -1,0 +1,201 @@
+"""Frozen classification networks whose features the perceptual branch (3.2.1) and the perceptual loss (Eq. 28) see.
+
+All return their features after the layer that ends a stage: VGG's after the ReLU (what the paper and the released code
+take), EfficientNet-Lite's after a block's last batch norm. Its blocks are inverted bottlenecks, which have no activation
+there on purpose: the sum that the next block reads loses nothing and lets gradients of both signs through.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import ClassVar, NamedTuple, Self
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["VGG16", "VGG19", "Backbone", "BackboneFeatures", "EfficientNetLite0"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class BackboneFeatures(NamedTuple):
+    """What a backbone sees in a batch of images.
+
+    Attributes:
+        discriminator: as many as were asked for of the features at 1/8, 1/16 and 1/32 of the size.
+        perceptual: the five of the perceptual loss, shallow first; empty where they were not asked for.
+    """
+
+    discriminator: list[Tensor]
+    perceptual: list[Tensor]
+
+
+class Backbone(nn.Module):
+    """A frozen feature network: its weights never get gradients, and it stays in evaluation mode whatever its parent does.
+
+    A subclass gives the layers, which run one after the other, and after which of them features are taken.
+
+    Args:
+        layers: what runs, in order.
+
+    Attributes:
+        name: what settings call it.
+        discriminator_channels: widths of the features at 1/8, 1/16 and 1/32 of the size.
+        perceptual_channels: widths of the five features of the perceptual loss.
+        discriminator_taps, perceptual_taps: the layers after which they are taken.
+        feature_scale: what they are multiplied by.
+    """
+
+    name: ClassVar[str]
+    discriminator_channels: ClassVar[tuple[int, int, int]]
+    perceptual_channels: ClassVar[tuple[int, int, int, int, int]]
+    discriminator_taps: ClassVar[tuple[int, int, int]]
+    perceptual_taps: ClassVar[tuple[int, int, int, int, int]]
+    feature_scale: ClassVar[float] = 1.0
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        # Layers behind the last tap are never needed.
+        self.layers = nn.ModuleList(layers[: max(*self.discriminator_taps, *self.perceptual_taps) + 1])
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Self:
+        """Stay in evaluation mode, also where a parent's `train()` reaches this far."""
+        return super().train(False)
+
+    @staticmethod
+    def normalize(image: Tensor) -> Tensor:
+        """Shift and scale `[N, 3, H, W]` RGB in [-1, 1] as ImageNet's images are for these networks."""
+        mean = torch.tensor(IMAGENET_MEAN, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+        std = torch.tensor(IMAGENET_STD, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+        return (image + (1 - 2 * mean)) / (2 * std)
+
+    def forward(self, image: Tensor, *, levels: int = 3, perceptual: bool = False) -> BackboneFeatures:
+        """Run the layers once, no further than what is asked for needs; gradients reach the image.
+
+        Args:
+            image: `[N, 3, H, W]`, normalised (see `normalize`) or, as the released code sometimes does, in [-1, 1].
+            levels: how many of the features at 1/8, 1/16, 1/32 to return, 0 to 3.
+            perceptual: whether to return the five features of the perceptual loss.
+        """
+        discriminator_taps = self.discriminator_taps[:levels]
+        perceptual_taps = self.perceptual_taps if perceptual else ()
+        features = BackboneFeatures([], [])
+        end = max((*discriminator_taps, *perceptual_taps), default=-1) + 1
+        for index in range(end):
+            image = self.layers[index](image)
+            if index not in discriminator_taps and index not in perceptual_taps:
+                continue
+            feature = image if self.feature_scale == 1 else image * self.feature_scale
+            if index in discriminator_taps:
+                features.discriminator.append(feature)
+            if index in perceptual_taps:
+                features.perceptual.append(feature)
+        return features
+
+    def load_weights(self, state: Mapping[str, Tensor]) -> None:
+        """Take the weights out of a whole classifier's state dict.
+
+        Raises:
+            RuntimeError: weights are missing or of another shape.
+        """
+        renamed = {self.local_name(name): tensor for name, tensor in state.items()}
+        own = self.state_dict()
+        self.load_state_dict({name: tensor for name, tensor in renamed.items() if name in own})
+
+    @staticmethod
+    @abstractmethod
+    def local_name(name: str) -> str:
+        """Return what this module calls a weight of the classifier; any other name for those it has no use for."""
+
+
+class _VGG(Backbone):
+    """The convolutions of a VGG network (Simonyan and Zisserman), weights under torchvision's names.
+
+    Discriminator features are pool3, pool4, pool5; perceptual ones relu1_1, relu2_1, relu3_1, relu4_1, relu5_1.
+    """
+
+    discriminator_channels = (256, 512, 512)
+    perceptual_channels = (64, 128, 256, 512, 512)
+    depths: ClassVar[tuple[int, int, int, int, int]]
+
+    def __init__(self) -> None:
+        layers: list[nn.Module] = []
+        width = 3
+        for depth, stage_width in zip(self.depths, self.perceptual_channels, strict=True):
+            for _ in range(depth):
+                convolution = nn.Conv2d(width, stage_width, 3, padding=1)
+                nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
+                nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
+                # Not in place: a returned feature must stay what it was.
+                layers += [convolution, nn.ReLU()]
+                width = stage_width
+            layers.append(nn.MaxPool2d(2))
+        super().__init__(layers)
+
+    @staticmethod
+    def local_name(name: str) -> str:
+        """Return this module's name of one of torchvision's weights."""
+        return name.replace("features.", "layers.", 1)
+
+
+class VGG16(_VGG):
+    """VGG16: 13 convolutions."""
+
+    name = "vgg16"
+    depths = (2, 2, 3, 3, 3)
+    discriminator_taps = (16, 23, 30)
+    perceptual_taps = (1, 6, 11, 18, 25)
+
+
+class VGG19(_VGG):
+    """VGG19: 16 convolutions."""
+
+    name = "vgg19"
+    depths = (2, 2, 4, 4, 4)
+    discriminator_taps = (18, 27, 36)
+    perceptual_taps = (1, 6, 11, 20, 29)
+
+
+class EfficientNetLite0(Backbone):
+    """EfficientNet-Lite0 of the package `efficientnet-lite-pytorch`: a fiftieth of VGG19's work, for CPUs.
+
+    Discriminator features are the blocks' results at 1/8, 1/16, 1/32; perceptual ones at 1/2, 1/4, 1/8, 1/16, 1/32.
+    Without an activation they are ten times as large as VGG's, so they are divided by ten: between two different pictures
+    the five differ by 1.0, 1.2, 1.0, 0.7, 0.24 on average (L1), which the weights of Eq. 28 make a loss of 0.6.
+    """
+
+    name = "efficientnet-lite0"
+    discriminator_channels = (40, 112, 320)
+    perceptual_channels = (16, 24, 40, 112, 320)
+    discriminator_taps = (5, 11, 16)
+    perceptual_taps = (1, 3, 5, 11, 16)
+    feature_scale = 0.1
+
+    def __init__(self) -> None:
+        from efficientnet_lite_pytorch import EfficientNet
+
+        # Without a fixed image size the convolutions pad as any size needs.
+        network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+        stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
+        super().__init__([stem, *network._blocks])
+
+    def forward(self, image: Tensor, *, levels: int = 3, perceptual: bool = False) -> BackboneFeatures:
+        """See `Backbone.forward`."""
+        if image.device.type == "cpu":  # its depthwise convolutions take half the time in this memory order
+            image = image.contiguous(memory_format=torch.channels_last)
+        return super().forward(image, levels=levels, perceptual=perceptual)
+
+    @staticmethod
+    def local_name(name: str) -> str:
+        """Return this module's name of one of the package's weights."""
+        for theirs, ours in (("_conv_stem.", "layers.0.0."), ("_bn0.", "layers.0.1.")):
+            if name.startswith(theirs):
+                return ours + name.removeprefix(theirs)
+        if name.startswith("_blocks."):
+            _, block, rest = name.split(".", 2)
+            return f"layers.{int(block) + 1}.{rest}"
+        return name
