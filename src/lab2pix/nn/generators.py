@@ -70,6 +70,7 @@ class Lab2PixV2Generator(nn.Module):
                 "choose a larger size or fewer doublings"
             )
         self.doublings, self.stride = doublings, 2**doublings
+        self.label_channels = label_channels
         self.start_size, self.start_width, self.noise_dim = start_size, 16 * width, noise_dim
         self.gradient_checkpointing = gradient_checkpointing
 

@@ -1,0 +1,218 @@
+"""Does this package compute what the released networks computed? Vector files say so, output by output."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lab2pix.errors import CheckpointError, DataError
+from lab2pix.interop.vectors import V2Vectors, Vectors, read_vectors
+
+__all__ = ["TOLERANCE", "Row", "check_file", "check_files", "run_parity"]
+
+TOLERANCE = 1e-4
+"""Largest difference allowed: absolute for tensors, relative for losses and gradient norms."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recorded answer against ours.
+
+    Attributes:
+        output: its name in the file.
+        max_abs: largest absolute difference; for losses and gradient norms the relative one; NaN where none was taken.
+        tolerance: the most that is right.
+        ok: whether it is.
+        note: why not, where no number says so.
+    """
+
+    output: str
+    max_abs: float
+    tolerance: float
+    ok: bool
+    note: str = ""
+
+
+def _failure(output: str, reason: str) -> Row:
+    return Row(output, math.nan, TOLERANCE, False, reason)
+
+
+def _compare(output: str, ours: Tensor, recorded: Tensor) -> Row:
+    """Compare tensors; where the file holds every s-th pixel only, so do we."""
+    recorded = recorded.float()
+    thinned = _thinned(ours.detach(), recorded)
+    if thinned is None:
+        return _failure(output, f"recorded as {list(recorded.shape)}, ours is {list(ours.shape)}")
+    difference = (thinned - recorded).abs().max().item()
+    return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
+
+
+def _thinned(ours: Tensor, recorded: Tensor) -> Tensor | None:
+    if ours.ndim != recorded.ndim or ours.shape[:-2] != recorded.shape[:-2]:
+        return None
+    step = ours.shape[-1] // recorded.shape[-1] if recorded.shape[-1] else 0
+    thinned = ours[..., ::step, ::step] if step else ours
+    return thinned if thinned.shape == recorded.shape else None
+
+
+def _compare_value(output: str, ours: float, recorded: object) -> Row:
+    if not isinstance(recorded, int | float):
+        return _failure(output, f"recorded as {recorded!r}, which is no number")
+    difference = abs(ours - recorded) / max(abs(recorded), torch.finfo(torch.float32).tiny)
+    return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
+
+
+def _gradient_norm(loss: Tensor, network: nn.Module) -> float:
+    """Return the norm over all parameters, raw weights under spectral norm among them."""
+    gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+    return math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients if gradient is not None))
+
+
+# --- one recorded answer each: name in the file -> rows -----------------------------------------------------------
+
+
+def _check_tensor(case: V2Vectors, name: str, recorded: Tensor) -> Row:
+    """Compare one `out.*`."""
+    if name == "out.generated":
+        return _compare(name, case.generated, recorded)
+    if name == "out.enhance_mask":
+        mask = case.mask
+        return _compare(name, mask if recorded.ndim == mask.ndim else mask[:, 0], recorded)
+    if match := re.fullmatch(r"out\.global\.(\d+)", name):
+        features = case.global_features()
+        if int(match[1]) < len(features):
+            return _compare(name, features[int(match[1])], recorded)
+    if match := re.fullmatch(r"out\.D(\d+)\.(fake|real|blurred)", name):
+        outputs = case.judged(match[2])
+        if int(match[1]) < len(outputs):
+            levels = outputs[int(match[1])].predictions
+            size = (levels[0].shape[-2], levels[0].shape[-1])
+            stack = torch.cat([F.interpolate(level, size=size, mode="nearest") for level in levels], 1)
+            return _compare(name, stack, recorded)
+    return _failure(name, "cannot check: no such output is known")
+
+
+def _check_losses(name: str, recorded: object, compute: Callable[[], dict[str, Tensor]]) -> Iterator[Row]:
+    """Compare one group of loss values."""
+    if not isinstance(recorded, Mapping):
+        yield _failure(name, "cannot check: not a group of loss values")
+        return
+    losses = compute()
+    for term, value in recorded.items():
+        if term in losses:
+            yield _compare_value(f"{name}.{term}", losses[term].item(), value)
+        else:
+            yield _failure(f"{name}.{term}", f"cannot check: no such term is known among {', '.join(losses)}")
+
+
+def _check_shapes(case: V2Vectors, name: str, scale: int, recorded: object) -> Row:
+    """Compare the shapes of the features that one discriminator offers for feature matching."""
+    outputs = case.judged("real")
+    if scale >= len(outputs):
+        return _failure(name, f"cannot check: there are {len(outputs)} discriminators")
+    ours = [list(feature.shape) for feature in outputs[scale].features]
+    return Row(name, 0.0, TOLERANCE, True) if ours == recorded else _failure(name, f"ours are {ours}")
+
+
+def _check_value(case: V2Vectors, name: str, recorded: object) -> Iterator[Row]:
+    """Compare one entry of the JSON file."""
+    terms = case.vectors.values
+    if name == "loss.generator":
+        yield from _check_losses(name, recorded, case.generator_losses)
+    elif name == "loss.discriminator":
+        yield from _check_losses(name, recorded, case.discriminator_losses)
+    elif name == "grad_norm.generator":
+        loss = _sum_of(case.generator_losses(), terms.get("loss.generator"))
+        yield _compare_value(name, _gradient_norm(loss, case.generator), recorded)
+    elif name == "grad_norm.discriminator":
+        loss = _sum_of(case.discriminator_losses(), terms.get("loss.discriminator"))
+        yield _compare_value(name, _gradient_norm(loss, case.discriminator), recorded)
+    elif match := re.fullmatch(r"D(\d+)\.features", name):
+        yield _check_shapes(case, name, int(match[1]), recorded)
+    else:
+        yield _failure(name, "cannot check: no such value is known")
+
+
+def _sum_of(losses: dict[str, Tensor], recorded: object) -> Tensor:
+    """Add up the terms that the recorded player had."""
+    names = [name for name in losses if name in recorded] if isinstance(recorded, Mapping) else list(losses)
+    return torch.stack([losses[name] for name in names]).sum()
+
+
+def _rows(vectors: Vectors) -> Iterator[Row]:
+    case = V2Vectors(vectors)
+    recorded = vectors.part("out.")
+    for name in recorded:
+        yield _check_tensor(case, f"out.{name}", recorded[name])
+    for name in sorted(set(vectors.tensors) - case.known_names - {f"out.{name}" for name in recorded}):
+        yield _failure(name, "cannot check: no network or input of this name is known")
+    for name, value in vectors.values.items():
+        if name != "config" and not name.startswith("note"):
+            yield from _check_value(case, name, value)
+
+
+def _unreadable(vectors: Vectors) -> str | None:
+    """Return why nothing of a file can be compared, if that is so."""
+    if not any(name.startswith("D.discriminator_0.") for name in vectors.tensors):
+        return "cannot check: these are not the networks of Lab2Pix-V2 (no weights under D.discriminator_0)"
+    if not any(name.startswith("out.") for name in vectors.tensors):
+        return "cannot check: there is no recorded answer (out.*)"
+    return None
+
+
+def check_file(path: Path) -> list[Row]:
+    """Compare every recorded answer of one vector file with this package's.
+
+    Args:
+        path: `NAME.safetensors`, with `NAME.json` beside it.
+
+    Returns:
+        A row per recorded tensor, loss value and gradient norm. What cannot be compared is a row that failed: also a
+        file that cannot be read, or weights that do not fit.
+    """
+    try:
+        vectors = read_vectors(path)
+        reason = _unreadable(vectors)
+        return [_failure(path.name, reason)] if reason else list(_rows(vectors))
+    except CheckpointError as error:
+        return [_failure(path.name, f"cannot check: {error}")]
+
+
+def check_files(paths: Iterable[Path]) -> dict[Path, list[Row]]:
+    """Check vector files, and all those in folders.
+
+    Raises:
+        DataError: a path does not exist, or a folder holds no vector file.
+    """
+    files: list[Path] = []
+    for path in paths:
+        found = sorted(path.glob("*.safetensors")) if path.is_dir() else [path]
+        if not found or not all(file.is_file() for file in found):
+            raise DataError(f"there is no vector file at {path}; give NAME.safetensors or a folder that holds some")
+        files.extend(found)
+    return {file: check_file(file) for file in files}
+
+
+def run_parity(paths: Iterable[Path]) -> bool:
+    """Check vector files and print a table for each.
+
+    Returns:
+        Whether all of them are right in all they hold.
+    """
+    everything = check_files(paths)
+    for file, rows in everything.items():
+        print(file)
+        for row in rows:
+            difference = row.note or f"{row.max_abs:.2e} of {row.tolerance:.0e}"
+            print(f"  {'ok  ' if row.ok else 'FAIL'}  {row.output:<28} {difference}")
+    failed = sum(not row.ok for rows in everything.values() for row in rows)
+    total = sum(len(rows) for rows in everything.values())
+    print(f"{total - failed} of {total} right" + (f", {failed} not" if failed else ""))
+    return not failed

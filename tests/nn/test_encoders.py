@@ -1,0 +1,52 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab2pix.nn.encoders import GlobalEncoder
+
+
+@settings(max_examples=10, deadline=None)
+@given(
+    doublings=st.integers(1, 5), height=st.integers(1, 2), width=st.integers(1, 3), channels=st.integers(1, 5),
+    out_channels=st.integers(1, 4),
+)  # fmt: skip
+def test_one_feature_per_scale_smallest_first(
+    doublings: int, height: int, width: int, channels: int, out_channels: int
+) -> None:
+    encoder = GlobalEncoder(channels, doublings=doublings, width=2, max_width=6, out_channels=out_channels)
+    features = encoder(torch.rand(1, channels, height << doublings, width << doublings))
+    assert [feature.shape for feature in features] == [
+        (1, out_channels, height << scale, width << scale) for scale in range(doublings + 1)
+    ]
+
+
+def test_is_the_released_computation() -> None:
+    torch.manual_seed(0)
+    encoder, label = (
+        GlobalEncoder(3, doublings=3, width=2, max_width=8, out_channels=4).eval(),
+        torch.rand(2, 3, 16, 24),
+    )
+    x = label
+    for conv in encoder.down:
+        x = F.leaky_relu(conv(x), 0.2)
+    for scale, (feature, conv) in enumerate(zip(encoder(label), encoder.scales, strict=True)):
+        enlarged = F.interpolate(x, scale_factor=2.0**scale, mode="nearest")
+        torch.testing.assert_close(feature, F.relu(conv(enlarged)))
+
+
+def test_widths_double_up_to_the_most() -> None:
+    encoder = GlobalEncoder(5, doublings=4, width=3, max_width=10, out_channels=7)
+    assert [conv.out_channels for conv in encoder.down] == [3, 6, 10, 10, 10]
+    assert [conv.stride for conv in encoder.down] == [(1, 1)] + [(2, 2)] * 4
+
+
+def test_every_scale_sees_the_whole_map() -> None:
+    encoder = GlobalEncoder(2, doublings=5, width=4, max_width=8, out_channels=4).eval()
+    label = torch.rand(1, 2, 32, 32, requires_grad=True)
+    for feature in encoder(label):
+        (reach,) = torch.autograd.grad(feature.sum(), label, retain_graph=True)
+        assert (reach.abs().sum(1) > 0).float().mean() == pytest.approx(1, abs=0.05)

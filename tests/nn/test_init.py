@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from lab2pix.nn.init import xavier_init
+
+
+def test_draws_xavier_normal_weights_and_zero_biases() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(128, 256))
+    xavier_init(network, gain=0.5)
+    for layer, fans in ((network[0], 96 * 9), (network[2], 384)):
+        assert layer.weight.std().item() == pytest.approx(0.5 * math.sqrt(2 / fans), rel=0.05)
+        assert layer.weight.mean().abs() < 1e-3
+        assert not layer.bias.any()
+
+
+def test_leaves_norms_alone() -> None:
+    norm = nn.BatchNorm2d(4)
+    xavier_init(norm)
+    assert torch.equal(norm.weight, torch.ones(4))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_finds_the_singular_vectors_of_the_new_weight(training: bool) -> None:
+    torch.manual_seed(0)
+    layer = spectral_norm(nn.Conv2d(4, 8, 3)).train(training)
+    xavier_init(layer)
+    assert layer.parametrizations.weight.original.std() < 0.01
+    assert layer.parametrizations.weight[0].training == training
+    layer.eval()
+    assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)
+
+
+def test_is_decided_by_the_seed() -> None:
+    weights = []
+    for _ in range(2):
+        layer = nn.Linear(3, 3)
+        torch.manual_seed(7)
+        xavier_init(layer)
+        weights.append(layer.weight)
+    assert torch.equal(*weights)
