@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -34,13 +34,13 @@ class _Source:
         url: where to get it; None: it came with a package.
     """
 
-    network: type[Backbone]
+    network: Callable[[], Backbone]
     file: str
     sha256: str
     url: str | None = None
 
 
-def _torchvision(network: type[Backbone], digits: str) -> _Source:
+def _torchvision(network: type[VGG16] | type[VGG19], digits: str) -> _Source:
     file = f"{network.name}-{digits}.pth"
     return _Source(network, file, digits, f"https://download.pytorch.org/models/{file}")
 
@@ -85,7 +85,7 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
     backbone = source.network()
     try:
         backbone.load_weights(_read(file))
-    except (OSError, RuntimeError, EOFError, AttributeError, pickle.UnpicklingError) as error:
+    except Exception as error:  # an unpickler answers junk with whatever it trips over
         raise WeightsError(f"{file} holds no weights of {name}; put {source.file} in its place") from error
     return backbone
 
@@ -124,7 +124,7 @@ def _download(name: str, source: _Source, cached: Path) -> None:
     try:
         cached.parent.mkdir(parents=True, exist_ok=True)
         torch.hub.download_url_to_file(str(source.url), str(cached), hash_prefix=source.sha256)
-    except (URLError, OSError, RuntimeError) as error:
+    except (URLError, OSError, HTTPException, RuntimeError) as error:
         reason = " ".join(str(getattr(error, "reason", error)).split())
         raise WeightsError(
             f"the weights of {name} are not in {cached} and could not be downloaded ({reason}); "

@@ -2,7 +2,7 @@
 
 All return their features after the layer that ends a stage: VGG's after the ReLU (what the paper and the released code
 take), EfficientNet-Lite's after a block's last batch norm. Its blocks are inverted bottlenecks, which have no activation
-there on purpose: the sum that the next block reads loses nothing and lets gradients of both signs through.
+there: the sum that the next block reads loses nothing and lets gradients of both signs through.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class BackboneFeatures(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A frozen feature network: its weights never get gradients, and it stays in evaluation mode whatever its parent does.
+    """A frozen feature network: its weights get no gradients, and it stays in evaluation mode whatever its parent does.
 
     A subclass gives the layers, which run one after the other, and after which of them features are taken.
 
@@ -164,8 +164,8 @@ class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0 of the package `efficientnet-lite-pytorch`: a fiftieth of VGG19's work, for CPUs.
 
     Discriminator features are the blocks' results at 1/8, 1/16, 1/32; perceptual ones at 1/2, 1/4, 1/8, 1/16, 1/32.
-    Without an activation they are ten times as large as VGG's, so they are divided by ten: between two different pictures
-    the five differ by 1.0, 1.2, 1.0, 0.7, 0.24 on average (L1), which the weights of Eq. 28 make a loss of 0.6.
+    Without an activation they are about ten times as large as VGG's, so they are divided by ten: between two different
+    pictures the five differ by 1.0, 1.2, 1.0, 0.7, 0.24 on average (L1), which Eq. 28 with its weights makes 0.6.
     """
 
     name = "efficientnet-lite0"

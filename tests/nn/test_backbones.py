@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from lab2pix.nn.backbones import VGG16, VGG19, Backbone, EfficientNetLite0
+
+NETWORKS = (VGG16, VGG19, EfficientNetLite0)
+
+
+@pytest.fixture(scope="module", params=NETWORKS, ids=lambda network: network.name)
+def backbone(request: pytest.FixtureRequest) -> Backbone:
+    torch.manual_seed(0)
+    network: Backbone = request.param()
+    return network
+
+
+@pytest.mark.parametrize("size", [(64, 64), (32, 96), (40, 72)])
+def test_features_have_the_promised_shapes(backbone: Backbone, size: tuple[int, int]) -> None:
+    features = backbone(torch.randn(2, 3, *size), levels=3, perceptual=True)
+    assert tuple(f.shape[1] for f in features.discriminator) == backbone.discriminator_channels
+    assert tuple(f.shape[1] for f in features.perceptual) == backbone.perceptual_channels
+    first = 1 if backbone.name.startswith("vgg") else 2
+    heights = [f.shape[2] for f in features.perceptual]
+    if size != (40, 72):  # a size that is no multiple is rounded, down by VGG and up by EfficientNet
+        assert [f.shape[2] for f in features.discriminator] == [size[0] // 8, size[0] // 16, size[0] // 32]
+        assert heights == [size[0] // (first * 2**k) for k in range(5)]
+
+
+def test_one_pass_equals_separate_passes(backbone: Backbone) -> None:
+    image = torch.randn(1, 3, 32, 32)
+    both = backbone(image, levels=3, perceptual=True)
+    for a, b in zip(both.discriminator, backbone(image, levels=3).discriminator, strict=True):
+        assert torch.equal(a, b)
+    for a, b in zip(both.perceptual, backbone(image, levels=0, perceptual=True).perceptual, strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("levels", "perceptual"), [(0, False), (1, False), (2, False), (3, False), (0, True), (1, True)]
+)
+def test_only_what_is_asked_for_is_computed(backbone: Backbone, levels: int, perceptual: bool) -> None:
+    ran: list[int] = []
+    hooks = [layer.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(backbone.layers)]
+    features = backbone(torch.randn(1, 3, 32, 32), levels=levels, perceptual=perceptual)
+    for hook in hooks:
+        hook.remove()
+    assert len(features.discriminator) == levels
+    assert len(features.perceptual) == 5 * perceptual
+    last = max((*backbone.discriminator_taps[:levels], *(backbone.perceptual_taps if perceptual else ())), default=-1)
+    assert ran == list(range(last + 1))
+
+
+def test_frozen_and_in_evaluation_mode_whatever_the_parent_does(backbone: Backbone) -> None:
+    parent = nn.Sequential(backbone).train()
+    assert parent.training
+    assert not any(module.training for module in backbone.modules())
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    image = torch.randn(1, 3, 32, 32, requires_grad=True)
+    features = backbone(image, levels=3, perceptual=True)
+    torch.stack([f.square().mean() for f in features.perceptual]).sum().backward()
+    assert image.grad is not None
+    assert image.grad.abs().sum() > 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+
+
+def test_images_of_a_batch_do_not_touch_each_other(backbone: Backbone) -> None:
+    images = torch.randn(3, 3, 32, 32)
+    together = backbone(images, perceptual=True)
+    alone = backbone(images[1:2], perceptual=True)
+    for a, b in zip(together.perceptual, alone.perceptual, strict=True):
+        torch.testing.assert_close(a[1:2], b, rtol=1e-4, atol=1e-5)
+
+
+def test_runs_under_autocast_and_in_bfloat16(backbone: Backbone) -> None:
+    image = torch.randn(1, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        features = backbone(image, perceptual=True)
+    assert all(f.isfinite().all() for f in features.perceptual)
+
+
+@pytest.mark.parametrize(("network", "name"), [(VGG16, "vgg16"), (VGG19, "vgg19")])
+def test_vgg_is_torchvisions(network: type[Backbone], name: str) -> None:
+    torch.manual_seed(1)
+    with torch.device("meta"):
+        theirs = getattr(torchvision.models, name)(weights=None).features
+    theirs = theirs.to_empty(device="cpu")
+    for module in theirs.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+            nn.init.zeros_(module.bias)
+        if isinstance(module, nn.ReLU):
+            module.inplace = False
+    ours = network()
+    ours.load_weights({f"features.{key}": value for key, value in theirs.state_dict().items()})
+    x = torch.randn(1, 3, 32, 32)
+    features = ours(x, levels=3, perceptual=True)
+    kinds = []
+    for index, layer in enumerate(theirs):
+        x = layer(x)
+        if index in ours.discriminator_taps:
+            torch.testing.assert_close(x, features.discriminator[ours.discriminator_taps.index(index)])
+            kinds.append(type(layer))
+        if index in ours.perceptual_taps:
+            torch.testing.assert_close(x, features.perceptual[ours.perceptual_taps.index(index)])
+            kinds.append(type(layer))
+    assert kinds.count(nn.MaxPool2d) == 3
+    assert kinds.count(nn.ReLU) == 5
+
+
+def test_normalize_is_imagenets() -> None:
+    pixels = torch.rand(2, 3, 8, 8)
+    expected = torchvision.transforms.functional.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
+    torch.testing.assert_close(Backbone.normalize(pixels * 2 - 1), expected)
