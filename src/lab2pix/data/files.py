@@ -57,8 +57,12 @@ def read_image(path: Path) -> Tensor:
     """
     if path.suffix.lower() in {".jpg", ".jpeg", ".png"}:
         try:
-            image = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
-            return image if image.dtype == torch.uint8 else (image.to(torch.int32) >> 8).to(torch.uint8)
+            image: Tensor = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
+            return (
+                image
+                if image.dtype == torch.uint8
+                else image.to(torch.int32).div(256, rounding_mode="floor").to(torch.uint8)
+            )
         except RuntimeError:
             pass  # Pillow reads more kinds, and says better what is wrong with the rest
     return _to_rgb(_open(path)[0])
@@ -188,9 +192,14 @@ def _to_integers(image: Image.Image) -> Tensor:
 def _to_rgb(image: Image.Image) -> Tensor:
     """Return any picture as `[3, H, W]` uint8; of 16 bits the upper 8."""
     if image.mode.startswith("I"):
-        upper = torch.clamp(_to_integers(image) >> 8, 0, 255).to(torch.uint8)
-        return upper.expand(3, -1, -1).contiguous()
-    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous()
+        return _upper_byte(_to_integers(image)).expand(3, -1, -1).contiguous()
+    pixels: Tensor = torch.from_numpy(np.array(image.convert("RGB")))
+    return pixels.permute(2, 0, 1).contiguous()
+
+
+def _upper_byte(numbers: Tensor) -> Tensor:
+    """Return the upper 8 of 16 bits, as uint8 of the same shape."""
+    return torch.clamp(numbers // 256, 0, 255).to(torch.uint8)
 
 
 def _from_palette(image: Image.Image, label_space: LabelSpace, where: str) -> Tensor:

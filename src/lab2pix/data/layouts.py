@@ -15,7 +15,7 @@ from lab2pix.data.files import find_images, read_image, read_label, read_label_i
 from lab2pix.errors import DataError, LabelError, did_you_mean
 from lab2pix.labels import LabelSpace
 
-__all__ = ["LAYOUTS", "Layout", "Pair", "Scan", "find_pairs", "layout_descriptions", "layout_names", "scan", "splits"]
+__all__ = ["LAYOUTS", "Layout", "Pair", "Scan", "find_pairs", "layout_descriptions", "layout_names", "scan"]
 
 Form = Literal["files", "photo-left", "sketch-left"]
 """How label map and photo share files: one each; one file, photo left; one file, sketch left."""
@@ -89,12 +89,10 @@ class Layout:
     Attributes:
         description: the way in a line.
         scan: finds the pairs of a split below a root; the last argument says whether photos are wanted.
-        splits: finds the splits below a root; None stands for all there is.
     """
 
     description: str
     scan: Callable[[Path, str | None, bool], Scan]
-    splits: Callable[[Path], list[str | None]]
 
 
 def layout_names() -> list[str]:
@@ -130,17 +128,6 @@ def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True
         what = "folder" if need_images else "file or folder"
         raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
     return LAYOUTS[layout].scan(root, split, need_images)
-
-
-def splits(layout: str, root: Path) -> list[str | None]:
-    """Return the splits that lie below a root; `[None]` where the layout has none there.
-
-    Raises:
-        DataError: no such layout or folder.
-    """
-    if layout not in LAYOUTS or not root.is_dir():
-        scan(layout, root, None)  # says what is wrong
-    return LAYOUTS[layout].splits(root)
 
 
 def find_pairs(layout: str, root: Path | str, split: str | None, *, need_images: bool = True) -> list[Pair]:
@@ -254,39 +241,28 @@ def _joined(scans: Iterable[Scan]) -> Scan:
 def _scan_folder(root: Path, split: str | None, need_images: bool) -> Scan:
     if not need_images and not (root / "labels").is_dir():
         return _match((None, _part(root, split), None))
-    instances = root.joinpath("instances", split or "")
     images = _part(root, "images", split) if need_images else None
-    return _match((images, _part(root, "labels", split), instances if instances.is_dir() else None))
-
-
-def _splits_folder(root: Path) -> list[str | None]:
-    labels = root / "labels"
-    if not labels.is_dir() or next((entry for entry in os.scandir(labels) if entry.is_file()), None):
-        return [None]
-    return [*_subfolders(labels)] or [None]
+    return _match((images, _part(root, "labels", split), root.joinpath("instances", split or "")))
 
 
 def _scan_cityscapes(root: Path, split: str | None, need_images: bool) -> Scan:
-    def one(name: str | None, prefix: str) -> Scan:
-        photos = _part(root, "leftImg8bit", name) if need_images else None
-        labels = _part(root, "gtFine", name)
-        endings = ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds")
-        return _match((photos, labels, labels), endings, prefix)
-
-    return one(split, "") if split else _joined(one(name, f"{name}/") for name in _subfolders(root / "gtFine"))
+    photos = _part(root, "leftImg8bit", split) if need_images else None
+    labels = _part(root, "gtFine", split)
+    return _match((photos, labels, labels), ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds"))
 
 
 def _scan_coco_stuff(root: Path, split: str | None, need_images: bool) -> Scan:
-    def one(name: str, prefix: str) -> Scan:
-        instances = root / f"{name}_inst"
-        photos = _part(root, f"{name}_img") if need_images else None
-        return _match((photos, _part(root, f"{name}_label"), instances if instances.is_dir() else None), prefix=prefix)
+    def one(name: str, prefix: str = "") -> Scan:
+        photos = root / f"{name}_img" if need_images else None
+        return _match((photos, root / f"{name}_label", root / f"{name}_inst"), prefix=prefix)
 
-    return one(split, "") if split else _joined(one(str(name), f"{name}/") for name in _splits_coco_stuff(root))
-
-
-def _splits_coco_stuff(root: Path) -> list[str | None]:
-    return [name.removesuffix("_label") for name in _subfolders(root) if name.endswith("_label")]
+    if split is not None:
+        for kind in ("img", "label") if need_images else ("label",):
+            _part(root, f"{split}_{kind}")
+        return one(split)
+    endings = ("_label", "_img") if need_images else ("_label",)
+    names = {name.removesuffix(end) for name in _subfolders(root) for end in endings if name.endswith(end)}
+    return _joined(one(name, f"{name}/") for name in sorted(names))
 
 
 _ADE20K_FOLDERS = {"train": "training", "val": "validation"}
@@ -297,12 +273,6 @@ def _scan_ade20k(root: Path, split: str | None, need_images: bool) -> Scan:
     root = inner if inner.is_dir() else root
     part = _ADE20K_FOLDERS.get(split or "", split)
     return _match((_part(root, "images", part) if need_images else None, _part(root, "annotations", part), None))
-
-
-def _splits_ade20k(root: Path) -> list[str | None]:
-    inner = root / "ADEChallengeData2016"
-    there = _subfolders((inner if inner.is_dir() else root) / "annotations")
-    return [name for name, folder in _ADE20K_FOLDERS.items() if folder in there]
 
 
 def _scan_halves(form: Form) -> Callable[[Path, str | None, bool], Scan]:
@@ -333,34 +303,25 @@ def _scan_facades_base(root: Path, split: str | None, need_images: bool) -> Scan
     return found
 
 
-def _plain_splits(root: Path) -> list[str | None]:
-    return [*_subfolders(root)] or [None]
-
-
 _FORMS: dict[str, Form] = {"facades": "photo-left", "sketch": "sketch-left"}
 
 LAYOUTS: dict[str, Layout] = {
     "folder": Layout(
         "images/[SPLIT/]NAME.* and labels/[SPLIT/]NAME.*, optional instances/[SPLIT/]NAME.*; sub-folders kept",
         _scan_folder,
-        _splits_folder,
     ),
     "cityscapes": Layout(
         "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, *_instanceIds.png",
         _scan_cityscapes,
-        lambda root: [*_subfolders(root / "gtFine")],
     ),
-    "coco-stuff": Layout(
-        "SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png", _scan_coco_stuff, _splits_coco_stuff
-    ),
+    "coco-stuff": Layout("SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png", _scan_coco_stuff),
     "ade20k": Layout(
         "ADEChallengeData2016/images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
         _scan_ade20k,
-        _splits_ade20k,
     ),
-    "facades": Layout("SPLIT/*.jpg, photo left and coloured labels right", _scan_halves("photo-left"), _plain_splits),
-    "facades-base": Layout("NAME.jpg and palette NAME.png in one folder", _scan_facades_base, _plain_splits),
-    "sketch": Layout("SPLIT/*.jpg, sketch left and photo right", _scan_halves("sketch-left"), _plain_splits),
+    "facades": Layout("SPLIT/*.jpg, photo left and coloured labels right", _scan_halves("photo-left")),
+    "facades-base": Layout("NAME.jpg and palette NAME.png in one folder", _scan_facades_base),
+    "sketch": Layout("SPLIT/*.jpg, sketch left and photo right", _scan_halves("sketch-left")),
 }
 """Every layout of files, by name."""
 
