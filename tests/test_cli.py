@@ -172,7 +172,13 @@ def test_dry_run_counts_the_steps_of_epochs(run: Run) -> None:
 
 
 def test_dry_run_of_a_real_data_set_says_what_is_missing(run: Run) -> None:
-    code, output, errors = run("train", "v2-cityscapes", "--dry-run")
+    narrow = (
+        "generator.width=2",
+        "discriminator.width=2",
+        "discriminator.max_width=4",
+        "generator.global_encoder.width=2",
+    )
+    code, output, errors = run("train", "v2-cityscapes", *narrow, "--dry-run")
     assert code == 2
     assert "# train pairs: unknown, data.root is not set" in output
     assert errors == "error: data.root is not set: add data.root=/path/to/cityscapes\n"

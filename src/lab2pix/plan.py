@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from lab2pix.config import Config
 from lab2pix.configuration import to_yaml
 from lab2pix.data.dataset import build_dataset
@@ -17,14 +15,16 @@ __all__ = ["describe"]
 def describe(config: Config) -> str:
     """Return the resolved settings, and as comments how many pairs, parameters and steps they come to.
 
-    The text is YAML that `load_config` reads. Nothing is written, and the networks are built without memory.
+    The text is YAML that `load_config` reads. Nothing is written; the networks are built and thrown away.
 
     Raises:
         DataError: the data set's folder is given but does not hold what its layout says.
     """
     label_space = LabelSpace.load(config.data.label_space)
     pairs = {split: _count(config, split, label_space) for split in ("train", "val")}
-    lines = [f"# {split} pairs: {'unknown, data.root is not set' if n is None else n}" for split, n in pairs.items()]
+    lines = [
+        f"# {split} pairs: {'unknown, data.root is not set' if n is None else f'{n:,}'}" for split, n in pairs.items()
+    ]
     lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
     return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, pairs['train'])}"])
 
@@ -39,8 +39,7 @@ def _count(config: Config, split: str, label_space: LabelSpace) -> int | None:
 
 
 def _parameters(config: Config, label_space: LabelSpace) -> dict[str, int]:
-    with torch.device("meta"):
-        method = build_method(config, label_space, pretrained=False)
+    method = build_method(config, label_space, pretrained=False)
     return {name: sum(p.numel() for p in network.parameters()) for name, network in method.players.items()}
 
 

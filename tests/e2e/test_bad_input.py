@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,7 +84,7 @@ def test_file_that_is_no_image(train: Run, folder_data: Path) -> None:
 
 def test_photo_without_label(train: Run, folder_data: Path) -> None:
     (folder_data / "labels" / "train" / "b.png").unlink()
-    sentence(train(), Path("train") / "b.png")
+    sentence(train(), "b.png")
 
 
 def test_sizes_that_disagree(train: Run, folder_data: Path) -> None:
@@ -219,7 +218,7 @@ needs_users = pytest.mark.skipif(not hasattr(os, "setresuid"), reason="changes t
 def locked(folder: Path) -> Iterator[None]:
     """Take the right to write into a folder; root, who may everything, is someone else for a while."""
     mode = folder.stat().st_mode
-    folder.chmod(stat.S_IRUSR | stat.S_IXUSR | stat.S_IROTH | stat.S_IXOTH)
+    folder.chmod(0o555)
     root = os.geteuid() == 0
     try:
         if root:
@@ -235,7 +234,7 @@ def open_to_all(folder: Path) -> None:
     """Let everybody read a folder, what is in it, and the way to it."""
     for path in [*folder.rglob("*"), folder, *folder.parents]:
         if path.stat().st_uid == os.geteuid() and path.is_relative_to(Path(tempfile.gettempdir())):
-            path.chmod(path.stat().st_mode | stat.S_IROTH | (stat.S_IXOTH if path.is_dir() else 0))
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() else 0o044))
 
 
 @needs_users
