@@ -145,6 +145,7 @@ def paint_mountains(world: World, haze: float, height: float, snow_line: float |
     side = crest * np.float32(world.light) / (0.012 + 0.25 * np.maximum(below, 0))
     lit = np.clip(0.5 + 0.5 * np.tanh(2 * side) + 0.45 * texture, 0, 1)
     share = np.clip(altitude / np.float32(height), 0, 1)
+    lit = mix(np.clip(0.58 + 0.4 * texture, 0, 1), lit, smooth(share, 0.05, 0.45))
     tone = mix(MEADOW_TONE, ROCK_TONE, smooth(share + 0.18 * texture, 0.15, 0.5))
     haze_here = np.clip(haze + 0.3 * (1 - share) ** 2, 0, 0.92)
     rgb = world.palette.hazy(world.palette.lit(tone, lit), haze_here)
@@ -166,16 +167,24 @@ def paint_forest(world: World, haze: float, height: float, pointed: bool) -> Non
     x = area.x[0]
     swell = fbm(area.x, np.zeros(1, np.float32), 3, 2, offset)[0] + slope * (x / canvas.aspect - 0.5) * 2
     present = smooth(swell + np.float32(share), 0.0, 0.3)
-    cells = x * np.float32(finer)
-    middle = 1 - np.abs(2 * (cells - np.floor(cells)) - 1)
-    each = 0.5 + 0.5 * np.sin(np.floor(cells) * 12.9898 + offset).astype(np.float32)
-    crown = middle * 0.9 if pointed else np.sqrt(np.clip(1 - (1 - middle) ** 2, 0, 1)) * 0.55
-    profile = np.float32(height) * present * (0.55 + 0.35 * each + crown * (0.4 + 0.4 * each) + 0.15 * swell)
+    tops = np.maximum(_tree_tops(x, finer, offset, pointed), _tree_tops(x, finer * 0.73, offset + 5, pointed))
+    profile = np.float32(height) * present * (0.5 + tops + 0.15 * swell)
     altitude = np.float32(world.horizon) - area.y
     texture = fbm(area.x, area.y, 26, 3, offset + 9, 0.8)
     fraction = np.clip(altitude / np.maximum(profile, 1e-3), 0, 1)
-    lean = np.float32(world.light) * (2 * (cells - np.floor(cells)) - 1)
-    lit = np.clip(0.15 + 0.45 * fraction + 0.22 * lean + 0.25 * texture, 0, 1)
+    lean = np.float32(world.light * 0.02) * -np.gradient(tops, x)
+    lit = np.clip(0.15 + 0.5 * fraction + np.clip(lean, -0.2, 0.2) + 0.3 * texture, 0, 1)
     tone = color(52, 92, 58) if pointed else color(74, 118, 50)
     rgb = world.palette.hazy(world.palette.lit(tone, lit), haze)
     canvas.paint(area, (altitude < profile) & (present > 0.05), rgb, "tree")
+
+
+def _tree_tops(x: Floats, finer: float, offset: float, pointed: bool) -> Floats:
+    """Return how high a row of trees, `finer` to the height of the picture, rises at places across `[w]`."""
+    cells = x * np.float32(finer) + np.float32(offset)
+    number = np.floor(cells)
+    middle = 1 - np.abs(2 * (cells - number) - 1)
+    each = 0.5 + 0.5 * np.sin(number * np.float32(12.9898))
+    crown = middle * 0.9 if pointed else np.sqrt(np.clip(1 - (1 - middle) ** 2, 0, 1)) * 0.55
+    tops: Floats = (0.35 * each + crown * (0.35 + 0.45 * each)).astype(np.float32)
+    return tops

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from lab2pix.data.scene_backdrop import World, paint_clouds, paint_forest, paint_mountains, paint_sky, paint_sun
@@ -10,6 +12,26 @@ from lab2pix.data.scene_ground import Road, Shore, paint_flowers, paint_meadow, 
 from lab2pix.data.scene_things import paint_boat, paint_conifer, paint_house, paint_rock, paint_round_tree
 
 __all__ = ["compose"]
+
+
+@dataclass(frozen=True)
+class Site:
+    """What limits where things can stand: water, road, and the houses placed so far, (across, down) each."""
+
+    shore: Shore | None
+    road: Road | None
+    houses: list[tuple[float, float]]
+
+    def off_road(self, across: float, depth: float, margin: float) -> bool:
+        """Return whether a place `depth` (0 horizon, 1 lower edge) down the ground is clear of the road."""
+        if self.road is None:
+            return True
+        middle = float(self.road.middle(np.array([depth], np.float32))[0])
+        return abs(across - middle) > self.road.width * depth * 1.1 + margin
+
+    def hides_house(self, across: float, down: float, margin: float) -> bool:
+        """Return whether a thing at this place would stand before a house."""
+        return any(abs(across - x) < margin and down > y for x, y in self.houses)
 
 
 def compose(canvas: Canvas, rng: np.random.Generator) -> None:
@@ -93,11 +115,17 @@ def _paint_things(world: World, kind: str, shore: Shore | None, road: Road | Non
     season = int(rng.choice([0, 1, 2, 3], p=[0.4, 0.3, 0.2, 0.1]))
     firs = float(rng.choice([0.1, 0.5, 0.9]))
     coast = kind == "coast"
-    wanted = ["tree"] * int(rng.integers(0, 5) if coast else rng.integers(4, 13))
-    wanted += ["house"] * int(rng.choice([0, 1, 2, 3], p=[0.7, 0.2, 0.1, 0] if coast else [0.32, 0.3, 0.22, 0.16]))
+    trees = ["tree"] * int(rng.integers(0, 5) if coast else rng.integers(4, 11))
+    wanted = ["house"] * int(rng.choice([0, 1, 2, 3], p=[0.6, 0.3, 0.1, 0] if coast else [0.22, 0.36, 0.26, 0.16]))
     wanted += ["rock"] * (int(rng.integers(2, 6)) if rng.random() < 0.5 else 0)
     wanted += ["boat"] * (int(rng.integers(1, 4)) if shore is not None and rng.random() < 0.6 else 0)
-    placed = [(_find_place(world, name, shore, road), name) for name in wanted]
+    site = Site(shore, road, [])
+    placed = []
+    for name in wanted + trees:
+        place = _find_place(world, name, site)
+        placed.append((place, name))
+        if name == "house" and place is not None:
+            site.houses.append(place)
     if rng.random() < 0.35 and not coast:
         across = world.between(0.0, 0.16) if rng.random() < 0.5 else world.between(0.84, 1.0)
         placed.append(((across * world.canvas.aspect, world.between(0.88, 1.02)), "framing"))
@@ -113,30 +141,29 @@ def _paint_things(world: World, kind: str, shore: Shore | None, road: Road | Non
             else:
                 paint_round_tree(world, place, height, haze, season)
         elif name == "house":
-            paint_house(world, place, float(np.clip(0.1 + 0.75 * depth, 0.12, 0.34)) * scale, haze)
+            paint_house(world, place, float(np.clip(0.12 + 0.8 * depth, 0.15, 0.36)) * scale, haze)
         elif name == "rock":
             paint_rock(world, place, (0.025 + 0.2 * depth) * scale, haze)
         else:
             paint_boat(world, place, (0.07 + 0.6 * depth) * scale, haze)
 
 
-def _find_place(world: World, name: str, shore: Shore | None, road: Road | None) -> tuple[float, float] | None:
+def _find_place(world: World, name: str, site: Site) -> tuple[float, float] | None:
     """Return where a thing can stand, (across, down), or None where no place was found."""
-    ground, aspect = 1 - world.horizon, world.canvas.aspect
+    aspect = world.canvas.aspect
     low, high = {"tree": (0.02, 0.75), "house": (0.08, 0.5), "rock": (0.2, 0.95), "boat": (0.06, 0.6)}[name]
     for _ in range(14):
         across = world.between(0.03, 0.97) * aspect
         depth = low + (high - low) * world.between(0, 1) ** 1.5
-        down = world.horizon + ground * depth
-        edge = 0.0 if shore is None else float(shore.near(np.array([across], np.float32), aspect)[0])
+        down = world.horizon + (1 - world.horizon) * depth
+        edge = 0.0 if site.shore is None else float(site.shore.near(np.array([across], np.float32), aspect)[0])
         if name == "boat":
-            if down < edge - 0.03:
-                return across, down
-            continue
-        on_land = down > edge + 0.02 or (name == "rock" and down > edge - 0.06)
-        free = road is None or abs(across - float(road.middle(np.float32(depth)))) > road.width * depth * 1.1 + (
-            0.16 if name == "house" else 0.04
-        )
-        if on_land and free:
+            fits = down < edge - 0.03
+        elif name == "rock":
+            fits = down > edge - 0.06 and site.off_road(across, depth, 0.04)
+        else:
+            fits = down > edge + 0.02 and site.off_road(across, depth, 0.16 if name == "house" else 0.04)
+            fits = fits and not site.hides_house(across, down, 0.14 * world.unit)
+        if fits:
             return across, down
     return None

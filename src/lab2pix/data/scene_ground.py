@@ -84,9 +84,10 @@ def paint_meadow(world: World) -> None:
     assert area is not None
     depth = np.maximum(area.y - np.float32(world.horizon), 1e-3)
     patches = ground_noise(area.x, depth, 1.6, offset, 2.5, _finest(world))
-    blades = ground_noise(area.x, depth, 14, offset + 3, 1.2, _finest(world))
+    blades = ground_noise(area.x, depth, 12, offset + 3, 1.0, _finest(world))
+    blades += 0.8 * ground_noise(area.x, depth, 34, offset + 71, 0.6, _finest(world))
     rgb = mix(color(92, 142, 48), color(150, 165, 68), np.clip(dry + 0.5 * patches, 0, 1))
-    lit = np.clip(0.68 + 0.3 * patches + 0.32 * blades, 0, 1)
+    lit = np.clip(0.7 + 0.24 * patches + 0.26 * blades, 0, 1)
     rgb = world.palette.hazy(world.palette.lit(rgb, lit), _haze(depth))
     canvas.paint(area, np.ones((1, 1), dtype=bool), rgb, "grass")
 
@@ -137,7 +138,7 @@ def paint_sand(world: World, shore: Shore) -> None:
     depth = np.maximum(area.y - np.float32(world.horizon), 2e-3)
     edge = shore.near(area.x, canvas.aspect)[None]
     patches = ground_noise(area.x, depth, 2.2, offset, 3.5, _finest(world))
-    grains = ground_noise(area.x, depth, 22, offset + 5, 2.0, _finest(world))
+    grains = ground_noise(area.x, depth, 34, offset + 5, 1.2, _finest(world))
     beyond = area.y - edge
     end = np.float32(shore.sand) * (0.35 + 1.3 * depth) + 0.03 * patches
     wet = 1 - smooth(beyond + 0.02 * patches, 0.0, 0.05)
@@ -184,10 +185,10 @@ def paint_flowers(world: World, amount: float) -> None:
     beds = ground_noise(area.x, depth, 0.9, offset, 3.0, _finest(world)) + np.clip(depth - 0.25, -0.2, 0.2)
     grass = canvas.label[area.rows, area.columns] == CLASSES["grass"]
     mask = grass & (beds > 0.45 - 0.75 * amount)
-    dots = ground_noise(area.x, depth, 17, offset + 11, 1.4, _finest(world))
+    dots = ground_noise(area.x, depth, 30, offset + 11, 1.0, _finest(world))
     other = ground_noise(area.x, depth, 7, offset + 23, 1.6, _finest(world))
     petals = mix(FLOWER_TONES[first], FLOWER_TONES[second], (other > 0.12).astype(np.float32))
     leaves = mix(color(58, 112, 38), color(104, 150, 52), np.clip(0.5 + other, 0, 1))
-    tone = mix(leaves, petals, smooth(dots, -0.08, 0.12))
+    tone = mix(leaves, petals, smooth(dots, -0.06, 0.2))
     rgb = world.palette.hazy(world.palette.lit(tone, np.clip(0.85 + 0.3 * dots, 0, 1)), _haze(depth))
     canvas.paint(area, mask, rgb, "flower")

@@ -49,6 +49,8 @@ def paint_conifer(world: World, foot: tuple[float, float], height: float, haze: 
     step = (1 - crown) ** 0.9 * tiers
     tier = step - np.floor(step)
     texture = fbm(area.x, area.y, 9 / height, 3, offset)
+    if height > 0.3:
+        texture += 0.45 * fbm(area.x, area.y, 48, 2, offset + 7, 0.6)
     width = (1 - crown) * (0.62 + 0.38 * tier) + 0.16 * texture * (1 - crown) + 0.02
     mask = (np.abs(p) < width) & (q > 0.08) & (q < 1)
     side = p / np.maximum(width, 0.05) * np.float32(world.light)
@@ -95,8 +97,9 @@ def paint_round_tree(world: World, foot: tuple[float, float], height: float, haz
         front = field > best
         np.copyto(lit, glow, where=front)
         np.copyto(best, field, where=front)
-    texture = fbm(area.x, area.y, 7 / height, 3, offset)
-    lit = np.clip(lit + 0.42 * texture + 0.25 * (q - 0.6), 0, 1)
+    texture = fbm(area.x, area.y, 8 / height, 3 if height < 0.2 else 4, offset)
+    texture += 0.5 * fbm(area.x, area.y, 60, 1, offset + 7) if height > 0.35 else 0
+    lit = np.clip(lit + 0.48 * texture + 0.25 * (q - 0.6), 0, 1)
     rgb = world.palette.hazy(world.palette.lit(tone, lit), haze)
     world.canvas.paint(area, best + 0.5 * texture > 0.02, rgb, "tree")
 
