@@ -7,18 +7,22 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab2pix.errors import CheckpointError, DataError
+from lab2pix.errors import DataError, Lab2PixError
 from lab2pix.interop.vectors import V2Vectors, Vectors, read_vectors
 
 __all__ = ["TOLERANCE", "Row", "check_file", "check_files", "run_parity"]
 
 TOLERANCE = 1e-4
 """Largest difference allowed: absolute for tensors, relative for losses and gradient norms."""
+
+_SMALL = 1e-3
+"""Values below it count as this large when differences are taken relative: sums that cancel keep float32's noise."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def _thinned(ours: Tensor, recorded: Tensor) -> Tensor | None:
 def _compare_value(output: str, ours: float, recorded: object) -> Row:
     if not isinstance(recorded, int | float):
         return _failure(output, f"recorded as {recorded!r}, which is no number")
-    difference = abs(ours - recorded) / max(abs(recorded), torch.finfo(torch.float32).tiny)
+    difference = abs(ours - recorded) / max(abs(recorded), _SMALL)
     return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
 
 
@@ -86,11 +90,11 @@ def _check_tensor(case: V2Vectors, name: str, recorded: Tensor) -> Row:
         mask = case.mask
         return _compare(name, mask if recorded.ndim == mask.ndim else mask[:, 0], recorded)
     if match := re.fullmatch(r"out\.global\.(\d+)", name):
-        features = case.global_features()
+        features = case.global_features
         if int(match[1]) < len(features):
             return _compare(name, features[int(match[1])], recorded)
     if match := re.fullmatch(r"out\.D(\d+)\.(fake|real|blurred)", name):
-        outputs = case.judged(match[2])
+        outputs = case.judged[match[2]]
         if int(match[1]) < len(outputs):
             levels = outputs[int(match[1])].predictions
             size = (levels[0].shape[-2], levels[0].shape[-1])
@@ -99,63 +103,60 @@ def _check_tensor(case: V2Vectors, name: str, recorded: Tensor) -> Row:
     return _failure(name, "cannot check: no such output is known")
 
 
-def _check_losses(name: str, recorded: object, compute: Callable[[], dict[str, Tensor]]) -> Iterator[Row]:
+def _check_losses(name: str, recorded: Mapping[str, object], losses: Mapping[str, Tensor]) -> Iterator[Row]:
     """Compare one group of loss values."""
-    if not isinstance(recorded, Mapping):
-        yield _failure(name, "cannot check: not a group of loss values")
-        return
-    losses = compute()
     for term, value in recorded.items():
         if term in losses:
             yield _compare_value(f"{name}.{term}", losses[term].item(), value)
         else:
-            yield _failure(f"{name}.{term}", f"cannot check: no such term is known among {', '.join(losses)}")
+            yield _failure(f"{name}.{term}", f"cannot check: known terms are {', '.join(losses)}")
 
 
 def _check_shapes(case: V2Vectors, name: str, scale: int, recorded: object) -> Row:
     """Compare the shapes of the features that one discriminator offers for feature matching."""
-    outputs = case.judged("real")
+    outputs = case.judged["real"]
     if scale >= len(outputs):
         return _failure(name, f"cannot check: there are {len(outputs)} discriminators")
     ours = [list(feature.shape) for feature in outputs[scale].features]
     return Row(name, 0.0, TOLERANCE, True) if ours == recorded else _failure(name, f"ours are {ours}")
 
 
-def _check_value(case: V2Vectors, name: str, recorded: object) -> Iterator[Row]:
+def _check_value(case: V2Vectors, name: str, recorded: Any) -> Iterator[Row]:
     """Compare one entry of the JSON file."""
-    terms = case.vectors.values
-    if name == "loss.generator":
-        yield from _check_losses(name, recorded, case.generator_losses)
-    elif name == "loss.discriminator":
-        yield from _check_losses(name, recorded, case.discriminator_losses)
-    elif name == "grad_norm.generator":
-        loss = _sum_of(case.generator_losses(), terms.get("loss.generator"))
-        yield _compare_value(name, _gradient_norm(loss, case.generator), recorded)
-    elif name == "grad_norm.discriminator":
-        loss = _sum_of(case.discriminator_losses(), terms.get("loss.discriminator"))
-        yield _compare_value(name, _gradient_norm(loss, case.discriminator), recorded)
+    group, _, player = name.partition(".")
+    if group in ("loss", "grad_norm") and player in ("generator", "discriminator"):
+        network = case.generator if player == "generator" else case.discriminator
+        losses = case.generator_losses if player == "generator" else case.discriminator_losses
+        if group == "loss":
+            yield from _check_losses(name, recorded, losses)
+        else:  # of the sum of the terms that the recorded player had
+            terms = case.vectors.values.get(f"loss.{player}", losses)
+            loss = torch.stack([value for term, value in losses.items() if term in terms]).sum()
+            yield _compare_value(name, _gradient_norm(loss, network), recorded)
     elif match := re.fullmatch(r"D(\d+)\.features", name):
         yield _check_shapes(case, name, int(match[1]), recorded)
     else:
         yield _failure(name, "cannot check: no such value is known")
 
 
-def _sum_of(losses: dict[str, Tensor], recorded: object) -> Tensor:
-    """Add up the terms that the recorded player had."""
-    names = [name for name in losses if name in recorded] if isinstance(recorded, Mapping) else list(losses)
-    return torch.stack([losses[name] for name in names]).sum()
+def _guarded(name: str, check: Callable[[], Iterable[Row]]) -> list[Row]:
+    """Return a check's rows; one that breaks on what the file holds is a row that failed, and the rest goes on."""
+    try:
+        return list(check())
+    except (Lab2PixError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        return [_failure(name, f"cannot check: {str(error).splitlines()[0] if str(error) else type(error).__name__}")]
 
 
 def _rows(vectors: Vectors) -> Iterator[Row]:
     case = V2Vectors(vectors)
-    recorded = vectors.part("out.")
-    for name in recorded:
-        yield _check_tensor(case, f"out.{name}", recorded[name])
-    for name in sorted(set(vectors.tensors) - case.known_names - {f"out.{name}" for name in recorded}):
+    recorded = {name: tensor for name, tensor in vectors.tensors.items() if name.startswith("out.")}
+    for name, tensor in recorded.items():
+        yield from _guarded(name, lambda name=name, tensor=tensor: [_check_tensor(case, name, tensor)])  # type: ignore[misc]
+    for name in sorted(set(vectors.tensors) - case.known_names - set(recorded)):
         yield _failure(name, "cannot check: no network or input of this name is known")
     for name, value in vectors.values.items():
         if name != "config" and not name.startswith("note"):
-            yield from _check_value(case, name, value)
+            yield from _guarded(name, lambda name=name, value=value: _check_value(case, name, value))  # type: ignore[misc]
 
 
 def _unreadable(vectors: Vectors) -> str | None:
@@ -177,12 +178,13 @@ def check_file(path: Path) -> list[Row]:
         A row per recorded tensor, loss value and gradient norm. What cannot be compared is a row that failed: also a
         file that cannot be read, or weights that do not fit.
     """
-    try:
+
+    def check() -> Iterable[Row]:
         vectors = read_vectors(path)
         reason = _unreadable(vectors)
-        return [_failure(path.name, reason)] if reason else list(_rows(vectors))
-    except CheckpointError as error:
-        return [_failure(path.name, f"cannot check: {error}")]
+        return [_failure(path.name, reason)] if reason else _rows(vectors)
+
+    return _guarded(path.name, check)
 
 
 def check_files(paths: Iterable[Path]) -> dict[Path, list[Row]]:

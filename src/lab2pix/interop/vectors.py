@@ -200,9 +200,10 @@ class V2Vectors:
         background = torch.tensor(self.config["background_ids"], dtype=torch.long)
         return foreground_mask(~torch.isin(self.ids, background), float(self.config["foreground_T"]))
 
+    @cached_property
     @torch.no_grad()
     def global_features(self) -> list[Tensor]:
-        """Return the global features, largest scale first, as the file numbers them."""
+        """The global features, largest scale first, as the file numbers them."""
         encoder = self.generator.global_encoder
         return [] if encoder is None else encoder(self.condition)[::-1]
 
@@ -224,11 +225,12 @@ class V2Vectors:
         outputs: list[ScaleOutput] = self.discriminator(inputs, features)
         return outputs
 
+    @cached_property
     @torch.no_grad()
-    def judged(self, kind: str) -> list[ScaleOutput]:
-        """Return what the discriminators say of the `fake`, `real` or `blurred` image."""
-        image = {"fake": self.generated.detach(), "real": self.image, "blurred": blurred(self.image)}[kind]
-        return self.judge(image)
+    def judged(self) -> dict[str, list[ScaleOutput]]:
+        """What the discriminators say of the generated (`fake`), the `real` and the `blurred` image."""
+        images = {"fake": self.generated.detach(), "real": self.image, "blurred": blurred(self.image)}
+        return {kind: self.judge(image) for kind, image in images.items()}
 
     # --- what the players lose ------------------------------------------------------------------------------------
 
@@ -249,9 +251,10 @@ class V2Vectors:
         weights = self.vectors.part("VGG19.")
         return [_one_by_one(image, 1 << level, weights, f"r{level + 1}") for level in range(5)]
 
+    @cached_property
     def generator_losses(self) -> dict[str, Tensor]:
-        """Return the generator's terms under their released names, with graph."""
-        fake, real = self.judge(self.generated), self.judged("real")
+        """The generator's terms under their released names, with graph."""
+        fake, real = self.judge(self.generated), self.judged["real"]
         matching = feature_matching_loss(
             [output.features for output in fake], [output.features for output in real], "released"
         )
@@ -261,8 +264,9 @@ class V2Vectors:
             "VGG": self.config["lambda_vgg"] * perceptual_loss(self._eyes(self.generated), self._eyes(self.image)),
         }
 
+    @cached_property
     def discriminator_losses(self) -> dict[str, Tensor]:
-        """Return the discriminators' terms under their released names, with graph."""
+        """The discriminators' terms under their released names, with graph."""
         sharpness = self.config["lambda_sharp"]
         fake = self._adversarial(self.judge(self.generated.detach()), 2)
         soft = self._adversarial(self.judge(blurred(self.image)), 2)
