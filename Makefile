@@ -29,6 +29,7 @@ clean:  ## Remove what was built; runs, demo and the virtual environment stay.
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(STAMP): pyproject.toml
+	@echo "Installing lab2pix and its tools into $(VENV), which takes some minutes the first time."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from lab2pix.config import Config
 from lab2pix.configuration import to_yaml
 from lab2pix.data.dataset import build_dataset
@@ -26,10 +28,10 @@ def describe(config: Config) -> str:
         f"# {split} pairs: {'unknown, data.root is not set' if n is None else f'{n:,}'}" for split, n in pairs.items()
     ]
     lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
-    return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, pairs['train'])}"])
+    return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, train)}"])
 
 
-def _count(config: Config, split: str, label_space: LabelSpace) -> int | None:
+def _count(config: Config, split: Literal["train", "val"], label_space: LabelSpace) -> int | None:
     """Return how many pairs a split holds; None where that cannot be known yet."""
     if config.data.layout != "scenes" and not config.data.root:
         return None
