@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image
 
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels import LabelSpace
@@ -55,16 +54,6 @@ def read_image(path: Path) -> Tensor:
     Raises:
         DataError: the file is missing, truncated, or no picture.
     """
-    if path.suffix.lower() in {".jpg", ".jpeg", ".png"}:
-        try:
-            image: Tensor = decode_image(str(path), ImageReadMode.RGB, apply_exif_orientation=True)
-            return (
-                image
-                if image.dtype == torch.uint8
-                else image.to(torch.int32).div(256, rounding_mode="floor").to(torch.uint8)
-            )
-        except RuntimeError:
-            pass  # Pillow reads more kinds, and says better what is wrong with the rest
     return _to_rgb(_open(path)[0])
 
 
@@ -145,8 +134,8 @@ def read_instances(path: Path) -> Tensor:
         image = image.getchannel(0)
     if image.mode == "P" or image.mode in _ID_MODES:
         return _to_integers(image)
-    red, green, blue = _to_rgb(image).to(torch.int64)
-    return (red << 16) | (green << 8) | blue
+    rgb = _to_rgb(image).to(torch.int64)
+    return rgb[0] * 65536 + rgb[1] * 256 + rgb[2]
 
 
 def write_label_png(path: Path, ids: Tensor, label_space: LabelSpace) -> None:
@@ -192,14 +181,10 @@ def _to_integers(image: Image.Image) -> Tensor:
 def _to_rgb(image: Image.Image) -> Tensor:
     """Return any picture as `[3, H, W]` uint8; of 16 bits the upper 8."""
     if image.mode.startswith("I"):
-        return _upper_byte(_to_integers(image)).expand(3, -1, -1).contiguous()
+        upper = torch.clamp(_to_integers(image) // 256, 0, 255).to(torch.uint8)
+        return upper.expand(3, -1, -1).contiguous()
     pixels: Tensor = torch.from_numpy(np.array(image.convert("RGB")))
     return pixels.permute(2, 0, 1).contiguous()
-
-
-def _upper_byte(numbers: Tensor) -> Tensor:
-    """Return the upper 8 of 16 bits, as uint8 of the same shape."""
-    return torch.clamp(numbers // 256, 0, 255).to(torch.uint8)
 
 
 def _from_palette(image: Image.Image, label_space: LabelSpace, where: str) -> Tensor:

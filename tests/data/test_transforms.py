@@ -1,0 +1,87 @@
+"""Resize, crop and flip: together, repeatably, and without inventing ids."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lab2pix.data.transforms import JointTransform, instance_edges, resize_nearest
+from lab2pix.errors import ConfigError
+
+SIZES = st.tuples(st.integers(1, 40), st.integers(1, 40))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(SIZES, SIZES, st.integers(0, 2), st.booleans(), st.integers(0, 9))
+def test_ids_are_never_invented(old: tuple[int, int], new: tuple[int, int], grow: int, train: bool, seed: int) -> None:
+    label = torch.randint(0, 200, old, generator=generator(seed)) * 5
+    transform = JointTransform(new, (new[0] + grow, new[1] + grow), train=train)
+    result, image, instance = transform(label, None, label * 3, generator(seed))
+    assert result.shape == new and result.dtype == torch.int64 and image is None
+    assert set(result.unique().tolist()) <= set(label.unique().tolist())
+    assert torch.equal(instance, result * 3)
+
+
+def test_nearest_takes_the_pixel_under_the_middle() -> None:
+    assert resize_nearest(torch.arange(6)[None], (1, 3)).tolist() == [[1, 3, 5]]
+    assert resize_nearest(torch.arange(3)[None], (2, 6)).tolist() == [[0, 0, 1, 1, 2, 2]] * 2
+    assert resize_nearest(torch.arange(5)[:, None], (3, 1)).flatten().tolist() == [0, 2, 4]
+
+
+def test_photo_and_label_stay_together() -> None:
+    label = torch.zeros(60, 60, dtype=torch.int64)
+    label[10:30, 35:55] = 1
+    image = (label * 255).to(torch.uint8).expand(3, -1, -1).contiguous()
+    transform = JointTransform((32, 32), (40, 40))
+    mirrored = set()
+    for seed in range(12):
+        ids, photo, _ = transform(label, image, None, generator(seed))
+        assert photo is not None and photo.dtype == torch.uint8 and photo.shape == (3, 32, 32)
+        agree = (photo[0] > 127) == (ids > 0)
+        assert agree.float().mean() > 0.97
+        mirrored.add(bool((ids[:, :16].sum() > ids[:, 16:].sum()).item()))
+    assert mirrored == {True, False}
+
+
+def test_crops_reach_every_place() -> None:
+    label = torch.arange(16).view(4, 4)
+    transform = JointTransform((2, 2), (4, 4), flip=False)
+    corners = {int(transform(label, None, None, generator(seed))[0][0, 0]) for seed in range(200)}
+    assert corners == {0, 1, 2, 4, 5, 6, 8, 9, 10}
+
+
+def test_validation_is_not_random() -> None:
+    label = torch.arange(64).view(8, 8)
+    transform = JointTransform((4, 4), (6, 6), train=False)
+    results = {tuple(transform(label, None, None, generator(seed))[0].flatten().tolist()) for seed in range(8)}
+    assert results == {tuple(resize_nearest(label, (4, 4)).flatten().tolist())}
+
+
+def test_no_flip_when_not_asked_for() -> None:
+    label = torch.arange(16).view(4, 4)
+    for seed in range(10):
+        assert torch.equal(JointTransform((4, 4), flip=False)(label, None, None, generator(seed))[0], label)
+
+
+def test_resize_smaller_than_size() -> None:
+    with pytest.raises(ConfigError, match=r"data\.resize=\[256, 200\] is smaller than data\.size=\[256, 256\]"):
+        JointTransform((256, 256), (256, 200))
+
+
+def test_instance_edges_mark_both_sides() -> None:
+    instance = torch.tensor([[1, 1, 1, 2], [1, 1, 1, 2], [1, 1, 1, 1], [1, 1, 1, 1]])
+    expected = [[0, 0, 1, 1], [0, 0, 1, 1], [0, 0, 0, 1], [0, 0, 0, 0]]
+    edges = instance_edges(instance)
+    assert edges.shape == (1, 4, 4) and edges.dtype == torch.float32
+    assert edges[0].tolist() == expected
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_one_instance_has_no_edges(height: int, width: int) -> None:
+    assert int(instance_edges(torch.full((height, width), 26001)).sum()) == 0
