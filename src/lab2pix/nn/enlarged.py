@@ -52,7 +52,7 @@ def _spread(tiles: Tensor, axis: int, factor: int) -> Tensor:
     """Repeat the inner phase along an axis so that it holds one entry per pixel of a block."""
     if factor == 2:
         return tiles
-    first, inner, last = tiles.split(1, dim=axis)
+    first, inner, last = torch.split(tiles, 1, dim=axis)
     shape = list(inner.shape)
     shape[axis] = factor - 2
     return torch.cat([first, inner.expand(shape), last], dim=axis)
