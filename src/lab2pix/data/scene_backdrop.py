@@ -53,7 +53,8 @@ def paint_sky(world: World) -> None:
     """Paint the sky: from zenith to horizon, brighter around the sun."""
     canvas, palette = world.canvas, world.palette
     area = canvas.area(0, min(world.horizon + 0.02, 1))
-    assert area is not None
+    if area is None:
+        return
     height = np.clip(1 - area.y / np.float32(world.horizon), 0, 1)
     rgb = mix(palette.horizon, palette.zenith, height**0.75)
     distance = np.hypot(area.x - np.float32(world.sun[0]), (area.y - np.float32(world.sun[1])) * np.float32(1.3))
@@ -99,7 +100,7 @@ def _paint_cloud(world: World, place: tuple[float, float], width: float, puffs: 
         rise = -0.3 * how_high * arch - 0.08
         puff = 1 - ((x - np.float32(middle)) ** 2 + (y - np.float32(rise)) ** 2) / np.float32(radius**2)
         np.maximum(field, puff, out=field)
-    texture = fbm(area.x, area.y, 2.2 / width, 4, offset, 1.3)
+    texture = fbm(area.x, area.y, 2.2 / width, 4, offset, stretch=1.3)
     field += 0.42 * texture - np.maximum(y - 0.02, 0) * 9
     alpha = smooth(field, -0.12, 0.35)
     height = np.clip(-y / 0.5, 0, 1)
@@ -140,7 +141,7 @@ def paint_mountains(world: World, haze: float, height: float, snow_line: float |
     altitude = np.float32(world.horizon) - area.y
     mask = altitude < profile
     below = tops[owner].astype(np.float32)[None] - altitude
-    texture = fbm(x, area.y, 9, 5, offset + 50, 0.7)
+    texture = fbm(x, area.y, 9, 5, offset + 50, stretch=0.7)
     crest = (x - places[owner].astype(np.float32)[None]) + 0.55 * below * texture
     side = crest * np.float32(world.light) / (0.012 + 0.25 * np.maximum(below, 0))
     lit = np.clip(0.5 + 0.5 * np.tanh(2 * side) + 0.45 * texture, 0, 1)
@@ -170,7 +171,7 @@ def paint_forest(world: World, haze: float, height: float, pointed: bool) -> Non
     tops = np.maximum(_tree_tops(x, finer, offset, pointed), _tree_tops(x, finer * 0.73, offset + 5, pointed))
     profile = np.float32(height) * present * (0.5 + tops + 0.15 * swell)
     altitude = np.float32(world.horizon) - area.y
-    texture = fbm(area.x, area.y, 26, 3, offset + 9, 0.8)
+    texture = fbm(area.x, area.y, 26, 3, offset + 9, stretch=0.8)
     fraction = np.clip(altitude / np.maximum(profile, 1e-3), 0, 1)
     lean = np.float32(world.light * 0.02) * -np.gradient(tops, x)
     lit = np.clip(0.15 + 0.5 * fraction + np.clip(lean, -0.2, 0.2) + 0.3 * texture, 0, 1)

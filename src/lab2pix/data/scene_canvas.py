@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,7 @@ __all__ = [
     "smooth",
 ]
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 
 NAMES = "sky cloud sun mountain snow water sand grass tree rock road house flower boat"
 CLASSES = {name: index for index, name in enumerate(NAMES.split())}
@@ -119,7 +120,7 @@ def _lattice() -> Floats:
 
 
 def _cells(places: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Return the lattice indices that `places` `[n]` lie between, which of them each place has to its left, and how far."""
+    """Return the lattice indices around `places` `[n]`, which of them lies left of each place, and how far."""
     floor = np.floor(places)
     fraction = (places - floor).astype(np.float32)
     left = floor.astype(np.int64)
@@ -143,7 +144,7 @@ def _value_noise(x: Floats, y: Floats) -> Floats:
     return result
 
 
-def fbm(x: Floats, y: Floats, frequency: float, octaves: int, offset: float, stretch: float = 1.0) -> Floats:
+def fbm(x: Floats, y: Floats, frequency: float, octaves: int, offset: float, *, stretch: float = 1.0) -> Floats:
     """Return noise of several octaves on a grid.
 
     Args:
@@ -166,7 +167,7 @@ def fbm(x: Floats, y: Floats, frequency: float, octaves: int, offset: float, str
     return total
 
 
-def ground_noise(x: Floats, depth: Floats, frequency: float, offset: float, stretch: float, finest: float) -> Floats:
+def ground_noise(x: Floats, depth: Floats, frequency: float, offset: float, *, stretch: float, finest: float) -> Floats:
     """Return noise on a plane that runs to the horizon: ever finer and flatter with distance.
 
     Bands whose frequency doubles as the depth halves are faded into each other, which keeps every band separable.
@@ -238,11 +239,16 @@ class Canvas:
         rows, columns = slice(first, last), slice(start, stop)
         return Area(rows, columns, self.x[:, columns], self.y[rows])
 
-    def paint(self, area: Area, mask: NDArray[np.bool_], rgb: Floats, name: str | None) -> None:
-        """Cover the masked pixels `[h, w]` of an area with colours `[3, h, w]`, and label them unless `name` is None."""
+    def below(self, top: float) -> Area:
+        """Return the rectangle from a height above the lower edge down to it, at least the last row."""
+        height, width = self.label.shape
+        rows = slice(min(int(top * height), height - 1), height)
+        return Area(rows, slice(0, width), self.x, self.y[rows])
+
+    def paint(self, area: Area, mask: NDArray[np.bool_], rgb: Floats, name: str) -> None:
+        """Cover masked pixels `[h, w]` of an area with colours `[3, h, w]`, and give them the class `name`."""
         np.copyto(self.rgb[:, area.rows, area.columns], rgb, where=mask)
-        if name is not None:
-            np.copyto(self.label[area.rows, area.columns], np.uint8(CLASSES[name]), where=mask)
+        np.copyto(self.label[area.rows, area.columns], np.uint8(CLASSES[name]), where=mask)
 
     def blend(self, area: Area, rgb: Floats, alpha: Floats) -> None:
         """Let colours `[3, h, w]` show through what is painted by `alpha` `[h, w]`; labels stay."""
@@ -250,7 +256,7 @@ class Canvas:
         view += (rgb - view) * alpha
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return `[3, H, W]` uint8, averaged over the finer pixels, and ids `[H, W]` uint8, taken from their middle."""
+        """Return `[3, H, W]` uint8, averaged over the finer pixels, and ids `[H, W]` uint8, from their middle."""
         detail, (height, width) = self.detail, self.size
         fine = np.clip(self.rgb, 0, 1, out=self.rgb)
         rows = fine.reshape(3, height, detail, width * detail).sum(axis=2)

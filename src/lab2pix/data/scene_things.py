@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+from numpy.typing import NDArray
 
 from lab2pix.data.scene_backdrop import World
-from lab2pix.data.scene_canvas import Area, Floats, color, fbm, mix, smooth
+from lab2pix.data.scene_canvas import CLASSES, Area, Floats, color, fbm, mix, smooth
 
 __all__ = ["paint_boat", "paint_conifer", "paint_house", "paint_rock", "paint_round_tree"]
 
@@ -50,7 +53,7 @@ def paint_conifer(world: World, foot: tuple[float, float], height: float, haze: 
     tier = step - np.floor(step)
     texture = fbm(area.x, area.y, 9 / height, 3, offset)
     if height > 0.3:
-        texture += 0.45 * fbm(area.x, area.y, 48, 2, offset + 7, 0.6)
+        texture += 0.45 * fbm(area.x, area.y, 48, 2, offset + 7, stretch=0.6)
     width = (1 - crown) * (0.62 + 0.38 * tier) + 0.16 * texture * (1 - crown) + 0.02
     mask = (np.abs(p) < width) & (q > 0.08) & (q < 1)
     side = p / np.maximum(width, 0.05) * np.float32(world.light)
@@ -115,61 +118,76 @@ def paint_house(world: World, foot: tuple[float, float], height: float, haze: fl
     if placed is None:
         return
     area, p, q = placed
-    u = (p * np.float32(turned) + 1) / 2
-    gable, eaves, ridge = np.float32(0.42), np.float32(0.5), np.float32(0.93)
-    slope = np.abs(u - gable / 2) / (gable / 2)
     front_light = 0.95 if turned * world.light < 0 else 0.25
-    side_light = 1.15 - front_light
     texture = fbm(area.x, area.y, 14 / height, 2, offset)
-    paint, lit = world.canvas.paint, world.palette.lit
-
-    def cover(mask: np.ndarray, tone: Floats, light: float, grain: float = 0.1) -> None:
-        shaded = lit(tone, np.clip(light + grain * texture, 0, 1))
-        paint(area, mask, world.palette.hazy(shaded, haze), "house")
-
-    ground = 0.05 * np.clip(u - gable, 0, 1)
-    front = (u >= 0.02) & (u < gable) & (q >= 0) & (q < eaves + (ridge - eaves) * (1 - slope))
-    side = (u >= gable) & (u < 0.98) & (q >= ground) & (q < eaves + 0.02)
-    rise = (q - eaves + 0.05) / (ridge - eaves + 0.05)
-    edge = gable - gable / 2 * rise
-    top = (u >= edge - 0.02) & (u < edge - 0.02 + (1.02 - gable)) & (rise >= 0) & (rise <= 1.05)
-    top &= u < 1.0 - 0.1 * rise
-    chimney = (np.abs(u - 0.62) < 0.045) & (q > 0.75) & (q < 1.0)
-    cover(chimney, color(150, 92, 74), 0.5 * (front_light + side_light))
-    cover(front, wall, front_light)
-    cover(side, wall, side_light)
-    tiles = 0.12 * np.sin(rise * 34)
-    paint(
-        area,
-        top,
-        world.palette.hazy(lit(roof, np.clip(side_light + 0.05 + tiles + 0.2 * texture, 0, 1)), haze),
-        "house",
-    )
-    overhang = (np.abs(q - (eaves + (ridge - eaves) * (1 - slope) + 0.02)) < 0.035) & (u < gable) & (u > -0.01)
-    cover(overhang, roof * np.float32(0.85), front_light)
-    _paint_openings(world, area, (u, q), (front_light, side_light), columns, haze)
+    house = _House(world, area, (p * np.float32(turned) + 1) / 2, q, haze, texture, front_light, 1.15 - front_light)
+    house.build(wall, roof)
+    house.open(columns)
 
 
-def _paint_openings(
-    world: World, area: Area, place: tuple[Floats, Floats], lights: tuple[float, float], columns: int, haze: float
-) -> None:
-    """Paint a house's door and windows; `place` is (0..1 from the gable's edge, 0..1 up)."""
-    u, q = place
-    glass, door, frame = color(62, 78, 104), color(112, 70, 44), color(250, 248, 242)
+@dataclass(frozen=True)
+class _House:
+    """A house in the making.
 
-    def box(middle: float, bottom: float, half: float, high: float, tone: Floats, light: float) -> None:
-        mask = (np.abs(u - np.float32(middle)) < half) & (q > bottom) & (q < bottom + high)
-        rgb = world.palette.hazy(world.palette.lit(tone, light), haze)
-        world.canvas.paint(area, mask, np.broadcast_to(rgb, (3, *mask.shape)), "house")
+    Attributes:
+        world: the scene.
+        area: where it is painted.
+        u: `[1, w]` places across, 0 at the gable's edge to 1 at the far end of the long side.
+        q: `[h, 1]` places up, 0 (foot) to 1.
+        haze: how far away it is, 0 to 1.
+        texture: `[h, w]` noise of its surfaces.
+        front_light: sun on the gable, 0 to 1.
+        side_light: sun on the long side.
+    """
 
-    box(0.14, 0.0, 0.055, 0.3, door, lights[0])
-    for middle, bottom, high, light in ((0.3, 0.16, 0.18, lights[0]), (0.21, 0.56, 0.14, lights[0])):
-        box(middle, bottom - 0.02, 0.062, high + 0.04, frame, light)
-        box(middle, bottom, 0.045, high, glass, 0.7)
-    for number in range(columns):
-        middle = 0.42 + 0.56 * (number + 0.5) / columns
-        box(middle, 0.16, 0.075, 0.24, frame, lights[1])
-        box(middle, 0.18, 0.057, 0.2, glass, 0.7)
+    world: World
+    area: Area
+    u: Floats
+    q: Floats
+    haze: float
+    texture: Floats
+    front_light: float
+    side_light: float
+
+    def cover(self, mask: NDArray[np.bool_], tone: Floats, light: Floats | float, grain: float = 0.1) -> None:
+        """Paint a surface of one colour."""
+        lit = self.world.palette.lit(tone, np.clip(light + grain * self.texture, 0, 1))
+        self.world.canvas.paint(self.area, mask, self.world.palette.hazy(lit, self.haze), "house")
+
+    def box(self, middle: float, bottom: float, half: float, high: float, *, tone: Floats, light: float) -> None:
+        """Paint an upright rectangle."""
+        mask = (np.abs(self.u - np.float32(middle)) < half) & (self.q > bottom) & (self.q < bottom + high)
+        rgb = self.world.palette.hazy(self.world.palette.lit(tone, light), self.haze)
+        self.world.canvas.paint(self.area, mask, np.broadcast_to(rgb, (3, *mask.shape)), "house")
+
+    def build(self, wall: Floats, roof: Floats) -> None:
+        """Paint chimney, walls and roof in the given colours."""
+        u, q = self.u, self.q
+        gable, eaves, ridge = np.float32(0.42), np.float32(0.5), np.float32(0.93)
+        pitch = eaves + (ridge - eaves) * (1 - np.abs(u - gable / 2) / (gable / 2))
+        rise = (q - eaves + 0.05) / (ridge - eaves + 0.05)
+        edge = gable - gable / 2 * rise - 0.02
+        top = (u >= edge) & (u < edge + 1.02 - gable) & (u < 1.0 - 0.1 * rise) & (rise >= 0) & (rise <= 1.05)
+        side = (u >= gable) & (u < 0.98) & (q >= 0.05 * np.clip(u - gable, 0, 1)) & (q < eaves + 0.02)
+        chimney = (np.abs(u - 0.62) < 0.045) & (q > 0.75) & (q < 1.0)
+        self.cover(chimney, color(150, 92, 74), 0.5 * (self.front_light + self.side_light))
+        self.cover((u >= 0.02) & (u < gable) & (q >= 0) & (q < pitch), wall, self.front_light)
+        self.cover(side, wall, self.side_light)
+        self.cover(top, roof, self.side_light + 0.05 + 0.12 * np.sin(rise * 34), 0.2)
+        overhang = (np.abs(q - pitch - 0.02) < 0.035) & (u < gable) & (u > -0.01)
+        self.cover(overhang, roof * np.float32(0.85), self.front_light)
+
+    def open(self, columns: int) -> None:
+        """Paint the door, two windows in the gable and `columns` in the long side."""
+        glass, door, frame = color(62, 78, 104), color(112, 70, 44), color(250, 248, 242)
+        self.box(0.14, 0.0, 0.055, 0.3, tone=door, light=self.front_light)
+        for middle, bottom, high in ((0.3, 0.16, 0.18), (0.21, 0.56, 0.14)):
+            self.box(middle, bottom - 0.02, 0.062, high + 0.04, tone=frame, light=self.front_light)
+            self.box(middle, bottom, 0.045, high, tone=glass, light=0.7)
+        for number in range(columns):
+            middle = 0.42 + 0.56 * (number + 0.5) / columns
+            self.box(middle, 0.16, 0.075, 0.24, tone=frame, light=self.side_light)
+            self.box(middle, 0.18, 0.057, 0.2, tone=glass, light=0.7)
 
 
 def paint_rock(world: World, foot: tuple[float, float], height: float, haze: float) -> None:
@@ -215,7 +233,7 @@ def paint_boat(world: World, foot: tuple[float, float], height: float, haze: flo
     world.canvas.paint(area, whole, rgb, "boat")
 
 
-def _mirror(world: World, area: Area, rgb: Floats, mask: np.ndarray) -> None:
+def _mirror(world: World, area: Area, rgb: Floats, mask: NDArray[np.bool_]) -> None:
     """Blend a thing's picture, upside down and shaken, into the water under it."""
     top, height = area.rows.stop - 1, world.canvas.label.shape[0]
     count = min(mask.shape[0], height - top)
@@ -225,6 +243,6 @@ def _mirror(world: World, area: Area, rgb: Floats, mask: np.ndarray) -> None:
     shake = (np.sin(np.arange(count) * 0.9) * np.linspace(0, 2.5, count)).astype(int)
     columns = np.clip(np.arange(mask.shape[1])[None] + shake[:, None], 0, mask.shape[1] - 1)
     rows = np.arange(mask.shape[0] - 1, mask.shape[0] - 1 - count, -1)[:, None]
-    water = world.canvas.label[below.rows, below.columns] == 5
+    water = world.canvas.label[below.rows, below.columns] == CLASSES["water"]
     fade = np.linspace(0.6, 0.1, count, dtype=np.float32)[:, None]
     world.canvas.blend(below, rgb[:, rows, columns], (mask[rows, columns] & water) * fade)

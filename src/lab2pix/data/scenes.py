@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lab2pix.data.dataset import Sample
+from lab2pix.data.files import write_label_png
 from lab2pix.data.scene_canvas import Canvas
 from lab2pix.data.scene_composition import compose
 from lab2pix.errors import ConfigError, OutputError
@@ -63,7 +64,7 @@ def _name(seed: int, index: int) -> str:
     return f"scene-{seed}-{index:06d}"
 
 
-class ScenesDataset(Dataset[dict[str, Any]]):
+class ScenesDataset(Dataset[Sample]):
     """Drawn scenes as samples of training, with the interface of `PairDataset`.
 
     Attributes:
@@ -104,7 +105,7 @@ class ScenesDataset(Dataset[dict[str, Any]]):
         """Return the number of scenes."""
         return self._count
 
-    def __getitem__(self, item: int | tuple[int, int]) -> dict[str, Any]:
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample:
         """Return a sample: `label` `[H, W]` int64, `image` `[3, H, W]` float32 in [-1, 1], `edges` None, `name`.
 
         Args:
@@ -118,7 +119,7 @@ class ScenesDataset(Dataset[dict[str, Any]]):
         label = torch.from_numpy(ids).long()
         if self._flip and np.random.default_rng([self._seed, epoch, index]).random() < 0.5:
             image, label = image.flip(-1), label.flip(-1)
-        return {"label": label, "image": image, "edges": None, "name": _name(self._seed, self._first + index)}
+        return Sample(label=label, image=image, edges=None, name=_name(self._seed, self._first + index))
 
     def file_hash(self) -> str:
         """Return a hash of which scenes these are, in place of a list of files."""
@@ -155,7 +156,6 @@ def write_scenes(
     if count < 1:
         raise ConfigError(f"Writing {count} scenes makes no data set; choose 1 or more.")
     space = LabelSpace.load("scenes")
-    palette = [value for item in space.classes for value in item.color]
     files = {index: f"{_name(seed, index)}.png" for index in range(first, first + count)}
     try:
         _check_output(out, {Path(kind, file) for kind in ("images", "labels") for file in files.values()}, overwrite)
@@ -164,9 +164,7 @@ def write_scenes(
         for index, file in files.items():
             image, label = _draw(seed, index, size)
             Image.fromarray(image.transpose(1, 2, 0)).save(out / "images" / file)
-            ids = Image.fromarray(label)
-            ids.putpalette(palette)
-            ids.save(out / "labels" / file)
+            write_label_png(out / "labels" / file, torch.from_numpy(label).long(), space)
     except OSError as error:
         raise OutputError(f"Cannot write scenes to {out}: {error.strerror or error}; choose another folder.") from error
 
