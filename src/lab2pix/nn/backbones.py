@@ -1,7 +1,7 @@
 """Frozen classification networks whose features the perceptual branch (3.2.1) and the perceptual loss (Eq. 28) see.
 
 All return their features after the layer that ends a stage: VGG's after the ReLU (what the paper and the released code
-take), EfficientNet-Lite's after a block's last batch norm. Its blocks are inverted bottlenecks, which have no activation
+take), EfficientNet-Lite's after a block's last batch norm. Its blocks are inverted bottlenecks without an activation
 there: the sum that the next block reads loses nothing and lets gradients of both signs through.
 """
 

@@ -1,0 +1,9 @@
+"""Pictures from label maps: load weights once, then draw from tensors, pictures, files or whole folders."""
+
+from __future__ import annotations
+
+from lab2pix.synthesis.folder import GenerateReport, generate_folder
+from lab2pix.synthesis.synthesizer import LabelSource, Synthesizer
+from lab2pix.synthesis.weights import ModelInfo
+
+__all__ = ["GenerateReport", "LabelSource", "ModelInfo", "Synthesizer", "generate_folder"]

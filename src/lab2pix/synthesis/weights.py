@@ -1,0 +1,203 @@
+"""Where exported weights lie, and how they are read and written: safetensors and JSON, nothing in them is executed."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, Self
+
+import torch
+from huggingface_hub import snapshot_download
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from lab2pix.config import Config
+from lab2pix.errors import CheckpointError, OutputError
+from lab2pix.labels import LabelSpace
+from lab2pix.methods import build_generator
+
+__all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "write"]
+
+FORMAT = "lab2pix-1"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+_HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+class ModelInfo(NamedTuple):
+    """What weights need beside themselves; `config.json` holds it.
+
+    Attributes:
+        config: the run that made them.
+        label_space: what their class ids mean.
+        step: optimiser steps they were trained for.
+    """
+
+    config: Config
+    label_space: LabelSpace
+    step: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        return {
+            "format": FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "label_space": self.label_space.to_dict(),
+            "step": self.step,
+        }
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read `config.json`.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of another format.
+            LabelError: its label space contradicts itself.
+        """
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{file} is missing, which belongs beside the weights; copy it there too") from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read ({error}); take another copy") from error
+        found = data.get("format") if isinstance(data, dict) else None
+        if found != FORMAT:
+            raise CheckpointError(
+                f"{file} says format {found!r}, but this version of lab2pix reads '{FORMAT}'; export the weights anew"
+            )
+        try:
+            config = Config.model_validate(data["config"])
+            label_space = LabelSpace.from_dict(data["label_space"], where=f"'label_space' of {file}")
+            return cls(config, label_space, int(data.get("step", 0)))
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, ("config", *first["loc"])))
+            raise CheckpointError(
+                f"{file} does not fit this version of lab2pix ('{key}': {first['msg']}); use the version that made it"
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file} lacks or garbles {error}; take another copy") from error
+
+
+def find(source: str | Path) -> Path | None:
+    """Return the weights file that a path means, or None where the text can only be a name on the hub.
+
+    Args:
+        source: a run folder (its newest checkpoint counts), a folder with `model.safetensors`, or such a file.
+
+    Raises:
+        CheckpointError: there is nothing, or nothing of this kind.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise CheckpointError(
+                f"{path} is no .safetensors file; give a run folder, a checkpoint folder or its {WEIGHTS_FILE}"
+            )
+        return path
+    if path.is_dir():
+        return _find_in_folder(path)
+    # A misspelt folder should not become a question to the net: `runs/mine` is a path where `runs` is.
+    if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not path.parent.exists():
+        return None
+    raise CheckpointError(
+        f"there is no {path}; give a run folder, a checkpoint folder, a {WEIGHTS_FILE} or a hub name such as org/name"
+    )
+
+
+def _find_in_folder(folder: Path) -> Path:
+    if (folder / WEIGHTS_FILE).is_file():
+        return folder / WEIGHTS_FILE
+    for parent in (folder / "checkpoints", folder):
+        steps = {int(path.name[5:]): path for path in parent.glob("step-*") if path.name[5:].isdecimal()}
+        whole = [path for _, path in sorted(steps.items()) if (path / CONFIG_FILE).is_file()]
+        if whole:
+            return whole[-1] / WEIGHTS_FILE
+    if (folder / "config.yaml").is_file():
+        raise CheckpointError(f"{folder} is a run without a checkpoint so far; let it train until it has written one")
+    raise CheckpointError(f"{folder} holds neither a run nor {WEIGHTS_FILE}; give a folder that does")
+
+
+def fetch(
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """Fetch a model from the Hugging Face hub, or its cache, and return its weights file.
+
+    Raises:
+        CheckpointError: the hub has no such model, cannot be reached, or the model is not one of lab2pix.
+    """
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            allow_patterns=[WEIGHTS_FILE, CONFIG_FILE],
+        )
+    except Exception as error:  # the hub's client, its transport and its cache each have errors of their own
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"there is no folder {name}, and no model of this name came from the Hugging Face hub ({reason}); "
+            "check the spelling, or copy the model here"
+        ) from error
+    file = Path(folder) / WEIGHTS_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{name} on the Hugging Face hub has no {WEIGHTS_FILE}; it is no model of lab2pix")
+    return file
+
+
+def read(file: Path) -> tuple[nn.Module, ModelInfo]:
+    """Return the generator in a weights file, and what lies beside it.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or the two do not belong together.
+    """
+    info = ModelInfo.read(file.with_name(CONFIG_FILE))
+    try:
+        tensors = load_file(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing; take another checkpoint") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}); take another copy") from error
+    with torch.random.fork_rng(devices=[]):  # loading must not change the random numbers that the caller draws next
+        generator = build_generator(info.config, info.label_space)
+    try:
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{file} holds weights of another network than the {CONFIG_FILE} beside it describes; put both from one "
+            "checkpoint together"
+        ) from error
+    return generator, info
+
+
+def write(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
+    """Write `model.safetensors` and `config.json`; each is whole or as it was before.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", dir=folder) as beside:
+            save_file(tensors, Path(beside, WEIGHTS_FILE), metadata={"format": "pt"})
+            text = json.dumps(info.to_dict(), indent=2, ensure_ascii=False)
+            Path(beside, CONFIG_FILE).write_text(text, encoding="utf-8")
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                Path(beside, name).replace(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write weights to {folder} ({error}); choose another folder") from error
