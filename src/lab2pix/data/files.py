@@ -40,9 +40,10 @@ def find_images(folder: Path) -> Iterator[Path]:
     """
     for parent, folders, names in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
+        here = Path(parent)
         for name in sorted(names):
             if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):  # noqa: PTH122 (speed)
-                yield Path(parent, name)
+                yield here / name
 
 
 def read_image(path: Path) -> Tensor:
