@@ -12,7 +12,7 @@ import typer
 
 import lab2pix
 from lab2pix.errors import Lab2PixError, OutputError
-from lab2pix.terminal import explain_os_error, label_space_for, print_table, read_seed_pair, read_size
+from lab2pix.terminal import explain_os_error, label_space_for, print_table, read_seed_pair, read_size, show_progress
 
 __all__ = ["app", "main"]
 
@@ -147,23 +147,33 @@ def _generate(
     steps: Annotated[int, typer.Option(min=2, help="Pictures on the way from A to B.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make pictures anew that are there already.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes speed and memory only.")] = 8,
+    layout: Layout = "folder",
+    split: Split = None,
+    keep_size: Annotated[
+        bool, typer.Option("--keep-size", help="Draw at each label map's own size, not the one trained at.")
+    ] = False,
     device: Device = None,
 ) -> None:
     """Make pictures from label maps."""
     from lab2pix.synthesis import Synthesizer, generate_folder
 
     synthesizer = Synthesizer.load(weights, device=device)
-    report = generate_folder(
-        synthesizer,
-        labels,
-        out,
-        seed=seed,
-        samples=samples,
-        interpolate=read_seed_pair(interpolate),
-        steps=steps,
-        overwrite=overwrite,
-        batch_size=batch_size,
-    )
+    with show_progress("label maps") as on_progress:
+        report = generate_folder(
+            synthesizer,
+            labels,
+            out,
+            seed=seed,
+            samples=samples,
+            interpolate=read_seed_pair(interpolate),
+            steps=steps,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            layout=layout,
+            split=split,
+            keep_size=keep_size,
+            on_progress=on_progress,
+        )
     print(report)
     raise typer.Exit(0 if report.ok else 1)
 

@@ -23,10 +23,8 @@ def describe(config: Config) -> str:
         DataError: the data set's folder is given but does not hold what its layout says.
     """
     label_space = LabelSpace.load(config.data.label_space)
-    pairs = {split: _count(config, split, label_space) for split in ("train", "val")}
-    lines = [
-        f"# {split} pairs: {'unknown, data.root is not set' if n is None else f'{n:,}'}" for split, n in pairs.items()
-    ]
+    train, val = _count(config, "train", label_space), _count(config, "val", label_space)
+    lines = [f"# {split} pairs: {_number(count)}" for split, count in (("train", train), ("val", val))]
     lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
     return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, train)}"])
 
@@ -38,6 +36,10 @@ def _count(config: Config, split: Literal["train", "val"], label_space: LabelSpa
     if split == "val" and config.data.val_split is None:
         return 0
     return len(build_dataset(config.data, split, label_space, config.seed))
+
+
+def _number(pairs: int | None) -> str:
+    return "unknown, data.root is not set" if pairs is None else f"{pairs:,}"
 
 
 def _parameters(config: Config, label_space: LabelSpace) -> dict[str, int]:

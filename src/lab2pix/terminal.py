@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from lab2pix.errors import ConfigError
@@ -16,7 +18,7 @@ from lab2pix.errors import ConfigError
 if TYPE_CHECKING:
     from lab2pix.labels import LabelSpace
 
-__all__ = ["explain_os_error", "label_space_for", "print_table", "read_seed_pair", "read_size"]
+__all__ = ["explain_os_error", "label_space_for", "print_table", "read_seed_pair", "read_size", "show_progress"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -40,6 +42,15 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     if not console.is_terminal:
         console.width = 200
     console.print(table)
+
+
+@contextmanager
+def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
+    """Show a bar on a terminal; what is handed out takes how many are done, and how many there are."""
+    console = Console(stderr=True)
+    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+        task = progress.add_task(what, total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 def read_seed_pair(text: str | None) -> tuple[int, int] | None:

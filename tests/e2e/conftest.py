@@ -44,14 +44,14 @@ def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def write_pair(root: Path, name: str, *, split: str = "train", size: int = SIZE, label_size: int | None = None) -> None:
-    """Write a photo of noise and a label map of the classes 0 and 5."""
+    """Write a photo of noise and a label map of two classes that depend on the name."""
     rng = np.random.default_rng(len(name))
     for kind in ("images", "labels"):
         (root / kind / split).mkdir(parents=True, exist_ok=True)
     photo = rng.integers(0, 256, (size, size, 3), dtype=np.uint8)
     Image.fromarray(photo).save(root / "images" / split / f"{name}.png")
     label = np.zeros((label_size or size, label_size or size), dtype=np.uint8)
-    label[SIZE // 2 :] = 5
+    label[SIZE // 2 :] = ord(name[0]) % 6
     Image.fromarray(label).save(root / "labels" / split / f"{name}.png")
 
 
