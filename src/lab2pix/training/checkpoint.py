@@ -1,0 +1,234 @@
+"""Checkpoints: whole or not there at all, and enough to go on as if nothing had happened.
+
+A checkpoint is a folder `checkpoints/step-00001000` of four files: `model.safetensors` (the generator to draw with) and
+`config.json` are the exported form that anybody can load; `training.safetensors` (all players as they are) and
+`optimizer.pt` (optimisers, loss scaling, counters) continue the run. It is written beside its place, forced to the disk
+and renamed, so that whoever finds it finds all of it, whenever the process or the machine stopped.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lab2pix.errors import CheckpointError, TrainingError
+from lab2pix.labels import LabelSpace
+from lab2pix.training.state import Best, TrainingState
+
+__all__ = [
+    "FORMAT",
+    "checkpoint_step",
+    "clean_checkpoints",
+    "is_disk_full",
+    "latest_checkpoint",
+    "list_checkpoints",
+    "load_checkpoint",
+    "prune_checkpoints",
+    "write_atomically",
+    "write_checkpoint",
+]
+
+FORMAT = "lab2pix-1"
+
+_FILES = ("model.safetensors", "config.json", "training.safetensors", "optimizer.pt")
+_UNFINISHED = ".tmp-"
+
+
+def checkpoint_step(path: Path) -> int | None:
+    """Return the step in a checkpoint folder's name, or None where it is not one."""
+    kind, _, number = path.name.partition("-")
+    return int(number) if kind == "step" and number.isdecimal() else None
+
+
+def list_checkpoints(run: Path) -> list[Path]:
+    """Return a run's checkpoint folders, oldest first."""
+    found = [(checkpoint_step(path), path) for path in (run / "checkpoints").glob("step-*") if path.is_dir()]
+    return [path for _, path in sorted((step, path) for step, path in found if step is not None)]
+
+
+def latest_checkpoint(run: Path) -> Path | None:
+    """Return a run's newest checkpoint folder, or None where it has none."""
+    paths = list_checkpoints(run)
+    return paths[-1] if paths else None
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether an error says that the disk, or the user's share of it, is full."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
+    # Libraries that write from C++ or Rust pass on the system's words only.
+    return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a small text file that is afterwards there in full, or as it was before."""
+    unfinished = path.with_name(f"{_UNFINISHED}{path.name}")
+    unfinished.write_text(text, encoding="utf-8")
+    _sync_file(unfinished)
+    unfinished.replace(path)
+    _sync_folder(path.parent)
+
+
+def _tensors(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+
+
+def _players(state: TrainingState) -> dict[str, Tensor]:
+    players = state.method.players.items()
+    return {name: tensor for player, net in players for name, tensor in _tensors(net, f"{player}.").items()}
+
+
+def _write_files(folder: Path, state: TrainingState, players: dict[str, Tensor]) -> None:
+    method = state.method
+    description = {
+        "format": FORMAT,
+        "config": method.config.model_dump(mode="json"),
+        "label_space": method.label_space.to_dict(),
+        "step": state.step,
+    }
+    rest = {
+        "optimizers": {name: optimizer.state_dict() for name, optimizer in state.optimizers.items()},
+        "scaler": state.scaler.state_dict(),
+        "step": state.step,
+        "seconds": state.seconds,
+        "best": None if state.best is None else asdict(state.best),
+    }
+    save_file(_tensors(state.sampler), folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
+    save_file(players, folder / "training.safetensors", metadata={"format": "pt"})
+    torch.save(rest, folder / "optimizer.pt")
+    for name in _FILES:
+        _sync_file(folder / name)
+    _sync_folder(folder)
+
+
+def write_checkpoint(run: Path, state: TrainingState) -> Path:
+    """Write the state as `checkpoints/step-...`; one that is there already stays as it is.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        TrainingError: a weight is not finite, the disk is full, or the folder cannot be written.
+    """
+    parent = run / "checkpoints"
+    path = parent / f"step-{state.step:08d}"
+    if path.exists():
+        return path
+    players = _players(state)
+    broken = next((name for name, value in players.items() if not value.isfinite().all()), None)
+    if broken is not None:
+        raise TrainingError(
+            f"weight '{broken}' is not finite after step {state.step}, so no checkpoint was written; the last good one "
+            f"is {latest_checkpoint(run) or 'none'}: resume from it with lower learning rates or train.precision=fp32"
+        )
+    unfinished = parent / f"{_UNFINISHED}{path.name}"
+    try:
+        unfinished.mkdir(parents=True)
+        _write_files(unfinished, state, players)
+        unfinished.rename(path)
+        _sync_folder(parent)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        free = shutil.disk_usage(run).free
+        shutil.rmtree(unfinished, ignore_errors=True)
+        kept = latest_checkpoint(run)
+        reason = f"the disk is full ({free} bytes free)" if is_disk_full(error) or free < 2**20 else str(error)
+        raise TrainingError(
+            f"cannot write checkpoint {path}: {reason}; {kept.name if kept else 'no older checkpoint'} is kept, so "
+            "make room or mend the folder and go on with --resume"
+        ) from error
+    return path
+
+
+def _discard(path: Path) -> None:
+    # Renamed first: half a checkpoint must never carry a checkpoint's name.
+    if not path.name.startswith(_UNFINISHED):
+        path = path.rename(path.with_name(f"{_UNFINISHED}old-{path.name}"))
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def prune_checkpoints(run: Path, keep: int, best: Best | None) -> None:
+    """Delete all but the latest `keep` checkpoints and the one with the best score."""
+    for path in list_checkpoints(run)[:-keep]:
+        if best is None or checkpoint_step(path) != best.step:
+            _discard(path)
+
+
+def clean_checkpoints(run: Path) -> None:
+    """Delete what interrupted writing and deleting left behind."""
+    for path in (run / "checkpoints").glob(f"{_UNFINISHED}*"):
+        _discard(path)
+
+
+def _read(path: Path, name: str, reader: Callable[[Path], Any]) -> Any:
+    try:
+        return reader(path / name)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{path / name} is missing; take another checkpoint") from error
+    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path / name} cannot be read ({type(error).__name__}); take another checkpoint"
+        ) from error
+
+
+def _load_weights(network: nn.Module, tensors: dict[str, Tensor], file: Path) -> None:
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{file} holds weights of another network than this run's config.yaml describes"
+        ) from error
+
+
+def load_checkpoint(path: Path, state: TrainingState) -> None:
+    """Put the state back to what it was when the checkpoint was written.
+
+    Raises:
+        CheckpointError: a file is missing or unreadable, or the checkpoint is of another label space or network.
+    """
+    description = _read(path, "config.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
+    if description.get("format") != FORMAT:
+        raise CheckpointError(f"{path / 'config.json'} is not of format '{FORMAT}'; it was made by another program")
+    theirs = LabelSpace.from_dict(description["label_space"])
+    mine = state.method.label_space
+    if theirs.fingerprint() != mine.fingerprint():
+        raise CheckpointError(
+            f"{path} was trained with label space '{theirs.name}' of {theirs.num_classes} classes, which is not the "
+            f"'{mine.name}' of {mine.num_classes} classes that data.label_space gives now; restore that one"
+        )
+    tensors = _read(path, "training.safetensors", load_file)
+    for player, network in state.method.players.items():
+        own = {name.removeprefix(f"{player}."): t for name, t in tensors.items() if name.startswith(f"{player}.")}
+        _load_weights(network, own, path / "training.safetensors")
+    if state.average is not None:
+        _load_weights(state.average.network, _read(path, "model.safetensors", load_file), path / "model.safetensors")
+    rest = _read(path, "optimizer.pt", lambda file: torch.load(file, map_location="cpu", weights_only=True))
+    for name, optimizer in state.optimizers.items():
+        optimizer.load_state_dict(rest["optimizers"][name])
+    state.scaler.load_state_dict(rest["scaler"])
+    state.step, state.seconds = rest["step"], rest["seconds"]
+    state.best = None if rest["best"] is None else Best(**rest["best"])

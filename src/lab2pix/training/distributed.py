@@ -1,0 +1,159 @@
+"""One process or many: who I am, on which device, and the few things that processes tell each other."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from lab2pix.errors import ConfigError, Lab2PixError, did_you_mean
+
+__all__ = ["Team", "choose_device", "join_team", "was_restarted"]
+
+Result = TypeVar("Result")
+
+_TIMEOUT = timedelta(hours=1)  # process 0 may validate for long while the others wait
+
+
+@dataclass(frozen=True)
+class Team:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+        rank: this process' number, 0 to `size - 1`.
+        size: how many there are.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this is process 0, which alone writes files and speaks."""
+        return self.rank == 0
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """Return the largest of each value over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of each value over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.SUM)
+            values /= self.size
+        return values
+
+    def agree(self, number: int) -> int:
+        """Return the largest of one whole number over all processes, so that all act alike."""
+        return int(self.maximum(torch.tensor(number, device=self.device))) if self.size > 1 else number
+
+    def on_main(self, work: Callable[[], Result]) -> Result:
+        """Let process 0 work while the others wait; all get its result, or its error.
+
+        Raises:
+            Lab2PixError: whatever process 0 raised, in every process.
+        """
+        if self.size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.main:
+            try:
+                outcome[0] = work()
+            except Lab2PixError as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0, device=self.device)
+        if outcome[1] is not None:
+            raise cast(Lab2PixError, outcome[1])
+        return cast(Result, outcome[0])
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return the network as it must be called so that gradients are averaged over processes.
+
+        Buffers (batch statistics, spectral norm's vectors) are process 0's at every step, so what process 0 saves is
+        the whole state.
+        """
+        if self.size == 1:
+            return network
+        return DistributedDataParallel(network, broadcast_buffers=True, gradient_as_bucket_view=True)
+
+    def synchronise_norms(self, network: nn.Module) -> nn.Module:
+        """Return the network with batch norm over all processes, where the device can do that."""
+        if self.size == 1 or self.device.type != "cuda":
+            return network
+        return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))  # type: ignore[no-untyped-call]
+
+
+def choose_device(name: str | None = None, local_rank: int = 0) -> torch.device:
+    """Return the device to compute on: what was asked for, else CUDA, else MPS, else the CPU.
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1`, `mps`, or None.
+        local_rank: this process' number on its machine, which picks the GPU where several processes share it.
+
+    Raises:
+        ConfigError: no such device, or not on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is None:
+        name = next(kind for kind, there in available.items() if there)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device '{name}'{did_you_mean(name, available)}") from error
+    if not available.get(device.type, False):
+        there = ", ".join(kind for kind, there in available.items() if there)
+        raise ConfigError(f"device '{name}' is not available on this machine; available: {there}")
+    if device.type != "cuda":
+        return device
+    index = local_rank if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"GPU {index} is asked for, but this machine has {torch.cuda.device_count()}; start no more processes per "
+            "machine than it has GPUs, or use --device cpu"
+        )
+    return torch.device("cuda", index)
+
+
+def was_restarted() -> bool:
+    """Return whether torchrun started this process again after a failure of the first attempt."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def join_team(device: str | None = None) -> Iterator[Team]:
+    """Join the processes that torchrun started, or be alone; leave again at the end.
+
+    A process group that the caller has already set up is used and left standing.
+
+    Raises:
+        ConfigError: the device is not available.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 and not dist.is_initialized():
+        yield Team(0, 1, choose_device(device))
+        return
+    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    if chosen.type == "mps":
+        raise ConfigError("MPS computes in one process only; start without torchrun, or use --device cpu")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    mine = not dist.is_initialized()
+    if mine:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield Team(dist.get_rank(), dist.get_world_size(), chosen)
+    finally:
+        if mine:
+            dist.destroy_process_group()

@@ -1,0 +1,218 @@
+"""The training loop, top to bottom."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lab2pix.batch import Batch
+from lab2pix.config import Config
+from lab2pix.data.dataset import PairDataset, build_dataset
+from lab2pix.data.scenes import ScenesDataset
+from lab2pix.labels import LabelSpace
+from lab2pix.methods import Losses, build_method
+from lab2pix.training.checkpoint import (
+    clean_checkpoints,
+    latest_checkpoint,
+    load_checkpoint,
+    prune_checkpoints,
+    write_checkpoint,
+)
+from lab2pix.training.distributed import Team, join_team, was_restarted
+from lab2pix.training.loader import read_batches
+from lab2pix.training.monitor import Monitor, Validator
+from lab2pix.training.record import lock_run, open_run, record_session, start_run
+from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
+from lab2pix.training.schedule import learning_rate_factor, total_steps
+from lab2pix.training.state import TrainingState, build_state, set_learning_rates
+from lab2pix.training.step import build_engine, make_step
+from lab2pix.training.stops import TIME_IS_UP, StopRequest, explain_failures
+
+__all__ = ["RunResult", "train"]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """How a session of training ended.
+
+    Attributes:
+        path: the run folder.
+        step: optimiser steps made, over all sessions.
+        total_steps: steps of the whole run.
+        losses: each player's loss terms at the last step; empty where none was made.
+        scores: the last validation scores.
+        seconds: time spent training, over all sessions.
+        signal: number of the signal that ended the session early, or 0.
+    """
+
+    path: Path
+    step: int
+    total_steps: int
+    losses: dict[str, dict[str, float]]
+    scores: dict[str, float]
+    seconds: float
+    signal: int = 0
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether a signal ended the session; what was done is in a checkpoint."""
+        return self.signal != 0
+
+    @property
+    def exit_code(self) -> int:
+        """What a shell expects: 0, or 128 + the signal (130 after Ctrl-C, 143 after SIGTERM)."""
+        return 128 + self.signal if self.signal else 0
+
+
+def train(
+    config: Config | None,
+    out: Path | str,
+    *,
+    resume: bool = False,
+    device: str | None = None,
+    validators: Sequence[Validator] = (),
+) -> RunResult:
+    """Train a method, in this process alone or as one of those that torchrun started.
+
+    Args:
+        config: the whole run; None with `resume`: as the run was started.
+        out: the run folder; new or empty, or with `resume` one that holds a run.
+        resume: continue from the latest checkpoint, exactly as if the run had never stopped.
+        device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the best there is.
+        validators: called with the method, the run folder and the step for more validation scores.
+
+    Returns:
+        How it ended. Ctrl-C, SIGTERM and `train.max_minutes` end it early, with a checkpoint.
+
+    Raises:
+        CheckpointError: nothing to resume, or a checkpoint that does not fit.
+        ConfigError: settings at odds with each other, the device or the run to resume.
+        DataError: a training file cannot be read.
+        OutputError: the folder cannot be written or holds something else.
+        TrainingError: a loss is not finite, memory ran out, the disk is full; the last checkpoint is kept.
+    """
+    run = Path(out)
+    with ExitStack() as stack:
+        team = stack.enter_context(join_team(device))
+        resume = team.on_main(lambda: resume or (was_restarted() and (run / "config.yaml").exists()))
+        config = team.on_main(lambda: open_run(config, run, resume=resume))
+        stop = StopRequest(config.train.max_minutes)
+        stack.enter_context(explain_failures(config, team.size))
+
+        label_space = LabelSpace.load(config.data.label_space)
+        dataset = build_dataset(config.data, "train", label_space, config.seed)
+        samples, total = len(dataset), total_steps(config.train, len(dataset))
+        sampler = _sampler(config, team, samples, total)
+        state = _build(config, label_space, team)
+
+        if not resume:
+            team.on_main(lambda: start_run(config, run))
+        team.on_main(lambda: stack.enter_context(lock_run(run)))
+        checkpoint = team.on_main(lambda: _find_checkpoint(run))
+        if checkpoint is not None:
+            load_checkpoint(checkpoint, state)
+        engine = build_engine(config, state, team.device)
+        networks = {name: team.wrap(player) for name, player in state.method.players.items()}
+        notes = team.on_main(lambda: _record(run, state, team, dataset))
+
+        sampler.steps = range(state.step, total)
+        batches = stack.enter_context(closing(read_batches(dataset, sampler, config.data.workers)))
+        monitor = Monitor(run, state, team, engine, total=total, samples=samples, validators=validators)
+        stack.enter_context(monitor)
+        for note in notes:
+            monitor.note(note)
+        stack.enter_context(stop)
+        return _run_steps(networks, batches, monitor, stop)
+
+
+def _run_steps(
+    networks: Mapping[str, nn.Module], batches: Iterator[list[Batch]], monitor: Monitor, stop: StopRequest
+) -> RunResult:
+    """Make the steps that are left, or as many as there is time for."""
+    run, state, team, total = monitor.run, monitor.state, monitor.team, monitor.total
+    config = state.method.config
+    losses: dict[str, Losses] = {}
+    began = time.monotonic() - state.seconds
+    reason = 0
+    while state.step < total and not reason:
+        set_learning_rates(state, learning_rate_factor(state.step, total, config.optimizer.decay_fraction))
+        # Whatever draws random numbers beside the noise draws the same ones when the step is made again.
+        torch.manual_seed(stable_seed("step", config.seed, state.step, team.rank))
+        parts = _parts(next(batches), config, state.step, team)
+        losses = make_step(state, networks, parts, monitor.engine, team)
+        state.seconds = time.monotonic() - began
+
+        reason = team.agree(stop.reason)
+        interrupted = reason not in (0, TIME_IS_UP)
+        last = state.step == total or reason != 0
+        monitor.step(losses)
+        improved = False
+        if state.step % config.monitor.sample_every == 0 or (last and not interrupted):
+            improved = team.on_main(monitor.show)
+        if state.step % config.checkpoint.every == 0 or last or improved:
+            team.on_main(lambda: _save(run, state, monitor))
+
+    if reason:
+        why = "train.max_minutes have passed" if reason == TIME_IS_UP else signal.Signals(reason).name
+        monitor.note(f"stopped at step {state.step} of {total} ({why}); the state is saved, go on with --resume")
+    return RunResult(
+        path=run,
+        step=state.step,
+        total_steps=total,
+        losses=monitor.average(losses),
+        scores=monitor.scores,
+        seconds=state.seconds,
+        signal=reason if reason != TIME_IS_UP else 0,
+    )
+
+
+def _build(config: Config, label_space: LabelSpace, team: Team) -> TrainingState:
+    """Return the state before the first step, the same in every process."""
+    torch.manual_seed(stable_seed("weights", config.seed))
+    method = build_method(config, label_space)
+    method.generator = team.synchronise_norms(method.generator)
+    method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
+    return build_state(method, config, team.device)
+
+
+def _sampler(config: Config, team: Team, samples: int, total: int) -> StreamSampler:
+    return StreamSampler(
+        samples,
+        seed=config.seed,
+        batch_size=config.train.batch_size,
+        steps=range(total),
+        accumulate=config.train.accumulate,
+        rank=team.rank,
+        world_size=team.size,
+    )
+
+
+def _parts(batches: Sequence[Batch], config: Config, step: int, team: Team) -> list[tuple[Batch, Tensor]]:
+    """Return each part of this process' batch with its noise, on the device."""
+    sizes = [len(batch) for batch in batches]
+    noise = draw_noise(config.seed, step, team.rank, sum(sizes), config.generator.noise_dim).to(team.device)
+    return [(batch.to(team.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
+
+
+def _find_checkpoint(run: Path) -> Path | None:
+    clean_checkpoints(run)
+    return latest_checkpoint(run)
+
+
+def _record(run: Path, state: TrainingState, team: Team, dataset: PairDataset | ScenesDataset) -> list[str]:
+    config, samples = state.method.config, len(dataset)
+    return record_session(run, config, team, step=state.step, samples=samples, file_hash=dataset.file_hash())
+
+
+def _save(run: Path, state: TrainingState, monitor: Monitor) -> None:
+    if monitor.log is not None:
+        monitor.log.sync()
+    write_checkpoint(run, state)
+    prune_checkpoints(run, state.method.config.checkpoint.keep, state.best)

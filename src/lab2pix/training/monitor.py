@@ -1,0 +1,265 @@
+"""What a run shows while it goes on: terminal, log, TensorBoard, sample sheets, loss plot, validation scores."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from lab2pix.batch import Batch
+from lab2pix.config import Config
+from lab2pix.data.dataset import build_dataset, collate
+from lab2pix.errors import ConfigError, did_you_mean
+from lab2pix.methods import Engine, Losses, Method, draw
+from lab2pix.training.checkpoint import write_atomically
+from lab2pix.training.display import Display
+from lab2pix.training.distributed import Team
+from lab2pix.training.sampler import stable_seed
+from lab2pix.training.sheets import plot_losses, sample_sheet
+from lab2pix.training.state import Best, TrainingState
+
+__all__ = ["Monitor", "RunLog", "Validator"]
+
+Validator = Callable[[Method, Path, int], dict[str, float]]
+"""Scores a method (its generator is the one to draw with, in eval mode) given the run folder and the step."""
+
+_SCORED = 64  # held-out pictures that the built-in scores look at
+_SCORED_AT_ONCE = 8
+
+
+class RunLog:
+    """The run's `log.jsonl`: one JSON object per line, each with its step.
+
+    Args:
+        file: where it lies.
+        step: the step that the run stands at; lines beyond it, of steps that will be made again, are cut off.
+    """
+
+    def __init__(self, file: Path, step: int) -> None:
+        if file.exists():
+            kept = [
+                line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if _is_until(line, step)
+            ]
+            write_atomically(file, "".join(kept))
+        self._file = file.open("a", encoding="utf-8")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Append a line; it is out of this process' hands at once."""
+        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
+        self._file.flush()
+
+    def sync(self) -> None:
+        """Force the lines to the disk, before a checkpoint says that they are there."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _is_until(line: str, step: int) -> bool:
+    try:
+        return line.endswith("\n") and int(json.loads(line)["step"]) <= step
+    except (ValueError, KeyError, TypeError):  # half a line, from when the process was killed
+        return False
+
+
+class Monitor:
+    """Speaks for a run; in other processes than the first it stays silent.
+
+    Args:
+        run: the run folder.
+        state: what is trained, standing at the step to go on from.
+        team: the processes.
+        engine: gives the precision to draw in.
+        total: steps of the run.
+        samples: size of the training set, to tell the epoch.
+        validators: more scores, beside the method's own.
+    """
+
+    def __init__(
+        self,
+        run: Path,
+        state: TrainingState,
+        team: Team,
+        engine: Engine,
+        *,
+        total: int,
+        samples: int,
+        validators: Sequence[Validator] = (),
+    ) -> None:
+        self.run = run
+        self.state = state
+        self.team = team
+        self.engine = engine
+        self.total = total
+        self.samples = samples
+        self.validators = validators
+        self.config: Config = state.method.config
+        self.scores: dict[str, float] = {}
+        self.display = Display(total, state.step, active=team.main)
+        self.file = run / "log.jsonl"
+        self.log = RunLog(self.file, state.step) if team.main else None
+        self._board = _open_board(run / "tensorboard", state.step, self.config) if team.main else None
+        self._held_out: Any = None
+
+    def __enter__(self) -> Monitor:
+        """Start to speak."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Close what is open."""
+        self.display.close()
+        for file in (self.log, self._board):
+            if file is not None:
+                file.close()
+
+    def note(self, text: str) -> None:
+        """Say a sentence on the terminal and in the log."""
+        self.display.note(text)
+        if self.log is not None:
+            self.log.write({"step": self.state.step, "note": text})
+
+    def average(self, losses: Mapping[str, Losses]) -> dict[str, dict[str, float]]:
+        """Return the losses as numbers, mean over all processes (which must all call this)."""
+        found = {}
+        for player, terms in losses.items():
+            values = self.team.mean(torch.stack([value.detach().float() for value in terms.values()])).tolist()
+            found[player] = dict(zip(terms, values, strict=True))
+        return found
+
+    def step(self, losses: Mapping[str, Losses]) -> None:
+        """Take note of a step; all processes must call this."""
+        step = self.state.step
+        if step in (1, self.total) or step % self.config.monitor.log_every == 0:
+            values = self.average(losses)
+            self.display.losses(values)
+            if self.log is not None:
+                self._write(values)
+        self.display.update(step)
+
+    def _write(self, losses: Mapping[str, Mapping[str, float]]) -> None:
+        assert self.log is not None
+        state = self.state
+        rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in state.optimizers.items()}
+        epoch = (state.step * self.config.train.batch_size) // self.samples
+        seconds = round(state.seconds, 3)
+        self.log.write({"step": state.step, "epoch": epoch, "losses": losses, "lr": rates, "seconds": seconds})
+        for player, terms in losses.items():
+            self._chart({f"{player}/{term}": value for term, value in terms.items()})
+        self._chart({f"lr/{name}": rate for name, rate in rates.items()})
+
+    def _chart(self, values: Mapping[str, float]) -> None:
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, self.state.step)
+
+    @torch.no_grad()
+    def show(self) -> bool:
+        """Write a sample sheet and the loss plot, and take validation scores; for process 0 alone.
+
+        Returns:
+            Whether the score that `checkpoint.best` names is the lowest so far.
+
+        Raises:
+            ConfigError: no score of that name.
+        """
+        with _drawing(self.state):
+            self._write_sheet()
+            self.scores = self._score()
+            for validator in self.validators:
+                self.scores.update(validator(self.state.method, self.run, self.state.step))
+        if self.scores and self.log is not None:
+            self.log.write({"step": self.state.step, "scores": self.scores})
+            self._chart({f"scores/{name}": value for name, value in self.scores.items()})
+        improved = self._note_best()
+        plot_losses(self.file, self.run / "losses.png")
+        return improved
+
+    def _note_best(self) -> bool:
+        name = self.config.checkpoint.best
+        if name is None:
+            return False
+        if name not in self.scores:
+            hint = did_you_mean(name, self.scores) if self.scores else "; this run takes no scores (set data.val_split)"
+            raise ConfigError(f"checkpoint.best names an unknown score '{name}'{hint}")
+        best, value = self.state.best, self.scores[name]
+        if best is not None and not value < best.value:
+            return False
+        self.state.best = Best(name, value, self.state.step)
+        return True
+
+    def _write_sheet(self) -> None:
+        count = self.config.monitor.samples
+        batch = next(self._batches(count, count))
+        sheet = sample_sheet(batch, self._draw(batch, "sheet"), self.state.method.label_space)
+        file = self.run / "samples" / f"step-{self.state.step:08d}.png"
+        file.parent.mkdir(exist_ok=True)
+        sheet.save(file)
+
+    def _score(self) -> dict[str, float]:
+        if self.config.data.val_split is None:
+            return {}
+        sums: dict[str, float] = {}
+        seen = 0
+        for number, batch in enumerate(self._batches(_SCORED, _SCORED_AT_ONCE)):
+            if batch.image is None:
+                return {}
+            generated = self._draw(batch, "score", number)
+            with self.engine.autocast():
+                scores = self.state.method.validation_scores(batch, generated)
+            for name, score in scores.items():
+                sums[name] = sums.get(name, 0.0) + float(score) * len(batch)
+            seen += len(batch)
+        return {name: total / seen for name, total in sums.items()}
+
+    def _batches(self, count: int, at_once: int) -> Iterator[Batch]:
+        """Yield held-out samples, spread evenly over the set; training samples where none are held out."""
+        if self._held_out is None:
+            data = self.config.data
+            split: Literal["train", "val"] = "train" if data.val_split is None else "val"
+            self._held_out = build_dataset(data, split, self.state.method.label_space, self.config.seed)
+        length = len(self._held_out)
+        count = min(count, length)
+        chosen = [index * length // count for index in range(count)]
+        for start in range(0, count, at_once):
+            samples = [self._held_out[(0, index)] for index in chosen[start : start + at_once]]
+            yield collate(samples).to(self.team.device)
+
+    def _draw(self, batch: Batch, *purpose: object) -> Tensor:
+        """Return pictures of a batch, with noise that stays the same all through the run."""
+        method = self.state.method
+        random = torch.Generator().manual_seed(stable_seed(*purpose, self.config.seed))
+        noise = torch.randn(len(batch), self.config.generator.noise_dim, generator=random).to(self.team.device)
+        with self.engine.autocast():
+            return draw(method.generator, self.config, method.label_space, batch, noise).float()
+
+
+@contextmanager
+def _drawing(state: TrainingState) -> Iterator[None]:
+    """Let the method draw with the weights that will be exported, without a trace in what is trained."""
+    method, trained = state.method, state.method.generator
+    modes = [(module, module.training) for module in trained.modules()]
+    method.generator = state.sampler.eval()
+    try:
+        yield
+    finally:
+        method.generator = trained
+        for module, training in modes:
+            module.training = training
+
+
+def _open_board(folder: Path, step: int, config: Config) -> Any:
+    if not config.monitor.tensorboard:
+        return None
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,101 @@
+"""Which sample comes when, and with which noise: functions of the seed and the step alone.
+
+A run reads one endless stream of samples: the permutations of epoch 0, 1, 2, ... one after the other. Step k takes the
+k-th `batch_size` of them, whatever the number of workers and however often the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Sampler
+
+from lab2pix.errors import ConfigError
+
+__all__ = ["StreamSampler", "draw_noise", "stable_seed"]
+
+
+def stable_seed(*parts: object) -> int:
+    """Return a 63-bit seed from numbers and words; the same ones give the same seed on every machine."""
+    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def draw_noise(seed: int, step: int, rank: int, count: int, noise_dim: int) -> Tensor:
+    """Return z ~ N(0, I), `[count, noise_dim]` float32 (Eq. 21), for one process' part of a step's batch."""
+    generator = torch.Generator().manual_seed(stable_seed("noise", seed, step, rank))
+    return torch.randn(count, noise_dim, generator=generator)
+
+
+class StreamSampler(Sampler[list[tuple[int, int]]]):
+    """The stream of `(epoch, index)`, in lists of what one process reads for one forward pass.
+
+    Args:
+        length: samples in the training set.
+        seed: decides the permutations, together with the epoch.
+        batch_size: samples per optimiser step, over all processes and parts.
+        steps: first step to read for, and the step to end before.
+        accumulate: parts that a process splits its share of a batch into; each is one list.
+        rank: this process' number.
+        world_size: how many processes there are.
+
+    Raises:
+        ConfigError: the batch cannot be split evenly over processes and parts.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int,
+        batch_size: int,
+        steps: range,
+        accumulate: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        parts = world_size * accumulate
+        if batch_size % parts:
+            raise ConfigError(
+                f"train.batch_size={batch_size} cannot be split evenly over {world_size} process(es) times "
+                f"train.accumulate={accumulate}; choose a multiple of {parts}, such as "
+                f"{(batch_size // parts + 1) * parts}"
+            )
+        self.length = length
+        self.seed = seed
+        self.batch_size = batch_size
+        self.steps = steps
+        self.accumulate = accumulate
+        self.rank = rank
+        self.world_size = world_size
+        self._permutations: dict[int, list[int]] = {}
+
+    @property
+    def part_size(self) -> int:
+        """Samples in each list."""
+        return self.batch_size // (self.world_size * self.accumulate)
+
+    def __len__(self) -> int:
+        """Return the number of lists: steps times parts."""
+        return len(self.steps) * self.accumulate
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        """Yield the lists, `accumulate` of them per step."""
+        for step in self.steps:
+            first = step * self.batch_size + self.rank * self.part_size * self.accumulate
+            for part in range(self.accumulate):
+                start = first + part * self.part_size
+                yield [self.sample(position) for position in range(start, start + self.part_size)]
+
+    def sample(self, position: int) -> tuple[int, int]:
+        """Return the `(epoch, index)` at a position of the stream."""
+        epoch, offset = divmod(position, self.length)
+        if epoch not in self._permutations:
+            generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch))
+            # The epoch before stays: a batch may reach back into it, and more than two are never read at once.
+            self._permutations = {e: p for e, p in self._permutations.items() if e == epoch - 1}
+            self._permutations[epoch] = torch.randperm(self.length, generator=generator).tolist()
+        return epoch, self._permutations[epoch][offset]
