@@ -186,7 +186,10 @@ def test_foreground() -> None:
     assert SPACE.background_ids == (0, 2, 3)
     assert SPACE.foreground(ids).tolist() == [[False, True, False, False]]
     assert SPACE.foreground(ids, background_ids=[0, 1]).tolist() == [[False, False, True, True]]
-    assert SPACE.foreground(ids, background_ids=[3, 99]).tolist() == [[True, True, True, False]]
+    assert SPACE.foreground(ids, background_ids=[3]).tolist() == [[True, True, True, False]]
+    assert SPACE.foreground(ids, background_ids=[]).all()
+    with pytest.raises(LabelError, match="Background id 99 is no id, which are 0 to 3 in label space 'three'"):
+        SPACE.foreground(ids, background_ids=[3, 99])
     assert LabelSpace.load("ade20k").foreground(torch.tensor([150])).item() is True
 
 

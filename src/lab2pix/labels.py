@@ -53,7 +53,7 @@ class LabelSpace:
     Attributes:
         name: what the space is called.
         classes: the K classes; a class's canonical id is its place.
-        unknown_value: value in files that means "no class" (as does -1 then); None: every pixel has a class.
+        unknown_value: value in files that means "no class" (as -1 does then); None: every pixel has a class.
         file_offset: value in files of class 0, so that canonical = value - offset.
         unknown_color: 8-bit RGB of unknown pixels.
         unknown_foreground: whether unknown pixels weigh as foreground.
@@ -143,8 +143,8 @@ class LabelSpace:
     def from_dict(cls, data: Any, where: str = "label space") -> Self:
         """Build a label space from plain values, as `to_dict` returns or a YAML file holds them.
 
-        Keys: `name`; `classes`, each a name or a mapping of `name`, `color`, `foreground`, `evaluation` (colours that
-        are left out are chosen); and this class's other attributes, where they are not the default.
+        Keys: this class's attributes; of `classes` each a name or a mapping of `name`, `color` (else chosen),
+        `foreground`, `evaluation`.
 
         Raises:
             LabelError: a key that is unknown, missing or of the wrong type.
@@ -180,14 +180,9 @@ class LabelSpace:
         for item, target in zip(self.classes, evaluation, strict=True):
             entry: dict[str, Any] = {"name": item.name, "color": list(item.color), "foreground": item.foreground}
             classes.append(entry if target is None else {**entry, "evaluation": target})
-        return {
-            "name": self.name,
-            "file_offset": self.file_offset,
-            "unknown_value": self.unknown_value,
-            "unknown_color": list(self.unknown_color),
-            "unknown_foreground": self.unknown_foreground,
-            "classes": classes,
-        }
+        keys = ("name", "file_offset", "unknown_value", "unknown_foreground")
+        plain = {key: getattr(self, key) for key in keys}
+        return {**plain, "unknown_color": list(self.unknown_color), "classes": classes}
 
     def fingerprint(self) -> str:
         """Return a hash of what networks depend on: the classes' names in order, and whether there is unknown."""
@@ -295,7 +290,7 @@ class LabelSpace:
         return _fill(ids, stray)
 
     def encode_values(self, ids: Tensor) -> Tensor:
-        """Turn canonical ids into the values that files hold; the inverse of `decode_ids`, of the same shape."""
+        """Turn canonical ids into the values that files hold: the inverse of `decode_ids`."""
         values = ids + self.file_offset
         return (
             values if self.unknown_value is None else torch.where(ids == self.num_classes, self.unknown_value, values)
@@ -323,10 +318,16 @@ class LabelSpace:
 
         Returns:
             bool mask of the same shape.
+
+        Raises:
+            LabelError: a background id that the space does not have.
         """
-        background = self.background_ids if background_ids is None else background_ids
+        background = list(self.background_ids if background_ids is None else background_ids)
+        if strange := [index for index in background if not 0 <= index < self.num_channels]:
+            valid = f"0 to {self.num_channels - 1} in label space '{self.name}'"
+            raise LabelError(f"Background id {strange[0]} is no id, which are {valid}; correct loss.background_ids")
         table = torch.ones(self.num_channels, dtype=torch.bool)
-        table[[index for index in background if 0 <= index < self.num_channels]] = False
+        table[background] = False
         return table.to(ids.device)[ids]
 
 
