@@ -180,15 +180,22 @@ def _generate(
 
 @app.command("demo")
 def _demo(
+    overrides: Overrides = None,
+    *,
     out: Annotated[Path, typer.Option(help="Folder for pictures, page and run.")] = Path("demo"),
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time to train.")] = 8,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Time for everything.")] = 8,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Height and width in pixels; else as v2-small has it.")
+    ] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Train on drawn landscapes for some minutes and show what came of it."""
+    """Train on drawn landscapes for some minutes and show what came of it; again, to go on after Ctrl-C."""
     from lab2pix.demo import run_demo
 
-    run_demo(out, minutes=minutes, seed=seed, device=device)
+    sides = None if size is None else read_size(size)
+    result = run_demo(out, minutes=minutes, seed=seed, size=sides, device=device, overrides=tuple(overrides or ()))
+    raise typer.Exit(result.exit_code)
 
 
 @app.command("parity")

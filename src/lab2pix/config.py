@@ -46,7 +46,7 @@ class DataConfig(Section):
     """Where pairs of label map and photo lie, and how they become tensors."""
 
     layout: str = Field("folder", description="How the files lie on disk; `lab2pix data layouts` lists them.")
-    root: str | None = Field(None, description="The data set's folder; not needed for scenes.")
+    root: str | None = Field(None, description="The data set's folder, relative to where lab2pix is started; scenes need none.")
     label_space: str = Field("scenes", description="A shipped label space or a YAML file.")
     train_split: str | None = Field("train", description="Sub-folder or split to train on; null: no splits.")
     val_split: str | None = Field("val", description="Split to hold out for samples and scores; null: none.")
