@@ -1,0 +1,47 @@
+"""How the network learns: the same scenes drawn again and again while it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from lab2pix.data.dataset import build_dataset, collate
+from lab2pix.demo.pictures import to_picture
+from lab2pix.methods import Method, draw
+from lab2pix.synthesis.synthesizer import noise_vector, to_bytes
+
+__all__ = ["FILM", "FRAMES", "film_frame", "film_frames"]
+
+FILM = "film"
+FRAMES = 3
+"""Scenes in each frame, one below the other."""
+
+
+def film_frame(method: Method, run: Path, step: int) -> dict[str, float]:
+    """Draw the first held-out scenes as the network sees them now: a validator that gives no score.
+
+    Writes `RUN/film/step-00000100.png`.
+    """
+    config = method.config
+    dataset = build_dataset(config.data, "val", method.label_space, config.seed)
+    device = next(method.generator.parameters()).device
+    batch = collate([dataset[index] for index in range(min(FRAMES, len(dataset)))])
+    noise = noise_vector(0, 0, config.generator.noise_dim).expand(len(batch), -1)
+    images = to_bytes(draw(method.generator, config, method.label_space, batch.to(device), noise.to(device)))
+    folder = run / FILM
+    folder.mkdir(exist_ok=True)
+    to_picture(torch.cat(list(images), dim=1)).save(folder / f"step-{step:08d}.png")
+    return {}
+
+
+def film_frames(run: Path) -> list[tuple[int, list[Image.Image]]]:
+    """Return the steps and, for each, its pictures."""
+    frames = []
+    for file in sorted((run / FILM).glob("step-*.png")):
+        with Image.open(file) as strip:
+            height = strip.height // FRAMES
+            parts = [strip.crop((0, row * height, strip.width, (row + 1) * height)) for row in range(FRAMES)]
+        frames.append((int(file.stem.removeprefix("step-")), parts))
+    return frames

@@ -1,0 +1,242 @@
+"""From nothing to pictures within a given time: measure this machine, train, draw, show."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab2pix.config import Config
+from lab2pix.configuration import load_config
+from lab2pix.data.dataset import build_dataset
+from lab2pix.data.files import write_label_png
+from lab2pix.data.scenes import draw_scene
+from lab2pix.demo.film import film_frame
+from lab2pix.demo.page import write_page
+from lab2pix.demo.pictures import Scene, draw_scenes, write_sheet
+from lab2pix.errors import ConfigError, OutputError
+from lab2pix.labels import LabelSpace
+from lab2pix.synthesis import Synthesizer
+from lab2pix.training import RunResult, latest_checkpoint, read_run_config, train
+
+__all__ = ["DemoResult", "Pace", "measure", "plan_steps", "run_demo"]
+
+NAME = "demo"
+CALIBRATION_STEPS = 16
+WARM_UP = 4
+SHOWS = 8
+"""How often the training draws what it has learnt so far."""
+SHOW_SECONDS = 4.0
+"""What each of these takes, checkpoint and scores included, on a slow machine."""
+FINISH_SECONDS = 10.0
+"""What drawing, the page and leaving take."""
+SHOWN = 8
+LABEL_MAPS = 16
+"""Held-out label maps that are written as files, for the reader's own tries."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """How the demonstration ended.
+
+    Attributes:
+        page: the page, or None where a signal ended the training before.
+        sheet: the pictures in one file, likewise.
+        exit_code: what a shell expects: 0, or 128 + the signal.
+    """
+
+    page: Path | None
+    sheet: Path | None
+    exit_code: int = 0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How fast this machine is.
+
+    Attributes:
+        step: seconds per training step, scenes drawn already.
+        scene: seconds to draw a scene.
+    """
+
+    step: float
+    scene: float
+
+
+def run_demo(
+    out: Path | str = "demo",
+    *,
+    minutes: float = 8,
+    seed: int = 0,
+    size: int | tuple[int, int] | None = None,
+    device: str | None = None,
+    overrides: tuple[str, ...] = (),
+) -> DemoResult:
+    """Train `v2-small` on drawn landscapes and show what it makes of label maps that it has not seen.
+
+    A folder with a finished demonstration stays as it is; one that was interrupted is continued.
+
+    Args:
+        out: folder for the page, the pictures and the run.
+        minutes: time for everything; where a step takes long, the last one may end after it.
+        seed: decides every random number.
+        size: side, or height and width, of the pictures in pixels; None: as `v2-small` has it.
+        device: `cpu`, `cuda` or `mps`; None: the best there is.
+        overrides: more settings to change, such as `generator.width=8`.
+
+    Returns:
+        Where the page and the pictures are.
+
+    Raises:
+        ConfigError: no time, or settings that do not fit.
+        OutputError: the folder holds something else, or cannot be written.
+        TrainingError: as `lab2pix.training.train` does.
+    """
+    began, out = time.monotonic(), Path(out)
+    if minutes <= 0:
+        raise ConfigError(f"a demo of {minutes} minutes has no time to train; give it some")
+    run, page, sheet = out / "run", out / "index.html", out / "samples.png"
+    _check_folder(out, run)
+    if page.exists() and sheet.exists():
+        _say(f"The demo in {out} is finished: open {page}; for another one choose another --out or remove that folder.")
+        return DemoResult(page, sheet)
+
+    if (run / "config.yaml").exists():
+        config = read_run_config(run)
+        result = _continue(config, run, minutes, device)
+    else:
+        config = _configure(seed, size, overrides)
+        _say("Measuring how fast this machine is ...")
+        pace = measure(config, device, at_most=minutes / 8)
+        if pace is None:
+            return DemoResult(None, None, 130)
+        left = 60 * minutes - (time.monotonic() - began)
+        config = plan_steps(config, pace, left)
+        _say(
+            f"Training for {config.train.steps} steps ({pace.step:.2f} s each); Ctrl-C stops, the same command goes on."
+        )
+        result = train(config, run, device=device, validators=(film_frame,))
+    if result is not None and result.interrupted:
+        _say(f"Stopped at step {result.step} of {result.total_steps}; the same command goes on from there.")
+        return DemoResult(None, None, result.exit_code)
+
+    _say("Drawing label maps that the network has not seen ...")
+    synthesizer = Synthesizer.load(run, device=device)
+    held_out = _held_out(config)
+    scenes = draw_scenes(synthesizer, held_out, SHOWN)
+    write_sheet(sheet, scenes, synthesizer.label_space)
+    _write_labels(out / "labels", held_out, synthesizer.label_space)
+    write_page(page, run, scenes, synthesizer)
+    _say(f"Done in {(time.monotonic() - began) / 60:.1f} minutes: open {page}, or look at {sheet}.")
+    return DemoResult(page, sheet)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _check_folder(out: Path, run: Path) -> None:
+    """Refuse a folder that is none, or in which something else lies than a demonstration."""
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file, not a folder for the demo; choose another --out")
+    if not out.is_dir() or not any(out.iterdir()):
+        return
+    if not (run / "config.yaml").exists():
+        raise OutputError(f"{out} holds something else than a demo; choose another --out")
+    if read_run_config(run).name != NAME:
+        raise OutputError(f"{run} holds another run than the demo's; choose another --out")
+
+
+def _configure(seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]) -> Config:
+    settings = [f"name={NAME}", f"seed={seed}", f"data.scenes.seed={seed}", "monitor.tensorboard=false"]
+    if size is not None:
+        height, width = (size, size) if isinstance(size, int) else size
+        settings.append(f"data.size=[{height},{width}]")
+    return load_config("v2-small", [*settings, *overrides])
+
+
+def _changed(config: Config, changes: dict[str, dict[str, object]]) -> Config:
+    tree = config.model_dump(mode="json")
+    for section, values in changes.items():
+        tree[section].update(values)
+    return Config.model_validate(tree)
+
+
+def measure(config: Config, device: str | None, at_most: float) -> Pace | None:
+    """Train some steps in a folder that vanishes, on scenes few enough to be drawn before the clock starts.
+
+    Args:
+        config: the run.
+        device: what to train on.
+        at_most: minutes.
+
+    Returns:
+        The pace, or None where Ctrl-C came first.
+    """
+    began = time.monotonic()
+    for index in range(4):
+        draw_scene(0, index, config.data.size)
+    scene = (time.monotonic() - began) / 4
+    few = {"train_count": config.train.batch_size, "val_count": 1, "seed": config.data.scenes.seed}
+    short = _changed(
+        config,
+        {
+            "data": {"scenes": few},
+            "train": {"steps": CALIBRATION_STEPS, "epochs": None, "max_minutes": at_most},
+            "monitor": {"log_every": 1, "sample_every": 10**9, "samples": 1},
+            "checkpoint": {"every": 10**9},
+        },
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        result = train(short, Path(folder, "run"), device=device)
+        if result.interrupted:
+            return None
+        lines = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines()]
+    seconds = {line["step"]: line["seconds"] for line in lines if "seconds" in line}
+    first, last = min(WARM_UP, result.step - 1), result.step
+    return Pace((seconds[last] - seconds.get(first, 0.0)) / (last - first), scene)
+
+
+def plan_steps(config: Config, pace: Pace, seconds: float) -> Config:
+    """Return the run that fills so many seconds with all that goes beside the steps, up to twice the recipe's length."""
+    left = 0.93 * max(1.0, seconds - FINISH_SECONDS - SHOWS * SHOW_SECONDS)
+    batch, scenes = config.train.batch_size, config.data.scenes.train_count
+    steps = left / (pace.step + batch * pace.scene)
+    if steps * batch > scenes:  # from the second epoch on the scenes are there already
+        steps = (left - scenes * pace.scene) / pace.step
+    longest = 2 * (config.train.steps or 3000)
+    total = max(SHOWS, min(int(steps), longest))
+    total -= total % SHOWS
+    return _changed(
+        config,
+        {
+            "train": {"steps": total, "epochs": None, "max_minutes": max(0.05, (seconds - FINISH_SECONDS) / 60)},
+            "monitor": {"sample_every": total // SHOWS, "log_every": max(1, min(10, total // 50))},
+            "checkpoint": {"every": max(1, total // 4)},
+        },
+    )
+
+
+def _continue(config: Config, run: Path, minutes: float, device: str | None) -> RunResult | None:
+    """Go on with an interrupted run; None where it had ended and only the page is missing."""
+    checkpoint = latest_checkpoint(run)
+    if checkpoint is not None and checkpoint.name == f"step-{config.train.steps:08d}":
+        return None
+    _say(f"Going on with the demo in {run.parent} ({checkpoint.name if checkpoint else 'from the first step'}) ...")
+    config = _changed(config, {"train": {"max_minutes": minutes}})
+    return train(config, run, resume=True, device=device, validators=(film_frame,))
+
+
+def _held_out(config: Config) -> list[Scene]:
+    """Return the first held-out scenes: none is chosen for how it came out."""
+    dataset = build_dataset(config.data, "val", LabelSpace.load(config.data.label_space), config.seed)
+    return [Scene.from_sample(dataset[index]) for index in range(min(LABEL_MAPS, len(dataset)))]
+
+
+def _write_labels(folder: Path, scenes: Sequence[Scene], label_space: LabelSpace) -> None:
+    folder.mkdir(exist_ok=True)
+    for scene in scenes:
+        write_label_png(folder / f"{scene.name}.png", scene.label, label_space)
