@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from lab2pix.config import Config
@@ -19,6 +20,7 @@ from lab2pix.configuration import (
     to_yaml,
 )
 from lab2pix.errors import ConfigError
+from lab2pix.labels import LabelSpace
 
 LADDER = ["paired-a-spade", "paired-b-hierarchical", "paired-c-foreground", "paired-d-sharpness", "paired-e-lab2pix-v2"]
 
@@ -113,7 +115,12 @@ def spread(text: str) -> tuple[int, ...]:
     ],
 )
 def test_published_background_ids(name: str, ids: str) -> None:
-    assert load_config(name).loss.background_ids == spread(ids)
+    """The presets leave the list to their label space, so that another space can take its place."""
+    config = load_config(name)
+    assert config.loss.background_ids is None
+    space = LabelSpace.load(config.data.label_space)
+    every = torch.arange(space.num_channels)
+    assert tuple(every[~space.foreground(every)].tolist()) == spread(ids)
 
 
 def test_each_rung_of_the_paired_ladder_adds_one_component() -> None:
