@@ -46,7 +46,9 @@ class DataConfig(Section):
     """Where pairs of label map and photo lie, and how they become tensors."""
 
     layout: str = Field("folder", description="How the files lie on disk; `lab2pix data layouts` lists them.")
-    root: str | None = Field(None, description="The data set's folder, relative to where lab2pix is started; scenes need none.")
+    root: str | None = Field(
+        None, description="The data set's folder, relative to where lab2pix is started; scenes need none."
+    )
     label_space: str = Field("scenes", description="A shipped label space or a YAML file.")
     train_split: str | None = Field("train", description="Sub-folder or split to train on; null: no splits.")
     val_split: str | None = Field("val", description="Split to hold out for samples and scores; null: none.")
@@ -113,7 +115,8 @@ class LossConfig(Section):
 
     adversarial: Literal["hinge", "vanilla"] = Field("hinge", description="Form of the adversarial loss.")
     adversarial_reduction: Literal["mean", "released"] = Field(
-        "mean", description="Weighted mean over levels and sum over scales (Eq. 24), or the released code's running sum."
+        "mean",
+        description="Weighted mean over levels and sum over scales (Eq. 24), or the released code's running sum.",
     )
     foreground_rate: float = Field(5.0, ge=1, description="T: how much more a foreground pixel weighs (Eq. 9); 1: off.")
     background_ids: tuple[int, ...] | None = Field(
@@ -148,7 +151,9 @@ class OptimizerConfig(Section):
 class TrainConfig(Section):
     """How long, how many at once, and how exactly."""
 
-    batch_size: int = Field(1, ge=1, description="Samples per optimiser step, over all processes and accumulated parts.")
+    batch_size: int = Field(
+        1, ge=1, description="Samples per optimiser step, over all processes and accumulated parts."
+    )
     epochs: int | None = Field(None, ge=1, description="How often to see the whole set; give this or `steps`.")
     steps: int | None = Field(None, ge=1, description="How many optimiser steps; give this or `epochs`.")
     accumulate: int = Field(1, ge=1, description="Parts a batch is split into to save memory.")
@@ -164,7 +169,9 @@ class CheckpointConfig(Section):
 
     every: int = Field(1000, ge=1, description="Steps between checkpoints.")
     keep: int = Field(2, ge=1, description="How many of the latest stay.")
-    best: str | None = Field(None, description="Score by which the best stays as well, such as `perceptual`; lower wins.")
+    best: str | None = Field(
+        None, description="Score by which the best stays as well, such as `perceptual`; lower wins."
+    )
 
 
 class MonitorConfig(Section):
