@@ -36,12 +36,11 @@ def film_frame(method: Method, run: Path, step: int) -> dict[str, float]:
     return {}
 
 
-def film_frames(run: Path) -> list[tuple[int, list[Image.Image]]]:
-    """Return the steps and, for each, its pictures."""
+def film_frames(run: Path, height: int) -> list[tuple[int, list[Image.Image]]]:
+    """Return the steps and, for each, its pictures, which are `height` pixels high."""
     frames = []
     for file in sorted((run / FILM).glob("step-*.png")):
         with Image.open(file) as strip:
-            height = strip.height // FRAMES
-            parts = [strip.crop((0, row * height, strip.width, (row + 1) * height)) for row in range(FRAMES)]
+            parts = [strip.crop((0, top, strip.width, top + height)) for top in range(0, strip.height, height)]
         frames.append((int(file.stem.removeprefix("step-")), parts))
     return frames

@@ -52,7 +52,7 @@ def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synt
         ),
         seeds=_seeds(scenes[0], synthesizer),
         way=_way(scenes[0], synthesizer),
-        film=_film(run),
+        film=_film(run, synthesizer.size[0]),
         losses=_uri((run / "losses.png").read_bytes()),
         facts="\n".join(
             f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in _facts(record, log, synthesizer)
@@ -123,8 +123,8 @@ def _way(scene: Scene, synthesizer: Synthesizer) -> str:
     return "\n".join(_figure(_image(picture, f"Step {step} of the way")) for step, picture in enumerate(pictures))
 
 
-def _film(run: Path) -> str:
-    frames = film_frames(run)
+def _film(run: Path, height: int) -> str:
+    frames = film_frames(run, height)
     if not frames:
         return ""
     rows = []
@@ -163,9 +163,9 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def _summary(record: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
-    where = "a GPU" if record["device"] != "cpu" else _cores(int(record["threads"]))
+    on = "a GPU" if record["device"] != "cpu" else _cores(int(record["threads"]))
     return (
-        f"In {_duration(_training_seconds(log))} on {where} a small Lab2Pix-V2 learnt to draw landscapes from maps that "
+        f"In {_duration(_training_seconds(log))} on {on} a small Lab2Pix-V2 learnt to draw landscapes from maps that "
         "say which class each pixel is. It has never seen the label maps below."
     )
 

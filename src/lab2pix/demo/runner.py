@@ -201,7 +201,7 @@ def measure(config: Config, device: str | None, at_most: float) -> Pace | None:
 
 
 def plan_steps(config: Config, pace: Pace, seconds: float) -> Config:
-    """Return the run that fills so many seconds with all that goes beside the steps, up to twice the recipe's length."""
+    """Return the run that fills so many seconds, what goes on beside its steps included; at most twice the recipe's."""
     left = 0.93 * max(1.0, seconds - FINISH_SECONDS - SHOWS * SHOW_SECONDS)
     batch, scenes = config.train.batch_size, config.data.scenes.train_count
     steps = left / (pace.step + batch * pace.scene)
