@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import lab2pix
@@ -158,9 +159,7 @@ class Variant(Lab2PixV2):
         def judge(*groups: list[Tensor]) -> list[list[list[Tensor]]]:
             together = [torch.cat(parts) for parts in zip(*groups, strict=True)]
             if self.savings.features_once:
-                features = [
-                    known[id(group)] if id(group) in known else self._look(group) for group in groups
-                ]
+                features = [known[id(group)] if id(group) in known else self._look(group) for group in groups]
                 seen = [[torch.cat(p) for p in zip(*(f[s] for f in features), strict=True)] for s in range(self.scales)]
             else:
                 together = [image.requires_grad_() for image in together]
@@ -198,6 +197,12 @@ class Variant(Lab2PixV2):
                 self.eyes(image, levels=self._levels(scale), perceptual=False).discriminator
                 for scale, image in enumerate(group)
             ]
+
+
+def plain_conv3x3_of_enlarged(small: Tensor, weight: Tensor, bias: Tensor | None, factor: int) -> Tensor:
+    """Enlarge, then convolve every pixel."""
+    enlarged = F.interpolate(small, scale_factor=float(factor))
+    return F.relu(F.conv2d(enlarged, weight, bias, padding=1))
 
 
 class Meter:
@@ -258,22 +263,25 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--backbones", nargs=2, default=("vgg16", "vgg19"), metavar=("DISCRIMINATOR", "PERCEPTUAL"))
+    parser.add_argument("--only-ends", action="store_true", help="measure all savings and none, not each by itself")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
 
     method, batch, noise = build(args)
     meter = Meter(batch.label.device)
+    distinct = encoders.conv3x3_of_enlarged
     saving_eyes, plain_eyes = method.eyes, PlainEyes(method.eyes, method.scales)
     everything = Savings()
     names = [field.name for field in fields(Savings)]
     variants = {"all savings": everything}
-    variants |= {f"without {name}": replace(everything, **{name: False}) for name in names}
+    if not args.only_ends:
+        variants |= {f"without {name}": replace(everything, **{name: False}) for name in names}
     variants["no savings"] = Savings(**dict.fromkeys(names, False))
 
     def use(savings: Savings) -> None:
         method.savings = savings
         method.eyes = saving_eyes if savings.features_once else plain_eyes  # type: ignore[assignment]
-        encoders.DISTINCT = savings.distinct_global  # type: ignore[attr-defined]
+        encoders.conv3x3_of_enlarged = distinct if savings.distinct_global else plain_conv3x3_of_enlarged
 
     def generator_half() -> Carry:
         method.generator.zero_grad(set_to_none=True)
@@ -306,14 +314,18 @@ def main() -> None:
         peak = meter.peak(lambda: discriminator_half(generator_half()))
         halves = [statistics.median(column) for column in zip(*times[name], strict=True)]
         whole = statistics.median(sum(pair) for pair in times[name])
-        rows.append({"variant": name, "generator_s": halves[0], "discriminator_s": halves[1], "step_s": whole, "peak_mib": peak})
+        rows.append(
+            {"variant": name, "generator_s": halves[0], "discriminator_s": halves[1], "step_s": whole, "peak_mib": peak}
+        )
     report(rows, args, method)
 
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace, method: Variant) -> None:
     """Print the table, and write it with machine, versions and command where asked."""
     plain = rows[-1]
-    print(f"{'variant':<34}{'generator s':>12}{'discr. s':>10}{'step s':>9}{'of plain':>9}{'peak MiB':>10}{'of plain':>9}")
+    print(
+        f"{'variant':<34}{'generator s':>12}{'discr. s':>10}{'step s':>9}{'of plain':>9}{'peak MiB':>10}{'of plain':>9}"
+    )
     for row in rows:
         row["time_ratio"] = row["step_s"] / plain["step_s"]
         row["memory_ratio"] = row["peak_mib"] / plain["peak_mib"]

@@ -58,7 +58,11 @@ def test_level_weights_of_the_paper_and_of_the_released_code():
     assert losses.level_weights([3, 2, 1]) == [[4 / 7, 2 / 7, 1 / 7], [2 / 3, 1 / 3], [1.0]]
     # the released code: ((a + b/2 + c/4) / 1.75 + d + e/2) / 1.5, then f on top without division, all by 3
     released = losses.level_weights([3, 2, 1], "released")
-    expected = [[1 / 1.75 / 1.5 / 3, 0.5 / 1.75 / 1.5 / 3, 0.25 / 1.75 / 1.5 / 3], [1 / 1.5 / 3, 0.5 / 1.5 / 3], [1 / 3]]
+    expected = [
+        [1 / 1.75 / 1.5 / 3, 0.5 / 1.75 / 1.5 / 3, 0.25 / 1.75 / 1.5 / 3],
+        [1 / 1.5 / 3, 0.5 / 1.5 / 3],
+        [1 / 3],
+    ]
     for ours, theirs in zip(released, expected, strict=True):
         assert ours == pytest.approx(theirs)
 

@@ -1,4 +1,4 @@
-"""What every method offers the training loop and the synthesizer: networks, what each player minimises, how to sample."""
+"""What every method offers the training loop: networks, and what each player minimises."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Method(ABC):
 
     name: ClassVar[str]
 
-    def __init__(self, config: Config, label_space: LabelSpace) -> None:
+    def __init__(self, config: Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
+        del pretrained  # for the methods that have backbones; false leaves those at random weights
         self.config = config
         self.label_space = label_space
         self.generator: nn.Module

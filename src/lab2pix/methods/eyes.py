@@ -44,10 +44,7 @@ class Eyes(nn.Module):
         if config.loss.perceptual > 0:
             wanted.add(settings.perceptual)
         self.networks = nn.ModuleDict(
-            {
-                name: load_backbone(name, settings.weights.get(name), pretrained=pretrained)
-                for name in sorted(wanted)
-            }
+            {name: load_backbone(name, settings.weights.get(name), pretrained=pretrained) for name in sorted(wanted)}
         )
         self.discriminator_name = settings.discriminator
         self.perceptual_name = settings.perceptual

@@ -140,13 +140,11 @@ class Lab2PixV2(Method):
     name: ClassVar[str] = "lab2pix-v2"
 
     def __init__(self, config: Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
-        super().__init__(config, label_space)
+        super().__init__(config, label_space, pretrained=pretrained)
         hierarchical = config.discriminator.kind == "hierarchical"
         self.eyes = Eyes(config, levels=3 if hierarchical else 0, pretrained=pretrained)
         self.generator: nn.Module = build_v2_generator(config, label_space)
-        self.discriminator: nn.Module = build_v2_discriminator(
-            config, label_space, self.eyes.discriminator_channels
-        )
+        self.discriminator: nn.Module = build_v2_discriminator(config, label_space, self.eyes.discriminator_channels)
         self.scales = config.discriminator.scales
         levels = [3 - scale if hierarchical else 1 for scale in range(self.scales)]
         self.weights = level_weights(levels, config.loss.adversarial_reduction)
@@ -277,9 +275,7 @@ class Lab2PixV2(Method):
             "fake": share * adversarial_loss(groups[0], self.fake_term, self.weights, mask),
         }
         if loss.sharpness > 0:
-            terms["blurred"] = (
-                share * loss.sharpness * adversarial_loss(groups[2], self.fake_term, self.weights, mask)
-            )
+            terms["blurred"] = share * loss.sharpness * adversarial_loss(groups[2], self.fake_term, self.weights, mask)
         return terms
 
     # --- parts ----------------------------------------------------------------------------------------------------
