@@ -16,13 +16,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import lab2pix_toy
 
-from lab2pix.training import loop, monitor
-
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let `train` train the toy; call it to use other data."""
-    for module, name in ((loop, "build_method"), (loop, "build_dataset"), (monitor, "build_dataset")):
+    for module, name in lab2pix_toy.PATCHED:
         monkeypatch.setattr(module, name, getattr(module, name))
     lab2pix_toy.use_toys()
     return lab2pix_toy.use_toys

@@ -7,8 +7,10 @@ process id at once and its exit status at the end; torch is imported once for al
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import os
+import shutil
 import signal
 import sys
 import time
@@ -140,16 +142,38 @@ def toy_config(**changes: Any) -> Config:
     return Config.model_validate(values)
 
 
-def use_toys(data: ToyData | None = None) -> None:
-    """Let the loop train the toy; tests undo this with monkeypatch."""
+PATCHED = ((loop, "build_method"), (loop, "build_dataset"), (monitor, "build_dataset"), (monitor, "plot_losses"))
+"""What `use_toys` replaces, for tests to put back."""
+
+
+def use_toys(data: ToyData | None = None, *, plots: bool = False) -> None:
+    """Let the loop train the toy; the loss plot, which takes longer than the training, only where asked for."""
     data = data or ToyData()
     loop.build_method = ToyMethod
     loop.build_dataset = lambda *arguments: data
     monitor.build_dataset = lambda *arguments: ToyData(5)
+    if not plots:
+        monitor.plot_losses = lambda *arguments: None
+
+
+def _die_at(call: int) -> None:
+    """Kill this process, with no chance to tidy up, before the n-th time that it forces or removes files."""
+    calls = itertools.count(1)
+
+    def deadly(function: Any) -> Any:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return wrapped
+
+    os.fsync, shutil.rmtree = deadly(os.fsync), deadly(shutil.rmtree)
 
 
 def _work(job: dict[str, Any]) -> int:
     os.environ.update(job.get("env", {}))
+    _die_at(job.get("die_at", 0))
     use_toys(ToyData(delay=job.get("delay", 0.0)))
     try:
         result = loop.train(toy_config(**job.get("config", {})), Path(job["out"]), resume=job.get("resume", False))

@@ -89,6 +89,20 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(server, whole: tuple[int, P
     assert not list((run / "checkpoints").glob(".tmp*"))
 
 
+def test_killed_between_any_two_writes_it_resumes_bit_for_bit(server, whole: tuple[int, Path], tmp_path: Path) -> None:
+    if whole[0] == 2:
+        pytest.skip("process 0 alone writes")
+    run = tmp_path / "run"
+    for die_at in range(1, 40):  # config.yaml, run.json, each file of a checkpoint, its folder, the pruning
+        job = {"out": str(run), "config": CONFIG, "resume": (run / "config.yaml").exists()}
+        if server.run({**job, "die_at": die_at}) == [0]:
+            break
+    else:
+        assert server.run(job) == [0]
+    assert die_at > 15
+    assert_same_end(whole[1], run)
+
+
 def test_sigterm_ends_all_processes_at_one_step(server, whole: tuple[int, Path], tmp_path: Path) -> None:
     size, undisturbed = whole
     run = tmp_path / "run"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab2pix_toy import SAMPLES, SIDE, ToyData, ToyMethod, toy_config
+from lab2pix_toy import PATCHED, SAMPLES, SIDE, ToyData, ToyMethod, toy_config, use_toys
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -56,13 +56,9 @@ def stop_at(step: int, number: int = signal.SIGTERM):
 def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve steps in one go."""
     with pytest.MonkeyPatch.context() as patch:
-        import lab2pix_toy
-
-        from lab2pix.training import monitor
-
-        for module, name in ((loop, "build_method"), (loop, "build_dataset"), (monitor, "build_dataset")):
+        for module, name in PATCHED:
             patch.setattr(module, name, getattr(module, name))
-        lab2pix_toy.use_toys()
+        use_toys(plots=True)
         run = tmp_path_factory.mktemp("runs") / "unbroken"
         train(toy_config(), run)
     return run

@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -189,7 +190,7 @@ def _read(path: Path, name: str, reader: Callable[[Path], Any]) -> Any:
         return reader(path / name)
     except FileNotFoundError as error:
         raise CheckpointError(f"{path / name} is missing; take another checkpoint") from error
-    except (OSError, RuntimeError, ValueError, EOFError, SafetensorError) as error:
+    except (OSError, RuntimeError, ValueError, EOFError, UnpicklingError, SafetensorError) as error:
         raise CheckpointError(
             f"{path / name} cannot be read ({type(error).__name__}); take another checkpoint"
         ) from error
