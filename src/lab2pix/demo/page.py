@@ -52,7 +52,7 @@ def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synt
         ),
         seeds=_seeds(scenes[0], synthesizer),
         way=_way(scenes[0], synthesizer),
-        film=_film(run, synthesizer.size[0]),
+        film=_film(run, scenes, synthesizer),
         losses=_uri((run / "losses.png").read_bytes()),
         facts="\n".join(
             f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in _facts(record, log, synthesizer)
@@ -123,18 +123,17 @@ def _way(scene: Scene, synthesizer: Synthesizer) -> str:
     return "\n".join(_figure(_image(picture, f"Step {step} of the way")) for step, picture in enumerate(pictures))
 
 
-def _film(run: Path, height: int) -> str:
-    frames = film_frames(run, height)
-    if not frames:
-        return ""
+def _film(run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer) -> str:
+    """Return one row per filmed scene: its label map, what was drawn of it over time, the true picture."""
+    frames = film_frames(run, synthesizer.size[0])
+    count = min((len(parts) for _, parts in frames), default=0)
     rows = []
-    for row in range(len(frames[0][1])):
-        last = row == len(frames[0][1]) - 1
-        parts = (
-            _figure(_image(parts[row], f"After {step} steps"), f"{step:,} steps" if last else "")
-            for step, parts in frames
-        )
-        rows.append(f'<div class="row">{"".join(parts)}</div>')
+    for row, scene in enumerate(scenes[:count]):
+        figures = [(_label(scene, synthesizer), "label map")]
+        figures += [(_image(parts[row], f"After {_steps(step)}"), _steps(step)) for step, parts in frames]
+        figures.append((_image(scene.real, f"The true picture {scene.name}"), "true"))
+        last = row == count - 1
+        rows.append(f'<div class="row film">{"".join(_figure(i, name if last else "") for i, name in figures)}</div>')
     return "\n".join(rows)
 
 
@@ -144,6 +143,10 @@ def _film(run: Path, height: int) -> str:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def _steps(count: int) -> str:
+    return f"{count:,} step{'' if count == 1 else 's'}"
 
 
 def _training_seconds(log: Iterable[dict[str, Any]]) -> float:
@@ -183,7 +186,7 @@ def _facts(
     parameters = sum(parameter.numel() for parameter in synthesizer.generator.parameters())
     yield (
         "Training",
-        f"{_duration(_training_seconds(log))}, {synthesizer.step:,} steps of {config.train.batch_size} scenes",
+        f"{_duration(_training_seconds(log))}, {_steps(synthesizer.step)} of {config.train.batch_size} scenes",
     )
     yield "Machine", _machine(record)
     yield "System", f"{platform.system()}, Python {record['versions']['python']}, PyTorch {record['versions']['torch']}"
