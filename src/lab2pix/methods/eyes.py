@@ -33,6 +33,9 @@ class Eyes(nn.Module):
         config: the run; its `backbone` section names the networks.
         levels: the most discriminator features anybody will ask for; 0 where no discriminator looks through them.
         pretrained: false leaves the networks at random weights.
+
+    Attributes:
+        shared: whether one pass of one network serves both uses.
     """
 
     def __init__(self, config: Config, *, levels: int, pretrained: bool = True) -> None:
@@ -49,6 +52,7 @@ class Eyes(nn.Module):
         self.discriminator_name = settings.discriminator
         self.perceptual_name = settings.perceptual
         self.normalize_perceptual = settings.normalize
+        self.shared = settings.discriminator == settings.perceptual and settings.normalize
         self.discriminator_channels: tuple[int, ...] = (
             self._network(settings.discriminator).discriminator_channels if levels else ()
         )
@@ -65,8 +69,7 @@ class Eyes(nn.Module):
         `backbone.normalize` is false.
         """
         normal = Backbone.normalize(image) if levels or self.normalize_perceptual else image
-        shared = self.discriminator_name == self.perceptual_name and self.normalize_perceptual
-        if levels and perceptual and shared:
+        if levels and perceptual and self.shared:
             seen = self._network(self.discriminator_name)(normal, levels=levels, perceptual=True)
             return Sight(seen.discriminator, seen.perceptual)
         sight = Sight()

@@ -26,7 +26,7 @@ from lab2pix.losses import (
 )
 from lab2pix.methods.base import Engine, Losses, Method
 from lab2pix.methods.conditions import condition_channels, make_condition
-from lab2pix.methods.eyes import Eyes
+from lab2pix.methods.eyes import Eyes, Sight
 from lab2pix.nn.discriminators import (
     HierarchicalDiscriminator,
     MultiScaleDiscriminator,
@@ -132,9 +132,9 @@ def frozen(network: nn.Module) -> Iterator[None]:
 class Lab2PixV2(Method):
     """The paired method of section 4.2, with its losses weighed as in Eq. 31.
 
-    A step computes nothing twice: the generator runs once; its gradient is gathered at the image, scale by scale, so
-    that no two discriminator graphs are in memory together; the discriminators judge generated, real and blurred
-    images in one pass; the backbone sees each image once.
+    A step computes nothing twice: the generator runs once; its gradient is gathered at the image, scale by scale and
+    network by network, so that no two of their graphs are in memory together; the discriminators judge generated, real
+    and blurred images in one pass; a backbone sees each image once.
     """
 
     name: ClassVar[str] = "lab2pix-v2"
@@ -176,57 +176,89 @@ class Lab2PixV2(Method):
         mask = self._mask(batch)
 
         losses: Losses = {}
-        generated_features: list[list[Tensor]] = []
-        real_features: list[list[Tensor]] = []
+        seen: list[tuple[list[Tensor], list[Tensor]]] = []
         with frozen(self.discriminator):
             for scale in range(self.scales):
-                terms, ours, theirs = self._generator_terms(
-                    scale, leaves[scale], real[scale], conditions[scale], mask, engine
-                )
-                engine.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
-                generated_features.append(ours)
-                real_features.append(theirs)
-                for name, value in terms.items():
-                    losses[name] = losses[name] + value.detach() if name in losses else value.detach()
+                for terms in self._generator_terms(
+                    scale, leaves[scale], real[scale], conditions[scale], mask, engine, seen
+                ):
+                    engine.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
+                    for name, value in terms.items():
+                        losses[name] = losses[name] + value.detach() if name in losses else value.detach()
         torch.autograd.backward(generated, [leaf.grad for leaf in leaves])
         carry = Carry(
             conditions=conditions,
             generated=[leaf.detach() for leaf in leaves],
             real=real,
-            generated_features=generated_features,
-            real_features=real_features,
+            generated_features=[ours for ours, _ in seen],
+            real_features=[theirs for _, theirs in seen],
             mask=mask,
         )
         return carry, losses
 
     def _generator_terms(
-        self, scale: int, generated: Tensor, real: Tensor, condition: Tensor, mask: Tensor | None, engine: Engine
-    ) -> tuple[Losses, list[Tensor], list[Tensor]]:
-        """Return one scale's terms of the generator's sum, and the backbone's features of both images, detached."""
-        loss = self.config.loss
+        self,
+        scale: int,
+        generated: Tensor,
+        real: Tensor,
+        condition: Tensor,
+        mask: Tensor | None,
+        engine: Engine,
+        seen: list[tuple[list[Tensor], list[Tensor]]],
+    ) -> Iterator[Losses]:
+        """Yield one scale's terms of the generator's sum, in groups that share no graph.
+
+        Whoever sends each group backward before asking for the next holds one group's graph at a time. What the
+        backbone sees in both images for the discriminator's sake is appended to `seen`, without a graph.
+        """
+        loss, levels = self.config.loss, self._levels(scale)
         with_perceptual = loss.perceptual > 0 and (scale == 0 or loss.perceptual_scales == "all")
-        levels = self._levels(scale)
-        terms: Losses = {}
+        together = self.eyes.shared and levels > 0
+        if with_perceptual and not together:
+            with engine.autocast():
+                yours, true = self._look(generated, real, levels=0, perceptual=True)
+                terms = {"perceptual": loss.perceptual * perceptual_loss(yours.perceptual, true.perceptual)}
+            yield terms
+            del yours, true, terms
         with engine.autocast():
-            ours = self.eyes(generated, levels=levels, perceptual=with_perceptual)
-            with torch.no_grad():
-                theirs = self.eyes(real, levels=levels, perceptual=with_perceptual)
-            judged = self._judge(scale, generated, condition, ours.discriminator)
-            terms["adversarial"] = adversarial_loss(
-                [judged.predictions], self.generator_term, [self.weights[scale]], mask
-            )
-            if loss.feature_matching > 0:
-                with torch.no_grad():
-                    true = self._judge(scale, real, condition, theirs.discriminator)
-                share = 1 / self.scales if loss.feature_matching_reduction == "released" else 1.0
-                terms["feature_matching"] = (
-                    loss.feature_matching
-                    * share
-                    * feature_matching_loss([judged.features], [true.features], loss.feature_matching_reduction)
-                )
-            if with_perceptual:
+            ours, theirs = self._look(generated, real, levels=levels, perceptual=with_perceptual and together)
+            terms = self._judgement(scale, generated, real, condition, mask, ours.discriminator, theirs.discriminator)
+            if with_perceptual and together:
                 terms["perceptual"] = loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)
-        return terms, [feature.detach() for feature in ours.discriminator], theirs.discriminator
+        seen.append(([feature.detach() for feature in ours.discriminator], theirs.discriminator))
+        del ours, theirs
+        yield terms
+
+    def _look(self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool) -> tuple[Sight, Sight]:
+        """Return what the backbones see in the generated image, with a graph, and in the real one, without."""
+        ours = self.eyes(generated, levels=levels, perceptual=perceptual)
+        with torch.no_grad():
+            theirs = self.eyes(real, levels=levels, perceptual=perceptual)
+        return ours, theirs
+
+    def _judgement(
+        self,
+        scale: int,
+        generated: Tensor,
+        real: Tensor,
+        condition: Tensor,
+        mask: Tensor | None,
+        ours: list[Tensor],
+        theirs: list[Tensor],
+    ) -> Losses:
+        """Return the terms that come through a discriminator: adversarial (Eq. 24) and feature matching (Eq. 29)."""
+        loss = self.config.loss
+        judged = self._judge(scale, generated, condition, ours)
+        terms = {
+            "adversarial": adversarial_loss([judged.predictions], self.generator_term, [self.weights[scale]], mask)
+        }
+        if loss.feature_matching > 0:
+            with torch.no_grad():
+                true = self._judge(scale, real, condition, theirs)
+            share = 1 / self.scales if loss.feature_matching_reduction == "released" else 1.0
+            distance = feature_matching_loss([judged.features], [true.features], loss.feature_matching_reduction)
+            terms["feature_matching"] = loss.feature_matching * share * distance
+        return terms
 
     # --- the discriminators' half of a step -----------------------------------------------------------------------
 

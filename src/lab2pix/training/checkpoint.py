@@ -73,6 +73,8 @@ def is_disk_full(error: BaseException) -> bool:
 
 
 def _sync_folder(path: Path) -> None:
+    if os.name == "nt":  # Windows opens no folders, and keeps their entries itself
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -86,7 +86,7 @@ class Team:
         """
         if self.size == 1:
             return network
-        return DistributedDataParallel(network, broadcast_buffers=True, gradient_as_bucket_view=True)
+        return DistributedDataParallel(network, gradient_as_bucket_view=True)
 
     def synchronise_norms(self, network: nn.Module) -> nn.Module:
         """Return the network with batch norm over all processes, where the device can do that."""
@@ -154,6 +154,10 @@ def join_team(device: str | None = None) -> Iterator[Team]:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
         yield Team(dist.get_rank(), dist.get_world_size(), chosen)
+    except BaseException:
+        # NCCL would wait here for processes that are still at work; torchrun ends those once this one is gone.
+        mine = mine and chosen.type != "cuda"
+        raise
     finally:
         if mine:
             dist.destroy_process_group()

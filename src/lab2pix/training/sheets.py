@@ -17,7 +17,7 @@ from lab2pix.labels import LabelSpace
 
 __all__ = ["plot_losses", "sample_sheet"]
 
-_GAP, _TITLE = 4, 18
+_GAP, _TITLE, _LEGIBLE = 4, 18, 128  # pixels
 
 
 def _to_bytes(image: Tensor) -> Tensor:
@@ -32,10 +32,12 @@ def sample_sheet(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Im
         generated: `[N, 3, H, W]` in [-1, 1].
         label_space: gives the colours.
     """
+    # Small pictures are enlarged pixel by pixel, so that a person can see them.
+    factor = max(1, _LEGIBLE // generated.shape[-1])
     columns = {"label": label_space.to_colors(batch.label.cpu()).cpu(), "generated": _to_bytes(generated)}
     if batch.image is not None:
         columns["real"] = _to_bytes(batch.image)
-    height, width = generated.shape[-2:]
+    height, width = (side * factor for side in generated.shape[-2:])
     size = (len(columns) * (width + _GAP) + _GAP, len(batch) * (height + _GAP) + _TITLE)
     sheet = Image.new("RGB", size, "white")
     draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
@@ -44,7 +46,9 @@ def sample_sheet(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Im
         draw.text((left, 2), title, fill="black", font=font)
         for row, image in enumerate(images):
             picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
-            sheet.paste(picture, (left, _TITLE + row * (height + _GAP)))
+            sheet.paste(
+                picture.resize((width, height), Image.Resampling.NEAREST), (left, _TITLE + row * (height + _GAP))
+            )
     return sheet
 
 
