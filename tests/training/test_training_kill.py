@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -78,7 +79,8 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(server, whole: tuple[int, P
             wait_for_steps(run, step)
         time.sleep(moments.uniform(0, 0.1))
         for pid in pids:
-            os.kill(pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         assert set(server.wait()) <= {-signal.SIGKILL, 70}  # the other of a pair may notice before it is killed
     resume = (run / "config.yaml").exists()
     assert server.run(*jobs(size, out=str(run), config=CONFIG, resume=resume)) == [0] * size
