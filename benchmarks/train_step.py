@@ -10,6 +10,7 @@ Backbones hold random weights: neither time nor memory depends on their values.
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import platform
 import statistics
@@ -29,7 +30,7 @@ import lab2pix
 from lab2pix.batch import Batch
 from lab2pix.configuration import load_config
 from lab2pix.labels import LabelSpace
-from lab2pix.losses import adversarial_loss, blurred
+from lab2pix.losses import adversarial_loss, blurred, feature_matching_loss
 from lab2pix.methods import Engine, lab2pix_v2, make_condition
 from lab2pix.methods.eyes import Eyes, Sight
 from lab2pix.methods.lab2pix_v2 import Carry, Lab2PixV2, pyramid
@@ -46,19 +47,21 @@ class Savings:
     discriminator_one_pass: bool = True
     discriminator_frozen: bool = True
     real_without_graph: bool = True
-    scale_by_scale: bool = True
+    group_by_group: bool = True
     features_once: bool = True
     distinct_global: bool = True
+    channels_last: bool = True
 
 
 MEANING = {
     "generator_once": "off: the discriminators' step generates its image anew",
     "discriminator_one_pass": "off: generated with real, then blurred with real once more, in two passes",
     "discriminator_frozen": "off: the generator's step fills discriminator gradients that nobody uses",
-    "real_without_graph": "off: real images carry a graph through discriminators and backbone in the generator's step",
-    "scale_by_scale": "off: the graphs of all scales are in memory together",
+    "real_without_graph": "off: generated and real pass the discriminators together in the generator's step",
+    "group_by_group": "off: the graphs of all scales and networks are in memory together",
     "features_once": "off: a backbone per discriminator, every image seen anew, with a graph back to the image",
     "distinct_global": "off: the global feature's convolution runs over the enlarged map, pixel by pixel",
+    "channels_last": "off: torch's default memory order",
 }
 
 
@@ -67,10 +70,8 @@ class PlainEyes(nn.Module):
 
     def __init__(self, eyes: Eyes, copies: int) -> None:
         super().__init__()
-        import copy
-
         self.copies = nn.ModuleList([eyes, *(copy.deepcopy(eyes) for _ in range(copies))])
-        self.discriminator_channels = eyes.discriminator_channels
+        self.shared = False
 
     def forward(self, image: Tensor, *, levels: int, perceptual: bool) -> Sight:
         """Look twice: through a discriminator's own copy, and through the loss's."""
@@ -94,52 +95,59 @@ class Variant(Lab2PixV2):
     ) -> tuple[Carry, dict[str, Tensor]]:
         """Switch the generator's half."""
         self.batch, self.noise = batch, noise
-        if self.savings.scale_by_scale and self.savings.real_without_graph and self.savings.discriminator_frozen:
-            return super().generator_backward(generator, batch, noise, engine)
-        saved = torch.no_grad
         frozen = lab2pix_v2.frozen
         try:
             if not self.savings.discriminator_frozen:
                 lab2pix_v2.frozen = lambda network: nullcontext()  # type: ignore[assignment]
-            if not self.savings.real_without_graph:
-                torch.no_grad = nullcontext  # type: ignore[assignment,misc]
-            if self.savings.scale_by_scale:
-                return super().generator_backward(generator, batch, noise, engine)
-            return self._all_scales(generator, batch, noise, engine)
+            half = super().generator_backward if self.savings.group_by_group else self._all_at_once
+            carry, losses = half(generator, batch, noise, engine)
+            theirs = [[feature.detach() for feature in features] for features in carry.real_features]
+            return replace(carry, real_features=theirs), losses
         finally:
-            torch.no_grad = saved  # type: ignore[misc]
             lab2pix_v2.frozen = frozen
 
-    def _all_scales(
+    def _all_at_once(
         self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine
     ) -> tuple[Carry, dict[str, Tensor]]:
         condition = make_condition(self.config, self.label_space, batch)
         generated = pyramid(generator(condition, noise), self.scales)
         assert batch.image is not None
         real, conditions = pyramid(batch.image, self.scales), pyramid(condition, self.scales)
-        if not self.savings.real_without_graph:
-            real = [image.detach().requires_grad_() for image in real]
         mask = self._mask(batch)
-        losses: dict[str, Tensor] = {}
-        kept = []
+        seen: list[tuple[list[Tensor], list[Tensor]]] = []
         with lab2pix_v2.frozen(self.discriminator):
-            for scale in range(self.scales):
-                terms, ours, theirs = self._generator_terms(
-                    scale, generated[scale], real[scale], conditions[scale], mask, engine
+            terms = [
+                value
+                for scale in range(self.scales)
+                for group in self._generator_terms(
+                    scale, generated[scale], real[scale], conditions[scale], mask, engine, seen
                 )
-                kept.append((ours, theirs))
-                for name, value in terms.items():
-                    losses[name] = losses.get(name, torch.zeros(())) + value
-            torch.stack(list(losses.values())).sum().backward()
-        carry = Carry(
-            conditions,
-            [image.detach() for image in generated],
-            [image.detach() for image in real],
-            [ours for ours, _ in kept],
-            [[feature.detach() for feature in theirs] for _, theirs in kept],
-            mask,
+                for value in group.values()
+            ]
+            torch.stack(terms).sum().backward()
+        ours, theirs = ([pair[side] for pair in seen] for side in (0, 1))
+        return Carry(conditions, [image.detach() for image in generated], real, ours, theirs, mask), {}
+
+    def _look(self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool) -> tuple[Sight, Sight]:
+        if self.savings.real_without_graph or not levels:
+            return super()._look(generated, real, levels=levels, perceptual=perceptual)
+        both = self.eyes(torch.cat([generated, real]), levels=levels, perceptual=False).discriminator
+        halves = [feature.chunk(2) for feature in both]
+        ours, theirs = super()._look(generated, real, levels=0, perceptual=perceptual)
+        return Sight([own for own, _ in halves], ours.perceptual), Sight(
+            [true for _, true in halves], theirs.perceptual
         )
-        return carry, losses
+
+    def _judgement(self, scale, generated, real, condition, mask, ours, theirs):  # type: ignore[no-untyped-def]
+        if self.savings.real_without_graph:
+            return super()._judgement(scale, generated, real, condition, mask, ours, theirs)
+        features = [torch.cat(pair) for pair in zip(ours, theirs, strict=True)]
+        output = self._judge(scale, torch.cat([generated, real]), torch.cat([condition] * 2), features)
+        halves = [layer.chunk(2) for layer in output.features]
+        judged = [prediction.chunk(2)[0] for prediction in output.predictions]
+        adversarial = adversarial_loss([judged], self.generator_term, [self.weights[scale]], mask)
+        distance = feature_matching_loss([[fake for fake, _ in halves]], [[true.detach() for _, true in halves]])
+        return {"adversarial": adversarial, "feature_matching": self.config.loss.feature_matching * distance}
 
     def discriminator_backward(self, discriminator: nn.Module, carry: Carry, engine: Engine) -> dict[str, Tensor]:
         """Switch the discriminators' half."""
@@ -159,7 +167,7 @@ class Variant(Lab2PixV2):
         def judge(*groups: list[Tensor]) -> list[list[list[Tensor]]]:
             together = [torch.cat(parts) for parts in zip(*groups, strict=True)]
             if self.savings.features_once:
-                features = [known[id(group)] if id(group) in known else self._look(group) for group in groups]
+                features = [known[id(group)] if id(group) in known else self._see(group) for group in groups]
                 seen = [[torch.cat(p) for p in zip(*(f[s] for f in features), strict=True)] for s in range(self.scales)]
             else:
                 together = [image.requires_grad_() for image in together]
@@ -191,7 +199,7 @@ class Variant(Lab2PixV2):
         torch.stack(list(terms.values())).sum().backward()  # type: ignore[arg-type]
         return terms  # type: ignore[return-value]
 
-    def _look(self, group: list[Tensor]) -> list[list[Tensor]]:
+    def _see(self, group: list[Tensor]) -> list[list[Tensor]]:
         with torch.no_grad():
             return [
                 self.eyes(image, levels=self._levels(scale), perceptual=False).discriminator
@@ -255,8 +263,8 @@ def build(args: argparse.Namespace) -> tuple[Variant, Batch, Tensor]:
     return method, batch, torch.randn(args.batch, config.generator.noise_dim, device=device)
 
 
-def main() -> None:
-    """Measure and print."""
+def arguments() -> argparse.Namespace:
+    """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--size", type=int, nargs=2, default=(256, 256), metavar=("H", "W"))
@@ -265,8 +273,12 @@ def main() -> None:
     parser.add_argument("--backbones", nargs=2, default=("vgg16", "vgg19"), metavar=("DISCRIMINATOR", "PERCEPTUAL"))
     parser.add_argument("--only-ends", action="store_true", help="measure all savings and none, not each by itself")
     parser.add_argument("--out", type=Path)
-    args = parser.parse_args()
+    return parser.parse_args()
 
+
+def main() -> None:
+    """Measure and print."""
+    args = arguments()
     method, batch, noise = build(args)
     meter = Meter(batch.label.device)
     distinct = encoders.conv3x3_of_enlarged
@@ -281,6 +293,8 @@ def main() -> None:
     def use(savings: Savings) -> None:
         method.savings = savings
         method.eyes = saving_eyes if savings.features_once else plain_eyes  # type: ignore[assignment]
+        order = torch.channels_last if savings.channels_last else torch.contiguous_format
+        method.to(batch.label.device, order)
         encoders.conv3x3_of_enlarged = distinct if savings.distinct_global else plain_conv3x3_of_enlarged
 
     def generator_half() -> Carry:
@@ -304,7 +318,7 @@ def main() -> None:
             middle = time.perf_counter()
             discriminator_half(carry)
             sync()
-            if repeat:
+            if repeat:  # the first round warms up
                 times[name].append((middle - start, time.perf_counter() - middle))
     rows = []
     for name, savings in variants.items():
