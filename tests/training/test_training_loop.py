@@ -306,10 +306,11 @@ def test_resume_refuses_settings_that_change_results(unbroken: Path) -> None:
         train(toy_config(train__batch_size=2, train__steps=20), unbroken, resume=True)
 
 
-def test_resume_of_a_finished_run_makes_no_step(unbroken: Path) -> None:
+def test_resume_of_a_finished_run_makes_no_step(unbroken: Path, capsys: pytest.CaptureFixture[str]) -> None:
     log = (unbroken / "log.jsonl").read_text()
     result = train(toy_config(data__workers=1, checkpoint__every=3), unbroken, resume=True)
     assert (result.step, result.losses) == (12, {})
+    assert "all of its 12 steps are made" in capsys.readouterr().err.replace("\n", " ")
     assert (unbroken / "log.jsonl").read_text() == log
 
 

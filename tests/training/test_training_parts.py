@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
+from lab2pix.devices import choose_device
 from lab2pix.errors import CheckpointError, ConfigError, TrainingError
 from lab2pix.labels import LabelSpace
 from lab2pix.training import checkpoint as checkpoints
@@ -32,7 +33,6 @@ from lab2pix.training.checkpoint import (
     write_checkpoint,
 )
 from lab2pix.training.display import Display
-from lab2pix.training.distributed import choose_device
 from lab2pix.training.ema import MovingAverage
 from lab2pix.training.monitor import RunLog
 from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed

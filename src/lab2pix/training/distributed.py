@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-from lab2pix.errors import ConfigError, Lab2PixError, did_you_mean
+from lab2pix.devices import choose_device
+from lab2pix.errors import ConfigError, Lab2PixError
 
-__all__ = ["Team", "choose_device", "join_team", "was_restarted"]
+__all__ = ["Team", "join_team", "was_restarted"]
 
 Result = TypeVar("Result")
 
@@ -93,37 +94,6 @@ class Team:
         if self.size == 1 or self.device.type != "cuda":
             return network
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))  # type: ignore[no-untyped-call]
-
-
-def choose_device(name: str | None = None, local_rank: int = 0) -> torch.device:
-    """Return the device to compute on: what was asked for, else CUDA, else MPS, else the CPU.
-
-    Args:
-        name: `cpu`, `cuda`, `cuda:1`, `mps`, or None.
-        local_rank: this process' number on its machine, which picks the GPU where several processes share it.
-
-    Raises:
-        ConfigError: no such device, or not on this machine.
-    """
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name is None:
-        name = next(kind for kind, there in available.items() if there)
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigError(f"there is no device '{name}'{did_you_mean(name, available)}") from error
-    if not available.get(device.type, False):
-        there = ", ".join(kind for kind, there in available.items() if there)
-        raise ConfigError(f"device '{name}' is not available on this machine; available: {there}")
-    if device.type != "cuda":
-        return device
-    index = local_rank if device.index is None else device.index
-    if index >= torch.cuda.device_count():
-        raise ConfigError(
-            f"GPU {index} is asked for, but this machine has {torch.cuda.device_count()}; start no more processes per "
-            "machine than it has GPUs, or use --device cpu"
-        )
-    return torch.device("cuda", index)
 
 
 def was_restarted() -> bool:

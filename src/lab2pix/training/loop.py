@@ -141,6 +141,8 @@ def _run_steps(
     losses: dict[str, Losses] = {}
     began = time.monotonic() - state.seconds
     reason = 0
+    if state.step >= total:
+        monitor.display.note(f"the run in {run} is complete: all of its {total} steps are made")
     while state.step < total and not reason:
         set_learning_rates(state, learning_rate_factor(state.step, total, config.optimizer.decay_fraction))
         # Whatever draws random numbers beside the noise draws the same ones when the step is made again.
