@@ -152,12 +152,16 @@ def _generate(
     keep_size: Annotated[
         bool, typer.Option("--keep-size", help="Draw at each label map's own size, not the one trained at.")
     ] = False,
+    label_space: Annotated[
+        str | None,
+        typer.Option(help="Refuse weights made for another label space than this one.", show_default=False),
+    ] = None,
     device: Device = None,
 ) -> None:
     """Make pictures from label maps."""
     from lab2pix.synthesis import Synthesizer, generate_folder
 
-    synthesizer = Synthesizer.load(weights, device=device)
+    synthesizer = Synthesizer.load(weights, device=device, expect_label_space=label_space)
     with show_progress("label maps") as on_progress:
         report = generate_folder(
             synthesizer,

@@ -194,6 +194,12 @@ def test_checkpoint_of_another_label_space(train: Run, tmp_path: Path) -> None:
     sentence(train(own, "--resume"), "label space")
 
 
+def test_generating_with_weights_of_another_label_space(run: Run, folder_data: Path, run_folder: Path) -> None:
+    words = ("generate", run_folder, folder_data / "labels", "--out", folder_data / "out")
+    sentence(run(*words, "--label-space", "cityscapes"), "scenes", "cityscapes")
+    assert not (folder_data / "out").exists()
+
+
 def test_weights_that_are_not_there(run: Run, folder_data: Path, tmp_path: Path, offline: Path) -> None:
     words = ("generate", tmp_path / "nowhere", folder_data / "labels", "--out", tmp_path / "out")
     sentence(run(*words), "nowhere")
