@@ -115,9 +115,15 @@ def _train(
     """Train networks; Ctrl-C writes a checkpoint and ends cleanly."""
     from lab2pix.configuration import load_config, require_data_root
 
+    if source is not None and "=" in source and not Path(source).exists():  # settings alone, of the run to resume
+        source, overrides = None, [source, *(overrides or ())]
     if source is None and (out is None or not resume or dry_run):
         raise typer.BadParameter("name a preset or a YAML file; only --resume with --out goes without")
     config = None if source is None else load_config(source, overrides or ())
+    if source is None and out and overrides:
+        from lab2pix.training import read_run_config
+
+        config = load_config(read_run_config(out), overrides)
     if config and dry_run:
         from lab2pix.plan import describe
 
@@ -257,7 +263,8 @@ def _data_scenes(
     from lab2pix.data.scenes import write_scenes
 
     write_scenes(out, count, read_size(size), seed, overwrite=overwrite)
-    print(f"{count} scenes in {out}; train on them with data.layout=folder data.root={out} data.label_space=scenes")
+    where = f"data.layout=folder data.root={out} data.label_space=scenes data.train_split=null data.val_split=null"
+    print(f"{count} scenes in {out}; train on them with {where}")
 
 
 @data_app.command("layouts")

@@ -98,6 +98,10 @@ def test_resuming_needs_no_preset(run: Run, tiny: Tiny, tmp_path: Path) -> None:
     weights = (folder / "checkpoints" / "step-00000002" / "model.safetensors").read_bytes()
     assert run("train", "--resume", "--out", folder, "--device", "cpu")[0] == 0
     assert (folder / "checkpoints" / "step-00000002" / "model.safetensors").read_bytes() == weights
+    assert run("train", "monitor.log_every=1", "--resume", "--out", folder, "--device", "cpu")[0] == 0
+    code, _, error = run("train", "generator.width=8", "--resume", "--out", folder, "--device", "cpu")
+    assert code == 2
+    assert "generator.width" in error
 
 
 def test_a_run_lies_in_runs_by_default(run: Run, tiny: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
