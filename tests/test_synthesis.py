@@ -277,6 +277,7 @@ def test_labels_are_resized_to_the_training_size_or_kept(synthesizer: Synthesize
         (torch.zeros(64, 64), "must be whole numbers"),
         (np.zeros((64, 64, 3), dtype=np.uint8), "must be whole numbers"),
         (np.full((64, 64), 0.5), "must be whole numbers"),
+        (torch.zeros(0, 64, dtype=torch.long), "is empty"),
     ],
 )
 def test_what_is_no_label_map(label: torch.Tensor, text: str, synthesizer: Synthesizer) -> None:

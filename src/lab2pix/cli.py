@@ -116,7 +116,8 @@ def _train(
     from lab2pix.configuration import load_config, require_data_root
 
     if source is not None and "=" in source and not Path(source).exists():  # settings alone, of the run to resume
-        source, overrides = None, [source, *(overrides or ())]
+        overrides = [source, *(overrides or ())]
+        source = None
     if source is None and (out is None or not resume or dry_run):
         raise typer.BadParameter("name a preset or a YAML file; only --resume with --out goes without")
     config = None if source is None else load_config(source, overrides or ())
@@ -165,6 +166,7 @@ def _generate(
     device: Device = None,
 ) -> None:
     """Make pictures from label maps."""
+    from lab2pix.devices import wait_for_processes
     from lab2pix.synthesis import Synthesizer, generate_folder
 
     synthesizer = Synthesizer.load(weights, device=device, expect_label_space=label_space)
@@ -185,6 +187,7 @@ def _generate(
             on_progress=on_progress,
         )
     print(report)
+    wait_for_processes()
     raise typer.Exit(0 if report.ok else 1)
 
 

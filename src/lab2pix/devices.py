@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+from datetime import timedelta
+
 import torch
+from torch import distributed as dist
 
 from lab2pix.errors import ConfigError, did_you_mean
 
-__all__ = ["choose_device"]
+__all__ = ["choose_device", "wait_for_processes"]
 
 
 def choose_device(name: str | None = None, local_rank: int = 0) -> torch.device:
@@ -38,3 +42,12 @@ def choose_device(name: str | None = None, local_rank: int = 0) -> torch.device:
             "machine than it has GPUs, or use --device cpu"
         )
     return torch.device("cuda", index)
+
+
+def wait_for_processes() -> None:
+    """Wait until all processes that torchrun started are here: it ends the rest once one has left with an error."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    dist.init_process_group("gloo", timeout=timedelta(days=7))  # their shares may differ by hours
+    dist.barrier()
+    dist.destroy_process_group()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
-from lab2pix.training import latest_checkpoint, loop, read_run_config, train
+from lab2pix.training import latest_checkpoint, loop, read_run_config, record, train
 from lab2pix.training.checkpoint import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("toys")
@@ -84,6 +85,13 @@ def test_run_folder(unbroken: Path) -> None:
     assert log[0]["lr"]["generator"] == pytest.approx(2e-4)
     assert log[-1]["lr"]["generator"] == pytest.approx(2e-4 / 6)
     assert [line["step"] for line in lines(unbroken, "scores")] == [6, 12]
+
+
+def test_git_state_is_the_packages_wherever_it_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = record._git_state()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    monkeypatch.chdir(tmp_path)  # a repository that has nothing to do with it
+    assert record._git_state() == here
 
 
 def test_checkpoint_is_the_exported_form(unbroken: Path) -> None:

@@ -6,6 +6,8 @@ import errno
 import io
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -247,6 +249,23 @@ def test_devices() -> None:
         choose_device("gpu")
     with pytest.raises(ConfigError, match=r"is not available on this machine; available: .*cpu"):
         choose_device("xpu")
+
+
+def test_processes_wait_for_each_other_before_one_leaves_with_an_error(tmp_path: Path) -> None:
+    script = tmp_path / "share.py"
+    script.write_text(
+        "import os, sys, time\n"
+        "from lab2pix.devices import wait_for_processes\n"
+        "if os.environ['RANK'] == '1':\n"
+        "    time.sleep(3)\n"
+        "    open(sys.argv[1], 'w').close()\n"
+        "wait_for_processes()\n"
+        "sys.exit(os.environ['RANK'] == '0')\n"
+    )
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*words, str(script), str(tmp_path / "made")], capture_output=True, timeout=120, check=False)
+    assert done.returncode == 1
+    assert (tmp_path / "made").exists()
 
 
 def test_log_is_cut_to_the_checkpoint(tmp_path: Path) -> None:

@@ -268,6 +268,8 @@ class Synthesizer(
             raise LabelError(
                 f"a label map must be whole numbers [height, width], not {ids.dtype} {list(ids.shape)}; give class ids"
             )
+        if not ids.numel():
+            raise LabelError(f"the label map is empty ({list(ids.shape)}); give one of at least one pixel")
         ids = ids.to(device="cpu", dtype=torch.int64)
         wrong = ids[(ids < 0) | (ids >= self.label_space.num_channels)]
         if wrong.numel():

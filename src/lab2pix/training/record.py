@@ -155,14 +155,17 @@ def lock_run(run: Path) -> Iterator[None]:
 
 def _git(*arguments: str) -> str | None:
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=10, check=True)
+        # The package's own repository, wherever the run is started from.
+        words = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
     return done.stdout.strip()
 
 
 def _git_state() -> dict[str, Any] | None:
-    commit = _git("rev-parse", "HEAD")
+    # An installed package may lie inside a repository that knows nothing of it.
+    commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
     return None if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
 
 
