@@ -201,6 +201,8 @@ def test_a_layout_knows_its_own_labels() -> None:
     assert label_space_for("scenes", "folder").name == "scenes"
     with pytest.raises(ConfigError, match="add --labels"):
         label_space_for(None, "folder")
+    with pytest.raises(ConfigError, match="'fodler'; did you mean 'folder'"):
+        label_space_for(None, "fodler")
 
 
 def test_other_file_errors_keep_the_systems_words() -> None:

@@ -246,6 +246,7 @@ def test_the_file_that_is_wrong_is_named_not_the_one_that_builds_on_it(tmp_path:
             "data.resize=[60,80]",
             "data.resize is [60, 80] but must be at least data.size, [64, 64], that is cropped from it",
         ),
+        ("optimizer.betas=[2,0.9]", "optimizer.betas is 2 but must be less than 1.0"),
         ("train.accumulate=3", "train.batch_size is 8 but must be divisible by train.accumulate, 3"),
         (
             "train.epochs=3",
@@ -268,6 +269,7 @@ def test_small_images_suit_patch_discriminators() -> None:
     [
         (b"a: [1\n", "not valid YAML in line"),
         (b"name: a\nname: b\n", "not valid YAML in line 2: found duplicate key name"),
+        (b"null: 3\n", "Incompatible key type"),
         (b"- 1\n", "must hold settings as `key: value` lines"),
         (b"\xff\xfe\x00", "YAML"),
         (b"base: v2-smal\n", "unknown preset 'v2-smal'; did you mean 'v2-small'?"),

@@ -238,7 +238,10 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         ({"classes": [{"name": "b", "foreground": "yes"}]}, "'foreground' must be a bool"),
         ({"classes": "a"}, "'classes' must be a list"),
         ({"classes": ["a"], "unknown_value": 0}, "both for unknown and for class 'a'"),
-        ({"classes": ["a"], "file_offset": -1}, "must be 0 or more"),
+        ({"classes": ["a"], "file_offset": -1}, "must be 0 to 65535"),
+        ({"classes": ["a"], "file_offset": 10**11}, "must be 0 to 65535"),
+        ({"classes": ["a"], "unknown_value": -5}, "unknown -5; it must be -1 to 65535"),
+        ({"classes": ["a"], "unknown_value": 10**11}, "must be -1 to 65535"),
         (["a"], "expected a mapping"),
     ],
 )

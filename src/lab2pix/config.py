@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -139,12 +139,15 @@ class LossConfig(Section):
     )
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(Section):
     """Adam, and how its learning rates fall (5.2)."""
 
     generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generator.")
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
-    betas: tuple[float, float] = Field((0.0, 0.9), description="Adam's two decay rates.")
+    betas: tuple[Beta, Beta] = Field((0.0, 0.9), description="Adam's two decay rates.")
     decay_fraction: float = Field(0.5, ge=0, le=1, description="Last part of the run in which the rates fall to 0.")
 
 

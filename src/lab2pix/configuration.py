@@ -166,6 +166,8 @@ def _read(entry: Traversable, origin: str) -> DictConfig:
         if error.strerror:
             raise ConfigError(f"{origin}: cannot be read: {error.strerror}") from error
         values = OmegaConf.create([])  # OmegaConf's own complaint about a file that holds a single word
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{origin}: {_first_line(error)}") from error
     if not isinstance(values, DictConfig):
         raise ConfigError(f"{origin}: must hold settings as `key: value` lines")
     return values

@@ -26,6 +26,7 @@ COLOR_TOLERANCE = 64.0
 SEAM_WIDTH = 9
 """Side in pixels of the smallest square of strays that is no blur between two classes any more, but a wrong colour."""
 
+MAX_VALUE = 65535  # the largest value in a label map's file, as many as 16 bits hold
 Color = tuple[int, int, int]
 
 
@@ -80,8 +81,12 @@ class LabelSpace:
         doubles = sorted({name for name in self.names if self.names.count(name) > 1})
         if doubles:
             raise LabelError(f"Label space '{self.name}' names {doubles[0]!r} twice; give every class its own name")
-        if self.file_offset < 0:
-            raise LabelError(f"Label space '{self.name}' has offset {self.file_offset}; it must be 0 or more")
+        if not 0 <= self.file_offset <= MAX_VALUE:
+            raise LabelError(f"Label space '{self.name}' has offset {self.file_offset}; it must be 0 to {MAX_VALUE}")
+        if self.unknown_value is not None and not -1 <= self.unknown_value <= MAX_VALUE:
+            raise LabelError(
+                f"Label space '{self.name}' has unknown {self.unknown_value}; it must be -1 to {MAX_VALUE}"
+            )
         if self.unknown_value is not None and 0 <= self.unknown_value - self.file_offset < len(self.classes):
             raise LabelError(
                 f"Label space '{self.name}' uses the value {self.unknown_value} both for unknown and for class "
@@ -220,8 +225,8 @@ class LabelSpace:
         if values.numel() == 0:
             return values
         low, high = int(values.min()), int(values.max())
-        if low < -1 or high > 65535:
-            raise LabelError(self._range_message(values[(values < -1) | (values > 65535)], where))
+        if low < -1 or high > MAX_VALUE:
+            raise LabelError(self._range_message(values[(values < -1) | (values > MAX_VALUE)], where))
         # One place more than the highest value, so that -1 finds a place of its own at the end.
         table = torch.full((max(high, self.file_offset + self.num_classes, self.unknown_value or 0) + 2,), -1)
         table[self.file_offset : self.file_offset + self.num_classes] = torch.arange(self.num_classes)

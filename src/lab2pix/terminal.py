@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from lab2pix.errors import ConfigError
+from lab2pix.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     from lab2pix.labels import LabelSpace
@@ -83,12 +83,15 @@ def label_space_for(labels: str | None, layout: str) -> LabelSpace:
     """Return the label space asked for, or the one that the layout's data set has.
 
     Raises:
-        ConfigError: none was asked for, and the layout may hold any labels.
+        ConfigError: none was asked for, and the layout may hold any labels, or there is no such layout.
         LabelError: there is no such label space.
     """
+    from lab2pix.config import LAYOUT_NAMES
     from lab2pix.labels import LabelSpace
 
     name = labels or _LAYOUTS_OWN.get(layout)
+    if name is None and layout not in LAYOUT_NAMES:
+        raise ConfigError(f"No layout is called '{layout}'{did_you_mean(layout, LAYOUT_NAMES)}")
     if name is None:
         raise ConfigError(f"layout '{layout}' may hold any labels: add --labels with a label space or its YAML file")
     return LabelSpace.load(name)

@@ -176,7 +176,7 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path: Path) -> None:
 
 def test_labels_that_cannot_be_ids(tmp_path: Path) -> None:
     Image.fromarray(values()).save(tmp_path / "gray.jpg")
-    with pytest.raises(LabelError, match=r"gray\.jpg is a gray JPEG"):
+    with pytest.raises(LabelError, match=r"gray\.jpg is gray and compressed with loss"):
         read_label(tmp_path / "gray.jpg", SPACE)
     Image.fromarray(np.full((3, 3), 0.5, dtype=np.float32)).save(tmp_path / "half.tif")
     with pytest.raises(LabelError, match="fractions"):
@@ -187,6 +187,19 @@ def test_labels_that_cannot_be_ids(tmp_path: Path) -> None:
     Image.new("RGB", (3, 3), (250, 250, 0)).save(tmp_path / "yellow.png")
     with pytest.raises(LabelError, match=r"yellow\.png holds colours .*\(250, 250, 0\), in 100\.0%"):
         read_label(tmp_path / "yellow.png", SPACE)
+
+
+def test_ids_are_refused_wherever_compression_changes_them(tmp_path: Path) -> None:
+    big = np.kron(values(), np.ones((16, 16), dtype=np.uint8)) % 4
+    Image.fromarray(big).save(tmp_path / "exact.webp", lossless=True)
+    Image.fromarray(big).save(tmp_path / "lossy.webp")
+    Image.fromarray(big).convert("RGBA").save(tmp_path / "alpha.webp", exif=Image.Exif())
+    Image.fromarray(np.dstack([big] * 3)).save(tmp_path / "lossy.jpg")
+    Image.fromarray(big).save(tmp_path / "lossy.tif", compression="jpeg")
+    assert torch.equal(read_label(tmp_path / "exact.webp", SPACE), torch.from_numpy(big).long())
+    for name in ("lossy.webp", "alpha.webp", "lossy.jpg", "lossy.tif"):
+        with pytest.raises(LabelError, match=f"{name} is gray and compressed with loss"):
+            read_label(tmp_path / name, SPACE)
 
 
 def test_hidden_files_are_left_out(tmp_path: Path) -> None:

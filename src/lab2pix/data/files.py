@@ -29,6 +29,8 @@ __all__ = [
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 """What counts as a picture, in lower case."""
 
+_LOSSY_IDS = "{} is gray and compressed with loss, which does not keep ids exact; save label maps as PNG"
+
 _ID_MODES = frozenset({"1", "L", "I", "I;16", "I;16L", "I;16B"})
 """Pillow's names for one whole number per pixel."""
 
@@ -73,13 +75,13 @@ def read_label(path: Path, label_space: LabelSpace) -> Tensor:
 
 
 def read_label_image(path: Path) -> tuple[Image.Image, bool]:
-    """Open a label map, turned as its EXIF data say, and tell whether its file is a JPEG.
+    """Open a label map, turned as its EXIF data say, and tell whether its file's compression changes pixels.
 
     Raises:
         DataError: the file is missing, truncated, or no picture.
     """
     image, kind = _open(path)
-    return image, kind == "JPEG"
+    return image, kind == "JPEG" or image.info.get("compression") == "jpeg" or (kind == "WEBP" and _is_lossy_webp(path))
 
 
 def to_label(image: Image.Image, label_space: LabelSpace, where: str, *, lossy: bool = False) -> Tensor:
@@ -95,13 +97,13 @@ def to_label(image: Image.Image, label_space: LabelSpace, where: str, *, lossy: 
         image: the label map.
         label_space: the classes.
         where: what to call the map in an error, usually the file.
-        lossy: the file is a JPEG, which cannot hold ids.
+        lossy: the file's compression changes pixels, as JPEG's does, so that it cannot hold ids.
 
     Returns:
         `[H, W]` int64 ids.
 
     Raises:
-        LabelError: ids or colours that the label space does not have, or ids in a JPEG.
+        LabelError: ids or colours that the label space does not have, or ids in a file that cannot hold them.
     """
     if image.mode == "P":
         return _from_palette(image, label_space, where)
@@ -109,14 +111,16 @@ def to_label(image: Image.Image, label_space: LabelSpace, where: str, *, lossy: 
         image = image.getchannel(0)
     if image.mode in _ID_MODES:
         if lossy:
-            raise LabelError(f"{where} is a gray JPEG, which does not keep ids exact; save label maps as PNG")
+            raise LabelError(_LOSSY_IDS.format(where))
         return label_space.decode_ids(_to_integers(image), where)
     if image.mode == "F":
         raise LabelError(f"{where} holds fractions instead of ids; save label maps as PNG with 8 or 16 bits")
     rgb = _to_rgb(image)
-    if not lossy and bool((rgb[0] == rgb[1]).all()) and bool((rgb[0] == rgb[2]).all()):
-        colors = set(map(tuple, label_space.palette.tolist()))
-        if not {(value, value, value) for value in torch.unique(rgb[0]).tolist()} <= colors:
+    if bool((rgb[0] == rgb[1]).all()) and bool((rgb[0] == rgb[2]).all()):
+        grays = torch.unique(rgb[0]).tolist()
+        if lossy and len(grays) > 1 and grays[-1] < label_space.file_offset + label_space.num_classes:
+            raise LabelError(_LOSSY_IDS.format(where))
+        if not lossy and not {(gray, gray, gray) for gray in grays} <= set(map(tuple, label_space.palette.tolist())):
             return label_space.decode_ids(rgb[0], where)
     return label_space.decode_colors(rgb, where)
 
@@ -172,6 +176,18 @@ def _open(path: Path) -> tuple[Image.Image, str | None]:
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"{path} cannot be read ({reason}); replace or remove it") from error
+
+
+def _is_lossy_webp(path: Path) -> bool:
+    """Say whether a WebP file holds a lossy picture: its chunk `VP8 `, after those of the extended form if any."""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(head := file.read(8)) == 8:
+            if head[:4] in (b"VP8 ", b"VP8L"):
+                return head[:4] == b"VP8 "
+            size = int.from_bytes(head[4:], "little")
+            file.seek(size + size % 2, os.SEEK_CUR)
+    return False
 
 
 def _to_integers(image: Image.Image) -> Tensor:
