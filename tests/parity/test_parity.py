@@ -108,7 +108,7 @@ def make_inputs(shape: Shape) -> tuple[dict[str, Tensor], Tensor, Tensor]:
         instance = F.interpolate(torch.randint(3, (2, 1, 4, 4)).float(), size=shape.size).long()
         edges = marked(instance)
         condition = torch.cat([condition, edges], 1)
-        stored[f"in.{shape.edges}"] = edges if shape.edges == "edges" else instance.to(torch.int32)
+        stored[f"in.{shape.edges}"] = edges if "edges" in shape.edges else instance.to(torch.int32)
     return stored, ids[:, 0], condition
 
 
@@ -290,16 +290,26 @@ def test_a_file_of_another_system_cannot_be_checked(golden_root: Path, name: str
         Shape(edges="instance"),
         Shape(edges="inst", dont_care=True, discriminators=3),
         Shape(edges="edges"),
+        Shape(edges="instance_edges"),
         Shape(upsampling="more", size=(64, 128), edges="instances"),
         Shape(upsampling="most", size=(128, 128), discriminators=3),
     ],
-    ids=["plain", "wide", "three", "one", "dont-care", "instance", "all", "edges", "more", "most"],
+    ids=["plain", "wide", "three", "one", "dont-care", "instance", "all", "edges", "instance-edges", "more", "most"],
 )
 def test_made_files_of_any_shape_pass(tmp_path: Path, shape: Shape) -> None:
     rows = check_file(write(tmp_path, shape))
     assert not failures(rows)
     assert sum(row.output.startswith("out.D") for row in rows) == 2 * shape.discriminators
     assert {"grad_norm.generator", "loss.discriminator.D_Fake"} <= {row.output for row in rows}
+
+
+def test_the_number_of_classes_may_include_the_borders(tmp_path: Path) -> None:
+    path = write(tmp_path, Shape(edges="instance"))
+    values = json.loads(path.with_suffix(".json").read_text())
+    values["config"]["num_classes"] += 1
+    path.with_suffix(".json").write_text(json.dumps(values))
+    rows = check_file(path)
+    assert rows and [row for row in rows if not row.ok] == []
 
 
 def test_a_dont_care_value_in_the_label_map_is_the_last_channel(tmp_path: Path) -> None:

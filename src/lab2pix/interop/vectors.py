@@ -35,8 +35,9 @@ from lab2pix.nn.generators import Lab2PixV2Generator
 __all__ = ["V2Vectors", "Vectors", "read_vectors"]
 
 _DOUBLINGS = {"normal": 5, "more": 6, "most": 7}
-_INSTANCE_KEYS = ("in.instance", "in.instances", "in.inst")
-_INPUT_KEYS = ("in.label", "in.image", "in.noise", "in.edges", *_INSTANCE_KEYS)
+_EDGE_KEYS = ("in.edges", "in.edge", "in.edge_map", "in.instance_edges")
+_INSTANCE_KEYS = ("in.instance", "in.instances", "in.inst", "in.instance_map", "in.inst_map")
+_INPUT_KEYS = ("in.label", "in.image", "in.noise", *_EDGE_KEYS, *_INSTANCE_KEYS)
 
 
 @dataclass(frozen=True)
@@ -162,7 +163,9 @@ class V2Vectors:
         channels = self.generator.label_channels - (0 if edges is None else 1)
         if channels == classes + 1:  # the last one is for pixels that nobody cares about, whatever their value
             ids = ids.clamp(max=classes)
-        if channels not in (classes, classes + 1) or int(ids.max()) >= channels:
+        # Who counts the networks' channels may have counted the one of the borders, too.
+        fitting = (classes, classes + 1) if edges is None else (classes - 1, classes, classes + 1)
+        if channels not in fitting or int(ids.max()) >= channels:
             raise CheckpointError(
                 f"the label map holds ids up to {int(ids.max())}, config.num_classes is {classes}, and the generator "
                 f"has {channels} channels for classes; these cannot all be right"
@@ -174,8 +177,8 @@ class V2Vectors:
     def _edges(self) -> Tensor:
         """Return `[N, 1, H, W]`: borders between instances, ready-made or from the instance map."""
         tensors = self.vectors.tensors
-        if "in.edges" in tensors:
-            edges = tensors["in.edges"].float()
+        if ready := next((name for name in _EDGE_KEYS if name in tensors), None):
+            edges = tensors[ready].float()
             return edges if edges.ndim == 4 else edges.unsqueeze(1)
         name = next((name for name in _INSTANCE_KEYS if name in tensors), None)
         if name is None:
