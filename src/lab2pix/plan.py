@@ -9,6 +9,7 @@ from lab2pix.configuration import to_yaml
 from lab2pix.data.dataset import build_dataset
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import build_method
+from lab2pix.training.monitor import check_best
 from lab2pix.training.schedule import total_steps
 
 __all__ = ["describe"]
@@ -44,6 +45,7 @@ def _number(pairs: int | None) -> str:
 
 def _parameters(config: Config, label_space: LabelSpace) -> dict[str, int]:
     method = build_method(config, label_space, pretrained=False)
+    check_best(method)
     return {name: sum(p.numel() for p in network.parameters()) for name, network in method.players.items()}
 
 

@@ -75,6 +75,14 @@ def test_quantized_palettes_are_sorted_otherwise(tmp_path: Path) -> None:
     assert not np.array_equal(np.asarray(Image.open(path)), values())
 
 
+@pytest.mark.parametrize(("name", "expected"), [("car", 1), ("tree", 3), ("road", 0)])
+def test_a_palette_of_one_class_counts_by_its_colour(tmp_path: Path, name: str, expected: int) -> None:
+    """Quantising gives the only colour index 0, whose class is another; a single gray (road) says nothing."""
+    ids = torch.full((4, 4), SPACE.names.index(name))
+    Image.fromarray(SPACE.to_colors(ids).permute(1, 2, 0).numpy()).quantize().save(tmp_path / "a.png")
+    assert read_label(tmp_path / "a.png", SPACE).unique().tolist() == [expected]
+
+
 def test_coloured_jpeg_reads_like_the_png(tmp_path: Path) -> None:
     large = IDS.repeat_interleave(24, 0).repeat_interleave(24, 1)
     Image.fromarray(SPACE.to_colors(large).permute(1, 2, 0).numpy()).save(tmp_path / "a.jpg", quality=75)

@@ -200,3 +200,8 @@ def test_write_scenes_keeps_what_is_there(tmp_path: Path) -> None:
         write_scenes(precious / "below", 1, SIZE, seed=0)
     with pytest.raises(ConfigError):
         write_scenes(tmp_path / "none", 0, SIZE, seed=0)
+
+
+def test_a_size_that_no_memory_holds_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at most 8192"):
+        draw_scene(0, 0, (100_000, 100_000))

@@ -116,6 +116,10 @@ class ToyMethod(Method):
         engine.scale(sum(losses.values())).backward()
         return {name: value.detach() for name, value in losses.items()}
 
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        return ("l1",)
+
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
         assert not self.generator.training
         return {"l1": F.l1_loss(generated, batch.image)}

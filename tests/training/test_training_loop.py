@@ -258,6 +258,7 @@ def test_best_checkpoint_stays(tmp_path: Path) -> None:
 def test_unknown_best_score_names_the_valid_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="unknown score 'fid'; valid: l1"):
         train(toy_config(checkpoint__best="fid"), tmp_path / "run")
+    assert not (tmp_path / "run").exists(), "known before the first step"
 
 
 def test_validator_sees_the_drawing_generator(tmp_path: Path) -> None:

@@ -175,9 +175,7 @@ def test_full_disk_keeps_the_old_checkpoint(
     state.step = 4
     with monkeypatch.context() as patch:
         patch.setattr(*((torch, "save") if where == "torch.save" else (checkpoints, "save_file")), full)
-        with pytest.raises(
-            TrainingError, match=r"step-00000004: the disk is full \(\d+ bytes free\); step-00000003 is kept"
-        ):
+        with pytest.raises(TrainingError, match=r"step-00000004: the disk is full; step-00000003 is kept"):
             write_checkpoint(tmp_path, state)
     assert list((tmp_path / "checkpoints").iterdir()) == [old]
     assert {path.name: path.read_bytes() for path in old.iterdir()} == content

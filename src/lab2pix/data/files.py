@@ -213,8 +213,9 @@ def _from_palette(image: Image.Image, label_space: LabelSpace, where: str) -> Te
     palette = [tuple(color) for color in label_space.palette.tolist()]
     values = label_space.encode_values(torch.arange(label_space.num_channels)).tolist()
     as_written = dict(zip(values, palette, strict=True))
-    distinct = len(set(colors)) == len(colors) > 1
-    if distinct and set(colors) <= set(palette) and colors != [as_written.get(index) for index in used]:
+    # One entry of black, or of gray as in a gray ramp, says nothing: so does an empty or default palette.
+    telling = len(set(colors)) == len(colors) and (len(colors) > 1 or len(set(colors[0])) > 1)
+    if telling and set(colors) <= set(palette) and colors != [as_written.get(index) for index in used]:
         table = torch.zeros(256, dtype=torch.int64)
         table[used] = torch.tensor([palette.index(color) for color in colors])
         return table[indices]

@@ -19,9 +19,9 @@ from lab2pix.data.scene_composition import compose
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels import LabelSpace
 
-__all__ = ["MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
+__all__ = ["MAX_SIDE", "MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
 
-MIN_SIDE = 32
+MIN_SIDE, MAX_SIDE = 32, 8192
 """Smallest height and width in pixels at which a scene still shows something."""
 
 CACHE_BYTES = 256 * 2**20
@@ -52,6 +52,11 @@ def _draw(seed: int, index: int, size: tuple[int, int]) -> tuple[NDArray[np.uint
         raise ConfigError(
             f"A scene of {size[0]}x{size[1]} pixels is too small to show anything; "
             f"choose a height and width of {MIN_SIDE} or more."
+        )
+    if max(size) > MAX_SIDE:
+        raise ConfigError(
+            f"A scene of {size[0]}x{size[1]} pixels is too large to draw in memory; "
+            f"choose a height and width of at most {MAX_SIDE}."
         )
     if seed < 0 or index < 0:
         raise ConfigError(f"Scene {index} of seed {seed} cannot be drawn; choose numbers of 0 or more.")

@@ -74,6 +74,11 @@ class Method(ABC):
     def discriminator_backward(self, discriminator: nn.Module, carry: Any, engine: Engine) -> Losses:
         """Fill the discriminators' gradients for the part of a batch that `carry` came from."""
 
+    @property
+    @abstractmethod
+    def score_names(self) -> tuple[str, ...]:
+        """What `validation_scores` will return."""
+
     @abstractmethod
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
         """Return scores (mean over the batch) of images generated from held-out label maps; lower is better."""

@@ -141,6 +141,8 @@ class Lab2PixV2(Method):
 
     def __init__(self, config: Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(config, label_space, pretrained=pretrained)
+        # Ids that the label space lacks shall be an error now, not at the first batch.
+        label_space.foreground(torch.zeros(1, 1, 1, dtype=torch.int64), config.loss.background_ids)
         hierarchical = config.discriminator.kind == "hierarchical"
         self.eyes = Eyes(config, levels=3 if hierarchical else 0, pretrained=pretrained)
         self.generator: nn.Module = build_v2_generator(config, label_space)
@@ -328,6 +330,11 @@ class Lab2PixV2(Method):
             return None
         mask = foreground_mask(self.label_space.foreground(batch.label, loss.background_ids), loss.foreground_rate)
         return mask if loss.foreground_per_image else mask.mean(0, keepdim=True)
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """`l1` and, with λ5 > 0, `perceptual`."""
+        return ("l1", "perceptual") if self.config.loss.perceptual > 0 else ("l1",)
 
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:

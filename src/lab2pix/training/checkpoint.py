@@ -159,7 +159,7 @@ def write_checkpoint(run: Path, state: TrainingState) -> Path:
         free = shutil.disk_usage(run).free
         shutil.rmtree(unfinished, ignore_errors=True)
         kept = latest_checkpoint(run)
-        reason = f"the disk is full ({free} bytes free)" if is_disk_full(error) or free < 2**20 else str(error)
+        reason = "the disk is full" if is_disk_full(error) or free < 2**20 else str(error)
         raise TrainingError(
             f"cannot write checkpoint {path}: {reason}; {kept.name if kept else 'no older checkpoint'} is kept, so "
             "make room or mend the folder and go on with --resume"

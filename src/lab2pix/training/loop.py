@@ -27,7 +27,7 @@ from lab2pix.training.checkpoint import (
 )
 from lab2pix.training.distributed import Team, join_team, was_restarted
 from lab2pix.training.loader import read_batches
-from lab2pix.training.monitor import Monitor, Validator
+from lab2pix.training.monitor import Monitor, Validator, check_best
 from lab2pix.training.record import lock_run, open_run, record_session, start_run
 from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
 from lab2pix.training.schedule import learning_rate_factor, total_steps
@@ -111,6 +111,7 @@ def train(
         samples, total = len(dataset), total_steps(config.train, len(dataset))
         sampler = _sampler(config, team, samples, total)
         state = _build(config, label_space, team)
+        check_best(state.method, validators)
 
         if not resume:
             team.on_main(lambda: start_run(config, run))

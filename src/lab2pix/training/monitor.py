@@ -24,13 +24,27 @@ from lab2pix.training.sampler import stable_seed
 from lab2pix.training.sheets import plot_losses, sample_sheet
 from lab2pix.training.state import Best, TrainingState
 
-__all__ = ["Monitor", "RunLog", "Validator"]
+__all__ = ["Monitor", "RunLog", "Validator", "check_best"]
 
 Validator = Callable[[Method, Path, int], dict[str, float]]
 """Scores a method (its generator is the one to draw with, in eval mode) given the run folder and the step."""
 
 _SCORED = 64  # held-out pictures that the built-in scores look at
 _SCORED_AT_ONCE = 8
+
+
+def check_best(method: Method, validators: Sequence[Validator] = ()) -> None:
+    """Raise ConfigError where `checkpoint.best` names a score that nobody will give.
+
+    What validators of the caller's own will return is known only when they do; then the first validation tells.
+    """
+    name, config = method.config.checkpoint.best, method.config
+    if name is None or validators:
+        return
+    names = method.score_names if config.data.val_split is not None else ()
+    if name not in names:
+        hint = did_you_mean(name, names) if names else "; this run takes no scores (set data.val_split)"
+        raise ConfigError(f"checkpoint.best names an unknown score '{name}'{hint}")
 
 
 class RunLog:
