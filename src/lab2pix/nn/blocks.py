@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, cast
+from typing import Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm as apply_spectral_norm
 
 from lab2pix.nn.modulation import SPADE, DGNorm
+from lab2pix.nn.spectral import spectral_conv2d
 
 __all__ = ["SLOPE", "ConvNormAct", "GenResBlk", "MiniInception", "conv2d"]
 
@@ -22,8 +21,8 @@ def conv2d(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True, spectral_norm: bool = True
 ) -> nn.Conv2d:
     """Return a convolution that keeps the size (or divides it by `stride`), under spectral norm if asked for."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
-    return cast(nn.Conv2d, apply_spectral_norm(conv)) if spectral_norm else conv
+    make = spectral_conv2d if spectral_norm else nn.Conv2d
+    return make(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
 
 
 class GenResBlk(nn.Module):
@@ -72,8 +71,8 @@ class GenResBlk(nn.Module):
             label: `[N, label_channels, h, w]` one-hot (another size is resized in every norm).
             global_feature: `[N, hidden, h, w]`, or None.
         """
-        residual = self.conv_0(F.leaky_relu(self.norm_0(x, label, global_feature), SLOPE, inplace=True))
-        residual = self.conv_1(F.leaky_relu(self.norm_1(residual, label, global_feature), SLOPE, inplace=True))
+        residual = self.conv_0(self.norm_0(x, label, global_feature, slope=SLOPE))
+        residual = self.conv_1(self.norm_1(residual, label, global_feature, slope=SLOPE))
         shortcut = x if self.norm_s is None or self.conv_s is None else self.conv_s(self.norm_s(x, label, None))
         result: Tensor = shortcut + residual
         return result

@@ -135,7 +135,7 @@ class Lab2PixV2Generator(nn.Module):
                 x = F.interpolate(x, scale_factor=2.0, mode="nearest")
                 scale = block_scale
             x = self._run(block, x, labels[scale], features[scale])
-        return torch.tanh(self.to_image(F.leaky_relu(x, SLOPE)))
+        return torch.tanh(self.to_image(F.leaky_relu(x, SLOPE, inplace=True)))
 
     def check_size(self, height: int, width: int) -> None:
         """Raise ConfigError, naming the nearest size that works, where this one does not."""

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lab2pix.nn.fused import add_to_relu, fuses, normalise_and_modulate
+
 __all__ = ["SPADE", "DGNorm", "resize_nearest"]
 
 
@@ -40,18 +42,23 @@ class SPADE(nn.Module):
         del global_feature
         return F.relu(self.shared(label), inplace=True)
 
-    def forward(self, x: Tensor, label: Tensor, global_feature: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, label: Tensor, global_feature: Tensor | None = None, *, slope: float = 1.0) -> Tensor:
         """Normalise `[N, channels, h, w]`.
 
         Args:
             x: the feature.
             label: `[N, label_channels, H, W]` one-hot; resized by nearest neighbour where its size is another.
             global_feature: `[N, hidden, h, w]`; SPADE has no use for it.
+            slope: of a LeakyReLU after it, below zero; 1 for none.
         """
         hidden = self.guidance(resize_nearest(label, (x.shape[-2], x.shape[-1])), global_feature)
         # In place, and one fused multiply-add: these are the largest tensors of the generator.
         scale = self.gamma(hidden).add_(1)
-        return torch.addcmul(self.beta(hidden), self.norm(x), scale)
+        shift = self.beta(hidden)
+        if fuses(self.norm, x, scale, shift):
+            return normalise_and_modulate(self.norm, x, scale, shift, slope)
+        modulated = torch.addcmul(shift, self.norm(x), scale)
+        return modulated if slope == 1 else F.leaky_relu(modulated, slope, inplace=True)
 
 
 class DGNorm(SPADE):
@@ -59,5 +66,6 @@ class DGNorm(SPADE):
 
     def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
         """Return label feature plus global feature; the label feature alone where there is none (shortcuts)."""
-        hidden = super().guidance(label, None)
-        return hidden if global_feature is None else hidden + global_feature
+        if global_feature is None:
+            return super().guidance(label, None)
+        return add_to_relu(self.shared(label), global_feature)

@@ -1,0 +1,69 @@
+"""Spectral norm whose training step copies no large weight."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
+
+from lab2pix.nn.fused import conv_with_scaled_result, traced_or_without_graph
+
+__all__ = ["SpectralConv2d", "spectral_conv2d"]
+
+
+class SpectralConv2d(nn.Conv2d):
+    """A convolution for torch's spectral norm; where its weight is larger than its result, it divides the result.
+
+    Results, gradients, singular vectors and the state dict are those of torch's spectral norm. The short way is for
+    training steps of one type; evaluation, frozen weights, autocast and compilation take torch's own. Make one with
+    `spectral_conv2d`.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, C, H, W]` to `[N, O, h, w]`."""
+        if not parametrize.is_parametrized(self, "weight"):
+            return super().forward(x)
+        stack = cast(nn.ModuleDict, self.parametrizations)["weight"]
+        assert isinstance(stack, parametrize.ParametrizationList)
+        weight = stack.original
+        assert isinstance(weight, Tensor)
+        if not self._shortens(x, weight):
+            return super().forward(x)
+        sigma, left, right = _largest_singular(stack[0], weight)
+        stride, padding = cast(tuple[int, int], self.stride), cast(tuple[int, int], self.padding)
+        result = conv_with_scaled_result(x, weight, sigma, left, right, stride, padding)
+        return result if self.bias is None else result + self.bias.view(-1, 1, 1)
+
+    def _shortens(self, x: Tensor, weight: Tensor) -> bool:
+        if not self.training or not weight.requires_grad or x.ndim != 4 or traced_or_without_graph():
+            return False
+        if x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
+            return False
+        sides = zip(x.shape[-2:], self.kernel_size, self.stride, cast(tuple[int, int], self.padding), strict=True)
+        height, width = ((side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding in sides)
+        return weight[0].numel() > x.shape[0] * height * width
+
+
+@torch.no_grad()
+def _largest_singular(norm: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return a weight's largest singular value and its vectors; in training mode after a power iteration."""
+    matrix = weight.flatten(1)
+    left, right = cast(Tensor, norm._u), cast(Tensor, norm._v)
+    if norm.training:
+        eps = cast(float, norm.eps)
+        nn.functional.normalize(torch.mv(matrix, right), dim=0, eps=eps, out=left)
+        nn.functional.normalize(torch.mv(matrix.T, left), dim=0, eps=eps, out=right)
+    # Copies: the next pass moves the vectors in place, maybe before this one's backward pass.
+    left, right = left.clone(), right.clone()
+    return torch.vdot(left, torch.mv(matrix, right)), left, right
+
+
+def spectral_conv2d(
+    in_channels: int, out_channels: int, kernel: int, *, stride: int, padding: int, bias: bool
+) -> SpectralConv2d:
+    """Return a convolution under torch's spectral norm, with names and settings of torch's."""
+    conv = SpectralConv2d(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=bias)
+    return cast(SpectralConv2d, spectral_norm(conv))
