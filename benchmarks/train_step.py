@@ -35,13 +35,15 @@ from lab2pix.methods import Engine, lab2pix_v2, make_condition
 from lab2pix.methods.eyes import Eyes, Sight
 from lab2pix.methods.lab2pix_v2 import Carry, Lab2PixV2, pyramid
 from lab2pix.nn import encoders
+from lab2pix.nn.modulation import SPADE
+from lab2pix.nn.spectral import SpectralConv2d
 
 ENGINE = Engine()
 
 
 @dataclass(frozen=True)
 class Savings:
-    """What the step does not compute twice; each can be switched off."""
+    """What the step does not compute twice, or does not keep; each can be switched off."""
 
     generator_once: bool = True
     discriminator_one_pass: bool = True
@@ -50,7 +52,9 @@ class Savings:
     group_by_group: bool = True
     features_once: bool = True
     distinct_global: bool = True
-    channels_last: bool = True
+    in_place: bool = True
+    labels_once: bool = True
+    weights_undivided: bool = True
 
 
 MEANING = {
@@ -61,7 +65,9 @@ MEANING = {
     "group_by_group": "off: the graphs of all scales and networks are in memory together",
     "features_once": "off: a backbone per discriminator, every image seen anew, with a graph back to the image",
     "distinct_global": "off: the global feature's convolution runs over the enlarged map, pixel by pixel",
-    "channels_last": "off: torch's default memory order",
+    "in_place": "off: normalised * (1 + gamma) + beta and LeakyReLU keep their inputs, as SPADE's and the released",
+    "labels_once": "off: every norm resizes the full one-hot label map for itself, at equal size too, as SPADE does",
+    "weights_undivided": "off: spectral norm makes a divided copy of every weight, and more in the backward pass",
 }
 
 
@@ -207,6 +213,43 @@ class Variant(Lab2PixV2):
             ]
 
 
+class Modulation:
+    """How the norms run: the product's way, or with `in_place` or `labels_once` switched off."""
+
+    def __init__(self, method: Variant) -> None:
+        self.method, self.lean, self.undivided = method, SPADE.forward, SpectralConv2d._shortens
+        self.label: Tensor
+        method.generator.register_forward_pre_hook(self._see)
+
+    def _see(self, generator: nn.Module, inputs: tuple[Any, ...]) -> None:
+        self.label = inputs[0]
+
+    def use(self, savings: Savings) -> None:
+        """Switch norms, activations and spectral norm; the global encoder's and the last activation stay in place."""
+        lean = self.lean
+
+        def forward(
+            norm: SPADE, x: Tensor, label: Tensor, global_feature: Tensor | None = None, *, slope: float = 1.0
+        ) -> Tensor:
+            if not savings.labels_once:
+                label = F.interpolate(self.label, size=x.shape[-2:], mode="nearest")
+            if savings.in_place:
+                return lean(norm, x, label, global_feature, slope=slope)
+            hidden = F.relu(norm.shared(label))
+            if global_feature is not None:
+                hidden = hidden + global_feature
+            modulated = norm.norm(x) * (1 + norm.gamma(hidden)) + norm.beta(hidden)
+            return modulated if slope == 1 else F.leaky_relu(modulated, slope)
+
+        SPADE.forward = lean if savings.in_place and savings.labels_once else forward  # type: ignore[method-assign]
+        SpectralConv2d._shortens = (  # type: ignore[method-assign]
+            self.undivided if savings.weights_undivided else lambda conv, x, weight: False
+        )
+        for module in self.method.discriminator.modules():
+            if isinstance(module, nn.LeakyReLU):
+                module.inplace = savings.in_place
+
+
 def plain_conv3x3_of_enlarged(small: Tensor, weight: Tensor, bias: Tensor | None, factor: int) -> Tensor:
     """Enlarge, then convolve every pixel."""
     enlarged = F.interpolate(small, scale_factor=float(factor))
@@ -283,7 +326,7 @@ def main() -> None:
     meter = Meter(batch.label.device)
     distinct = encoders.conv3x3_of_enlarged
     saving_eyes, plain_eyes = method.eyes, PlainEyes(method.eyes, method.scales)
-    everything = Savings()
+    everything, modulation = Savings(), Modulation(method)
     names = [field.name for field in fields(Savings)]
     variants = {"all savings": everything}
     if not args.only_ends:
@@ -293,8 +336,7 @@ def main() -> None:
     def use(savings: Savings) -> None:
         method.savings = savings
         method.eyes = saving_eyes if savings.features_once else plain_eyes  # type: ignore[assignment]
-        order = torch.channels_last if savings.channels_last else torch.contiguous_format
-        method.to(batch.label.device, order)
+        modulation.use(savings)
         encoders.conv3x3_of_enlarged = distinct if savings.distinct_global else plain_conv3x3_of_enlarged
 
     def generator_half() -> Carry:
