@@ -13,12 +13,13 @@ from lab2pix.errors import ConfigError, did_you_mean
 __all__ = ["choose_device", "wait_for_processes"]
 
 
-def choose_device(name: str | None = None, local_rank: int = 0) -> torch.device:
+def choose_device(name: str | None = None) -> torch.device:
     """Return the device to compute on: what was asked for, else CUDA, else MPS, else the CPU.
+
+    Where torchrun started several processes on a machine, each gets a GPU of its own (`LOCAL_RANK`).
 
     Args:
         name: `cpu`, `cuda`, `cuda:1`, `mps`, or None.
-        local_rank: this process' number on its machine, which picks the GPU where several processes share it.
 
     Raises:
         ConfigError: no such device, or not on this machine.
@@ -35,7 +36,7 @@ def choose_device(name: str | None = None, local_rank: int = 0) -> torch.device:
         raise ConfigError(f"device '{name}' is not available on this machine; available: {there}")
     if device.type != "cuda":
         return device
-    index = local_rank if device.index is None else device.index
+    index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
     if index >= torch.cuda.device_count():
         raise ConfigError(
             f"GPU {index} is asked for, but this machine has {torch.cuda.device_count()}; start no more processes per "

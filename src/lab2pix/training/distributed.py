@@ -114,7 +114,7 @@ def join_team(device: str | None = None) -> Iterator[Team]:
     if size == 1 and not dist.is_initialized():
         yield Team(0, 1, choose_device(device))
         return
-    chosen = choose_device(device, int(os.environ.get("LOCAL_RANK", "0")))
+    chosen = choose_device(device)
     if chosen.type == "mps":
         raise ConfigError("MPS computes in one process only; start without torchrun, or use --device cpu")
     if chosen.type == "cuda":
