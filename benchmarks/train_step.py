@@ -39,6 +39,7 @@ from lab2pix.nn.modulation import SPADE
 from lab2pix.nn.spectral import SpectralConv2d
 
 ENGINE = Engine()
+BOUNDARY = "discriminators' half"
 
 
 @dataclass(frozen=True)
@@ -262,21 +263,28 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self.device = device
 
-    def peak(self, work: Callable[[], Any]) -> float:
-        """Return the peak above what was held at the start, in MiB."""
+    def peaks(self, first: Callable[[], Any], then: Callable[[Any], Any]) -> tuple[float, float]:
+        """Return the peaks of two halves, each above what was held before the first, in MiB."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
             before = torch.cuda.memory_allocated()
-            work()
-            return (torch.cuda.max_memory_allocated() - before) / 2**20
+            between = first()
+            peak = torch.cuda.max_memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            then(between)
+            return (peak - before) / 2**20, (torch.cuda.max_memory_allocated() - before) / 2**20
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-            work()
-        events = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"]  # type: ignore[union-attr]
-        held = highest = 0
-        for event in sorted(events, key=lambda e: e.start_ns()):
+            between = first()
+            with torch.profiler.record_function(BOUNDARY):
+                then(between)
+        events = list(profile.profiler.kineto_results.events())  # type: ignore[union-attr]
+        boundary = next(event.start_ns() for event in events if event.name() == BOUNDARY)
+        held, highest = 0, [0, 0]
+        for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
             held += event.nbytes()
-            highest = max(highest, held)
-        return highest / 2**20
+            half = int(event.start_ns() >= boundary)
+            highest[half] = max(highest[half], held)
+        return highest[0] / 2**20, highest[1] / 2**20
 
 
 def build(args: argparse.Namespace) -> tuple[Variant, Batch, Tensor]:
@@ -367,27 +375,37 @@ def main() -> None:
         use(savings)
         method.generator.zero_grad(set_to_none=True)
         method.discriminator.zero_grad(set_to_none=True)
-        peak = meter.peak(lambda: discriminator_half(generator_half()))
+        peaks = meter.peaks(generator_half, discriminator_half)
         halves = [statistics.median(column) for column in zip(*times[name], strict=True)]
         whole = statistics.median(sum(pair) for pair in times[name])
-        rows.append(
-            {"variant": name, "generator_s": halves[0], "discriminator_s": halves[1], "step_s": whole, "peak_mib": peak}
-        )
+        parts = {"generator_s": halves[0], "discriminator_s": halves[1], "step_s": whole}
+        parts |= {"generator_mib": peaks[0], "discriminator_mib": peaks[1], "peak_mib": max(peaks)}
+        rows.append({"variant": name, **parts})
     report(rows, args, method)
+
+
+def processor() -> str:
+    """Return what the machine computes on."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace, method: Variant) -> None:
     """Print the table, and write it with machine, versions and command where asked."""
     plain = rows[-1]
-    print(
-        f"{'variant':<34}{'generator s':>12}{'discr. s':>10}{'step s':>9}{'of plain':>9}{'peak MiB':>10}{'of plain':>9}"
-    )
+    print(f"{'':<34}{'generator':>17}{'discriminators':>17}{'step':>26}")
+    print(f"{'variant':<34}{'s':>8}{'MiB':>9}{'s':>8}{'MiB':>9}{'s':>8}{'ratio':>7}{'MiB':>6}{'ratio':>7}")
     for row in rows:
         row["time_ratio"] = row["step_s"] / plain["step_s"]
         row["memory_ratio"] = row["peak_mib"] / plain["peak_mib"]
         print(
-            f"{row['variant']:<34}{row['generator_s']:>12.2f}{row['discriminator_s']:>10.2f}{row['step_s']:>9.2f}"
-            f"{row['time_ratio']:>9.2f}{row['peak_mib']:>10.0f}{row['memory_ratio']:>9.2f}"
+            f"{row['variant']:<34}{row['generator_s']:>8.2f}{row['generator_mib']:>9.0f}{row['discriminator_s']:>8.2f}"
+            f"{row['discriminator_mib']:>9.0f}{row['step_s']:>8.2f}{row['time_ratio']:>7.2f}{row['peak_mib']:>6.0f}"
+            f"{row['memory_ratio']:>7.2f}"
         )
     print("\n".join(f"  {name}: {text}" for name, text in MEANING.items()))
     if args.out:
@@ -396,7 +414,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace, method: Variant
             json.dumps(
                 {
                     "command": " ".join(["python", *sys.argv]),
-                    "machine": f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads",
+                    "machine": f"{processor()}, {torch.get_num_threads()} threads",
                     "versions": {"lab2pix": lab2pix.__version__, "torch": torch.__version__},
                     "parameters": {
                         name: sum(p.numel() for p in player.parameters()) for name, player in method.players.items()
