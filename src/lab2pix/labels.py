@@ -22,12 +22,11 @@ __all__ = ["COLOR_TOLERANCE", "LabelClass", "LabelSpace", "generate_colors", "la
 
 COLOR_TOLERANCE = 64.0
 """How far (Euclidean, of 8-bit RGB) a pixel's colour may lie from a class's before it counts as a stray."""
-
 SEAM_WIDTH = 9
 """Side in pixels of the smallest square of strays that is no blur between two classes any more, but a wrong colour."""
 
-MAX_VALUE = 65535  # the largest value in a label map's file, as many as 16 bits hold
 Color = tuple[int, int, int]
+MAX_VALUE = 65535  # the largest value in a label map's file, as many as 16 bits hold
 
 
 @dataclass(frozen=True)
@@ -390,7 +389,7 @@ class _Reader:
         if value is None and default:
             return default[0]
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise LabelError(f"In {self.where}: '{key}' must be a {kind.__name__}, found {value!r}")
+            raise LabelError(f"In {self.where}: '{key}' must be of type {kind.__name__}, found {value!r}")
         return value
 
     def color(self, key: str, default: Color) -> Color:
