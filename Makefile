@@ -19,7 +19,7 @@ check: $(STAMP)  ## Style, types, direction of imports, and docs that build with
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	$(BIN)/sphinx-build -E -q -W --keep-going -b html docs docs/_build/html
 
 docs: $(STAMP)  ## Build the documentation into docs/_build/html.
 	$(BIN)/sphinx-build -b html docs docs/_build/html
