@@ -154,3 +154,5 @@ def test_drawn_scenes_to_train_on_and_to_hold_out_differ() -> None:
     assert train[(0, 0)]["name"] != val[(0, 0)]["name"] and train.file_hash() != val.file_hash()
     with pytest.raises(ConfigError, match=r"data\.resize has no use"):
         build_dataset(data.model_copy(update={"resize": (40, 40)}), "train", space, 0)
+    with pytest.raises(ConfigError, match=r"data\.instance_edges is true"):
+        build_dataset(data.model_copy(update={"instance_edges": True}), "train", space, 0)

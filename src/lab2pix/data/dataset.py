@@ -178,6 +178,8 @@ def _build_scenes(data: DataConfig, label_space: LabelSpace, train: bool) -> Sce
         raise ConfigError(f"data.label_space is '{label_space.name}', but layout 'scenes' draws label space 'scenes'")
     if data.resize is not None:
         raise ConfigError("data.resize has no use for layout 'scenes', which draws at data.size; set it to null")
+    if data.instance_edges:
+        raise ConfigError("data.instance_edges is true, but layout 'scenes' draws no instances; set it to false")
     count, first = (data.scenes.train_count, 0) if train else (data.scenes.val_count, VAL_SCENES_START)
     return ScenesDataset(count, data.size, data.scenes.seed, first, flip=data.flip, train=train)
 
