@@ -15,6 +15,7 @@ from lab2pix.batch import Batch
 from lab2pix.config import DataConfig
 from lab2pix.data.files import read_instances
 from lab2pix.data.layouts import Pair, find_pairs
+from lab2pix.data.pixels import from_bytes
 from lab2pix.data.transforms import JointTransform, instance_edges
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels import LabelSpace
@@ -106,7 +107,7 @@ class PairDataset(Dataset[Sample]):
         label, photo, instance = self.transform(label, image, instance, generator)
         return Sample(
             label=label.contiguous(),
-            image=None if photo is None else photo.to(torch.float32).div_(127.5).sub_(1.0).contiguous(),
+            image=None if photo is None else from_bytes(photo).contiguous(),
             edges=None if instance is None else instance_edges(instance),
             name=pair.name,
         )

@@ -8,9 +8,9 @@ import torch
 from PIL import Image
 
 from lab2pix.data.dataset import build_dataset, collate
-from lab2pix.demo.pictures import to_picture
+from lab2pix.data.pixels import to_bytes, to_picture
 from lab2pix.methods import Method, draw
-from lab2pix.synthesis.synthesizer import noise_vector, to_bytes
+from lab2pix.synthesis.synthesizer import noise_vector
 
 __all__ = ["FILM", "FRAMES", "film_frame", "film_frames"]
 

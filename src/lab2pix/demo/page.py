@@ -17,8 +17,9 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from lab2pix.data.pixels import to_picture
 from lab2pix.demo.film import film_frames
-from lab2pix.demo.pictures import Scene, to_picture
+from lab2pix.demo.pictures import Scene
 from lab2pix.errors import OutputError
 from lab2pix.synthesis import Synthesizer
 

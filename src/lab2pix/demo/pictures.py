@@ -7,16 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lab2pix.data.dataset import Sample
+from lab2pix.data.pixels import to_bytes, to_picture
 from lab2pix.labels import LabelSpace
 from lab2pix.synthesis import Synthesizer
 
-__all__ = ["Scene", "draw_scenes", "to_picture", "write_sheet"]
+__all__ = ["Scene", "draw_scenes", "write_sheet"]
 
 _COLUMNS, _SIDE, _GAP, _TITLE = 2, 192, 8, 26
 _PAPER, _INK = "#f7f6f3", "#3b3a36"
@@ -43,17 +42,12 @@ class Scene:
         """Take a sample of a data set."""
         image = sample["image"]
         assert image is not None
-        return cls(sample["name"], sample["label"], ((image + 1) * 127.5).round().to(torch.uint8))
+        return cls(sample["name"], sample["label"], to_bytes(image))
 
 
 def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int) -> list[Scene]:
     """Let the network draw the first of some scenes, each from its label map alone."""
     return [replace(scene, generated=synthesizer(scene.label)[0]) for scene in scenes[:count]]
-
-
-def to_picture(image: Tensor) -> Image.Image:
-    """Turn `[3, H, W]` uint8 into a Pillow picture."""
-    return Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
 
 
 def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace) -> None:

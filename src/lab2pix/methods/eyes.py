@@ -68,7 +68,7 @@ class Eyes(nn.Module):
         The perceptual branch always sees images normalised as ImageNet's are; the perceptual loss unless
         `backbone.normalize` is false.
         """
-        normal = Backbone.normalize(image) if levels or self.normalize_perceptual else image
+        normal = Backbone.normalize(image) if levels or (perceptual and self.normalize_perceptual) else image
         if levels and perceptual and self.shared:
             seen = self._network(self.discriminator_name)(normal, levels=levels, perceptual=True)
             return Sight(seen.discriminator, seen.perceptual)

@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.data.layouts import Pair, find_pairs
+from lab2pix.data.pixels import to_bytes, to_picture
 from lab2pix.errors import Lab2PixError, OutputError, TrainingError
-from lab2pix.synthesis.synthesizer import Synthesizer, to_bytes
+from lab2pix.synthesis.synthesizer import Synthesizer
 
 __all__ = ["GenerateReport", "generate_folder"]
 
@@ -201,7 +201,7 @@ def write_picture(file: Path, picture: Tensor) -> None:
     unfinished = file.with_name(f".{os.getpid()}-{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()).save(unfinished, format="PNG")
+        to_picture(picture).save(unfinished, format="PNG")
         unfinished.replace(file)
     except OSError as error:
         with suppress(OSError):

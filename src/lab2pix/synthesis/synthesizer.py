@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.files import read_instances, read_label, to_label
+from lab2pix.data.pixels import to_bytes
 from lab2pix.data.transforms import instance_edges, resize_nearest
 from lab2pix.devices import choose_device
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
@@ -25,7 +26,7 @@ from lab2pix.methods import draw
 from lab2pix.synthesis import weights
 from lab2pix.synthesis.weights import ModelInfo
 
-__all__ = ["LabelSource", "Synthesizer", "noise_vector", "to_bytes"]
+__all__ = ["LabelSource", "Synthesizer", "noise_vector"]
 
 LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
 """A label map: class ids `[H, W]` as tensor or array, a Pillow picture (ids, palette or colours), or a file."""
@@ -354,11 +355,6 @@ def noise_vector(seed: int, sample: int, length: int) -> Tensor:
     digest = hashlib.sha256(f"lab2pix noise {seed} {sample}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
     return torch.randn(length, generator=generator)
-
-
-def to_bytes(image: Tensor) -> Tensor:
-    """Turn `[N, 3, H, W]` in [-1, 1] into uint8 on the CPU."""
-    return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
 def _instances(instances: Tensor | str | Path) -> Tensor:

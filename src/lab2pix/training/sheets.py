@@ -7,21 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lab2pix.batch import Batch
+from lab2pix.data.pixels import to_bytes, to_picture
 from lab2pix.labels import LabelSpace
 
 __all__ = ["plot_losses", "sample_sheet"]
 
 _GAP, _TITLE, _LEGIBLE = 4, 18, 128  # pixels
-
-
-def _to_bytes(image: Tensor) -> Tensor:
-    return ((image.float().cpu().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
 
 
 def sample_sheet(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Image.Image:
@@ -34,9 +29,9 @@ def sample_sheet(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Im
     """
     # Small pictures are enlarged pixel by pixel, so that a person can see them.
     factor = max(1, _LEGIBLE // generated.shape[-1])
-    columns = {"label": label_space.to_colors(batch.label.cpu()).cpu(), "generated": _to_bytes(generated)}
+    columns = {"label": label_space.to_colors(batch.label.cpu()).cpu(), "generated": to_bytes(generated)}
     if batch.image is not None:
-        columns["real"] = _to_bytes(batch.image)
+        columns["real"] = to_bytes(batch.image)
     height, width = (side * factor for side in generated.shape[-2:])
     size = (len(columns) * (width + _GAP) + _GAP, len(batch) * (height + _GAP) + _TITLE)
     sheet = Image.new("RGB", size, "white")
@@ -45,7 +40,7 @@ def sample_sheet(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Im
         left = _GAP + column * (width + _GAP)
         draw.text((left, 2), title, fill="black", font=font)
         for row, image in enumerate(images):
-            picture = Image.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
+            picture = to_picture(image)
             sheet.paste(
                 picture.resize((width, height), Image.Resampling.NEAREST), (left, _TITLE + row * (height + _GAP))
             )
