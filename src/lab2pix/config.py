@@ -19,6 +19,9 @@ __all__ = [
     "MonitorConfig",
     "OptimizerConfig",
     "ScenesConfig",
+    "SegmenterConfig",
+    "SideConfig",
+    "SketchConfig",
     "TrainConfig",
 ]
 
@@ -42,8 +45,33 @@ class ScenesConfig(Section):
     seed: int = Field(0, ge=0, description="Which world the scenes are drawn from.")
 
 
+class SideConfig(Section):
+    """One side of an unpaired set: a folder of label maps, or one of photos."""
+
+    root: str | None = Field(None, description="The folder; null: as `data.layout` and `data.root` say.")
+
+
+class SketchConfig(Section):
+    """Where line drawings come from (label space `sketch`)."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True, validate_by_alias=True
+    )
+
+    from_: Literal["files", "photo", "labels"] = Field(
+        "files",
+        alias="from",
+        description="Files as they are, edges found in the photos, or the borders between classes of label maps.",
+    )
+    lines: Literal["auto", "dark", "light"] = Field(
+        "auto", description="Which pixels of a file are lines; auto: the rarer ones of the file."
+    )
+    label_space: str | None = Field(None, description="Label space of the label maps that borders are taken from.")
+    sigma: float = Field(2.0, gt=0, description="Blur before edges are looked for in a photo, in pixels at `size`.")
+
+
 class DataConfig(Section):
-    """Where pairs of label map and photo lie, and how they become tensors."""
+    """Where label maps and photos lie, and how they become tensors."""
 
     layout: str = Field("folder", description="How the files lie on disk; `lab2pix data layouts` lists them.")
     root: str | None = Field(
@@ -58,6 +86,12 @@ class DataConfig(Section):
     )
     flip: bool = Field(True, description="Mirror left and right at random, label and photo together.")
     instance_edges: bool = Field(False, description="Append a channel that marks the borders between instances.")
+    unpaired: bool = Field(
+        False, description="Let label maps and photos meet at random, anew each epoch; never a label map its own photo."
+    )
+    labels: SideConfig = SideConfig()
+    images: SideConfig = SideConfig()
+    sketch: SketchConfig = SketchConfig()
     workers: int = Field(0, ge=0, description="Processes that read files beside the training; 0: the training itself.")
     scenes: ScenesConfig = ScenesConfig()
 
@@ -74,8 +108,13 @@ class GeneratorConfig(Section):
 
     width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
     doublings: Literal[5, 6, 7] = Field(
-        5, description="How often the size doubles: 5 for 256x256, 6 for 512x256, 7 for 1024x512."
+        5, description="How often the size doubles; V2: 5 for 256x256, 6 for 512x256, 7 for 1024x512; V1: 7 (sketch 5)."
     )
+    encoder: Literal["semantic", "sketch"] = Field(
+        "semantic", description="V1's adaptive label encoder (3.1.1): for classes, or for line drawings."
+    )
+    progressive: bool = Field(False, description="V1: draw X1, X2 and X3 in one pass (Eq. 17); false: X3 alone.")
+    coattention: bool = Field(False, description="V1: label guided spatial co-attention at the last scales (Eq. 7).")
     modulation: Literal["dg-norm", "spade"] = Field("dg-norm", description="DG-Norm, or SPADE without global feature.")
     modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
     global_encoder: GlobalEncoderConfig = GlobalEncoderConfig()
@@ -97,21 +136,38 @@ class DiscriminatorConfig(Section):
     max_width: int = Field(512, ge=4, description="Channels of the levels (hierarchical) or the most (patch).")
 
 
+class SegmenterConfig(Section):
+    """V1's ICNets, which read the label map back from the generated images (4.1.2)."""
+
+    width: int = Field(32, ge=4, description="Channels of the first convolutions; the last stage has 32 times as many.")
+    blocks: tuple[
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+    ] = Field((3, 4, 6, 3), description="Residual blocks of its four stages.")
+
+
 class BackboneConfig(Section):
     """Frozen networks that lend their eyes; one held in memory per name."""
 
     discriminator: BackboneName = Field("vgg16", description="Network of the perceptual branch.")
-    perceptual: BackboneName = Field("vgg19", description="Network of the perceptual loss.")
+    perceptual: BackboneName = Field(
+        "vgg19", description="Network of the perceptual loss (V2) or of image consistency (V1)."
+    )
     weights: dict[BackboneName, str] = Field(
         default_factory=dict, description="File with the ImageNet weights, by network; else the torch hub cache."
     )
     normalize: bool = Field(
-        True, description="Normalise images as ImageNet is for the perceptual loss (released V2: no)."
+        True, description="Normalise images as ImageNet is for the perceptual or consistency loss (released: no)."
+    )
+    normalize_discriminator: bool = Field(
+        True, description="Normalise images as ImageNet is for the perceptual branch (released V1: no)."
     )
 
 
 class LossConfig(Section):
-    """What the players minimise, and with which weights (Eq. 31)."""
+    """What the players minimise, and with which weights (Eq. 20, 31)."""
 
     adversarial: Literal["hinge", "vanilla"] = Field("hinge", description="Form of the adversarial loss.")
     adversarial_reduction: Literal["mean", "released"] = Field(
@@ -126,6 +182,9 @@ class LossConfig(Section):
         True, description="Weigh each image by its own mask (Eq. 14), or all by the batch's mean mask (released V2)."
     )
     sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 30); 0: off.")
+    sharpness_schedule: Literal["constant", "rising"] = Field(
+        "constant", description="λ2 as it is all through the run, or rising to it from 0 in a straight line (V1, 5.2)."
+    )
     sharpness_normalized: bool = Field(False, description="Divide by 1 + λ2, as the released V2 does.")
     discriminator_halved: bool = Field(
         True, description="Halve real plus fake (Eq. 25, 30), or plainly add them (released)."
@@ -137,6 +196,15 @@ class LossConfig(Section):
     feature_matching_reduction: Literal["mean", "released"] = Field(
         "mean", description="Mean over layers and sum over scales (Eq. 29), or sum over layers and mean over scales."
     )
+
+    consistency: float = Field(0.0, ge=0, description="V1, λ3: weight of image consistency (Eq. 18); 0: off.")
+    consistency_form: Literal["norm", "squared", "mean-square"] = Field(
+        "norm", description="Plain L2 norm (Eq. 18), its square, or the mean of squares (released)."
+    )
+    consistency_layers: Literal["second", "first"] = Field(
+        "second", description="The second convolution of each stage (Eq. 18) or the first (released)."
+    )
+    cycle: float = Field(0.0, ge=0, description="V1, λ4: weight of cycle segmentation (Eq. 19); 0: off.")
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -190,11 +258,14 @@ class Config(Section):
     """A whole run."""
 
     name: str = Field("run", description="What the run is called.")
-    method: Literal["lab2pix-v2"] = Field("lab2pix-v2", description="Which system.")
+    method: Literal["lab2pix-v1", "lab2pix-v2"] = Field(
+        "lab2pix-v2", description="Which system: V1 learns from unpaired data, V2 from pairs."
+    )
     seed: int = Field(0, ge=0, description="Decides every random number of the run.")
     data: DataConfig = DataConfig()
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
     backbone: BackboneConfig = BackboneConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()

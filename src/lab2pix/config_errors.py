@@ -82,7 +82,8 @@ def _explain_value(error: ErrorDetails) -> str:
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
-    for name, info in model.model_fields.items():
+    for field, info in model.model_fields.items():
+        name = info.alias or field
         yield prefix + name
         if isinstance(info.annotation, type) and issubclass(info.annotation, BaseModel):
             yield from _walk(info.annotation, f"{prefix}{name}.")

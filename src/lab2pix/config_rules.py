@@ -22,6 +22,7 @@ def check_rules(config: Config) -> None:
         ConfigError: two settings are at odds, or a name is none that ships with the package.
     """
     _check_names(config)
+    _check_method(config)
     _check_size(config)
     _check_training(config)
 
@@ -51,6 +52,68 @@ def _check_names(config: Config) -> None:
     elif data.label_space not in label_space_files():
         raise ConfigError(
             f"data.label_space is '{data.label_space}'{did_you_mean(data.label_space, label_space_files())}"
+        )
+
+
+def _check_method(config: Config) -> None:
+    """Refuse settings that the method has no use for, and data that it cannot learn from."""
+    if config.method == "lab2pix-v2":
+        used = {
+            "data.unpaired": config.data.unpaired,
+            "generator.encoder": config.generator.encoder != "semantic",
+            "generator.progressive": config.generator.progressive,
+            "generator.coattention": config.generator.coattention,
+            "loss.consistency": config.loss.consistency > 0,
+            "loss.cycle": config.loss.cycle > 0,
+        }
+        _refuse(config, used, "which learns from pairs and knows it not")
+        return
+    if not config.data.unpaired:
+        raise ConfigError("data.unpaired is false, but method 'lab2pix-v1' learns without pairs; set it to true")
+    used = {"loss.perceptual": config.loss.perceptual > 0, "loss.feature_matching": config.loss.feature_matching > 0}
+    _refuse(config, used, "which has no true photo to compare with")
+    if config.loss.consistency > 0 and not config.generator.progressive:
+        raise ConfigError(
+            "loss.consistency compares outputs of neighbouring scales, but generator.progressive is false; "
+            "set loss.consistency=0 or generator.progressive=true"
+        )
+    _check_encoder(config)
+
+
+def _refuse(config: Config, used: dict[str, bool], why: str) -> None:
+    for key, value in used.items():
+        if value:
+            raise ConfigError(
+                f"{key} is set, but method is '{config.method}', {why}; leave it out or change the method"
+            )
+
+
+def _check_encoder(config: Config) -> None:
+    """Check that V1's encoder, its label space and its layout all mean classes, or all mean lines."""
+    data, generator, loss = config.data, config.generator, config.loss
+    if generator.encoder == "semantic":
+        if data.layout == "sketch" or data.label_space == "sketch":
+            key = "layout" if data.layout == "sketch" else "label_space"
+            raise ConfigError(
+                f"data.{key} is 'sketch', but generator.encoder is 'semantic'; use a sketch preset such as "
+                "v1-edges2shoes, or set generator.encoder=sketch"
+            )
+        if generator.start == "label":
+            raise ConfigError(
+                "generator.start is 'label', but the semantic label encoder starts from noise; set it to noise"
+            )
+        return
+    if data.label_space != "sketch":
+        raise ConfigError(
+            f"generator.encoder is 'sketch', but data.label_space is '{data.label_space}'; set data.label_space=sketch"
+        )
+    if generator.doublings != 5:
+        raise ConfigError(
+            f"generator.doublings is {generator.doublings}, but the sketch encoder halves five times; set it to 5"
+        )
+    if loss.foreground_rate != 1:
+        raise ConfigError(
+            f"loss.foreground_rate is {loss.foreground_rate:g}, but sketches have no classes to enhance; set it to 1"
         )
 
 
