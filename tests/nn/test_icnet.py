@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from lab2pix.errors import ConfigError
+from lab2pix.nn.icnet import ICNet
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
+def small(num_classes: int = 3, in_channels: int = 3) -> ICNet:
+    return ICNet(num_classes, in_channels=in_channels, width=4, blocks=(1, 1, 1, 1))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    height=st.integers(8, 70), width=st.integers(8, 70), channels=st.integers(1, 4), num_classes=st.integers(1, 5)
+)  # fmt: skip
+def test_logits_have_the_size_of_the_image(height: int, width: int, channels: int, num_classes: int) -> None:
+    logits = small(num_classes, channels)(torch.randn(2, channels, height, width))
+    assert logits.shape == (2, num_classes, height, width)
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("height", "width"), [(4, 6), (7, 64), (64, 7)])
+def test_too_small_an_image_is_refused(height: int, width: int) -> None:
+    message = f"ICNet needs images of at least 8x8 pixels, not {height}x{width}; choose a larger size"
+    with pytest.raises(ConfigError, match=message):
+        small()(torch.zeros(1, 3, height, width))
+
+
+def sizes_of(network: ICNet, image: Tensor) -> dict[str, tuple[int, ...]]:
+    """What each part of the network returns for an image, without the batch."""
+    sizes: dict[str, tuple[int, ...]] = {}
+    for name, part in network.named_children():
+        part.register_forward_hook(lambda _part, _input, output, name=name: sizes.update({name: output.shape[1:]}))
+    network(image)
+    return {name: tuple(size) for name, size in sizes.items()}
+
+
+def test_branches_run_at_their_resolutions() -> None:
+    sizes = sizes_of(ICNet(5, width=2, blocks=(2, 2, 1, 1)), torch.randn(1, 3, 128, 192))
+    assert sizes == {
+        "medium": (16, 8, 12),
+        "low": (16, 4, 6),
+        "high": (4, 16, 24),
+        "fuse_medium": (8, 8, 12),
+        "fuse_high": (8, 16, 24),
+        "classifier": (5, 32, 48),
+    }
+
+
+def test_default_is_about_as_large_as_the_paper_says() -> None:
+    parameters = sum(parameter.numel() for parameter in ICNet(19).parameters())
+    assert 6e6 < parameters < 8e6
+
+
+def test_blocks_are_counted_over_both_branches() -> None:
+    network = ICNet(2, width=2, blocks=(3, 4, 6, 3))
+    blocks = [
+        sum(type(part).__name__ == "_Bottleneck" for part in net.modules()) for net in (network.medium, network.low)
+    ]
+    assert blocks == [3 + 1, 3 + 6 + 3]
+
+
+def test_deep_stages_are_dilated() -> None:
+    network = ICNet(2, width=2, blocks=(1, 2, 2, 2))
+    dilations = [
+        part.dilation[0] for part in network.low.modules() if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3)
+    ]
+    assert dilations == [1, 2, 2, 4, 4]
+    assert all(fusion.coarse[0].dilation == (2, 2) for fusion in (network.fuse_medium, network.fuse_high))
+
+
+@pytest.mark.parametrize("size", [64, 16, 8])
+@pytest.mark.parametrize("width", [4, 8])
+def test_one_image_gives_every_parameter_a_gradient(size: int, width: int) -> None:
+    network = ICNet(3, width=width, blocks=(1, 2, 1, 1)).train()
+    image = torch.randn(1, 3, size, size, requires_grad=True)
+    F.cross_entropy(network(image), torch.randint(3, (1, size, size))).backward()
+    for name, tensor in [("image", image), *network.named_parameters()]:
+        assert tensor.grad is not None, name
+        assert tensor.grad.isfinite().all(), name
+        assert tensor.grad.abs().max() > 0, name
+
+
+def test_images_of_a_batch_do_not_see_each_other() -> None:
+    network, images = small().train(), torch.randn(3, 3, 24, 40)
+    apart = torch.cat([network(image[None]) for image in images])
+    torch.testing.assert_close(network(images), apart, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(network.eval()(images), apart, rtol=1e-4, atol=1e-4)
+
+
+def test_state_makes_the_same_network() -> None:
+    first, second, image = small(), small(), torch.randn(1, 3, 16, 16)
+    assert not torch.equal(first(image), second(image))
+    second.load_state_dict(first.state_dict())
+    assert torch.equal(first(image), second(image))
+
+
+def test_memory_format_changes_nothing() -> None:
+    network, image = small(), torch.randn(2, 3, 32, 32)
+    expected = network(image)
+    network.to(memory_format=torch.channels_last)
+    result = network(image.contiguous(memory_format=torch.channels_last))
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_are_float_under_autocast_and_as_fine_as_the_network() -> None:
+    network, image = small(), torch.randn(1, 3, 32, 32)
+    expected = network(image)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = network(image)
+    assert logits.dtype == torch.float32
+    assert F.cosine_similarity(logits.flatten(), expected.flatten(), dim=0) > 0.99
+    assert network.double()(image.double()).dtype == torch.float64
+
+
+def test_learns_to_find_a_region() -> None:
+    network = ICNet(2, width=8, blocks=(1, 1, 1, 1))
+    label = torch.zeros(4, 32, 32, dtype=torch.long)
+    for i, (top, left) in enumerate([(0, 0), (8, 16), (16, 8), (4, 4)]):
+        label[i, top : top + 16, left : left + 12] = 1
+    image = torch.randn(4, 3, 32, 32) * 0.3
+    image[:, 0] += label
+    optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        F.cross_entropy(network(image), label).backward()
+        optimizer.step()
+    accuracy = (network(image).argmax(1) == label).float().mean()
+    assert accuracy > 0.95
