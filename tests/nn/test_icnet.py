@@ -63,21 +63,52 @@ def test_default_is_about_as_large_as_the_paper_says() -> None:
     assert 6e6 < parameters < 8e6
 
 
-def test_blocks_are_counted_over_both_branches() -> None:
-    network = ICNet(2, width=2, blocks=(3, 4, 6, 3))
-    blocks = [
-        sum(type(part).__name__ == "_Bottleneck" for part in net.modules()) for net in (network.medium, network.low)
-    ]
-    assert blocks == [3 + 1, 3 + 6 + 3]
+def dilations(part: nn.Module) -> list[int]:
+    """The dilations of its 3x3 convolutions in order; a bottleneck has one of them."""
+    convs = [layer for layer in part.modules() if isinstance(layer, nn.Conv2d) and layer.kernel_size == (3, 3)]
+    return [conv.dilation[0] for conv in convs]
 
 
-def test_deep_stages_are_dilated() -> None:
-    network = ICNet(2, width=2, blocks=(1, 2, 2, 2))
-    dilations = [
-        part.dilation[0] for part in network.low.modules() if isinstance(part, nn.Conv2d) and part.kernel_size == (3, 3)
-    ]
-    assert dilations == [1, 2, 2, 4, 4]
-    assert all(fusion.coarse[0].dilation == (2, 2) for fusion in (network.fuse_medium, network.fuse_high))
+def test_stages_have_their_blocks_and_dilations() -> None:
+    network = ICNet(2, width=2, blocks=(3, 4, 6, 2))
+    assert dilations(network.medium) == [1] * 3 + [1] * (3 + 1)
+    assert dilations(network.low) == [1] * 3 + [2] * 6 + [4] * 2
+    assert dilations(network.high) == [1] * 3
+    assert dilations(network.fuse_medium) == dilations(network.fuse_high) == [2]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (4, 6), (12, 12)])
+def test_pyramid_pooling_adds_means_of_bins(size: tuple[int, int]) -> None:
+    pooling, x = small().low[3], torch.randn(2, 5, *size)
+    assert not list(pooling.parameters())
+    expected = x.clone()
+    for bins in (1, 2, 3, 6):
+        expected += F.interpolate(F.adaptive_avg_pool2d(x, bins), size, mode="bilinear", align_corners=False)
+    torch.testing.assert_close(pooling(x), expected)
+
+
+def test_fusion_is_the_equation() -> None:
+    fusion, coarse, fine = small().fuse_medium, torch.randn(2, 32, 3, 2), torch.randn(2, 32, 5, 4)
+    (conv, norm), (fine_conv, fine_norm) = fusion.coarse, fusion.fine
+    assert conv.bias is None
+    enlarged = F.interpolate(coarse, (5, 4), mode="bilinear", align_corners=False)
+    wide = F.conv2d(enlarged, conv.weight, padding=2, dilation=2)
+    torch.testing.assert_close(fusion(coarse, fine), F.relu(norm(wide) + fine_norm(fine_conv(fine))))
+
+
+def test_medium_branch_sees_the_image_halved() -> None:
+    network, image = small(), torch.randn(1, 3, 32, 48)
+    seen: list[Tensor] = []
+    network.medium.register_forward_hook(lambda _part, inputs, _output: seen.append(inputs[0]))
+    network(image)
+    torch.testing.assert_close(seen[0], F.avg_pool2d(image, 2))
+    network(image[..., :31, :45])
+    assert seen[1].shape[-2:] == (16, 23)
+
+
+def test_a_wrong_number_of_stages_is_refused() -> None:
+    with pytest.raises(ValueError, match="unpack"):
+        ICNet(2, width=2, blocks=(1, 1, 1))
 
 
 @pytest.mark.parametrize("size", [64, 16, 8])
@@ -132,7 +163,7 @@ def test_learns_to_find_a_region() -> None:
     image = torch.randn(4, 3, 32, 32) * 0.3
     image[:, 0] += label
     optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
-    for _ in range(40):
+    for _ in range(80):
         optimizer.zero_grad()
         F.cross_entropy(network(image), label).backward()
         optimizer.step()
