@@ -15,11 +15,13 @@ __all__ = [
     "AdversarialTerm",
     "adversarial_loss",
     "blurred",
+    "cycle_segmentation_loss",
     "feature_matching_loss",
     "foreground_mask",
     "hinge_fake",
     "hinge_generator",
     "hinge_real",
+    "image_consistency_loss",
     "level_weights",
     "masked_mean",
     "perceptual_loss",
@@ -203,3 +205,55 @@ def feature_matching_loss(
     if reduction == "released":
         return torch.stack([terms.sum() for terms in per_scale]).mean()
     return torch.stack([terms.mean() for terms in per_scale]).sum()
+
+
+# --- losses of the unpaired setting (Eq. 18, 19) ------------------------------------------------------------------
+
+
+def image_consistency_loss(
+    pooled: Sequence[Tensor], smaller: Sequence[Tensor], form: Literal["norm", "squared", "mean-square"] = "norm"
+) -> Tensor:
+    """Compare what a frozen network sees in X_i+1, pooled to half its size, and in X_i (Eq. 18, one pair).
+
+    Args:
+        pooled: features of the pooled larger image, each `[N, C, h, w]`.
+        smaller: those of the smaller image.
+        form: `norm`: the L2 norm per image, as Eq. 18 has it; `squared`: its square; `mean-square`: the mean over
+            all elements, as in the released code.
+
+    Returns:
+        The sum over layers, mean over the batch.
+    """
+    terms = []
+    for ours, theirs in zip(pooled, smaller, strict=True):
+        squares = (ours.float() - theirs.float()).square()
+        if form == "mean-square":
+            terms.append(squares.mean())
+            continue
+        per_image = squares.flatten(1).sum(1)
+        # The root's slope has no bound at 0, where two images agree.
+        terms.append((per_image if form == "squared" else (per_image + 1e-12).sqrt()).mean())
+    return torch.stack(terms).sum()
+
+
+def cycle_segmentation_loss(logits: Sequence[Tensor], label: Tensor, ignored: int | None = None) -> Tensor:
+    """Return the cross entropy per pixel between what segmenters read in the images and the label map (Eq. 19).
+
+    Args:
+        logits: per scale `[N, classes, h, w]`; smaller ones are enlarged to the label map, pixel by pixel.
+        label: `[N, H, W]` int64 ids.
+        ignored: an id that stands for no class, whose pixels do not count.
+
+    Returns:
+        The sum over scales, each the mean over the pixels that count.
+    """
+    size = (label.shape[-2], label.shape[-1])
+    counting = torch.ones_like(label, dtype=torch.bool) if ignored is None else label != ignored
+    target = label.masked_fill(~counting, -100)
+    count = counting.sum().clamp(min=1)
+    return torch.stack(
+        [
+            F.cross_entropy(F.interpolate(scores.float(), size=size), target, reduction="sum") / count
+            for scores in logits
+        ]
+    ).sum()

@@ -28,10 +28,12 @@ class Engine:
     Attributes:
         autocast: opens a context for forward passes in the chosen precision.
         scale: multiplies a loss before its backward pass (gradient accumulation, fp16 loss scaling).
+        progress: how much of the run is behind this step, from 0 at the first to 1 at the last.
     """
 
     autocast: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
     scale: Callable[[Tensor], Tensor] = field(default=lambda loss: loss)
+    progress: float = 0.0
 
 
 class Method(ABC):

@@ -14,16 +14,23 @@ __all__ = ["condition_channels", "make_condition"]
 
 
 def condition_channels(config: Config, label_space: LabelSpace) -> int:
-    """Return C: one channel per class, one for unknown where the space has it, one for instance edges if asked for."""
+    """Return C: 1 for sketches; else one per class, one for unknown if the space has it, one for instance edges."""
+    if config.generator.encoder == "sketch":
+        return 1
     return label_space.num_channels + int(config.data.instance_edges)
 
 
 def make_condition(config: Config, label_space: LabelSpace, batch: Batch) -> Tensor:
-    """Return the one-hot label maps with their instance edges, `[N, C, H, W]` float32.
+    """Return the one-hot label maps with their instance edges, or sketches with paper +1 and line -1.
+
+    Returns:
+        `[N, C, H, W]` float32.
 
     Raises:
         DataError: the run wants instance edges and the batch has none.
     """
+    if config.generator.encoder == "sketch":
+        return 1 - 2 * batch.label.unsqueeze(1).float()
     one_hot = label_space.one_hot(batch.label)
     if not config.data.instance_edges:
         return one_hot

@@ -20,10 +20,12 @@ class Sight:
     Attributes:
         discriminator: features for the perceptual branch (3.2.1), 1/8, 1/16, 1/32 of the size, as many as asked for.
         perceptual: five features for the perceptual loss (Eq. 28), or none.
+        consistency: five features for image consistency (Eq. 18), or none.
     """
 
     discriminator: list[Tensor] = field(default_factory=list)
     perceptual: list[Tensor] = field(default_factory=list)
+    consistency: list[Tensor] = field(default_factory=list)
 
 
 class Eyes(nn.Module):
@@ -44,15 +46,18 @@ class Eyes(nn.Module):
         wanted = set()
         if levels:
             wanted.add(settings.discriminator)
-        if config.loss.perceptual > 0:
+        if config.loss.perceptual > 0 or config.loss.consistency > 0:
             wanted.add(settings.perceptual)
         self.networks = nn.ModuleDict(
             {name: load_backbone(name, settings.weights.get(name), pretrained=pretrained) for name in sorted(wanted)}
         )
         self.discriminator_name = settings.discriminator
         self.perceptual_name = settings.perceptual
-        self.normalize_perceptual = settings.normalize
-        self.shared = settings.discriminator == settings.perceptual and settings.normalize
+        self.normalize_discriminator, self.normalize_perceptual = settings.normalize_discriminator, settings.normalize
+        self.first_layers = config.loss.consistency_layers == "first"
+        self.shared = (
+            settings.discriminator == settings.perceptual and settings.normalize_discriminator == settings.normalize
+        )
         self.discriminator_channels: tuple[int, ...] = (
             self._network(settings.discriminator).discriminator_channels if levels else ()
         )
@@ -62,22 +67,40 @@ class Eyes(nn.Module):
         assert isinstance(network, Backbone)
         return network
 
-    def forward(self, image: Tensor, *, levels: int, perceptual: bool) -> Sight:
-        """Look at `[N, 3, H, W]` images in [-1, 1]: `levels` discriminator features and, if asked, the perceptual five.
+    def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Sight:
+        """Look at `[N, 3, H, W]` images in [-1, 1].
 
-        The perceptual branch always sees images normalised as ImageNet's are; the perceptual loss unless
-        `backbone.normalize` is false.
+        Args:
+            image: the images; each use normalises them as ImageNet's are, unless its setting says no.
+            levels: how many features for the perceptual branch.
+            perceptual: whether to return the five of the perceptual loss.
+            consistency: whether to return the five of image consistency.
         """
-        normal = Backbone.normalize(image) if levels or (perceptual and self.normalize_perceptual) else image
-        if levels and perceptual and self.shared:
-            seen = self._network(self.discriminator_name)(normal, levels=levels, perceptual=True)
-            return Sight(seen.discriminator, seen.perceptual)
+        if not (levels or perceptual or consistency):
+            return Sight()
+        if self.shared:
+            return self._look(
+                self.discriminator_name, self.normalize_perceptual, image, levels, perceptual, consistency
+            )
         sight = Sight()
         if levels:
-            seen = self._network(self.discriminator_name)(normal, levels=levels, perceptual=False)
+            seen = self._look(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
             sight.discriminator.extend(seen.discriminator)
-        if perceptual:
-            pixels = normal if self.normalize_perceptual else image
-            seen = self._network(self.perceptual_name)(pixels, levels=0, perceptual=True)
+        if perceptual or consistency:
+            seen = self._look(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
             sight.perceptual.extend(seen.perceptual)
+            sight.consistency.extend(seen.consistency)
         return sight
+
+    def _look(self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool) -> Sight:
+        """Run one network once."""
+        first = consistency and self.first_layers
+        seen = self._network(name)(
+            Backbone.normalize(image) if normal else image,
+            levels=levels,
+            perceptual=perceptual or first,
+            consistency=consistency and not first,
+        )
+        return Sight(
+            seen.discriminator, seen.perceptual if perceptual else [], seen.perceptual if first else seen.consistency
+        )

@@ -26,10 +26,12 @@ class BackboneFeatures(NamedTuple):
     Attributes:
         discriminator: as many as were asked for of the features at 1/8, 1/16 and 1/32 of the size.
         perceptual: the five of the perceptual loss, shallow first; empty where they were not asked for.
+        consistency: the five of image consistency, likewise.
     """
 
     discriminator: list[Tensor]
     perceptual: list[Tensor]
+    consistency: list[Tensor]
 
 
 class Backbone(nn.Module):
@@ -45,6 +47,7 @@ class Backbone(nn.Module):
         discriminator_channels: widths of the features at 1/8, 1/16 and 1/32 of the size.
         perceptual_channels: widths of the five features of the perceptual loss.
         discriminator_taps, perceptual_taps: the layers after which they are taken.
+        consistency_taps: the layers after which the five features of image consistency are taken (Eq. 18).
         feature_scale: what they are multiplied by.
     """
 
@@ -53,12 +56,14 @@ class Backbone(nn.Module):
     perceptual_channels: ClassVar[tuple[int, int, int, int, int]]
     discriminator_taps: ClassVar[tuple[int, int, int]]
     perceptual_taps: ClassVar[tuple[int, int, int, int, int]]
+    consistency_taps: ClassVar[tuple[int, int, int, int, int]]
     feature_scale: ClassVar[float] = 1.0
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
         # Layers behind the last tap are never needed.
-        self.layers = nn.ModuleList(layers[: max(*self.discriminator_taps, *self.perceptual_taps) + 1])
+        last = max(*self.discriminator_taps, *self.perceptual_taps, *self.consistency_taps)
+        self.layers = nn.ModuleList(layers[: last + 1])
         self.requires_grad_(False)
         self.eval()
 
@@ -73,27 +78,31 @@ class Backbone(nn.Module):
         std = torch.tensor(IMAGENET_STD, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
         return (image + (1 - 2 * mean)) / (2 * std)
 
-    def forward(self, image: Tensor, *, levels: int = 3, perceptual: bool = False) -> BackboneFeatures:
+    def forward(
+        self, image: Tensor, *, levels: int = 3, perceptual: bool = False, consistency: bool = False
+    ) -> BackboneFeatures:
         """Run the layers once, no further than what is asked for needs; gradients reach the image.
 
         Args:
             image: `[N, 3, H, W]`, normalised (see `normalize`) or, as the released code sometimes does, in [-1, 1].
             levels: how many of the features at 1/8, 1/16, 1/32 to return, 0 to 3.
             perceptual: whether to return the five features of the perceptual loss.
+            consistency: whether to return the five features of image consistency.
         """
-        discriminator_taps = self.discriminator_taps[:levels]
-        perceptual_taps = self.perceptual_taps if perceptual else ()
-        features = BackboneFeatures([], [])
-        end = max((*discriminator_taps, *perceptual_taps), default=-1) + 1
-        for index in range(end):
+        taps = (
+            self.discriminator_taps[:levels],
+            self.perceptual_taps if perceptual else (),
+            self.consistency_taps if consistency else (),
+        )
+        features = BackboneFeatures([], [], [])
+        for index in range(max((tap for group in taps for tap in group), default=-1) + 1):
             image = self.layers[index](image)
-            if index not in discriminator_taps and index not in perceptual_taps:
+            if not any(index in group for group in taps):
                 continue
             feature = image if self.feature_scale == 1 else image * self.feature_scale
-            if index in discriminator_taps:
-                features.discriminator.append(feature)
-            if index in perceptual_taps:
-                features.perceptual.append(feature)
+            for group, found in zip(taps, features, strict=True):
+                if index in group:
+                    found.append(feature)
         return features
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
@@ -115,7 +124,8 @@ class Backbone(nn.Module):
 class _VGG(Backbone):
     """The convolutions of a VGG network (Simonyan and Zisserman), weights under torchvision's names.
 
-    Discriminator features are pool3, pool4, pool5; perceptual ones relu1_1, relu2_1, relu3_1, relu4_1, relu5_1.
+    Discriminator features are pool3, pool4, pool5; perceptual ones relu1_1, relu2_1, relu3_1, relu4_1, relu5_1;
+    those of image consistency relu1_2, relu2_2, relu3_2, relu4_2, relu5_2.
     """
 
     discriminator_channels = (256, 512, 512)
@@ -149,6 +159,7 @@ class VGG16(_VGG):
     depths = (2, 2, 3, 3, 3)
     discriminator_taps = (16, 23, 30)
     perceptual_taps = (1, 6, 11, 18, 25)
+    consistency_taps = (3, 8, 13, 20, 27)
 
 
 class VGG19(_VGG):
@@ -158,12 +169,14 @@ class VGG19(_VGG):
     depths = (2, 2, 4, 4, 4)
     discriminator_taps = (18, 27, 36)
     perceptual_taps = (1, 6, 11, 20, 29)
+    consistency_taps = (3, 8, 13, 22, 31)
 
 
 class EfficientNetLite0(Backbone):
     """EfficientNet-Lite0 of the package `efficientnet-lite-pytorch`: a fiftieth of VGG19's work, for CPUs.
 
-    Discriminator features are the blocks' results at 1/8, 1/16, 1/32; perceptual ones at 1/2, 1/4, 1/8, 1/16, 1/32.
+    Discriminator features are the blocks' results at 1/8, 1/16, 1/32; perceptual ones, and those of image consistency,
+    at 1/2, 1/4, 1/8, 1/16, 1/32.
     Without an activation they are about ten times as large as VGG's, so they are divided by ten: between two different
     pictures the five differ by 1.0, 1.2, 1.0, 0.7, 0.24 on average (L1), which Eq. 28 with its weights makes 0.6.
     """
@@ -173,6 +186,7 @@ class EfficientNetLite0(Backbone):
     perceptual_channels = (16, 24, 40, 112, 320)
     discriminator_taps = (5, 11, 16)
     perceptual_taps = (1, 3, 5, 11, 16)
+    consistency_taps = perceptual_taps
     feature_scale = 0.1
 
     def __init__(self) -> None:
@@ -183,11 +197,13 @@ class EfficientNetLite0(Backbone):
         stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         super().__init__([stem, *network._blocks])
 
-    def forward(self, image: Tensor, *, levels: int = 3, perceptual: bool = False) -> BackboneFeatures:
+    def forward(
+        self, image: Tensor, *, levels: int = 3, perceptual: bool = False, consistency: bool = False
+    ) -> BackboneFeatures:
         """See `Backbone.forward`."""
         if image.device.type == "cpu":  # its depthwise convolutions take half the time in this memory order
             image = image.contiguous(memory_format=torch.channels_last)
-        return super().forward(image, levels=levels, perceptual=perceptual)
+        return super().forward(image, levels=levels, perceptual=perceptual, consistency=consistency)
 
     @staticmethod
     def local_name(name: str) -> str:

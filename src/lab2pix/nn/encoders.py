@@ -1,7 +1,8 @@
-"""The encoder behind DG-Norm's global feature (Eq. 2)."""
+"""What encodes noise and label map before anything is drawn: f_z, f_lsk (3.1.1), and the global feature (Eq. 2)."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import cast
 
 import torch.nn.functional as F
@@ -10,7 +11,44 @@ from torch import Tensor, nn
 from lab2pix.nn.blocks import SLOPE, conv2d
 from lab2pix.nn.enlarged import conv3x3_of_enlarged
 
-__all__ = ["GlobalEncoder"]
+__all__ = ["GlobalEncoder", "NoiseEncoder", "SketchEncoder"]
+
+
+class NoiseEncoder(nn.Linear):
+    """z -> linear layer -> a map, f_z of 3.1.1.
+
+    Args:
+        noise_dim: length of z.
+        channels: width of the map.
+        size: height and width of the map; at other sizes it is resized.
+    """
+
+    def __init__(self, noise_dim: int, channels: int, size: tuple[int, int]) -> None:
+        super().__init__(noise_dim, channels * size[0] * size[1])
+        self.channels, self.size = channels, size
+
+    def forward(self, noise: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Turn `[N, noise_dim]` into `[N, channels, h, w]`, bilinearly resized where `size` is another."""
+        x = super().forward(noise).view(-1, self.channels, *self.size)
+        if size is not None and size != self.size:
+            x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return x
+
+
+class SketchEncoder(nn.Sequential):
+    """Sketch -> f_lsk: a 5x5 convolution, then five 3x3 ones of stride 2, each with norm and ReLU (3.1.1, Fig. 3).
+
+    Args:
+        in_channels: width of the sketch.
+        width: channels of the first convolution; they double five times, to at most 16 times as many.
+    """
+
+    def __init__(self, in_channels: int, width: int) -> None:
+        widths = [width * min(2**step, 16) for step in range(6)]
+        layers: list[nn.Module] = [nn.Conv2d(in_channels, width, 5, padding=2), nn.BatchNorm2d(width), nn.ReLU(True)]
+        for before, after in pairwise(widths):
+            layers += [nn.Conv2d(before, after, 3, stride=2, padding=1), nn.BatchNorm2d(after), nn.ReLU(True)]
+        super().__init__(*layers)
 
 
 class GlobalEncoder(nn.Module):
@@ -25,6 +63,7 @@ class GlobalEncoder(nn.Module):
         width: channels of the first convolution; they double with each stride.
         max_width: the most channels of any.
         out_channels: channels of the global feature: the modulation's hidden width.
+        outputs: how many scales get a feature, smallest first; None: all of them.
     """
 
     def __init__(
@@ -35,6 +74,7 @@ class GlobalEncoder(nn.Module):
         width: int = 64,
         max_width: int = 512,
         out_channels: int = 128,
+        outputs: int | None = None,
     ) -> None:
         super().__init__()
         widths = [min(width * 2**step, max_width) for step in range(doublings + 1)]
@@ -43,10 +83,12 @@ class GlobalEncoder(nn.Module):
             conv2d(before, after, 3, stride=1 if step == 0 else 2)
             for step, (before, after) in enumerate(zip(inputs, widths, strict=True))
         )
-        self.scales = nn.ModuleList(nn.Conv2d(widths[-1], out_channels, 3, padding=1) for _ in range(doublings + 1))
+        self.scales = nn.ModuleList(
+            nn.Conv2d(widths[-1], out_channels, 3, padding=1) for _ in range(outputs or doublings + 1)
+        )
 
     def forward(self, label: Tensor) -> list[Tensor]:
-        """Return the global feature of every scale, smallest first.
+        """Return the global feature of every scale that gets one, smallest first.
 
         Args:
             label: `[N, label_channels, H, W]` one-hot; H and W multiples of 2^doublings.

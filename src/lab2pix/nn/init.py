@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["xavier_init"]
+__all__ = ["normal_init", "xavier_init"]
 
 _POWER_ITERATIONS = 15
 """As many as `spectral_norm` itself takes when it is put on a layer."""
 
 
-@torch.no_grad()
 def xavier_init(module: nn.Module, gain: float = 0.02) -> None:
     """Draw all convolution and linear weights anew: Xavier normal, biases 0 (5.2; the released V2's gain is 0.02).
-
-    Under spectral norm the raw weight is drawn, and its singular vectors are found again: those of the old weight
-    would scale the first steps by a wrong norm.
 
     Args:
         module: any network; changed in place.
         gain: scale of the weights.
+    """
+    _draw_anew(module, partial(nn.init.xavier_normal_, gain=gain))
+
+
+def normal_init(module: nn.Module, std: float = 0.02) -> None:
+    """Draw all convolution and linear weights anew: normal, biases 0 (5.2; the released V1's deviation is 0.02).
+
+    Args:
+        module: any network; changed in place.
+        std: standard deviation of the weights.
+    """
+    _draw_anew(module, partial(nn.init.normal_, std=std))
+
+
+@torch.no_grad()
+def _draw_anew(module: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
+    """Fill all weights.
+
+    Under spectral norm the raw weight is drawn, and its singular vectors are found again: those of the old weight
+    would scale the first steps by a wrong norm.
     """
     for layer in module.modules():
         if not isinstance(layer, nn.Conv2d | nn.Linear):
@@ -33,10 +51,10 @@ def xavier_init(module: nn.Module, gain: float = 0.02) -> None:
             assert isinstance(stack, parametrize.ParametrizationList)
             weight = stack.original
             assert isinstance(weight, Tensor)
-            nn.init.xavier_normal_(weight, gain=gain)
+            fill(weight)
             _refresh(stack, weight)
         else:
-            nn.init.xavier_normal_(layer.weight, gain=gain)
+            fill(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 

@@ -6,7 +6,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -149,7 +149,8 @@ def _run_steps(
         # Whatever draws random numbers beside the noise draws the same ones when the step is made again.
         torch.manual_seed(stable_seed("step", config.seed, state.step, team.rank))
         parts = _parts(next(batches), config, state.step, team)
-        losses = make_step(state, networks, parts, monitor.engine, team)
+        engine = replace(monitor.engine, progress=state.step / max(1, total - 1))
+        losses = make_step(state, networks, parts, engine, team)
         state.seconds = time.monotonic() - began
 
         reason = team.agree(stop.reason)

@@ -223,8 +223,6 @@ class Monitor:
         sums: dict[str, float] = {}
         seen = 0
         for number, batch in enumerate(self._batches(_SCORED, _SCORED_AT_ONCE)):
-            if batch.image is None:
-                return {}
             generated = self._draw(batch, "score", number)
             with self.engine.autocast():
                 scores = self.state.method.validation_scores(batch, generated)

@@ -1,0 +1,218 @@
+"""What the methods share: discriminators with borrowed eyes, and the adversarial game over scales and levels (3.2)."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from lab2pix.batch import Batch
+from lab2pix.config import Config
+from lab2pix.labels import LabelSpace
+from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights
+from lab2pix.methods.base import Engine, Losses, Method
+from lab2pix.methods.eyes import Eyes
+from lab2pix.nn.discriminators import (
+    HierarchicalDiscriminator,
+    MultiScaleDiscriminator,
+    PatchDiscriminator,
+    ScaleOutput,
+)
+
+__all__ = ["AdversarialMethod", "Carry", "build_discriminator", "frozen", "photos"]
+
+
+def build_discriminator(config: Config, channels: int, backbone_channels: Sequence[int]) -> MultiScaleDiscriminator:
+    """Return one discriminator per scale, largest image first: D3, D2 and, with three scales, D1.
+
+    Args:
+        config: the run.
+        channels: width of what is judged: the image, or label map and image.
+        backbone_channels: widths of the perceptual branch's features, by level.
+    """
+    settings = config.discriminator
+    networks: list[nn.Module] = []
+    for scale in range(settings.scales):
+        if settings.kind == "hierarchical":
+            levels = 3 - scale
+            networks.append(
+                HierarchicalDiscriminator(
+                    channels,
+                    backbone_channels[:levels],
+                    levels=levels,
+                    width=settings.width,
+                    max_width=settings.max_width,
+                )
+            )
+        else:
+            networks.append(PatchDiscriminator(channels, width=settings.width, max_width=settings.max_width))
+    return MultiScaleDiscriminator(networks)
+
+
+@dataclass(frozen=True)
+class Carry:
+    """What the generator's pass hands to the discriminators': no graph hangs on any of it.
+
+    Attributes:
+        conditions: label maps by scale, `[N, C, H/2^s, W/2^s]`; None where discriminators see images only.
+        generated, real: images by scale, `[N, 3, H/2^s, W/2^s]`.
+        generated_features: what the backbone sees in the generated images, by scale.
+        real_features: what it sees in the real ones; None where nobody has looked yet.
+        mask: foreground weights `[N, 1, H, W]`, or None where all pixels weigh alike.
+    """
+
+    conditions: list[Tensor] | None
+    generated: list[Tensor]
+    real: list[Tensor]
+    generated_features: list[list[Tensor]]
+    real_features: list[list[Tensor]] | None
+    mask: Tensor | None
+
+
+@contextmanager
+def frozen(network: nn.Module) -> Iterator[None]:
+    """Let gradients pass through a network without filling its own, with each normalised weight computed once."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        with parametrize.cached():
+            yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def photos(batch: Batch) -> Tensor:
+    """Return the photos of a batch that must have some."""
+    if batch.image is None:
+        raise ValueError("training needs photos beside the label maps")
+    return batch.image
+
+
+class AdversarialMethod(Method):
+    """A generator against one discriminator per scale, which look through the eyes of a frozen backbone.
+
+    Args:
+        config: the run.
+        label_space: what the class ids mean.
+        channels: width of what the discriminators judge.
+        initialise: draws the discriminators' first weights.
+        masks_real: whether real and blurred images are weighed by the foreground mask too (V2), not only generated
+            ones (V1, whose real images have no label map; Eq. 13).
+        pretrained: false leaves the backbones at random weights.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        label_space: LabelSpace,
+        *,
+        channels: int,
+        initialise: Callable[[nn.Module], None],
+        masks_real: bool,
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__(config, label_space, pretrained=pretrained)
+        # Ids that the label space lacks shall be an error now, not at the first batch.
+        label_space.foreground(torch.zeros(1, 1, 1, dtype=torch.int64), config.loss.background_ids)
+        hierarchical = config.discriminator.kind == "hierarchical"
+        self.eyes = Eyes(config, levels=3 if hierarchical else 0, pretrained=pretrained)
+        self.discriminator: nn.Module = build_discriminator(config, channels, self.eyes.discriminator_channels)
+        initialise(self.discriminator)
+        self.scales = config.discriminator.scales
+        self.masks_real = masks_real
+        self.weights = level_weights(
+            [max(1, self._levels(scale)) for scale in range(self.scales)], config.loss.adversarial_reduction
+        )
+        self.generator_term, self.real_term, self.fake_term = ADVERSARIAL_TERMS[config.loss.adversarial]
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
+        """Move players and frozen backbones to a device."""
+        for module in (*self.players.values(), self.eyes):
+            module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+
+    @abstractmethod
+    def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
+        """Return the blurred photos by scale (Eq. 16, 30), given the sharp ones."""
+
+    def discriminator_backward(self, discriminator: nn.Module, carry: Carry, engine: Engine) -> Losses:
+        """Judge generated, real and blurred images in one pass (Eq. 11-13, 16; for V2 Eq. 25-27, 30).
+
+        Returns:
+            `real`, `fake` and, with λ2 > 0, `blurred`: the terms as they enter the sum.
+        """
+        images, features = [carry.generated, carry.real], [carry.generated_features]
+        features.append(self._see(carry.real, engine) if carry.real_features is None else carry.real_features)
+        if self.config.loss.sharpness > 0:
+            images.append(self.blurred_images(carry.real))
+            features.append(self._see(images[-1], engine))
+        with engine.autocast():
+            inputs = [
+                torch.cat([self._input(carry, scale, group[scale]) for group in images]) for scale in range(self.scales)
+            ]
+            together = [
+                [torch.cat(parts) for parts in zip(*(group[scale] for group in features), strict=True)]
+                for scale in range(self.scales)
+            ]
+            outputs: list[ScaleOutput] = discriminator(inputs, together)
+            groups = [
+                [[level.chunk(len(images))[kind] for level in output.predictions] for output in outputs]
+                for kind in range(len(images))
+            ]
+            losses = self._discriminator_terms(groups, carry.mask, self._sharpness(engine))
+        engine.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+        return {name: value.detach() for name, value in losses.items()}
+
+    def _discriminator_terms(self, groups: list[list[list[Tensor]]], mask: Tensor | None, sharpness: float) -> Losses:
+        """Weigh the terms of real, fake and blurred images: the real one counts once more with the blurred (Eq. 30)."""
+        loss = self.config.loss
+        share = 0.5 if loss.discriminator_halved else 1.0
+        if loss.sharpness_normalized:
+            share /= 1 + sharpness
+        masks = mask if self.masks_real else None
+        terms = {
+            "real": share * (1 + sharpness) * adversarial_loss(groups[1], self.real_term, self.weights, masks),
+            "fake": share * adversarial_loss(groups[0], self.fake_term, self.weights, mask),
+        }
+        if loss.sharpness > 0:
+            terms["blurred"] = share * sharpness * adversarial_loss(groups[2], self.fake_term, self.weights, masks)
+        return terms
+
+    # --- parts ----------------------------------------------------------------------------------------------------
+
+    def _sharpness(self, engine: Engine) -> float:
+        """Return λ2 at this step."""
+        loss = self.config.loss
+        return loss.sharpness * (engine.progress if loss.sharpness_schedule == "rising" else 1.0)
+
+    def _see(self, images: Sequence[Tensor], engine: Engine) -> list[list[Tensor]]:
+        """Return what the perceptual branches see in images by scale, without a graph."""
+        with torch.no_grad(), engine.autocast():
+            return [self.eyes(image, levels=self._levels(scale)).discriminator for scale, image in enumerate(images)]
+
+    def _levels(self, scale: int) -> int:
+        return 3 - scale if self.config.discriminator.kind == "hierarchical" else 0
+
+    @staticmethod
+    def _input(carry: Carry, scale: int, image: Tensor) -> Tensor:
+        return image if carry.conditions is None else torch.cat([carry.conditions[scale], image], 1)
+
+    def _judge(self, scale: int, judged: Tensor, features: list[Tensor]) -> ScaleOutput:
+        """Let one scale's discriminator see an image, with its label map before it in V2 (Eq. 8, 22)."""
+        networks = self.discriminator.networks
+        output: ScaleOutput = networks[scale](judged, features)  # type: ignore[index,operator]
+        return output
+
+    def _mask(self, batch: Batch) -> Tensor | None:
+        """Return the foreground weights of Eq. 9, or None where the rate makes them all one."""
+        loss = self.config.loss
+        if loss.foreground_rate == 1:
+            return None
+        mask = foreground_mask(self.label_space.foreground(batch.label, loss.background_ids), loss.foreground_rate)
+        return mask if loss.foreground_per_image else mask.mean(0, keepdim=True)
