@@ -25,7 +25,7 @@ from lab2pix.config_errors import explain, setting_groups
 from lab2pix.config_rules import check_rules
 from lab2pix.errors import ConfigError, did_you_mean
 
-__all__ = ["load_config", "preset_descriptions", "preset_names", "require_data_root", "to_yaml"]
+__all__ = ["lacks_data_root", "load_config", "preset_descriptions", "preset_names", "require_data_root", "to_yaml"]
 
 _SUFFIXES = (".yaml", ".yml")
 
@@ -90,13 +90,20 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
     return config
 
 
+def lacks_data_root(config: Config) -> bool:
+    """Say whether the data set's folder is not set though something is to be read from it."""
+    data = config.data
+    no_labels = data.labels.root is None and data.sketch.from_ != "photo"
+    return not data.root and data.layout != "scenes" and (no_labels or data.images.root is None)
+
+
 def require_data_root(config: Config) -> None:
     """Check that a run knows where its data set lies, which presets of real data sets cannot know.
 
     Raises:
         ConfigError: `data.root` is not set though the layout reads files.
     """
-    if not config.data.root and config.data.layout != "scenes":
+    if lacks_data_root(config):
         raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.layout}")
 
 

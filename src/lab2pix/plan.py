@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from lab2pix.config import Config
-from lab2pix.configuration import to_yaml
+from lab2pix.configuration import lacks_data_root, to_yaml
 from lab2pix.data.dataset import build_dataset
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import build_method
@@ -32,7 +32,7 @@ def describe(config: Config) -> str:
 
 def _count(config: Config, split: Literal["train", "val"], label_space: LabelSpace) -> int | None:
     """Return how many pairs a split holds; None where that cannot be known yet."""
-    if config.data.layout != "scenes" and not config.data.root:
+    if lacks_data_root(config):
         return None
     if split == "val" and config.data.val_split is None:
         return 0

@@ -5,15 +5,20 @@ from __future__ import annotations
 from lab2pix.data.dataset import PairDataset, Sample, build_dataset, collate
 from lab2pix.data.files import read_image, read_instances, read_label, write_label_png
 from lab2pix.data.layouts import Pair, find_pairs, layout_names
+from lab2pix.data.sketches import Sketcher, find_edges
 from lab2pix.data.transforms import JointTransform, instance_edges
+from lab2pix.data.unpaired import UnpairedDataset
 
 __all__ = [
     "JointTransform",
     "Pair",
     "PairDataset",
     "Sample",
+    "Sketcher",
+    "UnpairedDataset",
     "build_dataset",
     "collate",
+    "find_edges",
     "find_pairs",
     "instance_edges",
     "layout_names",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from torch.utils.data import Dataset
 from lab2pix.batch import Batch
 from lab2pix.config import DataConfig
 from lab2pix.data.files import read_instances
-from lab2pix.data.layouts import Pair, find_pairs
+from lab2pix.data.layouts import Pair
 from lab2pix.data.pixels import from_bytes
 from lab2pix.data.transforms import JointTransform, instance_edges
 from lab2pix.errors import ConfigError, DataError
@@ -22,11 +22,13 @@ from lab2pix.labels import LabelSpace
 
 if TYPE_CHECKING:
     from lab2pix.data.scenes import ScenesDataset
+    from lab2pix.data.sketches import Sketcher
+    from lab2pix.data.unpaired import UnpairedDataset
 
-__all__ = ["PairDataset", "Sample", "build_dataset", "check_sizes", "collate", "size_text"]
+__all__ = ["AnyDataset", "PairDataset", "Sample", "build_dataset", "check_sizes", "collate", "seeded", "size_text"]
 
-VAL_SCENES_START = 1_000_000_000
-"""Number of the first held-out scene: far behind any that is trained on."""
+AnyDataset: TypeAlias = "PairDataset | ScenesDataset | UnpairedDataset"
+"""What `build_dataset` gives: each has a length, samples by index or `(epoch, index)`, and a `file_hash()`."""
 
 
 class Sample(TypedDict):
@@ -54,6 +56,7 @@ class PairDataset(Dataset[Sample]):
         seed: decides crops and flips, together with epoch and place.
         edges: make the instance-boundary channel, too.
         root: folder that file names are hashed relative to; None: as they are.
+        sketcher: makes line drawings, which are the label maps then; None: label maps are read.
 
     Raises:
         DataError: edges are wanted and a pair has no instance map.
@@ -68,6 +71,7 @@ class PairDataset(Dataset[Sample]):
         seed: int = 0,
         edges: bool = False,
         root: Path | None = None,
+        sketcher: Sketcher | None = None,
     ) -> None:
         without = next((pair for pair in pairs if pair.instance is None), None) if edges else None
         if without is not None:
@@ -78,6 +82,7 @@ class PairDataset(Dataset[Sample]):
         self.seed = seed
         self.edges = edges
         self.root = root
+        self.sketcher = sketcher
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -95,15 +100,9 @@ class PairDataset(Dataset[Sample]):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         pair = self.pairs[index]
-        label = pair.read_label(self.label_space)
-        image = pair.read_image()
-        check_sizes(pair, label, image)
-        instance = None
-        if self.edges and pair.instance is not None:
-            instance = read_instances(pair.instance)
-            check_sizes(pair, label, instance, what="instance map")
-        words = f"{self.seed}/{epoch}/{index}".encode()
-        generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
+        image = None if pair.image is None else pair.read_image()
+        label, instance = self._label(pair, image)
+        generator = seeded(self.seed, epoch, index)
         label, photo, instance = self.transform(label, image, instance, generator)
         return Sample(
             label=label.contiguous(),
@@ -111,6 +110,41 @@ class PairDataset(Dataset[Sample]):
             edges=None if instance is None else instance_edges(instance),
             name=pair.name,
         )
+
+    def name(self, index: int) -> str:
+        """Return what messages call a pair."""
+        return self.pairs[index].name
+
+    def read_label(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Read a label map and the instance map that goes with it, but not its photo.
+
+        Returns:
+            Both `[H, W]` int64, before crop and flip; no instance map where no edges are wanted.
+
+        Raises:
+            DataError: a file is unreadable, or both differ in size.
+            LabelError: the label map holds what the label space does not have.
+        """
+        return self._label(self.pairs[index], None)
+
+    def read_photo(self, index: int) -> Tensor:
+        """Read a photo, but not its label map: `[3, H, W]` uint8, before resize, crop and flip.
+
+        Raises:
+            DataError: the file is unreadable.
+        """
+        return self.pairs[index].read_image()
+
+    def _label(self, pair: Pair, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Read label map and instance map, and compare their sizes and that of the photo if there is one."""
+        read = pair.read_label(self.label_space) if self.sketcher is None else self.sketcher.read(pair, image)
+        if image is not None:
+            check_sizes(pair, read, image)
+        instance = None
+        if self.edges and pair.instance is not None:
+            instance = read_instances(pair.instance)
+            check_sizes(pair, read, instance, what="instance map")
+        return read if self.sketcher is None else self.sketcher.draw(read, self.transform.whole), instance
 
     def file_hash(self) -> str:
         """Return a hash of the file list: names and sizes in bytes of all files, in their order."""
@@ -138,51 +172,38 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def build_dataset(
-    data: DataConfig, split: Literal["train", "val"], label_space: LabelSpace, seed: int
-) -> PairDataset | ScenesDataset:
+def seeded(*parts: object) -> torch.Generator:
+    """Return a random generator that starts the same wherever the parts are the same."""
+    words = "/".join(map(str, parts)).encode()
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
+
+
+def build_dataset(data: DataConfig, split: Literal["train", "val"], label_space: LabelSpace, seed: int) -> AnyDataset:
     """Find the data set that a configuration describes.
 
     Args:
         data: the data part of the configuration.
-        split: `train` (random crops and flips), or `val` (neither).
+        split: `train` (random crops and flips, and with `data.unpaired` photos of other label maps), or `val` (neither;
+            no photos where nobody knows which label map they belong to).
         label_space: the classes of the label maps.
-        seed: decides crops and flips.
+        seed: decides crops, flips and which photo meets which label map.
 
     Raises:
         ConfigError: settings are missing or at odds.
         DataError: files are missing or without partner.
     """
+    # Imported late: both are made of what this module has.
+    from lab2pix.data.sides import open_side, pairing_known
+    from lab2pix.data.unpaired import UnpairedDataset
+
     train = split == "train"
     if not train and data.val_split is None:
         raise ConfigError("data.val_split is null, so nothing is held out; name a split")
-    if data.layout == "scenes":
-        return _build_scenes(data, label_space, train)
-    if data.root is None:
-        raise ConfigError(f"data.root is missing: layout '{data.layout}' needs the data set's folder")
-    root = Path(data.root).expanduser()
-    return PairDataset(
-        find_pairs(data.layout, root, data.train_split if train else data.val_split),
-        label_space,
-        JointTransform(data.size, data.resize, data.flip, train),
-        seed=seed,
-        edges=data.instance_edges,
-        root=root,
-    )
-
-
-def _build_scenes(data: DataConfig, label_space: LabelSpace, train: bool) -> ScenesDataset:
-    """Return the drawn scenes to train on or to hold out."""
-    from lab2pix.data.scenes import ScenesDataset
-
-    if label_space.names != LabelSpace.load("scenes").names:
-        raise ConfigError(f"data.label_space is '{label_space.name}', but layout 'scenes' draws label space 'scenes'")
-    if data.resize is not None:
-        raise ConfigError("data.resize has no use for layout 'scenes', which draws at data.size; set it to null")
-    if data.instance_edges:
-        raise ConfigError("data.instance_edges is true, but layout 'scenes' draws no instances; set it to false")
-    count, first = (data.scenes.train_count, 0) if train else (data.scenes.val_count, VAL_SCENES_START)
-    return ScenesDataset(count, data.size, data.scenes.seed, first, flip=data.flip, train=train)
+    if pairing_known(data):
+        pairs = open_side(data, label_space, seed, "pairs", train=train)
+        return UnpairedDataset(pairs, pairs, seed) if data.unpaired and train else pairs
+    labels = open_side(data, label_space, seed, "labels", train=train)
+    return UnpairedDataset(labels, open_side(data, label_space, seed, "photos", train=True), seed) if train else labels
 
 
 def size_text(part: Tensor) -> str:

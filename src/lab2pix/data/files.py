@@ -12,6 +12,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
+from lab2pix.data.drawings import SKETCH, Lines, find_lines
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels import LabelSpace
 
@@ -23,6 +24,7 @@ __all__ = [
     "read_label",
     "read_label_image",
     "to_label",
+    "to_rgb",
     "write_label_png",
 ]
 
@@ -57,11 +59,16 @@ def read_image(path: Path) -> Tensor:
     Raises:
         DataError: the file is missing, truncated, or no picture.
     """
-    return _to_rgb(_open(path)[0])
+    return to_rgb(_open(path)[0])
 
 
-def read_label(path: Path, label_space: LabelSpace) -> Tensor:
+def read_label(path: Path, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
     """Read a label map, whichever way it spells its classes; see `to_label`.
+
+    Args:
+        path: the file.
+        label_space: its classes.
+        lines: which pixels of a line drawing are lines.
 
     Returns:
         `[H, W]` int64 canonical ids.
@@ -71,7 +78,7 @@ def read_label(path: Path, label_space: LabelSpace) -> Tensor:
         LabelError: it holds ids or colours that the label space does not have.
     """
     image, lossy = read_label_image(path)
-    return to_label(image, label_space, str(path), lossy=lossy)
+    return to_label(image, label_space, str(path), lossy=lossy, lines=lines)
 
 
 def read_label_image(path: Path) -> tuple[Image.Image, bool]:
@@ -84,7 +91,9 @@ def read_label_image(path: Path) -> tuple[Image.Image, bool]:
     return image, kind == "JPEG" or image.info.get("compression") == "jpeg" or (kind == "WEBP" and _is_lossy_webp(path))
 
 
-def to_label(image: Image.Image, label_space: LabelSpace, where: str, *, lossy: bool = False) -> Tensor:
+def to_label(
+    image: Image.Image, label_space: LabelSpace, where: str, *, lossy: bool = False, lines: Lines = "auto"
+) -> Tensor:
     """Turn an opened label map into canonical ids.
 
     - One number per pixel (8 or 16 bit gray): ids, as the label space's files spell them.
@@ -93,11 +102,15 @@ def to_label(image: Image.Image, label_space: LabelSpace, where: str, *, lossy: 
     - RGB and RGBA (alpha is dropped): colours. Where red, green and blue agree in every pixel and not all of these
       grays are class colours, they are ids.
 
+    With label space `sketch` it is a line drawing instead, whatever its mode: see `drawings.find_lines`. Paper that is
+    transparent is white, or black where lines are said to be light.
+
     Args:
         image: the label map.
         label_space: the classes.
         where: what to call the map in an error, usually the file.
         lossy: the file's compression changes pixels, as JPEG's does, so that it cannot hold ids.
+        lines: which pixels of a line drawing are lines.
 
     Returns:
         `[H, W]` int64 ids.
@@ -105,6 +118,8 @@ def to_label(image: Image.Image, label_space: LabelSpace, where: str, *, lossy: 
     Raises:
         LabelError: ids or colours that the label space does not have, or ids in a file that cannot hold them.
     """
+    if label_space.name == SKETCH and image.mode != "F":
+        return find_lines(to_rgb(_on_paper(image, lines)), lines, where)
     if image.mode == "P":
         return _from_palette(image, label_space, where)
     if image.mode == "LA":
@@ -115,7 +130,7 @@ def to_label(image: Image.Image, label_space: LabelSpace, where: str, *, lossy: 
         return label_space.decode_ids(_to_integers(image), where)
     if image.mode == "F":
         raise LabelError(f"{where} holds fractions instead of ids; save label maps as PNG with 8 or 16 bits")
-    rgb = _to_rgb(image)
+    rgb = to_rgb(image)
     if bool((rgb[0] == rgb[1]).all()) and bool((rgb[0] == rgb[2]).all()):
         grays = torch.unique(rgb[0]).tolist()
         if lossy and len(grays) > 1 and grays[-1] < label_space.file_offset + label_space.num_classes:
@@ -139,7 +154,7 @@ def read_instances(path: Path) -> Tensor:
         image = image.getchannel(0)
     if image.mode == "P" or image.mode in _ID_MODES:
         return _to_integers(image)
-    rgb = _to_rgb(image).to(torch.int64)
+    rgb = to_rgb(image).to(torch.int64)
     return rgb[0] * 65536 + rgb[1] * 256 + rgb[2]
 
 
@@ -195,7 +210,16 @@ def _to_integers(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).astype(np.int64))
 
 
-def _to_rgb(image: Image.Image) -> Tensor:
+def _on_paper(drawing: Image.Image, lines: Lines) -> Image.Image:
+    """Lay a drawing with transparent parts on paper that its lines stand out from."""
+    if not drawing.has_transparency_data:
+        return drawing
+    drawing = drawing.convert("RGBA")
+    paper = Image.new("RGBA", drawing.size, "black" if lines == "light" else "white")
+    return Image.alpha_composite(paper, drawing)
+
+
+def to_rgb(image: Image.Image) -> Tensor:
     """Return any picture as `[3, H, W]` uint8; of 16 bits the upper 8."""
     if image.mode.startswith("I"):
         upper = torch.clamp(_to_integers(image) // 256, 0, 255).to(torch.uint8)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor
 
-from lab2pix.data.files import find_images, read_image, read_label, read_label_image, to_label
+from lab2pix.data.drawings import SEAM, Lines, find_lines
+from lab2pix.data.files import find_images, read_image, read_label, read_label_image, to_label, to_rgb
 from lab2pix.errors import DataError, LabelError, did_you_mean
 from lab2pix.labels import LabelSpace
 
@@ -21,13 +21,17 @@ Form = Literal["files", "photo-left", "sketch-left"]
 """How label map and photo share files: one each; one file, photo left; one file, sketch left."""
 
 
+Parts = Literal["pairs", "labels", "photos"]
+"""What is looked for: label maps with their photos, label maps alone, or photos alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class Pair:
     """The files of one sample.
 
     Attributes:
         name: what it is called, unique within its split; parts are separated by slashes.
-        label: file of the label map.
+        label: file of the label map; where photos alone are asked for, the photo's.
         image: file of the photo, the same one for AB files; None where labels alone are asked for.
         instance: file of the instance map, where there is one.
         form: whether label map and photo have a file each, or which half of one file they are.
@@ -39,19 +43,25 @@ class Pair:
     instance: Path | None = None
     form: Form = "files"
 
-    def read_label(self, label_space: LabelSpace) -> Tensor:
+    def read_label(self, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
         """Read the label map: `[H, W]` int64 canonical ids.
+
+        Args:
+            label_space: its classes.
+            lines: which pixels of a line drawing are lines.
 
         Raises:
             DataError: the file cannot be read.
             LabelError: it holds ids or colours that the label space does not have.
         """
         if self.form == "files":
-            return read_label(self.label, label_space)
-        if self.form == "sketch-left":
-            return _sketch_ids(_half(read_image(self.label), self.label, right=False), label_space)
+            return read_label(self.label, label_space, lines)
         picture, lossy = read_label_image(self.label)
         width = _half_width(picture.width, self.label)
+        if self.form == "sketch-left":
+            _check_two_classes(label_space)
+            left = to_rgb(picture.crop((0, 0, width, picture.height)))
+            return find_lines(left, lines, f"the left half of {self.label}", seam=SEAM)
         right = picture.crop((width, 0, picture.width, picture.height))
         return to_label(right, label_space, f"the right half of {self.label}", lossy=lossy)
 
@@ -88,11 +98,11 @@ class Layout:
 
     Attributes:
         description: the way in a line.
-        scan: finds the pairs of a split below a root; the last argument says whether photos are wanted.
+        scan: finds the pairs of a split below a root; the last argument says which parts are wanted.
     """
 
     description: str
-    scan: Callable[[Path, str | None, bool], Scan]
+    scan: Callable[[Path, str | None, Parts], Scan]
 
 
 def layout_names() -> list[str]:
@@ -106,7 +116,7 @@ def layout_descriptions() -> dict[str, str]:
     return dict(sorted({**{name: layout.description for name, layout in LAYOUTS.items()}, **drawn}.items()))
 
 
-def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True) -> Scan:
+def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True, need_labels: bool = True) -> Scan:
     """Find the pairs of a split and whatever is wrong among its files; no file is opened.
 
     Args:
@@ -114,23 +124,27 @@ def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True
         root: the data set's folder; for labels alone also a folder of label maps, or one file.
         split: which part; None: all there is.
         need_images: False finds label maps alone and asks for no photos.
+        need_labels: False finds photos alone and asks for no label maps.
 
     Raises:
         DataError: no such layout, folder or split.
     """
+    parts: Parts = "labels" if not need_images else "pairs" if need_labels else "photos"
     if layout not in LAYOUTS:
         if layout == "scenes":
             raise DataError("Layout 'scenes' has no files; write some with `lab2pix data scenes` and use 'folder'")
         raise DataError(f"No layout is called '{layout}'{did_you_mean(layout, layout_names())}")
-    if not need_images and root.is_file():
+    if parts == "labels" and root.is_file():
         return Scan([Pair(root.stem, root, form=_FORMS.get(layout, "files"))])
     if not root.is_dir():
-        what = "folder" if need_images else "file or folder"
+        what = "file or folder" if parts == "labels" else "folder"
         raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
-    return LAYOUTS[layout].scan(root, split, need_images)
+    return LAYOUTS[layout].scan(root, split, parts)
 
 
-def find_pairs(layout: str, root: Path | str, split: str | None, *, need_images: bool = True) -> list[Pair]:
+def find_pairs(
+    layout: str, root: Path | str, split: str | None, *, need_images: bool = True, need_labels: bool = True
+) -> list[Pair]:
     """Find the pairs of a split, sorted by name.
 
     Args:
@@ -138,12 +152,13 @@ def find_pairs(layout: str, root: Path | str, split: str | None, *, need_images:
         root: the data set's folder; for labels alone also a folder of label maps, or one file.
         split: which part; None: all there is.
         need_images: False finds label maps alone and asks for no photos.
+        need_labels: False finds photos alone and asks for no label maps.
 
     Raises:
         DataError: no such layout, folder or split; nothing in it; a file without partner; two files of one name.
     """
     root = Path(root)
-    found = scan(layout, root, split, need_images=need_images)
+    found = scan(layout, root, split, need_images=need_images, need_labels=need_labels)
     if found.unmatched:
         verb = "has" if len(found.unmatched) == 1 else "have"
         raise DataError(
@@ -154,7 +169,8 @@ def find_pairs(layout: str, root: Path | str, split: str | None, *, need_images:
         raise DataError(f"{_listed(found.doubles)} in {root} share their name with another file; keep one of each")
     if not found.pairs:
         place = root if split is None else f"split '{split}' of {root}"
-        raise DataError(f"Found no {'pairs' if need_images else 'label maps'} of layout '{layout}' in {place}")
+        what = "label maps" if not need_images else "pairs" if need_labels else "photos"
+        raise DataError(f"Found no {what} of layout '{layout}' in {place}")
     return found.pairs
 
 
@@ -185,13 +201,18 @@ def _stems(
 
 
 def _match(
-    folders: tuple[Path | None, Path, Path | None], endings: tuple[str, str, str] = ("", "", ""), prefix: str = ""
+    folders: tuple[Path | None, Path | None, Path | None],
+    endings: tuple[str, str, str] = ("", "", ""),
+    prefix: str = "",
 ) -> Scan:
-    """Match the pictures of three folders (photos, labels, instances) by name; photos None: labels alone."""
+    """Match the pictures of three folders (photos, labels, instances) by name; None: the other part alone."""
     found = Scan()
     photos, labels, instances = (
         {} if folder is None else _stems(folder, found, ending) for folder, ending in zip(folders, endings, strict=True)
     )
+    if folders[1] is None:
+        found.pairs = [Pair(prefix + name, photo, photo) for name, photo in sorted(photos.items())]
+        return found
     need_images = folders[0] is not None
     for name, label in sorted(labels.items()):
         image = photos.pop(name, None)
@@ -238,29 +259,33 @@ def _joined(scans: Iterable[Scan]) -> Scan:
 # --- the layouts ----------------------------------------------------------------------------------------------------
 
 
-def _scan_folder(root: Path, split: str | None, need_images: bool) -> Scan:
-    if not need_images and not (root / "labels").is_dir():
+def _scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
+    if parts == "labels" and not (root / "labels").is_dir():
         return _match((None, _part(root, split), None))
-    images = _part(root, "images", split) if need_images else None
+    if parts == "photos":
+        return _match((_part(root, "images", split), None, None))
+    images = _part(root, "images", split) if parts == "pairs" else None
     return _match((images, _part(root, "labels", split), root.joinpath("instances", split or "")))
 
 
-def _scan_cityscapes(root: Path, split: str | None, need_images: bool) -> Scan:
-    photos = _part(root, "leftImg8bit", split) if need_images else None
-    labels = _part(root, "gtFine", split)
+def _scan_cityscapes(root: Path, split: str | None, parts: Parts) -> Scan:
+    photos = None if parts == "labels" else _part(root, "leftImg8bit", split)
+    labels = None if parts == "photos" else _part(root, "gtFine", split)
     return _match((photos, labels, labels), ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds"))
 
 
-def _scan_coco_stuff(root: Path, split: str | None, need_images: bool) -> Scan:
+def _scan_coco_stuff(root: Path, split: str | None, parts: Parts) -> Scan:
+    kinds = {"pairs": ("img", "label"), "labels": ("label",), "photos": ("img",)}[parts]
+
     def one(name: str, prefix: str = "") -> Scan:
-        photos = root / f"{name}_img" if need_images else None
-        return _match((photos, root / f"{name}_label", root / f"{name}_inst"), prefix=prefix)
+        photos, labels = (root / f"{name}_{kind}" if kind in kinds else None for kind in ("img", "label"))
+        return _match((photos, labels, None if labels is None else root / f"{name}_inst"), prefix=prefix)
 
     if split is not None:
-        for kind in ("img", "label") if need_images else ("label",):
+        for kind in kinds:
             _part(root, f"{split}_{kind}")
         return one(split)
-    endings = ("_label", "_img") if need_images else ("_label",)
+    endings = [f"_{kind}" for kind in kinds]
     names = {name.removesuffix(end) for name in _subfolders(root) for end in endings if name.endswith(end)}
     return _joined(one(name, f"{name}/") for name in sorted(names))
 
@@ -268,34 +293,38 @@ def _scan_coco_stuff(root: Path, split: str | None, need_images: bool) -> Scan:
 _ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 
 
-def _scan_ade20k(root: Path, split: str | None, need_images: bool) -> Scan:
+def _scan_ade20k(root: Path, split: str | None, parts: Parts) -> Scan:
     inner = root / "ADEChallengeData2016"
     root = inner if inner.is_dir() else root
     part = _ADE20K_FOLDERS.get(split or "", split)
-    return _match((_part(root, "images", part) if need_images else None, _part(root, "annotations", part), None))
+    photos = None if parts == "labels" else _part(root, "images", part)
+    return _match((photos, None if parts == "photos" else _part(root, "annotations", part), None))
 
 
-def _scan_halves(form: Form) -> Callable[[Path, str | None, bool], Scan]:
-    def find(root: Path, split: str | None, need_images: bool) -> Scan:
+def _scan_halves(form: Form) -> Callable[[Path, str | None, Parts], Scan]:
+    def find(root: Path, split: str | None, parts: Parts) -> Scan:
         found = Scan()
         files = _stems(_part(root, split), found)
         found.pairs = [
-            Pair(name, file, file if need_images else None, None, form) for name, file in sorted(files.items())
+            Pair(name, file, None if parts == "labels" else file, None, form) for name, file in sorted(files.items())
         ]
         return found
 
     return find
 
 
-def _scan_facades_base(root: Path, split: str | None, need_images: bool) -> Scan:
+def _scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
     """Match the CMP base form, which keeps photos (.jpg) and label maps (.png) in one folder."""
     found = Scan()
     folder = _part(root, split)
+    photos = {} if parts == "labels" else _stems(folder, found, keep=lambda suffix: suffix != ".png")
+    if parts == "photos":
+        found.pairs = [Pair(name, photo, photo) for name, photo in sorted(photos.items())]
+        return found
     labels = _stems(folder, found, keep=lambda suffix: suffix == ".png")
-    photos = _stems(folder, found, keep=lambda suffix: suffix != ".png") if need_images else {}
     for name, label in sorted(labels.items()):
         image = photos.pop(name, None)
-        if need_images and image is None:
+        if parts == "pairs" and image is None:
             found.unmatched.append(label)
         else:
             found.pairs.append(Pair(name, label, image))
@@ -342,11 +371,10 @@ def _half(image: Tensor, path: Path, *, right: bool) -> Tensor:
     return image[..., width:] if right else image[..., :width]
 
 
-def _sketch_ids(sketch: Tensor, label_space: LabelSpace) -> Tensor:
-    """Turn a drawn sketch `[3, H, W]` into ids `[H, W]`: 0 blank, 1 line (darker than middle gray)."""
+def _check_two_classes(label_space: LabelSpace) -> None:
+    """Refuse a label space that drawings cannot be read with: they have lines and paper."""
     if label_space.num_classes != 2:
         raise LabelError(
             f"Sketches have two classes, blank and line, but label space '{label_space.name}' has "
             f"{label_space.num_classes}; use label space 'sketch'"
         )
-    return (sketch.float().mean(dim=0) < 128).to(torch.int64)

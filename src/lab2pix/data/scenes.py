@@ -17,6 +17,8 @@ from lab2pix.data.files import write_label_png
 from lab2pix.data.pixels import from_bytes
 from lab2pix.data.scene_canvas import Canvas
 from lab2pix.data.scene_composition import compose
+from lab2pix.data.sketches import Sketcher
+from lab2pix.data.transforms import JointTransform
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels import LabelSpace
 
@@ -75,6 +77,7 @@ class ScenesDataset(Dataset[Sample]):
 
     Attributes:
         size: height and width of the samples in pixels.
+        transform: the flip of a scene whose label map and photo part, see `UnpairedDataset`.
     """
 
     def __init__(
@@ -86,6 +89,7 @@ class ScenesDataset(Dataset[Sample]):
         *,
         flip: bool = True,
         train: bool = True,
+        sketcher: Sketcher | None = None,
     ) -> None:
         """Choose the scenes `first_index` to `first_index + count - 1` of a seed.
 
@@ -96,6 +100,7 @@ class ScenesDataset(Dataset[Sample]):
             first_index: the first scene; sets that must not share scenes start far apart.
             flip: mirror half of the scenes, others in each epoch.
             train: whether this set is trained on; one that is not is never mirrored.
+            sketcher: makes line drawings of photos or label maps, which are the label maps then.
 
         Raises:
             ConfigError: there would be no scene.
@@ -103,6 +108,8 @@ class ScenesDataset(Dataset[Sample]):
         if count < 1:
             raise ConfigError(f"A data set of {count} scenes is empty; choose 1 or more.")
         self.size = size
+        self.transform = JointTransform(size, None, flip, train)
+        self._sketcher = sketcher
         self._count, self._seed, self._first, self._flip = count, seed, first_index, flip and train
         self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
         self._cache_slots = CACHE_BYTES // (4 * size[0] * size[1])
@@ -125,7 +132,19 @@ class ScenesDataset(Dataset[Sample]):
         label = torch.from_numpy(ids).long()
         if self._flip and np.random.default_rng([self._seed, epoch, index]).random() < 0.5:
             image, label = image.flip(-1), label.flip(-1)
-        return Sample(label=label, image=image, edges=None, name=_name(self._seed, self._first + index))
+        return Sample(label=label, image=image, edges=None, name=self.name(index))
+
+    def name(self, index: int) -> str:
+        """Return what messages call a scene."""
+        return _name(self._seed, self._first + index)
+
+    def read_label(self, index: int) -> tuple[Tensor, None]:
+        """Return a scene's label map `[H, W]` int64, never mirrored, and no instance map."""
+        return torch.from_numpy(self._scene(index)[1]).long(), None
+
+    def read_photo(self, index: int) -> Tensor:
+        """Return a scene's picture `[3, H, W]` uint8, never mirrored."""
+        return torch.from_numpy(self._scene(index)[0])
 
     def file_hash(self) -> str:
         """Return a hash of which scenes these are, in place of a list of files."""
@@ -137,6 +156,10 @@ class ScenesDataset(Dataset[Sample]):
         scene = self._cache.get(index)
         if scene is None:
             scene = _draw(self._seed, self._first + index, self.size)
+            if self._sketcher is not None:
+                pixels, ids = scene
+                read = torch.from_numpy(pixels if self._sketcher.source == "photo" else ids)
+                scene = pixels, self._sketcher.draw(read, self.size).to(torch.uint8).numpy()
             if len(self._cache) < self._cache_slots:
                 self._cache[index] = scene
         return scene

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -56,12 +57,25 @@ class JointTransform:
         Returns:
             Label map, photo and instance map in the wanted size and their own number formats.
         """
-        whole = self.resize if self.train and self.resize is not None else self.size
-        label = resize_nearest(label, whole)
-        instance = None if instance is None else resize_nearest(instance, whole)
-        image = None if image is None else resize_image(image, whole)
+        cut = self._cut(generator)
+        label = cut(resize_nearest(label, self.whole))
+        instance = None if instance is None else cut(resize_nearest(instance, self.whole))
+        return label, None if image is None else cut(resize_image(image, self.whole)), instance
+
+    def photo(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """Transform a photo `[3, H, W]` uint8 that no label map goes with; as in `__call__`."""
+        return self._cut(generator)(resize_image(image, self.whole))
+
+    @property
+    def whole(self) -> tuple[int, int]:
+        """Height and width before the crop, in pixels."""
+        return self.resize if self.train and self.resize is not None else self.size
+
+    def _cut(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
+        """Return the crop and flip that the generator decides."""
         if not self.train:
-            return label, image, instance
+            return lambda part: part
+        whole = self.whole
         top = int(torch.randint(whole[0] - self.size[0] + 1, (), generator=generator))
         left = int(torch.randint(whole[1] - self.size[1] + 1, (), generator=generator))
         mirrored = self.flip and bool(torch.rand((), generator=generator) < 0.5)
@@ -70,7 +84,7 @@ class JointTransform:
             part = part[..., top : top + self.size[0], left : left + self.size[1]]
             return part.flip(-1) if mirrored else part
 
-        return cut(label), None if image is None else cut(image), None if instance is None else cut(instance)
+        return cut
 
 
 def resize_nearest(ids: Tensor, size: tuple[int, int]) -> Tensor:

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config import Config
-from lab2pix.data.dataset import PairDataset, build_dataset
-from lab2pix.data.scenes import ScenesDataset
+from lab2pix.data.dataset import AnyDataset, build_dataset
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import Losses, build_method
 from lab2pix.training.checkpoint import (
@@ -210,7 +209,7 @@ def _find_checkpoint(run: Path) -> Path | None:
     return latest_checkpoint(run)
 
 
-def _record(run: Path, state: TrainingState, team: Team, dataset: PairDataset | ScenesDataset) -> list[str]:
+def _record(run: Path, state: TrainingState, team: Team, dataset: AnyDataset) -> list[str]:
     config, samples = state.method.config, len(dataset)
     return record_session(run, config, team, step=state.step, samples=samples, file_hash=dataset.file_hash())
 

@@ -29,7 +29,10 @@ __all__ = ["lock_run", "open_run", "read_run_config", "record_session", "start_r
 
 _IGNORED = (".tmp-", ".lock")
 # What a resumed run may change: nothing of it reaches a weight. (Files may have moved; their list is compared.)
-_FREE = ("monitor.", "checkpoint.", "data.workers", "data.root", "backbone.weights", "train.max_minutes")
+_FREE = (
+    *("monitor.", "checkpoint.", "data.workers", "data.root", "data.labels.root", "data.images.root"),
+    *("backbone.weights", "train.max_minutes"),
+)
 
 
 def read_run_config(run: Path) -> Config:
@@ -221,7 +224,7 @@ def record_session(run: Path, config: Config, team: Team, *, step: int, samples:
         record = json.loads(file.read_text(encoding="utf-8"))
         if record["data"]["file_hash"] != file_hash:
             raise CheckpointError(
-                f"the training files under data.root are not those that the run in {run} was started with "
+                f"the training files are not those that the run in {run} was started with "
                 f"({record['data']['samples']} samples then, {samples} now); restore them, or start a new run"
             )
         if record["processes"] != team.size:

@@ -1,0 +1,87 @@
+"""Line drawings: which pixels of a picture are lines, and how to shrink a drawing without losing any."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lab2pix.data.transforms import resize_nearest
+from lab2pix.errors import LabelError
+
+__all__ = ["SEAM", "SKETCH", "Lines", "find_lines", "resize_lines"]
+
+Lines = Literal["auto", "dark", "light"]
+"""Which pixels of a drawing are its lines; auto: the rarer ones."""
+
+SKETCH = "sketch"
+"""Name of the label space of line drawings: 0 blank, 1 line."""
+
+SEAM = 16
+"""Columns beside the seam of an AB file into which JPEG spreads the other half's colours: one block of chroma."""
+
+_COLORED = 32
+"""From which difference of red, green and blue a pixel is colourful; JPEG makes a few levels of gray pictures."""
+_COLORED_SHARE = 0.001
+"""Part of the pixels that may be colourful all the same."""
+_CONTRAST = 32
+"""Least difference of the lightest and the darkest pixel; a page with less is blank."""
+
+
+def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Tensor:
+    """Tell the lines of a drawing from its paper.
+
+    What is darker than the middle between the darkest and the lightest pixel is dark. A page of one tone is blank.
+    A picture without any value above 1 holds ids instead, 1 for a line.
+
+    Args:
+        pixels: `[3, H, W]` uint8 RGB.
+        lines: which pixels are lines; `auto`: the dark ones or the light ones, whichever are fewer.
+        where: what to call the drawing in an error, usually the file.
+        seam: columns at the right that may show colours of another picture, see `SEAM`.
+
+    Returns:
+        `[H, W]` int64, 0 blank and 1 line.
+
+    Raises:
+        LabelError: the drawing has colours.
+    """
+    inner = pixels[..., : max(1, pixels.shape[-1] - seam)]
+    colored = (inner.amax(dim=0) - inner.amin(dim=0)) > _COLORED
+    if int(colored.sum()) > _COLORED_SHARE * colored.numel():
+        raise LabelError(
+            f"{where} has colours in {float(colored.float().mean()):.1%} of its pixels, but a line drawing is gray; "
+            "save it in gray, or choose the layout and label space of what it shows"
+        )
+    gray = pixels.float().mean(dim=0)
+    darkest, lightest = float(gray.min()), float(gray.max())
+    if lightest <= 1:
+        return gray.round().long()
+    if lightest - darkest < _CONTRAST:
+        return torch.zeros(gray.shape, dtype=torch.int64)
+    dark = gray < (darkest + lightest) / 2
+    light_lines = lines == "light" or (lines == "auto" and int(dark.sum()) * 2 > dark.numel())
+    return (~dark if light_lines else dark).long()
+
+
+def resize_lines(lines: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a drawing so that every line stays, unbroken and no thicker than a pixel asks for.
+
+    Where it shrinks, each line pixel marks the one pixel that it falls on: neighbours stay neighbours, which nearest
+    neighbours or a threshold on the average do not grant to lines of one pixel. Where it grows, pixels repeat.
+
+    Args:
+        lines: `[H, W]` int64, 1 where there is a line.
+        size: the wanted height and width in pixels.
+
+    Returns:
+        `[size]` int64.
+    """
+    height, width = (min(old, new) for old, new in zip(lines.shape, size, strict=True))
+    if (height, width) != tuple(lines.shape):
+        rows, columns = lines.nonzero(as_tuple=True)
+        small = torch.zeros((height, width), dtype=lines.dtype)
+        small[rows * height // lines.shape[0], columns * width // lines.shape[1]] = 1
+        lines = small
+    return resize_nearest(lines, size)

@@ -1,0 +1,137 @@
+"""Opens what a configuration names as label maps, as photos or as pairs of both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from lab2pix.config import DataConfig
+from lab2pix.data.dataset import PairDataset
+from lab2pix.data.files import find_images
+from lab2pix.data.layouts import Pair, find_pairs
+from lab2pix.data.sketches import Sketcher, sketcher_of
+from lab2pix.data.transforms import JointTransform
+from lab2pix.errors import ConfigError, DataError
+from lab2pix.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from lab2pix.data.scenes import ScenesDataset
+
+__all__ = ["open_side", "pairing_known"]
+
+VAL_SCENES_START = 1_000_000_000
+"""Number of the first held-out scene: far behind any that is trained on."""
+
+
+def pairing_known(data: DataConfig) -> bool:
+    """Say whether it is known which photo belongs to which label map.
+
+    It is for every layout, and for sketches made from photos; not for folders named side by side.
+
+    Raises:
+        ConfigError: folders are named for sides that there are none of.
+    """
+    if not data.unpaired:
+        for key, side in (("labels", data.labels), ("images", data.images)):
+            if side.root is not None:
+                raise ConfigError(
+                    f"data.{key}.root is set, but data.unpaired is false, and pairs lie together in data.root; "
+                    "set data.unpaired=true or leave it out"
+                )
+    if data.sketch.from_ == "photo":
+        if data.labels.root is not None:
+            raise ConfigError(
+                "data.labels.root is set, but data.sketch.from is 'photo', so sketches are made from the photos; leave "
+                "one of them out"
+            )
+        return True
+    return data.labels.root is None and data.images.root is None
+
+
+def open_side(
+    data: DataConfig, label_space: LabelSpace, seed: int, parts: Literal["pairs", "labels", "photos"], *, train: bool
+) -> PairDataset | ScenesDataset:
+    """Open the label maps, the photos, or the pairs that a configuration names.
+
+    Args:
+        data: the data part of the configuration.
+        label_space: the classes of the label maps.
+        seed: decides crops and flips of pairs.
+        parts: what is wanted.
+        train: whether it is the split to train on.
+
+    Raises:
+        ConfigError: settings are missing or at odds.
+        DataError: files are missing or without partner.
+    """
+    sketcher = sketcher_of(data, label_space)
+    split = data.train_split if train else data.val_split
+    if sketcher is not None and sketcher.source == "photo":
+        parts = "photos"
+    folder = {"labels": data.labels.root, "photos": data.images.root, "pairs": None}[parts]
+    if folder is not None:
+        root = Path(folder).expanduser()
+        pairs = _list_folder(root, split, data, "labels" if parts == "labels" else "images")
+    elif data.layout == "scenes":
+        return _open_scenes(data, label_space, sketcher, parts, train=train)
+    elif data.root is None:
+        raise ConfigError(f"data.root is missing: layout '{data.layout}' needs the data set's folder")
+    else:
+        root = Path(data.root).expanduser()
+        wanted = {"need_images": parts != "labels", "need_labels": parts != "photos"}
+        pairs = find_pairs(data.layout, root, split, **wanted)
+    return PairDataset(
+        pairs,
+        label_space,
+        JointTransform(data.size, data.resize, data.flip, train),
+        seed=seed,
+        edges=data.instance_edges and parts != "photos",
+        root=root,
+        sketcher=sketcher,
+    )
+
+
+def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images"]) -> list[Pair]:
+    """List the label maps or photos of one side's own folder, or of the split's sub-folder where it has one."""
+    setting, what = f"data.{key}.root", "label maps" if key == "labels" else "photos"
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}; give the folder of {what} ({setting})")
+    folder = root / split if split else root
+    if not folder.is_dir():
+        if split == data.val_split:
+            raise DataError(f"{root} has no folder '{split}' to hold out; add it, or set data.val_split=null")
+        if data.val_split and (root / data.val_split).is_dir():
+            raise DataError(
+                f"{root} has a folder '{data.val_split}' to hold out but no '{split}' to train on; set "
+                "data.train_split to the name of one, or data.val_split=null to train on all"
+            )
+        folder = root
+    files = list(find_images(folder))
+    if not files:
+        raise DataError(f"There are no {what} in {folder}; put some there, or correct {setting}")
+    image = key == "images"
+    return [Pair(path.relative_to(folder).with_suffix("").as_posix(), path, path if image else None) for path in files]
+
+
+def _open_scenes(
+    data: DataConfig, label_space: LabelSpace, sketcher: Sketcher | None, parts: str, *, train: bool
+) -> ScenesDataset:
+    """Return the drawn scenes to train on or to hold out."""
+    from lab2pix.data.scenes import ScenesDataset
+
+    scenes = LabelSpace.load("scenes").names
+    if sketcher is not None and sketcher.source == "labels" and sketcher.label_space.names != scenes:
+        raise ConfigError(
+            f"data.sketch.label_space is '{sketcher.label_space.name}', but layout 'scenes' draws label space 'scenes'"
+        )
+    if parts != "photos" and label_space.names != scenes and (sketcher is None or sketcher.source == "files"):
+        hint = "; set data.sketch.from to photo or labels" if sketcher is not None else ""
+        raise ConfigError(
+            f"data.label_space is '{label_space.name}', but layout 'scenes' draws label space 'scenes'{hint}"
+        )
+    if data.resize is not None:
+        raise ConfigError("data.resize has no use for layout 'scenes', which draws at data.size; set it to null")
+    if data.instance_edges:
+        raise ConfigError("data.instance_edges is true, but layout 'scenes' draws no instances; set it to false")
+    count, first = (data.scenes.train_count, 0) if train else (data.scenes.val_count, VAL_SCENES_START)
+    return ScenesDataset(count, data.size, data.scenes.seed, first, flip=data.flip, train=train, sketcher=sketcher)

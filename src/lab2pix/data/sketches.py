@@ -1,0 +1,113 @@
+"""Sketches as label maps: read from files, found in photos, or drawn along the borders of label maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lab2pix.config import DataConfig
+from lab2pix.data.drawings import SKETCH, Lines, resize_lines
+from lab2pix.data.layouts import Pair
+from lab2pix.data.transforms import resize_image, resize_nearest
+from lab2pix.errors import ConfigError
+from lab2pix.labels import LabelSpace
+
+__all__ = ["Sketcher", "borders", "find_edges", "sketcher_of"]
+
+
+@dataclass(frozen=True)
+class Sketcher:
+    """Makes the line drawing of a pair, ids 0 (blank) and 1 (line), at the size that the networks see.
+
+    Attributes:
+        source: `files` reads the label file as a drawing, `photo` looks for edges in the photo, `labels` draws the
+            borders between the classes of the label map.
+        lines: which pixels of a file are lines.
+        label_space: the drawings' own label space, or with `labels` that of the label maps.
+        sigma: blur in pixels before edges are looked for in a photo.
+    """
+
+    source: Literal["files", "photo", "labels"]
+    lines: Lines
+    label_space: LabelSpace
+    sigma: float
+
+    def read(self, pair: Pair, photo: Tensor | None = None) -> Tensor:
+        """Read what the drawing is made of, at its own size.
+
+        Args:
+            pair: where it lies.
+            photo: the pair's photo `[3, H, W]` uint8 where it has been read already.
+
+        Returns:
+            A photo `[3, H, W]` uint8, or ids `[H, W]` int64: lines or classes.
+
+        Raises:
+            DataError: the file cannot be read.
+            LabelError: the drawing has colours, or the label map what its label space does not have.
+        """
+        if self.source == "photo":
+            return pair.read_image() if photo is None else photo
+        return pair.read_label(self.label_space, self.lines)
+
+    def draw(self, read: Tensor, size: tuple[int, int]) -> Tensor:
+        """Make the drawing `[size]` int64 of what `read` gave."""
+        if self.source == "photo":
+            return find_edges(resize_image(read, size), self.sigma)
+        return resize_lines(read, size) if self.source == "files" else borders(resize_nearest(read, size))
+
+
+def find_edges(photo: Tensor, sigma: float) -> Tensor:
+    """Find the edges of a photo (Canny's detector, as scikit-image has it).
+
+    Args:
+        photo: `[3, H, W]` uint8 RGB.
+        sigma: standard deviation of the blur before, in pixels.
+
+    Returns:
+        `[H, W]` int64, 1 on an edge.
+    """
+    # Imported late: what has no use for it need not wait for scikit-image.
+    from skimage.color import rgb2gray
+    from skimage.feature import canny
+
+    edges = canny(rgb2gray(photo.permute(1, 2, 0).numpy()), sigma=sigma)  # type: ignore[no-untyped-call]
+    return torch.from_numpy(edges).long()
+
+
+def borders(ids: Tensor) -> Tensor:
+    """Draw a line of one pixel wherever two classes of a label map `[H, W]` meet; `[H, W]` int64."""
+    lines = torch.zeros_like(ids)
+    lines[:, :-1] |= (ids[:, 1:] != ids[:, :-1]).long()
+    lines[:-1] |= (ids[1:] != ids[:-1]).long()
+    return lines
+
+
+def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
+    """Return what makes the sketches that a configuration asks for; None where it asks for classes.
+
+    Raises:
+        ConfigError: settings of sketches that have no use or are missing.
+    """
+    sketch = data.sketch
+    if label_space.name != SKETCH:
+        if sketch.from_ != "files":
+            raise ConfigError(
+                f"data.sketch.from is '{sketch.from_}', which makes line drawings, but data.label_space is "
+                f"'{label_space.name}'; set data.label_space=sketch or data.sketch.from=files"
+            )
+        return None
+    if data.instance_edges:
+        raise ConfigError("data.instance_edges is true, but line drawings show no instances; set it to false")
+    space = label_space
+    if sketch.from_ == "labels":
+        if sketch.label_space is None:
+            raise ConfigError(
+                "data.sketch.label_space is missing: data.sketch.from=labels must know how to read the label maps; "
+                "name their label space"
+            )
+        space = LabelSpace.load(sketch.label_space)
+    return Sketcher(sketch.from_, sketch.lines, space, sketch.sigma)
