@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lab2pix.errors import DataError, Lab2PixError
 from lab2pix.interop.vectors import V2Vectors, Vectors, read_vectors
+from lab2pix.interop.vectors_v1 import V1Vectors
 
 __all__ = ["TOLERANCE", "Row", "check_file", "check_files", "run_parity"]
 
@@ -79,7 +81,7 @@ def _gradient_norm(loss: Tensor, network: nn.Module) -> float:
     return math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients if gradient is not None))
 
 
-# --- one recorded answer each: name in the file -> rows -----------------------------------------------------------
+# --- V2: one recorded answer each, name in the file -> rows -------------------------------------------------------
 
 
 def _check_tensor(case: V2Vectors, name: str, recorded: Tensor) -> Row:
@@ -139,6 +141,46 @@ def _check_value(case: V2Vectors, name: str, recorded: Any) -> Iterator[Row]:
         yield _failure(name, "cannot check: no such value is known")
 
 
+# --- V1 -----------------------------------------------------------------------------------------------------------
+
+_BY_SCALE = "losses_by_scale_X3_X2_X1"
+_PLACES = {"consistency": ("X3-X2", "X2-X1")}
+
+
+def _check_v1_tensor(case: V1Vectors, name: str, recorded: Tensor) -> Row:
+    """Compare one `out.*`."""
+    if match := re.fullmatch(r"out\.X([123])", name):
+        return _compare(name, case.generated[3 - int(match[1])], recorded)
+    if name == "out.enhance_mask" and case.mask is not None:
+        return _compare(name, case.mask if recorded.ndim == 4 else case.mask[:, 0], recorded)
+    if match := re.fullmatch(r"out\.D([123])\.(fake|real|blurred)\.level(\d+)", name):
+        levels = case.judged[match[2]].get(int(match[1]), [])
+        if 1 <= int(match[3]) <= len(levels):
+            return _compare(name, levels[int(match[3]) - 1].sigmoid(), recorded)
+    return _failure(name, "cannot check: no such output is known")
+
+
+def _check_v1_value(case: V1Vectors, name: str, recorded: Any) -> Iterator[Row]:
+    """Compare one entry of the JSON file: a list of values per term, the largest scale first."""
+    if name != _BY_SCALE:
+        yield _failure(name, "cannot check: no such value is known")
+        return
+    for term, values in recorded.items():
+        if term not in case.losses:
+            yield _failure(f"losses.{term}", f"cannot check: known terms are {', '.join(case.losses)}")
+            continue
+        ours = case.losses[term]
+        places = _PLACES.get(term) or [f"X{scale}" for scale in case.discriminators]
+        if not isinstance(values, list) or len(values) != len(ours):
+            yield _failure(f"losses.{term}", f"recorded as {values!r}, ours are {len(ours)} values")
+            continue
+        for place, value, one in zip(places, values, ours, strict=True):
+            yield _compare_value(f"losses.{term}.{place}", one.item(), value)
+
+
+# --- files --------------------------------------------------------------------------------------------------------
+
+
 def _guarded(name: str, check: Callable[[], Iterable[Row]]) -> list[Row]:
     """Return a check's rows; one that breaks on what the file holds is a row that failed, and the rest goes on."""
     try:
@@ -147,22 +189,38 @@ def _guarded(name: str, check: Callable[[], Iterable[Row]]) -> list[Row]:
         return [_failure(name, f"cannot check: {str(error).splitlines()[0] if str(error) else type(error).__name__}")]
 
 
+def _is_v1(vectors: Vectors) -> bool:
+    return "G.noise_process.weight" in vectors.tensors
+
+
 def _rows(vectors: Vectors) -> Iterator[Row]:
-    case = V2Vectors(vectors)
+    check_tensor: Callable[[str, Tensor], Row]
+    check_value: Callable[[str, Any], Iterable[Row]]
+    case: V1Vectors | V2Vectors
+    if _is_v1(vectors):
+        case = v1 = V1Vectors(vectors)
+        check_tensor, check_value = partial(_check_v1_tensor, v1), partial(_check_v1_value, v1)
+    else:
+        case = v2 = V2Vectors(vectors)
+        check_tensor, check_value = partial(_check_tensor, v2), partial(_check_value, v2)
     recorded = {name: tensor for name, tensor in vectors.tensors.items() if name.startswith("out.")}
     for name, tensor in recorded.items():
-        yield from _guarded(name, lambda name=name, tensor=tensor: [_check_tensor(case, name, tensor)])  # type: ignore[misc]
+        yield from _guarded(name, lambda name=name, tensor=tensor: [check_tensor(name, tensor)])  # type: ignore[misc]
     for name in sorted(set(vectors.tensors) - case.known_names - set(recorded)):
         yield _failure(name, "cannot check: no network or input of this name is known")
     for name, value in vectors.values.items():
-        if name != "config" and not name.startswith("note"):
-            yield from _guarded(name, lambda name=name, value=value: _check_value(case, name, value))  # type: ignore[misc]
+        if name not in ("config", *case.settings) and not name.startswith("note"):
+            yield from _guarded(name, partial(check_value, name, value))
 
 
 def _unreadable(vectors: Vectors) -> str | None:
     """Return why nothing of a file can be compared, if that is so."""
-    if not any(name.startswith("D.discriminator_0.") for name in vectors.tensors):
-        return "cannot check: these are not the networks of Lab2Pix-V2 (no weights under D.discriminator_0)"
+    discriminator = "D3." if _is_v1(vectors) else "D.discriminator_0."
+    if not any(name.startswith(discriminator) for name in vectors.tensors):
+        return (
+            "cannot check: these are not the networks of Lab2Pix "
+            "(V1: weights under G.noise_process and D3, V2: under D.discriminator_0)"
+        )
     if not any(name.startswith("out.") for name in vectors.tensors):
         return "cannot check: there is no recorded answer (out.*)"
     return None

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ from lab2pix.nn.backbones import Backbone
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, ScaleOutput, downsample
 from lab2pix.nn.generators import Lab2PixV2Generator
 
-__all__ = ["V2Vectors", "Vectors", "read_vectors"]
+__all__ = ["V2Vectors", "Vectors", "one_by_one", "read_vectors"]
 
 _DOUBLINGS = {"normal": 5, "more": 6, "most": 7}
 _EDGE_KEYS = ("in.edges", "in.edge", "in.edge_map", "in.instance_edges")
@@ -73,7 +73,7 @@ def read_vectors(path: Path) -> Vectors:
     return Vectors(tensors, values)
 
 
-def _one_by_one(image: Tensor, factor: int, weights: Mapping[str, Tensor], name: str) -> Tensor:
+def one_by_one(image: Tensor, factor: int, weights: Mapping[str, Tensor], name: str) -> Tensor:
     """Return a stand-in feature: 1x1 convolution of the image average-pooled by `factor`."""
     pooled = F.avg_pool2d(image, factor) if factor > 1 else image
     return F.conv2d(pooled, weights[f"{name}.weight"].float(), weights[f"{name}.bias"].float())
@@ -90,6 +90,9 @@ class V2Vectors:
     Raises:
         CheckpointError: the file lacks something or holds weights under unknown names.
     """
+
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Entries of the JSON file, beside `config`, that are no answers."""
 
     def __init__(self, vectors: Vectors) -> None:
         self.vectors, self.config = vectors, vectors.values["config"]
@@ -221,7 +224,7 @@ class V2Vectors:
             inputs.append(pair)
             features.append(
                 [
-                    _one_by_one(normal, 8 << level, weights, f"discriminator_{scale}.backboneNet.p{3 + level}")
+                    one_by_one(normal, 8 << level, weights, f"discriminator_{scale}.backboneNet.p{3 + level}")
                     for level in range(3 - scale)
                 ]
             )
@@ -252,7 +255,7 @@ class V2Vectors:
     def _eyes(self, image: Tensor) -> list[Tensor]:
         """Return the five stand-in features of the perceptual loss, of the image as it is."""
         weights = self.vectors.part("VGG19.")
-        return [_one_by_one(image, 1 << level, weights, f"r{level + 1}") for level in range(5)]
+        return [one_by_one(image, 1 << level, weights, f"r{level + 1}") for level in range(5)]
 
     @cached_property
     def generator_losses(self) -> dict[str, Tensor]:
