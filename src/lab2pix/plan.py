@@ -25,18 +25,23 @@ def describe(config: Config) -> str:
     """
     label_space = LabelSpace.load(config.data.label_space)
     train, val = _count(config, "train", label_space), _count(config, "val", label_space)
-    lines = [f"# {split} pairs: {_number(count)}" for split, count in (("train", train), ("val", val))]
+    what = _things(config)
+    lines = [f"# {split} {what}: {_number(count)}" for split, count in (("train", train), ("val", val))]
     lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
     return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, train)}"])
 
 
 def _count(config: Config, split: Literal["train", "val"], label_space: LabelSpace) -> int | None:
-    """Return how many pairs a split holds; None where that cannot be known yet."""
+    """Return how many pairs or label maps a split holds; None where that cannot be known yet."""
     if lacks_data_root(config):
         return None
     if split == "val" and config.data.val_split is None:
         return 0
     return len(build_dataset(config.data, split, label_space, config.seed))
+
+
+def _things(config: Config) -> str:
+    return "label maps" if config.data.unpaired else "pairs"
 
 
 def _number(pairs: int | None) -> str:
@@ -52,5 +57,5 @@ def _parameters(config: Config, label_space: LabelSpace) -> dict[str, int]:
 def _steps(config: Config, pairs: int | None) -> str:
     train = config.train
     if train.steps is None and pairs is None:
-        return f"{train.epochs} epochs of the train pairs, {train.batch_size} at a time"
-    return f"{total_steps(train, pairs or 0):,} of {train.batch_size} pairs each"
+        return f"{train.epochs} epochs of the train {_things(config)}, {train.batch_size} at a time"
+    return f"{total_steps(train, pairs or 0):,} of {train.batch_size} {_things(config)} each"

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from lab2pix.data.transforms import resize_nearest
 from lab2pix.errors import LabelError
+from lab2pix.labels import LabelSpace
 
-__all__ = ["SEAM", "SKETCH", "Lines", "find_lines", "resize_lines"]
+__all__ = ["SEAM", "SKETCH", "Lines", "find_lines", "resize_label", "resize_lines"]
 
 Lines = Literal["auto", "dark", "light"]
 """Which pixels of a drawing are its lines; auto: the rarer ones."""
@@ -27,6 +28,8 @@ _COLORED_SHARE = 0.001
 """Part of the pixels that may be colourful all the same."""
 _CONTRAST = 32
 """Least difference of the lightest and the darkest pixel; a page with less is blank."""
+_IDS = 32
+"""What is darker than this all over holds ids rather than tones."""
 
 
 def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Tensor:
@@ -45,7 +48,7 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Te
         `[H, W]` int64, 0 blank and 1 line.
 
     Raises:
-        LabelError: the drawing has colours.
+        LabelError: the drawing has colours, or is a label map.
     """
     inner = pixels[..., : max(1, pixels.shape[-1] - seam)]
     colored = (inner.amax(dim=0) - inner.amin(dim=0)) > _COLORED
@@ -58,6 +61,11 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Te
     darkest, lightest = float(gray.min()), float(gray.max())
     if lightest <= 1:
         return gray.round().long()
+    if lightest < _IDS:
+        raise LabelError(
+            f"{where} holds values from {darkest:g} to {lightest:g}, as label maps do, but no line drawing; set "
+            "data.sketch.from=labels to draw the borders of its classes, or correct data.label_space"
+        )
     if lightest - darkest < _CONTRAST:
         return torch.zeros(gray.shape, dtype=torch.int64)
     dark = gray < (darkest + lightest) / 2
@@ -85,3 +93,8 @@ def resize_lines(lines: Tensor, size: tuple[int, int]) -> Tensor:
         small[rows * height // lines.shape[0], columns * width // lines.shape[1]] = 1
         lines = small
     return resize_nearest(lines, size)
+
+
+def resize_label(ids: Tensor, size: tuple[int, int], label_space: LabelSpace) -> Tensor:
+    """Resize ids `[H, W]` as their label space asks for: lines so that none is lost, classes by nearest neighbour."""
+    return resize_lines(ids, size) if label_space.name == SKETCH else resize_nearest(ids, size)

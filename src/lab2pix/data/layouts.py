@@ -85,11 +85,13 @@ class Scan:
         pairs: complete pairs, sorted by name.
         unmatched: files without their partner.
         doubles: files that claim the same name as another.
+        empty: folder of label maps or photos that holds none, while the other one holds some.
     """
 
     pairs: list[Pair] = field(default_factory=list)
     unmatched: list[Path] = field(default_factory=list)
     doubles: list[Path] = field(default_factory=list)
+    empty: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -161,9 +163,10 @@ def find_pairs(
     found = scan(layout, root, split, need_images=need_images, need_labels=need_labels)
     if found.unmatched:
         verb = "has" if len(found.unmatched) == 1 else "have"
+        why = f", because there are no pictures in {found.empty}" if found.empty is not None else ""
         raise DataError(
-            f"{_listed(found.unmatched)} in {root} {verb} no partner in layout '{layout}'; add the missing files or "
-            "remove these (`lab2pix data check` lists them all)"
+            f"{_listed(found.unmatched)} in {root} {verb} no partner in layout '{layout}'{why}; add the "
+            "missing files or remove these (`lab2pix data check` lists them all)"
         )
     if found.doubles:
         raise DataError(f"{_listed(found.doubles)} in {root} share their name with another file; keep one of each")
@@ -214,6 +217,8 @@ def _match(
         found.pairs = [Pair(prefix + name, photo, photo) for name, photo in sorted(photos.items())]
         return found
     need_images = folders[0] is not None
+    if need_images and bool(photos) != bool(labels):
+        found.empty = folders[1] if photos else folders[0]
     for name, label in sorted(labels.items()):
         image = photos.pop(name, None)
         if need_images and image is None:
@@ -253,6 +258,7 @@ def _joined(scans: Iterable[Scan]) -> Scan:
         whole.pairs += found.pairs
         whole.unmatched += found.unmatched
         whole.doubles += found.doubles
+        whole.empty = whole.empty or found.empty
     return whole
 
 

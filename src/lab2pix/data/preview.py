@@ -10,8 +10,9 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from lab2pix.data.dataset import check_sizes
+from lab2pix.data.drawings import resize_label
 from lab2pix.data.layouts import Pair
-from lab2pix.data.transforms import resize_image, resize_nearest
+from lab2pix.data.transforms import resize_image
 from lab2pix.labels import LabelSpace
 
 __all__ = ["draw_sheet"]
@@ -57,7 +58,7 @@ def _tiles(label: Tensor, image: Tensor, label_space: LabelSpace) -> list[Image.
     scale = _TILE / max(label.shape)
     size = (max(1, round(label.shape[0] * scale)), max(1, round(label.shape[1] * scale)))
     photo = resize_image(image, size)
-    colors = label_space.to_colors(resize_nearest(label, size))
+    colors = label_space.to_colors(resize_label(label, size, label_space))
     mixed = photo.float().lerp(colors.float(), _OVERLAY).round().to(torch.uint8)
     return [to_pil_image(part) for part in (photo, colors, mixed)]
 

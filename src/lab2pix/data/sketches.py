@@ -93,6 +93,16 @@ def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
         ConfigError: settings of sketches that have no use or are missing.
     """
     sketch = data.sketch
+    if sketch.lines != "auto" and (sketch.from_ != "files" or label_space.name != SKETCH):
+        raise ConfigError(
+            f"data.sketch.lines is '{sketch.lines}', but no line drawings are read from files (data.label_space is "
+            f"'{label_space.name}', data.sketch.from '{sketch.from_}'); set it to auto"
+        )
+    if sketch.label_space is not None and sketch.from_ == "files":
+        raise ConfigError(
+            f"data.sketch.label_space is '{sketch.label_space}', but data.sketch.from is 'files', so no borders are "
+            "drawn; set data.sketch.from=labels or leave it out"
+        )
     if label_space.name != SKETCH:
         if sketch.from_ != "files":
             raise ConfigError(

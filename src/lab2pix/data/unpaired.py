@@ -82,8 +82,8 @@ class UnpairedDataset(Dataset[Sample]):
     def __init__(self, labels: Side, photos: Side, seed: int) -> None:
         if labels is photos and len(labels) < 2:
             raise DataError(
-                f"There is only one pair, {labels.name(0)}, so its label map could only meet its own photo; add more, "
-                "or give photos of their own in data.images.root"
+                f"There is only one pair to train on, {labels.name(0)}, so its label map could only meet its own "
+                "photo; add more"
             )
         self.labels, self.photos, self.seed = labels, photos, seed
         self._drawn: dict[int, Tensor] = {}

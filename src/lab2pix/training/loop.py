@@ -111,6 +111,7 @@ def train(
         sampler = _sampler(config, team, samples, total)
         state = _build(config, label_space, team)
         check_best(state.method, validators)
+        team.on_main(lambda: _check_held_out(config, label_space))
 
         if not resume:
             team.on_main(lambda: start_run(config, run))
@@ -202,6 +203,12 @@ def _parts(batches: Sequence[Batch], config: Config, step: int, team: Team) -> l
     sizes = [len(batch) for batch in batches]
     noise = draw_noise(config.seed, step, team.rank, sum(sizes), config.generator.noise_dim).to(team.device)
     return [(batch.to(team.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
+
+
+def _check_held_out(config: Config, label_space: LabelSpace) -> None:
+    """Look for the held-out set before the first step rather than when it is first shown."""
+    if config.data.val_split is not None:
+        build_dataset(config.data, "val", label_space, config.seed)
 
 
 def _find_checkpoint(run: Path) -> Path | None:
