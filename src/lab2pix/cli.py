@@ -159,6 +159,9 @@ def _generate(
     keep_size: Annotated[
         bool, typer.Option("--keep-size", help="Draw at each label map's own size, not the one trained at.")
     ] = False,
+    scales: Annotated[
+        bool, typer.Option("--scales", help="Write NAME_x2.png and NAME_x1.png, the smaller sizes of V1, as well.")
+    ] = False,
     label_space: Annotated[
         str | None,
         typer.Option(help="Refuse weights made for another label space than this one.", show_default=False),
@@ -184,11 +187,55 @@ def _generate(
             layout=layout,
             split=split,
             keep_size=keep_size,
+            scales=scales,
             on_progress=on_progress,
         )
     print(report)
     wait_for_processes()
     raise typer.Exit(0 if report.ok else 1)
+
+
+@app.command("convert")
+def _convert(
+    checkpoint: Annotated[Path, typer.Argument(help="A generator's file, such as latest_net_G.pth.")],
+    *,
+    form: Annotated[
+        str, typer.Option("--from", metavar="FORM", help="lab2pix-v1-released, lab2pix-v2-released or spade.")
+    ],
+    out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],
+    label_space: Annotated[
+        str | None, typer.Option(help="What it was trained with; else the shipped one that fits.", show_default=False)
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(metavar="HxW", help="Height and width it draws at; else the usual.", show_default=False),
+    ] = None,
+    doublings: Annotated[
+        int | None, typer.Option(help="5 or 6, which SPADE's weights do not tell.", show_default=False)
+    ] = None,
+    instance_edges: Annotated[
+        bool | None,
+        typer.Option(
+            "--instance-edges/--no-instance-edges",
+            help="Whether the last channel marks borders between instances.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Turn an authors' checkpoint into weights that generate takes."""
+    from lab2pix.synthesis import convert
+
+    sides = None if size is None else read_size(size)
+    converted = convert(
+        checkpoint,
+        form,
+        out,
+        label_space=label_space,
+        size=sides,
+        doublings=doublings,
+        instance_edges=instance_edges,
+    )
+    print(f"{converted}\nwritten to {out}")
 
 
 @app.command("demo")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,7 @@ __all__ = [
     "generator_to_released",
     "load_released_discriminator",
     "load_released_generator",
+    "v2_generator_settings",
 ]
 
 Rules = list[tuple[str, str | Callable[[re.Match[str]], str]]]
@@ -155,3 +157,33 @@ def load_released_discriminator(discriminator: MultiScaleDiscriminator, released
     """
     own = {name: tensor for name, tensor in released.items() if ".backboneNet." not in name}
     _load(discriminator, own, "discriminator")
+
+
+def v2_generator_settings(released: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the keyword arguments of the `Lab2PixV2Generator` that released weights belong to, but for its size.
+
+    Args:
+        released: state dict under the released names, of Lab2Pix-V2 or of SPADE.
+
+    Returns:
+        `doublings` is None where the weights do not tell 5 from 6; the global encoder's widths are 0 without one.
+
+    Raises:
+        KeyError: a weight that says so is missing.
+    """
+    first, shared = released["fc.weight"], released["head_0.norm_0.mlp_shared.0.weight"]
+    scales = sum(name.startswith("fpencoder.model_up.") and name.endswith(".weight") for name in released)
+    down = [released[f"fpencoder.model_down.{2 * step}.bias"].shape[0] for step in range(scales)]
+    doublings = scales - 1 if scales else None
+    return {
+        "label_channels": shared.shape[1],
+        "width": released["up_3.conv_0.bias"].shape[0],
+        "doublings": 7 if "up_4.conv_0.bias" in released else doublings,
+        "modulation": "dg-norm" if scales else "spade",
+        "modulation_hidden": shared.shape[0],
+        "global_width": down[0] if down else 0,
+        "global_max_width": down[-1] if down else 0,
+        "start": "noise" if first.ndim == 2 else "label",
+        "noise_dim": first.shape[1] if first.ndim == 2 else 128,
+        "spectral_norm": "head_0.conv_0.weight_orig" in released,
+    }

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from lab2pix.synthesis.converting import convert
 from lab2pix.synthesis.folder import GenerateReport, generate_folder
 from lab2pix.synthesis.synthesizer import LabelSource, Synthesizer
 from lab2pix.synthesis.weights import ModelInfo
 
-__all__ = ["GenerateReport", "LabelSource", "ModelInfo", "Synthesizer", "generate_folder"]
+__all__ = ["GenerateReport", "LabelSource", "ModelInfo", "Synthesizer", "convert", "generate_folder"]

@@ -14,7 +14,7 @@ from torch import Tensor
 from lab2pix.batch import Batch
 from lab2pix.data.layouts import Pair, find_pairs
 from lab2pix.data.pixels import to_bytes, to_picture
-from lab2pix.errors import Lab2PixError, OutputError, TrainingError
+from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
 from lab2pix.synthesis.synthesizer import Synthesizer
 
 __all__ = ["GenerateReport", "generate_folder"]
@@ -52,13 +52,17 @@ class GenerateReport:
         return "\n".join(lines)
 
 
+_SCALES = ("", "_x2", "_x1")
+"""What is appended to the names of X3, X2 and X1."""
+
+
 @dataclass(frozen=True)
 class _Item:
-    """One picture to make: a label map, noise, and where it goes."""
+    """One picture to make: a label map, noise, and where it goes, by scale (0: the largest)."""
 
     batch: Batch
     noise: Tensor
-    file: Path
+    files: dict[int, Path]
 
 
 def generate_folder(
@@ -75,12 +79,14 @@ def generate_folder(
     layout: str = "folder",
     split: str | None = None,
     keep_size: bool = False,
+    scales: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GenerateReport:
     """Make pictures of all label maps of a folder, sub-folders kept; photos are not needed.
 
     A label map `city/a.png` becomes `OUT/city/a.png`; with several samples `a_0.png`, `a_1.png`; with interpolation
-    `a_000.png`, `a_001.png`. Under torchrun each process makes its share of them.
+    `a_000.png`, `a_001.png`. With scales, X2 and X1 lie beside X3 as `a_x2.png`, `a_x1.png` (`a_0_x2.png`, ...). Under
+    torchrun each process makes its share of them.
 
     Args:
         synthesizer: draws them.
@@ -95,21 +101,24 @@ def generate_folder(
         layout: how the files lie; see `lab2pix.data.layout_names`.
         split: which part of a data set; None: all of it.
         keep_size: draw at each label map's own size instead of the one trained at.
+        scales: write X2 and X1 of each picture as well.
         on_progress: called with the label maps done and their number.
 
     Returns:
         What was written, skipped, and what could not be used and why.
 
     Raises:
-        ConfigError: several pictures of a generator that draws one per label map.
-        DataError: no label maps, or two of one name.
+        ConfigError: several pictures of a generator that draws one per label map, or scales of one that draws at one.
+        DataError: no label maps, or two whose pictures would have one name.
         OutputError: pictures would land among the label maps, or cannot be written.
     """
     labels, out = Path(labels), Path(out)
     pairs = find_pairs(layout, labels, split, need_images=False)
     noise = _noise(synthesizer, seed, samples, interpolate, steps)
-    digits = 3 if interpolate else 0
-    _keep_apart(labels, out, [file for pair in pairs for file in _files(out, pair.name, len(noise), digits)])
+    if scales:
+        synthesizer.require_scales()
+    ends = _ends(len(noise), interpolate is not None, scales)
+    _keep_apart(labels, out, pairs, ends)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pairs = pairs[rank::world]
     report = GenerateReport(out)
@@ -118,9 +127,8 @@ def generate_folder(
     for done, pair in enumerate(pairs):
         if on_progress is not None:
             on_progress(done, len(pairs))
-        files = _files(out, pair.name, len(noise), digits)
-        wanted = [index for index, file in enumerate(files) if overwrite or not file.exists()]
-        report.skipped += [file for index, file in enumerate(files) if index not in wanted]
+        wanted, there = _wanted(out, pair.name, ends, overwrite)
+        report.skipped += there
         if not wanted:
             continue
         try:
@@ -128,17 +136,17 @@ def generate_folder(
         except Lab2PixError as error:
             report.failed.append((pair.label, str(error)))
             continue
-        for index in wanted:
-            item = _Item(batch, noise[index], files[index])
+        for index, files in wanted.items():
+            item = _Item(batch, noise[index], files)
             if waiting and waiting[0].batch.label.shape != batch.label.shape:
-                report.written += _make(synthesizer, waiting)
+                report.written += _make(synthesizer, waiting, scales)
                 waiting = []
             waiting.append(item)
             if len(waiting) == batch_size:
-                report.written += _make(synthesizer, waiting)
+                report.written += _make(synthesizer, waiting, scales)
                 waiting = []
     if waiting:
-        report.written += _make(synthesizer, waiting)
+        report.written += _make(synthesizer, waiting, scales)
     if on_progress is not None:
         on_progress(len(pairs), len(pairs))
     return report
@@ -157,39 +165,76 @@ def _noise(
     return synthesizer.noise_samples(seed, samples)
 
 
-def _keep_apart(labels: Path, out: Path, files: Sequence[Path]) -> None:
-    """Refuse to write where label maps lie: they would be overwritten, or pictures taken for label maps later."""
+def _keep_apart(labels: Path, out: Path, pairs: Sequence[Pair], ends: Sequence[Sequence[str]]) -> None:
+    """Refuse to write where label maps lie, for they would be overwritten or pictures taken for label maps later.
+
+    Two pictures of one name are refused, too: `a_x2.png` may be a scale of `a`, or a label map's own.
+    """
+    made: dict[Path, str] = {}
+    for pair in pairs:
+        for _, _, file in _files(out, pair.name, ends):
+            if file in made:
+                raise DataError(
+                    f"label maps {made[file]} and {pair.name} would both become {file}; rename one of them, or choose "
+                    "a folder of its own for each"
+                )
+            made[file] = pair.name
     inside = labels.is_dir() and out.resolve().is_relative_to(labels.resolve())
-    if inside or (labels.is_file() and labels.resolve() in {file.resolve() for file in files}):
+    if inside or (labels.is_file() and labels.resolve() in {file.resolve() for file in made}):
         raise OutputError(f"the pictures would land among the label maps in {out}; choose another folder")
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder for pictures; choose another place")
 
 
-def _files(out: Path, name: str, count: int, digits: int) -> list[Path]:
-    if count == 1 and not digits:
-        return [out / f"{name}.png"]
-    return [out / f"{name}_{index:0{digits}d}.png" for index in range(count)]
+def _ends(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
+    """Return what is appended to a label map's name, per picture, per scale."""
+    digits = 3 if interpolated else 0
+    numbers = [""] if count == 1 and not digits else [f"_{index:0{digits}d}" for index in range(count)]
+    return [[f"{number}{scale}.png" for scale in _SCALES[: 3 if scales else 1]] for number in numbers]
+
+
+def _files(out: Path, name: str, ends: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, Path]]:
+    """Yield each file of a label map's pictures with the picture's number and its scale."""
+    for index, row in enumerate(ends):
+        for scale, end in enumerate(row):
+            yield index, scale, out / f"{name}{end}"
+
+
+def _wanted(
+    out: Path, name: str, ends: Sequence[Sequence[str]], overwrite: bool
+) -> tuple[dict[int, dict[int, Path]], list[Path]]:
+    """Return the files to make of a label map, by picture and scale, and those that are there already."""
+    wanted: dict[int, dict[int, Path]] = {}
+    there: list[Path] = []
+    for index, scale, file in _files(out, name, ends):
+        if overwrite or not file.exists():
+            wanted.setdefault(index, {})[scale] = file
+        else:
+            there.append(file)
+    return wanted, there
 
 
 def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
-    ids = pair.read_label(synthesizer.label_space)
+    ids = pair.read_label(synthesizer.label_space, synthesizer.config.data.sketch.lines)
     return synthesizer.read(ids, instances=pair.instance, keep_size=keep_size)
 
 
-def _make(synthesizer: Synthesizer, items: Sequence[_Item]) -> Iterator[Path]:
+def _make(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
     """Draw pictures of one size together and write them."""
     edges = [item.batch.edges for item in items if item.batch.edges is not None]
     batch = Batch(label=torch.cat([item.batch.label for item in items]), edges=torch.cat(edges) if edges else None)
+    noise = torch.stack([item.noise for item in items])
     try:
-        pictures = to_bytes(synthesizer.draw(batch, torch.stack([item.noise for item in items])))
+        images = synthesizer.draw_scales(batch, noise) if scales else [synthesizer.draw(batch, noise)]
+        pictures = [to_bytes(image) for image in images]
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"memory ran out with {len(items)} pictures at once; lower --batch-size or choose --device cpu"
         ) from error
-    for item, picture in zip(items, pictures, strict=True):
-        write_picture(item.file, picture)
-        yield item.file
+    for place, item in enumerate(items):
+        for scale, file in item.files.items():
+            write_picture(file, pictures[scale][place])
+            yield file
 
 
 def write_picture(file: Path, picture: Tensor) -> None:

@@ -22,7 +22,7 @@ from lab2pix.data.transforms import instance_edges, resize_nearest
 from lab2pix.devices import choose_device
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import draw
+from lab2pix.methods import draw_scales
 from lab2pix.synthesis import weights
 from lab2pix.synthesis.weights import ModelInfo
 
@@ -259,9 +259,9 @@ class Synthesizer(
 
     def _ids(self, label: LabelSource) -> Tensor:
         if isinstance(label, str | Path):
-            return read_label(Path(label), self.label_space)
+            return read_label(Path(label), self.label_space, self.config.data.sketch.lines)
         if isinstance(label, Image.Image):
-            return to_label(label, self.label_space, "the label picture")
+            return to_label(label, self.label_space, "the label picture", lines=self.config.data.sketch.lines)
         if isinstance(label, np.ndarray) and label.dtype.kind in "iu":
             label = label.astype(np.int64)  # torch knows few unsigned types
         ids = torch.as_tensor(label)
@@ -293,15 +293,44 @@ class Synthesizer(
         Raises:
             CheckpointError: the weights are damaged so that pixels are not finite.
         """
+        return self._draw(batch, noise)[0]
+
+    def draw_scales(self, batch: Batch, noise: Tensor) -> list[Tensor]:
+        """Draw a batch at all the sizes that the generator makes in one pass (Eq. 17).
+
+        Args:
+            batch: label maps of one size.
+            noise: `[N, noise_dim]`.
+
+        Returns:
+            X3, X2, X1: `[N, 3, H, W]`, `[N, 3, H/2, W/2]`, `[N, 3, H/4, W/4]`, else as `draw` returns them.
+
+        Raises:
+            CheckpointError: the weights are damaged so that pixels are not finite.
+            ConfigError: the generator draws at one size only.
+        """
+        self.require_scales()
+        return self._draw(batch, noise)
+
+    def require_scales(self) -> None:
+        """Raise ConfigError where the generator draws at one size only."""
+        if not self.config.generator.progressive:
+            raise ConfigError(
+                f"this generator ({self.config.name}) draws one picture, not three sizes of it "
+                "(generator.progressive=false); leave out --scales, or take one of Lab2Pix-V1"
+            )
+
+    def _draw(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         self.generator.eval()
+        batch, noise = batch.to(self.device), noise.to(self.device)
         # The shortened float32 of newer GPUs rounds otherwise at another batch size.
         with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
-            image = draw(self.generator, self.config, self.label_space, batch.to(self.device), noise.to(self.device))
-        if not bool(image.isfinite().all()):
+            images = draw_scales(self.generator, self.config, self.label_space, batch, noise)
+        if not all(bool(image.isfinite().all()) for image in images):
             raise CheckpointError(
                 f"the weights of step {self.step} draw pixels that are not finite; take an earlier checkpoint"
             )
-        return image
+        return images
 
     def _draw_one(self, batch: Batch, noise: Tensor) -> Tensor:
         # One at a time: many pictures of one label map should not need more memory than one.

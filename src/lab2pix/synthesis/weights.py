@@ -17,6 +17,7 @@ from torch import nn
 
 from lab2pix.config import Config
 from lab2pix.errors import CheckpointError, OutputError
+from lab2pix.interop.convert import build_network
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import build_generator
 
@@ -36,20 +37,33 @@ class ModelInfo(NamedTuple):
         config: the run that made them.
         label_space: what their class ids mean.
         step: optimiser steps they were trained for.
+        network: what to build where `config` alone does not say: an authors' released network, with its settings.
     """
 
     config: Config
     label_space: LabelSpace
     step: int
+    network: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
-        return {
+        plain = {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
             "label_space": self.label_space.to_dict(),
             "step": self.step,
         }
+        return plain if self.network is None else {**plain, "network": self.network}
+
+    def build(self) -> nn.Module:
+        """Return the generator that this describes, with random weights.
+
+        Raises:
+            CheckpointError: it is of a kind that this version does not know.
+        """
+        if self.network is not None:
+            return build_network(self.network)
+        return build_generator(self.config, self.label_space)
 
     @classmethod
     def read(cls, file: Path) -> Self:
@@ -73,7 +87,10 @@ class ModelInfo(NamedTuple):
         try:
             config = Config.model_validate(data["config"])
             label_space = LabelSpace.from_dict(data["label_space"], where=f"'label_space' of {file}")
-            return cls(config, label_space, int(data.get("step", 0)))
+            network = data.get("network")
+            if not isinstance(network, dict | None):
+                raise TypeError("'network'")
+            return cls(config, label_space, int(data.get("step", 0)), network)
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, ("config", *first["loc"])))
@@ -173,7 +190,7 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); take another copy") from error
     with torch.random.fork_rng(devices=[]):  # loading must not change the random numbers that the caller draws next
-        generator = build_generator(info.config, info.label_space)
+        generator = info.build()
     try:
         generator.load_state_dict(tensors)
     except RuntimeError as error:

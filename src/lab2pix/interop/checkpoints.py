@@ -1,0 +1,130 @@
+"""The authors' checkpoint files: read without executing anything, and recognised by the names of their weights."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lab2pix.errors import CheckpointError, ConfigError, did_you_mean
+
+__all__ = ["FORMS", "check_form", "read_checkpoint"]
+
+FORMS = ("lab2pix-v1-released", "lab2pix-v2-released", "spade")
+"""The kinds of generators that can be converted."""
+
+_OTHERS: list[tuple[str, tuple[str, ...]]] = [
+    ("weights of lab2pix itself, which need no conversion", ("blocks.0.norm_0.shared.weight",)),
+    ("weights of lab2pix itself, which need no conversion", ("networks.0.trunk.0.0.weight",)),
+    ("a discriminator of the released Lab2Pix-V1", ("common.0.weight", "gcb1.0.weight")),
+    ("a segmenter of the released Lab2Pix-V1", ("net_model1_1.0.weight",)),
+    ("discriminators of the released Lab2Pix-V2", ("discriminator_0.common.0.0.weight",)),
+    ("discriminators of SPADE", ("discriminator_0.model0.0.weight",)),
+    ("an image encoder of SPADE", ("fc_mu.weight",)),
+    ("an image encoder of the released Lab2Pix-V1", ("conv.0.weight", "fc.weight")),
+]
+"""What else lies beside generators, and weights that only it has."""
+
+
+def read_checkpoint(path: Path) -> dict[str, Tensor]:
+    """Read the weights of a `.pth` or `.safetensors` file; nothing in it is executed.
+
+    Returns:
+        Weights by name, without the `module.` that several GPUs leave before it, and in the form of today: batch norms
+        have their counter, spectral norms their second singular vector.
+
+    Raises:
+        CheckpointError: the file is missing, unreadable, holds other things than weights, or would execute code.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
+    try:
+        held = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); take another copy") from error
+    if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
+        raise CheckpointError(f"{path} does not hold weights by name; give a checkpoint such as latest_net_G.pth")
+    return _modernised({str(name).removeprefix("module."): tensor for name, tensor in held.items()})
+
+
+def _unpickle(path: Path) -> object:
+    try:
+        held: object = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if wanted := re.search(r"GLOBAL (\S+)", str(error)):
+            raise CheckpointError(
+                f"{path} holds more than weights and was not loaded: it asks for {wanted[1]}, which could execute "
+                "anything; take a checkpoint from whom you trust, saved as a plain state dict"
+            ) from error
+        raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
+    except (EOFError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # whatever junk leads to
+        raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
+    return held
+
+
+def _modernised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add what older versions of PyTorch did not save, and drop what they saved twice."""
+    for name in [name for name in state if name.endswith(".running_mean")]:
+        state.setdefault(f"{name.removesuffix('running_mean')}num_batches_tracked", torch.tensor(0))
+    for original in [name for name in state if name.endswith(".weight_orig")]:
+        name = original.removesuffix("_orig")
+        divided = state.pop(name, None)
+        if f"{name}_v" in state or f"{name}_u" not in state:
+            continue
+        # Before 1.1 the divided weight was saved instead of v. Any v with u W v = sigma divides as it was divided.
+        weight, u = state[original].flatten(1).float(), state[f"{name}_u"].float()
+        v = torch.mv(weight.t(), u)
+        wanted = v.norm() if divided is None else weight.norm() / divided.float().norm()
+        state[f"{name}_v"] = v * (wanted / v.square().sum())
+    return state
+
+
+def _recognised(state: Mapping[str, Tensor]) -> str | None:
+    """Return the form of a generator's weights, or what else they are; None for strangers."""
+    if {"noise_process.weight", "out_7.0.weight"} <= state.keys():
+        return "lab2pix-v1-released"
+    if {"fc.weight", "head_0.norm_0.mlp_shared.0.weight", "conv_img.weight"} <= state.keys():
+        return "lab2pix-v2-released" if any(name.startswith("fpencoder.") for name in state) else "spade"
+    plain = {re.sub(r"(_orig|\.parametrizations\.weight\.original)$", "", name) for name in state}
+    for what, names in _OTHERS:
+        if all(name in plain or f"{name}_orig" in state for name in names):
+            return what
+    return None
+
+
+def check_form(path: Path, state: Mapping[str, Tensor], form: str) -> None:
+    """Check that weights are of the form they are said to be.
+
+    Args:
+        path: where they come from.
+        state: weights by name.
+        form: one of `FORMS`.
+
+    Raises:
+        ConfigError: there is no such form.
+        CheckpointError: they are something else.
+    """
+    if form not in FORMS:
+        raise ConfigError(f"no form of checkpoint is called '{form}'{did_you_mean(form, FORMS)}")
+    found = _recognised(state)
+    if found == form:
+        return
+    if found is None:
+        raise CheckpointError(
+            f"{path} holds no generator of form '{form}', but weights such as {next(iter(state))}; "
+            "give the file of a generator, such as latest_net_G.pth"
+        )
+    way = f"say --from {found}" if found in FORMS else "give the file of a generator, such as latest_net_G.pth"
+    if "itself" in found:
+        way = "give them to generate as they are"
+    raise CheckpointError(f"{path} is not of form '{form}': it holds {_named(found)}; {way}")
+
+
+def _named(found: str) -> str:
+    return f"a generator of form '{found}'" if found in FORMS else found
