@@ -204,6 +204,12 @@ class LossConfig(Section):
     consistency_layers: Literal["second", "first"] = Field(
         "second", description="The second convolution of each stage (Eq. 18) or the first (released)."
     )
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        description="V1, not in the paper: weight of mode seeking, for which half of a batch repeats the label maps "
+        "of the other half with other noise; 0: off, and noise may come to change little.",
+    )
     cycle: float = Field(0.0, ge=0, description="V1, λ4: weight of cycle segmentation (Eq. 19); 0: off.")
 
 

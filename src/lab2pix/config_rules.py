@@ -65,6 +65,7 @@ def _check_method(config: Config) -> None:
             "generator.coattention": config.generator.coattention,
             "loss.consistency": config.loss.consistency > 0,
             "loss.cycle": config.loss.cycle > 0,
+            "loss.diversity": config.loss.diversity > 0,
         }
         _refuse(config, used, "which learns from pairs and knows it not")
         return
@@ -76,6 +77,17 @@ def _check_method(config: Config) -> None:
         raise ConfigError(
             "loss.consistency compares outputs of neighbouring scales, but generator.progressive is false; "
             "set loss.consistency=0 or generator.progressive=true"
+        )
+    if config.loss.diversity > 0 and config.generator.start == "label":
+        raise ConfigError(
+            "loss.diversity asks noise for different pictures, but generator.start is 'label', which takes none; "
+            "set loss.diversity=0 or generator.start=noise"
+        )
+    if config.loss.diversity > 0 and config.train.batch_size // config.train.accumulate < 2:
+        raise ConfigError(
+            "loss.diversity compares two pictures of a label map, but a part of a batch holds one "
+            f"(train.batch_size={config.train.batch_size}, train.accumulate={config.train.accumulate}); raise "
+            "train.batch_size, or set loss.diversity=0"
         )
     _check_encoder(config)
 

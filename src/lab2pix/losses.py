@@ -16,6 +16,7 @@ __all__ = [
     "adversarial_loss",
     "blurred",
     "cycle_segmentation_loss",
+    "diversity_loss",
     "feature_matching_loss",
     "foreground_mask",
     "hinge_fake",
@@ -257,3 +258,18 @@ def cycle_segmentation_loss(logits: Sequence[Tensor], label: Tensor, ignored: in
             for scores in logits
         ]
     ).sum()
+
+
+def diversity_loss(images: Tensor, noise: Tensor) -> Tensor:
+    """Return how little noise changes pictures of one label map: mode seeking (Mao et al., 2019), not in the paper.
+
+    Args:
+        images: `[2k, 3, h, w]`; the second half are pictures of the first half's label maps.
+        noise: `[2k, noise_dim]` that they were drawn from.
+
+    Returns:
+        The distance between two noises over that of their pictures (mean absolute differences), mean over the k twins.
+    """
+    (ours, theirs), (mine, yours) = images.float().chunk(2), noise.float().chunk(2)
+    apart = (ours - theirs).abs().flatten(1).mean(1)
+    return ((mine - yours).abs().mean(1) / (apart + 1e-5)).mean()

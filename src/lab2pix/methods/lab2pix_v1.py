@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,13 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
-from lab2pix.losses import adversarial_loss, blurred, cycle_segmentation_loss, image_consistency_loss
+from lab2pix.losses import (
+    adversarial_loss,
+    blurred,
+    cycle_segmentation_loss,
+    diversity_loss,
+    image_consistency_loss,
+)
 from lab2pix.methods.adversarial import AdversarialMethod, Carry, frozen, photos
 from lab2pix.methods.base import Engine, Losses
 from lab2pix.methods.conditions import condition_channels, make_condition
@@ -51,6 +58,15 @@ def build_v1_generator(config: Config, label_space: LabelSpace) -> Lab2PixV1Gene
 def halve(image: Tensor) -> Tensor:
     """Halve `[N, C, H, W]` by the average of four: P_2 of Eq. 18, and how real images get their smaller forms."""
     return F.avg_pool2d(image, 2)
+
+
+def with_twins(batch: Batch) -> Batch:
+    """Return a batch whose second half has the label maps of the first; of an odd number the last stays itself."""
+    half = len(batch) // 2
+    places = [*range(half), *range(half), *range(2 * half, len(batch))]
+    names = tuple(batch.names[place] for place in places) if batch.names else ()
+    edges = None if batch.edges is None else batch.edges[places]
+    return replace(batch, label=batch.label[places], edges=edges, names=names)
 
 
 class GeneratorWithSegmenters(nn.Module):
@@ -111,10 +127,12 @@ class Lab2PixV1(AdversarialMethod):
         """Draw and read once, gather the other losses' gradient at the images, and send all of it back.
 
         Returns:
-            What the discriminators' pass needs, and `adversarial` (Eq. 10), `consistency` (Eq. 18) and `cycle`
-            (Eq. 19) as they enter the sum, each where its weight is not 0.
+            What the discriminators' pass needs, and `adversarial` (Eq. 10), `consistency` (Eq. 18), `diversity` and
+            `cycle` (Eq. 19) as they enter the sum, each where its weight is not 0.
         """
         loss = self.config.loss
+        if loss.diversity > 0:
+            batch = with_twins(batch)
         condition = make_condition(self.config, self.label_space, batch)
         with engine.autocast():
             images, logits = generator(condition, noise)
@@ -126,7 +144,7 @@ class Lab2PixV1(AdversarialMethod):
         seen: list[list[Tensor]] = []
         with frozen(self.discriminator):
             for scale in range(self.scales):
-                terms = self._scale_terms(scale, leaves, mask, engine, seen)
+                terms = self._scale_terms(scale, leaves, noise, mask, engine, seen)
                 engine.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
                 for name, value in terms.items():
                     losses[name] = losses.get(name, 0.0) + value.detach()
@@ -155,9 +173,15 @@ class Lab2PixV1(AdversarialMethod):
         return images
 
     def _scale_terms(
-        self, scale: int, leaves: list[Tensor], mask: Tensor | None, engine: Engine, seen: list[list[Tensor]]
+        self,
+        scale: int,
+        leaves: list[Tensor],
+        noise: Tensor,
+        mask: Tensor | None,
+        engine: Engine,
+        seen: list[list[Tensor]],
     ) -> Losses:
-        """Return one scale's adversarial term, and how it differs from the scale above.
+        """Return one scale's adversarial term, how it differs from the scale above, and how its twins differ.
 
         What the backbone sees in the image for the discriminator's sake is appended to `seen`, without a graph.
         """
@@ -174,6 +198,9 @@ class Lab2PixV1(AdversarialMethod):
                 terms["consistency"] = loss.consistency * image_consistency_loss(
                     above, sight.consistency, loss.consistency_form
                 )
+        twins = len(noise) // 2 * 2
+        if loss.diversity > 0 and twins:
+            terms["diversity"] = loss.diversity / self.scales * diversity_loss(leaves[scale][:twins], noise[:twins])
         seen.append([feature.detach() for feature in sight.discriminator])
         return terms
 
