@@ -188,3 +188,9 @@ def test_real_samples(data_root: Path, layout: str, folder: str, space: str, cou
     label, image = pairs[0].read_label(LabelSpace.load(space)), pairs[0].read_image()
     assert label.shape == image.shape[1:]
     assert len(label.unique()) > 1
+
+
+def test_a_missing_split_says_how_to_do_without(tmp_path: Path) -> None:
+    touch(tmp_path, *FILES["sketch"])
+    with pytest.raises(DataError, match=r"no folder .*val; beside it: train; .*data\.val_split; null is none"):
+        find_pairs("sketch", tmp_path, "val")

@@ -247,7 +247,10 @@ def _part(root: Path, *parts: str | None) -> Path:
     if not folder.is_dir():
         beside = _subfolders(folder.parent)
         there = f"; beside it: {', '.join(beside[:8])}" if beside else ""
-        raise DataError(f"There is no folder {folder}{there}; check data.root, the layout and the split")
+        raise DataError(
+            f"There is no folder {folder}{there}; check data.root, the layout "
+            "and the split (data.train_split, data.val_split; null is none)"
+        )
     return folder
 
 
