@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from lab2pix import cli
 from lab2pix.batch import Batch
-from lab2pix.config import Config
+from lab2pix.config import Config, SketchConfig
 from lab2pix.data.files import write_label_png
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
 from lab2pix.labels import LabelSpace
@@ -29,12 +30,18 @@ TINY = {
 
 
 def make(
-    space: str = "scenes", *, edges: bool = False, size: tuple[int, int] = (64, 64), **generator: object
+    space: str = "scenes",
+    *,
+    edges: bool = False,
+    size: tuple[int, int] = (64, 64),
+    method: str = "lab2pix-v2",
+    **generator: object,
 ) -> Synthesizer:
     """Return a small generator with weights large enough that noise shows in its pictures."""
     torch.manual_seed(0)
     config = Config.model_validate(
         {
+            "method": method,
             "data": {"layout": "folder", "label_space": space, "size": size, "instance_edges": edges},
             "generator": {**TINY, **generator},
         }
@@ -58,6 +65,12 @@ def make(
 @pytest.fixture(scope="module")
 def synthesizer() -> Synthesizer:
     return make()
+
+
+@pytest.fixture(scope="module")
+def progressive() -> Synthesizer:
+    """Return a generator of three sizes."""
+    return make(method="lab2pix-v1", progressive=True, coattention=True)
 
 
 @pytest.fixture(scope="module")
@@ -470,6 +483,103 @@ def test_memory_that_runs_out(
     monkeypatch.setattr(Synthesizer, "draw", greedy)
     with pytest.raises(Exception, match="lower --batch-size"):
         generate_folder(synthesizer, labels, tmp_path / "out", batch_size=2)
+
+
+# --- three sizes from one pass ---------------------------------------------------------------------------------------
+
+
+def test_all_scales_come_from_one_pass(progressive: Synthesizer, synthesizer: Synthesizer) -> None:
+    batch, noise = progressive.read(ids()), progressive.noise_samples(0, 1)
+    images = progressive.draw_scales(batch, noise)
+    assert [tuple(image.shape) for image in images] == [(1, 3, 64, 64), (1, 3, 32, 32), (1, 3, 16, 16)]
+    assert torch.equal(images[0], progressive.draw(batch, noise))
+    with pytest.raises(ConfigError, match=r"draws one picture, not three sizes of it.*Lab2Pix-V1"):
+        synthesizer.draw_scales(batch, noise)
+
+
+def test_scales_lie_beside_each_other(labels: Path, tmp_path: Path, progressive: Synthesizer) -> None:
+    out = tmp_path / "out"
+    assert len(generate_folder(progressive, labels, out).written) == 5
+    alone = pictures(out)
+    (out / "a.png").write_bytes(b"mine")
+    report = generate_folder(progressive, labels, out, scales=True)
+    assert (len(report.written), len(report.skipped)) == (10, 5)
+    assert (out / "a.png").read_bytes() == b"mine"
+    (out / "b_x2.png").unlink()
+    report = generate_folder(progressive, labels, out, scales=True)
+    assert (report.written, len(report.skipped)) == ([out / "b_x2.png"], 14)
+    report = generate_folder(progressive, labels, out, scales=True, overwrite=True)
+    assert (len(report.written), len(report.skipped)) == (15, 0)
+    made = pictures(out)
+    assert len(made) == 15
+    assert {made[f"town/c{end}.png"].shape for end in ("", "_x2", "_x1")} == {(64, 64, 3), (32, 32, 3), (16, 16, 3)}
+    for name, picture in alone.items():
+        assert np.abs(picture - made[name]).max() <= 1
+    x1 = progressive.draw_scales(progressive.read(ids(2)), progressive.noise_samples(0, 1))[2][0]
+    expected = ((x1 + 1) * 127.5).round().permute(1, 2, 0).numpy()
+    assert np.abs(made["town/c_x1.png"] - expected).max() <= 1
+
+
+def test_scales_of_samples_and_ways(labels: Path, tmp_path: Path, progressive: Synthesizer) -> None:
+    generate_folder(progressive, labels / "a.png", tmp_path / "two", samples=2, scales=True)
+    names = ["a_0.png", "a_0_x1.png", "a_0_x2.png", "a_1.png", "a_1_x1.png", "a_1_x2.png"]
+    assert sorted(pictures(tmp_path / "two")) == names
+    generate_folder(progressive, labels / "a.png", tmp_path / "way", interpolate=(1, 2), steps=2, scales=True)
+    assert {"a_000.png", "a_001_x2.png"} <= set(pictures(tmp_path / "way"))
+
+
+def test_a_scale_is_not_written_over_another_picture(labels: Path, tmp_path: Path, progressive: Synthesizer) -> None:
+    write_label_png(labels / "a_x2.png", ids(5), progressive.label_space)
+    generate_folder(progressive, labels, tmp_path / "out")
+    with pytest.raises(DataError, match=r"label maps a and a_x2 would both become .*a_x2\.png; rename"):
+        generate_folder(progressive, labels, tmp_path / "scales", scales=True)
+    assert not (tmp_path / "scales").exists()
+
+
+def test_scales_on_the_command_line(
+    labels: Path, tmp_path: Path, progressive: Synthesizer, synthesizer: Synthesizer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for synth, name, code in ((progressive, "v1", 0), (synthesizer, "v2", 2)):
+        weights_folder = synth.save(tmp_path / name)
+        words = [
+            "generate",
+            str(weights_folder),
+            str(labels / "a.png"),
+            "--out",
+            str(tmp_path / f"{name}-out"),
+            "--scales",
+        ]
+        with pytest.raises(SystemExit) as exit_info:
+            cli.main([*words, "--device", "cpu"])
+        assert exit_info.value.code == code
+    assert sorted(pictures(tmp_path / "v1-out")) == ["a.png", "a_x1.png", "a_x2.png"]
+    errors = capsys.readouterr().err
+    assert "leave out --scales" in errors
+    assert errors.count("\n") == 1
+    assert not (tmp_path / "v2-out").exists()
+
+
+def test_drawings_are_read_as_in_training(tmp_path: Path) -> None:
+    synth = make("sketch", method="lab2pix-v1", encoder="sketch", start="label", modulation="spade")
+    light = Synthesizer(
+        synth.generator,
+        synth.info._replace(
+            config=synth.config.model_copy(
+                update={"data": synth.config.data.model_copy(update={"sketch": SketchConfig(lines="light")})}
+            )
+        ),
+        device="cpu",
+    )
+    drawing = np.full((64, 64), 255, dtype=np.uint8)
+    drawing[20:24] = 0
+    (tmp_path / "drawings").mkdir()
+    Image.fromarray(drawing).save(tmp_path / "drawings" / "a.png")
+    for source in (tmp_path / "drawings" / "a.png", Image.fromarray(drawing)):
+        assert synth.read(source).label.float().mean() < 0.1
+        assert light.read(source).label.float().mean() > 0.9
+    generate_folder(light, tmp_path / "drawings", tmp_path / "out")
+    expected = light(tmp_path / "drawings" / "a.png")[0].permute(1, 2, 0).numpy()
+    assert np.abs(pictures(tmp_path / "out")["a.png"] - expected).max() <= 1
 
 
 # --- the hub ---------------------------------------------------------------------------------------------------------
