@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config import Config
+from lab2pix.data.drawings import resize_label
 from lab2pix.data.files import read_instances, read_label, to_label
 from lab2pix.data.pixels import to_bytes
 from lab2pix.data.transforms import instance_edges, resize_nearest
@@ -255,7 +256,7 @@ class Synthesizer(
                     f"{tuple(things.shape)}; give both the same size"
                 )
             edges = instance_edges(resize_nearest(things, size))[None]
-        return Batch(label=resize_nearest(ids, size)[None], edges=edges)
+        return Batch(label=resize_label(ids, size, self.label_space)[None], edges=edges)
 
     def _ids(self, label: LabelSource) -> Tensor:
         if isinstance(label, str | Path):

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -212,6 +213,8 @@ class Monitor:
     def _write_sheet(self) -> None:
         count = self.config.monitor.samples
         batch = next(self._batches(count, count))
+        if self.config.data.unpaired and self.config.data.val_split is None:
+            batch = replace(batch, image=None)  # photos of other label maps, which would pass for the true ones
         sheet = sample_sheet(batch, self._draw(batch, "sheet"), self.state.method.label_space)
         file = self.run / "samples" / f"step-{self.state.step:08d}.png"
         file.parent.mkdir(exist_ok=True)
