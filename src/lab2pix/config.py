@@ -207,8 +207,8 @@ class LossConfig(Section):
     diversity: float = Field(
         0.0,
         ge=0,
-        description="V1, not in the paper: weight of mode seeking, for which half of a batch repeats the label maps "
-        "of the other half with other noise; 0: off, and noise may come to change little.",
+        description="V1, not in the paper: weight of mode seeking, for which a quarter of a batch repeats the label "
+        "maps of another quarter with other noise; 0: off, and noise may come to change little.",
     )
     cycle: float = Field(0.0, ge=0, description="V1, λ4: weight of cycle segmentation (Eq. 19); 0: off.")
 

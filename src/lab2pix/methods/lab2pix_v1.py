@@ -60,10 +60,15 @@ def halve(image: Tensor) -> Tensor:
     return F.avg_pool2d(image, 2)
 
 
+def twins(count: int) -> int:
+    """Return how many label maps of a batch are drawn twice, in place of as many others: a quarter of it."""
+    return max(1, count // 4) if count > 1 else 0
+
+
 def with_twins(batch: Batch) -> Batch:
-    """Return a batch whose second half has the label maps of the first; of an odd number the last stays itself."""
-    half = len(batch) // 2
-    places = [*range(half), *range(half), *range(2 * half, len(batch))]
+    """Return a batch that begins with some label maps and goes on with the same ones again, for other noise."""
+    pairs = twins(len(batch))
+    places = [*range(pairs), *range(pairs), *range(2 * pairs, len(batch))]
     names = tuple(batch.names[place] for place in places) if batch.names else ()
     edges = None if batch.edges is None else batch.edges[places]
     return replace(batch, label=batch.label[places], edges=edges, names=names)
@@ -198,9 +203,9 @@ class Lab2PixV1(AdversarialMethod):
                 terms["consistency"] = loss.consistency * image_consistency_loss(
                     above, sight.consistency, loss.consistency_form
                 )
-        twins = len(noise) // 2 * 2
-        if loss.diversity > 0 and twins:
-            terms["diversity"] = loss.diversity / self.scales * diversity_loss(leaves[scale][:twins], noise[:twins])
+        both = 2 * twins(len(noise))
+        if loss.diversity > 0 and both:
+            terms["diversity"] = loss.diversity / self.scales * diversity_loss(leaves[scale][:both], noise[:both])
         seen.append([feature.detach() for feature in sight.discriminator])
         return terms
 
