@@ -4,12 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 JOBS ?= 2
-DEMO ?= demo
+METHOD ?=
+DEMO ?= demo$(addprefix -,$(METHOD))
 
 .PHONY: demo test check docs clean
 
-demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/index.html.
-	$(BIN)/lab2pix demo --out $(DEMO)
+demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/index.html; unpaired: METHOD=v1, v1-sketch.
+	$(BIN)/lab2pix demo --out $(DEMO) $(addprefix --method ,$(METHOD))
 
 test: $(STAMP)  ## Run every test, on JOBS processes.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)

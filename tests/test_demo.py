@@ -9,11 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from lab2pix import demo
+from lab2pix.cli import main
 from lab2pix.configuration import load_config
 from lab2pix.demo import run_demo, runner
+from lab2pix.demo.kinds import find_kind
+from lab2pix.demo.pictures import Scene, write_sheet
 from lab2pix.demo.runner import Pace, plan_steps
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels import LabelSpace
@@ -33,6 +37,7 @@ TINY = (
     "data.scenes.train_count=4",
     "data.scenes.val_count=9",
 )
+TINY_V1 = (*TINY, "segmenter.width=4")
 
 
 class Page(HTMLParser):
@@ -72,6 +77,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.fixture(scope="module", params=["v1", "v1-sketch"])
+def unpaired(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    out = tmp_path_factory.mktemp(request.param) / "demo"
+    result = run_demo(out, method=request.param, minutes=0.02, device="cpu", overrides=TINY_V1)
+    assert result == demo.DemoResult(out / "index.html", out / "samples.png", 0)
+    return request.param, out
+
+
 def test_page_needs_nothing_beside_it_and_shows_everything(finished: Path) -> None:
     text = (finished / "index.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -95,6 +108,85 @@ def test_sheet_shows_labels_and_pictures_side_by_side(finished: Path) -> None:
     colors = {tuple(pixel) for pixel in sheet[30:200, 10:200].reshape(-1, 3).tolist()}
     assert colors <= {tuple(item.color) for item in LabelSpace.load("scenes").classes}
     assert len({tuple(pixel) for pixel in sheet[30:200, 410:600].reshape(-1, 3).tolist()}) > 100
+
+
+def test_page_of_v1_says_that_nothing_was_paired(unpaired: tuple[str, Path]) -> None:
+    method, out = unpaired
+    text = (out / "index.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert "$" not in page.words
+    condition = "drawing" if method == "v1-sketch" else "label map"
+    for words in ("a small Lab2Pix-V1 learnt", "without pairs", "never shown with it", f"One {condition}, other noise"):
+        assert words in page.words
+    assert f"The scene that was drawn for this {condition}, never shown with it in training" in text
+    assert "disagreement" not in page.words
+    assert "share of pixels in which its own segmenter sees something else" in page.words
+    # 8 scenes with 3 pictures, five seeds, 7 on the way, three sizes, the loss plot, and the film.
+    assert len(page.pictures) >= 24 + 6 + 7 + 4 + 1 + 3 * 3
+    assert {16, 32, 64} <= {picture.width for picture in page.pictures}
+    assert "true picture" not in text.lower()
+
+
+def test_sheet_of_v1_shows_seeds_and_sizes(unpaired: tuple[str, Path]) -> None:
+    method, out = unpaired
+    sheet = np.asarray(Image.open(out / "samples.png"))
+    # What it was drawn from, five seeds and its scene; eight scenes, and a row of sizes.
+    assert sheet.shape[1] == 7 * 200 + 8
+    assert sheet.shape[0] > 9 * 200
+    label = sheet[-200:-10, 10:198]
+    space = LabelSpace.load("sketch" if method == "v1-sketch" else "scenes")
+    assert {tuple(pixel) for pixel in label.reshape(-1, 3).tolist()} <= {tuple(item.color) for item in space.classes}
+
+
+def test_every_picture_of_v1_has_its_place_on_the_sheet(tmp_path: Path) -> None:
+    def plain(value: int, side: int) -> torch.Tensor:
+        return torch.full((3, side, side), value, dtype=torch.uint8)
+
+    generated = torch.stack([plain(value, 64) for value in (10, 20, 30)])
+    scene = Scene(
+        "one", torch.zeros(64, 64, dtype=torch.int64), plain(90, 64), generated, (plain(40, 32), plain(50, 16))
+    )
+    write_sheet(tmp_path / "sheet.png", [scene], LabelSpace.load("scenes"), find_kind("v1"))
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
+    sky = round(np.dot(LabelSpace.load("scenes").classes[0].color, (0.299, 0.587, 0.114)))
+    row, last = sheet[sheet.shape[0] - 200 - 26 - 100], sheet[-100]
+    assert row[100::200].tolist() == [sky, 10, 20, 30, 90]
+    assert last[100::200].tolist()[:4] == [sky, 50, 40, 10]
+
+
+def test_a_demo_of_another_method_is_left_alone(finished: Path, unpaired: tuple[str, Path]) -> None:
+    method, out = unpaired
+    with pytest.raises(OutputError, match=f"holds a demo of method {method}, not of v2; .* --method {method}"):
+        run_demo(out)
+    with pytest.raises(OutputError, match=f"holds a demo of method v2, not of {method}"):
+        run_demo(finished, method=method)
+    with pytest.raises(ConfigError, match="no demo of method 'v3'"):
+        run_demo(out, method="v3")
+
+
+def test_drawings_are_there_to_generate_from(unpaired: tuple[str, Path], tmp_path: Path) -> None:
+    _, out = unpaired
+    synthesizer = Synthesizer.load(out / "run", device="cpu")
+    report = generate_folder(synthesizer, out / "labels", tmp_path / "pictures")
+    assert report.ok
+    assert len(report.written) == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "out"), [([], "demo"), (["--method", "v1"], "demo-v1"), (["--method", "v1", "--out", "x"], "x")]
+)
+def test_each_method_has_a_folder(words: list[str], out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[Path, object]] = []
+
+    def note(folder: Path, **settings: object) -> demo.DemoResult:
+        asked.append((folder, settings["method"]))
+        return demo.DemoResult(None, None)
+
+    monkeypatch.setattr(demo, "run_demo", note)
+    with pytest.raises(SystemExit) as ended:
+        main(["demo", *words])
+    assert ended.value.code == 0
+    assert asked == [(Path(out), "v1" if words else "v2")]
 
 
 def test_label_maps_are_there_to_generate_from(finished: Path, tmp_path: Path) -> None:
@@ -159,13 +251,15 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("step", [0.02, 0.2, 1.0, 8.0])
 @pytest.mark.parametrize("minutes", [0.5, 8])
-def test_the_plan_fits_the_time(step: float, minutes: float) -> None:
-    config = load_config("v2-small", ["name=demo"])
+@pytest.mark.parametrize("preset", ["v2-small", "v1-small"])
+def test_the_plan_fits_the_time(step: float, minutes: float, preset: str) -> None:
+    config = load_config(preset, ["name=demo"])
     pace = Pace(step, 0.03)
     plan = plan_steps(config, pace, 60 * minutes).train
     assert plan.steps is not None
     assert plan.steps % runner.SHOWS == 0
-    drawn = min(plan.steps * plan.batch_size, config.data.scenes.train_count)
+    a_sample = 2 if config.data.unpaired else 1
+    drawn = min(plan.steps * plan.batch_size * a_sample, config.data.scenes.train_count)
     needed = plan.steps * step + drawn * pace.scene + runner.SHOWS * runner.SHOW_SECONDS + runner.FINISH_SECONDS
     assert needed <= 60 * minutes or plan.steps == runner.SHOWS
     assert plan.max_minutes is not None

@@ -242,10 +242,16 @@ def _convert(
 def _demo(
     overrides: Overrides = None,
     *,
-    out: Annotated[Path, typer.Option(help="Folder for pictures, page and run.")] = Path("demo"),
+    method: Annotated[
+        str, typer.Option(help="v2, from pairs; v1, without pairs; v1-sketch, from line drawings, without pairs.")
+    ] = "v2",
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for pictures, page and run; else demo, demo-v1, ...", show_default=False),
+    ] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="Time for everything.")] = 8,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Height and width in pixels; else as v2-small has it.")
+        str | None, typer.Option(metavar="HxW", help="Height and width in pixels; else as the preset has it.")
     ] = None,
     seed: Seed = 0,
     device: Device = None,
@@ -254,7 +260,15 @@ def _demo(
     from lab2pix.demo import run_demo
 
     sides = None if size is None else read_size(size)
-    result = run_demo(out, minutes=minutes, seed=seed, size=sides, device=device, overrides=tuple(overrides or ()))
+    result = run_demo(
+        out or Path("demo" if method == "v2" else f"demo-{method}"),
+        method=method,
+        minutes=minutes,
+        seed=seed,
+        size=sides,
+        device=device,
+        overrides=tuple(overrides or ()),
+    )
     raise typer.Exit(result.exit_code)
 
 

@@ -19,18 +19,24 @@ from torch import Tensor
 
 from lab2pix.data.pixels import to_picture
 from lab2pix.demo.film import film_frames
+from lab2pix.demo.kinds import Kind
 from lab2pix.demo.pictures import Scene
 from lab2pix.errors import OutputError
 from lab2pix.synthesis import Synthesizer
 
 __all__ = ["write_page"]
 
-SEEDS = (0, 1, 2)
 WAY_STEPS = 7
-_TERMS = {"l1": "mean difference of pixels in [-1, 1]", "perceptual": "perceptual loss"}
+_COUNTS = {3: "three", 5: "five"}
+_TERMS = {
+    "l1": "mean difference of pixels in [-1, 1]",
+    "perceptual": "perceptual loss",
+    "cycle": "cycle segmentation loss",
+    "disagreement": "share of pixels in which its own segmenter sees something else",
+}
 
 
-def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer) -> None:
+def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: Kind) -> None:
     """Write the page.
 
     Args:
@@ -38,29 +44,40 @@ def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synt
         run: the run folder.
         scenes: held-out scenes with what the network drew of them.
         synthesizer: the trained network.
+        kind: which demonstration it is of.
 
     Raises:
         OutputError: the file cannot be written.
     """
     record, log = _read(run)
     text = Template(resources.files("lab2pix.demo").joinpath("page.html").read_text(encoding="utf-8")).substitute(
-        summary=_summary(record, log),
+        condition=kind.condition,
+        summary=_summary(record, log, kind),
+        columns=f"{kind.condition.capitalize()}, {kind.generated}, {kind.real}",
         count=len(scenes),
-        triples="\n".join(_triple(scene, synthesizer) for scene in scenes),
+        comparing=kind.comparing,
+        triples="\n".join(_triple(scene, synthesizer, kind) for scene in scenes),
+        colors=kind.colors,
         legend="\n".join(
             f'<li><i style="background:rgb{item.color}"></i><b>{escape(item.name)}</b></li>'
             for item in synthesizer.label_space.classes
         ),
-        seeds=_seeds(scenes[0], synthesizer),
-        way=_way(scenes[0], synthesizer),
-        film=_film(run, scenes, synthesizer),
+        seed_count=_COUNTS[kind.seeds],
+        noise=kind.noise,
+        seeds=_seeds(scenes[0], synthesizer, kind),
+        way=_way(scenes[0], synthesizer, kind),
+        sizes=_sizes(scenes[0], synthesizer, kind),
+        film=_film(run, scenes, synthesizer, kind),
         losses=_uri((run / "losses.png").read_bytes()),
         facts="\n".join(
-            f"<tr><th>{name}</th><td>{escape(value)}</td></tr>" for name, value in _facts(record, log, synthesizer)
+            f"<tr><th>{name}</th><td>{escape(value)}</td></tr>"
+            for name, value in _facts(record, log, synthesizer, kind)
         ),
         labels=escape(str(file.parent / "labels")),
         generate=_generate_command(file.parent, run),
-        train=_train_commands(),
+        yours=kind.yours,
+        own=kind.own,
+        train="\n".join(_command(*line) for line in kind.commands),
     )
     unfinished = file.with_name(f".{file.name}")
     try:
@@ -96,43 +113,70 @@ def _figure(image: str, caption: str = "") -> str:
     return f"<figure>{image}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 
 
-def _label(scene: Scene, synthesizer: Synthesizer) -> str:
+def _label(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
     present = sorted(set(scene.label.flatten().tolist()))
     names = ", ".join(synthesizer.label_space.names[index] for index in present)
-    return _image(synthesizer.label_space.to_colors(scene.label), f"Label map with {names}", ids=True)
+    return _image(
+        synthesizer.label_space.to_colors(scene.label), f"{kind.condition.capitalize()} with {names}", ids=True
+    )
 
 
-def _triple(scene: Scene, synthesizer: Synthesizer) -> str:
+def _real(scene: Scene, kind: Kind) -> str:
+    if kind.unpaired:
+        alternative = f"The scene that was drawn for this {kind.condition}, never shown with it in training"
+        return _image(scene.real, alternative)
+    return _image(scene.real, f"The true picture {scene.name}")
+
+
+def _triple(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
     assert scene.generated is not None
+    drawn = _image(scene.generated[0], f"What the network made of the {kind.condition} {scene.name}")
     parts = (
-        _figure(_label(scene, synthesizer), "label map"),
-        _figure(_image(scene.generated, f"What the network made of the label map {scene.name}"), "generated"),
-        _figure(_image(scene.real, f"The true picture {scene.name}"), "true"),
+        _figure(_label(scene, synthesizer, kind), kind.condition),
+        _figure(drawn, kind.generated),
+        _figure(_real(scene, kind), kind.real_caption),
     )
     return f'<div class="triple">{"".join(parts)}</div>'
 
 
-def _seeds(scene: Scene, synthesizer: Synthesizer) -> str:
-    parts = [_figure(_label(scene, synthesizer), "label map")]
-    for seed in SEEDS:
+def _seeds(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
+    parts = [_figure(_label(scene, synthesizer, kind), kind.condition)]
+    for seed in range(kind.seeds):
         parts.append(_figure(_image(synthesizer(scene.label, seed=seed)[0], f"Seed {seed}"), f"seed {seed}"))
     return "\n".join(parts)
 
 
-def _way(scene: Scene, synthesizer: Synthesizer) -> str:
-    pictures = synthesizer.interpolate(scene.label, SEEDS[0], SEEDS[-1], WAY_STEPS)
+def _way(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
+    pictures = synthesizer.interpolate(scene.label, 0, kind.seeds - 1, WAY_STEPS)
     return "\n".join(_figure(_image(picture, f"Step {step} of the way")) for step, picture in enumerate(pictures))
 
 
-def _film(run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer) -> str:
-    """Return one row per filmed scene: its label map, what was drawn of it over time, the true picture."""
+def _sizes(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
+    """Return a section with the three pictures of one pass, enlarged pixel by pixel; nothing where there is but one."""
+    if scene.generated is None or not scene.smaller:
+        return ""
+    parts = [_figure(_label(scene, synthesizer, kind), kind.condition)]
+    for scale, picture in enumerate((*scene.smaller[::-1], scene.generated[0]), start=1):
+        caption = f"X{scale}, {picture.shape[-1]} x {picture.shape[-2]}"
+        parts.append(_figure(_image(picture, caption, ids=True), caption))
+    return (
+        "<h2>Three sizes from one pass</h2>\n"
+        '<p class="soft">The network draws small first and goes on from there: all three come from one pass, here '
+        "pixel by pixel. Each has a discriminator and a segmenter of its own, and each is asked to agree with the "
+        "next.</p>\n"
+        f'<div class="row film">\n{"".join(parts)}\n</div>'
+    )
+
+
+def _film(run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: Kind) -> str:
+    """Return one row per filmed scene: what it is drawn from, what became of it over time, its true picture."""
     frames = film_frames(run, synthesizer.size[0])
     count = min((len(parts) for _, parts in frames), default=0)
     rows = []
     for row, scene in enumerate(scenes[:count]):
-        figures = [(_label(scene, synthesizer), "label map")]
+        figures = [(_label(scene, synthesizer, kind), kind.condition)]
         figures += [(_image(parts[row], f"After {_steps(step)}"), _steps(step)) for step, parts in frames]
-        figures.append((_image(scene.real, f"The true picture {scene.name}"), "true"))
+        figures.append((_real(scene, kind), kind.real_caption))
         last = row == count - 1
         rows.append(f'<div class="row film">{"".join(_figure(i, name if last else "") for i, name in figures)}</div>')
     return "\n".join(rows)
@@ -166,11 +210,11 @@ def _machine(record: dict[str, Any]) -> str:
     return f"{name}, {record['threads']} of {os.cpu_count()} cores"
 
 
-def _summary(record: dict[str, Any], log: Sequence[dict[str, Any]]) -> str:
+def _summary(record: dict[str, Any], log: Sequence[dict[str, Any]], kind: Kind) -> str:
     on = "a GPU" if record["device"] != "cpu" else _cores(int(record["threads"]))
     return (
-        f"In {_duration(_training_seconds(log))} on {on} a small Lab2Pix-V2 learnt to draw landscapes from maps that "
-        "say which class each pixel is. It has never seen the label maps below."
+        f"In {_duration(_training_seconds(log))} on {on} a small {kind.system} learnt to draw landscapes {kind.learnt}."
+        f" It has never seen the {kind.condition}s below."
     )
 
 
@@ -179,7 +223,7 @@ def _cores(count: int) -> str:
 
 
 def _facts(
-    record: dict[str, Any], log: Sequence[dict[str, Any]], synthesizer: Synthesizer
+    record: dict[str, Any], log: Sequence[dict[str, Any]], synthesizer: Synthesizer, kind: Kind
 ) -> Iterable[tuple[str, str]]:
     """Yield what the page tells about the run, in order."""
     config = synthesizer.config
@@ -192,8 +236,10 @@ def _facts(
     yield "Machine", _machine(record)
     yield "System", f"{platform.system()}, Python {record['versions']['python']}, PyTorch {record['versions']['torch']}"
     yield "Pictures", f"{width} x {height} pixels; {record['data']['samples']:,} scenes to train on"
+    if kind.unpaired:
+        yield "Pairs", f"none: each {kind.condition} met a scene of another one, drawn by lot in every epoch"
     yield "Generator", f"{parameters:,} weights, width {config.generator.width}"
-    yield "Eyes", f"{config.backbone.discriminator} (ImageNet), for discriminators and perceptual loss"
+    yield "Eyes", f"{config.backbone.discriminator} (ImageNet), {kind.eyes}"
     losses: dict[str, dict[str, float]] = next((line["losses"] for line in reversed(log) if "losses" in line), {})
     for player, terms in losses.items():
         yield (
@@ -217,13 +263,3 @@ def _generate_command(out: Path, run: Path) -> str:
         f"lab2pix generate {run} {out / 'labels'} --out {out / 'pictures'} --samples 4",
         "writes NAME_0.png to NAME_3.png",
     )
-
-
-def _train_commands() -> str:
-    data = "data.layout=folder data.root=mine data.label_space=mine.yaml"
-    lines = (
-        ("lab2pix data check mine --labels mine.yaml", "does everything fit together?"),
-        (f"lab2pix train v2-small {data} data.size=[128,128] --out runs/mine", "train"),
-        ("lab2pix generate runs/mine mine/labels/val --out pictures", "draw"),
-    )
-    return "\n".join(_command(*line) for line in lines)

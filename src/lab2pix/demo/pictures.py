@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lab2pix.data.dataset import Sample
 from lab2pix.data.pixels import to_bytes, to_picture
+from lab2pix.demo.kinds import Kind
 from lab2pix.labels import LabelSpace
 from lab2pix.synthesis import Synthesizer
 
 __all__ = ["Scene", "draw_scenes", "write_sheet"]
 
-_COLUMNS, _SIDE, _GAP, _TITLE = 2, 192, 8, 26
+_COLUMNS, _SIDE, _GAP, _TITLE, _LINE = 2, 192, 8, 26, 22
 _PAPER, _INK = "#f7f6f3", "#3b3a36"
 
 
@@ -27,15 +29,17 @@ class Scene:
 
     Attributes:
         name: which scene.
-        label: `[H, W]` int64 class ids.
+        label: `[H, W]` int64 class ids, or lines.
         real: `[3, H, W]` uint8.
-        generated: `[3, H, W]` uint8, or None before it was drawn.
+        generated: `[seeds, 3, H, W]` uint8, or None before it was drawn.
+        smaller: what the first of them was drawn with in one pass, `[3, H/2, W/2]` and `[3, H/4, W/4]` uint8, if any.
     """
 
     name: str
     label: Tensor
     real: Tensor
     generated: Tensor | None = None
+    smaller: tuple[Tensor, ...] = ()
 
     @classmethod
     def from_sample(cls, sample: Sample) -> Self:
@@ -45,29 +49,101 @@ class Scene:
         return cls(sample["name"], sample["label"], to_bytes(image))
 
 
-def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int) -> list[Scene]:
-    """Let the network draw the first of some scenes, each from its label map alone."""
-    return [replace(scene, generated=synthesizer(scene.label)[0]) for scene in scenes[:count]]
+def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int, seeds: int = 1) -> list[Scene]:
+    """Let the network draw the first of some scenes, each from its label map alone and with so many seeds."""
+    drawn = []
+    for scene in scenes[:count]:
+        pictures = torch.cat([synthesizer(scene.label, seed=seed) for seed in range(seeds)])
+        smaller: tuple[Tensor, ...] = ()
+        if synthesizer.config.generator.progressive:
+            images = synthesizer.draw_scales(synthesizer.read(scene.label), synthesizer.noise(0)[None])
+            smaller = tuple(to_bytes(image)[0] for image in images[1:])
+        drawn.append(replace(scene, generated=pictures, smaller=smaller))
+    return drawn
 
 
-def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace) -> None:
-    """Write a PNG: per scene its label map, the generated and the true picture, enlarged, two scenes to a row."""
-    height, width = scenes[0].label.shape
-    factor = max(1, round(_SIDE / max(height, width)))
-    cell = (width * factor, height * factor)
-    block = 3 * (cell[0] + _GAP) + 2 * _GAP
+def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace, kind: Kind) -> None:
+    """Write a PNG of what scenes were drawn from, what was drawn and what is true, enlarged and with titles."""
+    sheet = _unpaired_sheet(scenes, label_space, kind) if kind.unpaired else _paired_sheet(scenes, label_space)
+    sheet.save(file)
+
+
+class _Cells:
+    """Enlarges pictures to one size and puts them on a sheet.
+
+    Args:
+        scenes: tell the size.
+        label_space: gives label maps their colours.
+    """
+
+    def __init__(self, scenes: Sequence[Scene], label_space: LabelSpace) -> None:
+        height, width = scenes[0].label.shape
+        factor = max(1, round(_SIDE / max(height, width)))
+        self.width, self.height = width * factor, height * factor
+        self.label_space = label_space
+
+    def label(self, scene: Scene) -> Image.Image:
+        """Return a label map."""
+        return self.enlarged(self.label_space.to_colors(scene.label), Image.Resampling.NEAREST)
+
+    def enlarged(self, pixels: Tensor, way: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+        """Return `[3, h, w]` uint8 as a picture of the cells' size."""
+        return to_picture(pixels).resize((self.width, self.height), way)
+
+    def paste(self, sheet: Image.Image, row: Sequence[Image.Image], left: int, top: int) -> None:
+        """Put pictures side by side."""
+        for place, picture in enumerate(row):
+            sheet.paste(picture, (left + place * (self.width + _GAP), top))
+
+
+def _paired_sheet(scenes: Sequence[Scene], label_space: LabelSpace) -> Image.Image:
+    """Return per scene its label map, the generated and the true picture, two scenes to a row."""
+    cells = _Cells(scenes, label_space)
+    block = 3 * (cells.width + _GAP) + 2 * _GAP
     rows = -(-len(scenes) // _COLUMNS)
     columns = min(_COLUMNS, len(scenes))
-    sheet = Image.new("RGB", (columns * block - _GAP, _TITLE + rows * (cell[1] + _GAP)), _PAPER)
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    sheet = Image.new("RGB", (columns * block - _GAP, _TITLE + rows * (cells.height + _GAP)), _PAPER)
     for column in range(columns):
-        for place, title in enumerate(("label map", "generated", "true picture")):
-            pen.text((_GAP + column * block + place * (cell[0] + _GAP), 5), title, fill=_INK, font=font)
+        _write(sheet, ("label map", "generated", "true picture"), _GAP + column * block, 5, cells)
     for index, scene in enumerate(scenes):
-        generated = scene.real if scene.generated is None else scene.generated
-        parts = [to_picture(label_space.to_colors(scene.label)).resize(cell, Image.Resampling.NEAREST)]
-        parts += [to_picture(image).resize(cell, Image.Resampling.LANCZOS) for image in (generated, scene.real)]
-        left, top = _GAP + index % _COLUMNS * block, _TITLE + index // _COLUMNS * (cell[1] + _GAP)
-        for place, part in enumerate(parts):
-            sheet.paste(part, (left + place * (cell[0] + _GAP), top))
-    sheet.save(file)
+        generated = scene.real if scene.generated is None else scene.generated[0]
+        row = [cells.label(scene), cells.enlarged(generated), cells.enlarged(scene.real)]
+        left, top = _GAP + index % _COLUMNS * block, _TITLE + index // _COLUMNS * (cells.height + _GAP)
+        cells.paste(sheet, row, left, top)
+    return sheet
+
+
+def _unpaired_sheet(scenes: Sequence[Scene], label_space: LabelSpace, kind: Kind) -> Image.Image:
+    """Return per scene a row: what it was drawn from, several seeds, its scene; below, the three sizes of the first."""
+    cells = _Cells(scenes, label_space)
+    seeds = 0 if scenes[0].generated is None else len(scenes[0].generated)
+    lines = (
+        f"{kind.system} ({kind.preset}), learnt without pairs: each {kind.condition} met scenes of others. None below "
+        "was seen in training.",
+        f"Right: the scene that was drawn for this {kind.condition}, never shown with it in training.",
+    )
+    top = len(lines) * _LINE + _GAP + _TITLE
+    size = ((seeds + 2) * (cells.width + _GAP) + _GAP, top + (len(scenes) + 1) * (cells.height + _GAP) + _TITLE)
+    sheet = Image.new("RGB", size, _PAPER)
+    for number, line in enumerate(lines):
+        ImageDraw.Draw(sheet).text((_GAP, 5 + number * _LINE), line, fill=_INK, font=ImageFont.load_default(14))
+    titles = [kind.condition, *(f"{kind.generated}, seed {seed}" for seed in range(seeds)), kind.real]
+    _write(sheet, titles, _GAP, top - _LINE, cells)
+    for scene in scenes:
+        generated = () if scene.generated is None else scene.generated
+        cells.paste(sheet, [cells.label(scene), *map(cells.enlarged, generated), cells.enlarged(scene.real)], _GAP, top)
+        top += cells.height + _GAP
+    first = scenes[0]
+    sizes = () if first.generated is None else (*first.smaller[::-1], first.generated[0])
+    titles = [f"X{scale}, {size.shape[-1]} x {size.shape[-2]}" for scale, size in enumerate(sizes, start=1)]
+    _write(sheet, ["one pass:", *titles], _GAP, top + 3, cells)
+    row = [cells.enlarged(size, Image.Resampling.NEAREST) for size in sizes]
+    cells.paste(sheet, [cells.label(first), *row], _GAP, top + _TITLE)
+    return sheet
+
+
+def _write(sheet: Image.Image, titles: Sequence[str], left: int, top: int, cells: _Cells) -> None:
+    """Write titles above cells."""
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
+    for place, title in enumerate(titles):
+        pen.text((left + place * (cells.width + _GAP), top), title, fill=_INK, font=font)

@@ -15,6 +15,7 @@ from lab2pix.data.dataset import build_dataset
 from lab2pix.data.files import write_label_png
 from lab2pix.data.scenes import draw_scene
 from lab2pix.demo.film import film_frame
+from lab2pix.demo.kinds import Kind, find_kind, kind_of
 from lab2pix.demo.page import write_page
 from lab2pix.demo.pictures import Scene, draw_scenes, write_sheet
 from lab2pix.errors import ConfigError, OutputError
@@ -24,7 +25,6 @@ from lab2pix.training import RunResult, latest_checkpoint, read_run_config, trai
 
 __all__ = ["DemoResult", "Pace", "measure", "plan_steps", "run_demo"]
 
-NAME = "demo"
 CALIBRATION_STEPS = 16
 WARM_UP = 4
 SHOWS = 8
@@ -69,21 +69,24 @@ class Pace:
 def run_demo(
     out: Path | str = "demo",
     *,
+    method: str = "v2",
     minutes: float = 8,
     seed: int = 0,
     size: int | tuple[int, int] | None = None,
     device: str | None = None,
     overrides: tuple[str, ...] = (),
 ) -> DemoResult:
-    """Train `v2-small` on drawn landscapes and show what it makes of label maps that it has not seen.
+    """Train a small network on drawn landscapes and show what it makes of label maps that it has not seen.
 
     A folder with a finished demonstration stays as it is; one that was interrupted is continued.
 
     Args:
         out: folder for the page, the pictures and the run.
+        method: `v2` (preset `v2-small`); `v1` (`v1-small`), which learns without pairs; `v1-sketch`
+            (`v1-small-sketch`), which does so from line drawings.
         minutes: time for everything; where a step takes long, the last one may end after it.
         seed: decides every random number.
-        size: side, or height and width, of the pictures in pixels; None: as `v2-small` has it.
+        size: side, or height and width, of the pictures in pixels; None: as the preset has it.
         device: `cpu`, `cuda` or `mps`; None: the best there is.
         overrides: more settings to change, such as `generator.width=8`.
 
@@ -91,15 +94,15 @@ def run_demo(
         Where the page and the pictures are.
 
     Raises:
-        ConfigError: no time, or settings that do not fit.
-        OutputError: the folder holds something else, or cannot be written.
+        ConfigError: no time, no such method, or settings that do not fit.
+        OutputError: the folder holds something else or a demonstration of another method, or cannot be written.
         TrainingError: as `lab2pix.training.train` does.
     """
-    began, out = time.monotonic(), Path(out)
+    began, out, kind = time.monotonic(), Path(out), find_kind(method)
     if minutes <= 0:
         raise ConfigError(f"a demo of {minutes} minutes has no time to train; give it some")
     run, page, sheet = out / "run", out / "index.html", out / "samples.png"
-    _check_folder(out, run)
+    _check_folder(out, run, kind)
     if page.exists() and sheet.exists():
         _say(f"The demo in {out} is finished: open {page}; for another one choose another --out or remove that folder.")
         return DemoResult(page, sheet)
@@ -108,7 +111,7 @@ def run_demo(
         config = read_run_config(run)
         result = _continue(config, run, minutes, device)
     else:
-        config = _configure(seed, size, overrides)
+        config = _configure(kind, seed, size, overrides)
         _say("Measuring how fast this machine is ...")
         pace = measure(config, device, at_most=minutes / 8)
         if pace is None:
@@ -123,13 +126,13 @@ def run_demo(
         _say(f"Stopped at step {result.step} of {result.total_steps}; the same command goes on from there.")
         return DemoResult(None, None, result.exit_code)
 
-    _say("Drawing label maps that the network has not seen ...")
+    _say(f"Drawing {kind.condition}s that the network has not seen ...")
     synthesizer = Synthesizer.load(run, device=device)
     held_out = _held_out(config)
-    scenes = draw_scenes(synthesizer, held_out, SHOWN)
-    write_sheet(sheet, scenes, synthesizer.label_space)
+    scenes = draw_scenes(synthesizer, held_out, SHOWN, kind.seeds if kind.unpaired else 1)
+    write_sheet(sheet, scenes, synthesizer.label_space, kind)
     _write_labels(out / "labels", held_out, synthesizer.label_space)
-    write_page(page, run, scenes, synthesizer)
+    write_page(page, run, scenes, synthesizer, kind)
     _say(f"Done in {(time.monotonic() - began) / 60:.1f} minutes: open {page}, or look at {sheet}.")
     return DemoResult(page, sheet)
 
@@ -138,7 +141,7 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _check_folder(out: Path, run: Path) -> None:
+def _check_folder(out: Path, run: Path, kind: Kind) -> None:
     """Refuse a folder that is none, or in which something else lies than a demonstration."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder for the demo; choose another --out")
@@ -146,16 +149,22 @@ def _check_folder(out: Path, run: Path) -> None:
         return
     if not (run / "config.yaml").exists():
         raise OutputError(f"{out} holds something else than a demo; choose another --out")
-    if read_run_config(run).name != NAME:
+    found = kind_of(read_run_config(run))
+    if found is None:
         raise OutputError(f"{run} holds another run than the demo's; choose another --out")
+    if found != kind:
+        raise OutputError(
+            f"{out} holds a demo of method {found.method}, not of {kind.method}; choose another --out, or go on with "
+            f"--method {found.method}"
+        )
 
 
-def _configure(seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]) -> Config:
-    settings = [f"name={NAME}", f"seed={seed}", f"data.scenes.seed={seed}", "monitor.tensorboard=false"]
+def _configure(kind: Kind, seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]) -> Config:
+    settings = [f"name={kind.run_name}", f"seed={seed}", f"data.scenes.seed={seed}", "monitor.tensorboard=false"]
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
         settings.append(f"data.size=[{height},{width}]")
-    return load_config("v2-small", [*settings, *overrides])
+    return load_config(kind.preset, [*settings, *overrides])
 
 
 def _changed(config: Config, changes: dict[str, dict[str, object]]) -> Config:
@@ -204,8 +213,10 @@ def plan_steps(config: Config, pace: Pace, seconds: float) -> Config:
     """Return the run that fills so many seconds, what goes on beside its steps included; at most twice the recipe's."""
     left = 0.93 * max(1.0, seconds - FINISH_SECONDS - SHOWS * SHOW_SECONDS)
     batch, scenes = config.train.batch_size, config.data.scenes.train_count
-    steps = left / (pace.step + batch * pace.scene)
-    if steps * batch > scenes:  # from the second epoch on the scenes are there already
+    # A sample without pairs takes its label map from one scene and its picture from another.
+    drawn = batch * (2 if config.data.unpaired else 1)
+    steps = left / (pace.step + drawn * pace.scene)
+    if steps * drawn > scenes:  # from the second epoch on the scenes are there already
         steps = (left - scenes * pace.scene) / pace.step
     longest = 2 * (config.train.steps or 3000)
     total = max(SHOWS, min(int(steps), longest))
