@@ -2,20 +2,47 @@
 
 python benchmarks/consistency.py train --runs runs/consistency --steps 1200
 python benchmarks/consistency.py train --runs runs/consistency --only c d-norm:0   # a part, beside another
+python benchmarks/consistency.py score --runs runs/consistency --out consistency.json
+
+Every run draws the same held-out label maps. Scores, each a mean over the three seeds of training and its deviation:
+
+- `ppa` and `miou`, whether a U-Net that took no part in any training reads the label map back (`cycle_agreement.py`);
+- `frechet_efficientnet_lite0`, the Frechet distance between generated and true held-out scenes in the means over all
+  pixels of EfficientNet-Lite0's last stage. These rungs' discriminators are PatchGANs, which see pixels and none of
+  these features. Image consistency looks through the same network, but at generated pictures alone: nothing in the
+  training pulls its features to those of true scenes;
+- `x3_x2` and `x2_x1`, the mean absolute difference of pixels in [-1, 1] between an output, halved, and the next smaller
+  one: consistency as no loss here measures it.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
+import statistics
 import subprocess
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from types import FrameType
+from typing import Any, TypeAlias
 
+import torch
+import torch.nn.functional as F
+from cycle_agreement import AT_ONCE, Readers, add_reader_options, compare_classes, held_out
+from surroundings import surroundings
+from torch import Tensor
+
+from lab2pix import Synthesizer
+from lab2pix.batch import Batch
 from lab2pix.configuration import load_config
+from lab2pix.data.pixels import from_bytes, to_bytes
+from lab2pix.errors import Lab2PixError
+from lab2pix.methods.backbones import load_backbone
+from lab2pix.nn.backbones import Backbone
 from lab2pix.training import latest_checkpoint, read_run_config
 
 SEEDS = (0, 1, 2)
@@ -146,13 +173,115 @@ def train_all(args: argparse.Namespace, runs: list[Run]) -> int:
     return 0
 
 
+# --- scores -----------------------------------------------------------------------------------------------------------
+
+Moments: TypeAlias = tuple[Tensor, Tensor]
+"""Mean and covariance of features."""
+
+
+@torch.inference_mode()
+def moments(backbone: Backbone, pictures: Tensor) -> Moments:
+    """Return mean `[C]` and covariance `[C, C]`, float64, of what a backbone sees in `[N, 3, H, W]` uint8."""
+    parts = torch.split(pictures, AT_ONCE)
+    features = torch.cat(
+        [backbone(backbone.normalize(from_bytes(part))).discriminator[-1].mean(dim=(2, 3)) for part in parts]
+    ).double()
+    return features.mean(0), torch.cov(features.T)
+
+
+def frechet(one: Moments, other: Moments) -> float:
+    """Return the squared Frechet distance of two normal distributions."""
+    # The trace of the root of a product of covariances is the sum of its eigenvalues' roots.
+    roots = torch.linalg.eigvals(one[1] @ other[1]).real.clamp(min=0).sqrt().sum()
+    return float((one[0] - other[0]).square().sum() + one[1].trace() + other[1].trace() - 2 * roots)
+
+
+def draw_sizes(synthesizer: Synthesizer, labels: Tensor) -> list[Tensor]:
+    """Draw label maps `[N, H, W]`, each with noise of its own: X3, X2 and X1 in [-1, 1]."""
+    noise = torch.stack([synthesizer.noise(0, place) for place in range(len(labels))])
+    parts = [
+        synthesizer.draw_scales(Batch(label=label), z)
+        for label, z in zip(torch.split(labels, AT_ONCE), torch.split(noise, AT_ONCE), strict=True)
+    ]
+    return [torch.cat(images) for images in zip(*parts, strict=True)]
+
+
+def score(folder: Path, readers: Readers, backbone: Backbone, count: int) -> dict[str, float]:
+    """Return a run's scores, see above."""
+    synthesizer = Synthesizer.load(folder, device="cpu")
+    labels, true = held_out(synthesizer.config, count)
+    images = draw_sizes(synthesizer, labels)
+    pictures = to_bytes(images[0])
+    differences = [float((F.avg_pool2d(larger, 2) - smaller).abs().mean()) for larger, smaller in pairwise(images)]
+    return {
+        **compare_classes(readers(synthesizer.size)(pictures), labels),
+        "frechet_efficientnet_lite0": frechet(moments(backbone, pictures), moments(backbone, true)),
+        "x3_x2": differences[0],
+        "x2_x1": differences[1],
+    }
+
+
+def summary(scores: dict[str, dict[str, float]], runs: list[Run]) -> dict[str, dict[str, Any]]:
+    """Return mean and standard deviation over the seeds (0 for a single one), by rung and score."""
+    table: dict[str, dict[str, Any]] = {}
+    for rung in dict.fromkeys(run.rung for run in runs):
+        seeds = [scores[run.name] for run in runs if run.rung == rung]
+        table[rung] = {"seeds": len(seeds)}
+        for key in seeds[0]:
+            values = [seed[key] for seed in seeds]
+            deviation = statistics.stdev(values) if len(values) > 1 else 0.0
+            table[rung][key] = {"mean": statistics.fmean(values), "std": deviation}
+    return table
+
+
+def markdown(table: dict[str, dict[str, Any]]) -> str:
+    """Return the summary as a table for a page."""
+    keys = [key for key in next(iter(table.values())) if key != "seeds"]
+    lines = ["| rung | seeds | " + " | ".join(keys) + " |", "|---" * (len(keys) + 2) + "|"]
+    for rung, row in table.items():
+        cells = [f"{row[key]['mean']:.4f} ± {row[key]['std']:.4f}" for key in keys]
+        lines.append(f"| {rung} | {row['seeds']} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def score_all(args: argparse.Namespace, runs: list[Run]) -> int:
+    """Score the runs that are there, whole and of one length; write a JSON, print the table."""
+    there = [run for run in runs if (args.runs / run.name / "config.yaml").exists()]
+    for run in there:
+        steps = read_run_config(args.runs / run.name).train.steps
+        checkpoint = latest_checkpoint(args.runs / run.name)
+        if steps != args.steps or checkpoint is None or checkpoint.name != f"step-{steps:08d}":
+            raise ValueError(f"{args.runs / run.name} has not ended at step {args.steps}; train it, or leave it out")
+    if not there:
+        raise ValueError(f"{args.runs} holds none of the runs; train them first")
+    readers, backbone = Readers(args), load_backbone("efficientnet-lite0")
+    scores = {}
+    for run in there:
+        scores[run.name] = score(args.runs / run.name, readers, backbone, args.count)
+        print(run.name, ", ".join(f"{key} {value:.4f}" for key, value in scores[run.name].items()), flush=True)
+    table = summary(scores, there)
+    sizes = {"steps": args.steps, "held_out": args.count, "reader": readers.accuracies()}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    record = {**surroundings(), **sizes, "settings": SMALL, "runs": scores, "rungs": table}
+    args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    print(markdown(table))
+    return 0
+
+
+# --- command line -----------------------------------------------------------------------------------------------------
+
+
 def arguments() -> argparse.ArgumentParser:
     """Describe the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     training = verbs.add_parser("train", help="train, or go on; what is finished stays")
     training.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change in every run")
-    for verb in (training,):
+    scoring = verbs.add_parser("score", help="score the runs that have ended")
+    scoring.add_argument("--out", type=Path, required=True, help="JSON to write")
+    scoring.add_argument("--count", type=int, default=512, help="held-out label maps")
+    add_reader_options(scoring)
+    for verb in (training, scoring):
         verb.add_argument("--runs", type=Path, required=True, help="folder of the runs")
         verb.add_argument("--steps", type=int, default=1200, help="steps of every run")
         verb.add_argument("--only", nargs="+", metavar="RUNG[:SEED]", help=f"some of {', '.join(RUNGS)}")
@@ -164,8 +293,9 @@ def main() -> int:
     parser = arguments()
     args = parser.parse_args()
     try:
-        return train_all(args, choose(args.only))
-    except ValueError as error:
+        runs = choose(args.only)
+        return train_all(args, runs) if args.verb == "train" else score_all(args, runs)
+    except (Lab2PixError, ValueError) as error:
         parser.error(str(error))
 
 

@@ -1,0 +1,27 @@
+"""What a benchmark's numbers were measured with, for the file that holds them."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lab2pix
+
+__all__ = ["surroundings"]
+
+
+def surroundings() -> dict[str, Any]:
+    """Return command, machine and versions."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    machine = models[0] if models else platform.processor() or platform.machine()
+    return {
+        "command": " ".join(["python", *sys.argv]),
+        "machine": f"{machine}, {torch.get_num_threads()} threads",
+        "versions": {"lab2pix": lab2pix.__version__, "torch": torch.__version__, "python": platform.python_version()},
+    }
