@@ -47,7 +47,7 @@ def test_public_names_load_when_asked_for() -> None:
 def test_help_names_every_verb(run: Run) -> None:
     code, output, _ = run("--help")
     assert code == 0
-    for verb in ("train", "generate", "demo", "parity", "presets", "data", "labels"):
+    for verb in ("train", "generate", "demo", "convert", "parity", "presets", "data", "labels"):
         assert verb in output
 
 
@@ -57,6 +57,7 @@ def test_help_names_every_verb(run: Run) -> None:
         ("train",),
         ("generate",),
         ("demo",),
+        ("convert",),
         ("parity",),
         ("presets", "show"),
         ("data", "check"),
