@@ -28,7 +28,7 @@ class Kind:
         learnt: what it learnt, after "learnt to draw landscapes".
         comparing: the paragraph above the pictures, after how they were chosen.
         colors: heading above the list of what the condition's colours mean.
-        noise: what is to be said about other noise.
+        noise: what is to be said about other noise, as HTML.
         eyes: what the backbone looks for.
         yours: how to make a condition of one's own, after "or for one that you".
         own: how to give it data of one's own, as HTML.
@@ -103,7 +103,8 @@ _V1 = Kind(
     "pass. On the right is the scene that was drawn for this label map, never shown with it in training: "
     "the network cannot know its light and colours, only its classes.",
     colors="What the colours mean",
-    noise="How much they differ is the network's own choice: no loss tells it which picture is the right one.",
+    noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
+    "(<code>loss.diversity</code>, which the paper does not have).",
     eyes="for discriminators and image consistency",
     yours="paint yourself in the colours above",
     own="Point it at two folders of your own, label maps in <code>maps</code> and photos in <code>shots</code>, that "
@@ -134,7 +135,8 @@ _V1_SKETCH = Kind(
     "are. X3 is the largest of the three pictures that it draws in one pass. On the right is the scene "
     "that the drawing was made of, never shown with it in training.",
     colors="What the drawings show",
-    noise="How much they differ is the network's own choice: no loss tells it which picture is the right one.",
+    noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
+    "(<code>loss.diversity</code>, which the paper does not have).",
     eyes="for discriminators and image consistency",
     yours="draw yourself, one pixel thin",
     own="Point it at a folder of photos of your own; the drawings to learn from are made of their edges. Then draw "
