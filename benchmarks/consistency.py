@@ -262,7 +262,8 @@ def score_all(args: argparse.Namespace, runs: list[Run]) -> int:
     table = summary(scores, there)
     sizes = {"steps": args.steps, "held_out": args.count, "reader": readers.accuracies()}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    record = {**surroundings(), **sizes, "settings": SMALL, "runs": scores, "rungs": table}
+    trained = {run.name: json.loads((args.runs / run.name / "run.json").read_text())["command"] for run in there}
+    record = {**surroundings(), **sizes, "trained": trained, "runs": scores, "rungs": table}
     args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(markdown(table))
     return 0

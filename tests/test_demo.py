@@ -225,7 +225,7 @@ def test_an_interrupted_demo_goes_on(
     assert run_demo(out, minutes=0.02, device="cpu").page == out / "index.html"
     text = capsys.readouterr().out
     assert "the same command goes on from there" in text
-    assert "Drawing label maps" in text
+    assert "Drawing from label maps" in text
 
 
 def test_ctrl_c_while_measuring_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

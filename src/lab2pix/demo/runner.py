@@ -126,7 +126,7 @@ def run_demo(
         _say(f"Stopped at step {result.step} of {result.total_steps}; the same command goes on from there.")
         return DemoResult(None, None, result.exit_code)
 
-    _say(f"Drawing {kind.condition}s that the network has not seen ...")
+    _say(f"Drawing from {kind.condition}s that the network has not seen ...")
     synthesizer = Synthesizer.load(run, device=device)
     held_out = _held_out(config)
     scenes = draw_scenes(synthesizer, held_out, SHOWN, kind.seeds if kind.unpaired else 1)
