@@ -78,6 +78,11 @@ def _check_method(config: Config) -> None:
             "loss.consistency compares outputs of neighbouring scales, but generator.progressive is false; "
             "set loss.consistency=0 or generator.progressive=true"
         )
+    if config.generator.progressive and config.discriminator.scales != 3:
+        raise ConfigError(
+            f"discriminator.scales is {config.discriminator.scales}, but generator.progressive draws three images, "
+            "each of which is judged; set discriminator.scales=3 or generator.progressive=false"
+        )
     if config.loss.diversity > 0 and config.generator.start == "label":
         raise ConfigError(
             "loss.diversity asks noise for different pictures, but generator.start is 'label', which takes none; "
@@ -134,6 +139,9 @@ def _check_size(config: Config) -> None:
     multiple = 2**config.generator.doublings
     least = 2 * _FINEST_STRIDE if config.discriminator.kind == "hierarchical" else 1
     nearest = list(nearest_size(size, multiple, least))
+    alone = config.train.batch_size // config.train.accumulate <= 1
+    if alone and nearest == [multiple, multiple]:
+        nearest[1] += multiple
     if any(side < 1 or side % multiple for side in size):
         raise ConfigError(
             f"data.size is {list(size)} but both sides must be multiples of {multiple}, 2 to the power of "
@@ -143,6 +151,12 @@ def _check_size(config: Config) -> None:
         raise ConfigError(
             f"data.size is {list(size)} but the hierarchical discriminators need both sides to be at least {least}, "
             f"or their deepest level normalises a single pixel; the smallest valid size is {nearest}"
+        )
+    if alone and size == (multiple, multiple):
+        raise ConfigError(
+            f"data.size is {list(size)}, which makes the generator's first scale one pixel, and a part of a batch "
+            f"holds one sample, so its batch norm has nothing to average; set data.size={nearest} or "
+            f"train.batch_size={2 * config.train.accumulate}"
         )
     if resize and (resize[0] < size[0] or resize[1] < size[1]):
         raise ConfigError(
