@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,9 +49,7 @@ def test_hinge_terms_by_hand():
 def test_vanilla_terms_are_binary_cross_entropy():
     prediction = torch.linspace(-5, 5, 11)
     for term, target in ((losses.vanilla_real, 1.0), (losses.vanilla_fake, 0.0)):
-        expected = torch.nn.functional.binary_cross_entropy(
-            prediction.sigmoid(), torch.full_like(prediction, target), reduction="none"
-        )
+        expected = F.binary_cross_entropy(prediction.sigmoid(), torch.full_like(prediction, target), reduction="none")
         torch.testing.assert_close(term(prediction), expected, atol=1e-6, rtol=1e-4)
 
 
@@ -106,3 +105,108 @@ def test_feature_matching_reductions():
     fake = [[torch.full((1, 2), 1.0)] * 4, [torch.full((1, 2), 3.0)] * 2]
     assert losses.feature_matching_loss(fake, zero).item() == pytest.approx(1 + 3)
     assert losses.feature_matching_loss(fake, zero, "released").item() == pytest.approx((4 * 1 + 2 * 3) / 2)
+
+
+# --- image consistency (Eq. 18) ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "expected"),
+    [
+        # two images that differ by (3, 4) and by nothing in one layer; each by a 2 in another
+        ("norm", (5 + 0) / 2 + 2),
+        ("squared", (25 + 0) / 2 + 4),
+        ("mean-square", 25 / 4 + 4),
+    ],
+)
+def test_image_consistency_by_hand(form, expected):
+    pooled = [torch.tensor([[3.0, 4.0], [1.0, 1.0]]).reshape(2, 2, 1, 1), torch.full((2, 1, 1, 1), 2.0)]
+    smaller = [torch.tensor([[0.0, 0.0], [1.0, 1.0]]).reshape(2, 2, 1, 1), torch.zeros(2, 1, 1, 1)]
+    assert losses.image_consistency_loss(pooled, smaller, form).item() == pytest.approx(expected, rel=1e-5)
+    assert losses.image_consistency_loss(smaller, pooled, form).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_image_consistency_is_the_plain_norm_unless_said_otherwise():
+    pooled, smaller = [torch.randn(2, 3, 4, 4)], [torch.randn(2, 3, 4, 4)]
+    expected = torch.linalg.vector_norm(pooled[0] - smaller[0], dim=(1, 2, 3)).mean()
+    torch.testing.assert_close(losses.image_consistency_loss(pooled, smaller), expected)
+
+
+@pytest.mark.parametrize("form", ["norm", "squared", "mean-square"])
+def test_image_consistency_has_a_finite_slope_where_images_agree(form):
+    feature = torch.randn(2, 3, 4, 4, requires_grad=True)
+    value = losses.image_consistency_loss([feature], [feature.detach().clone()], form)
+    value.backward()
+    assert value.item() == pytest.approx(0, abs=1e-5)
+    assert feature.grad is not None
+    assert not feature.grad.any()
+
+
+def test_image_consistency_wants_as_many_layers_on_both_sides():
+    with pytest.raises(ValueError, match="argument"):
+        losses.image_consistency_loss([torch.zeros(1, 1, 1, 1)] * 2, [torch.zeros(1, 1, 1, 1)])
+
+
+# --- cycle segmentation (Eq. 19) ---------------------------------------------------------------------------------
+
+
+def test_cycle_segmentation_is_the_cross_entropy_summed_over_scales():
+    label = torch.randint(5, (2, 8, 12))
+    logits = [torch.randn(2, 5, 8, 12), torch.randn(2, 5, 8, 12)]
+    expected = F.cross_entropy(logits[0], label) + F.cross_entropy(logits[1], label)
+    torch.testing.assert_close(losses.cycle_segmentation_loss(logits, label), expected)
+    # unsure of two classes: log 2 per pixel
+    even = losses.cycle_segmentation_loss([torch.zeros(1, 2, 4, 4)] * 3, torch.zeros(1, 4, 4, dtype=torch.int64))
+    assert even.item() == pytest.approx(3 * 0.693147, rel=1e-5)
+
+
+def test_cycle_segmentation_enlarges_smaller_scales_pixel_by_pixel():
+    label = torch.randint(3, (2, 8, 8))
+    small = torch.randn(2, 3, 2, 2)
+    enlarged = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
+    torch.testing.assert_close(losses.cycle_segmentation_loss([small], label), F.cross_entropy(enlarged, label))
+
+
+def test_cycle_segmentation_leaves_out_pixels_without_a_class():
+    label = torch.randint(3, (2, 8, 8))
+    label[0, :4] = 3  # the id behind the last class: unknown
+    logits = torch.randn(2, 3, 8, 8, requires_grad=True)
+    value = losses.cycle_segmentation_loss([logits], label, ignored=3)
+    torch.testing.assert_close(value, F.cross_entropy(logits, label, ignore_index=3))
+    value.backward()
+    assert not logits.grad[0, :, :4].any()
+    assert logits.grad[0, :, 4:].any()
+
+
+def test_cycle_segmentation_of_nothing_but_unknown_pixels_is_zero():
+    logits = torch.randn(1, 3, 4, 4, requires_grad=True)
+    value = losses.cycle_segmentation_loss([logits], torch.full((1, 4, 4), 3), ignored=3)
+    value.backward()
+    assert value.item() == 0
+    assert not logits.grad.any()
+
+
+def test_cycle_segmentation_is_computed_in_full_precision():
+    label = torch.randint(3, (1, 8, 8))
+    logits = torch.randn(1, 3, 8, 8)
+    value = losses.cycle_segmentation_loss([logits.bfloat16()], label)
+    assert value.dtype == torch.float32
+    torch.testing.assert_close(value, F.cross_entropy(logits, label), atol=0.01, rtol=0.01)
+
+
+# --- mode seeking ------------------------------------------------------------------------------------------------
+
+
+def test_diversity_is_the_distance_of_noises_over_that_of_pictures():
+    images = torch.stack([torch.full((3, 2, 2), value) for value in (0.0, 0.0, 0.5, 0.25)])
+    noise = torch.tensor([[0.0, 0.0], [1.0, 1.0], [1.0, 3.0], [1.0, 2.0]])
+    # twins are (0, 2) and (1, 3): 2 / 0.5 and 0.5 / 0.25
+    assert losses.diversity_loss(images, noise).item() == pytest.approx((4 + 2) / 2, rel=1e-3)
+
+
+def test_diversity_is_finite_and_large_where_noise_changes_nothing():
+    images = torch.zeros(2, 3, 2, 2, requires_grad=True)
+    value = losses.diversity_loss(images, torch.tensor([[0.0], [1.0]]))
+    value.backward()
+    assert value.item() == pytest.approx(1e5)
+    assert images.grad.isfinite().all()

@@ -19,9 +19,10 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 96), (40, 72)])
 def test_features_have_the_promised_shapes(backbone: Backbone, size: tuple[int, int]) -> None:
-    features = backbone(torch.randn(2, 3, *size), levels=3, perceptual=True)
+    features = backbone(torch.randn(2, 3, *size), levels=3, perceptual=True, consistency=True)
     assert tuple(f.shape[1] for f in features.discriminator) == backbone.discriminator_channels
     assert tuple(f.shape[1] for f in features.perceptual) == backbone.perceptual_channels
+    assert [f.shape for f in features.consistency] == [f.shape for f in features.perceptual]
     first = 1 if backbone.name.startswith("vgg") else 2
     heights = [f.shape[2] for f in features.perceptual]
     if size != (40, 72):  # a size that is no multiple is rounded, down by VGG and up by EfficientNet
@@ -31,25 +32,32 @@ def test_features_have_the_promised_shapes(backbone: Backbone, size: tuple[int, 
 
 def test_one_pass_equals_separate_passes(backbone: Backbone) -> None:
     image = torch.randn(1, 3, 32, 32)
-    both = backbone(image, levels=3, perceptual=True)
+    both = backbone(image, levels=3, perceptual=True, consistency=True)
     for a, b in zip(both.discriminator, backbone(image, levels=3).discriminator, strict=True):
         assert torch.equal(a, b)
     for a, b in zip(both.perceptual, backbone(image, levels=0, perceptual=True).perceptual, strict=True):
         assert torch.equal(a, b)
+    for a, b in zip(both.consistency, backbone(image, levels=0, consistency=True).consistency, strict=True):
+        assert torch.equal(a, b)
 
 
 @pytest.mark.parametrize(
-    ("levels", "perceptual"), [(0, False), (1, False), (2, False), (3, False), (0, True), (1, True)]
+    ("levels", "perceptual", "consistency"),
+    [(0, False, False), (1, False, False), (3, False, False), (0, True, False), (1, True, False), (2, False, True)],
 )
-def test_only_what_is_asked_for_is_computed(backbone: Backbone, levels: int, perceptual: bool) -> None:
+def test_only_what_is_asked_for_is_computed(
+    backbone: Backbone, levels: int, perceptual: bool, consistency: bool
+) -> None:
     ran: list[int] = []
     hooks = [layer.register_forward_hook(lambda *_, i=i: ran.append(i)) for i, layer in enumerate(backbone.layers)]
-    features = backbone(torch.randn(1, 3, 32, 32), levels=levels, perceptual=perceptual)
+    features = backbone(torch.randn(1, 3, 32, 32), levels=levels, perceptual=perceptual, consistency=consistency)
     for hook in hooks:
         hook.remove()
     assert len(features.discriminator) == levels
     assert len(features.perceptual) == 5 * perceptual
-    last = max((*backbone.discriminator_taps[:levels], *(backbone.perceptual_taps if perceptual else ())), default=-1)
+    assert len(features.consistency) == 5 * consistency
+    taps = backbone.perceptual_taps * perceptual + backbone.consistency_taps * consistency
+    last = max((*backbone.discriminator_taps[:levels], *taps), default=-1)
     assert ran == list(range(last + 1))
 
 
@@ -109,6 +117,23 @@ def test_vgg_is_torchvisions(network: type[Backbone], name: str) -> None:
             kinds.append(type(layer))
     assert kinds.count(nn.MaxPool2d) == 3
     assert kinds.count(nn.ReLU) == 5
+
+
+@pytest.mark.parametrize("network", [VGG16, VGG19])
+def test_consistency_sees_the_second_convolution_of_each_stage_and_perception_the_first(
+    network: type[Backbone],
+) -> None:
+    with torch.device("meta"):
+        layers = list(network().layers)
+    for taps, place in ((network.perceptual_taps, 1), (network.consistency_taps, 2)):
+        found = []
+        for tap in taps:
+            assert isinstance(layers[tap], nn.ReLU)
+            before = layers[:tap]
+            pools = [index for index, layer in enumerate(before) if isinstance(layer, nn.MaxPool2d)]
+            stage = before[pools[-1] + 1 if pools else 0 :]
+            found.append((len(pools) + 1, sum(isinstance(layer, nn.Conv2d) for layer in stage)))
+        assert found == [(stage, place) for stage in range(1, 6)]  # relu1_1, ... or relu1_2, ...
 
 
 def test_normalize_is_imagenets() -> None:

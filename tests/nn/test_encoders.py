@@ -5,8 +5,9 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 
-from lab2pix.nn.encoders import GlobalEncoder
+from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, SketchEncoder
 
 
 @settings(max_examples=10, deadline=None)
@@ -50,3 +51,34 @@ def test_every_scale_sees_the_whole_map() -> None:
     for feature in encoder(label):
         (reach,) = torch.autograd.grad(feature.sum(), label, retain_graph=True)
         assert (reach.abs().sum(1) > 0).float().mean() == pytest.approx(1, abs=0.05)
+
+
+def test_as_many_scales_as_asked_for_get_a_feature() -> None:
+    label = torch.rand(1, 2, 32, 64)
+    torch.manual_seed(0)
+    encoder = GlobalEncoder(2, doublings=5, width=2, max_width=4, out_channels=3, outputs=5)
+    assert [feature.shape[-2:] for feature in encoder(label)] == [(1 << scale, 2 << scale) for scale in range(5)]
+    assert len(encoder.scales) == 5
+
+
+def test_noise_becomes_a_map_of_any_size() -> None:
+    torch.manual_seed(0)
+    encoder, noise = NoiseEncoder(8, 5, (2, 4)), torch.randn(3, 8)
+    assert encoder(noise).shape == (3, 5, 2, 4)
+    assert torch.equal(encoder(noise), F.linear(noise, encoder.weight, encoder.bias).view(3, 5, 2, 4))
+    assert torch.equal(encoder(noise, (2, 4)), encoder(noise))
+    larger = F.interpolate(encoder(noise), size=(4, 6), mode="bilinear", align_corners=False)
+    assert torch.equal(encoder(noise, (4, 6)), larger)
+
+
+def test_sketch_encoder_is_as_in_the_paper() -> None:
+    torch.manual_seed(0)
+    encoder = SketchEncoder(1, 4)
+    convolutions = [layer for layer in encoder if isinstance(layer, nn.Conv2d)]
+    assert [conv.out_channels for conv in convolutions] == [4, 8, 16, 32, 64, 64]
+    assert [conv.kernel_size for conv in convolutions] == [(5, 5)] + [(3, 3)] * 5
+    assert [conv.stride for conv in convolutions] == [(1, 1)] + [(2, 2)] * 5
+    assert [type(layer) for layer in encoder] == [nn.Conv2d, nn.BatchNorm2d, nn.ReLU] * 6
+    feature = encoder(torch.randn(2, 1, 64, 96))
+    assert feature.shape == (2, 64, 2, 3)
+    assert feature.min() == 0

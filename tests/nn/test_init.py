@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from lab2pix.nn.init import xavier_init
+from lab2pix.nn.init import normal_init, xavier_init
 
 
 def test_draws_xavier_normal_weights_and_zero_biases() -> None:
@@ -20,18 +21,31 @@ def test_draws_xavier_normal_weights_and_zero_biases() -> None:
         assert not layer.bias.any()
 
 
-def test_leaves_norms_alone() -> None:
+@pytest.mark.parametrize(("given", "deviation"), [({}, 0.02), ({"std": 0.5}, 0.5)])
+def test_draws_normal_weights_and_zero_biases(given: dict[str, float], deviation: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(128, 256))
+    normal_init(network, **given)
+    for layer in (network[0], network[2]):
+        assert layer.weight.std().item() == pytest.approx(deviation, rel=0.02)
+        assert layer.weight.mean().abs() < 0.02 * deviation
+        assert not layer.bias.any()
+
+
+@pytest.mark.parametrize("initialise", [xavier_init, normal_init])
+def test_leaves_norms_alone(initialise: Callable[[nn.Module], None]) -> None:
     norm = nn.BatchNorm2d(4)
-    xavier_init(norm)
+    initialise(norm)
     assert torch.equal(norm.weight, torch.ones(4))
 
 
+@pytest.mark.parametrize("initialise", [xavier_init, normal_init])
 @pytest.mark.parametrize("training", [True, False])
-def test_finds_the_singular_vectors_of_the_new_weight(training: bool) -> None:
+def test_finds_the_singular_vectors_of_the_new_weight(training: bool, initialise: Callable[[nn.Module], None]) -> None:
     torch.manual_seed(0)
     layer = spectral_norm(nn.Conv2d(4, 8, 3)).train(training)
-    xavier_init(layer)
-    assert layer.parametrizations.weight.original.std() < 0.01
+    initialise(layer)
+    assert layer.parametrizations.weight.original.std() < 0.03
     assert layer.parametrizations.weight[0].training == training
     layer.eval()
     assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)

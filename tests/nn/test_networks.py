@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from lab2pix.nn.blocks import GenResBlk, MiniInception
+from lab2pix.nn.coattention import LSCA
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, PatchDiscriminator
-from lab2pix.nn.encoders import GlobalEncoder
-from lab2pix.nn.generators import Lab2PixV2Generator
+from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, SketchEncoder
+from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.nn.modulation import SPADE, DGNorm
 
@@ -24,9 +25,13 @@ LABELS = 3
 SIZE = 64
 
 
-def onehot() -> Tensor:
-    ids = torch.randint(LABELS, (2, SIZE // 8, SIZE // 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
+def onehot(size: int = SIZE) -> Tensor:
+    ids = torch.randint(LABELS, (2, size // 8, size // 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
     return nn.functional.one_hot(ids, LABELS).permute(0, 3, 1, 2).float()
+
+
+def sketch() -> Tensor:
+    return 1 - 2 * (torch.rand(2, 1, SIZE, SIZE) > 0.9).float()
 
 
 def seen(levels: int, channels: int, size: int = SIZE) -> list[Tensor]:
@@ -35,16 +40,29 @@ def seen(levels: int, channels: int, size: int = SIZE) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class Case:
-    """A network at a given width, and inputs of 64x64 for it."""
+    """A network at a given width, and inputs of 64x64 (or 128x128) for it.
+
+    Tracing takes seconds, so those that another case has all the operations of are not traced.
+    """
 
     build: Callable[[int], nn.Module]
     inputs: Callable[[int], tuple[Any, ...]]
+    traced: bool = True
 
 
 def generator(width: int, **options: Any) -> Lab2PixV2Generator:
     return Lab2PixV2Generator(
         LABELS, width=width, start_size=(2, 2), modulation_hidden=4 * width, global_width=width,
         global_max_width=4 * width, noise_dim=8, **options,
+    )  # fmt: skip
+
+
+def unpaired(width: int, **options: Any) -> Lab2PixV1Generator:
+    settings: dict[str, Any] = {"doublings": 5, "start_size": (2, 2)} | options
+    channels = 1 if settings.get("encoder") == "sketch" else LABELS
+    return Lab2PixV1Generator(
+        channels, width=width, modulation_hidden=4 * width, global_width=width, global_max_width=4 * width,
+        noise_dim=8, **settings,
     )  # fmt: skip
 
 
@@ -69,6 +87,34 @@ CASES = {
     "v2": Case(generator, lambda w: (onehot(), torch.randn(2, 8))),
     "v2-label-start": Case(lambda w: generator(w, start="label"), lambda w: (onehot(),)),
     "v2-spade": Case(lambda w: generator(w, modulation="spade"), lambda w: (onehot(), torch.randn(2, 8))),
+    "noise-encoder": Case(lambda w: NoiseEncoder(8, w, (2, 3)), lambda w: (torch.randn(2, 8),)),
+    "sketch-encoder": Case(lambda w: SketchEncoder(1, w), lambda w: (sketch(),)),
+    "lsca": Case(
+        lambda w: LSCA(2 * w, w, LABELS),
+        lambda w: (torch.randn(2, 2 * w, SIZE // 2, SIZE // 2), torch.randn(2, w, SIZE, SIZE), onehot()),
+    ),
+    "v1": Case(unpaired, lambda w: (onehot(), torch.randn(2, 8))),
+    "v1-sketch": Case(lambda w: unpaired(w, encoder="sketch"), lambda w: (sketch(), torch.randn(2, 8))),
+    "v1-six-doublings": Case(
+        lambda w: unpaired(w, doublings=6, start_size=(1, 1)), lambda w: (onehot(), torch.randn(2, 8)), traced=False
+    ),
+    "v1-seven-doublings": Case(
+        lambda w: unpaired(w, doublings=7, start_size=(1, 1)), lambda w: (onehot(128), torch.randn(2, 8)), traced=False
+    ),
+    "v1-sketch-label-start": Case(
+        lambda w: unpaired(w, encoder="sketch", start="label"), lambda w: (sketch(),), traced=False
+    ),
+    "v1-one-image": Case(
+        lambda w: unpaired(w, progressive=False), lambda w: (onehot(), torch.randn(2, 8)), traced=False
+    ),
+    "v1-plain-scales": Case(
+        lambda w: unpaired(w, coattention=False), lambda w: (onehot(), torch.randn(2, 8)), traced=False
+    ),
+    "v1-spade": Case(
+        lambda w: unpaired(w, modulation="spade", progressive=False, coattention=False),
+        lambda w: (onehot(), torch.randn(2, 8)),
+        traced=False,
+    ),
     "hierarchical": Case(
         lambda w: HierarchicalDiscriminator(6, (5, 5, 5), levels=3, width=w, max_width=4 * w),
         lambda w: (torch.randn(2, 6, SIZE, SIZE), seen(3, 5)),
@@ -102,12 +148,13 @@ def assert_same(ours: Any, theirs: Any, tolerance: float = 0.0) -> None:
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.mark.parametrize("name", CASES)
 class TestEveryNetwork:
-    @pytest.fixture(autouse=True)
-    def _seed(self) -> None:
-        torch.manual_seed(0)
-
     @pytest.mark.parametrize("width", [2, 3])
     def test_learns_at_any_width(self, name: str, width: int) -> None:
         case = CASES[name]
@@ -137,6 +184,9 @@ class TestEveryNetwork:
                 norm = torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item()
                 assert norm == pytest.approx(1, abs=0.25)  # power iterations converge slowly
 
+
+@pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.traced])
+class TestTracing:
     @torch.no_grad()
     def test_exports(self, name: str) -> None:
         case = CASES[name]
