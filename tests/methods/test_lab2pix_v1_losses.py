@@ -1,0 +1,223 @@
+"""What Lab2Pix-V1's losses see and leave out, what it draws, and its scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lab2pix_v1_tiny import (
+    NO_BACKBONE,
+    SKETCH,
+    batch,
+    build,
+    generator_half,
+    gradients,
+    noise,
+    space_of,
+    step,
+    still,
+    tiny,
+)
+from torch import Tensor
+
+from lab2pix import losses
+from lab2pix.batch import Batch
+from lab2pix.configuration import load_config
+from lab2pix.methods import Engine, build_generator, condition_channels, draw, draw_scales, make_condition
+from lab2pix.methods.lab2pix_v1 import halve, with_twins
+
+# --- what the losses see -----------------------------------------------------------------------------------------
+
+
+def test_the_photo_reaches_only_the_discriminators():
+    method, found = still(build("loss.sharpness_schedule=constant")), []
+    data = batch(method.config)
+    for photo in (data.image, -data.image):
+        step(method, replace(data, image=photo))
+        found.append([gradients(player) for player in method.players.values()])
+    (generator, discriminator), (other_generator, other_discriminator) = found
+    assert all(torch.equal(gradient, other_generator[name]) for name, gradient in generator.items())
+    assert not all(torch.allclose(gradient, other_discriminator[name]) for name, gradient in discriminator.items())
+
+
+def test_training_without_photos_is_refused():
+    with pytest.raises(ValueError, match="photos"):
+        generator_half(method := build(*NO_BACKBONE), replace(batch(method.config), image=None))
+
+
+def test_the_mask_weighs_generated_images_only():
+    method = build(*NO_BACKBONE)
+    groups = [[[torch.randn(2, 1, 8, 8)] for _ in range(3)] for _ in range(3)]
+    mask = method._mask(batch(method.config))
+    masked, plain = (method._discriminator_terms(groups, weights, 1.0) for weights in (mask, None))
+    assert mask.std() > 0.1
+    assert torch.equal(masked["real"], plain["real"])
+    assert torch.equal(masked["blurred"], plain["blurred"])
+    assert not torch.allclose(masked["fake"], plain["fake"])
+    expected = sum(losses.masked_mean(losses.vanilla_fake(level[0]), mask) for level in groups[0]) / 2
+    torch.testing.assert_close(masked["fake"], expected)
+
+
+def test_the_generator_s_adversarial_term_is_masked():
+    found = []
+    for rate in (1, 2):
+        method = still(build("generator.progressive=false", f"loss.foreground_rate={rate}", *NO_BACKBONE))
+        carry, values = generator_half(method)
+        found.append(values["adversarial"])
+        assert (carry.mask is None) == (rate == 1)
+    assert not torch.allclose(*found)
+
+
+def test_sharpness_rises_with_the_run():
+    method = still(build("loss.sharpness=0.8", *NO_BACKBONE))
+    carry, _ = generator_half(method)
+    zero, half, whole = (
+        method.discriminator_backward(method.discriminator, carry, Engine(progress=progress))
+        for progress in (0.0, 0.5, 1.0)
+    )
+    assert zero["blurred"].item() == 0
+    assert whole["blurred"].item() > 0.1
+    torch.testing.assert_close(half["blurred"], 0.5 * whole["blurred"])
+    torch.testing.assert_close(half["real"], (1 + 0.4) * zero["real"])
+    torch.testing.assert_close(whole["real"], (1 + 0.8) * zero["real"])
+    assert zero["fake"] == half["fake"] == whole["fake"]
+    method.config = tiny("loss.sharpness=0.8", "loss.sharpness_schedule=constant", *NO_BACKBONE)
+    constant = method.discriminator_backward(method.discriminator, carry, Engine(progress=0.0))
+    torch.testing.assert_close(constant["blurred"], whole["blurred"])
+
+
+@pytest.mark.parametrize("blur", ["average", "nearest"])
+def test_every_scale_of_the_photo_is_blurred_by_itself(blur):
+    method = build(f"loss.blur={blur}", *NO_BACKBONE)
+    carry, _ = generator_half(method)
+    soft = method.blurred_images(carry.real)
+    assert [image.shape for image in soft] == [image.shape for image in carry.real]
+    for image, sharp in zip(soft, carry.real, strict=True):
+        assert torch.equal(image, losses.blurred(sharp, blur))
+        assert (image - sharp).abs().mean() > 0.05
+    if blur == "average":  # why not the smaller forms of the blurred photo: they would be sharp again
+        torch.testing.assert_close(halve(soft[0]), carry.real[1])
+
+
+def test_photos_are_halved_by_the_mean_of_four():
+    method = build(*NO_BACKBONE)
+    data = batch(method.config)
+    carry, _ = generator_half(method, data)
+    assert torch.equal(carry.real[0], data.image)
+    torch.testing.assert_close(carry.real[2], F.avg_pool2d(data.image, 4))
+
+
+def test_pixels_without_a_class_are_not_read_back():
+    config = tiny("data.label_space=cityscapes", *NO_BACKBONE)
+    method, data = build(config=config), batch(config)
+    unknown = method.label_space.num_classes
+    data.label[:, :32] = unknown
+    slopes: list[Tensor] = []
+    for segmenter in method.drawer.segmenters:
+        segmenter.register_forward_hook(lambda module, given, logits: logits.register_hook(slopes.append) and None)
+    generator_half(method, data)
+    assert condition_channels(config, method.label_space) == unknown + 1
+    assert len(slopes) == 3
+    for slope in slopes:
+        half = slope.shape[-2] // 2
+        assert slope.shape[1] == unknown
+        assert not slope[..., :half, :].any()
+        assert slope[..., half:, :].any()
+
+
+# --- sketches ----------------------------------------------------------------------------------------------------
+
+
+def test_sketches_are_one_channel_of_paper_and_line():
+    config = tiny(*SKETCH)
+    label = torch.tensor([[[0, 1], [1, 0]]])
+    condition = make_condition(config, space_of(config), Batch(label=label))
+    assert condition.tolist() == [[[[1.0, -1.0], [-1.0, 1.0]]]]
+    assert condition.dtype == torch.float32
+    assert condition_channels(config, space_of(config)) == 1
+
+
+def test_sketches_are_read_back_as_two_classes_and_weigh_all_pixels_alike():
+    method = build(*SKETCH, *NO_BACKBONE)
+    assert [segmenter.classifier.out_channels for segmenter in method.drawer.segmenters] == [2, 2, 2]
+    assert method._mask(batch(method.config)) is None
+
+
+# --- noise -------------------------------------------------------------------------------------------------------
+
+
+def test_twins_are_a_quarter_of_a_batch_drawn_twice():
+    label = torch.arange(9).reshape(9, 1, 1)
+    image, edges = label.unsqueeze(1).float(), label.unsqueeze(1).float()
+    given = Batch(label=label, image=image, edges=edges, names=tuple("abcdefghi"))
+    twice = with_twins(given)
+    assert twice.label.flatten().tolist() == [0, 1, 0, 1, 4, 5, 6, 7, 8]
+    assert twice.edges.flatten().tolist() == twice.label.flatten().tolist()
+    assert "".join(twice.names) == "ababefghi"
+    assert torch.equal(twice.image, image)  # whatever photos: nobody compares with them
+    assert with_twins(Batch(label=label[:3])).label.flatten().tolist() == [0, 0, 2]
+    assert torch.equal(with_twins(Batch(label=label[:1])).label, label[:1])
+
+
+def test_twins_are_drawn_in_place_of_others():
+    method = build("loss.diversity=0.1", *NO_BACKBONE)
+    conditions: list[Tensor] = []
+    method.generator.register_forward_pre_hook(lambda module, given: conditions.append(given[0]))
+    data = batch(method.config, 4)
+    generator_half(method, data)
+    expected = make_condition(method.config, method.label_space, data)[[0, 0, 2, 3]]
+    assert len(conditions) == 1
+    assert torch.equal(conditions[0], expected)
+
+
+# --- pictures and scores -----------------------------------------------------------------------------------------
+
+
+def test_draw_scales_gives_three_images_and_draw_the_largest():
+    config = tiny()
+    space = space_of(config)
+    torch.manual_seed(0)
+    generator = build_generator(config, space).eval()
+    with torch.no_grad():
+        images = draw_scales(generator, config, space, batch(config), noise())
+        again = draw(generator, config, space, batch(config), noise())
+        other = draw(generator, config, space, batch(config), noise(seed=2))
+    assert [tuple(image.shape) for image in images] == [(2, 3, size, size) for size in (64, 32, 16)]
+    assert torch.equal(images[0], again)
+    assert not torch.equal(again, other)
+    paired = load_config("v2-small", ["generator.width=2", "generator.modulation_hidden=4"])
+    with torch.no_grad():
+        single = draw_scales(build_generator(paired, space).eval(), paired, space, batch(paired), noise())
+    assert len(single) == 1
+
+
+class Reads(torch.nn.Module):
+    """A segmenter that reads the same in every image."""
+
+    def __init__(self, logits: Tensor) -> None:
+        super().__init__()
+        self.logits = logits
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.logits
+
+
+def test_validation_scores_say_how_much_of_the_label_map_is_read_back():
+    method = build("data.label_space=cityscapes", *NO_BACKBONE)
+    data, classes = batch(method.config), method.label_space.num_classes
+    data.label[0] = classes  # a map of nothing but unknown pixels
+    logits = 20.0 * F.one_hot(data.label.clamp(max=classes - 1), classes).permute(0, 3, 1, 2)
+    logits[1, :, :16] = logits[1, :, :16].roll(1, 0)  # a quarter of the other map is misread
+    method.drawer.segmenters[0] = Reads(logits)
+    scores = method.validation_scores(data, data.image)
+    assert tuple(scores) == method.score_names == ("cycle", "disagreement")
+    assert scores["disagreement"].item() == pytest.approx(0.25)
+    assert scores["cycle"].item() == pytest.approx(0.25 * 20, rel=1e-4)
+
+
+def test_without_segmenters_there_are_no_scores():
+    method = build("loss.cycle=0", *NO_BACKBONE)
+    assert method.score_names == ()
+    assert method.validation_scores(batch(method.config), torch.zeros(2, 3, 64, 64)) == {}
