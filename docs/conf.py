@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "src"))
@@ -82,7 +82,12 @@ def _settings_table(path: str, title: str, model: type[BaseModel]) -> str:
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             continue
-        cells = (f"`{prefix}{name}`", _values(field), f"`{_literal(_default(field))}`", field.description or "")
+        cells = (
+            f"`{prefix}{field.alias or name}`",
+            _values(field),
+            f"`{_literal(_default(field))}`",
+            field.description or "",
+        )
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join([f"### {title}", "", (model.__doc__ or "").strip(), "", *rows])
 
@@ -104,6 +109,8 @@ def _kind(annotation: Any) -> str:
     if annotation in words:
         return words[annotation]
     origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _kind(inner[0])
     if origin is Literal:
         return ", ".join(f"`{_literal(choice)}`" for choice in inner)
     if origin is tuple:
@@ -185,7 +192,11 @@ def exists(name: str) -> bool:
 
 def known_settings() -> set[str]:
     """Return the dotted path of every setting."""
-    return {f"{path}.{name}" for path, model in _groups("", Config) for name in model.model_fields}
+    return {
+        f"{path}.{field.alias or name}"
+        for path, model in _groups("", Config)
+        for name, field in model.model_fields.items()
+    }
 
 
 def _outside_fences(text: str, change: Callable[[str], str]) -> str:
