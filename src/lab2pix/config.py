@@ -199,7 +199,7 @@ class LossConfig(Section):
 
     consistency: float = Field(0.0, ge=0, description="V1, λ3: weight of image consistency (Eq. 18); 0: off.")
     consistency_form: Literal["norm", "squared", "mean-square"] = Field(
-        "norm", description="Plain L2 norm (Eq. 18), its square, or the mean of squares (released)."
+        "squared", description="Squared L2 norm per image, the plain norm (Eq. 18), or the mean of squares (released)."
     )
     consistency_layers: Literal["second", "first"] = Field(
         "second", description="The second convolution of each stage (Eq. 18) or the first (released)."
