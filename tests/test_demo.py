@@ -123,7 +123,8 @@ def test_page_of_v1_says_that_nothing_was_paired(unpaired: tuple[str, Path]) -> 
     assert "share of pixels in which its own segmenter sees something else" in page.words
     # 8 scenes with 3 pictures, five seeds, 7 on the way, three sizes, the loss plot, and the film.
     assert len(page.pictures) >= 24 + 6 + 7 + 4 + 1 + 3 * 3
-    assert {16, 32, 64} <= {picture.width for picture in page.pictures}
+    sizes = {32, 64, 128} if method == "v1-sketch" else {16, 32, 64}
+    assert sizes <= {picture.width for picture in page.pictures}
     assert "true picture" not in text.lower()
 
 
@@ -131,7 +132,8 @@ def test_sheet_of_v1_shows_seeds_and_sizes(unpaired: tuple[str, Path]) -> None:
     method, out = unpaired
     sheet = np.asarray(Image.open(out / "samples.png"))
     # What it was drawn from, five seeds and its scene; eight scenes, and a row of sizes.
-    assert sheet.shape[1] == 7 * 200 + 8
+    side = 264 if method == "v1-sketch" else 200
+    assert sheet.shape[1] == 7 * side + 8
     assert sheet.shape[0] > 9 * 200
     label = sheet[-200:-10, 10:198]
     space = LabelSpace.load("sketch" if method == "v1-sketch" else "scenes")

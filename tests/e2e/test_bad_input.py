@@ -267,3 +267,32 @@ def test_no_permission_to_write_pictures(run: Run, run_folder: Path, folder_data
         result = run(*words, target / "out")
     sentence(result, "permission", target)
     assert list(target.iterdir()) == []
+
+
+@pytest.mark.parametrize("empty", ["labels", "images"])
+def test_an_unpaired_set_with_an_empty_side_is_refused(run: Run, folder_data: Path, tmp_path: Path, empty: str) -> None:
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    sides = {side: folder_data / side / "train" for side in ("labels", "images")} | {empty: nothing}
+    roots = (f"data.{side}.root={root}" for side, root in sides.items())
+    words = ("data.layout=folder", "data.val_split=null", *roots, "--out", tmp_path / "run", "--device", "cpu")
+    sentence(run("train", "v1-small", *words), nothing)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("fault", ["colours", "tones"])
+def test_a_file_that_is_no_line_drawing_is_refused(run: Run, tmp_path: Path, fault: str) -> None:
+    root = tmp_path / "shoes" / "train"
+    root.mkdir(parents=True)
+    left = np.full((64, 64, 3), 255, dtype=np.uint8)
+    left[8:56, 20:24] = 0
+    if fault == "colours":
+        left[30:50, 30:50] = (200, 20, 20)
+    else:
+        left[:, :] = np.arange(64, dtype=np.uint8)[None, :, None] * 4
+    for name in ("a", "b"):
+        Image.fromarray(np.concatenate([left, np.full_like(left, 90)], 1)).save(root / f"{name}.png")
+    sketches = ("data.sketch.from=files", "data.sketch.label_space=null", "data.val_split=null", "data.size=[64,64]")
+    small = ("generator.width=4", "discriminator.width=4", "discriminator.max_width=8", "segmenter.width=4")
+    words = ("data.layout=sketch", f"data.root={root.parent}", *sketches, *small, "train.steps=1")
+    sentence(run("train", "v1-small-sketch", *words, "--out", tmp_path / "run", "--device", "cpu"), ".png", fault)

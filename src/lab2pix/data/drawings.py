@@ -28,6 +28,8 @@ _COLORED_SHARE = 0.001
 """Part of the pixels that may be colourful all the same."""
 _CONTRAST = 32
 """Least difference of the lightest and the darkest pixel; a page with less is blank."""
+_SHADED_SHARE = 0.25
+"""Part of the pixels that may lie between the tones of lines and paper, as softened edges do."""
 _IDS = 32
 """What is darker than this all over holds ids rather than tones."""
 
@@ -36,7 +38,7 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Te
     """Tell the lines of a drawing from its paper.
 
     What is darker than the middle between the darkest and the lightest pixel is dark. A page of one tone is blank.
-    A picture without any value above 1 holds ids instead, 1 for a line.
+    A picture without any value above 1 holds ids instead, 1 for a line unless `lines` is `dark`.
 
     Args:
         pixels: `[3, H, W]` uint8 RGB.
@@ -48,7 +50,7 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Te
         `[H, W]` int64, 0 blank and 1 line.
 
     Raises:
-        LabelError: the drawing has colours, or is a label map.
+        LabelError: the drawing has colours or many tones, or is a label map.
     """
     inner = pixels[..., : max(1, pixels.shape[-1] - seam)]
     colored = (inner.amax(dim=0) - inner.amin(dim=0)) > _COLORED
@@ -60,7 +62,7 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Te
     gray = pixels.float().mean(dim=0)
     darkest, lightest = float(gray.min()), float(gray.max())
     if lightest <= 1:
-        return gray.round().long()
+        return (gray.round() == (0 if lines == "dark" else 1)).long()
     if lightest < _IDS:
         raise LabelError(
             f"{where} holds values from {darkest:g} to {lightest:g}, as label maps do, but no line drawing; set "
@@ -68,6 +70,13 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Te
         )
     if lightest - darkest < _CONTRAST:
         return torch.zeros(gray.shape, dtype=torch.int64)
+    quarter = (lightest - darkest) / 4
+    shaded = float(((gray > darkest + quarter) & (gray < lightest - quarter)).float().mean())
+    if shaded > _SHADED_SHARE:
+        raise LabelError(
+            f"{where} has tones between line and paper in {shaded:.1%} of its pixels, as label maps and photos do; "
+            "give a line drawing, or set data.sketch.from to labels or photo for lines that are made of it"
+        )
     dark = gray < (darkest + lightest) / 2
     light_lines = lines == "light" or (lines == "auto" and int(dark.sum()) * 2 > dark.numel())
     return (~dark if light_lines else dark).long()

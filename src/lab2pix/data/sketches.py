@@ -101,7 +101,7 @@ def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
     if sketch.label_space is not None and sketch.from_ == "files":
         raise ConfigError(
             f"data.sketch.label_space is '{sketch.label_space}', but data.sketch.from is 'files', so no borders are "
-            "drawn; set data.sketch.from=labels or leave it out"
+            "drawn; set data.sketch.from=labels or data.sketch.label_space=null"
         )
     if label_space.name != SKETCH:
         if sketch.from_ != "files":
@@ -114,6 +114,11 @@ def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
         raise ConfigError("data.instance_edges is true, but line drawings show no instances; set it to false")
     space = label_space
     if sketch.from_ == "labels":
+        if data.layout == SKETCH and data.labels.root is None:
+            raise ConfigError(
+                "data.layout is 'sketch', whose files hold line drawings, but data.sketch.from is 'labels'; set "
+                "data.sketch.from=files data.sketch.label_space=null"
+            )
         if sketch.label_space is None:
             raise ConfigError(
                 "data.sketch.label_space is missing: data.sketch.from=labels must know how to read the label maps; "

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.dataset import AnyDataset, build_dataset
+from lab2pix.errors import ConfigError
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import Losses, build_method
 from lab2pix.training.checkpoint import (
@@ -105,6 +106,7 @@ def train(
         stop = StopRequest(config.train.max_minutes)
         stack.enter_context(explain_failures(config, team.size))
 
+        _check_share(config, team)
         label_space = LabelSpace.load(config.data.label_space)
         dataset = build_dataset(config.data, "train", label_space, config.seed)
         samples, total = len(dataset), total_steps(config.train, len(dataset))
@@ -203,6 +205,24 @@ def _parts(batches: Sequence[Batch], config: Config, step: int, team: Team) -> l
     sizes = [len(batch) for batch in batches]
     noise = draw_noise(config.seed, step, team.rank, sum(sizes), config.generator.noise_dim).to(team.device)
     return [(batch.to(team.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
+
+
+def _check_share(config: Config, team: Team) -> None:
+    """Check rules about the samples of one pass again, now that it is known how many processes share a batch."""
+    share = config.train.batch_size // (config.train.accumulate * team.size)
+    if share != 1:
+        return
+    advice = f"train.batch_size to {2 * config.train.accumulate * team.size} or more, or run fewer processes"
+    if config.loss.diversity > 0:
+        raise ConfigError(
+            f"loss.diversity compares two pictures of a label map, but each of {team.size} processes draws one at a "
+            f"time; set {advice}"
+        )
+    if set(config.data.size) == {2**config.generator.doublings}:
+        raise ConfigError(
+            f"data.size is {list(config.data.size)}, which makes the generator's first scale one pixel, and each of "
+            f"{team.size} processes draws one sample at a time, so its batch norm has nothing to average; set {advice}"
+        )
 
 
 def _check_held_out(config: Config, label_space: LabelSpace) -> None:
