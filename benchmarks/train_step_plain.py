@@ -171,6 +171,8 @@ class PlainParts:
         """Switch; the global encoder's and V2's last activation stay in place."""
         method = self.method
         method.savings = savings
+        # Kept, it would be freed in the middle of the next step's record of memory.
+        self.label = torch.empty(0)
         method.eyes = self.eyes if "features_once" in savings else self.plain_eyes  # type: ignore[assignment]
         lean = {"in_place", "labels_once"} <= savings
         SPADE.forward = self.norm if lean else self._plain_norm(savings)  # type: ignore[method-assign]
