@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +25,26 @@ from lab2pix.nn.discriminators import (
     ScaleOutput,
 )
 
-__all__ = ["AdversarialMethod", "Carry", "build_discriminator", "frozen", "photos"]
+__all__ = ["AdversarialMethod", "Carry", "build_discriminator", "frozen", "generator_settings", "photos"]
+
+
+def generator_settings(config: Config) -> dict[str, Any]:
+    """Return what the generators of both methods are told alike, as keyword arguments."""
+    settings = config.generator
+    stride = 2**settings.doublings
+    return {
+        "width": settings.width,
+        "doublings": settings.doublings,
+        "start_size": (config.data.size[0] // stride, config.data.size[1] // stride),
+        "modulation": settings.modulation,
+        "modulation_hidden": settings.modulation_hidden,
+        "global_width": settings.global_encoder.width,
+        "global_max_width": settings.global_encoder.max_width,
+        "start": settings.start,
+        "noise_dim": settings.noise_dim,
+        "spectral_norm": settings.spectral_norm,
+        "gradient_checkpointing": config.train.gradient_checkpointing,
+    }
 
 
 def build_discriminator(config: Config, channels: int, backbone_channels: Sequence[int]) -> MultiScaleDiscriminator:

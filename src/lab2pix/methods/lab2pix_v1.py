@@ -20,7 +20,7 @@ from lab2pix.losses import (
     diversity_loss,
     image_consistency_loss,
 )
-from lab2pix.methods.adversarial import AdversarialMethod, Carry, frozen, photos
+from lab2pix.methods.adversarial import AdversarialMethod, Carry, frozen, generator_settings, photos
 from lab2pix.methods.base import Engine, Losses
 from lab2pix.methods.conditions import condition_channels, make_condition
 from lab2pix.nn.generators import Lab2PixV1Generator
@@ -32,24 +32,12 @@ __all__ = ["GeneratorWithSegmenters", "Lab2PixV1", "build_v1_generator"]
 
 def build_v1_generator(config: Config, label_space: LabelSpace) -> Lab2PixV1Generator:
     """Return the generator that the configuration describes, initialised as the released V1 is."""
-    settings = config.generator
-    stride = 2**settings.doublings
     generator = Lab2PixV1Generator(
         condition_channels(config, label_space),
-        width=settings.width,
-        doublings=settings.doublings,
-        start_size=(config.data.size[0] // stride, config.data.size[1] // stride),
-        encoder=settings.encoder,
-        progressive=settings.progressive,
-        coattention=settings.coattention,
-        modulation=settings.modulation,
-        modulation_hidden=settings.modulation_hidden,
-        global_width=settings.global_encoder.width,
-        global_max_width=settings.global_encoder.max_width,
-        start=settings.start,
-        noise_dim=settings.noise_dim,
-        spectral_norm=settings.spectral_norm,
-        gradient_checkpointing=config.train.gradient_checkpointing,
+        encoder=config.generator.encoder,
+        progressive=config.generator.progressive,
+        coattention=config.generator.coattention,
+        **generator_settings(config),
     )
     normal_init(generator)
     return generator

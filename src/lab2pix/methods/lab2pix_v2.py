@@ -13,7 +13,7 @@ from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
 from lab2pix.losses import adversarial_loss, blurred, feature_matching_loss, perceptual_loss
-from lab2pix.methods.adversarial import AdversarialMethod, Carry, frozen, photos
+from lab2pix.methods.adversarial import AdversarialMethod, Carry, frozen, generator_settings, photos
 from lab2pix.methods.base import Engine, Losses
 from lab2pix.methods.conditions import condition_channels, make_condition
 from lab2pix.methods.eyes import Sight
@@ -26,22 +26,7 @@ __all__ = ["Lab2PixV2", "build_v2_generator", "pyramid"]
 
 def build_v2_generator(config: Config, label_space: LabelSpace) -> Lab2PixV2Generator:
     """Return the generator of section 2 of the configuration, initialised as the released V2 is."""
-    settings = config.generator
-    stride = 2**settings.doublings
-    generator = Lab2PixV2Generator(
-        condition_channels(config, label_space),
-        width=settings.width,
-        doublings=settings.doublings,
-        start_size=(config.data.size[0] // stride, config.data.size[1] // stride),
-        modulation=settings.modulation,
-        modulation_hidden=settings.modulation_hidden,
-        global_width=settings.global_encoder.width,
-        global_max_width=settings.global_encoder.max_width,
-        start=settings.start,
-        noise_dim=settings.noise_dim,
-        spectral_norm=settings.spectral_norm,
-        gradient_checkpointing=config.train.gradient_checkpointing,
-    )
+    generator = Lab2PixV2Generator(condition_channels(config, label_space), **generator_settings(config))
     xavier_init(generator)
     return generator
 
