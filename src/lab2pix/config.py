@@ -25,7 +25,7 @@ __all__ = [
     "TrainConfig",
 ]
 
-BackboneName = Literal["vgg16", "vgg19", "efficientnet-lite0"]
+BackboneName = Literal["vgg16", "vgg19", "efficientnet-lite0", "efficientnet-lite1"]
 
 LAYOUT_NAMES = ("ade20k", "cityscapes", "coco-stuff", "facades", "facades-base", "folder", "scenes", "sketch")
 """Every layout of `lab2pix.data`, so that a typo shows before anything heavy is loaded; a test keeps the two alike."""
@@ -211,6 +211,9 @@ class LossConfig(Section):
         "maps of another quarter with other noise; 0: off, and noise may come to change little.",
     )
     cycle: float = Field(0.0, ge=0, description="V1, λ4: weight of cycle segmentation (Eq. 19); 0: off.")
+    cycle_warmup: float = Field(
+        0.0, ge=0, le=1, description="V1, not in the paper: first part of the run in which λ4 rises from 0 to its value."
+    )
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

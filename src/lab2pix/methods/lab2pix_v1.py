@@ -143,7 +143,7 @@ class Lab2PixV1(AdversarialMethod):
                     losses[name] = losses.get(name, 0.0) + value.detach()
         ends, gradients = list(generated), [leaf.grad for leaf in leaves]
         if logits:
-            cycle = loss.cycle * cycle_segmentation_loss(logits, batch.label, self.ignored)
+            cycle = self._cycle(engine) * cycle_segmentation_loss(logits, batch.label, self.ignored)
             losses["cycle"] = cycle.detach()
             ends.append(engine.scale(cycle))
             gradients.append(None)
@@ -157,6 +157,11 @@ class Lab2PixV1(AdversarialMethod):
             mask=mask,
         )
         return carry, losses
+
+    def _cycle(self, engine: Engine) -> float:
+        """Return λ4 at this step."""
+        loss = self.config.loss
+        return loss.cycle * (min(1.0, engine.progress / loss.cycle_warmup) if loss.cycle_warmup > 0 else 1.0)
 
     def _by_scale(self, images: list[Tensor]) -> list[Tensor]:
         """Return one image per discriminator: those at hand, and the smallest of them halved as often as need be."""

@@ -14,7 +14,7 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-__all__ = ["VGG16", "VGG19", "Backbone", "BackboneFeatures", "EfficientNetLite0"]
+__all__ = ["VGG16", "VGG19", "Backbone", "BackboneFeatures", "EfficientNetLite0", "EfficientNetLite1"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -172,28 +172,24 @@ class VGG19(_VGG):
     consistency_taps = (3, 8, 13, 22, 31)
 
 
-class EfficientNetLite0(Backbone):
-    """EfficientNet-Lite0 of the package `efficientnet-lite-pytorch`: a fiftieth of VGG19's work, for CPUs.
+class _EfficientNetLite(Backbone):
+    """A network of the package `efficientnet-lite-pytorch`: a fiftieth of VGG19's work, for CPUs.
 
     Discriminator features are the blocks' results at 1/8, 1/16, 1/32; perceptual ones, and those of image consistency,
     at 1/2, 1/4, 1/8, 1/16, 1/32.
     Without an activation they are about ten times as large as VGG's, so they are divided by ten: between two different
-    pictures the five differ by 1.0, 1.2, 1.0, 0.7, 0.24 on average (L1), which Eq. 28 with its weights makes 0.6.
+    pictures Lite0's five differ by 1.0, 1.2, 1.0, 0.7, 0.24 on average (L1), which Eq. 28 with its weights makes 0.6.
     """
 
-    name = "efficientnet-lite0"
     discriminator_channels = (40, 112, 320)
     perceptual_channels = (16, 24, 40, 112, 320)
-    discriminator_taps = (5, 11, 16)
-    perceptual_taps = (1, 3, 5, 11, 16)
-    consistency_taps = perceptual_taps
     feature_scale = 0.1
 
     def __init__(self) -> None:
         from efficientnet_lite_pytorch import EfficientNet
 
         # Without a fixed image size the convolutions pad as any size needs.
-        network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+        network = EfficientNet.from_name(self.name, image_size=None)
         stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         super().__init__([stem, *network._blocks])
 
@@ -215,3 +211,21 @@ class EfficientNetLite0(Backbone):
             _, block, rest = name.split(".", 2)
             return f"layers.{int(block) + 1}.{rest}"
         return name
+
+
+class EfficientNetLite0(_EfficientNetLite):
+    """EfficientNet-Lite0: 16 blocks."""
+
+    name = "efficientnet-lite0"
+    discriminator_taps = (5, 11, 16)
+    perceptual_taps = (1, 3, 5, 11, 16)
+    consistency_taps = perceptual_taps
+
+
+class EfficientNetLite1(_EfficientNetLite):
+    """EfficientNet-Lite1: 21 blocks, other weights; for runs that shall be judged by what Lite0 sees."""
+
+    name = "efficientnet-lite1"
+    discriminator_taps = (7, 15, 21)
+    perceptual_taps = (1, 4, 7, 15, 21)
+    consistency_taps = perceptual_taps

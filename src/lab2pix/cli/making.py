@@ -1,100 +1,18 @@
-"""The command line: one short function per verb, no logic; whatever is heavy is imported by the verb that needs it."""
+"""Verbs that train, and that make pictures."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated
 
 import typer
 
-import lab2pix
-from lab2pix.errors import Lab2PixError, OutputError
-from lab2pix.terminal import explain_os_error, label_space_for, print_table, read_seed_pair, read_size, show_progress
+from lab2pix.cli.options import Device, Layout, Overrides, Seed, Split
+from lab2pix.terminal import read_seed_pair, read_size, show_progress
 
-__all__ = ["app", "main"]
+__all__ = ["app"]
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    help="Turn label maps into photo-realistic pictures with Lab2Pix.",
-)
-presets_app = typer.Typer(help="List the shipped recipes, or show one.")
-data_app = typer.Typer(no_args_is_help=True, help="Look at data sets, or draw one.")
-labels_app = typer.Typer(help="List the shipped label spaces, or show one.")
-app.add_typer(presets_app, name="presets", invoke_without_command=True)
-app.add_typer(data_app, name="data")
-app.add_typer(labels_app, name="labels", invoke_without_command=True)
-
-Source = Annotated[str, typer.Argument(metavar="PRESET_OR_FILE", help="A name from `lab2pix presets`, or a YAML file.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, such as train.batch_size=4.")
-]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; else the best there is.", show_default=False)]
-Seed = Annotated[int, typer.Option(min=0, help="Decides every random number.")]
-Root = Annotated[Path, typer.Argument(help="The data set's folder.")]
-Layout = Annotated[str, typer.Option(help="How the files lie; `lab2pix data layouts` lists them.")]
-Labels = Annotated[str | None, typer.Option(help="Label space: a shipped name or a YAML file; else the layout's own.")]
-Split = Annotated[str | None, typer.Option(help="One split only, such as train.", show_default=False)]
-
-
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 found or met trouble, 2 asked for something that cannot be.
-
-    Args:
-        arguments: words after the program's name; those of the process where left out.
-    """
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words  # taken out here, so that it may stand anywhere
-    try:
-        app(args=[word for word in words if word != "--debug"], prog_name="lab2pix")
-    except Lab2PixError as error:
-        if debug:
-            raise
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from error
-    except OSError as error:
-        if debug or error.errno is None:
-            raise
-        print(f"error: {explain_os_error(error)}", file=sys.stderr)
-        raise SystemExit(OutputError.exit_code) from error
-    raise SystemExit(0)
-
-
-def _show_version(asked: bool) -> None:
-    if asked:
-        print(f"lab2pix {lab2pix.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _global_options(
-    version: Annotated[
-        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")] = False,
-) -> None:
-    """Hold the options of every verb; `main` takes --debug out of the words before."""
-
-
-@presets_app.callback()
-def _presets(context: typer.Context) -> None:
-    from lab2pix.configuration import preset_descriptions
-
-    if context.invoked_subcommand is None:
-        print_table(("preset", "what it is"), preset_descriptions().items())
-
-
-@presets_app.command("show")
-def _presets_show(source: Source, overrides: Overrides = None) -> None:
-    """Print every setting of a recipe as YAML, ready to be saved and changed."""
-    from lab2pix.configuration import load_config, to_yaml
-
-    print(to_yaml(load_config(source, overrides or ())), end="")
+app = typer.Typer()
 
 
 @app.command("train")
@@ -280,86 +198,3 @@ def _parity(
     from lab2pix.interop.parity import run_parity
 
     raise typer.Exit(0 if run_parity(paths) else 1)
-
-
-@data_app.command("check")
-def _data_check(
-    root: Root,
-    layout: Layout = "folder",
-    labels: Labels = None,
-    split: Split = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-) -> None:
-    """Read a whole data set and name everything that is wrong with it; exit 1 if anything is."""
-    from lab2pix.data.doctor import check
-
-    report = check(root, layout, label_space_for(labels, layout), split=split)
-    print(json.dumps(report.to_dict(), indent=2) if as_json else report)
-    raise typer.Exit(0 if report.ok else 1)
-
-
-@data_app.command("preview")
-def _data_preview(
-    root: Root,
-    *,
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
-    layout: Layout = "folder",
-    labels: Labels = None,
-    split: Split = None,
-    count: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 8,
-) -> None:
-    """Write a contact sheet: photo, coloured labels, overlay."""
-    from lab2pix.data.doctor import contact_sheet
-
-    print(contact_sheet(root, layout, label_space_for(labels, layout), out, split=split, count=count))
-
-
-@data_app.command("scenes")
-def _data_scenes(
-    out: Annotated[Path, typer.Argument(help="Folder for images/ and labels/.")],
-    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 100,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "256x256",
-    seed: Seed = 0,
-    *,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw anew what was drawn there before.")] = False,
-) -> None:
-    """Draw landscapes with their label maps, in the layout `folder`."""
-    from lab2pix.data.scenes import write_scenes
-
-    write_scenes(out, count, read_size(size), seed, overwrite=overwrite)
-    where = f"data.layout=folder data.root={out} data.label_space=scenes data.train_split=null data.val_split=null"
-    print(f"{count} scenes in {out}; train on them with {where}")
-
-
-@data_app.command("layouts")
-def _data_layouts() -> None:
-    """List how files may lie on disk."""
-    from lab2pix.data.layouts import layout_descriptions
-
-    print_table(("layout", "where the files lie"), layout_descriptions().items())
-
-
-@labels_app.callback()
-def _labels(context: typer.Context) -> None:
-    from lab2pix.labels import LabelSpace, label_space_names
-
-    if context.invoked_subcommand is None:
-        spaces = [LabelSpace.load(name) for name in label_space_names()]
-        rows = [(s.name, str(s.num_classes), "" if s.unknown_value is None else str(s.unknown_value)) for s in spaces]
-        print_table(("label space", "classes", "unknown in files"), rows)
-
-
-@labels_app.command("show")
-def _labels_show(
-    name: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A shipped label space or a YAML file.")],
-) -> None:
-    """Print ids, names, colours and which classes are foreground."""
-    from lab2pix.labels import LabelSpace
-
-    classes = LabelSpace.load(name).classes
-    rows = [(str(i), c.name, "#" + bytes(c.color).hex(), "yes" if c.foreground else "") for i, c in enumerate(classes)]
-    print_table(("id", "name", "colour", "foreground"), rows)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,71 @@
+"""The command line: one short function per verb, no logic; whatever is heavy is imported by the verb that needs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+import lab2pix
+from lab2pix.cli import comparing, judging, listing, making, segmenter, study
+from lab2pix.errors import Lab2PixError, OutputError
+from lab2pix.terminal import explain_os_error
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Turn label maps into photo-realistic pictures with Lab2Pix.",
+)
+app.add_typer(making.app)
+app.add_typer(judging.app)
+app.add_typer(comparing.app)
+app.add_typer(segmenter.app, name="segmenter")
+app.add_typer(study.app, name="study")
+app.add_typer(listing.presets_app, name="presets", invoke_without_command=True)
+app.add_typer(listing.data_app, name="data")
+app.add_typer(listing.labels_app, name="labels", invoke_without_command=True)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 found or met trouble, 2 asked for something that cannot be.
+
+    Args:
+        arguments: words after the program's name; those of the process where left out.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words  # taken out here, so that it may stand anywhere
+    try:
+        app(args=[word for word in words if word != "--debug"], prog_name="lab2pix")
+    except Lab2PixError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+    except OSError as error:
+        if debug or error.errno is None:
+            raise
+        print(f"error: {explain_os_error(error)}", file=sys.stderr)
+        raise SystemExit(OutputError.exit_code) from error
+    raise SystemExit(0)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"lab2pix {lab2pix.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _global_options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")] = False,
+) -> None:
+    """Hold the options of every verb; `main` takes --debug out of the words before."""

@@ -1,0 +1,1 @@
+"""Judging pictures: scores, the networks behind them, and reports that say how they came about."""
