@@ -19,26 +19,22 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from types import FrameType
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from cycle_agreement import AT_ONCE, Readers, add_reader_options, compare_classes, held_out
+from ladder_runs import finished, train
 from surroundings import surroundings
 from torch import Tensor
 
 from lab2pix import Synthesizer
 from lab2pix.batch import Batch
-from lab2pix.configuration import load_config
 from lab2pix.data.pixels import from_bytes, to_bytes
 from lab2pix.errors import Lab2PixError
 from lab2pix.methods.backbones import load_backbone
@@ -122,40 +118,6 @@ def choose(only: list[str] | None) -> list[Run]:
     if unknown:
         raise ValueError(f"--only {unknown[0]} is neither one of {', '.join(RUNGS)} nor one with a seed, such as c:0")
     return [run for run in runs if {run.rung, f"{run.rung}:{run.seed}"} & set(only)]
-
-
-def finished(folder: Path, settings: list[str]) -> bool:
-    """Tell whether a run has ended, with these very settings.
-
-    Raises:
-        ValueError: it was made with others.
-    """
-    if not (folder / "config.yaml").exists():
-        return False
-    wanted = load_config(settings[0], settings[1:])
-    if read_run_config(folder) != wanted:
-        raise ValueError(f"{folder} was trained with other settings; choose another --runs, or remove it")
-    checkpoint = latest_checkpoint(folder)
-    return checkpoint is not None and checkpoint.name == f"step-{wanted.train.steps:08d}"
-
-
-def train(folder: Path, settings: list[str]) -> int:
-    """Train a run, or go on with it, in a process of its own; return that one's exit code."""
-    words = [sys.executable, "-m", "lab2pix", "train", *settings, "--out", str(folder)]
-    if (folder / "config.yaml").exists():
-        words.append("--resume")
-    process = subprocess.Popen(words)
-
-    def pass_on(number: int, _: FrameType | None) -> None:
-        process.send_signal(number)
-
-    # The training answers a signal with a checkpoint, for which it needs some time.
-    before = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        return process.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def train_all(args: argparse.Namespace, runs: list[Run]) -> int:

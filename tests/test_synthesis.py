@@ -425,6 +425,14 @@ def test_sizes_may_differ_where_they_are_kept(labels: Path, tmp_path: Path, synt
     assert f"{path}: " in str(report)
 
 
+def test_one_label_map_that_cannot_be_read_is_an_error_at_once(
+    labels: Path, tmp_path: Path, synthesizer: Synthesizer
+) -> None:
+    (labels / "torn.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"torn\.png"):
+        generate_folder(synthesizer, labels / "torn.png", tmp_path / "out")
+
+
 def test_a_data_set_by_its_layout(tmp_path: Path) -> None:
     synth = make("cityscapes", edges=True)
     folder = tmp_path / "set" / "gtFine" / "val" / "ulm"

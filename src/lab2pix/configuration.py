@@ -104,6 +104,12 @@ def require_data_root(config: Config) -> None:
         ConfigError: `data.root` is not set though the layout reads files.
     """
     if lacks_data_root(config):
+        if config.data.labels.root or config.data.images.root:
+            given, lacking = ("labels", "images") if config.data.labels.root else ("images", "labels")
+            raise ConfigError(
+                f"data.{given}.root is set, but neither data.{lacking}.root nor data.root: add "
+                f"data.{lacking}.root=/path/to/{'photos' if lacking == 'images' else 'label-maps'}"
+            )
         raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.layout}")
 
 

@@ -134,6 +134,8 @@ def generate_folder(
         try:
             batch = _read(synthesizer, pair, keep_size)
         except Lab2PixError as error:
+            if labels.is_file():
+                raise
             report.failed.append((pair.label, str(error)))
             continue
         for index, files in wanted.items():
