@@ -212,7 +212,10 @@ class LossConfig(Section):
     )
     cycle: float = Field(0.0, ge=0, description="V1, λ4: weight of cycle segmentation (Eq. 19); 0: off.")
     cycle_warmup: float = Field(
-        0.0, ge=0, le=1, description="V1, not in the paper: first part of the run in which λ4 rises from 0 to its value."
+        0.0,
+        ge=0,
+        le=1,
+        description="V1, not in the paper: first part of the run in which λ4 rises from 0 to its value.",
     )
 
 

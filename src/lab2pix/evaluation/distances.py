@@ -1,0 +1,188 @@
+"""Distances between two sets of pictures in what a network sees: Frechet (FID's formula) and kernel (KID's)."""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lab2pix.errors import DataError
+
+__all__ = ["KERNEL_POOL", "FeatureMoments", "frechet_distance", "kernel_distance"]
+
+KERNEL_POOL = 10_000
+"""Most pictures whose features are kept for the kernel distance."""
+_DIGITS = 15  # hexadecimal ones of a name's hash that decide: as many as 64 bits hold
+
+
+class FeatureMoments:
+    """Mean and covariance of features, and a bounded sample of them; memory does not grow with the pictures.
+
+    The sample holds the `KERNEL_POOL` pictures whose names have the lowest SHA-256, so that it depends neither on
+    their order nor on how they were shared out among processes.
+
+    Args:
+        dimension: length of a feature vector.
+        pool: how many feature vectors the sample may hold.
+    """
+
+    def __init__(self, dimension: int, pool: int = KERNEL_POOL) -> None:
+        self.dimension = dimension
+        self.pool = pool
+        self.count = 0
+        self._mean = torch.zeros(dimension, dtype=torch.float64)
+        self._scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
+        # A heap whose root is the highest hash: negated, as heapq keeps the lowest first. The bytes of the features
+        # decide between equal names.
+        self._sample: list[tuple[int, bytes]] = []
+
+    def update(self, features: Tensor, names: Sequence[str]) -> None:
+        """Take in a batch.
+
+        Args:
+            features: `[N, dimension]`.
+            names: the pictures' names, which decide what is kept for the kernel distance.
+        """
+        rows = features.detach().cpu().double()
+        if rows.shape != (len(names), self.dimension):
+            raise ValueError(f"features are {tuple(rows.shape)}, not {(len(names), self.dimension)}")
+        if not len(rows):
+            return
+        mean = rows.mean(0)
+        centred = rows - mean
+        self._join(len(rows), mean, centred.T @ centred)
+        for name, row in zip(names, features.detach().cpu().float().numpy(), strict=True):
+            self._keep(int(hashlib.sha256(name.encode()).hexdigest()[:_DIGITS], 16), row.tobytes())
+
+    def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
+        """Add another part's moments: by differences of means, so that a large mean costs no digits."""
+        if not count:
+            return
+        total = self.count + count
+        shift = mean - self._mean
+        self._mean += shift * (count / total)
+        self._scatter += scatter + torch.outer(shift, shift) * (self.count * count / total)
+        self.count = total
+
+    def _keep(self, rank: int, row: bytes) -> None:
+        if len(self._sample) < self.pool:
+            heapq.heappush(self._sample, (-rank, row))
+        elif -rank > self._sample[0][0]:
+            heapq.heapreplace(self._sample, (-rank, row))
+
+    def merge(self, other: FeatureMoments) -> None:
+        """Add what another one took in."""
+        self._join(other.count, other._mean, other._scatter)
+        for rank, row in other._sample:
+            self._keep(-rank, row)
+
+    def mean(self) -> Tensor:
+        """Return the mean, `[dimension]` float64."""
+        return self._mean
+
+    def covariance(self) -> Tensor:
+        """Return the covariance, `[dimension, dimension]` float64, divided by count - 1."""
+        return self._scatter / max(1, self.count - 1)
+
+    def sample(self) -> Tensor:
+        """Return the kept features `[n, dimension]` float32, in the order of their hashes."""
+        rows = b"".join(row for _, row in sorted(self._sample, reverse=True))
+        return torch.from_numpy(np.frombuffer(rows, np.float32).copy()).view(-1, self.dimension)
+
+    @property
+    def rank_deficient(self) -> bool:
+        """Whether there are too few pictures for a covariance of full rank: the distance then says little."""
+        return self.count <= self.dimension
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all of it, as plain tensors."""
+        ranks = [-rank for rank, _ in sorted(self._sample, reverse=True)]
+        return {
+            "count": torch.tensor(self.count),
+            "mean": self._mean.clone(),
+            "scatter": self._scatter.clone(),
+            "sample": self.sample(),
+            "ranks": torch.tensor(ranks, dtype=torch.int64),
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor], pool: int = KERNEL_POOL) -> FeatureMoments:
+        """Return what `state` was taken from."""
+        moments = cls(len(state["mean"]), pool)
+        moments.count = int(state["count"])
+        moments._mean, moments._scatter = state["mean"].clone(), state["scatter"].clone()
+        for rank, row in zip(state["ranks"].tolist(), state["sample"].numpy(), strict=True):
+            moments._keep(rank, row.tobytes())
+        return moments
+
+
+def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
+    """Return the squared Frechet distance of two normal distributions, which on Inception features is FID.
+
+    Raises:
+        DataError: a set of fewer than two pictures.
+    """
+    _require_two(a, b, "Frechet")
+    # Tr (Sa Sb)^(1/2) = Tr (Sa^(1/2) Sb Sa^(1/2))^(1/2): symmetric, so that near-singular matrices do no harm.
+    values, vectors = torch.linalg.eigh(a.covariance())
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    shared = torch.linalg.eigvalsh(root @ b.covariance() @ root).clamp(min=0).sqrt().sum()
+    apart = (a.mean() - b.mean()).square().sum() + a.covariance().trace() + b.covariance().trace() - 2 * shared
+    return max(0.0, float(apart))
+
+
+def kernel_distance(
+    a: FeatureMoments, b: FeatureMoments, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
+) -> tuple[float, float]:
+    """Return the squared maximum mean discrepancy under a cubic kernel, which on Inception features is KID.
+
+    Args:
+        a: one set.
+        b: the other.
+        subsets: how many random subsets to average over.
+        subset_size: pictures of each set in a subset; fewer where a set has fewer.
+        seed: decides the subsets.
+
+    Returns:
+        Mean and standard deviation over the subsets.
+
+    Raises:
+        DataError: a set of fewer than two pictures.
+    """
+    _require_two(a, b, "kernel")
+    one, other = a.sample().double(), b.sample().double()
+    size = min(subset_size, len(one), len(other))
+    random = np.random.default_rng(seed)
+    found = []
+    for _ in range(subsets):
+        x = one[random.choice(len(one), size, replace=False)]
+        y = other[random.choice(len(other), size, replace=False)]
+        found.append(_discrepancy(x, y))
+        if size == len(one) == len(other):  # every subset is the whole
+            break
+    values = torch.tensor(found, dtype=torch.float64)
+    return float(values.mean()), float(values.std(correction=0))
+
+
+def _discrepancy(x: Tensor, y: Tensor) -> float:
+    """Return the unbiased estimate over all pairs, with the kernel (x·y / dimension + 1)³."""
+    count = len(x)
+
+    def kernel(u: Tensor, v: Tensor) -> Tensor:
+        return (u @ v.T / u.shape[1] + 1) ** 3
+
+    within = sum(float(k.sum() - k.diag().sum()) for k in (kernel(x, x), kernel(y, y)))
+    return within / (count * (count - 1)) - 2 * float(kernel(x, y).mean())
+
+
+def _require_two(a: FeatureMoments, b: FeatureMoments, what: str) -> None:
+    fewest = min(a.count, b.count)
+    if fewest < 2:
+        raise DataError(
+            f"the {what} distance between sets of {a.count} and {b.count} pictures is undefined; give at least two "
+            "of each"
+        )
