@@ -61,7 +61,7 @@ class SegmentationScores:
         """Count a batch.
 
         Args:
-            predicted: `[N, H, W]` canonical ids that the segmenter reads.
+            predicted: `[N, H, W]` canonical ids that the segmenter reads; -1 for none of the classes.
             label: `[N, H, W]` canonical ids that should be there.
 
         Returns:
@@ -71,8 +71,8 @@ class SegmentationScores:
             raise ValueError(f"predicted is {tuple(predicted.shape)} but label {tuple(label.shape)}")
         count = len(self.classes.names)
         table = self.classes.table.to(label.device)
-        there, read = table[label], table[predicted]
-        read = torch.where(read < 0, count, read)
+        there, read = table[label], table[predicted.clamp(min=0)]
+        read = torch.where((read < 0) | (predicted < 0), count, read)
         counting = there >= 0
         cells = (there * (count + 1) + read)[counting]
         self.table += torch.bincount(cells, minlength=self.table.numel()).view_as(self.table).cpu()

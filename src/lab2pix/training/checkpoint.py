@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict
@@ -23,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lab2pix.atomic import UNFINISHED, sync_file, sync_folder
 from lab2pix.errors import CheckpointError, TrainingError
 from lab2pix.labels import LabelSpace
 from lab2pix.training.state import Best, TrainingState
@@ -36,14 +36,12 @@ __all__ = [
     "list_checkpoints",
     "load_checkpoint",
     "prune_checkpoints",
-    "write_atomically",
     "write_checkpoint",
 ]
 
 FORMAT = "lab2pix-1"
 
 _FILES = ("model.safetensors", "config.json", "training.safetensors", "optimizer.pt")
-_UNFINISHED = ".tmp-"
 
 
 def checkpoint_step(path: Path) -> int | None:
@@ -70,30 +68,6 @@ def is_disk_full(error: BaseException) -> bool:
         return True
     # Libraries that write from C++ or Rust pass on the system's words only.
     return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name == "nt":  # Windows opens no folders, and keeps their entries itself
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a small text file that is afterwards there in full, or as it was before."""
-    unfinished = path.with_name(f"{_UNFINISHED}{path.name}")
-    unfinished.write_text(text, encoding="utf-8")
-    _sync_file(unfinished)
-    unfinished.replace(path)
-    _sync_folder(path.parent)
 
 
 def _tensors(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
@@ -125,8 +99,8 @@ def _write_files(folder: Path, state: TrainingState, players: dict[str, Tensor])
     save_file(players, folder / "training.safetensors", metadata={"format": "pt"})
     torch.save(rest, folder / "optimizer.pt")
     for name in _FILES:
-        _sync_file(folder / name)
-    _sync_folder(folder)
+        sync_file(folder / name)
+    sync_folder(folder)
 
 
 def write_checkpoint(run: Path, state: TrainingState) -> Path:
@@ -149,12 +123,12 @@ def write_checkpoint(run: Path, state: TrainingState) -> Path:
             f"weight '{broken}' is not finite after step {state.step}, so no checkpoint was written; the last good one "
             f"is {latest_checkpoint(run) or 'none'}: resume from it with lower learning rates or train.precision=fp32"
         )
-    unfinished = parent / f"{_UNFINISHED}{path.name}"
+    unfinished = parent / f"{UNFINISHED}{path.name}"
     try:
         unfinished.mkdir(parents=True)
         _write_files(unfinished, state, players)
         unfinished.rename(path)
-        _sync_folder(parent)
+        sync_folder(parent)
     except (OSError, RuntimeError, SafetensorError) as error:
         free = shutil.disk_usage(run).free
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -169,8 +143,8 @@ def write_checkpoint(run: Path, state: TrainingState) -> Path:
 
 def _discard(path: Path) -> None:
     # Renamed first: half a checkpoint must never carry a checkpoint's name.
-    if not path.name.startswith(_UNFINISHED):
-        path = path.rename(path.with_name(f"{_UNFINISHED}old-{path.name}"))
+    if not path.name.startswith(UNFINISHED):
+        path = path.rename(path.with_name(f"{UNFINISHED}old-{path.name}"))
     shutil.rmtree(path, ignore_errors=True)
 
 
@@ -183,7 +157,7 @@ def prune_checkpoints(run: Path, keep: int, best: Best | None) -> None:
 
 def clean_checkpoints(run: Path) -> None:
     """Delete what interrupted writing and deleting left behind."""
-    for path in (run / "checkpoints").glob(f"{_UNFINISHED}*"):
+    for path in (run / "checkpoints").glob(f"{UNFINISHED}*"):
         _discard(path)
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.dataset import AnyDataset, build_dataset
+from lab2pix.distributed import Team, join_team, was_restarted
 from lab2pix.errors import ConfigError
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import Losses, build_method
@@ -25,7 +26,6 @@ from lab2pix.training.checkpoint import (
     prune_checkpoints,
     write_checkpoint,
 )
-from lab2pix.training.distributed import Team, join_team, was_restarted
 from lab2pix.training.loader import read_batches
 from lab2pix.training.monitor import Monitor, Validator, check_best
 from lab2pix.training.record import lock_run, open_run, record_session, start_run

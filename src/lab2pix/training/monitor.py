@@ -13,14 +13,14 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from lab2pix.atomic import write_atomically
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.dataset import build_dataset, collate
+from lab2pix.distributed import Team
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.methods import Engine, Losses, Method, draw
-from lab2pix.training.checkpoint import write_atomically
 from lab2pix.training.display import Display
-from lab2pix.training.distributed import Team
 from lab2pix.training.sampler import stable_seed
 from lab2pix.training.sheets import plot_losses, sample_sheet
 from lab2pix.training.state import Best, TrainingState

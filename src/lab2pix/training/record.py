@@ -19,11 +19,11 @@ import torch
 import yaml
 from pydantic import ValidationError
 
+from lab2pix.atomic import write_atomically
 from lab2pix.config import Config
 from lab2pix.configuration import to_yaml
+from lab2pix.distributed import Team
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
-from lab2pix.training.checkpoint import write_atomically
-from lab2pix.training.distributed import Team
 
 __all__ = ["lock_run", "open_run", "read_run_config", "record_session", "start_run"]
 

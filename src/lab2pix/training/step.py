@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lab2pix.batch import Batch
 from lab2pix.config import Config
+from lab2pix.distributed import Team
 from lab2pix.errors import TrainingError
 from lab2pix.methods import Engine, Losses
-from lab2pix.training.distributed import Team
 from lab2pix.training.state import TrainingState
 
 __all__ = ["build_engine", "make_step"]

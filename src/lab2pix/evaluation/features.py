@@ -1,0 +1,167 @@
+"""What the distances between sets of pictures look through: Inception-V3, EfficientNet-Lite, or an exported network."""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lab2pix.data.pixels import from_bytes
+from lab2pix.errors import ConfigError, WeightsError, did_you_mean
+from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, Program, ProgramSettings, read_settings
+from lab2pix.methods.backbones import load_backbone
+from lab2pix.pretrained import WeightsFile, file_sha256, read_weights
+
+__all__ = ["FEATURE_NETWORKS", "INCEPTION", "FeatureNetwork", "load_features"]
+
+FEATURE_NETWORKS = ("inception", "efficientnet-lite0", "efficientnet-lite1")
+"""Networks known by name; any other is a file."""
+
+INCEPTION = WeightsFile(
+    "Inception-V3 (as FID uses it)",
+    "weights-inception-2015-12-05-6726825d.pth",
+    "6726825d",
+    "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+    setting="--inception-weights",
+)
+"""The converted TensorFlow weights that torch-fidelity computes FID with."""
+
+
+class FeatureNetwork(ABC):
+    """Sees `dimension` numbers in a picture.
+
+    Attributes:
+        name: what scores are named after: letters, digits and underscores.
+        dimension: length of a feature vector.
+    """
+
+    name: str
+    dimension: int
+
+    @abstractmethod
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """Return features `[N, dimension]` float32, on the processor, of `[N, 3, H, W]` uint8."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what must be equal for two distances to be comparable."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> None:
+        """Compute on a device."""
+
+
+class _Inception(FeatureNetwork):
+    """The last pooling of torch-fidelity's Inception-V3, which resizes as TensorFlow 1 did."""
+
+    name = "inception"
+    dimension = 2048
+
+    def __init__(self, weights: Path | None) -> None:
+        try:
+            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+        except ImportError as error:
+            raise ConfigError("Inception features need torch-fidelity: pip install 'lab2pix[inception]'") from error
+        file = INCEPTION.find(weights)
+        try:
+            read_weights(file)  # tensors only: torch-fidelity itself would unpickle anything
+            network: nn.Module = FeatureExtractorInceptionV3("inception", ["2048"], str(file))
+        except Exception as error:  # an unpickler answers junk with whatever it trips over
+            raise WeightsError(f"{file} holds no weights of Inception-V3; put {INCEPTION.file} in its place") from error
+        self.network, self.sha256, self.device = network, file_sha256(file), torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """See the class."""
+        self.network.to(device)
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """See the class."""
+        found: Tensor = self.network(pictures.to(self.device))[0]
+        return found.float().cpu()
+
+    def describe(self) -> dict[str, Any]:
+        """See the class."""
+        return {"weights_sha256": self.sha256, "input": "299x299, bilinear as in TensorFlow 1", "dimension": 2048}
+
+
+class _EfficientNet(FeatureNetwork):
+    """The mean over all pixels of EfficientNet-Lite's last stage, of pictures at their own size."""
+
+    dimension = 320
+
+    def __init__(self, name: str) -> None:
+        self.name = name.replace("-", "_")
+        self.network = load_backbone(name)
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """See the class."""
+        self.network.to(device)
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """See the class."""
+        image = self.network.normalize(from_bytes(pictures.to(self.device)))
+        found: Tensor = self.network(image, levels=3).discriminator[-1].mean((2, 3))
+        return found.float().cpu()
+
+    def describe(self) -> dict[str, Any]:
+        """See the class."""
+        return {"weights": self.name, "input": "the pictures' own size", "dimension": self.dimension}
+
+
+class _Exported(FeatureNetwork):
+    """An exported program that gives `[N, D]`, or `[N, D, h, w]`, which is averaged."""
+
+    def __init__(self, file: Path) -> None:
+        self.name = re.sub(r"\W+", "_", file.stem).lower()
+        self.settings: ProgramSettings = read_settings(file, ProgramSettings)
+        self.program = Program(file, self.settings)
+        self.dimension = self(torch.zeros(2, 3, *(self.settings.size or (64, 64)), dtype=torch.uint8)).shape[1]
+
+    def to(self, device: torch.device) -> None:
+        """See the class."""
+        self.program.to(device)
+
+    def __call__(self, pictures: Tensor) -> Tensor:
+        """See the class."""
+        found = self.program(pictures)
+        if found.ndim not in (2, 4):
+            raise WeightsError(
+                f"{self.program.file} answers {list(found.shape)}, but features are [N, D] or [N, D, h, w]; set "
+                "'output' to the right one, or export it anew"
+            )
+        return found.mean((2, 3)) if found.ndim == 4 else found
+
+    def describe(self) -> dict[str, Any]:
+        """See the class."""
+        how = self.settings.model_dump(mode="json", exclude={"batch"})
+        return {"weights_sha256": self.program.sha256, "input": how, "dimension": self.dimension}
+
+
+def load_features(spec: str, *, weights: str | Path | None = None) -> FeatureNetwork:
+    """Return a feature network.
+
+    Args:
+        spec: one of `FEATURE_NETWORKS`, or an exported program (`.pt2`, `.onnx`) with a JSON beside it.
+        weights: Inception's weights; None: the torch hub cache, filled from the net if need be.
+
+    Raises:
+        ConfigError: there is no such network.
+        WeightsError: its weights are missing or not what they should be.
+    """
+    if spec == "inception":
+        return _Inception(None if weights is None else Path(weights))
+    if spec in FEATURE_NETWORKS:
+        return _EfficientNet(spec)
+    if spec.endswith(PROGRAM_SUFFIXES):
+        return _Exported(Path(spec))
+    hint = did_you_mean(spec, FEATURE_NETWORKS)
+    raise ConfigError(f"no feature network is called '{spec}'{hint}, or give an exported program (.pt2, .onnx)")

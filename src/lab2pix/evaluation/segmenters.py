@@ -1,0 +1,280 @@
+"""Networks that read label maps in pictures: trained by `lab2pix segmenter train`, exported, or from a hub."""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lab2pix.errors import ConfigError, LabelError, WeightsError
+from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, Program, ProgramSettings, read_settings
+from lab2pix.evaluation.segmentation import ScoredClasses
+from lab2pix.labels import LabelSpace
+from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
+from lab2pix.pretrained import file_sha256
+
+__all__ = [
+    "SEGMENTER_FILE",
+    "SEGMENTER_FORMAT",
+    "WEIGHTS_FILE",
+    "Segmenter",
+    "build_network",
+    "load_segmenter",
+    "normalised",
+]
+
+SEGMENTER_FORMAT = "lab2pix-segmenter/1"
+SEGMENTER_FILE = "segmenter.json"
+WEIGHTS_FILE = "model.safetensors"
+
+
+class Segmenter(ABC):
+    """Reads label maps in pictures.
+
+    Attributes:
+        name: what reports call it.
+        space: the label space that its answers are in.
+    """
+
+    name: str
+    space: LabelSpace
+
+    @abstractmethod
+    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return canonical ids `[N, *size]` int64 (-1: none of the classes) of `[N, 3, h, w]` uint8 pictures."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Return what must be equal for two scores to be comparable."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> None:
+        """Compute on a device."""
+
+
+def _read(logits: Tensor, size: tuple[int, int], ids: Tensor) -> Tensor:
+    """Enlarge logits `[N, C, h, w]` bilinearly, and return the class id of the strongest channel."""
+    if tuple(logits.shape[-2:]) != size:
+        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
+    return ids[logits.argmax(1)]
+
+
+def normalised(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return `[N, 3, H, W]` uint8 pictures as the trained networks see them: resized, in ImageNet's units."""
+    image = pictures.float()
+    if tuple(image.shape[-2:]) != size:
+        image = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 255)
+    mean, std = (torch.tensor(part, device=image.device).view(3, 1, 1) * 255 for part in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image - mean) / std
+
+
+def build_network(architecture: str, encoder: str, classes: int, encoder_weights: str | None = None) -> nn.Module:
+    """Return a network of segmentation-models-pytorch.
+
+    Raises:
+        ConfigError: the package is missing, or knows no such architecture or encoder.
+    """
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise ConfigError(
+            "segmenters need segmentation-models-pytorch: install it with pip install 'lab2pix[segmenter]'"
+        ) from error
+    try:
+        network: nn.Module = smp.create_model(
+            architecture, encoder_name=encoder, encoder_weights=encoder_weights, classes=classes
+        )
+    except (KeyError, RuntimeError, ValueError, OSError) as error:
+        reason = " ".join(str(error).strip("'\"").split())[:160]
+        raise ConfigError(f"no segmenter '{architecture}' on encoder '{encoder}' can be built: {reason}") from error
+    return network
+
+
+class _Trained(Segmenter):
+    """What `lab2pix segmenter train` wrote."""
+
+    def __init__(self, folder: Path) -> None:
+        weights = folder / WEIGHTS_FILE
+        try:
+            self.info: dict[str, Any] = json.loads((folder / SEGMENTER_FILE).read_text(encoding="utf-8"))
+            if self.info.get("format") != SEGMENTER_FORMAT:
+                raise WeightsError(f"{folder / SEGMENTER_FILE} is of format {self.info.get('format')!r}; train it anew")
+            self.space = LabelSpace.from_dict(self.info["label_space"], where=str(folder / SEGMENTER_FILE))
+            self.network = build_network(self.info["architecture"], self.info["encoder"], self.space.num_classes)
+            self.network.load_state_dict(load_file(weights))
+        except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise WeightsError(f"{folder} holds no whole segmenter ({reason}); train it anew") from error
+        self.name = folder.resolve().name
+        self.size = (int(self.info["size"][0]), int(self.info["size"][1]))
+        self.sha256 = file_sha256(weights)
+        self.device = torch.device("cpu")
+        self.network.eval().requires_grad_(False)
+
+    def to(self, device: torch.device) -> None:
+        """See the class."""
+        self.network.to(device)
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+        """See the class."""
+        logits = self.network(normalised(pictures.to(self.device), self.size))
+        return _read(logits, size, torch.arange(self.space.num_classes, device=self.device)).cpu()
+
+    def describe(self) -> dict[str, Any]:
+        """See the class."""
+        keys = ("architecture", "encoder", "size", "held_out")
+        kept = {key: self.info[key] for key in keys if key in self.info}
+        return {"name": self.name, "weights_sha256": self.sha256, **kept}
+
+
+class _ExportedSettings(ProgramSettings):
+    """See `ProgramSettings`.
+
+    Attributes:
+        classes: what each output channel means: a class name, a class id of the label space, or null for none.
+    """
+
+    classes: tuple[str | int | None, ...]
+
+
+class _Exported(Segmenter):
+    """An exported program that answers `[N, C, h, w]` logits."""
+
+    def __init__(self, file: Path, space: LabelSpace) -> None:
+        self.settings: _ExportedSettings = read_settings(file, _ExportedSettings)
+        self.program = Program(file, self.settings)
+        self.name, self.space = file.stem, space
+        self.ids = _mapping(self.settings.classes, space, str(file.with_suffix(".json")))
+
+    def to(self, device: torch.device) -> None:
+        """See the class."""
+        self.program.to(device)
+
+    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+        """See the class."""
+        logits = self.program(pictures)
+        if logits.ndim != 4 or logits.shape[1] != len(self.ids):
+            raise LabelError(
+                f"{self.program.file} answers {list(logits.shape)}, but {self.program.file.stem}.json names "
+                f"{len(self.ids)} classes; list one entry per output channel, null for none"
+            )
+        return _read(logits, size, self.ids)
+
+    def describe(self) -> dict[str, Any]:
+        """See the class."""
+        how = self.settings.model_dump(mode="json", exclude={"batch", "classes"})
+        return {"name": self.name, "weights_sha256": self.program.sha256, "input": how, "classes": self.ids.tolist()}
+
+
+class _HuggingFace(Segmenter):
+    """A semantic-segmentation model of the Hugging Face hub, whose class names are the label space's."""
+
+    def __init__(self, name: str, space: LabelSpace) -> None:
+        try:
+            transformers: Any = import_module("transformers")
+        except ImportError as error:
+            raise ConfigError(
+                f"hf:{name} needs transformers: install it with pip install 'lab2pix[huggingface]'"
+            ) from error
+        try:
+            self.processor = transformers.AutoImageProcessor.from_pretrained(name)
+            self.network = transformers.AutoModelForSemanticSegmentation.from_pretrained(name).eval()
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise WeightsError(f"hf:{name} cannot be loaded ({reason}); correct the name, or give a folder") from error
+        labels = self.network.config.id2label
+        known = {_plain(item): item for item in space.names}
+        classes = [known.get(_plain(labels[channel])) for channel in range(len(labels))]
+        self.name, self.space = name, space
+        self.ids = _mapping(classes, space, f"hf:{name}")
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """See the class."""
+        self.network.to(device)
+        self.device = device
+
+    @torch.inference_mode()
+    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+        """See the class."""
+        inputs = self.processor(images=list(pictures.permute(0, 2, 3, 1).numpy()), return_tensors="pt").to(self.device)
+        return _read(self.network(**inputs).logits.float().cpu(), size, self.ids)
+
+    def describe(self) -> dict[str, Any]:
+        """See the class."""
+        revision = getattr(self.network.config, "_commit_hash", None)
+        return {"name": f"hf:{self.name}", "revision": revision, "classes": self.ids.tolist()}
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
+def _mapping(classes: Sequence[str | int | None], space: LabelSpace, where: str) -> Tensor:
+    """Return the class id of each output channel, -1 for none.
+
+    Raises:
+        LabelError: a name or id that the label space lacks, or a scored class that no channel means.
+    """
+    ids = []
+    for entry in classes:
+        if isinstance(entry, str) and entry not in space.names:
+            raise LabelError(
+                f"{where}: label space '{space.name}' has no class '{entry}'; write one of its names, or null"
+            )
+        if isinstance(entry, int) and not 0 <= entry < space.num_classes:
+            raise LabelError(f"{where}: label space '{space.name}' has ids 0 to {space.num_classes - 1}, not {entry}")
+        ids.append(space.names.index(entry) if isinstance(entry, str) else -1 if entry is None else entry)
+    scored = ScoredClasses.of(space)
+    covered = {int(scored.table[number]) for number in ids if number >= 0}
+    lacking = [name for number, name in enumerate(scored.names) if number not in covered]
+    if lacking:
+        raise LabelError(
+            f"{where} reads {len(covered - {-1})} of the {len(scored.names)} classes that label space '{space.name}' "
+            f"scores and lacks '{lacking[0]}'; give a segmenter made for that label space"
+        )
+    return torch.tensor(ids)
+
+
+def load_segmenter(source: str | Path, expected: LabelSpace) -> Segmenter:
+    """Load a segmenter.
+
+    Args:
+        source: a folder of `lab2pix segmenter train`; an exported program (`.pt2`, `.onnx`) with a JSON beside it; or
+            `hf:NAME`, a semantic-segmentation model of the Hugging Face hub.
+        expected: the label space that label maps are in.
+
+    Raises:
+        ConfigError: there is no such segmenter, or a package for it is missing.
+        LabelError: it reads other classes.
+        WeightsError: its files are damaged or missing.
+    """
+    text = str(source)
+    if text.startswith("hf:"):
+        return _HuggingFace(text.removeprefix("hf:"), expected)
+    path = Path(source)
+    if path.suffix in PROGRAM_SUFFIXES:
+        return _Exported(path, expected)
+    if not path.is_dir():
+        raise ConfigError(
+            f"there is no segmenter {path}; give a folder of `lab2pix segmenter train`, an exported program "
+            f"({', '.join(PROGRAM_SUFFIXES)}), or hf:NAME"
+        )
+    segmenter = _Trained(path)
+    if segmenter.space.names != expected.names:
+        raise LabelError(
+            f"{path} reads {segmenter.space.num_classes} classes of label space '{segmenter.space.name}', but the "
+            f"label maps have the {expected.num_classes} of '{expected.name}'; give a segmenter trained on those"
+        )
+    return segmenter

@@ -1,0 +1,241 @@
+"""Training the segmenters that pictures are judged with, on real pairs of any layout."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lab2pix.atomic import UNFINISHED, sync_file, write_atomically
+from lab2pix.batch import Batch
+from lab2pix.config import DataConfig
+from lab2pix.data.dataset import AnyDataset, build_dataset, collate
+from lab2pix.data.pixels import to_bytes
+from lab2pix.devices import choose_device
+from lab2pix.errors import ConfigError, OutputError, TrainingError
+from lab2pix.evaluation.segmentation import ScoredClasses, SegmentationScores
+from lab2pix.evaluation.segmenters import (
+    SEGMENTER_FILE,
+    SEGMENTER_FORMAT,
+    WEIGHTS_FILE,
+    build_network,
+    normalised,
+)
+from lab2pix.labels import LabelSpace
+from lab2pix.training.loader import read_batches
+from lab2pix.training.sampler import StreamSampler
+
+__all__ = ["SegmenterResult", "SegmenterSettings", "held_out_batches", "train_segmenter"]
+
+STRIDE = 32
+"""What sides must be multiples of, for every encoder."""
+
+
+@dataclass(frozen=True)
+class SegmenterSettings:
+    """How a segmenter is trained.
+
+    Attributes:
+        architecture: of segmentation-models-pytorch, such as `unet`, `fpn`, `deeplabv3plus`, `upernet`.
+        encoder: one of its encoders.
+        encoder_weights: pretrained weights that it fetches from the net, such as `imagenet`; None: from scratch.
+        steps: optimiser steps.
+        batch_size: pictures per step.
+        learning_rate: AdamW's highest, reached after a tenth of the steps (one cycle).
+        seed: decides weights, order and flips.
+    """
+
+    architecture: str = "unet"
+    encoder: str = "resnet18"
+    encoder_weights: str | None = None
+    steps: int = 2000
+    batch_size: int = 16
+    learning_rate: float = 2e-3
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class SegmenterResult:
+    """A trained segmenter.
+
+    Attributes:
+        folder: where it lies, as `load_segmenter` takes it.
+        scores: `ppa`, `pca` and `ciou` on the held-out pairs.
+        seconds: how long the training took.
+    """
+
+    folder: Path
+    scores: dict[str, float]
+    seconds: float
+
+    def __str__(self) -> str:
+        """Return the scores as a line."""
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
+        return f"held-out pairs: {scores}\n{self.folder}"
+
+
+def train_segmenter(
+    data: DataConfig,
+    out: Path | str,
+    settings: SegmenterSettings | None = None,
+    *,
+    device: str | None = None,
+    overwrite: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> SegmenterResult:
+    """Train a segmenter on a data set's training pairs, and score it on those held out.
+
+    Args:
+        data: the data set; its size is the one that pictures will be read at, whatever theirs is.
+        out: folder for the weights and `segmenter.json`.
+        settings: how; None: the defaults.
+        device: where to compute; None: the best there is.
+        overwrite: replace a segmenter that is there.
+        on_progress: called with the steps made and their number.
+
+    Raises:
+        ConfigError: no pairs, nothing held out, a size that does not fit, no such architecture.
+        DataError, LabelError: files that cannot be used.
+        OutputError: the folder holds something already.
+        TrainingError: the loss is not finite.
+    """
+    settings, out = settings or SegmenterSettings(), Path(out)
+    _check(data, out, overwrite)
+    space = LabelSpace.load(data.label_space)
+    train = build_dataset(data, "train", space, settings.seed)
+    held_out = build_dataset(data, "val", space, settings.seed)
+    chosen = choose_device(device)
+    torch.manual_seed(settings.seed)
+    network = build_network(settings.architecture, settings.encoder, space.num_classes, settings.encoder_weights)
+    network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    began = time.monotonic()
+    losses = _optimise(network, train, data, space, settings, chosen, on_progress)
+    scores = _score(network, held_out, data, space, chosen)
+    seconds = time.monotonic() - began
+    info = {
+        "format": SEGMENTER_FORMAT,
+        "architecture": settings.architecture,
+        "encoder": settings.encoder,
+        "size": list(data.size),
+        "held_out": {**scores, "pairs": len(held_out)},
+        "training": {
+            "steps": settings.steps,
+            "batch_size": settings.batch_size,
+            "learning_rate": settings.learning_rate,
+            "encoder_weights": settings.encoder_weights,
+            "seed": settings.seed,
+            "layout": data.layout,
+            "pairs": len(train),
+            "losses": losses,
+            "seconds": round(seconds, 1),
+        },
+        "versions": {name: version(name) for name in ("lab2pix", "torch", "segmentation-models-pytorch")},
+        "label_space": space.to_dict(),
+    }
+    _write(out, network, info)
+    return SegmenterResult(out, scores, seconds)
+
+
+def _check(data: DataConfig, out: Path, overwrite: bool) -> None:
+    if data.val_split is None:
+        raise ConfigError("a segmenter is scored on held-out pairs, so name their split: --val-split val")
+    if data.size[0] % STRIDE or data.size[1] % STRIDE:
+        raise ConfigError(
+            f"--size is {data.size[0]}x{data.size[1]}, but both sides must be multiples of {STRIDE}; such as "
+            f"{max(1, round(data.size[0] / STRIDE)) * STRIDE}x{max(1, round(data.size[1] / STRIDE)) * STRIDE}"
+        )
+    if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (overwrite and (out / SEGMENTER_FILE).exists())):
+        raise OutputError(f"{out} holds something already; choose another folder, or --overwrite a segmenter there")
+
+
+def _optimise(
+    network: nn.Module,
+    dataset: AnyDataset,
+    data: DataConfig,
+    space: LabelSpace,
+    settings: SegmenterSettings,
+    device: torch.device,
+    on_progress: Callable[[int, int], None] | None,
+) -> list[float]:
+    """Minimise the cross entropy of pixels that have a class; return the mean loss of every tenth of the way."""
+    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
+    )
+    sampler = StreamSampler(
+        len(dataset), seed=settings.seed, batch_size=settings.batch_size, steps=range(settings.steps)
+    )
+    sums, every = torch.zeros(10, dtype=torch.float64), torch.zeros(10)
+    with closing(read_batches(dataset, sampler, data.workers)) as batches:
+        for step, [batch] in enumerate(batches):
+            loss = _loss(network, batch.to(device), data.size, space)
+            if not bool(loss.isfinite()):
+                raise TrainingError(f"the segmenter's loss is not finite at step {step + 1}; lower --learning-rate")
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            tenth = step * 10 // settings.steps
+            sums[tenth] += loss.item()
+            every[tenth] += 1
+            if on_progress is not None:
+                on_progress(step + 1, settings.steps)
+    return [round(value, 4) for value in (sums / every.clamp(min=1)).tolist()]
+
+
+def _loss(network: nn.Module, batch: Batch, size: tuple[int, int], space: LabelSpace) -> Tensor:
+    if batch.image is None:
+        raise ConfigError("a segmenter learns from pairs, but this data set has label maps without photos")
+    logits = network(normalised(to_bytes(batch.image).to(batch.label.device), size))
+    return F.cross_entropy(logits, batch.label, ignore_index=space.num_classes)
+
+
+def held_out_batches(dataset: AnyDataset, at_once: int) -> Iterator[Batch]:
+    """Yield all samples of a data set in order, without flips.
+
+    Raises:
+        ConfigError: there are no photos.
+    """
+    for start in range(0, len(dataset), at_once):
+        batch = collate([dataset[(0, index)] for index in range(start, min(start + at_once, len(dataset)))])
+        if batch.image is None:
+            raise ConfigError("a segmenter is scored on pairs, but this data set has label maps without photos")
+        yield batch
+
+
+@torch.inference_mode()
+def _score(
+    network: nn.Module, dataset: AnyDataset, data: DataConfig, space: LabelSpace, device: torch.device
+) -> dict[str, float]:
+    network.eval()
+    scores = SegmentationScores(ScoredClasses.of(space))
+    for batch in held_out_batches(dataset, 16):
+        assert batch.image is not None
+        logits = network(normalised(to_bytes(batch.image).to(device), data.size))
+        scores.update(logits.argmax(1).cpu(), batch.label)
+    return {name: round(value, 4) for name, value in scores.compute().items()}
+
+
+def _write(out: Path, network: nn.Module, info: dict[str, Any]) -> None:
+    """Write the weights, then what they are; without the second the first count for nothing."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / SEGMENTER_FILE).unlink(missing_ok=True)
+        unfinished = out / f"{UNFINISHED}{WEIGHTS_FILE}"
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
+        save_file(tensors, unfinished)
+        sync_file(unfinished)
+        unfinished.replace(out / WEIGHTS_FILE)
+        write_atomically(out / SEGMENTER_FILE, json.dumps(info, indent=1, ensure_ascii=False) + "\n")
+    except OSError as error:
+        raise OutputError(f"cannot write {out} ({error.strerror or error}); choose another folder") from error
