@@ -13,13 +13,15 @@ if TYPE_CHECKING:
     from lab2pix.configuration import load_config
     from lab2pix.labels import LabelSpace
     from lab2pix.synthesis import Synthesizer
+    from lab2pix.synthesis.judging import evaluate
     from lab2pix.training.loop import train
 
-__all__ = ["LabelSpace", "Synthesizer", "__version__", "load_config", "train"]
+__all__ = ["LabelSpace", "Synthesizer", "__version__", "evaluate", "load_config", "train"]
 
 _HOMES = {
     "LabelSpace": "lab2pix.labels",
     "Synthesizer": "lab2pix.synthesis",
+    "evaluate": "lab2pix.synthesis.judging",
     "load_config": "lab2pix.configuration",
     "train": "lab2pix.training.loop",
 }

@@ -43,6 +43,11 @@ class Team:
         """Whether this is process 0, which alone writes files and speaks."""
         return self.rank == 0
 
+    @staticmethod
+    def is_first() -> bool:
+        """Whether this process is process 0, also where no team has been joined."""
+        return int(os.environ.get("RANK", "0")) == 0
+
     def maximum(self, values: Tensor) -> Tensor:
         """Return the largest of each value over all processes."""
         if self.size > 1:

@@ -2,8 +2,103 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Annotated
+
 import typer
+
+from lab2pix.cli.options import Seed
+from lab2pix.terminal import show_progress
 
 __all__ = ["app"]
 
 app = typer.Typer(no_args_is_help=True, help="Let people rank pictures of several methods (Table 6).")
+
+Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="A folder that `study make` made.")]
+
+
+@app.command("make")
+def _make(
+    methods: Annotated[
+        list[str], typer.Argument(metavar="METHOD=DIR...", help="A method's name and the folder of its pictures.")
+    ],
+    *,
+    labels: Annotated[Path, typer.Option(help="Folder of the label maps.")],
+    label_space: Annotated[str, typer.Option(help="Their classes: a shipped name or a YAML file.")],
+    out: Annotated[Path, typer.Option(help="New or empty folder for the study.")],
+    truth: Annotated[Path | None, typer.Option(help="Folder of the true pictures.", show_default=False)] = None,
+    samples: Annotated[int, typer.Option(min=1, help="How many each participant ranks.")] = 100,
+    pool: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Draw each participant's samples from so many; else all see the same.", show_default=False
+        ),
+    ] = None,
+    seed: Seed = 0,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out names that not all folders have.")
+    ] = False,
+) -> None:
+    """Choose samples and copy their pictures under names that give no method away."""
+    from lab2pix.labels import LabelSpace
+    from lab2pix.web.study_make import make_study, read_methods
+
+    folders, space = read_methods(methods), LabelSpace.load(label_space)
+    with show_progress("samples") as on_progress:
+        made = make_study(
+            labels,
+            space,
+            folders,
+            out,
+            truth=truth,
+            samples=samples,
+            pool=pool,
+            seed=seed,
+            allow_missing=allow_missing,
+            on_progress=on_progress,
+        )
+    print(made)
+
+
+@app.command("serve")
+def _serve(
+    study: Folder,
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further name that the page is reached by, such as a proxy's; repeatable."),
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Show the page in this browser.")] = True,
+) -> None:
+    """Serve the page on which people rank, until Ctrl-C."""
+    from lab2pix.web.study import serve_study
+
+    serve_study(
+        study,
+        host=host,
+        port=port,
+        allow_hosts=allow_host or (),
+        open_browser=browser,
+        say=lambda words: print(words, flush=True),
+    )
+
+
+@app.command("report")
+def _report(
+    study: Folder,
+    *,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for report.json, report.md and report.html.", show_default=False)
+    ] = None,
+    seed: Seed = 0,
+) -> None:
+    """Print mean scores, Top1 and Top2 rates of each method, how sure they are, and who took part."""
+    from lab2pix.web.study_report import report_study
+
+    report = report_study(study, seed=seed)
+    print(report)
+    if out is not None:
+        report.save(out)
+        print(f"written to {out}")

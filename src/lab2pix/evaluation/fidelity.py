@@ -111,13 +111,19 @@ class LPIPS:
             self.network.net.load_state_dict({key: state[f"features.{key.partition('.')[2]}"] for key in own})
         except Exception as error:  # an unpickler answers junk with whatever it trips over
             raise WeightsError(f"{file} holds no weights of {source.name}; put {source.file} in its place") from error
+        self.device = torch.device("cpu")
+
+    def to(self, device: torch.device) -> None:
+        """Compute on a device."""
+        self.network.to(device)
+        self.device = device
 
     @torch.inference_mode()
     def __call__(self, generated: Tensor, real: Tensor) -> Tensor:
         """Return the distance by picture, `[N]` float64, of `[N, 3, H, W]` uint8."""
-        a, b = (pictures.float() / 127.5 - 1 for pictures in (generated, real))
+        a, b = (pictures.to(self.device).float() / 127.5 - 1 for pictures in (generated, real))
         found: Tensor = self.network(a, b)
-        return found.flatten().double()
+        return found.flatten().double().cpu()
 
 
 def pixel_distance(a: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,397 @@
+"""Judging folders of pictures, made by anything: one pass over the files, one protocol, one report."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import distributed as dist
+
+from lab2pix.distributed import Team, join_team
+from lab2pix.errors import ConfigError, DataError, OutputError
+from lab2pix.evaluation.distances import KERNEL_POOL, FeatureMoments
+from lab2pix.evaluation.features import load_features
+from lab2pix.evaluation.fidelity import LPIPS
+from lab2pix.evaluation.folders import Item, Matches, list_sha256, match
+from lab2pix.evaluation.judge import KERNEL, Judge, Networks
+from lab2pix.evaluation.reading import ReadingLog, read_items, read_photos
+from lab2pix.evaluation.report import Report, Shown
+from lab2pix.evaluation.segmentation import SegmentationScores
+from lab2pix.evaluation.segmenters import load_segmenter
+from lab2pix.evaluation.statistics import check_statistics, load_statistics, save_statistics
+from lab2pix.labels import LabelSpace
+
+__all__ = ["Protocol", "evaluate_folders", "gather", "load_networks", "run_report"]
+
+STATISTICS_SUFFIX = ".safetensors"
+_SHOWN = 4
+RESIZE = "antialiased bicubic (label maps: nearest neighbour)"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How pictures are judged.
+
+    Attributes:
+        features: networks that the distances between sets look through; see `load_features`.
+        segmenter: reads label maps in pictures; see `load_segmenter`.
+        lpips: network of the perceptual distance between two pictures; None leaves it out.
+        inception_weights, lpips_weights: files; None: the torch hub cache, or the net.
+        size: height and width to bring all pictures to; None: each picture's own.
+        batch_size: pictures at once; changes speed and memory only.
+        seed: decides the subsets of the kernel distance.
+        allow_missing: leave out names that lack a partner.
+        skip_broken: leave out label maps of which a file cannot be read.
+    """
+
+    features: tuple[str, ...] = ("efficientnet-lite0",)
+    segmenter: str | None = None
+    lpips: Literal["alex", "vgg"] | None = None
+    inception_weights: Path | None = None
+    lpips_weights: Path | None = None
+    size: tuple[int, int] | None = None
+    batch_size: int = 32
+    seed: int = 0
+    allow_missing: bool = False
+    skip_broken: bool = False
+
+
+def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
+    """Load what a protocol names.
+
+    Raises:
+        ConfigError: no such network, one named twice, or a segmenter without a label space.
+        LabelError: the segmenter reads other classes.
+        WeightsError: weights are missing or not what they should be.
+    """
+    features = [load_features(spec, weights=protocol.inception_weights) for spec in protocol.features]
+    names = [network.name for network in features]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two feature networks are called '{names[0]}', as their scores would be; rename one file")
+    segmenter = None
+    if protocol.segmenter is not None:
+        if space is None:
+            raise ConfigError("a segmenter's reading is compared with label maps: add --labels and --label-space")
+        segmenter = load_segmenter(protocol.segmenter, space)
+    lpips = None if protocol.lpips is None else LPIPS(protocol.lpips, protocol.lpips_weights)
+    return Networks(features, segmenter, lpips)
+
+
+def evaluate_folders(
+    generated: Path | str,
+    real: Path | str | None = None,
+    *,
+    labels: Path | str | None = None,
+    label_space: LabelSpace | str | None = None,
+    protocol: Protocol | None = None,
+    samples: int = 1,
+    unpaired: bool = False,
+    layout: str = "folder",
+    split: str | None = None,
+    save_stats: Path | str | None = None,
+    name: str | None = None,
+    device: str | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Report:
+    """Judge a folder of pictures. Under torchrun each process judges its share; the report is process 0's.
+
+    Args:
+        generated: the pictures; with several samples `NAME_0`, `NAME_1`, ... for each label map `NAME`.
+        real: photos (a folder or a data set's root), or statistics that `save_stats` wrote.
+        labels: label maps (a folder or a data set's root).
+        label_space: what they hold.
+        protocol: how to judge; None: the defaults.
+        samples: pictures per label map.
+        unpaired: whether the photos' names have nothing to do with the pictures'.
+        layout: how photos and label maps lie; see `lab2pix.data.layout_names`.
+        split: which part of a data set; None: all of it.
+        save_stats: file to keep the photos' statistics in.
+        name: of the method, for the report; None: the folder's.
+        device: where to compute; None: the best there is.
+        on_progress: called with the label maps done and their number.
+
+    Raises:
+        ConfigError: settings at odds, or a network that there is none of.
+        DataError, LabelError: files that are missing, do not fit or cannot be read.
+        OutputError: `save_stats` is there already.
+        WeightsError: weights are missing or not what they should be.
+    """
+    protocol = protocol or Protocol()
+    folders = _Folders(Path(generated), _path(real), _path(labels), layout, split, samples, unpaired)
+    space = LabelSpace.load(label_space) if isinstance(label_space, str) else label_space
+    _check(folders, protocol, space, save_stats)
+    matches = match(
+        folders.generated,
+        None if folders.statistics else folders.real,
+        folders.labels if protocol.segmenter is not None else None,
+        samples=samples,
+        layout=layout,
+        split=split,
+        unpaired=unpaired,
+        allow_missing=protocol.allow_missing,
+    )
+    networks = load_networks(protocol, space)
+    with join_team(device) as team:
+        networks.to(team.device)
+        judge, log = Judge(networks, samples, seed=protocol.seed), ReadingLog()
+        _look(judge, log, matches, space, protocol, team, on_progress)
+        gather(judge, log, team)
+        return team.on_main(lambda: _conclude(judge, log, matches, folders, space, protocol, save_stats, name, team))
+
+
+def _path(given: Path | str | None) -> Path | None:
+    return None if given is None else Path(given)
+
+
+@dataclass(frozen=True)
+class _Folders:
+    """What was given, as one."""
+
+    generated: Path
+    real: Path | None
+    labels: Path | None
+    layout: str
+    split: str | None
+    samples: int
+    unpaired: bool
+
+    @property
+    def statistics(self) -> Path | None:
+        """The file of statistics that stands for the photos, where there is one."""
+        return self.real if self.real is not None and self.real.suffix == STATISTICS_SUFFIX else None
+
+
+def _check(folders: _Folders, protocol: Protocol, space: LabelSpace | None, save_stats: Path | str | None) -> None:
+    if folders.samples < 1:
+        raise ConfigError(f"--samples is {folders.samples} but must be 1 or more")
+    if (folders.labels is None) != (space is None):
+        raise ConfigError("--labels and --label-space belong together: give both, or neither")
+    if folders.labels is not None and protocol.segmenter is None:
+        raise ConfigError("label maps are compared with what a segmenter reads: add --segmenter, or leave out --labels")
+    if protocol.segmenter is not None and folders.labels is None:
+        raise ConfigError("a segmenter's reading is compared with label maps: add --labels and --label-space")
+    if folders.real is None and protocol.segmenter is None and folders.samples == 1:
+        raise ConfigError("there is nothing to compare the pictures with: add --real, or --labels with --segmenter")
+    if folders.statistics is not None and (len(protocol.features) != 1 or save_stats is not None):
+        raise ConfigError("statistics hold one feature network's view: name that one with --features, and save none")
+    if save_stats is not None:
+        if folders.real is None or len(protocol.features) != 1:
+            raise ConfigError("--save-stats keeps what one feature network sees in --real: name both")
+        if Path(save_stats).suffix != STATISTICS_SUFFIX:
+            raise OutputError(f"--save-stats is {save_stats} but must end in {STATISTICS_SUFFIX}")
+        if Path(save_stats).exists():
+            raise OutputError(f"{save_stats} is there already; choose another name for the statistics, or remove it")
+
+
+def _look(
+    judge: Judge,
+    log: ReadingLog,
+    matches: Matches,
+    space: LabelSpace | None,
+    protocol: Protocol,
+    team: Team,
+    on_progress: Callable[[int, int], None] | None,
+) -> None:
+    """Let the judge see this process' share."""
+    items = matches.items[team.rank :: team.size]
+    total, done = len(items) + len(matches.loose) // team.size, 0
+    how = {"size": protocol.size, "batch_size": protocol.batch_size, "skip_broken": protocol.skip_broken}
+    for loaded in read_items(items, space, log, **how):  # type: ignore[arg-type]
+        judge.see(loaded.names, loaded.samples, loaded.real, loaded.label)
+        done += len(loaded.names)
+        if on_progress is not None:
+            on_progress(done, total)
+    loose = dict(list(matches.loose.items())[team.rank :: team.size])
+    # Photos of their own names are brought to the pictures' size, where these have one.
+    size = protocol.size or (next(iter(log.sizes)) if len(log.sizes) == 1 else None)
+    for names, pictures in read_photos(loose, log, **{**how, "size": size}):  # type: ignore[arg-type]
+        judge.see_real(names, pictures)
+        done += len(names)
+        if on_progress is not None:
+            on_progress(min(done, total), total)
+
+
+def gather(judge: Judge, log: ReadingLog, team: Team) -> None:
+    """Bring together in process 0 what all have seen."""
+    if team.size == 1:
+        return
+    parts: list[Any] | None = [None] * team.size if team.main else None
+    dist.gather_object((judge.state(), log), parts, dst=0)
+    for state, other in (parts or [])[1:]:
+        judge.merge(state)
+        log.merge(other)
+
+
+def _conclude(
+    judge: Judge,
+    log: ReadingLog,
+    matches: Matches,
+    folders: _Folders,
+    space: LabelSpace | None,
+    protocol: Protocol,
+    save_stats: Path | str | None,
+    name: str | None,
+    team: Team,
+) -> Report:
+    """Compute the scores and say how they came about."""
+    if not log.sizes:
+        raise DataError(f"no picture in {folders.generated} could be read; {log.broken[0]['reason']}")
+    sizes = sorted(log.sizes)
+    size = list(protocol.size or sizes[0]) if len(sizes) == 1 or protocol.size else "various"
+    views: dict[str, dict[str, Any]] = {
+        network.name: {"features": network.name, "network": network.describe(), "size": size, "resize": RESIZE}
+        for network in judge.networks.features
+    }
+    real = _real_statistics(folders.statistics, views)
+    scores = judge.scores(real)
+    if save_stats is not None:
+        [(key, view)] = views.items()
+        save_statistics(Path(save_stats), judge.real[key], {**view, "count": judge.real[key].count})
+    return Report(
+        name=name or folders.generated.resolve().name,
+        scores=scores,
+        protocol={**_sources(matches, folders, space, log), **_protocol(judge, log, protocol, size, team)},
+        **_classes(judge),
+        pictures=_shown(judge, {item.name: item for item in matches.items}),
+        broken=sorted(log.broken, key=lambda item: item["file"]),
+        unmatched=matches.unmatched,
+        notes=judge.notes() if folders.real is not None else [],
+    )
+
+
+def run_report(
+    judge: Judge,
+    log: ReadingLog,
+    name: str,
+    about: dict[str, Any],
+    protocol: Protocol,
+    team: Team,
+    show: Callable[[str], tuple[str, dict[str, str]]],
+) -> Report:
+    """Return the report on what a run draws.
+
+    Args:
+        judge: has seen it all.
+        log: knows the sizes.
+        name: of the method.
+        about: what was drawn and compared, for the protocol.
+        protocol: how it was judged.
+        team: the processes.
+        show: returns a sample's name and its files (`file`, `real`, `label`), given what the judge calls it.
+    """
+    [size] = log.sizes
+    pictures = _shown(judge, None)
+    for group in ("best", "median", "worst"):
+        shown = []
+        for item in pictures.get(group, []):
+            called, files = show(item.name)
+            shown.append(Shown(called, item.score, files["file"], files.get("real"), files.get("label")))
+        if shown:
+            pictures[group] = shown
+    return Report(
+        name=name,
+        scores=judge.scores(),
+        protocol={**about, **_protocol(judge, log, protocol, list(size), team)},
+        **_classes(judge),
+        pictures=pictures,
+        notes=judge.notes(),
+    )
+
+
+def _classes(judge: Judge) -> dict[str, Any]:
+    """Return what is known of each class, over all sample sets."""
+    if not judge.pixels:
+        return {}
+    joined = SegmentationScores(judge.pixels[0].classes)
+    for part in judge.pixels:
+        joined.merge(part)
+    return {"classes": joined.per_class(), "left_out": joined.left_out()}
+
+
+def _real_statistics(file: Path | None, views: dict[str, Any]) -> dict[str, FeatureMoments] | None:
+    if file is None:
+        return None
+    moments, meta = load_statistics(file)
+    [view] = views.values()
+    check_statistics(meta, view, file)
+    return {view["features"]: moments}
+
+
+def _shown(judge: Judge, by_name: dict[str, Item] | None) -> dict[str, Any]:
+    """Return the best, median and worst pictures of the first sample set."""
+    ranked = sorted((pair for pair in judge.ranking if pair[1] == pair[1]), key=lambda pair: (-pair[1], pair[0]))
+    if not ranked:
+        return {}
+    middle = max(0, len(ranked) // 2 - _SHOWN // 2)
+    groups = {"best": ranked[:_SHOWN], "median": ranked[middle : middle + _SHOWN], "worst": ranked[::-1][:_SHOWN]}
+
+    def show(name: str, score: float) -> Shown:
+        return Shown(name, score, "") if by_name is None else _show(by_name[name], score)
+
+    return {"by": judge.ranked_by, **{key: [show(*pair) for pair in group] for key, group in groups.items()}}
+
+
+def _show(item: Item, score: float) -> Shown:
+    real = None if item.real is None or item.real.form != "files" else str(item.real.image)
+    label = None if item.label is None or item.label.form != "files" else str(item.label.label)
+    return Shown(item.name, score, str(item.generated[0]), real, label)
+
+
+def _sources(matches: Matches, folders: _Folders, space: LabelSpace | None, log: ReadingLog) -> dict[str, Any]:
+    """Return what was compared with what."""
+    names = [item.name for item in matches.items]
+    real: dict[str, Any] | None = None
+    if folders.statistics is not None:
+        real = {"statistics": str(folders.statistics)}
+    elif folders.real is not None:
+        real_names = list(matches.loose) if folders.unpaired else names
+        real = {"folder": str(folders.real), "count": len(real_names), "list_sha256": list_sha256(real_names)}
+    labels = None if folders.labels is None else {"folder": str(folders.labels), "label_space": space and space.name}
+    judged = sum(log.sizes.values())
+    return {
+        "generated": {"folder": str(folders.generated), "count": judged, "list_sha256": list_sha256(names)},
+        "real": real,
+        "labels": labels,
+        "sample_sets": folders.samples,
+        "paired": bool(real and not folders.unpaired and folders.statistics is None),
+        "layout": {"name": folders.layout, "split": folders.split},
+    }
+
+
+def _protocol(judge: Judge, log: ReadingLog, protocol: Protocol, size: Any, team: Team) -> dict[str, Any]:
+    """Return how scores come about, whatever was compared."""
+    segmenter = judge.networks.segmenter
+    lpips = judge.networks.lpips
+    return {
+        "size": size,
+        "sizes": {f"{height}x{width}": count for (height, width), count in sorted(log.sizes.items())},
+        "resize": RESIZE,
+        "resized": {"generated": log.resized["generated"], "real": log.resized["real"]},
+        "features": {network.name: network.describe() for network in judge.networks.features},
+        "kernel": {**KERNEL, "pool": KERNEL_POOL, "degree": 3},
+        "segmenter": None if segmenter is None else segmenter.describe(),
+        "lpips": None if lpips is None else lpips.name,
+        "ssim": "Gaussian window 11x11, sigma 1.5, borders left out, mean over colours",
+        "classes_without_pixels": "left out of the means",
+        "seed": protocol.seed,
+        "skip_broken": protocol.skip_broken,
+        "allow_missing": protocol.allow_missing,
+        "device": team.device.type,
+        "processes": team.size,
+        "versions": _versions(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("lab2pix", "torch", "torchvision", "torchmetrics", "torch-fidelity", "segmentation-models-pytorch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,196 @@
+"""What an evaluation found, and how: a JSON file that others can check, and a table for the terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from lab2pix.atomic import write_atomically
+from lab2pix.errors import DataError, OutputError
+
+__all__ = ["REPORT_FORMAT", "Over", "Report", "Score", "Shown", "check_place", "higher_is_better", "read_report"]
+
+REPORT_FORMAT = "lab2pix-report/1"
+Over = Literal["sample sets", "pictures", "label maps"]
+_LOWER = ("fid", "kid", "frechet_", "kernel_", "lpips")
+
+
+def higher_is_better(name: str) -> bool:
+    """Tell in which direction a score improves, by its name."""
+    return not name.startswith(_LOWER)
+
+
+@dataclass(frozen=True)
+class Score:
+    """One score.
+
+    Attributes:
+        mean: the score.
+        std: standard deviation (n - 1) over what `over` says; None for a single value.
+        count: how many values.
+        over: sample sets (one value for each noise), pictures, or label maps.
+        values: one per sample set; empty for scores over pictures and label maps.
+        extra: what else belongs to it, such as pictures without a finite value.
+    """
+
+    mean: float
+    std: float | None
+    count: int
+    over: Over
+    values: tuple[float, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of_sets(cls, values: Sequence[float], **extra: Any) -> Score:
+        """Return a score with one value for each sample set."""
+        return cls(*_mean_and_std(values), len(values), "sample sets", tuple(values), extra)
+
+    @classmethod
+    def of_each(cls, values: Sequence[float], over: Over) -> Score | None:
+        """Return a score over pictures or label maps; those without a finite value are counted apart.
+
+        Returns:
+            None where no value is finite.
+        """
+        finite = [value for value in values if math.isfinite(value)]
+        if not finite:
+            return None
+        extra = {"not_finite": len(values) - len(finite)} if len(finite) < len(values) else {}
+        return cls(*_mean_and_std(finite), len(finite), over, (), extra)
+
+    def to_dict(self, name: str) -> dict[str, Any]:
+        """Return plain values for the JSON."""
+        better = "higher" if higher_is_better(name) else "lower"
+        plain = {"mean": self.mean, "std": self.std, "count": self.count, "over": self.over, "better": better}
+        return {**plain, **({"values": list(self.values)} if self.values else {}), **self.extra}
+
+
+def _mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    mean = math.fsum(values) / len(values)
+    if len(values) < 2:
+        return mean, None
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture on the report's sheet.
+
+    Attributes:
+        name: what it is called.
+        score: its own score.
+        file, real, label: where it lies, its photo and its label map; None where there is none.
+    """
+
+    name: str
+    score: float
+    file: str
+    real: str | None = None
+    label: str | None = None
+
+
+@dataclass
+class Report:
+    """What an evaluation found.
+
+    Attributes:
+        name: of the method that was judged.
+        scores: by name.
+        protocol: everything that a score depends on.
+        classes: each class's `name`, `iou`, `accuracy`, `pixels`; empty without a segmenter.
+        left_out: classes that neither label maps nor readings hold.
+        pictures: `by` which score, and the `best`, `median` and `worst` pictures.
+        broken: files that could not be read, with the reason.
+        unmatched: names without a partner that were left out.
+        notes: what a reader of the scores should know.
+    """
+
+    name: str
+    scores: dict[str, Score]
+    protocol: dict[str, Any]
+    classes: list[dict[str, Any]] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+    pictures: dict[str, Any] = field(default_factory=dict)
+    broken: list[dict[str, str]] = field(default_factory=list)
+    unmatched: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what the JSON file holds."""
+        plain = {key: getattr(self, key) for key in ("classes", "left_out", "broken", "unmatched", "notes", "protocol")}
+        pictures = {
+            key: [asdict(item) for item in value] if isinstance(value, list) else value
+            for key, value in self.pictures.items()
+        }
+        scores = {name: score.to_dict(name) for name, score in self.scores.items()}
+        return {"format": REPORT_FORMAT, "name": self.name, "scores": scores, **plain, "pictures": pictures}
+
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write the JSON, and the HTML page beside it (same name, `.html`).
+
+        Args:
+            path: where to; ends in `.json`.
+            overwrite: replace a report that is there.
+
+        Raises:
+            OutputError: a report is there already, or the place cannot be written.
+        """
+        from lab2pix.evaluation.page import write_page
+
+        path = check_place(path, overwrite=overwrite)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+            write_page(self.to_dict(), path.with_suffix(".html"))
+        except OSError as error:
+            raise OutputError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
+        return path
+
+    def __str__(self) -> str:
+        """Return the scores as lines, and what a reader should know."""
+        width = max(map(len, self.scores), default=0)
+        lines = []
+        for name, score in self.scores.items():
+            spread = "" if score.std is None else f" ± {score.std:.4g}"
+            number = f"{score.mean:.4f}" if abs(score.mean) < 10 else f"{score.mean:.2f}"
+            lines.append(f"{name:<{width}}  {number}{spread}  ({score.count} {score.over})")
+        if self.left_out:
+            lines.append(f"classes that neither label maps nor readings hold: {', '.join(self.left_out)}")
+        lines += [f"left out: {item['file']}: {item['reason']}" for item in self.broken]
+        if self.unmatched:
+            lines.append(f"{len(self.unmatched)} without partner left out, such as {self.unmatched[0]}")
+        return "\n".join([*lines, *self.notes])
+
+
+def check_place(path: Path | str, *, overwrite: bool) -> Path:
+    """Return a report's path.
+
+    Raises:
+        OutputError: it is no `.json`, or there is one already.
+    """
+    path = Path(path)
+    if path.suffix != ".json":
+        raise OutputError(f"{path} does not end in .json, as a report does (its page lies beside it, in .html)")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{path} is there already; choose another name, or --overwrite it")
+    return path
+
+
+def read_report(path: Path | str) -> dict[str, Any]:
+    """Read a report's JSON.
+
+    Raises:
+        DataError: the file holds none.
+    """
+    try:
+        report: Any = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise DataError(f"{path} cannot be read as a report ({reason}); give a file of `lab2pix evaluate`") from error
+    if not isinstance(report, dict) or report.get("format") != REPORT_FORMAT:
+        raise DataError(f"{path} is no report of `lab2pix evaluate` ({REPORT_FORMAT}); give one")
+    return report
