@@ -260,6 +260,7 @@ def _conclude(
         broken=sorted(log.broken, key=lambda item: item["file"]),
         unmatched=matches.unmatched,
         notes=judge.notes() if folders.real is not None else [],
+        space=space,
     )
 
 
@@ -270,6 +271,7 @@ def run_report(
     about: dict[str, Any],
     protocol: Protocol,
     team: Team,
+    space: LabelSpace,
     show: Callable[[str], tuple[str, dict[str, str]]],
 ) -> Report:
     """Return the report on what a run draws.
@@ -281,6 +283,7 @@ def run_report(
         about: what was drawn and compared, for the protocol.
         protocol: how it was judged.
         team: the processes.
+        space: what the label maps hold.
         show: returns a sample's name and its files (`file`, `real`, `label`), given what the judge calls it.
     """
     [size] = log.sizes
@@ -299,6 +302,7 @@ def run_report(
         **_classes(judge),
         pictures=pictures,
         notes=judge.notes(),
+        space=space,
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from lab2pix.atomic import write_atomically
 from lab2pix.errors import DataError, OutputError
+from lab2pix.labels import LabelSpace
 
 __all__ = ["REPORT_FORMAT", "Over", "Report", "Score", "Shown", "check_place", "higher_is_better", "read_report"]
 
@@ -107,6 +108,7 @@ class Report:
         broken: files that could not be read, with the reason.
         unmatched: names without a partner that were left out.
         notes: what a reader of the scores should know.
+        space: what the label maps hold, to show them in colours; not part of the file.
     """
 
     name: str
@@ -118,6 +120,7 @@ class Report:
     broken: list[dict[str, str]] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    space: LabelSpace | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the JSON file holds."""
@@ -145,7 +148,7 @@ class Report:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-            write_page(self.to_dict(), path.with_suffix(".html"))
+            write_page(self.to_dict(), path.with_suffix(".html"), self.space)
         except OSError as error:
             raise OutputError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
         return path

@@ -185,7 +185,7 @@ def evaluate_run(
 
         def conclude() -> Report:
             shown = _Shower(synthesizer, dataset, protocol.seed, pictures)
-            return run_report(judge, log, name or synthesizer.config.name, about, protocol, team, shown)
+            return run_report(judge, log, name or synthesizer.config.name, about, protocol, team, space, shown)
 
         return team.on_main(conclude)
 
