@@ -109,7 +109,8 @@ class Comparison:
 
         best = {score: self.best(score) for score in self.scores}
         heads = "".join(
-            f'<th class="number">{escape(score_title(score))} {"↑" if higher_is_better(score) else "↓"}</th>'
+            f'<th class="number wrap" title="{escape(score_title(score))}">{escape(score).replace("_", "_<wbr>")} '
+            f"{'↑' if higher_is_better(score) else '↓'}</th>"
             for score in self.scores
         )
         rows = []

@@ -61,8 +61,8 @@ def _classes(report: Mapping[str, Any]) -> str:
     if not classes:
         return ""
     rows = [
-        f'<tr><th scope="row">{escape(row["name"])}</th><td class="number">{number(row["iou"])}</td><td class="barcell">'
-        f'<span class="bar" style="width:{100 * (row["iou"] or 0):.1f}%"></span></td>'
+        f'<tr><th scope="row">{escape(row["name"])}</th><td class="number">{number(row["iou"])}</td>'
+        f'<td class="barcell"><span class="bar" style="width:{100 * (row["iou"] or 0):.1f}%"></span></td>'
         f'<td class="number">{number(row["accuracy"])}</td><td class="number">{row["pixels"]:,}</td></tr>'
         for row in classes
     ]
