@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
+    "FEATURE_NAMES",
     "LAYOUT_NAMES",
     "BackboneConfig",
     "CheckpointConfig",
     "Config",
     "DataConfig",
     "DiscriminatorConfig",
+    "EvaluationConfig",
     "GeneratorConfig",
     "GlobalEncoderConfig",
     "LossConfig",
@@ -29,6 +31,9 @@ BackboneName = Literal["vgg16", "vgg19", "efficientnet-lite0", "efficientnet-lit
 
 LAYOUT_NAMES = ("ade20k", "cityscapes", "coco-stuff", "facades", "facades-base", "folder", "scenes", "sketch")
 """Every layout of `lab2pix.data`, so that a typo shows before anything heavy is loaded; a test keeps the two alike."""
+
+FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1")
+"""Every feature network that `lab2pix.evaluation` knows by name; likewise."""
 
 
 class Section(BaseModel):
@@ -245,6 +250,30 @@ class TrainConfig(Section):
     gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Average the generator's weights; null: off.")
     max_minutes: float | None = Field(None, gt=0, description="End the run after so many minutes; null: no limit.")
+    evaluate_every: int | None = Field(
+        None, ge=1, description="Steps between scores of the evaluator on held-out label maps; null: off."
+    )
+
+
+class EvaluationConfig(Section):
+    """How the evaluator judges a run while it trains (`train.evaluate_every`), as `lab2pix evaluate` would."""
+
+    features: tuple[str, ...] = Field(
+        ("efficientnet-lite0",),
+        description="What the Fréchet and kernel distances look through: inception (FID, KID), efficientnet-lite0, "
+        "efficientnet-lite1, or exported programs (.pt2, .onnx).",
+    )
+    segmenter: str | None = Field(
+        None,
+        description="Reads label maps in pictures for PPA, PCA and C-IoU: a folder of `lab2pix segmenter train`, an "
+        "exported program or hf:NAME; null: leaves these scores out.",
+    )
+    count: int = Field(256, ge=2, description="How many held-out label maps, the first ones; fewer where there are.")
+    samples: int = Field(1, ge=1, description="Pictures per label map, each with other noise.")
+    batch_size: int = Field(8, ge=1, description="Pictures drawn at once; changes speed and memory only.")
+    inception_weights: str | None = Field(
+        None, description="File of Inception's weights; null: the torch hub cache, or the net."
+    )
 
 
 class CheckpointConfig(Section):
@@ -253,7 +282,9 @@ class CheckpointConfig(Section):
     every: int = Field(1000, ge=1, description="Steps between checkpoints.")
     keep: int = Field(2, ge=1, description="How many of the latest stay.")
     best: str | None = Field(
-        None, description="Score by which the best stays as well, such as `perceptual`; lower wins."
+        None,
+        description="Score by which the best stays as well: one of the method's, such as `perceptual`, or one that "
+        "`train.evaluate_every` takes, such as `ciou`.",
     )
 
 
@@ -282,5 +313,6 @@ class Config(Section):
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: TrainConfig = TrainConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()

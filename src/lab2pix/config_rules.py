@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from lab2pix.config import LAYOUT_NAMES, Config
+from lab2pix.config import FEATURE_NAMES, LAYOUT_NAMES, Config
 from lab2pix.errors import ConfigError, did_you_mean
 
 __all__ = ["check_rules", "label_space_files", "nearest_size"]
@@ -25,6 +25,7 @@ def check_rules(config: Config) -> None:
     _check_method(config)
     _check_size(config)
     _check_training(config)
+    _check_evaluation(config)
 
 
 def label_space_files() -> list[str]:
@@ -176,4 +177,33 @@ def _check_training(config: Config) -> None:
     if train.batch_size % train.accumulate:
         raise ConfigError(
             f"train.batch_size is {train.batch_size} but must be divisible by train.accumulate, {train.accumulate}"
+        )
+
+
+def _check_evaluation(config: Config) -> None:
+    """Check what is scored during training, so that no run stops at its first scores."""
+    evaluation = config.evaluation
+    for name in evaluation.features:
+        if name.endswith((".pt2", ".onnx")):
+            if not Path(name).is_file():
+                raise ConfigError(f"evaluation.features names '{name}', but there is no such file")
+        elif name not in FEATURE_NAMES:
+            hint = did_you_mean(name, FEATURE_NAMES)
+            raise ConfigError(f"evaluation.features names '{name}'{hint}, or give an exported program (.pt2, .onnx)")
+    if config.train.evaluate_every is None:
+        return
+    if config.data.val_split is None:
+        raise ConfigError(
+            f"train.evaluate_every is {config.train.evaluate_every}, but data.val_split is null, so no label maps are "
+            "held out to score; name a split, or set train.evaluate_every=null"
+        )
+    if evaluation.segmenter is not None and config.generator.encoder == "sketch":
+        raise ConfigError(
+            "evaluation.segmenter reads classes in pictures, but generator.encoder is 'sketch', and sketches have "
+            "none; set evaluation.segmenter=null"
+        )
+    if evaluation.samples > 1 and config.generator.start == "label":
+        raise ConfigError(
+            f"evaluation.samples is {evaluation.samples}, but generator.start is 'label', so there is one picture per "
+            "label map; set evaluation.samples=1"
         )

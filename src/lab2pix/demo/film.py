@@ -9,8 +9,7 @@ from PIL import Image
 
 from lab2pix.data.dataset import build_dataset, collate
 from lab2pix.data.pixels import to_bytes, to_picture
-from lab2pix.methods import Method, draw
-from lab2pix.synthesis.synthesizer import noise_vector
+from lab2pix.methods import Method, draw, noise_vector
 
 __all__ = ["FILM", "FRAMES", "film_frame", "film_frames"]
 

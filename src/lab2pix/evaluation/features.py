@@ -10,15 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from lab2pix.config import FEATURE_NAMES
 from lab2pix.data.pixels import from_bytes
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
 from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, Program, ProgramSettings, read_settings
 from lab2pix.methods.backbones import load_backbone
 from lab2pix.pretrained import WeightsFile, file_sha256, read_weights
 
-__all__ = ["FEATURE_NETWORKS", "INCEPTION", "FeatureNetwork", "load_features"]
+__all__ = ["FEATURE_NETWORKS", "INCEPTION", "FeatureNetwork", "distance_names", "feature_name", "load_features"]
 
-FEATURE_NETWORKS = ("inception", "efficientnet-lite0", "efficientnet-lite1")
+FEATURE_NETWORKS = FEATURE_NAMES
 """Networks known by name; any other is a file."""
 
 INCEPTION = WeightsFile(
@@ -96,7 +97,7 @@ class _EfficientNet(FeatureNetwork):
     dimension = 320
 
     def __init__(self, name: str) -> None:
-        self.name = name.replace("-", "_")
+        self.name = feature_name(name)
         self.network = load_backbone(name)
         self.device = torch.device("cpu")
 
@@ -121,7 +122,7 @@ class _Exported(FeatureNetwork):
     """An exported program that gives `[N, D]`, or `[N, D, h, w]`, which is averaged."""
 
     def __init__(self, file: Path) -> None:
-        self.name = re.sub(r"\W+", "_", file.stem).lower()
+        self.name = feature_name(str(file))
         self.settings: ProgramSettings = read_settings(file, ProgramSettings)
         self.program = Program(file, self.settings)
         self.dimension = self(torch.zeros(2, 3, *(self.settings.size or (64, 64)), dtype=torch.uint8)).shape[1]
@@ -144,6 +145,16 @@ class _Exported(FeatureNetwork):
         """See the class."""
         how = self.settings.model_dump(mode="json", exclude={"batch"})
         return {"weights_sha256": self.program.sha256, "input": how, "dimension": self.dimension}
+
+
+def feature_name(spec: str) -> str:
+    """Return what scores through a feature network are named after, without loading it; `spec` is `load_features`'s."""
+    return re.sub(r"\W+", "_", Path(spec).stem if spec.endswith(PROGRAM_SUFFIXES) else spec).lower()
+
+
+def distance_names(network: str) -> tuple[str, str]:
+    """Return what the Frechet and the kernel distance through a network of this name are called."""
+    return ("fid", "kid") if network == "inception" else (f"frechet_{network}", f"kernel_{network}")
 
 
 def load_features(spec: str, *, weights: str | Path | None = None) -> FeatureNetwork:

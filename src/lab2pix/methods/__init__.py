@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
-from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
 from lab2pix.methods.base import Engine, Losses, Method
 from lab2pix.methods.conditions import condition_channels, make_condition
+from lab2pix.methods.drawing import draw, draw_exactly, draw_scales, noise_vector
 from lab2pix.methods.lab2pix_v1 import Lab2PixV1, build_v1_generator
 from lab2pix.methods.lab2pix_v2 import Lab2PixV2, build_v2_generator
 
@@ -22,8 +22,10 @@ __all__ = [
     "build_method",
     "condition_channels",
     "draw",
+    "draw_exactly",
     "draw_scales",
     "make_condition",
+    "noise_vector",
 ]
 
 _METHODS: dict[str, type[Method]] = {Lab2PixV1.name: Lab2PixV1, Lab2PixV2.name: Lab2PixV2}
@@ -48,24 +50,3 @@ def build_generator(config: Config, label_space: LabelSpace) -> nn.Module:
     if config.method == Lab2PixV1.name:
         return build_v1_generator(config, label_space)
     return build_v2_generator(config, label_space)
-
-
-def draw_scales(
-    generator: nn.Module, config: Config, label_space: LabelSpace, batch: Batch, noise: Tensor
-) -> list[Tensor]:
-    """Return all images of one pass, in [-1, 1], largest first: X3, X2, X1 of V1 (Eq. 17), X3 alone of V2.
-
-    Args:
-        generator: a method's generator.
-        config: the run that it is of.
-        label_space: what the class ids mean.
-        batch: label maps.
-        noise: `[N, noise_dim]`.
-    """
-    images: Tensor | list[Tensor] = generator(make_condition(config, label_space, batch), noise)
-    return [images] if isinstance(images, Tensor) else images
-
-
-def draw(generator: nn.Module, config: Config, label_space: LabelSpace, batch: Batch, noise: Tensor) -> Tensor:
-    """Return X3, `[N, 3, H, W]` in [-1, 1], for a batch of label maps and `[N, noise_dim]` noise."""
-    return draw_scales(generator, config, label_space, batch, noise)[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from pathlib import Path
 from typing import Any, Self
@@ -23,11 +22,11 @@ from lab2pix.data.transforms import instance_edges, resize_nearest
 from lab2pix.devices import choose_device
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import draw_scales
+from lab2pix.methods import draw_exactly, noise_vector
 from lab2pix.synthesis import weights
 from lab2pix.synthesis.weights import ModelInfo
 
-__all__ = ["LabelSource", "Synthesizer", "noise_vector"]
+__all__ = ["LabelSource", "Synthesizer"]
 
 LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
 """A label map: class ids `[H, W]` as tensor or array, a Pillow picture (ids, palette or colours), or a file."""
@@ -324,9 +323,7 @@ class Synthesizer(
     def _draw(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         self.generator.eval()
         batch, noise = batch.to(self.device), noise.to(self.device)
-        # The shortened float32 of newer GPUs rounds otherwise at another batch size.
-        with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
-            images = draw_scales(self.generator, self.config, self.label_space, batch, noise)
+        images = draw_exactly(self.generator, self.config, self.label_space, batch, noise)
         if not all(bool(image.isfinite().all()) for image in images):
             raise CheckpointError(
                 f"the weights of step {self.step} draw pixels that are not finite; take an earlier checkpoint"
@@ -378,13 +375,6 @@ class Synthesizer(
     def _require_noise(self, wanted: bool, because: str) -> None:
         if wanted and self.config.generator.start == "label":
             raise ConfigError(f"this generator starts from the label map alone (generator.start=label): {because}")
-
-
-def noise_vector(seed: int, sample: int, length: int) -> Tensor:
-    """Return `[length]` numbers of N(0, 1) that depend on seed and sample alone."""
-    digest = hashlib.sha256(f"lab2pix noise {seed} {sample}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(length, generator=generator)
 
 
 def _instances(instances: Tensor | str | Path) -> Tensor:

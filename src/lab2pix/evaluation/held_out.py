@@ -1,0 +1,92 @@
+"""Judging what a generator draws of held-out label maps: of a finished run, or of one that is being trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from lab2pix.batch import Batch
+from lab2pix.data.dataset import AnyDataset, collate
+from lab2pix.data.pixels import to_bytes
+from lab2pix.distributed import Team
+from lab2pix.evaluation.evaluator import gather
+from lab2pix.evaluation.features import distance_names, feature_name
+from lab2pix.evaluation.judge import Judge
+from lab2pix.evaluation.reading import ReadingLog
+from lab2pix.methods import noise_vector
+
+__all__ = ["SEGMENTATION_SCORES", "held_out_noise", "judge_held_out", "sample_key", "score_names"]
+
+SEGMENTATION_SCORES = ("ppa", "pca", "ciou")
+"""Scores that a segmenter's reading gives."""
+
+
+def sample_key(place: int) -> str:
+    """Return what the judge calls the label map at a place of the held-out part."""
+    return f"{place:06d}"
+
+
+def held_out_noise(seed: int, places: Sequence[int], length: int) -> Tensor:
+    """Return the noise of the label maps at some places, `[len(places), length]`."""
+    return torch.stack([noise_vector(seed, place, length) for place in places])
+
+
+def score_names(features: Iterable[str], *, segmenter: bool, photos: bool, samples: int) -> tuple[str, ...]:
+    """Return which scores held-out label maps will get, before anything is loaded or drawn.
+
+    Args:
+        features: networks that the distances look through; see `load_features`.
+        segmenter: whether one reads label maps in the pictures.
+        photos: whether it is known which photo belongs to which label map.
+        samples: pictures per label map.
+    """
+    distances = [name for spec in features for name in distance_names(feature_name(spec))]
+    return (
+        *(SEGMENTATION_SCORES if segmenter else ()),
+        *((*distances, "psnr", "ssim") if photos else ()),
+        *(("diversity_pixels",) if samples > 1 else ()),
+    )
+
+
+def judge_held_out(
+    judge: Judge,
+    dataset: AnyDataset,
+    draw: Callable[[Batch, Sequence[int], int], Tensor],
+    *,
+    count: int,
+    seed: int,
+    batch_size: int,
+    team: Team,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> ReadingLog:
+    """Let the judge see the first label maps of a held-out part, each process its share; process 0 gets it all.
+
+    Args:
+        judge: starts empty in every process; how many pictures of each label map it wants, it says.
+        dataset: the held-out part.
+        draw: returns pictures `[N, 3, H, W]` uint8 of a batch, given the places of its label maps and a seed.
+        count: how many label maps; at most as many as there are.
+        seed: of the first picture of each label map; the next ones count up.
+        batch_size: pictures at once.
+        team: the processes, which must all call this.
+        on_progress: called with this process' label maps done and their number.
+
+    Returns:
+        Which sizes were judged.
+    """
+    log = ReadingLog()
+    mine = list(range(team.rank, count, team.size))
+    for start in range(0, len(mine), batch_size):
+        places = mine[start : start + batch_size]
+        batch = collate([dataset[(0, place)] for place in places])
+        drawn = [draw(batch, places, seed + number) for number in range(judge.sample_sets)]
+        real = None if batch.image is None else to_bytes(batch.image)
+        label = None if judge.networks.segmenter is None else batch.label
+        judge.see([sample_key(place) for place in places], drawn, real, label)
+        log.sizes[(drawn[0].shape[-2], drawn[0].shape[-1])] += len(places)
+        if on_progress is not None:
+            on_progress(start + len(places), len(mine))
+    gather(judge, log, team)
+    return log
