@@ -64,6 +64,7 @@ def _evaluate(
     device: Device = None,
 ) -> None:
     """Score pictures made by anything, or what a run draws; the report says how."""
+    from lab2pix.distributed import Team
     from lab2pix.errors import ConfigError, did_you_mean
     from lab2pix.synthesis.judging import evaluate
 
@@ -98,4 +99,5 @@ def _evaluate(
             overwrite=overwrite,
             on_progress=on_progress,
         )
-    print(f"{report}\n{out}")
+    if Team.is_first():
+        print(f"{report}\n{out}")

@@ -13,7 +13,7 @@ from typing import Any
 from lab2pix.atomic import write_atomically
 from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.html import picture, score_title, spread, write_html
-from lab2pix.evaluation.report import higher_is_better, read_report
+from lab2pix.evaluation.report import higher_is_better, mean_and_std, read_report
 
 __all__ = ["Comparison", "compare"]
 
@@ -31,7 +31,7 @@ _PROTOCOL = (
     "count",
 )
 """What must be alike for two scores to be comparable."""
-_ELSEWHERE = {"folder", "root"}  # where files lie makes no difference
+_ELSEWHERE = {"folder", "root", "statistics"}  # where files lie makes no difference
 
 
 @dataclass(frozen=True)
@@ -194,17 +194,10 @@ def compare(reports: Sequence[Path | str], *, allow_different: bool = False) -> 
 
 
 def _cell(group: Sequence[Mapping[str, Any]], score: str) -> Cell | None:
-    """Join a method's values: those of sample sets, or each report's mean for scores over pictures."""
+    """Join the values that a method's sample sets have, in all its reports."""
     found = [report["scores"][score] for report in group if score in report["scores"]]
-    values = [value for one in found for value in (one.get("values") or [one["mean"]])]
-    if not values:
-        return None
-    mean = math.fsum(values) / len(values)
-    if len(values) > 1:
-        return Cell(
-            mean, math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)), len(values)
-        )
-    return Cell(mean, found[0]["std"] if found[0]["over"] != "sample sets" else None, 1)
+    values = [value for one in found for value in one["values"]]
+    return Cell(*mean_and_std(values), len(values)) if values else None
 
 
 def _differences(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -71,8 +71,8 @@ class FeatureMoments:
     def _keep(self, rank: int, row: bytes) -> None:
         if len(self._sample) < self.pool:
             heapq.heappush(self._sample, (-rank, row))
-        elif -rank > self._sample[0][0]:
-            heapq.heapreplace(self._sample, (-rank, row))
+        else:
+            heapq.heappushpop(self._sample, (-rank, row))
 
     def merge(self, other: FeatureMoments) -> None:
         """Add what another one took in."""

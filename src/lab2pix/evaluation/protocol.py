@@ -1,0 +1,107 @@
+"""How pictures are judged: what is asked for, the networks that it names, and what the report says of it."""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from lab2pix.distributed import Team
+from lab2pix.errors import ConfigError
+from lab2pix.evaluation.distances import KERNEL_POOL
+from lab2pix.evaluation.features import load_features
+from lab2pix.evaluation.fidelity import LPIPS
+from lab2pix.evaluation.judge import KERNEL, Judge, Networks
+from lab2pix.evaluation.reading import ReadingLog
+from lab2pix.evaluation.segmenters import load_segmenter
+from lab2pix.labels import LabelSpace
+
+__all__ = ["RESIZE", "Protocol", "load_networks", "protocol_facts"]
+
+RESIZE = "antialiased bicubic (label maps: nearest neighbour)"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How pictures are judged.
+
+    Attributes:
+        features: networks that the distances between sets look through; see `load_features`.
+        segmenter: reads label maps in pictures; see `load_segmenter`.
+        lpips: network of the perceptual distance between two pictures; None leaves it out.
+        inception_weights, lpips_weights: files; None: the torch hub cache, or the net.
+        size: height and width to bring all pictures to; None: each picture's own.
+        batch_size: pictures at once; changes speed and memory only.
+        seed: decides the subsets of the kernel distance.
+        allow_missing: leave out names that lack a partner.
+        skip_broken: leave out label maps of which a file cannot be read.
+    """
+
+    features: tuple[str, ...] = ("efficientnet-lite0",)
+    segmenter: str | None = None
+    lpips: Literal["alex", "vgg"] | None = None
+    inception_weights: Path | None = None
+    lpips_weights: Path | None = None
+    size: tuple[int, int] | None = None
+    batch_size: int = 32
+    seed: int = 0
+    allow_missing: bool = False
+    skip_broken: bool = False
+
+
+def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
+    """Load what a protocol names.
+
+    Raises:
+        ConfigError: no such network, one named twice, or a segmenter without a label space.
+        LabelError: the segmenter reads other classes.
+        WeightsError: weights are missing or not what they should be.
+    """
+    features = [load_features(spec, weights=protocol.inception_weights) for spec in protocol.features]
+    names = [network.name for network in features]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"two feature networks are called '{names[0]}', as their scores would be; rename one file")
+    segmenter = None
+    if protocol.segmenter is not None:
+        if space is None:
+            raise ConfigError("a segmenter's reading is compared with label maps: add --labels and --label-space")
+        segmenter = load_segmenter(protocol.segmenter, space)
+    lpips = None if protocol.lpips is None else LPIPS(protocol.lpips, protocol.lpips_weights)
+    return Networks(features, segmenter, lpips)
+
+
+def protocol_facts(judge: Judge, log: ReadingLog, protocol: Protocol, size: Any, team: Team) -> dict[str, Any]:
+    """Return how scores come about, whatever was compared."""
+    segmenter = judge.networks.segmenter
+    lpips = judge.networks.lpips
+    return {
+        "size": size,
+        "sizes": {f"{height}x{width}": count for (height, width), count in sorted(log.sizes.items())},
+        "resize": RESIZE,
+        "resized": {"generated": log.resized["generated"], "real": log.resized["real"]},
+        "features": {network.name: network.describe() for network in judge.networks.features},
+        "kernel": {**KERNEL, "pool": KERNEL_POOL, "degree": 3},
+        "segmenter": None if segmenter is None else segmenter.describe(),
+        "lpips": None if lpips is None else lpips.name,
+        "ssim": "Gaussian window 11x11, sigma 1.5, borders left out, mean over colours",
+        "classes_without_pixels": "left out of the means",
+        "seed": protocol.seed,
+        "skip_broken": protocol.skip_broken,
+        "allow_missing": protocol.allow_missing,
+        "device": team.device.type,
+        "processes": team.size,
+        "versions": _versions(),
+        "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in ("lab2pix", "torch", "torchvision", "torchmetrics", "torch-fidelity", "segmentation-models-pytorch"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
