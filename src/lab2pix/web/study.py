@@ -23,7 +23,8 @@ from lab2pix.web.study_samples import MAX_METHODS, Study, Task, participant_name
 from lab2pix.web.study_store import MAX_SECONDS, AnswerBook
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI, Request
+    from starlette.applications import Starlette
+    from starlette.requests import Request
     from starlette.responses import Response
 
 __all__ = ["create_app", "host_checker", "serve_study"]
@@ -132,7 +133,7 @@ def serve_study(
             say(f"Stopped; {len(book.answers.latest)} answers are in {book.path}")
 
 
-def create_app(folder: Path, study: Study, book: AnswerBook, is_known_host: Callable[[str], bool]) -> FastAPI:
+def create_app(folder: Path, study: Study, book: AnswerBook, is_known_host: Callable[[str], bool]) -> Starlette:
     """Return the web application of a study.
 
     Args:
@@ -144,63 +145,89 @@ def create_app(folder: Path, study: Study, book: AnswerBook, is_known_host: Call
     Raises:
         DataError: a picture is missing.
     """
-    from fastapi import FastAPI
-    from fastapi.concurrency import run_in_threadpool
-    from fastapi.responses import JSONResponse, Response
+    from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.routing import Route
 
-    files = study.require_pictures(folder)
-    pages = {path: (_page_file(name), kind) for path, (name, kind) in _PAGE_FILES.items()}
-    samples = {sample.label: sample for sample in study.pool}  # the label map's token is the sample's name outside
-    app = FastAPI(title="lab2pix study", docs_url=None, redoc_url=None, openapi_url=None)
+    async def refuse(_: Request, error: Exception) -> Response:
+        return _error(*_explain(error))
 
-    async def page(request: Request) -> Response:
-        content, kind = pages[request.url.path]
+    desk = _Desk(folder, study, book)
+    return Starlette(
+        routes=[
+            *(Route(path, desk.page, methods=["GET"]) for path in _PAGE_FILES),
+            Route("/pictures/{token}.png", desk.picture, methods=["GET"]),
+            Route("/api/participant", desk.begin, methods=["POST"]),
+            Route("/api/answers", desk.answer, methods=["POST"]),
+        ],
+        exception_handlers=dict.fromkeys((_RefusedError, Lab2PixError, HTTPException), refuse),
+        middleware=[Middleware(_Gate, is_known_host=is_known_host)],
+    )
+
+
+class _Desk:
+    """Answers each kind of request.
+
+    Args:
+        folder: the study's folder.
+        study: the study.
+        book: where answers go.
+    """
+
+    def __init__(self, folder: Path, study: Study, book: AnswerBook) -> None:
+        self.study, self.book = study, book
+        self.files = study.require_pictures(folder)
+        self.pages = {path: (_page_file(name), kind) for path, (name, kind) in _PAGE_FILES.items()}
+        self.samples = {sample.label: sample for sample in study.pool}  # outside, the label map's token is the name
+
+    async def page(self, request: Request) -> Response:
+        """Give a file that the page consists of."""
+        from starlette.responses import Response
+
+        content, kind = self.pages[request.url.path]
         return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
-    for path in pages:
-        app.add_api_route(path, page, methods=["GET"], response_model=None)
+    def picture(self, request: Request) -> Response:
+        """Give a picture; no times of files are told: they were written method by method."""
+        from starlette.responses import Response
 
-    @app.get("/pictures/{token}.png", response_model=None)
-    def picture(token: str) -> Response:
         try:
-            content = files[token].read_bytes()  # no times of files are told: pictures were written method by method
+            content = self.files[request.path_params["token"]].read_bytes()
         except (KeyError, OSError) as error:
             raise _RefusedError(404, "There is no such picture") from error
         return Response(content, media_type="image/png", headers={"cache-control": "private, max-age=86400"})
 
-    @app.post("/api/participant", response_model=None)
-    async def begin(request: Request) -> Response:
+    async def begin(self, request: Request) -> Response:
+        """Tell a participant which samples to rank, and what is ranked already."""
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import JSONResponse
+
         name = participant_name((await _read(request, _Who)).participant)
-        done = await run_in_threadpool(book.done, name)
+        done = await run_in_threadpool(self.book.done, name)
         shown = [
             _shown(task, done[task.sample.name].ranking if task.sample.name in done else None)
-            for task in study.tasks(name)
+            for task in self.study.tasks(name)
         ]
-        classes = [entry.model_dump() for entry in study.classes]
+        classes = [entry.model_dump() for entry in self.study.classes]
         return JSONResponse({"participant": name, "samples": shown, "classes": classes})
 
-    @app.post("/api/answers", response_model=None)
-    async def answer(request: Request) -> Response:
+    async def answer(self, request: Request) -> Response:
+        """Keep a ranking."""
+        from starlette.concurrency import run_in_threadpool
+        from starlette.responses import JSONResponse
+
         body = await _read(request, _Ranking)
         name = participant_name(body.participant)
-        sample = samples.get(body.sample)
-        if sample is None or sample.name not in [task.sample.name for task in study.tasks(name)]:
+        sample = self.samples.get(body.sample)
+        if sample is None or sample.name not in [task.sample.name for task in self.study.tasks(name)]:
             raise _RefusedError(400, "There is no such sample for this participant; load the page again")
         methods = {token: method for method, token in sample.pictures.items()}
         if sorted(body.ranking) != sorted(methods):
             raise _RefusedError(400, "A ranking needs every picture of its sample once; load the page again")
         ranking = [methods[token] for token in body.ranking]
-        outcome = await run_in_threadpool(book.append, body.id, name, sample.name, ranking, body.seconds)
+        outcome = await run_in_threadpool(self.book.append, body.id, name, sample.name, ranking, body.seconds)
         return JSONResponse({"outcome": outcome})
-
-    async def refuse(_: Request, error: Exception) -> Response:
-        return _error(*_explain(error))
-
-    for kind in (_RefusedError, Lab2PixError, HTTPException):
-        app.add_exception_handler(kind, refuse)
-    app.add_middleware(_Gate, is_known_host=is_known_host)
-    return app
 
 
 def host_checker(host: str, allow_hosts: Sequence[str] = ()) -> Callable[[str], bool]:
@@ -311,7 +338,7 @@ def _explain(error: Exception) -> tuple[int, str]:
 
 
 def _error(status: int, sentence: str) -> Response:
-    from fastapi.responses import JSONResponse
+    from starlette.responses import JSONResponse
 
     return JSONResponse({"error": sentence}, status_code=status)
 

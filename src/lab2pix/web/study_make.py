@@ -13,8 +13,9 @@ from torch import Tensor
 
 import lab2pix
 from lab2pix.atomic import write_atomically
-from lab2pix.data.files import find_images, read_image, read_label
+from lab2pix.data.files import read_image, read_label
 from lab2pix.errors import ConfigError, DataError, OutputError
+from lab2pix.evaluation.folders import pictures_in
 from lab2pix.labels import LabelSpace
 from lab2pix.synthesis.folder import write_picture
 from lab2pix.web.study_samples import FORMAT, MAX_METHODS, ClassColor, Sample, Study, in_drawn_order
@@ -117,8 +118,8 @@ def make_study(
     pool = samples if pool is None else pool
     if samples < 1 or pool < samples:
         raise ConfigError(f"--pool is {pool}, but each participant shall rank {samples}; raise it or lower --samples")
-    places = {"the label maps": Path(labels), **({"the true pictures": Path(truth)} if truth is not None else {})}
-    places |= {f"method '{name}'": folder for name, folder in folders.items()}
+    places = {"label maps": Path(labels), **({"true pictures": Path(truth)} if truth is not None else {})}
+    places |= {f"pictures of '{name}'": folder for name, folder in folders.items()}
     files = {what: _named(folder, what) for what, folder in places.items()}
     common, left_out = _match(files, places, allow_missing)
     if len(common) < pool:
@@ -171,19 +172,11 @@ def _check_methods(methods: Mapping[str, Path]) -> None:
 
 
 def _named(folder: Path, what: str) -> dict[str, Path]:
-    """Return the pictures of a folder by their path in it, less the suffix."""
-    if not folder.is_dir():
-        raise DataError(f"There is no folder {folder} for {what}; check its path")
-    files: dict[str, Path] = {}
-    for file in find_images(folder):
-        name = file.relative_to(folder).with_suffix("").as_posix()
-        if name in files:
-            raise DataError(f"{files[name]} and {file.name} share a name; keep one of them")
-        if not name.isprintable():
-            raise DataError(f"{folder} holds a file whose name cannot be shown ({name!r}); rename it")
-        files[name] = file
-    if not files:
-        raise DataError(f"There are no pictures in {folder} for {what}; check its path")
+    """Return the pictures of a folder by name, all of which can be shown."""
+    files = pictures_in(folder, what)
+    hidden = next((name for name in files if not name.isprintable()), None)
+    if hidden is not None:
+        raise DataError(f"{folder} holds a file whose name cannot be shown ({hidden!r}); rename it")
     return files
 
 

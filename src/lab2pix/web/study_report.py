@@ -23,6 +23,7 @@ __all__ = ["MethodScore", "Participant", "StudyReport", "Test", "bootstrap_means
 Scores = NDArray[np.int64]
 """`[rankings, methods]` points: as many as there are methods for the best, 1 for the worst."""
 
+REPORT_FORMAT = "lab2pix-study-report/1"
 RESAMPLES = 2000
 
 
@@ -106,6 +107,7 @@ class StudyReport:
         tests: over rankings and, with several participants, over participants.
         participants: in the order of their first answers.
         replaced: answers that were corrected later.
+        repeated: lines that repeat an answer and do not count.
         damaged: numbers of the lines of `answers.jsonl` that were skipped.
         resamples: of the bootstrap.
         seed: of the bootstrap.
@@ -118,6 +120,7 @@ class StudyReport:
     tests: tuple[Test, ...]
     participants: tuple[Participant, ...]
     replaced: int
+    repeated: int
     damaged: tuple[int, ...]
     resamples: int
     seed: int
@@ -156,6 +159,8 @@ class StudyReport:
             lines.append(f"unfinished, counted as far as they came: {listed}")
         if self.replaced:
             lines.append(f"{_count(self.replaced, 'answer')} corrected later; the last one counts")
+        if self.repeated:
+            lines.append(f"{_count(self.repeated, 'line')} of {FILE_NAME} repeated, counted once")
         if self.damaged:
             verb = "was" if len(self.damaged) == 1 else "were"
             numbers = ", ".join(str(number) for number in self.damaged)
@@ -166,12 +171,13 @@ class StudyReport:
         """Return the report as plain values."""
         study = self.study
         return {
-            "format": "lab2pix-study-report/1",
+            "format": REPORT_FORMAT,
             "rankings": self.rankings,
             "methods": [{**asdict(one), "count": self.rankings} for one in self.methods],
             "tests": [asdict(test) for test in self.tests],
             "participants": [{**asdict(one), "finished": one.finished} for one in self.participants],
             "replaced": self.replaced,
+            "repeated": self.repeated,
             "damaged_lines": list(self.damaged),
             "protocol": {
                 "lab2pix": lab2pix.__version__,
@@ -215,9 +221,11 @@ class StudyReport:
             The files.
 
         Raises:
-            OutputError: the folder cannot be written.
+            OutputError: the folder cannot be written, or holds a report of something else.
         """
         from lab2pix.web.study_report_page import report_page
+
+        _refuse_other_report(out)
 
         texts = {
             "report.json": json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n",
@@ -275,6 +283,7 @@ def report_study(folder: Path | str, *, resamples: int = RESAMPLES, seed: int = 
             for key, name in answers.names.items()
         ),
         replaced=answers.replaced,
+        repeated=answers.repeated,
         damaged=tuple(answers.damaged),
         resamples=resamples,
         seed=seed,
@@ -342,6 +351,19 @@ def _method_score(name: str, points: Scores, means: NDArray[np.float64], methods
         top2=float((points >= methods - 1).mean()),
         ranks=tuple(int((points == methods - rank).sum()) for rank in range(methods)),
     )
+
+
+def _refuse_other_report(out: Path) -> None:
+    """Refuse a folder with a `report.json` that no study wrote."""
+    file = out / "report.json"
+    if not file.exists():
+        return
+    try:
+        mine = json.loads(file.read_bytes())["format"] == REPORT_FORMAT
+    except (OSError, ValueError, LookupError, TypeError):
+        mine = False
+    if not mine:
+        raise OutputError(f"{file} is no report of a study and would be replaced; choose another --out")
 
 
 def _count(number: int, name: str) -> str:

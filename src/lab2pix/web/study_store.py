@@ -28,6 +28,12 @@ __all__ = ["FILE_NAME", "MAX_SECONDS", "Answer", "AnswerBook", "Answers", "read_
 FILE_NAME = "answers.jsonl"
 MAX_SECONDS = 1e6
 
+_BEGINNING = b'{"id":"'
+"""What each line begins with."""
+
+_LOST = b"\0 \r"
+"""What may stand at the end of a line and says nothing: a disk that lost power holds zeros where a line was to be."""
+
 
 class Answer(BaseModel):
     """One ranking: a line of the file.
@@ -65,7 +71,7 @@ class Answers:
         names: each participant's name as first given, by key, in the order of their first answers.
         replaced: how many answers were corrected later.
         repeated: how many lines repeat an answer with the same id.
-        damaged: numbers of the lines that cannot be read, from 1.
+        damaged: numbers of the lines that were cut short, from 1.
     """
 
     latest: dict[tuple[str, str], Answer] = field(default_factory=dict)
@@ -76,8 +82,12 @@ class Answers:
     _by_id: dict[str, Answer] = field(default_factory=dict)
 
     def add(self, answer: Answer) -> None:
-        """Count an answer, once."""
-        if answer.id in self._by_id:
+        """Count an answer, once.
+
+        Raises:
+            DataError: its id belongs to another answer.
+        """
+        if self.holds(answer):
             self.repeated += 1
             return
         self._by_id[answer.id] = answer
@@ -89,9 +99,16 @@ class Answers:
         """Return the answers that count of the participant with this key, by sample."""
         return {sample: answer for (name, sample), answer in self.latest.items() if name == key}
 
-    def with_id(self, identity: str) -> Answer | None:
-        """Return the answer that has an id, replaced since or not."""
-        return self._by_id.get(identity)
+    def holds(self, answer: Answer) -> bool:
+        """Say whether an answer is here already, replaced since or not.
+
+        Raises:
+            DataError: its id belongs to another answer.
+        """
+        known = self._by_id.get(answer.id)
+        if known is not None and (known.place, known.ranking) != (answer.place, answer.ranking):
+            raise DataError("This answer has the id of another one; load the page again")
+        return known is not None
 
 
 def read_answers(folder: Path, study: Study) -> Answers:
@@ -100,7 +117,7 @@ def read_answers(folder: Path, study: Study) -> Answers:
     A line that was cut short, as by a crash, is skipped and its number kept.
 
     Raises:
-        DataError: a whole line does not fit the study.
+        DataError: a line is damaged otherwise, or does not fit the study, or two answers have one id.
     """
     file = folder / FILE_NAME
     answers = Answers()
@@ -108,15 +125,27 @@ def read_answers(folder: Path, study: Study) -> Answers:
         return answers
     shown: dict[str, set[str]] = {}
     for number, line in enumerate(file.read_bytes().split(b"\n"), start=1):
+        kept = line.rstrip(_LOST)
         if not line.strip():
             continue
         try:
-            data = json.loads(line)
-        except (ValueError, RecursionError):
+            data = json.loads(kept)
+        except (ValueError, RecursionError) as error:
+            if not _is_cut_short(kept):
+                raise DataError(f"Line {number} of {file} is damaged; mend or remove it") from error
             answers.damaged.append(number)
             continue
-        answers.add(_checked(data, study, shown, f"Line {number} of {file}"))
+        answer = _checked(data, study, shown, f"Line {number} of {file}")
+        try:
+            answers.add(answer)
+        except DataError as error:
+            raise DataError(f"Line {number} of {file} has the id of another answer; remove one of them") from error
     return answers
+
+
+def _is_cut_short(line: bytes) -> bool:
+    """Say whether a line is the beginning of one."""
+    return line.startswith(_BEGINNING[: len(line)]) and not line.endswith(b"}")
 
 
 def _checked(data: object, study: Study, shown: dict[str, set[str]], where: str) -> Answer:
@@ -128,7 +157,10 @@ def _checked(data: object, study: Study, shown: dict[str, set[str]], where: str)
         key = ".".join(str(part) for part in first["loc"])
         raise DataError(f"{where} is no answer ({key}: {first['msg']}); remove the line") from error
     if answer.participant not in shown:
-        name = participant_name(answer.participant)
+        try:
+            name = participant_name(answer.participant)
+        except DataError as error:
+            raise DataError(f"{where} has no name of a participant ({error}); remove the line") from error
         shown[answer.participant] = {task.sample.name for task in study.tasks(name)}
     if answer.sample not in shown[answer.participant]:
         raise DataError(
@@ -210,12 +242,10 @@ class AnswerBook:
             seconds=round(seconds, 2),
         )
         with self._lock:
-            known = self.answers.with_id(identity)
-            if known is not None and (known.place, known.ranking) != (answer.place, answer.ranking):
-                raise DataError("This answer has the id of another one; load the page again")
             latest = self.answers.latest.get(answer.place)
-            if known is not None or (latest is not None and latest.ranking == answer.ranking):
+            if self.answers.holds(answer) or (latest is not None and latest.ranking == answer.ranking):
                 return "already stored"
+            self._end_line()  # of an answer that the disk refused, if it refused to shorten the file as well
             self._write(answer.model_dump_json().encode() + b"\n")
             self.answers.add(answer)
         return "stored"

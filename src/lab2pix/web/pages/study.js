@@ -59,6 +59,7 @@ function leave() {
 function go(index) {
   const total = study.samples.length;
   memory.index = Math.min(Math.max(index, 0), total);
+  if (memory.index === total) memory.index = firstOpen(); // this tab may remember an end that the server does not know
   keep(memory);
   view.showProgress(memory.index, ranked(), total);
   if (memory.index === total) {
@@ -82,10 +83,11 @@ function go(index) {
   view.preload(study.samples[memory.index + 1]);
 }
 
-async function next() {
+async function next({ detail }) {
   if (saving) return;
   if (draft.places.includes(null)) {
-    find("message").textContent = "Every picture needs a place first.";
+    const again = detail > 1; // the second half of a double click meets the sample that the first one brought
+    if (!again) find("message").textContent = "Every picture needs a place first.";
     return;
   }
   const { sample: token, pictures, ranking: before } = sample();
