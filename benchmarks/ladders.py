@@ -2,8 +2,9 @@
 
 python benchmarks/ladders.py train --runs runs/ladders                       # all; again, to go on
 python benchmarks/ladders.py train --runs runs/ladders --part 1/2            # half of it, beside another process
+python benchmarks/ladders.py time --runs runs/ladders                        # what a step of each rung costs
 python benchmarks/ladders.py train --runs runs/ladders --equal-time          # then: first rungs, as long as the last
-python benchmarks/ladders.py score --runs runs/ladders --segmenters SEGMENTERS --out benchmarks/results
+python benchmarks/ladders.py score --runs runs/ladders --out benchmarks/results
 
 Three ladders are climbed: the unpaired one on drawn scenes, the paired one on drawn scenes, and the paired one on
 CamVid (at `$LAB2PIX_DATA/camvid`). A rung is the published preset made small; nothing but what the preset names differs
@@ -18,15 +19,20 @@ learnt from real pairs and took no part in any training.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladder_runs import finished, seconds_per_step, train
+from ladder_runs import finished, peak_memory, seconds_per_step, train
+from ladder_scores import PAPER, compare_steps, judge, markdown, sheet, steps_markdown, summary, write_json
+from surroundings import surroundings
 
+from lab2pix.config import DataConfig, ScenesConfig
 from lab2pix.errors import Lab2PixError
+from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
 
 SEEDS = (0, 1, 2)
 UNPAIRED = {
@@ -38,7 +44,10 @@ UNPAIRED = {
     "f": "unpaired-f-foreground",
     "g": "unpaired-g-sharpness",
     "h": "unpaired-h-lab2pix-v1",
+    "h-without-cycle": "unpaired-h-lab2pix-v1",
 }
+WITHOUT_CYCLE = "h-without-cycle"
+"""The last unpaired rung less cycle segmentation, without which training does not converge in the paper (5.4)."""
 PAIRED = {
     "a": "paired-a-spade",
     "b": "paired-b-hierarchical",
@@ -73,14 +82,28 @@ SMALL = (
     "monitor.tensorboard=false",
 )
 """What makes a published rung small enough for a CPU."""
-SCENES = ("data.layout=scenes", "data.label_space=scenes", "data.instance_edges=false")
+SCENES = ("data.layout=scenes", "data.label_space=scenes", "data.instance_edges=false", "data.scenes.val_count=256")
+LATE_CYCLE = "loss.cycle_warmup=0.5"
+"""Without pairs λ4 rises over the first half of every run: at its full weight from the start, generator and segmenters
+agree on any looks before the discriminators have shown what is real."""
+SEGMENTER_WORLD = 7919
+"""Seed of the drawn scenes that the segmenter learns from: another world than the runs'."""
 CAMVID_SPACE = "docs/examples/camvid.yaml"
+
+
+def camvid_root() -> Path:
+    """Return where CamVid lies."""
+    return Path(os.environ.get("LAB2PIX_DATA", "../shared/data")) / "camvid"
 
 
 def camvid() -> tuple[str, ...]:
     """Return where CamVid lies and how it is read."""
-    root = Path(os.environ.get("LAB2PIX_DATA", "../shared/data")) / "camvid"
-    return ("data.layout=folder", f"data.root={root}", f"data.label_space={CAMVID_SPACE}", "data.instance_edges=false")
+    return (
+        "data.layout=folder",
+        f"data.root={camvid_root()}",
+        f"data.label_space={CAMVID_SPACE}",
+        "data.instance_edges=false",
+    )
 
 
 @dataclass(frozen=True)
@@ -100,14 +123,14 @@ class Ladder:
     @property
     def ends(self) -> tuple[str, str]:
         """Letters of the first and the last rung."""
-        letters = list(self.presets)
+        letters = [letter for letter in self.presets if letter != WITHOUT_CYCLE]
         return letters[0], letters[-1]
 
 
 def ladders() -> list[Ladder]:
     """Return all ladders."""
     return [
-        Ladder("unpaired-scenes", UNPAIRED, SCENES),
+        Ladder("unpaired-scenes", UNPAIRED, (*SCENES, LATE_CYCLE)),
         Ladder("paired-scenes", PAIRED, SCENES),
         Ladder("paired-camvid", PAIRED, camvid()),
     ]
@@ -140,6 +163,8 @@ class Run:
         """Return preset and settings, as `lab2pix train` takes them."""
         own = [f"name={self.name.replace('/', '-')}", f"seed={self.seed}"]
         length = [f"train.steps={self.steps}", f"monitor.sample_every={self.steps}"]
+        if self.rung == WITHOUT_CYCLE:
+            own += ["loss.cycle=0", "loss.cycle_warmup=0"]
         return [self.ladder.presets[self.rung], *SMALL, *self.ladder.data, *own, *length, *overrides]
 
 
@@ -157,23 +182,54 @@ def choose(args: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def equal_steps(args: argparse.Namespace, ladder: Ladder) -> int:
-    """Return how many steps the first rung makes in the time of the last, by the medians of their runs' logs.
+def costs_file(args: argparse.Namespace) -> Path:
+    """Return where `time` keeps what a step costs."""
+    return Path(args.runs) / "costs.json"
+
+
+def read_costs(args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
+    """Return what `time` measured: per ladder and rung `seconds` and `peak_mib`.
 
     Raises:
-        ValueError: they have not been trained.
+        ValueError: nothing was measured.
     """
-    times = []
-    for rung in ladder.ends:
-        folders = [args.runs / Run(ladder, rung, seed, args.steps).name for seed in SEEDS]
-        there = [seconds_per_step(folder) for folder in folders if (folder / "log.jsonl").exists()]
-        if not there:
-            raise ValueError(
-                f"{folders[0]} has not been trained, so its time is unknown; train without --equal-time first"
-            )
-        times.append(statistics.median(there))
-    # To the nearest ten, so that a resumed measurement finds the same number.
-    return round(args.steps * times[1] / times[0] / 10) * 10
+    file = costs_file(args)
+    if not file.exists():
+        raise ValueError(f"{file} is missing, so nobody knows what a step costs; run the verb `time` first")
+    costs: dict[str, dict[str, dict[str, float]]] = json.loads(file.read_text(encoding="utf-8"))
+    return costs
+
+
+def time_all(args: argparse.Namespace) -> int:
+    """Measure what a step of each rung costs: short runs, all rungs in turn, several times; medians."""
+    found: dict[str, dict[str, dict[str, list[float]]]] = {}
+    for turn in range(args.turns):
+        for ladder in [ladder for ladder in ladders() if args.ladder in (None, ladder.name)]:
+            for rung in ladder.presets:
+                run = Run(ladder, rung, turn, args.timed_steps)
+                folder = Path(args.runs) / "timed" / run.name
+                settings = run.settings([*args.set, "monitor.log_every=1"])
+                if not finished(folder, settings) and train(folder, settings):
+                    raise ValueError(f"{folder} did not end")
+                place = found.setdefault(ladder.name, {}).setdefault(rung, {"seconds": [], "peak_mib": []})
+                place["seconds"].append(seconds_per_step(folder))
+                place["peak_mib"].append(peak_memory(folder) or 0.0)
+    medians = {
+        name: {rung: {key: statistics.median(values) for key, values in both.items()} for rung, both in rungs.items()}
+        for name, rungs in found.items()
+    }
+    write_json(costs_file(args), medians)
+    for name, rungs in medians.items():
+        for rung, cost in rungs.items():
+            print(f"{name} {rung}: {cost['seconds']:.3f} s a step, {cost['peak_mib']:.0f} MiB")
+    return 0
+
+
+def equal_steps(args: argparse.Namespace, ladder: Ladder) -> int:
+    """Return how many steps the first rung makes in the time of the last."""
+    costs = read_costs(args)[ladder.name]
+    first, last = (costs[rung]["seconds"] for rung in ladder.ends)
+    return round(args.steps * last / first / 10) * 10
 
 
 def train_all(args: argparse.Namespace) -> int:
@@ -192,6 +248,92 @@ def train_all(args: argparse.Namespace) -> int:
     return 0
 
 
+def segmenter_for(args: argparse.Namespace, ladder: Ladder) -> Path:
+    """Return the segmenter that judges a ladder; train it on real pairs where it is not there yet."""
+    folder = Path(args.runs) / "segmenters" / ladder.name.partition("-")[2]
+    if not (folder / "segmenter.json").exists():
+        data = dict(item.split("=", 1) for item in ladder.data if item.startswith("data."))
+        scenes = ScenesConfig(seed=SEGMENTER_WORLD, val_count=128)
+        config = DataConfig(
+            layout=data["data.layout"],
+            root=data.get("data.root"),
+            label_space=data["data.label_space"],
+            size=(64, 64),
+            scenes=scenes,
+        )
+        print(train_segmenter(config, folder, SegmenterSettings(steps=args.segmenter_steps)), flush=True)
+    return folder
+
+
+def score_all(args: argparse.Namespace) -> int:
+    """Score what is finished; write one JSON, one table and one picture per ladder."""
+    for ladder in [ladder for ladder in ladders() if args.ladder in (None, ladder.name)]:
+        kinds = dict.fromkeys(ladder.presets, False) | {f"{ladder.ends[0]}-time": True}
+        by_seed: dict[str, dict[int, dict[str, float]]] = {}
+        folders: dict[str, Path] = {}
+        segmenter = segmenter_for(args, ladder)
+        for kind, equal_time in kinds.items():
+            rung = kind.removesuffix("-time")
+            for seed in SEEDS:
+                steps = equal_steps(args, ladder) if equal_time else args.steps
+                run = Run(ladder, rung, seed, steps, equal_time)
+                folder = args.runs / run.name
+                if not finished(folder, run.settings(args.set)):
+                    print(f"{folder} is not finished, so it is left out", flush=True)
+                    continue
+                by_seed.setdefault(kind, {})[seed] = judge(folder, segmenter, samples=args.samples, count=args.count)
+                folders.setdefault(kind, folder)
+                print(run.name, by_seed[kind][seed], flush=True)
+        if by_seed:
+            write_ladder(args, ladder, by_seed, folders, segmenter)
+    return 0
+
+
+def write_ladder(
+    args: argparse.Namespace,
+    ladder: Ladder,
+    by_seed: dict[str, dict[int, dict[str, float]]],
+    folders: dict[str, Path],
+    segmenter: Path,
+) -> None:
+    """Write a ladder's raw numbers, its tables and its pictures."""
+    kind = ladder.name.partition("-")[0]
+    first = ladder.ends[0]
+    titles = dict(ladder.presets)
+    titles[f"{first}-time"] = f"{ladder.presets[first]}, as long as {ladder.ends[1]}"
+    if WITHOUT_CYCLE in titles:
+        titles[WITHOUT_CYCLE] += ", λ4 = 0"
+    costs = read_costs(args).get(ladder.name, {})
+    table = summary(by_seed)
+    steps = compare_steps(by_seed, PAPER[kind])
+    record = {
+        **surroundings(),
+        "ladder": ladder.name,
+        "steps": args.steps,
+        "equal_time_steps": equal_steps(args, ladder),
+        "settings": [
+            item.replace(str(camvid_root()), "$LAB2PIX_DATA/camvid") for item in (*SMALL, *ladder.data, *args.set)
+        ],
+        "protocol": {"label_maps": args.count, "samples": args.samples, "segmenter": segmenter_facts(segmenter)},
+        "costs": costs,
+        "runs": by_seed,
+        "rungs": table,
+        "changes": steps,
+    }
+    args.out.mkdir(parents=True, exist_ok=True)
+    write_json(args.out / f"ladder-{ladder.name}.json", record)
+    text = f"{markdown(table, titles, costs)}\n\n{steps_markdown(steps)}\n"
+    (args.out / f"ladder-{ladder.name}.md").write_text(text, encoding="utf-8")
+    sheet(folders, args.out / f"ladder-{ladder.name}.jpg")
+    print(text, flush=True)
+
+
+def segmenter_facts(folder: Path) -> dict[str, object]:
+    """Return what a reader should know of a segmenter."""
+    info = json.loads((folder / "segmenter.json").read_text(encoding="utf-8"))
+    return {key: info[key] for key in ("architecture", "encoder", "size", "held_out")}
+
+
 def part_of(text: str) -> tuple[int, int]:
     """Read `1/2`: the first of two parts."""
     part, _, parts = text.partition("/")
@@ -205,14 +347,22 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     training = verbs.add_parser("train", help="train, or go on; what is finished stays")
-    training.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change in every run")
     training.add_argument(
         "--part", type=part_of, default=(1, 1), metavar="I/N", help="every N-th run, from the I-th on"
     )
     training.add_argument(
         "--equal-time", action="store_true", help="the first rungs, for as long as the last ones took"
     )
-    for verb in (training,):
+    timing = verbs.add_parser("time", help="measure what a step of each rung costs")
+    timing.add_argument("--timed-steps", type=int, default=14, help="steps of each short run")
+    timing.add_argument("--turns", type=int, default=3, help="how often each rung is measured")
+    scoring = verbs.add_parser("score", help="score what is finished")
+    scoring.add_argument("--out", type=Path, required=True, help="folder for JSON, tables and pictures")
+    scoring.add_argument("--count", type=int, default=256, help="held-out label maps")
+    scoring.add_argument("--samples", type=int, default=1, help="pictures per label map")
+    scoring.add_argument("--segmenter-steps", type=int, default=1500, help="of the segmenter, where there is none")
+    for verb in (training, timing, scoring):
+        verb.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change in every run")
         verb.add_argument("--runs", type=Path, required=True, help="folder of the runs")
         verb.add_argument("--steps", type=int, default=500, help="steps of every run")
         verb.add_argument("--ladder", choices=[ladder.name for ladder in ladders()], help="one ladder only")
@@ -225,7 +375,7 @@ def main() -> int:
     parser = arguments()
     args = parser.parse_args()
     try:
-        return train_all(args)
+        return {"train": train_all, "time": time_all, "score": score_all}[args.verb](args)
     except (Lab2PixError, ValueError) as error:
         parser.error(str(error))
 

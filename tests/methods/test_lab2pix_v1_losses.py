@@ -88,6 +88,18 @@ def test_sharpness_rises_with_the_run():
     torch.testing.assert_close(constant["blurred"], whole["blurred"])
 
 
+def test_cycle_segmentation_rises_over_the_first_part_of_the_run_alone():
+    method = still(build("loss.cycle_warmup=0.5", "loss.cycle=10"))
+    values = [
+        float(generator_half(method, engine=Engine(progress=progress))[1]["cycle"])
+        for progress in (0.0, 0.25, 0.5, 1.0)
+    ]
+    constant = still(build("loss.cycle_warmup=0", "loss.cycle=10"))
+    whole = float(generator_half(constant, engine=Engine(progress=0.0))[1]["cycle"])
+    assert whole > 1
+    assert values == pytest.approx([0, whole / 2, whole, whole], rel=1e-5)
+
+
 @pytest.mark.parametrize("blur", ["average", "nearest"])
 def test_every_scale_of_the_photo_is_blurred_by_itself(blur):
     method = build(f"loss.blur={blur}", *NO_BACKBONE)
