@@ -1,14 +1,26 @@
-"""A data set of four tiny pairs, settings to train on it in a second, and a run that was."""
+"""A data set of four tiny pairs, settings to train on it in a second, and a run that was; a browser, and servers."""
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from lab2pix.configuration import load_config
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 SIZE = 64
 TINY = (
@@ -62,3 +74,84 @@ def folder_data(tmp_path: Path) -> Path:
     for name, split in (("a", "train"), ("b", "train"), ("c", "val"), ("d", "val")):
         write_pair(root, name, split=split)
     return root
+
+
+# --- pages in a browser -------------------------------------------------------------------------------------------
+
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+CHROMIUM_FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The system's Chromium without a window, for one module: Playwright keeps an event loop running meanwhile."""
+    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+    program = next((found for name in CHROMIUM_NAMES if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip(f"no browser: install one of {', '.join(CHROMIUM_NAMES)}")
+    with api.sync_playwright() as playwright:
+        started = playwright.chromium.launch(executable_path=program, headless=True, args=list(CHROMIUM_FLAGS))
+        yield started
+        started.close()
+
+
+class Server:
+    """A `lab2pix` command that serves a page, in a process of its own.
+
+    Attributes:
+        address: of the page.
+        process: the command.
+    """
+
+    def __init__(self, words: Sequence[object], log: Path) -> None:
+        self._log = log.open("a+", encoding="utf-8")
+        command = [sys.executable, "-m", "lab2pix", *map(str, words), "--no-browser"]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, stdout=self._log, stderr=subprocess.STDOUT, env=environment)
+        self.address = self._wait()
+
+    def _wait(self) -> str:
+        end = time.monotonic() + 60
+        while time.monotonic() < end and self.process.poll() is None:
+            found = re.search(r"http://\S+/", self.output())
+            if found:
+                return found.group()
+            time.sleep(0.05)
+        self.stop()
+        raise AssertionError(f"the page is not served: {self.output()}")
+
+    def output(self) -> str:
+        """What the command has printed."""
+        return Path(self._log.name).read_text(encoding="utf-8")
+
+    def stop(self, number: int = signal.SIGINT) -> int:
+        """Send a signal, and return the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            return self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            return self.process.wait(20)
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts `lab2pix WORDS --no-browser`, waits until it prints an address, and stops it after the test."""
+    started: list[Server] = []
+
+    def call(*words: object) -> Server:
+        started.append(Server(words, tmp_path / f"server-{len(started)}.log"))
+        return started[-1]
+
+    yield call
+    for server in started:
+        server.stop()

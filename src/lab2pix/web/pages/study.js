@@ -12,6 +12,7 @@ let memory = recall(); // {name, first, index, drafts}
 let draft = null; // {places, seconds, id} of the sample in sight
 let undone = []; // places before each change of this sample
 let since = null; // when the sample came into sight; null while it is not
+let shown = 0; // when the sample was built
 let saving = false;
 let enlarged = 0;
 
@@ -76,6 +77,7 @@ function go(index) {
   undone = [];
   view.build(sample(), study.classes);
   view.show("rank");
+  shown = performance.now();
   update();
   startClock();
   say(`Sample ${memory.index + 1} of ${total}`);
@@ -83,11 +85,11 @@ function go(index) {
   view.preload(study.samples[memory.index + 1]);
 }
 
+// `detail` is that of a click: the second one of a double click meets the sample that the first one brought.
 async function next({ detail }) {
-  if (saving) return;
+  if (saving || (detail > 1 && performance.now() - shown < 500)) return;
   if (draft.places.includes(null)) {
-    const again = detail > 1; // the second half of a double click meets the sample that the first one brought
-    if (!again) find("message").textContent = "Every picture needs a place first.";
+    find("message").textContent = "Every picture needs a place first.";
     return;
   }
   const { sample: token, pictures, ranking: before } = sample();
@@ -226,7 +228,11 @@ function look(number) {
   enlarged = view.enlarge(number, sample(), draft.places);
 }
 
-function onSampleKey(key, focused) {
+function onSampleKey({ key, repeat }, focused) {
+  if (key === "n" || key === "N") {
+    next({ detail: repeat ? 2 : 1 });
+    return true;
+  }
   const picture = pictureOf(focused);
   const inPlaces = Boolean(focused?.dataset.place);
   if (key === "ArrowLeft" || key === "ArrowRight") {
@@ -262,7 +268,7 @@ document.addEventListener("keydown", (event) => {
     if (event.key !== "z" || event.shiftKey) return;
     undo();
     event.preventDefault();
-  } else if (find("large").open ? onLargeKey(event.key) : onSampleKey(event.key, document.activeElement)) {
+  } else if (find("large").open ? onLargeKey(event.key) : onSampleKey(event, document.activeElement)) {
     event.preventDefault();
   }
 });

@@ -1,0 +1,363 @@
+"""A user study in a real browser: one participant drags, one presses keys, one taps on a phone; the report adds up."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+import torch
+from PIL import Image, ImageFilter
+from torchvision.transforms.functional import to_pil_image
+
+from lab2pix.data.files import write_label_png
+from lab2pix.data.scenes import draw_scene
+from lab2pix.labels import LabelSpace
+
+api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+
+METHODS = ("method-sharp", "method-soft", "method-noisy")
+SAMPLES = 5
+DESKTOP = {"viewport": {"width": 1440, "height": 900}}
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def alter(picture: Image.Image, method: str) -> Image.Image:
+    """Return a picture as a method might have made it."""
+    if method == "method-soft":
+        return picture.filter(ImageFilter.GaussianBlur(2.5))
+    if method == "method-noisy":
+        return Image.blend(picture, Image.effect_noise(picture.size, 90).convert("RGB"), 0.35)
+    return picture.filter(ImageFilter.SHARPEN)
+
+
+@pytest.fixture
+def study(run: Run, tmp_path: Path) -> Path:
+    """A study of three methods and five drawn scenes."""
+    space = LabelSpace.load("scenes")
+    for kind in ("labels", "truth", *METHODS):
+        (tmp_path / kind).mkdir()
+    for index in range(SAMPLES):
+        pixels, ids = draw_scene(3, index, (96, 128))
+        picture = to_pil_image(pixels)
+        picture.save(tmp_path / "truth" / f"scene-{index}.png")
+        write_label_png(tmp_path / "labels" / f"scene-{index}.png", ids, space)
+        for method in METHODS:
+            alter(picture, method).save(tmp_path / method / f"scene-{index}.png")
+    assert torch.unique(ids).numel() > 2
+    words = [f"{method}={tmp_path / method}" for method in METHODS]
+    folders = ("--labels", tmp_path / "labels", "--truth", tmp_path / "truth", "--label-space", "scenes")
+    code, _, errors = run("study", "make", *words, *folders, "--samples", SAMPLES, "--out", tmp_path / "study")
+    assert code == 0, errors
+    return tmp_path / "study"
+
+
+@dataclass
+class Visitor:
+    """Somebody at the page.
+
+    Attributes:
+        page: the browser's.
+        methods: the method of each picture's token, from `study.json`, which the page never sees.
+        received: what the server sent in words.
+        trouble: errors that the browser reports, those of the page's security policy among them.
+    """
+
+    page: Any
+    methods: dict[str, str]
+    received: list[str] = field(default_factory=list)
+    trouble: list[str] = field(default_factory=list)
+
+    def open(self, address: str, name: str) -> None:
+        self.page.goto(address)
+        self.page.get_by_label("Your name").fill(name)
+        self.page.keyboard.press("Enter")
+
+    def expect_sample(self, number: int) -> None:
+        api.expect(self.page.locator("#count")).to_have_text(f"Sample {number} of {SAMPLES}")
+        api.expect(self.page.locator("#cards .picture")).to_have_count(len(METHODS))
+
+    def cards(self) -> dict[str, Any]:
+        """Return the pictures to rank, by method."""
+        found = {}
+        for card in self.page.locator("#cards .picture").all():
+            found[self.method_of(card)] = card
+        assert sorted(found) == sorted(METHODS)
+        return found
+
+    def method_of(self, element: Any) -> str:
+        token = re.search(r"pictures/(\w+)\.png", element.locator("img").get_attribute("src"))
+        assert token is not None
+        return self.methods[token.group(1)]
+
+    def slot(self, place: int) -> Any:
+        return self.page.locator(f"#places [data-place='{place}']")
+
+    def placed(self) -> list[str | None]:
+        """Return the method at each place."""
+        slots = [self.slot(place) for place in range(len(METHODS))]
+        return [self.method_of(slot) if slot.locator("img").count() else None for slot in slots]
+
+    def drag(self, element: Any, place: int) -> None:
+        """Drag with the mouse."""
+        element.scroll_into_view_if_needed()
+        start, end = element.bounding_box(), self.slot(place).bounding_box()
+        self.page.mouse.move(start["x"] + start["width"] / 2, start["y"] + start["height"] / 2)
+        self.page.mouse.down()
+        self.page.mouse.move(end["x"] + end["width"] / 2, end["y"] + end["height"] / 2, steps=4)
+        self.page.mouse.up()
+
+    def touch_drag(self, element: Any, place: int) -> None:
+        """Rest a finger on a picture until it is picked up, move it, let go; in the bar it need not rest."""
+        start, end = element.bounding_box(), self.slot(place).bounding_box()
+        points = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in (start, end)]
+        touch = self.page.context.new_cdp_session(self.page)
+
+        def send(kind: str, *point: float) -> None:
+            at = [{"x": point[0], "y": point[1]}] if point else []
+            touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
+
+        send("touchStart", *points[0])
+        if element.get_attribute("data-drag") == "rest":
+            api.expect(self.page.locator(".ghost")).to_have_count(1)
+        send("touchMove", points[0][0], points[0][1] + 20)
+        api.expect(self.page.locator(".ghost")).to_have_count(1)
+        send("touchMove", *points[1])
+        send("touchEnd")
+        api.expect(self.page.locator(".ghost")).to_have_count(0)
+
+    def press_ranks(self, ranking: list[str]) -> None:
+        """Give each picture its place by keys, from the first picture, which has the focus."""
+        for number, method in enumerate(self.cards()):
+            if number:
+                self.page.keyboard.press("ArrowRight")
+            self.page.keyboard.press(str(ranking.index(method) + 1))
+
+
+@pytest.fixture
+def visit(browser: Any, study: Path) -> Iterator[Callable[..., Visitor]]:
+    """Comes with a browser that knows nothing of earlier visits; no visit may cause trouble."""
+    plan = json.loads((study / "study.json").read_text())
+    methods = {token: method for sample in plan["pool"] for method, token in sample["pictures"].items()}
+    visitors: list[Visitor] = []
+
+    def call(**settings: Any) -> Visitor:
+        page = browser.new_context(**(settings or DESKTOP)).new_page()
+        page.set_default_timeout(10_000)
+        visitor = Visitor(page, methods)
+        page.on("console", lambda said: said.type == "error" and visitor.trouble.append(said.text))
+        page.on("pageerror", lambda error: visitor.trouble.append(str(error)))
+        page.on("response", lambda answer: keep(visitor, answer))
+        visitors.append(visitor)
+        return visitor
+
+    def keep(visitor: Visitor, answer: Any) -> None:
+        visitor.received.append(f"{answer.url} {answer.headers}")
+        if "json" in answer.headers.get("content-type", ""):
+            visitor.received.append(answer.text())
+
+    yield call
+    for visitor in visitors:
+        assert visitor.trouble == []
+        visitor.page.context.close()
+
+
+def lines(study: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (study / "answers.jsonl").read_text().splitlines()]
+
+
+def rankings_by_lot(seed: int) -> list[list[str]]:
+    lot = random.Random(seed)
+    return [lot.sample(METHODS, len(METHODS)) for _ in range(SAMPLES)]
+
+
+def test_two_participants_and_their_report(
+    visit: Callable[..., Visitor], serve: Callable[..., Any], run: Run, study: Path, tmp_path: Path
+) -> None:
+    server = serve("study", "serve", study, "--port", 0)
+    wishes = {"Ada": rankings_by_lot(1), "Bo": rankings_by_lot(2)}
+    rank_by_mouse(visit, server.address, study, wishes["Ada"])
+    rank_by_keys(visit, serve, server, study, wishes["Bo"])
+
+    kept = lines(study)
+    assert len(kept) == 2 * SAMPLES
+    for name, wished in wishes.items():
+        assert [line["ranking"] for line in kept if line["participant"].title() == name] == wished
+
+    code, output, errors = run("study", "report", study, "--out", tmp_path / "report")
+    assert code == 0, errors
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    everything = wishes["Ada"] + wishes["Bo"]
+    assert [row["name"] for row in report["methods"]] == list(METHODS)
+    for row in report["methods"]:
+        places = [ranking.index(row["name"]) for ranking in everything]  # 0 is the best
+        mean = sum(3 - place for place in places) / 10
+        top1, top2 = places.count(0) / 10, (places.count(0) + places.count(1)) / 10
+        assert (row["mean"], row["top1"], row["top2"]) == pytest.approx((mean, top1, top2))
+        assert row["interval"][0] <= mean <= row["interval"][1]
+        shown = rf"^{row['name']} +{mean:.2f} ± .* +{100 * top1:.1f} +{100 * top2:.1f}$"
+        assert re.search(shown, output, re.MULTILINE), output
+    assert "10 rankings by 2 participants" in output
+    assert "Friedman test over 10 rankings" in output
+
+
+def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wished: list[list[str]]) -> None:
+    """Rank as Ada: a reload in the middle of the second sample, a double click, a second visit for the last two."""
+    ada = visit()
+    ada.open(address, "Ada")
+    for number, ranking in enumerate(wished[:3], start=1):
+        ada.expect_sample(number)
+        api.expect(ada.page.locator("#next")).to_have_attribute("aria-disabled", "true")
+        if number == 2:
+            ada.drag(ada.cards()[ranking[1]], 1)
+            ada.page.reload()
+            ada.expect_sample(2)
+            assert ada.placed() == [None, ranking[1], None]
+        for place, method in enumerate(ranking):
+            ada.drag(ada.cards()[method], place)
+        assert ada.placed() == ranking
+        if number == 3:  # a change of mind: the last to the front, and back again, within the bar
+            ada.drag(ada.slot(2), 0)
+            assert ada.placed() == [ranking[2], ranking[0], ranking[1]]
+            ada.drag(ada.slot(0), 2)
+            assert ada.placed() == ranking
+        ada.page.locator("#next").dblclick()
+        ada.expect_sample(number + 1)
+        api.expect(ada.page.locator("#message")).to_have_text("")
+        assert len(lines(study)) == number
+    again = visit()
+    again.open(address, "  ada ")
+    api.expect(again.page.locator("#known")).to_have_text("ada has ranked 3 of 5 samples here already. Is that you?")
+    again.page.get_by_role("button", name="Go on").click()
+    for number, ranking in enumerate(wished[3:], start=4):
+        again.expect_sample(number)
+        for place, method in enumerate(ranking):
+            again.drag(again.cards()[method], place)
+        again.page.locator("#next").click()
+    api.expect(again.page.get_by_role("heading", name="Thank you")).to_be_visible()
+    for received in ada.received + again.received:
+        assert not re.search(r"sharp|soft|noisy|scene-", received), received
+
+
+def rank_by_keys(
+    visit: Callable[..., Visitor], serve: Callable[..., Any], server: Any, study: Path, wished: list[list[str]]
+) -> None:
+    """Rank as Bo, by keys alone; the server is killed before the third answer and started anew."""
+    bo = visit()
+    bo.open(server.address, "Bo")
+    for number, ranking in enumerate(wished, start=1):
+        bo.expect_sample(number)
+        api.expect(bo.page.locator("#cards .picture").first).to_be_focused()
+        bo.page.keyboard.press("n")
+        api.expect(bo.page.locator("#message")).to_have_text("Every picture needs a place first.")
+        bo.press_ranks(ranking)
+        assert bo.placed() == ranking
+        if number == 2:  # one up and down again, taken back and undone
+            before = bo.placed()
+            bo.page.keyboard.press("ArrowUp" if before.index(list(bo.cards())[2]) else "ArrowDown")
+            assert bo.placed() != before
+            bo.page.keyboard.press("Control+z")
+            assert bo.placed() == before
+            bo.page.keyboard.press("Delete")
+            assert None in bo.placed()
+            bo.page.keyboard.press("Control+z")
+            assert bo.placed() == before
+        if number == 3:
+            server.stop(signal.SIGKILL)
+            bo.page.keyboard.press("n")
+            api.expect(bo.page.locator("#message")).to_contain_text("The study cannot be reached")
+            serve("study", "serve", study, "--port", urlsplit(server.address).port)
+            bo.trouble.clear()  # the browser's own word about the connection
+        bo.page.keyboard.press("n")
+    api.expect(bo.page.get_by_role("heading", name="Thank you, Bo")).to_be_visible()
+
+
+def test_a_phone(visit: Callable[..., Visitor], serve: Callable[..., Any], study: Path) -> None:
+    server = serve("study", "serve", study, "--port", 0)
+    eve = visit(**PHONE)
+    eve.open(server.address, "Eve")
+    eve.expect_sample(1)
+    first, second = rankings_by_lot(3)[:2]
+    for method in first:
+        eve.cards()[method].tap()
+    assert eve.placed() == first
+    eve.slot(1).tap()  # takes it back
+    assert eve.placed() == [first[0], None, first[2]]
+    eve.touch_drag(eve.slot(2), 1)
+    assert eve.placed() == [first[0], first[2], None]
+    eve.touch_drag(eve.cards()[first[1]], 1)
+    assert eve.placed() == first
+    assert no_wider_than_the_screen(eve.page)
+    eve.page.locator("#next").tap()
+    eve.expect_sample(2)
+    for method in second:
+        eve.cards()[method].tap()
+    eve.page.locator("#next").tap()
+    eve.expect_sample(3)
+    assert [line["ranking"] for line in lines(study)] == [first, second]
+    eve.page.get_by_role("button", name="Back").tap()
+    eve.expect_sample(2)
+    assert eve.placed() == second
+    eve.touch_drag(eve.slot(2), 0)
+    eve.page.locator("#next").tap()
+    eve.expect_sample(3)
+    assert lines(study)[2]["ranking"] == [second[2], second[0], second[1]]
+
+
+def no_wider_than_the_screen(page: Any) -> bool:
+    """Say whether nothing must be scrolled sideways, and every button is large enough for a finger."""
+    small = page.evaluate(
+        "[...document.querySelectorAll('button')].map((one) => one.getBoundingClientRect())"
+        ".filter((box) => box.width > 0 && (box.width < 24 || box.height < 24)).length"
+    )
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth")) and small == 0
+
+
+def test_pictures_are_enlarged_and_ranked_in_large(
+    visit: Callable[..., Visitor], serve: Callable[..., Any], study: Path
+) -> None:
+    server = serve("study", "serve", study, "--port", 0)
+    cy = visit()
+    cy.open(server.address, "Cy")
+    cy.expect_sample(1)
+    methods = list(cy.cards())
+    dialog = cy.page.locator("#large")
+    cy.page.keyboard.press("z")
+    for number, method in enumerate(methods):
+        api.expect(dialog.locator("#large-name")).to_have_text(f"Picture {'ABC'[number]}")
+        assert cy.method_of(dialog) == method
+        cy.page.keyboard.press("321"[number])
+        cy.page.keyboard.press("ArrowRight")
+    api.expect(dialog.locator("#large-name")).to_have_text("Label map")
+    cy.page.keyboard.press("ArrowRight")
+    api.expect(dialog.locator("#large-name")).to_have_text("True picture")
+    cy.page.keyboard.press("Escape")
+    api.expect(dialog).to_be_hidden()
+    assert cy.placed() == methods[::-1]
+    cy.page.get_by_role("button", name="Label map, press to enlarge").click()
+    api.expect(dialog.locator("#large-name")).to_have_text("Label map")
+
+
+def test_names(visit: Callable[..., Visitor], serve: Callable[..., Any], study: Path) -> None:
+    server = serve("study", "serve", study, "--port", 0)
+    dan = visit()
+    dan.open(server.address, " ")
+    api.expect(dan.page.locator("#refused")).to_have_text("The name needs a letter or a digit.")
+    dan.trouble.clear()  # the browser's own word about the refusal
+    dan.page.get_by_label("Your name").fill("<b>Dan</b>")
+    dan.page.get_by_role("button", name="Start").click()
+    dan.expect_sample(1)
+    api.expect(dan.page.locator("#who")).to_have_text("<b>Dan</b>")
+    dan.page.get_by_role("button", name="Not you?").click()
+    dan.page.reload()
+    api.expect(dan.page.get_by_label("Your name")).to_be_visible()
+    assert lines(study) == []
