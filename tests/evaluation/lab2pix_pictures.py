@@ -71,7 +71,7 @@ def export(network: nn.Module, file: Path, settings: dict[str, object], size: tu
     example = torch.rand(2, 3, *size)
     shapes = {"image": {0: batch}}
     if file.suffix == ".onnx":
-        torch.onnx.export(network, (example,), str(file), dynamo=True, dynamic_shapes=shapes, verbose=False)
+        torch.onnx.export(network.eval(), (example,), str(file), dynamo=True, dynamic_shapes=shapes, verbose=False)
     else:
         torch.export.save(torch.export.export(network.eval(), (example,), dynamic_shapes=shapes), file)
     file.with_suffix(".json").write_text(json.dumps(settings), encoding="utf-8")
