@@ -1,0 +1,113 @@
+"""The ladders' benchmark: what is trained, how long, and how a table says what a step changed."""
+
+from __future__ import annotations
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
+
+import ladder_scores
+import ladders
+
+from lab2pix.configuration import load_config
+
+
+def arguments(**changed):
+    return Namespace(**{"ladder": None, "equal_time": False, "only": None, "steps": 400, **changed})
+
+
+def scores(**by_rung):
+    return {
+        rung: {
+            seed: {"ppa": ppa, "pca": 0.1, "ciou": 0.1 + ppa / 10, "frechet_efficientnet_lite0": 20 * (1 - ppa)}
+            for seed, ppa in enumerate(values)
+        }
+        for rung, values in by_rung.items()
+    }
+
+
+def test_all_rungs_of_all_ladders_are_trained_with_three_seeds_those_of_one_seed_together():
+    runs = ladders.choose(arguments())
+    assert len(runs) == 3 * (9 + 5 + 5)
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert len({run.name for run in runs}) == len(runs)
+
+
+def test_two_rungs_differ_only_as_their_presets_do():
+    for ladder in ladders.ladders():
+        letters = [letter for letter in ladder.presets if letter != ladders.WITHOUT_CYCLE]
+        for above, rung in zip(letters, letters[1:], strict=False):
+            small = [
+                load_config(words[0], words[1:])
+                for words in (ladders.Run(ladder, letter, 0, 400).settings([]) for letter in (above, rung))
+            ]
+            published = [load_config(ladder.presets[letter]) for letter in (above, rung)]
+            assert changes(*small) == changes(*published)
+
+
+def changes(one, other, path=""):
+    """Return the keys that differ, but for names."""
+    found = set()
+    for key, value in one.model_dump().items():
+        theirs = other.model_dump()[key]
+        if isinstance(value, dict) and isinstance(theirs, dict):
+            found |= {f"{key}.{inner}" for inner in value if value[inner] != theirs.get(inner)}
+        elif value != theirs and key != "name":
+            found.add(key)
+    return found
+
+
+def test_no_run_learns_against_the_features_that_judge_it():
+    for run in ladders.choose(arguments()):
+        words = run.settings([])
+        config = load_config(words[0], words[1:])
+        assert {config.backbone.discriminator, config.backbone.perceptual} == {"efficientnet-lite1"}
+
+
+def test_without_cycle_segmentation_nothing_else_changes():
+    unpaired = ladders.ladders()[0]
+    with_cycle, without = (
+        load_config(words[0], words[1:])
+        for words in (ladders.Run(unpaired, rung, 0, 400).settings([]) for rung in ("h", ladders.WITHOUT_CYCLE))
+    )
+    assert changes(with_cycle, without) == {"loss.cycle", "loss.cycle_warmup"}
+
+
+def test_the_first_rung_gets_the_time_of_the_last(tmp_path):
+    paired = ladders.ladders()[1]
+    costs = {paired.name: {"a": {"seconds": 0.2, "peak_mib": 1.0}, "e": {"seconds": 0.5, "peak_mib": 1.0}}}
+    args = arguments(runs=tmp_path, steps=400, ladder=paired.name, equal_time=True)
+    with pytest.raises(ValueError, match="run the verb `time` first"):
+        ladders.choose(args)
+    ladder_scores.write_json(tmp_path / "costs.json", costs)
+    assert [(run.rung, run.steps, run.name) for run in ladders.choose(args)] == [
+        ("a", 1000, f"paired-scenes/a-time-{seed}") for seed in range(3)
+    ]
+
+
+def test_a_change_counts_where_it_is_larger_than_its_spread_over_the_seeds():
+    paper = {"a": (0.5, 0.1, 0.1, 50.0), "b": (0.6, 0.1, 0.2, 60.0), "c": (0.6, 0.1, 0.2, 60.0)}
+    clear, unclear = ladder_scores.compare_steps(
+        scores(a=[0.1, 0.2, 0.3], b=[0.3, 0.41, 0.5], c=[0.2, 0.5, 0.5]), paper
+    )
+    assert clear["ppa"]["mean"] == pytest.approx((0.2 + 0.21 + 0.2) / 3)
+    assert (clear["ppa"]["here"], clear["ppa"]["there"]) == ("better", "better")
+    assert clear["frechet_efficientnet_lite0"]["here"] == "better"  # lower is better
+    assert clear["frechet_efficientnet_lite0"]["there"] == "worse"
+    assert clear["pca"]["here"] == "equal"
+    assert unclear["ppa"]["here"] == "open"
+    [single] = ladder_scores.compare_steps(scores(a=[0.1], b=[0.9]), paper)
+    assert single["ppa"]["here"] == "open"
+
+
+def test_the_table_marks_the_best_and_says_what_a_step_costs():
+    table = ladder_scores.summary(scores(a=[0.1, 0.3], b=[0.5, 0.7]))
+    assert table["b"]["ppa"] == {"mean": pytest.approx(0.6), "std": pytest.approx(0.1414, abs=1e-4)}
+    text = ladder_scores.markdown(table, {"a": "first", "b": "second"}, {"a": {"seconds": 0.25, "peak_mib": 1500.4}})
+    first, second = text.splitlines()[2:]
+    assert first == "| a | first | 0.200 ± 0.141 | **0.100 ± 0.000** | 0.120 ± 0.014 | 16.0 ± 2.8 | 0.25 | 1,500 |"
+    assert second == "| b | second | **0.600 ± 0.141** | 0.100 ± 0.000 | **0.160 ± 0.014** | **8.0 ± 2.8** | – | – |"
