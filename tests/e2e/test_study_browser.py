@@ -211,7 +211,7 @@ def test_two_participants_and_their_report(
 
 
 def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wished: list[list[str]]) -> None:
-    """Rank as Ada: a reload in the middle of the second sample, a double click, a second visit for the last two."""
+    """Rank as Ada: a reload in the middle of the second sample, a double click, the last two in a narrow window later."""
     ada = visit()
     ada.open(address, "Ada")
     for number, ranking in enumerate(wished[:3], start=1):
@@ -234,7 +234,7 @@ def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wish
         ada.expect_sample(number + 1)
         api.expect(ada.page.locator("#message")).to_have_text("")
         assert len(lines(study)) == number
-    again = visit()
+    again = visit(viewport=PHONE["viewport"])
     again.open(address, "  ada ")
     api.expect(again.page.locator("#known")).to_have_text("ada has ranked 3 of 5 samples here already. Is that you?")
     again.page.get_by_role("button", name="Go on").click()

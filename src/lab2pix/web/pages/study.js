@@ -87,7 +87,8 @@ function go(index) {
 
 // `detail` is that of a click: the second one of a double click meets the sample that the first one brought.
 async function next({ detail }) {
-  if (saving || (detail > 1 && performance.now() - shown < 500)) return;
+  if (saving) return;
+  if (detail > 1 && (draft.places.includes(null) || performance.now() - shown < 500)) return;
   if (draft.places.includes(null)) {
     find("message").textContent = "Every picture needs a place first.";
     return;
