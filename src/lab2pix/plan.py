@@ -9,8 +9,8 @@ from lab2pix.configuration import lacks_data_root, to_yaml
 from lab2pix.data.dataset import build_dataset
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import build_method
-from lab2pix.training.monitor import check_best
 from lab2pix.training.schedule import total_steps
+from lab2pix.training.scoring import check_best
 
 __all__ = ["describe"]
 

@@ -28,7 +28,7 @@ from lab2pix.config import Config
 from lab2pix.errors import DataError, Lab2PixError
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import Engine, Losses, Method, make_condition
-from lab2pix.training import loop, monitor
+from lab2pix.training import loop, monitor, scoring
 from lab2pix.training.sampler import stable_seed
 
 SIDE = 8
@@ -146,7 +146,10 @@ def toy_config(**changes: Any) -> Config:
     return Config.model_validate(values)
 
 
-PATCHED = ((loop, "build_method"), (loop, "build_dataset"), (monitor, "build_dataset"), (monitor, "plot_losses"))
+PATCHED = (
+    *((loop, "build_method"), (loop, "build_dataset"), (monitor, "build_dataset"), (monitor, "plot_losses")),
+    (scoring, "build_dataset"),
+)
 """What `use_toys` replaces, for tests to put back."""
 
 
@@ -155,7 +158,7 @@ def use_toys(data: ToyData | None = None, *, plots: bool = False) -> None:
     data = data or ToyData()
     loop.build_method = ToyMethod
     loop.build_dataset = lambda *arguments: data
-    monitor.build_dataset = lambda *arguments: ToyData(5)
+    monitor.build_dataset = scoring.build_dataset = lambda *arguments: ToyData(5)
     if not plots:
         monitor.plot_losses = lambda *arguments: None
 

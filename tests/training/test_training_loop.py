@@ -67,7 +67,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_run_folder(unbroken: Path) -> None:
     assert {path.name for path in unbroken.iterdir()} == {
-        *("config.yaml", "run.json", "log.jsonl", "checkpoints", "samples", "losses.png", ".lock")
+        *("config.yaml", "run.json", "log.jsonl", "checkpoints", "samples", "losses.png", "index.html", ".lock")
     }
     assert read_run_config(unbroken) == toy_config()
     assert [path.name for path in list_checkpoints(unbroken)] == ["step-00000010", "step-00000012"]
@@ -257,8 +257,8 @@ def test_best_checkpoint_stays(tmp_path: Path) -> None:
 
 
 def test_unknown_best_score_names_the_valid_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown score 'fid'; valid: l1"):
-        train(toy_config(checkpoint__best="fid"), tmp_path / "run")
+    with pytest.raises(ConfigError, match="unknown score 'quality'; valid: l1"):
+        train(toy_config(checkpoint__best="quality"), tmp_path / "run")
     assert not (tmp_path / "run").exists(), "known before the first step"
 
 

@@ -36,7 +36,7 @@ from lab2pix.training.checkpoint import (
 )
 from lab2pix.training.display import Display
 from lab2pix.training.ema import MovingAverage
-from lab2pix.training.monitor import RunLog
+from lab2pix.training.log import RunLog
 from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
 from lab2pix.training.schedule import learning_rate_factor, total_steps
 from lab2pix.training.state import Best, TrainingState, build_state

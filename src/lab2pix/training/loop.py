@@ -27,10 +27,11 @@ from lab2pix.training.checkpoint import (
     write_checkpoint,
 )
 from lab2pix.training.loader import read_batches
-from lab2pix.training.monitor import Monitor, Validator, check_best
+from lab2pix.training.monitor import Monitor, Validator
 from lab2pix.training.record import lock_run, open_run, record_session, start_run
 from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
 from lab2pix.training.schedule import learning_rate_factor, total_steps
+from lab2pix.training.scoring import build_evaluation, check_best, flattery
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
 from lab2pix.training.step import build_engine, make_step
 from lab2pix.training.stops import TIME_IS_UP, StopRequest, explain_failures
@@ -47,7 +48,7 @@ class RunResult:
         step: optimiser steps made, over all sessions.
         total_steps: steps of the whole run.
         losses: each player's loss terms at the last step; empty where none was made.
-        scores: the last validation scores.
+        scores: the last validation scores, and the evaluator's; process 0 has them.
         seconds: time spent training, over all sessions.
         signal: number of the signal that ended the session early, or 0.
     """
@@ -94,7 +95,7 @@ def train(
     Raises:
         CheckpointError: nothing to resume, or a checkpoint that does not fit.
         ConfigError: settings at odds with each other, the device or the run to resume.
-        DataError: a training file cannot be read.
+        DataError: a file to train on or held out cannot be read.
         OutputError: the folder cannot be written or holds something else.
         TrainingError: a loss is not finite, memory ran out, the disk is full; the last checkpoint is kept.
     """
@@ -112,8 +113,9 @@ def train(
         samples, total = len(dataset), total_steps(config.train, len(dataset))
         sampler = _sampler(config, team, samples, total)
         state = _build(config, label_space, team)
-        check_best(state.method, validators)
+        check_best(state.method, more=bool(validators))
         team.on_main(lambda: _check_held_out(config, label_space))
+        evaluation = build_evaluation(config, label_space, team)
 
         if not resume:
             team.on_main(lambda: start_run(config, run))
@@ -127,9 +129,11 @@ def train(
 
         sampler.steps = range(state.step, total)
         batches = stack.enter_context(closing(read_batches(dataset, sampler, config.data.workers)))
-        monitor = Monitor(run, state, team, engine, total=total, samples=samples, validators=validators)
+        monitor = Monitor(
+            run, state, team, engine, total=total, samples=samples, validators=validators, evaluation=evaluation
+        )
         stack.enter_context(monitor)
-        for note in notes:
+        for note in [*notes, *(flattery(config) if evaluation is not None else ())]:
             monitor.note(note)
         stack.enter_context(stop)
         return _run_steps(networks, batches, monitor, stop)
@@ -159,9 +163,7 @@ def _run_steps(
         interrupted = reason not in (0, TIME_IS_UP)
         last = state.step == total or reason != 0
         monitor.step(losses)
-        improved = False
-        if state.step % config.monitor.sample_every == 0 or (last and not interrupted):
-            improved = team.on_main(monitor.show)
+        improved = monitor.look(ends=last and not interrupted)
         if state.step % config.checkpoint.every == 0 or last or improved:
             team.on_main(lambda: _save(run, state, monitor))
 

@@ -1,9 +1,7 @@
-"""What a run shows while it goes on: terminal, log, TensorBoard, sample sheets, loss plot, validation scores."""
+"""What a run shows while it goes on: terminal, log, TensorBoard, sample sheets, loss plot, scores, and its page."""
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,76 +11,28 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from lab2pix.atomic import write_atomically
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.dataset import build_dataset, collate
 from lab2pix.distributed import Team
 from lab2pix.errors import ConfigError, did_you_mean
+from lab2pix.evaluation.html import number
 from lab2pix.methods import Engine, Losses, Method, draw
 from lab2pix.training.display import Display
+from lab2pix.training.log import RunLog
+from lab2pix.training.page import write_page
 from lab2pix.training.sampler import stable_seed
+from lab2pix.training.scoring import Evaluation, evaluation_names, is_better
 from lab2pix.training.sheets import plot_losses, sample_sheet
 from lab2pix.training.state import Best, TrainingState
 
-__all__ = ["Monitor", "RunLog", "Validator", "check_best"]
+__all__ = ["Monitor", "Validator"]
 
 Validator = Callable[[Method, Path, int], dict[str, float]]
 """Scores a method (its generator is the one to draw with, in eval mode) given the run folder and the step."""
 
 _SCORED = 64  # held-out pictures that the built-in scores look at
 _SCORED_AT_ONCE = 8
-
-
-def check_best(method: Method, validators: Sequence[Validator] = ()) -> None:
-    """Raise ConfigError where `checkpoint.best` names a score that nobody will give.
-
-    What validators of the caller's own will return is known only when they do; then the first validation tells.
-    """
-    name, config = method.config.checkpoint.best, method.config
-    if name is None or validators:
-        return
-    names = method.score_names if config.data.val_split is not None else ()
-    if name not in names:
-        hint = did_you_mean(name, names) if names else "; this run takes no scores (set data.val_split)"
-        raise ConfigError(f"checkpoint.best names an unknown score '{name}'{hint}")
-
-
-class RunLog:
-    """The run's `log.jsonl`: one JSON object per line, each with its step.
-
-    Args:
-        file: where it lies.
-        step: the step that the run stands at; lines beyond it, of steps that will be made again, are cut off.
-    """
-
-    def __init__(self, file: Path, step: int) -> None:
-        if file.exists():
-            kept = [
-                line for line in file.read_text(encoding="utf-8").splitlines(keepends=True) if _is_until(line, step)
-            ]
-            write_atomically(file, "".join(kept))
-        self._file = file.open("a", encoding="utf-8")
-
-    def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line; it is out of this process' hands at once."""
-        self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
-        self._file.flush()
-
-    def sync(self) -> None:
-        """Force the lines to the disk, before a checkpoint says that they are there."""
-        os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def _is_until(line: str, step: int) -> bool:
-    try:
-        return line.endswith("\n") and int(json.loads(line)["step"]) <= step
-    except (ValueError, KeyError, TypeError):  # half a line, from when the process was killed
-        return False
 
 
 class Monitor:
@@ -96,6 +46,7 @@ class Monitor:
         total: steps of the run.
         samples: size of the training set, to tell the epoch.
         validators: more scores, beside the method's own.
+        evaluation: the evaluator's scores; None: off.
     """
 
     def __init__(
@@ -108,6 +59,7 @@ class Monitor:
         total: int,
         samples: int,
         validators: Sequence[Validator] = (),
+        evaluation: Evaluation | None = None,
     ) -> None:
         self.run = run
         self.state = state
@@ -116,8 +68,10 @@ class Monitor:
         self.total = total
         self.samples = samples
         self.validators = validators
+        self.evaluation = evaluation
         self.config: Config = state.method.config
         self.scores: dict[str, float] = {}
+        self.notes: list[str] = []
         self.display = Display(total, state.step, active=team.main)
         self.file = run / "log.jsonl"
         self.log = RunLog(self.file, state.step) if team.main else None
@@ -136,7 +90,8 @@ class Monitor:
                 file.close()
 
     def note(self, text: str) -> None:
-        """Say a sentence on the terminal and in the log."""
+        """Say a sentence on the terminal, in the log and on the page."""
+        self.notes.append(text)
         self.display.note(text)
         if self.log is not None:
             self.log.write({"step": self.state.step, "note": text})
@@ -175,40 +130,86 @@ class Monitor:
             for name, value in values.items():
                 self._board.add_scalar(name, value, self.state.step)
 
-    @torch.no_grad()
-    def show(self) -> bool:
-        """Write a sample sheet and the loss plot, and take validation scores; for process 0 alone.
+    def look(self, *, ends: bool) -> bool:
+        """Show and judge the run where it is time to; all processes must call this after a step.
+
+        Args:
+            ends: whether the session ends with this step, so that it is time for everything.
 
         Returns:
-            Whether the score that `checkpoint.best` names is the lowest so far.
+            Whether the score that `checkpoint.best` names is the best so far.
+
+        Raises:
+            ConfigError: no score of that name.
+            DataError: a held-out file cannot be read.
+        """
+        every, step = self.config.train.evaluate_every, self.state.step
+        shows = ends or step % self.config.monitor.sample_every == 0
+        judges = every is not None and (ends or step % every == 0)
+        improved = self.team.on_main(self.show) if shows else False
+        if judges:
+            improved = self.evaluate() or improved
+        if shows or judges:
+            self.team.on_main(self._draw_page)
+        return improved
+
+    @torch.no_grad()
+    def show(self) -> bool:
+        """Write a sample sheet and take validation scores; for process 0 alone.
+
+        Returns:
+            Whether one of them is the score that `checkpoint.best` names, and the best so far.
 
         Raises:
             ConfigError: no score of that name.
         """
         with _drawing(self.state):
             self._write_sheet()
-            self.scores = self._score()
+            scores = self._score()
             for validator in self.validators:
-                self.scores.update(validator(self.state.method, self.run, self.state.step))
-        if self.scores and self.log is not None:
-            self.log.write({"step": self.state.step, "scores": self.scores})
-            self._chart({f"scores/{name}": value for name, value in self.scores.items()})
-        improved = self._note_best()
-        plot_losses(self.file, self.run / "losses.png")
-        return improved
-
-    def _note_best(self) -> bool:
+                scores.update(validator(self.state.method, self.run, self.state.step))
         name = self.config.checkpoint.best
-        if name is None:
-            return False
-        if name not in self.scores:
-            hint = did_you_mean(name, self.scores) if self.scores else "; this run takes no scores (set data.val_split)"
+        if name is not None and name not in (*scores, *evaluation_names(self.config)):
+            hint = did_you_mean(name, scores) if scores else "; this run takes no scores (set data.val_split)"
             raise ConfigError(f"checkpoint.best names an unknown score '{name}'{hint}")
-        best, value = self.state.best, self.scores[name]
-        if best is not None and not value < best.value:
+        return self._take("scores", scores)
+
+    def evaluate(self) -> bool:
+        """Take the evaluator's scores; all processes must call this.
+
+        Returns:
+            Whether one of them is the score that `checkpoint.best` names, and the best so far.
+
+        Raises:
+            DataError: a held-out file cannot be read.
+        """
+        assert self.evaluation is not None
+        devices = [self.team.device] if self.team.device.type == "cuda" else []
+        with _drawing(self.state), torch.random.fork_rng(devices):
+            scores = self.evaluation.scores(self.state)
+        if scores:
+            found = ", ".join(f"{name} {number(value)}" for name, value in scores.items())
+            self.display.note(f"scores at step {self.state.step}: {found}")
+            for text in self.evaluation.notes:
+                if text not in self.notes:
+                    self.note(text)
+        return self.team.on_main(lambda: self._take("evaluation", scores))
+
+    def _take(self, kind: str, scores: Mapping[str, float]) -> bool:
+        """Keep scores in the log, and tell whether the one that counts is the best so far."""
+        self.scores.update(scores)
+        if scores and self.log is not None:
+            self.log.write({"step": self.state.step, kind: scores})
+            self._chart({f"scores/{name}": value for name, value in scores.items()})
+        name = self.config.checkpoint.best
+        if name is None or name not in scores or not is_better(name, scores[name], self.state.best):
             return False
-        self.state.best = Best(name, value, self.state.step)
+        self.state.best = Best(name, scores[name], self.state.step)
         return True
+
+    def _draw_page(self) -> None:
+        plot_losses(self.file, self.run / "losses.png")
+        write_page(self.run, self.state, total=self.total, notes=self.notes)
 
     def _write_sheet(self) -> None:
         count = self.config.monitor.samples
@@ -225,8 +226,8 @@ class Monitor:
             return {}
         sums: dict[str, float] = {}
         seen = 0
-        for number, batch in enumerate(self._batches(_SCORED, _SCORED_AT_ONCE)):
-            generated = self._draw(batch, "score", number)
+        for place, batch in enumerate(self._batches(_SCORED, _SCORED_AT_ONCE)):
+            generated = self._draw(batch, "score", place)
             with self.engine.autocast():
                 scores = self.state.method.validation_scores(batch, generated)
             for name, score in scores.items():

@@ -25,13 +25,13 @@ from lab2pix.configuration import to_yaml
 from lab2pix.distributed import Team
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
 
-__all__ = ["lock_run", "open_run", "read_run_config", "record_session", "start_run"]
+__all__ = ["flatten", "lock_run", "open_run", "read_run_config", "record_session", "start_run"]
 
 _IGNORED = (".tmp-", ".lock")
 # What a resumed run may change: nothing of it reaches a weight. (Files may have moved; their list is compared.)
 _FREE = (
     *("monitor.", "checkpoint.", "data.workers", "data.root", "data.labels.root", "data.images.root"),
-    *("backbone.weights", "train.max_minutes"),
+    *("backbone.weights", "train.max_minutes", "train.evaluate_every", "evaluation."),
 )
 
 
@@ -114,16 +114,17 @@ def _check_free(run: Path) -> None:
         raise OutputError(f"{run} is not empty (it holds '{entries[0]}'); choose another --out for the run")
 
 
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every plain value of nested settings with its dotted path."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{key}.")
+            yield from flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
 
 def _check_same(stored: Config, asked: Config, run: Path) -> None:
-    before, now = (dict(_flatten(config.model_dump(mode="json"))) for config in (stored, asked))
+    before, now = (dict(flatten(config.model_dump(mode="json"))) for config in (stored, asked))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and not key.startswith(_FREE)]
     if changed:
         named = ", ".join(f"{key} (was {before.get(key)}, asked {now.get(key)})" for key in changed)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -13,6 +11,7 @@ from torch import Tensor
 from lab2pix.batch import Batch
 from lab2pix.data.pixels import to_bytes, to_picture
 from lab2pix.labels import LabelSpace
+from lab2pix.training.log import read_log
 
 __all__ = ["plot_losses", "sample_sheet"]
 
@@ -47,16 +46,10 @@ def sample_sheet(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Im
     return sheet
 
 
-def _read_log(log: Path) -> Iterable[dict[str, Any]]:
-    with log.open(encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
 def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
     """Return, per panel and term, the steps and values."""
     panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
-    for line in _read_log(log):
+    for line in read_log(log):
         found: Mapping[str, Mapping[str, float]] = dict(line.get("losses", {}))
         if "scores" in line:
             found = {"validation scores": line["scores"]}

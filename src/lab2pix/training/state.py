@@ -17,7 +17,7 @@ __all__ = ["Best", "TrainingState", "build_state", "set_learning_rates"]
 
 @dataclass(frozen=True)
 class Best:
-    """The lowest value of the chosen score so far."""
+    """The best value of the chosen score so far: the lowest, or of some of the evaluator's scores the highest."""
 
     score: str
     value: float
