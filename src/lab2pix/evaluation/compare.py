@@ -85,6 +85,15 @@ class Comparison:
         text = spread(cell.mean, cell.std)
         return f"{mark}{text}{mark}" if bold else text
 
+    @staticmethod
+    def _lines(cell: Cell | None) -> str:
+        """Return a cell of the page: the deviation on a line of its own, so that many columns have room."""
+        if cell is None:
+            return "–"
+        return (
+            f"{spread(cell.mean, cell.std, '<br><small>')}</small>" if cell.std is not None else spread(cell.mean, None)
+        )
+
     def write(self, folder: Path | str, *, overwrite: bool = False) -> Path:
         """Write `compare.md`, `compare.html` and `compare.png`.
 
@@ -116,8 +125,7 @@ class Comparison:
         rows = []
         for name, cells in self.rows.items():
             texts = "".join(
-                f'<td class="number{" best" if best[score] == name else ""}">'
-                f"{self._text(cells.get(score), bold=False, mark='')}</td>"
+                f'<td class="number{" best" if best[score] == name else ""}">{self._lines(cells.get(score))}</td>'
                 for score in self.scores
             )
             rows.append(
@@ -148,6 +156,7 @@ class Comparison:
         names = list(self.rows)
         figure = Figure(figsize=(4.2 * columns, (0.34 * len(names) + 1.1) * lines), dpi=120, layout="constrained")
         FigureCanvasAgg(figure)
+        figure.get_layout_engine().set(hspace=0.08, wspace=0.04)  # type: ignore[union-attr]
         for place, score in enumerate(self.scores):
             axes = figure.add_subplot(lines, columns, place + 1)
             cells = [self.rows[name].get(score) for name in names]

@@ -42,14 +42,16 @@ def number(value: float | None) -> str:
     """Write a number with as many digits as say something."""
     if value is None:
         return "–"
-    if value == 0 or abs(value) >= 100:
-        return f"{value:.1f}"
-    return f"{value:.2f}" if abs(value) >= 10 else f"{value:.4f}"
+    return "0" if value == 0 else f"{value:.{_decimals(value)}f}"
 
 
-def spread(mean: float, std: float | None) -> str:
-    """Write a mean with its deviation, where there is one."""
-    return number(mean) if std is None else f"{number(mean)} ± {number(std)}"
+def _decimals(value: float) -> int:
+    return 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 4
+
+
+def spread(mean: float, std: float | None, between: str = " ") -> str:
+    """Write a mean with its deviation, where there is one, as exactly as the mean."""
+    return number(mean) if std is None else f"{number(mean)}{between}± {std:.{_decimals(mean)}f}"
 
 
 def picture(image: Image.Image, alternative: str, *, ids: bool = False, longest: int = 256) -> str:

@@ -165,7 +165,8 @@ class Judge:
         statistics = self.real if real is None else real
         for network in self.networks.features:
             found.update(self._distances(network.name, statistics[network.name]))
-        for name, sets in sorted(self.each.items()):
+        # What compares pictures with their photos first, whichever was seen first.
+        for name, sets in sorted(self.each.items(), key=lambda item: (item[0].startswith("diversity"), item[0])):
             score = Score.of_each(sets, "label maps" if name.startswith("diversity") else "pictures")
             if score is not None:
                 found[name] = score

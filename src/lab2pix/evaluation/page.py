@@ -31,8 +31,9 @@ def write_page(report: Mapping[str, Any], file: Path, space: LabelSpace | None =
     where = judged.get("folder") or judged.get("run") or ""
     parts = [
         f"<h1>{escape(str(report['name']))}</h1>",
-        f'<p class="soft">{judged.get("count", 0):,} label maps, {protocol.get("sample_sets", 1)} picture(s) of each, '
-        f"from {escape(str(where))}; judged {escape(str(protocol.get('created', '')))}</p>",
+        f'<p class="soft">{_counted(judged.get("count", 0), "label map")}, '
+        f"{_counted(protocol.get('sample_sets', 1), 'picture')} of each, from {escape(str(where))}; "
+        f"judged on {escape(str(protocol.get('created', ''))[:10])}</p>",
         *(f'<p class="note">{escape(note)}.</p>' for note in report.get("notes", [])),
         "<h2>Scores</h2>",
         _scores(report["scores"]),
@@ -43,6 +44,10 @@ def write_page(report: Mapping[str, Any], file: Path, space: LabelSpace | None =
         f"<dl>{''.join(_facts(protocol))}</dl>",
     ]
     write_html(file, f"{report['name']}: scores", "\n".join(part for part in parts if part))
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count:,} {what}{'' if count == 1 else 's'}"
 
 
 def _scores(scores: Mapping[str, Mapping[str, Any]]) -> str:
