@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
@@ -28,7 +29,7 @@ from lab2pix.config import Config
 from lab2pix.errors import DataError, Lab2PixError
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import Engine, Losses, Method, make_condition
-from lab2pix.training import loop, monitor, scoring
+from lab2pix.training import Validator, loop, monitor, scoring
 from lab2pix.training.sampler import stable_seed
 
 SIDE = 8
@@ -163,6 +164,41 @@ def use_toys(data: ToyData | None = None, *, plots: bool = False) -> None:
         monitor.plot_losses = lambda *arguments: None
 
 
+def weights(run: Path, step: int) -> dict[str, Tensor]:
+    """Return all tensors of a checkpoint, by file and name."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return {
+        f"{file}:{name}": tensor
+        for file in ("model", "training")
+        for name, tensor in load_file(folder / f"{file}.safetensors").items()
+    }
+
+
+def lines(run: Path, key: str = "losses") -> list[dict[str, Any]]:
+    """Return the lines of a log that hold a key, without their times."""
+    found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in found if key in line]
+
+
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    """Compare weights and logged losses of two runs, bit for bit."""
+    mine, theirs = weights(one, step), weights(other, step)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    assert lines(one) == lines(other)
+
+
+def stop_at(step: int, number: int = signal.SIGTERM) -> Validator:
+    """A validator that sends this process a signal."""
+
+    def validator(method: ToyMethod, run: Path, now: int) -> dict[str, float]:
+        if now == step:
+            os.kill(os.getpid(), number)
+        return {}
+
+    return validator
+
+
 def _die_at(call: int) -> None:
     """Kill this process, with no chance to tidy up, before the n-th time that it forces or removes files."""
     calls = itertools.count(1)
@@ -181,6 +217,8 @@ def _die_at(call: int) -> None:
 def _work(job: dict[str, Any]) -> int:
     os.environ.update(job.get("env", {}))
     _die_at(job.get("die_at", 0))
+    global SIDE  # noqa: PLW0603 - this process makes one run
+    SIDE = job.get("side", SIDE)
     use_toys(ToyData(delay=job.get("delay", 0.0)))
     try:
         result = loop.train(toy_config(**job.get("config", {})), Path(job["out"]), resume=job.get("resume", False))

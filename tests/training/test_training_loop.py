@@ -10,47 +10,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab2pix_toy import PATCHED, SAMPLES, SIDE, ToyData, ToyMethod, toy_config, use_toys
+from lab2pix_toy import (
+    PATCHED,
+    SAMPLES,
+    SIDE,
+    ToyData,
+    ToyMethod,
+    assert_same_run,
+    lines,
+    stop_at,
+    toy_config,
+    use_toys,
+    weights,
+)
 from PIL import Image
-from safetensors.torch import load_file
 
 from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
 from lab2pix.training import latest_checkpoint, loop, read_run_config, record, train
 from lab2pix.training.checkpoint import list_checkpoints
 
 pytestmark = pytest.mark.usefixtures("toys")
-
-
-def weights(run: Path, step: int) -> dict[str, torch.Tensor]:
-    folder = run / "checkpoints" / f"step-{step:08d}"
-    return {
-        f"{file}:{name}": tensor
-        for file in ("model", "training")
-        for name, tensor in load_file(folder / f"{file}.safetensors").items()
-    }
-
-
-def lines(run: Path, key: str = "losses") -> list[dict]:
-    found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in found if key in line]
-
-
-def assert_same_run(one: Path, other: Path, step: int) -> None:
-    mine, theirs = weights(one, step), weights(other, step)
-    assert mine.keys() == theirs.keys()
-    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
-    assert lines(one) == lines(other)
-
-
-def stop_at(step: int, number: int = signal.SIGTERM):
-    """A validator that sends this process a signal."""
-
-    def validator(method: ToyMethod, run: Path, now: int) -> dict[str, float]:
-        if now == step:
-            os.kill(os.getpid(), number)
-        return {}
-
-    return validator
 
 
 @pytest.fixture(scope="module")
