@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -40,7 +41,7 @@ def test_all_rungs_of_all_ladders_are_trained_with_three_seeds_those_of_one_seed
 def test_two_rungs_differ_only_as_their_presets_do():
     for ladder in ladders.ladders():
         letters = [letter for letter in ladder.presets if letter != ladders.WITHOUT_CYCLE]
-        for above, rung in zip(letters, letters[1:], strict=False):
+        for above, rung in pairwise(letters):
             small = [
                 load_config(words[0], words[1:])
                 for words in (ladders.Run(ladder, letter, 0, 400).settings([]) for letter in (above, rung))
