@@ -188,8 +188,10 @@ def _check_evaluation(config: Config) -> None:
             if not Path(name).is_file():
                 raise ConfigError(f"evaluation.features names '{name}', but there is no such file")
         elif name not in FEATURE_NAMES:
-            hint = did_you_mean(name, FEATURE_NAMES)
-            raise ConfigError(f"evaluation.features names '{name}'{hint}, or give an exported program (.pt2, .onnx)")
+            raise ConfigError(
+                f"evaluation.features names '{name}', which is neither a known network nor an exported program "
+                f"(.pt2, .onnx){did_you_mean(name, FEATURE_NAMES)}"
+            )
     if config.train.evaluate_every is None:
         return
     if config.data.val_split is None:
