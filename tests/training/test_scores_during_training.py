@@ -8,19 +8,26 @@ from pathlib import Path
 from typing import Any
 
 import lab2pix_toy
+import numpy as np
 import pytest
 import torch
 import yaml
 from lab2pix_toy import ToyData, ToyMethod, assert_same_run, lines, stop_at, toy_config
+from PIL import Image
 from torch import Tensor, nn
 
 from lab2pix import load_config
+from lab2pix.data.files import read_image
+from lab2pix.data.pixels import to_bytes
+from lab2pix.data.transforms import resize_image
 from lab2pix.distributed import Team
 from lab2pix.errors import ConfigError, LabelError, TrainingError, WeightsError
-from lab2pix.evaluation.features import FeatureNetwork
+from lab2pix.evaluation.distances import FeatureMoments, frechet_distance
+from lab2pix.evaluation.features import FeatureNetwork, load_features
 from lab2pix.evaluation.judge import Networks
 from lab2pix.labels import LabelSpace
 from lab2pix.pretrained import WeightsFile
+from lab2pix.synthesis import Synthesizer
 from lab2pix.synthesis.judging import evaluate
 from lab2pix.training import monitor, scoring, train
 from lab2pix.training.checkpoint import list_checkpoints, load_checkpoint
@@ -348,16 +355,59 @@ def test_a_set_of_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert not (tmp_path / "run").exists()
 
 
-def test_nothing_to_score_without_known_photos() -> None:
+SIDES = ("data.layout=folder", "data.unpaired=true")
+
+
+def test_nothing_to_score_without_photos(tmp_path: Path) -> None:
     config = load_config(
         "v1-cityscapes",
-        ["train.evaluate_every=9", "data.labels.root=labels", "data.images.root=photos", "data.layout=folder"],
+        ["train.evaluate_every=9", *SIDES, "data.labels.root=labels", f"data.images.root={tmp_path}"],
     )
     assert evaluation_names(config) == ()
-    with pytest.raises(ConfigError, match="no photo is known to belong to a held-out label map"):
+    with pytest.raises(ConfigError, match=r"nothing to score, as .* has no folder 'val' of photos to compare with"):
         build_evaluation(config, LabelSpace.load("cityscapes"), ALONE)
     with_segmenter = load_config(config, ["evaluation.segmenter=x", "evaluation.samples=2"])
     assert evaluation_names(with_segmenter) == ("ppa", "pca", "ciou", "diversity_pixels")
+    (tmp_path / "val").mkdir()
+    assert evaluation_names(config) == DISTANCES
+
+
+@pytest.fixture
+def sides(tmp_path: Path) -> tuple[str, ...]:
+    """Settings of two folders whose names do not match: four label maps and five photos of another size held out."""
+    random = np.random.default_rng(0)
+    for side, name, count in (("labels", "map", 4), ("photos", "photo", 5)):
+        for split in ("train", "val"):
+            (tmp_path / side / split).mkdir(parents=True)
+            for number in range(count):
+                pixels = random.integers(0, 14, (64, 64)) if side == "labels" else random.integers(0, 256, (80, 70, 3))
+                picture = Image.fromarray(pixels.astype(np.uint8))
+                picture.save(tmp_path / side / split / f"{name}-{number}.png")
+    return (*SIDES, f"data.labels.root={tmp_path / 'labels'}", f"data.images.root={tmp_path / 'photos'}")
+
+
+def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: Path, sides: tuple[str, ...]) -> None:
+    cheap = ("discriminator.kind=patch", "loss.consistency=0", "train.steps=2", "train.evaluate_every=2")
+    train(load_config("v1-small", [*TINY, *cheap, *sides]), tmp_path / "run", device="cpu")
+    [line] = lines(tmp_path / "run", "evaluation")
+    assert set(line["evaluation"]) == set(DISTANCES)
+    report = evaluate(tmp_path / "run", device="cpu")
+    moved = evaluate(tmp_path / "run", count=3, device="cpu")
+    for name, value in line["evaluation"].items():
+        assert value == pytest.approx(report.scores[name].mean, rel=1e-4, abs=1e-6)
+        assert moved.scores[name].mean != pytest.approx(value, rel=1e-3)
+    # The same from the pictures themselves.
+    synthesizer = Synthesizer.load(tmp_path / "run", device="cpu")
+    network = load_features("efficientnet-lite0")
+    drawn, photos = FeatureMoments(network.dimension), FeatureMoments(network.dimension)
+    for place in range(4):
+        batch = synthesizer.read(tmp_path / "labels" / "val" / f"map-{place}.png")
+        picture = to_bytes(synthesizer.draw(batch, synthesizer.noise(0, place)[None]))
+        drawn.update(network(picture), [str(place)])
+    for place in range(5):
+        photo = resize_image(read_image(tmp_path / "photos" / "val" / f"photo-{place}.png"), (64, 64))
+        photos.update(network(photo[None]), [str(place)])
+    assert line["evaluation"][DISTANCES[0]] == pytest.approx(frechet_distance(drawn, photos), rel=1e-4)
 
 
 def test_flattering_features_are_named() -> None:

@@ -17,7 +17,7 @@ from lab2pix.labels import LabelSpace
 if TYPE_CHECKING:
     from lab2pix.data.scenes import ScenesDataset
 
-__all__ = ["open_side", "pairing_known"]
+__all__ = ["has_held_out_photos", "open_held_out_photos", "open_side", "pairing_known"]
 
 VAL_SCENES_START = 1_000_000_000
 """Number of the first held-out scene: far behind any that is trained on."""
@@ -89,6 +89,25 @@ def open_side(
         root=root,
         sketcher=sketcher,
     )
+
+
+def has_held_out_photos(data: DataConfig) -> bool:
+    """Say whether photos are held out: in pairs, or in a folder of their own."""
+    root = data.images.root
+    if data.val_split is None:
+        return False
+    return pairing_known(data) or root is None or (Path(root).expanduser() / data.val_split).is_dir()
+
+
+def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -> PairDataset | ScenesDataset | None:
+    """Open the held-out photos of which nobody knows the label maps; None where there are no such photos.
+
+    Raises:
+        DataError: files are missing.
+    """
+    if pairing_known(data) or not has_held_out_photos(data):
+        return None
+    return open_side(data, label_space, seed, "photos", train=False)
 
 
 def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images"]) -> list[Pair]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from lab2pix.batch import Batch
 from lab2pix.data.dataset import AnyDataset, collate
 from lab2pix.data.pixels import to_bytes
+from lab2pix.data.unpaired import Side
 from lab2pix.distributed import Team
 from lab2pix.evaluation.evaluator import gather
 from lab2pix.evaluation.features import distance_names, feature_name
@@ -33,19 +34,23 @@ def held_out_noise(seed: int, places: Sequence[int], length: int) -> Tensor:
     return torch.stack([noise_vector(seed, place, length) for place in places])
 
 
-def score_names(features: Iterable[str], *, segmenter: bool, photos: bool, samples: int) -> tuple[str, ...]:
+def score_names(
+    features: Iterable[str], *, segmenter: bool, pairs: bool, photos: bool, samples: int
+) -> tuple[str, ...]:
     """Return which scores held-out label maps will get, before anything is loaded or drawn.
 
     Args:
         features: networks that the distances look through; see `load_features`.
         segmenter: whether one reads label maps in the pictures.
-        photos: whether it is known which photo belongs to which label map.
+        pairs: whether it is known which photo belongs to which label map.
+        photos: whether there are photos at all.
         samples: pictures per label map.
     """
     distances = [name for spec in features for name in distance_names(feature_name(spec))]
     return (
         *(SEGMENTATION_SCORES if segmenter else ()),
-        *((*distances, "psnr", "ssim") if photos else ()),
+        *(distances if photos else ()),
+        *(("psnr", "ssim") if pairs else ()),
         *(("diversity_pixels",) if samples > 1 else ()),
     )
 
@@ -55,7 +60,8 @@ def judge_held_out(
     dataset: AnyDataset,
     draw: Callable[[Batch, Sequence[int], int], Tensor],
     *,
-    count: int,
+    photos: Side | None = None,
+    count: int | None = None,
     seed: int,
     batch_size: int,
     team: Team,
@@ -67,7 +73,8 @@ def judge_held_out(
         judge: starts empty in every process; how many pictures of each label map it wants, it says.
         dataset: the held-out part.
         draw: returns pictures `[N, 3, H, W]` uint8 of a batch, given the places of its label maps and a seed.
-        count: how many label maps; at most as many as there are.
+        photos: held-out ones that belong to no label map that anybody knows.
+        count: how many label maps, and how many of these photos; None: all.
         seed: of the first picture of each label map; the next ones count up.
         batch_size: pictures at once.
         team: the processes, which must all call this.
@@ -77,7 +84,7 @@ def judge_held_out(
         Which sizes were judged.
     """
     log = ReadingLog()
-    mine = list(range(team.rank, count, team.size))
+    mine = _share(len(dataset), count, team)
     for start in range(0, len(mine), batch_size):
         places = mine[start : start + batch_size]
         batch = collate([dataset[(0, place)] for place in places])
@@ -88,5 +95,20 @@ def judge_held_out(
         log.sizes[(drawn[0].shape[-2], drawn[0].shape[-1])] += len(places)
         if on_progress is not None:
             on_progress(start + len(places), len(mine))
+    if photos is not None:
+        _see_photos(judge, photos, _share(len(photos), count, team), batch_size)
     gather(judge, log, team)
     return log
+
+
+def _share(length: int, count: int | None, team: Team) -> list[int]:
+    """Return which of the first ones this process looks at."""
+    return list(range(team.rank, length if count is None else min(count, length), team.size))
+
+
+def _see_photos(judge: Judge, photos: Side, places: Sequence[int], batch_size: int) -> None:
+    nothing = torch.Generator()  # held-out photos are neither cropped nor flipped
+    for start in range(0, len(places), batch_size):
+        some = places[start : start + batch_size]
+        pictures = [photos.transform.photo(photos.read_photo(place), nothing) for place in some]
+        judge.see_real([sample_key(place) for place in some], torch.stack(pictures))

@@ -12,6 +12,8 @@ from lab2pix.batch import Batch
 from lab2pix.config import DataConfig
 from lab2pix.data.dataset import AnyDataset, build_dataset, collate
 from lab2pix.data.pixels import to_bytes, to_picture
+from lab2pix.data.sides import open_held_out_photos
+from lab2pix.data.unpaired import Side
 from lab2pix.distributed import Team, join_team
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.evaluation.evaluator import evaluate_folders, run_report
@@ -177,7 +179,7 @@ def evaluate_run(
     with join_team(device) as team:
         synthesizer = Synthesizer.load(source, device=team.device)
         synthesizer.noise_samples(protocol.seed, samples)
-        dataset = _held_out(synthesizer, split)
+        dataset, photos = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
         space = synthesizer.label_space
         if protocol.segmenter is not None and synthesizer.config.generator.encoder == "sketch":
@@ -190,8 +192,8 @@ def evaluate_run(
             return _draw(synthesizer, batch, places, seed)
 
         log = judge_held_out(
-            judge, dataset, drawn, count=total, seed=protocol.seed, batch_size=protocol.batch_size, team=team,
-            on_progress=on_progress,
+            judge, dataset, drawn, photos=photos, count=count, seed=protocol.seed, batch_size=protocol.batch_size,
+            team=team, on_progress=on_progress,
         )  # fmt: skip
         about = {
             "generated": {"run": str(source), "step": synthesizer.step, "count": total, "seed": protocol.seed},
@@ -206,8 +208,8 @@ def evaluate_run(
         return team.on_main(conclude)
 
 
-def _held_out(synthesizer: Synthesizer, split: str | None) -> AnyDataset:
-    """Open the data that a run holds out."""
+def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, Side | None]:
+    """Open the data that a run holds out, and its photos where they are no pairs."""
     config = synthesizer.config
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
     if data.val_split is None:
@@ -215,7 +217,8 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> AnyDataset:
             f"run '{config.name}' holds nothing out (data.val_split is null); name a part of its data with --split, or "
             "generate pictures and judge the folder"
         )
-    return build_dataset(data, "val", synthesizer.label_space, config.seed)
+    where = (synthesizer.label_space, config.seed)
+    return build_dataset(data, "val", *where), open_held_out_photos(data, *where)
 
 
 def _draw(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:

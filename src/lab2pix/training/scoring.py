@@ -15,7 +15,8 @@ from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.dataset import AnyDataset, build_dataset
 from lab2pix.data.pixels import to_bytes
-from lab2pix.data.sides import pairing_known
+from lab2pix.data.sides import has_held_out_photos, open_held_out_photos, pairing_known
+from lab2pix.data.unpaired import Side
 from lab2pix.distributed import Team
 from lab2pix.errors import ConfigError, TrainingError, WeightsError, did_you_mean
 from lab2pix.evaluation.features import INCEPTION
@@ -69,7 +70,8 @@ def evaluation_names(config: Config) -> tuple[str, ...]:
     return score_names(
         evaluation.features,
         segmenter=evaluation.segmenter is not None,
-        photos=pairing_known(config.data),
+        pairs=pairing_known(config.data),
+        photos=has_held_out_photos(config.data),
         samples=evaluation.samples,
     )
 
@@ -120,6 +122,7 @@ class Evaluation:
         label_space: what the class ids mean.
         networks: what it looks through, on the device.
         dataset: the held-out part.
+        photos: held-out photos of which nobody knows the label maps.
         team: the processes.
 
     Attributes:
@@ -127,12 +130,19 @@ class Evaluation:
     """
 
     def __init__(
-        self, config: Config, label_space: LabelSpace, networks: Networks, dataset: AnyDataset, team: Team
+        self,
+        config: Config,
+        label_space: LabelSpace,
+        networks: Networks,
+        dataset: AnyDataset,
+        photos: Side | None,
+        team: Team,
     ) -> None:
         self.config = config
         self.label_space = label_space
         self.networks = networks
         self.dataset = dataset
+        self.photos = photos
         self.team = team
         self.notes: list[str] = []
 
@@ -160,8 +170,16 @@ class Evaluation:
             return to_bytes(image)
 
         judge = Judge(self.networks, settings.samples, seed=_SEED)
-        count = min(settings.count, len(self.dataset))
-        judge_held_out(judge, self.dataset, draw, count=count, seed=_SEED, batch_size=settings.batch_size, team=team)
+        judge_held_out(
+            judge,
+            self.dataset,
+            draw,
+            photos=self.photos,
+            count=settings.count,
+            seed=_SEED,
+            batch_size=settings.batch_size,
+            team=team,
+        )
         self.notes = judge.notes()
         return {name: score.mean for name, score in judge.scores().items()} if team.main else {}
 
@@ -195,21 +213,24 @@ def build_evaluation(config: Config, label_space: LabelSpace, team: Team) -> Eva
         return None
     if not evaluation_names(config):
         raise ConfigError(
-            "train.evaluate_every is set, but there is nothing to score, as no photo is known to belong to a held-out "
-            "label map; set evaluation.segmenter, or train.evaluate_every=null"
+            f"train.evaluate_every is set, but there is nothing to score, as {config.data.images.root} has no folder "
+            f"'{config.data.val_split}' of photos to compare with; add it, set evaluation.segmenter, or set "
+            "train.evaluate_every=null"
         )
     dataset = build_dataset(config.data, "val", label_space, config.seed)
-    if len(dataset) < 2:
-        raise ConfigError(
-            f"train.evaluate_every is set, but only {len(dataset)} label map is held out (data.val_split="
-            f"{config.data.val_split}), which makes no set to score; hold out two or more, or set it to null"
-        )
+    photos = open_held_out_photos(config.data, label_space, config.seed)
+    for what, held_out in (("label map", dataset), ("photo", photos)):
+        if held_out is not None and len(held_out) < 2:
+            raise ConfigError(
+                f"train.evaluate_every is set, but only {len(held_out)} {what} is held out (data.val_split="
+                f"{config.data.val_split}), which makes no set to score; hold out two or more, or set it to null"
+            )
     # Process 0 first: it may have to fetch weights for all.
     loaded: list[Networks] = []
     team.on_main(lambda: loaded.append(_load(config, label_space)))
     networks = loaded[0] if loaded else _load(config, label_space)
     networks.to(team.device)
-    return Evaluation(config, label_space, networks, dataset, team)
+    return Evaluation(config, label_space, networks, dataset, photos, team)
 
 
 def _load(config: Config, label_space: LabelSpace) -> Networks:
