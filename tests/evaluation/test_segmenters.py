@@ -93,18 +93,20 @@ def test_a_list_of_classes_that_is_too_long_is_refused(reader: Path, tmp_path: P
         segmenter(torch.zeros(1, 3, 32, 48, dtype=torch.uint8), (32, 48))
 
 
-def test_cityscapes_needs_its_nineteen_classes_only(tmp_path: Path) -> None:
+def test_cityscapes_needs_its_nineteen_classes_only_as_the_guide_has_them(tmp_path: Path) -> None:
     space = LabelSpace.load("cityscapes")
     scored = [name for name, target in zip(space.names, space.evaluation or (), strict=True) if target is not None]
-    assert len(scored) == 19
+    guide = Path(__file__).parents[2] / "docs" / "guide" / "segmenters.md"
+    settings = json.loads(guide.read_text().split("```json")[1].split("```")[0])
+    assert settings["classes"] == scored
 
     class Nineteen(nn.Module):
         def forward(self, image: Tensor) -> Tensor:
             weights = torch.arange(19.0).view(19, 1, 1, 1).expand(-1, 3, -1, -1)
             return nn.functional.conv2d(image, weights)
 
-    file = export(Nineteen(), tmp_path / "drn.pt2", {"size": [32, 48], "classes": scored})
-    read = load_segmenter(file, space)(torch.full((1, 3, 32, 48), 9, dtype=torch.uint8), (64, 64))
+    file = export(Nineteen(), tmp_path / "drn.pt2", {**settings, "size": [32, 48]})
+    read = load_segmenter(file, space)(torch.full((1, 3, 32, 48), 250, dtype=torch.uint8), (64, 64))
     assert read.unique().tolist() == [space.names.index(scored[-1])]
 
 

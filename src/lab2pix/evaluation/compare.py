@@ -150,13 +150,14 @@ class Comparison:
         """Draw each score as bars with deviations."""
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.layout_engine import ConstrainedLayoutEngine
 
         columns = min(3, len(self.scores))
         lines = math.ceil(len(self.scores) / columns)
         names = list(self.rows)
-        figure = Figure(figsize=(4.2 * columns, (0.34 * len(names) + 1.1) * lines), dpi=120, layout="constrained")
+        layout = ConstrainedLayoutEngine(hspace=0.08, wspace=0.04)
+        figure = Figure(figsize=(4.2 * columns, (0.34 * len(names) + 1.1) * lines), dpi=120, layout=layout)
         FigureCanvasAgg(figure)
-        figure.get_layout_engine().set(hspace=0.08, wspace=0.04)  # type: ignore[union-attr]
         for place, score in enumerate(self.scores):
             axes = figure.add_subplot(lines, columns, place + 1)
             cells = [self.rows[name].get(score) for name in names]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lab2pix.config import FEATURE_NAMES
 from lab2pix.data.pixels import from_bytes
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
+from lab2pix.evaluation.portions import in_portions
 from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, Program, ProgramSettings, read_settings
 from lab2pix.methods.backbones import load_backbone
 from lab2pix.pretrained import WeightsFile, file_sha256, read_weights
@@ -83,6 +84,9 @@ class _Inception(FeatureNetwork):
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
         """See the class."""
+        return in_portions(self._look, (299, 299), self.device, pictures)
+
+    def _look(self, pictures: Tensor) -> Tensor:
         found: Tensor = self.network(pictures.to(self.device))[0]
         return found.float().cpu()
 
@@ -109,6 +113,9 @@ class _EfficientNet(FeatureNetwork):
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
         """See the class."""
+        return in_portions(self._look, (pictures.shape[-2], pictures.shape[-1]), self.device, pictures)
+
+    def _look(self, pictures: Tensor) -> Tensor:
         image = self.network.normalize(from_bytes(pictures.to(self.device)))
         found: Tensor = self.network(image, levels=3).discriminator[-1].mean((2, 3))
         return found.float().cpu()

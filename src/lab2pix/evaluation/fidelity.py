@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from lab2pix.errors import DataError, WeightsError
+from lab2pix.evaluation.portions import in_portions
 from lab2pix.pretrained import WeightsFile, read_weights
 
 __all__ = ["LPIPS", "LPIPS_NETS", "PictureDistance", "diversity", "pixel_distance", "psnr", "ssim"]
@@ -72,6 +73,10 @@ def ssim(generated: Tensor, real: Tensor) -> Tensor:
             f"pictures of {generated.shape[-1]}x{generated.shape[-2]} pixels (width x height) are smaller than SSIM's "
             f"window; give pictures of at least {SSIM_WINDOW}x{SSIM_WINDOW}"
         )
+    return in_portions(_ssim, (generated.shape[-2], generated.shape[-1]), generated.device, generated, real)
+
+
+def _ssim(generated: Tensor, real: Tensor) -> Tensor:
     # Around middle gray squares are a quarter as large, and as much more exact; variances do not depend on it.
     x, y = generated.float() - 128, real.float() - 128
     mean_x, mean_y, xx, yy, xy = (_windowed(part) for part in (x, y, x * x, y * y, x * y))

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError, LabelError, WeightsError
+from lab2pix.evaluation.portions import in_portions
 from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, Program, ProgramSettings, read_settings
 from lab2pix.evaluation.segmentation import ScoredClasses
 from lab2pix.labels import LabelSpace
@@ -128,8 +129,12 @@ class _Trained(Segmenter):
     @torch.inference_mode()
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
         """See the class."""
-        logits = self.network(normalised(pictures.to(self.device), self.size))
-        return _read(logits, size, torch.arange(self.space.num_classes, device=self.device)).cpu()
+        ids = torch.arange(self.space.num_classes, device=self.device)
+
+        def read(part: Tensor) -> Tensor:
+            return _read(self.network(normalised(part.to(self.device), self.size)), size, ids).cpu()
+
+        return in_portions(read, self.size, self.device, pictures)
 
     def describe(self) -> dict[str, Any]:
         """See the class."""
