@@ -37,7 +37,7 @@ def _summary(report: StudyReport, best: MethodScore) -> str:
     who = "One person" if people == 1 else f"{people} people"
     return (
         f"{who} ranked the pictures of {len(report.methods)} methods, {report.rankings} times in all. "
-        f"{best.name} has the highest mean score, {best.mean:.2f}, and was the first choice in {100 * best.top1:.0f} %."
+        f"The highest mean score, {best.mean:.2f}, is that of {best.name}, first in {100 * best.top1:.0f} % of them."
     )
 
 
@@ -67,7 +67,7 @@ def _ranks(one: MethodScore) -> str:
     said = ", ".join(f"rank {rank + 1}: {count}" for rank, count in enumerate(one.ranks))
     parts = "".join(
         f'<b class="{_shade(rank, len(one.ranks))}" style="flex:{count}" title="rank {rank + 1}: {count} of {total}">'
-        f"{round(100 * count / total)}%</b>"
+        f"{f'{round(100 * count / total)}%' if count / total > 0.05 else ''}</b>"
         for rank, count in enumerate(one.ranks)
         if count
     )
@@ -80,7 +80,7 @@ def _ranks(one: MethodScore) -> str:
 
 def _shade(rank: int, methods: int) -> str:
     """Return the class that a rank is coloured by; the better half has light words on it."""
-    return f"r{rank + 1}{' deep' if rank < methods / 2 else ''}"
+    return f"r{rank + 1}{' deep' if rank < (methods - 1) / 2 else ''}"
 
 
 def _shades(methods: int) -> str:

@@ -72,7 +72,8 @@ export function build({ sample: label, truth, size, classes: present, pictures }
     ...cards.map((card, picture) => {
       const zoom = makeButton(`Enlarge picture ${LETTERS[picture]}`, { className: "zoom" });
       zoom.dataset.enlarge = picture;
-      return make("div", { className: "card" }, card, zoom, make("span", { textContent: LETTERS[picture] }));
+      const below = make("div", { className: "below" }, make("span", { textContent: LETTERS[picture] }), zoom);
+      return make("div", { className: "card" }, card, below);
     }),
   );
   slots = pictures.map((_, place) => {
