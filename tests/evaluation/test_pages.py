@@ -94,6 +94,15 @@ def test_a_score_counts_apart_what_is_not_finite() -> None:
     assert Score.of_each([[float("inf")]], "pictures") is None
 
 
+def test_the_terminal_gets_a_line_for_each_score(report: Report) -> None:
+    lines = str(report).splitlines()
+    ssim = report.scores["ssim"]
+    assert f"ssim           {ssim.mean:.4f} ± {ssim.std:.4g}  (5 pictures)" in lines
+    assert [line.split()[0] for line in lines[: len(report.scores)]] == list(report.scores)
+    assert lines[0].endswith("  (1 sample set)")
+    assert lines[len(report.scores)].startswith("classes that neither label maps nor readings hold: ")
+
+
 def test_directions_follow_from_names() -> None:
     lower = ("fid", "kid", "frechet_efficientnet_lite0", "kernel_x", "lpips_vgg")
     assert not any(map(higher_is_better, lower))

@@ -54,7 +54,7 @@ def _scores(scores: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         f'<tr><th scope="row">{escape(score_title(name))}<br><code class="soft">{escape(name)}</code></th>'
         f'<td class="number">{spread(score["mean"], score["std"])}</td><td>{escape(score["better"])}</td>'
-        f"<td>{score['count']:,} {escape(score['over'])}</td></tr>"
+        f"<td>{_counted(score['count'], escape(score['over']).removesuffix('s'))}</td></tr>"
         for name, score in scores.items()
     ]
     head = '<tr><th>score</th><th class="number">mean ± deviation</th><th>better is</th><th>over</th></tr>'

@@ -177,7 +177,8 @@ class Report:
         for name, score in self.scores.items():
             spread = "" if score.std is None else f" ± {score.std:.4g}"
             number = f"{score.mean:.4f}" if abs(score.mean) < 10 else f"{score.mean:.2f}"
-            lines.append(f"{name:<{width}}  {number}{spread}  ({score.count} {score.over})")
+            over = score.over if score.count != 1 else score.over.removesuffix("s")
+            lines.append(f"{name:<{width}}  {number}{spread}  ({score.count} {over})")
         if self.left_out:
             lines.append(f"classes that neither label maps nor readings hold: {', '.join(self.left_out)}")
         lines += [f"left out: {item['file']}: {item['reason']}" for item in self.broken]
