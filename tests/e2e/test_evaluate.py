@@ -276,7 +276,7 @@ def test_reports_side_by_side(run: Run, judge: Run, folders: Folders, tmp_path: 
     [head, _, ours, photos] = output.splitlines()[:4]
     assert head == "| method | reports | frechet_means ↓ | kernel_means ↓ | psnr ↑ | ssim ↑ |"
     assert ours.startswith("| ours | 2 |")
-    assert photos.startswith("| photos | 1 | **0.0")
+    assert photos.startswith("| photos | 1 | **0")
     assert "± 0.0" in ours
     assert {file.name for file in (tmp_path / "compare").iterdir()} == {"compare.md", "compare.html", "compare.png"}
     assert (tmp_path / "compare" / "compare.md").read_text() in f"{output}\n"
