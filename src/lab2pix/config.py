@@ -220,7 +220,8 @@ class LossConfig(Section):
         0.0,
         ge=0,
         le=1,
-        description="V1, not in the paper: first part of the run in which λ4 rises from 0 to its value.",
+        description="V1, not in the paper: first part of the run in which λ4 rises to its value from a "
+        "thousandth of it; 0: off.",
     )
 
 

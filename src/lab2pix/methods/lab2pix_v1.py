@@ -43,6 +43,10 @@ def build_v1_generator(config: Config, label_space: LabelSpace) -> Lab2PixV1Gene
     return generator
 
 
+CYCLE_RISE = 1000.0
+"""How many times larger λ4 is after its warm-up than at the first step."""
+
+
 def halve(image: Tensor) -> Tensor:
     """Halve `[N, C, H, W]` by the average of four: P_2 of Eq. 18, and how real images get their smaller forms."""
     return F.avg_pool2d(image, 2)
@@ -159,9 +163,15 @@ class Lab2PixV1(AdversarialMethod):
         return carry, losses
 
     def _cycle(self, engine: Engine) -> float:
-        """Return λ4 at this step."""
+        """Return λ4 at this step.
+
+        While it rises, a thousandfold and evenly in its logarithm, the segmenters learn as fast as ever (Adam does not
+        mind how large a loss is), but have little say in what the generator draws.
+        """
         loss = self.config.loss
-        return loss.cycle * (min(1.0, engine.progress / loss.cycle_warmup) if loss.cycle_warmup > 0 else 1.0)
+        if loss.cycle_warmup == 0:
+            return loss.cycle
+        return loss.cycle * CYCLE_RISE ** min(0.0, engine.progress / loss.cycle_warmup - 1)
 
     def _by_scale(self, images: list[Tensor]) -> list[Tensor]:
         """Return one image per discriminator: those at hand, and the smallest of them halved as often as need be."""
