@@ -171,7 +171,7 @@ class Lab2PixV1(AdversarialMethod):
         loss = self.config.loss
         if loss.cycle_warmup == 0:
             return loss.cycle
-        return loss.cycle * CYCLE_RISE ** min(0.0, engine.progress / loss.cycle_warmup - 1)
+        return float(loss.cycle * CYCLE_RISE ** min(0.0, engine.progress / loss.cycle_warmup - 1))
 
     def _by_scale(self, images: list[Tensor]) -> list[Tensor]:
         """Return one image per discriminator: those at hand, and the smallest of them halved as often as need be."""
