@@ -29,6 +29,7 @@ DESKTOP = {"viewport": {"width": 1440, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 
 Run = Callable[..., tuple[int, str, str]]
+Serve = Callable[..., Any]
 
 
 def alter(picture: Image.Image, method: str) -> Image.Image:
@@ -181,7 +182,7 @@ def rankings_by_lot(seed: int) -> list[list[str]]:
 
 
 def test_two_participants_and_their_report(
-    visit: Callable[..., Visitor], serve: Callable[..., Any], run: Run, study: Path, tmp_path: Path
+    visit: Callable[..., Visitor], serve: Serve, run: Run, study: Path, tmp_path: Path
 ) -> None:
     server = serve("study", "serve", study, "--port", 0)
     wishes = {"Ada": rankings_by_lot(1), "Bo": rankings_by_lot(2)}
@@ -211,7 +212,7 @@ def test_two_participants_and_their_report(
 
 
 def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wished: list[list[str]]) -> None:
-    """Rank as Ada: a reload in the middle of the second sample, a double click, the last two in a narrow window later."""
+    """Rank as Ada: a reload amid the second sample, double clicks, and the last two later in a narrow window."""
     ada = visit()
     ada.open(address, "Ada")
     for number, ranking in enumerate(wished[:3], start=1):
@@ -234,6 +235,13 @@ def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wish
         ada.expect_sample(number + 1)
         api.expect(ada.page.locator("#message")).to_have_text("")
         assert len(lines(study)) == number
+    for number in (3, 2):
+        ada.page.locator("#previous").click()
+        ada.expect_sample(number)
+        assert ada.placed() == wished[number - 1]
+    ada.page.locator("#next").dblclick()  # nothing is to be sent, so the second click comes to the next sample
+    ada.expect_sample(3)
+    assert len(lines(study)) == 3
     again = visit(viewport=PHONE["viewport"])
     again.open(address, "  ada ")
     api.expect(again.page.locator("#known")).to_have_text("ada has ranked 3 of 5 samples here already. Is that you?")
@@ -249,7 +257,7 @@ def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wish
 
 
 def rank_by_keys(
-    visit: Callable[..., Visitor], serve: Callable[..., Any], server: Any, study: Path, wished: list[list[str]]
+    visit: Callable[..., Visitor], serve: Serve, server: Any, study: Path, wished: list[list[str]]
 ) -> None:
     """Rank as Bo, by keys alone; the server is killed before the third answer and started anew."""
     bo = visit()
@@ -281,7 +289,7 @@ def rank_by_keys(
     api.expect(bo.page.get_by_role("heading", name="Thank you, Bo")).to_be_visible()
 
 
-def test_a_phone(visit: Callable[..., Visitor], serve: Callable[..., Any], study: Path) -> None:
+def test_a_phone(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
     server = serve("study", "serve", study, "--port", 0)
     eve = visit(**PHONE)
     eve.open(server.address, "Eve")
@@ -322,9 +330,7 @@ def no_wider_than_the_screen(page: Any) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth")) and small == 0
 
 
-def test_pictures_are_enlarged_and_ranked_in_large(
-    visit: Callable[..., Visitor], serve: Callable[..., Any], study: Path
-) -> None:
+def test_pictures_are_enlarged_and_ranked_in_large(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
     server = serve("study", "serve", study, "--port", 0)
     cy = visit()
     cy.open(server.address, "Cy")
@@ -347,7 +353,26 @@ def test_pictures_are_enlarged_and_ranked_in_large(
     api.expect(dialog.locator("#large-name")).to_have_text("Label map")
 
 
-def test_names(visit: Callable[..., Visitor], serve: Callable[..., Any], study: Path) -> None:
+def test_an_end_that_the_server_does_not_know(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
+    server = serve("study", "serve", study, "--port", 0)
+    fay = visit()
+    fay.open(server.address, "Fay")
+    for number, ranking in enumerate(rankings_by_lot(4), start=1):
+        fay.expect_sample(number)
+        fay.press_ranks(ranking)
+        fay.page.keyboard.press("n")
+    api.expect(fay.page.get_by_role("heading", name="Thank you, Fay")).to_be_visible()
+    fay.page.reload()
+    api.expect(fay.page.locator("#ended")).to_contain_text("All 5 samples are ranked")
+    server.stop()
+    kept = (study / "answers.jsonl").read_bytes().splitlines(keepends=True)
+    (study / "answers.jsonl").write_bytes(b"".join(kept[:3]))
+    serve("study", "serve", study, "--port", urlsplit(server.address).port)
+    fay.page.reload()
+    fay.expect_sample(4)
+
+
+def test_names(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
     server = serve("study", "serve", study, "--port", 0)
     dan = visit()
     dan.open(server.address, " ")

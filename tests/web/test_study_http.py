@@ -152,7 +152,6 @@ def test_no_method_or_file_name_leaves_the_server(
 @pytest.mark.parametrize(
     ("change", "status", "part"),
     [
-        ({"participant": "Bo"}, 400, None),  # unless Bo is shown this sample too, see the test below
         ({"participant": " "}, 400, "needs a letter"),
         ({"participant": 3}, 422, "participant"),
         ({"sample": "0" * 16}, 400, "no such sample"),
@@ -167,19 +166,24 @@ def test_no_method_or_file_name_leaves_the_server(
     ],
 )
 def test_answers_of_another_form(
-    post: Post, answer: dict[str, Any], study: Study, study_folder: Path, change: dict[str, Any], status: int, part: str | None
+    post: Post, answer: dict[str, Any], study_folder: Path, change: dict[str, Any], status: int, part: str | None
 ) -> None:
-    body = {**answer, **change}
-    if change == {"participant": "Bo"}:
-        body["sample"] = next(
-            task.sample.label
-            for task in study.tasks("Ada")
-            if task.sample.name not in [other.sample.name for other in study.tasks("Bo")]
-        )
-    got, message = post("answers", body)
+    got, message = post("answers", {**answer, **change})
     assert got == status, message
     assert (part or "") in message["error"]
     assert (study_folder / FILE_NAME).read_bytes() == b""
+
+
+def test_a_sample_that_only_others_are_shown(
+    post: Post, answer: dict[str, Any], study: Study, study_folder: Path
+) -> None:
+    bos = [task.sample.name for task in study.tasks("Bo")]
+    alien = next(task.sample for task in study.tasks("Ada") if task.sample.name not in bos)
+    body = {**answer, "sample": alien.label, "ranking": list(alien.pictures.values())}
+    status, message = post("answers", {**body, "participant": "Bo"})
+    assert (status, "no such sample" in message["error"]) == (400, True)
+    assert (study_folder / FILE_NAME).read_bytes() == b""
+    assert post("answers", body)[0] == 200
 
 
 def test_rankings_that_are_no_permutation(post: Post, answer: dict[str, Any], study_folder: Path) -> None:
