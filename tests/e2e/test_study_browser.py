@@ -353,6 +353,27 @@ def test_pictures_are_enlarged_and_ranked_in_large(visit: Callable[..., Visitor]
     api.expect(dialog.locator("#large-name")).to_have_text("Label map")
 
 
+def test_the_legend_names_classes_and_is_hidden_where_there_are_none(
+    visit: Callable[..., Visitor], serve: Serve, study: Path
+) -> None:
+    server = serve("study", "serve", study, "--port", 0)
+    gil = visit()
+    gil.open(server.address, "Gil")
+    gil.expect_sample(1)
+    legend = gil.page.locator("#legend")
+    api.expect(legend).to_be_visible()
+    assert "sky" in legend.locator("li").all_inner_texts()
+    server.stop()
+    plan = json.loads((study / "study.json").read_text())
+    plan |= {"label_space": None, "classes": [], "pool": [{**sample, "classes": []} for sample in plan["pool"]]}
+    (study / "study.json").write_text(json.dumps(plan))
+    serve("study", "serve", study, "--port", urlsplit(server.address).port)
+    gil.page.reload()
+    gil.expect_sample(1)
+    api.expect(legend).to_be_hidden()
+    api.expect(legend.locator("li")).to_have_count(0)
+
+
 def test_an_end_that_the_server_does_not_know(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
     server = serve("study", "serve", study, "--port", 0)
     fay = visit()

@@ -103,6 +103,39 @@ def test_the_whole_way_with_a_server_that_is_killed(
     assert [method["top1"] for method in report["methods"]] == pytest.approx([won / 3, 1 - won / 3])
 
 
+def test_without_label_space(run: Run, tmp_path: Path, serve: Callable[..., Any]) -> None:
+    for number, kind in enumerate(("labels", "truth", "a", "b")):
+        (tmp_path / kind).mkdir()
+        for index in range(100):
+            pixels = np.full((4, 4, 3), 10 * number, dtype=np.uint8)
+            if kind == "labels":
+                pixels = np.full((4, 4), index % 3, dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / kind / f"{index}.png")
+    folders = ("--labels", tmp_path / "labels", "--truth", tmp_path / "truth")
+    methods = [f"method-{method}={tmp_path / method}" for method in "ab"]
+    study = tmp_path / "study"
+    code, output, errors = run("study", "make", *folders, *methods, "--samples", 100, "--out", study)
+    assert code == 0, errors
+    assert "each participant ranks 100 samples of 2 methods (method-a, method-b)" in output
+    assert "label maps are shown as they are" in output
+    made = json.loads((study / "study.json").read_text())
+    assert (made["format"], made["label_space"], made["classes"]) == ("lab2pix-study/1", None, [])
+    colors: dict[int, set[tuple[int, ...]]] = {0: set(), 1: set(), 2: set()}
+    for sample in made["pool"]:
+        with Image.open(study / "pictures" / f"{sample['label']}.png") as image:
+            assert (image.mode, image.size) == ("RGB", (4, 4))
+            colors[int(sample["name"]) % 3] |= {tuple(color) for color in np.asarray(image).reshape(-1, 3).tolist()}
+    assert [len(found) for found in colors.values()] == [1, 1, 1]
+    assert len(set.union(*colors.values())) == 3
+    server = serve("study", "serve", study, "--port", 0)
+    rank(server.address, "Ada", 2)
+    code, _, errors = run("study", "report", study, "--out", tmp_path / "report")
+    assert code == 0, errors
+    page = (tmp_path / "report" / "report.html").read_text()
+    assert "<tr><th>Label space</th><td>none given; label maps are shown as they are</td></tr>" in page
+    assert json.loads((tmp_path / "report" / "report.json").read_text())["protocol"]["label_space"] is None
+
+
 def test_paths_that_climb_are_not_served(make: Run, pictures: Path, serve: Callable[..., Any]) -> None:
     make()
     server = serve("study", "serve", pictures / "study", "--port", 0)
@@ -177,6 +210,18 @@ def test_label_maps_of_another_label_space(make: Run, pictures: Path) -> None:
 def test_a_picture_that_cannot_be_read(make: Run, pictures: Path) -> None:
     (pictures / "b" / "two.png").write_bytes(b"no picture")
     sentence(make(), pictures / "b" / "two.png")
+    assert not (pictures / "study").exists()
+
+
+def test_a_label_map_that_cannot_be_shown_as_it_is(run: Run, pictures: Path) -> None:
+    words = ["study", "make", f"a={pictures / 'a'}", f"b={pictures / 'b'}", "--labels", pictures / "labels"]
+    words += ["--samples", 3, "--out", pictures / "study"]
+    file = pictures / "labels" / "two.png"
+    file.write_bytes(b"no picture")
+    sentence(run(*words), file, "is no picture")
+    file.unlink()
+    Image.fromarray(np.zeros((8, 8), dtype=np.uint8)).save(file.with_suffix(".jpg"))
+    sentence(run(*words), file.with_suffix(".jpg"), "compressed with loss", "save label maps as PNG")
     assert not (pictures / "study").exists()
 
 

@@ -39,10 +39,16 @@ def folders(tmp_path: Path) -> dict[str, Path]:
 def make(folders: dict[str, Path], tmp_path: Path) -> Callable[..., MadeStudy]:
     """Makes a study of the tiny pictures in `tmp_path/study`; takes what `make_study` takes beside the folders."""
 
-    def call(methods: tuple[str, ...] = METHODS, *, out: Path | None = None, **settings: object) -> MadeStudy:
+    def call(
+        methods: tuple[str, ...] = METHODS,
+        *,
+        out: Path | None = None,
+        label_space: str | None = "scenes",
+        **settings: object,
+    ) -> MadeStudy:
         chosen = {method: folders[method] for method in methods}
         given: dict[str, object] = {"truth": folders["truth"], "samples": 4, "pool": 6, "seed": 5, **settings}
-        space = LabelSpace.load("scenes")
+        space = None if label_space is None else LabelSpace.load(label_space)
         return make_study(folders["labels"], space, chosen, out or tmp_path / "study", **given)  # type: ignore[arg-type]
 
     return call

@@ -18,7 +18,9 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 from starlette.testclient import TestClient
 
 from lab2pix.errors import ConfigError, DataError, OutputError
-from lab2pix.web.study import MAX_BODY, create_app, host_checker, serve_study
+from lab2pix.web.guard import host_checker
+from lab2pix.web.study import MAX_BODY, create_app, serve_study
+from lab2pix.web.study_make import MadeStudy
 from lab2pix.web.study_samples import Study
 from lab2pix.web.study_store import FILE_NAME, AnswerBook, read_answers
 
@@ -101,6 +103,16 @@ def test_a_participant_gets_samples_in_the_drawn_order(post: Post, study: Study)
             "ranking": None,
         }
     assert given_["classes"][3] == {"name": "mountain", "color": list(study.classes[3].color)}
+
+
+def test_without_label_space_no_class_is_told(make: Callable[..., MadeStudy]) -> None:
+    made = make(label_space=None)
+    with AnswerBook(made.folder, made.study) as book:
+        app = create_app(made.folder, made.study, book, host_checker("127.0.0.1"))
+        with TestClient(app, base_url="http://127.0.0.1:8000") as client:
+            told = client.post("/api/participant", json={"participant": "Ada"}).json()
+    assert told["classes"] == []
+    assert [sample["classes"] for sample in told["samples"]] == [[]] * 4
 
 
 def test_pictures(client: TestClient, study_folder: Path, study: Study) -> None:

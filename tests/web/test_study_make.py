@@ -71,6 +71,27 @@ def test_without_truth(make: Make) -> None:
     assert len(study.pool[0].tokens) == 4
 
 
+def test_without_label_space(make: Make, folders: dict[str, Path], tmp_path: Path) -> None:
+    made = make(label_space=None)
+    study = Study.load(tmp_path / "study")
+    assert study == made.study
+    assert (study.format, study.label_space, study.classes) == ("lab2pix-study/1", None, [])
+    assert {tuple(sample.size) for sample in study.pool} == {(6, 8)}
+    assert [sample.classes for sample in study.pool] == [[]] * 6
+    assert {pixel(tmp_path / "study", sample.label) for sample in study.pool} == {(255, 255, 255)}
+    assert "label maps are shown as they are, without a legend" in str(made)
+    assert "as they are" not in str(make(out=tmp_path / "named"))
+
+
+def test_a_label_map_that_cannot_be_shown_leaves_nothing_behind(
+    make: Make, folders: dict[str, Path], tmp_path: Path
+) -> None:
+    (folders["labels"] / "b.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"b\.png"):
+        make(label_space=None)
+    assert not (tmp_path / "study").exists()
+
+
 def test_other_sizes_are_told(make: Make, folders: dict[str, Path]) -> None:
     file = folders["spade"] / "a.png"
     Image.open(file).resize((16, 12)).save(file)

@@ -24,8 +24,14 @@ def _make(
     ],
     *,
     labels: Annotated[Path, typer.Option(help="Folder of the label maps.")],
-    label_space: Annotated[str, typer.Option(help="Their classes: a shipped name or a YAML file.")],
     out: Annotated[Path, typer.Option(help="New or empty folder for the study.")],
+    label_space: Annotated[
+        str | None,
+        typer.Option(
+            help="Their classes, with a legend: a shipped name or a YAML file; else shown as they are.",
+            show_default=False,
+        ),
+    ] = None,
     truth: Annotated[Path | None, typer.Option(help="Folder of the true pictures.", show_default=False)] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many each participant ranks.")] = 100,
     pool: Annotated[
@@ -43,7 +49,7 @@ def _make(
     from lab2pix.labels import LabelSpace
     from lab2pix.web.study_make import make_study, read_methods
 
-    folders, space = read_methods(methods), LabelSpace.load(label_space)
+    folders, space = read_methods(methods), None if label_space is None else LabelSpace.load(label_space)
     with show_progress("samples") as on_progress:
         made = make_study(
             labels,

@@ -9,15 +9,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from torch import Tensor
-
 import lab2pix
 from lab2pix.atomic import write_atomically
-from lab2pix.data.files import read_image, read_label
+from lab2pix.data.files import read_image
 from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.folders import pictures_in
 from lab2pix.labels import LabelSpace
 from lab2pix.synthesis.folder import write_picture
+from lab2pix.web.study_labels import ShowLabel, show_as_they_are, show_classes
 from lab2pix.web.study_samples import FORMAT, MAX_METHODS, ClassColor, Sample, Study, in_drawn_order
 
 __all__ = ["MadeStudy", "make_study", "read_methods"]
@@ -48,6 +47,8 @@ class MadeStudy:
         if study.left_out:
             left = study.left_out
             lines.append(f"{_count(len(left), 'name')} left out that not all folders have: {_listed(left)}")
+        if study.label_space is None:
+            lines.append("label maps are shown as they are, without a legend; --label-space names and colours classes")
         if self.other_sizes:
             lines.append(
                 f"in {_count(self.other_sizes, 'sample')} the methods' pictures differ in size: they are shown equally "
@@ -80,7 +81,7 @@ def read_methods(words: Sequence[str]) -> dict[str, Path]:
 
 def make_study(
     labels: Path | str,
-    label_space: LabelSpace,
+    label_space: LabelSpace | None,
     methods: Mapping[str, Path | str],
     out: Path | str,
     *,
@@ -97,7 +98,7 @@ def make_study(
 
     Args:
         labels: folder of the label maps.
-        label_space: their classes, and the colours that they are shown in.
+        label_space: their classes, and the colours that they are shown in; None: they are shown as they are.
         methods: folder of each method's pictures, by the method's name.
         out: the study's folder, new or empty.
         truth: folder of the true pictures.
@@ -130,13 +131,17 @@ def make_study(
     chosen = in_drawn_order(common, seed, "pool")[:pool]
     new = not out.exists()
     _check_place(out, list(places.values()))
+    if label_space is None:
+        show = show_as_they_are(files["label maps"][name] for name in chosen)
+    else:
+        show = show_classes(label_space)
     try:
         out.mkdir(parents=True, exist_ok=True)
         made, sizes = [], []
         for done, name in enumerate(chosen):
             if on_progress is not None:
                 on_progress(done, len(chosen))
-            sample, alike = _copy(name, [named[name] for named in files.values()], label_space, list(folders), out)
+            sample, alike = _copy(name, [named[name] for named in files.values()], show, list(folders), out)
             made.append(sample)
             sizes.append(alike)
         study = Study(
@@ -146,8 +151,8 @@ def make_study(
             seed=seed,
             samples=samples,
             methods=list(folders),
-            label_space=label_space.name,
-            classes=_classes(label_space),
+            label_space=None if label_space is None else label_space.name,
+            classes=[] if label_space is None else _classes(label_space),
             pool=made,
             left_out=left_out,
         )
@@ -210,20 +215,18 @@ def _check_place(out: Path, sources: Sequence[Path]) -> None:
         raise OutputError(f"{out} lies inside {inside}, whose pictures it would mix with; choose another --out")
 
 
-def _copy(
-    name: str, files: Sequence[Path], label_space: LabelSpace, methods: Sequence[str], out: Path
-) -> tuple[Sample, bool]:
+def _copy(name: str, files: Sequence[Path], show: ShowLabel, methods: Sequence[str], out: Path) -> tuple[Sample, bool]:
     """Write a sample's pictures; return it, and whether the methods' are all of one size.
 
     Args:
         name: the sample's.
         files: its label map, its true picture if any, and one picture per method, in this order.
-        label_space: the label map's classes.
+        show: turns the label map into a picture.
         methods: their names.
         out: the study's folder.
     """
-    ids = read_label(files[0], label_space)
-    pictures = [label_space.to_colors(ids), *(read_image(file) for file in files[1:])]
+    label = show(files[0])
+    pictures = [label.picture, *(read_image(file) for file in files[1:])]
     tokens = [secrets.token_hex(8) for _ in pictures]
     for token, picture in zip(tokens, pictures, strict=True):
         write_picture(out / "pictures" / f"{token}.png", picture)
@@ -233,16 +236,10 @@ def _copy(
         label=tokens[0],
         truth=tokens[1] if of_methods > 1 else None,
         pictures=dict(zip(methods, tokens[of_methods:], strict=True)),
-        size=list(ids.shape),
-        classes=_present(ids),
+        size=list(label.picture.shape[1:]),
+        classes=label.classes,
     )
     return sample, len({picture.shape for picture in pictures[of_methods:]}) == 1
-
-
-def _present(ids: Tensor) -> list[int]:
-    """Return the classes of a label map `[H, W]`, most pixels first."""
-    counts = ids.flatten().bincount()
-    return [int(index) for index in counts.argsort(descending=True, stable=True) if counts[index]]
 
 
 def _classes(label_space: LabelSpace) -> list[ClassColor]:

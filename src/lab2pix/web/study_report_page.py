@@ -105,7 +105,7 @@ def _facts(report: StudyReport) -> list[tuple[str, str]]:
     return [
         ("Samples", f"{study.samples} for each participant, of {len(study.pool)}"),
         ("Points", protocol["points"]),
-        ("Label space", study.label_space),
+        ("Label space", study.label_space or "none given; label maps are shown as they are"),
         ("Interval", f"95 %, bootstrap over participants, then samples, {report.resamples} times, seed {report.seed}"),
         ("Study", f"seed {study.seed}, made {study.created}"),
         ("Report", f"lab2pix {protocol['lab2pix']}, {protocol['created']}"),

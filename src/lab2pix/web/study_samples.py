@@ -97,11 +97,11 @@ class Sample(_Plain):
 
     Attributes:
         name: of the files it came from.
-        label: token of the coloured label map.
+        label: token of the label map as it is shown.
         truth: token of the true picture, if there is one.
         pictures: tokens of the pictures, by method.
         size: height and width of the label map, in pixels.
-        classes: which classes the label map holds, most pixels first.
+        classes: which classes the label map holds, most pixels first; empty without a label space.
     """
 
     name: str
@@ -135,8 +135,8 @@ class Study(_Plain):
         seed: decides which samples were chosen, and who sees what in which order.
         samples: how many each participant ranks.
         methods: their names, in the order of the report.
-        label_space: name of the label maps' classes.
-        classes: all of them, unknown last where there is one.
+        label_space: name of the label maps' classes; None: the label maps are shown as they are.
+        classes: all of them, unknown last where there is one; empty without a label space.
         pool: the samples that each participant's are drawn from.
         left_out: names that some folder lacked.
     """
@@ -147,7 +147,7 @@ class Study(_Plain):
     seed: Annotated[int, Field(ge=0)]
     samples: Annotated[int, Field(ge=1)]
     methods: Annotated[list[str], Field(min_length=2, max_length=MAX_METHODS)]
-    label_space: str
+    label_space: str | None
     classes: list[ClassColor]
     pool: Annotated[list[Sample], Field(min_length=1)]
     left_out: list[str]

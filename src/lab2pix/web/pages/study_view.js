@@ -46,7 +46,7 @@ export function showProgress(index, ranked, total) {
   bar.firstElementChild.style.width = `${(100 * ranked) / total}%`;
 }
 
-// Builds what a sample consists of; `classes` are those of the label space.
+// Builds what a sample consists of; `classes` are those of the label space, none where none was given.
 export function build({ sample: label, truth, size, classes: present, pictures }, classes) {
   const ratio = size[1] / size[0];
   document.body.style.setProperty("--ratio", ratio);
@@ -55,6 +55,7 @@ export function build({ sample: label, truth, size, classes: present, pictures }
   find("truth-box").hidden = !truth;
   if (truth) find("truth").replaceChildren(makeImage(truth, size));
   find("last-key").textContent = pictures.length;
+  find("legend").hidden = !present.length;
   find("legend").querySelector("ul").replaceChildren(
     ...present.map((index) => {
       const item = make("li", {}, make("i"), classes[index].name);
