@@ -366,7 +366,7 @@ def arguments() -> argparse.ArgumentParser:
     scoring.add_argument("--out", type=Path, required=True, help="folder for JSON, tables and pictures")
     scoring.add_argument("--count", type=int, default=256, help="held-out label maps")
     scoring.add_argument("--samples", type=int, default=1, help="pictures per label map")
-    scoring.add_argument("--segmenter-steps", type=int, default=1500, help="of the segmenter, where there is none")
+    scoring.add_argument("--segmenter-steps", type=int, default=1200, help="of the segmenter, where there is none")
     for verb in (training, timing, scoring):
         verb.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change in every run")
         verb.add_argument("--runs", type=Path, required=True, help="folder of the runs")
