@@ -9,7 +9,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import lab2pix
-from lab2pix.cli import comparing, judging, listing, making, segmenter, study
+from lab2pix.cli import comparing, judging, listing, making, painting, segmenter, study
 from lab2pix.errors import Lab2PixError, OutputError
 from lab2pix.terminal import explain_os_error
 
@@ -23,6 +23,7 @@ app = typer.Typer(
     help="Turn label maps into photo-realistic pictures with Lab2Pix.",
 )
 app.add_typer(making.app)
+app.add_typer(painting.app)
 app.add_typer(judging.app)
 app.add_typer(comparing.app)
 app.add_typer(segmenter.app, name="segmenter")

@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -158,14 +159,14 @@ def read_instances(path: Path) -> Tensor:
     return rgb[0] * 65536 + rgb[1] * 256 + rgb[2]
 
 
-def write_label_png(path: Path, ids: Tensor, label_space: LabelSpace) -> None:
+def write_label_png(path: Path | BinaryIO, ids: Tensor, label_space: LabelSpace) -> None:
     """Write canonical ids `[H, W]` as a palette PNG in the class colours (16-bit gray if values pass 255).
 
-    An existing file is replaced; whoever calls decides whether it may be.
+    Takes a path or an open file. An existing file is replaced; whoever calls decides whether it may be.
     """
     values = label_space.encode_values(ids).cpu().numpy()
     if values.max(initial=0) > 255:
-        Image.fromarray(values.astype(np.uint16)).save(path)
+        Image.fromarray(values.astype(np.uint16)).save(path, format="PNG")
         return
     table = np.zeros((256, 3), dtype=np.uint8)
     places = label_space.encode_values(torch.arange(label_space.num_channels)).numpy()
@@ -173,7 +174,7 @@ def write_label_png(path: Path, ids: Tensor, label_space: LabelSpace) -> None:
     height, width = values.shape
     image = Image.frombytes("P", (width, height), values.astype(np.uint8).tobytes())
     image.putpalette(table.tobytes())
-    image.save(path)
+    image.save(path, format="PNG")
 
 
 def _open(path: Path) -> tuple[Image.Image, str | None]:

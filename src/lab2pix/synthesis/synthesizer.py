@@ -359,17 +359,30 @@ class Synthesizer(
         Raises:
             ConfigError: fewer than two steps, or a generator that takes no noise.
         """
-        self._require_noise(True, "it draws one picture per label map, so there is nothing to interpolate")
         if steps < 2:
             raise ConfigError(f"interpolation in {steps} step(s) has no two ends; ask for 2 or more")
+        return self.noise_mix(seed_a, seed_b, torch.linspace(0, 1, steps, dtype=torch.float64))
+
+    def noise_mix(self, seed_a: int, seed_b: int, parts: Tensor) -> Tensor:
+        """Return noise at some places of that way, `[N, noise_dim]`.
+
+        Args:
+            seed_a: where the way begins.
+            seed_b: where it ends.
+            parts: `[N]` float64, which part of the way each is along it, 0 to 1.
+
+        Raises:
+            ConfigError: a generator that takes no noise.
+        """
+        self._require_noise(True, "it draws one picture per label map, so there is nothing to interpolate")
         a, b = self.noise(seed_a).double(), self.noise(seed_b).double()
         cosine = float(torch.dot(a, b) / (a.norm() * b.norm()))
         angle = math.acos(max(-1.0, min(1.0, cosine)))
         if math.sin(angle) < 1e-6:  # the same seed twice
-            return a.float().expand(steps, -1).clone()
-        t = torch.linspace(0, 1, steps, dtype=torch.float64)[:, None]
+            return a.float().expand(len(parts), -1).clone()
+        t = parts[:, None]
         path = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / math.sin(angle)
-        path[0], path[-1] = a, b
+        path[parts == 0], path[parts == 1] = a, b
         return path.float()
 
     def _require_noise(self, wanted: bool, because: str) -> None:

@@ -1,8 +1,8 @@
 """What every server of pages here shares: whom it answers, what it takes in, what each answer says, where it listens.
 
 A page of another site can make a browser send requests to this machine. So the Host header must name this server, no
-answer allows other origins, bodies must be of a kind that no foreign page may send unasked, and none is read beyond its
-limit.
+answer allows other origins, what browsers say comes from another site is refused, bodies must be of a kind that no
+foreign page may send unasked, and none is read beyond its limit.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import asyncio
 import socket
 import threading
 import webbrowser
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from importlib import resources
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 __all__ = [
+    "Budget",
     "Gate",
     "RefusedError",
     "address_of",
@@ -104,7 +106,7 @@ def host_checker(host: str, allow_hosts: Sequence[str] = ()) -> Callable[[str], 
 
 
 class Gate:
-    """What each request passes first and each answer last: Host header, headers of the answer.
+    """What each request passes first and each answer last: Host header, whose page asks, headers of the answer.
 
     Args:
         app: what comes after.
@@ -134,14 +136,54 @@ class Gate:
             sentence = "This server is not known under that name; use the address that it printed, or --allow-host"
             await error_answer(400, sentence)(scope, receive, send_guarded)
             return
+        sites = [value for name, value in scope["headers"] if name == b"sec-fetch-site"]
+        if scope["method"] == "POST" and not set(sites) <= {b"same-origin", b"none"}:
+            await error_answer(403, "Pages of other sites cannot use this server")(scope, receive, send_guarded)
+            return
         await self.app(scope, receive, send_guarded)
 
 
 # --- what is taken in -----------------------------------------------------------------------------------------------
 
 
+class Budget:
+    """Bytes that all requests together may hold in memory.
+
+    Args:
+        limit: how many.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._left = limit
+
+    @contextmanager
+    def share(self) -> Iterator[Callable[[int], None]]:
+        """Give one request what takes so many bytes more for it, until the context ends.
+
+        What is given raises RefusedError: 429, too many are held already.
+        """
+        mine = 0
+
+        def take(count: int) -> None:
+            nonlocal mine
+            if count > self._left:
+                raise RefusedError(429, "Too much is being sent here at once; try again later", {"retry-after": "1"})
+            self._left -= count
+            mine += count
+
+        try:
+            yield take
+        finally:
+            self._left += mine
+
+
 async def read_body(
-    request: Request, kinds: Collection[str], limit: int, *, seconds: float = 30.0
+    request: Request,
+    kinds: Collection[str],
+    limit: int,
+    take: Callable[[int], None] = lambda count: None,
+    *,
+    seconds: float = 30.0,
 ) -> tuple[bytes, str]:
     """Return a request's body and its kind.
 
@@ -149,10 +191,11 @@ async def read_body(
         request: the request.
         kinds: content types that are taken; none may be one that pages of other sites can send here unasked.
         limit: bytes that it may have.
+        take: told of bytes before they are kept; may refuse them.
         seconds: that it may take to arrive.
 
     Raises:
-        RefusedError: it is of another kind, too large, too slow, or ends too early.
+        RefusedError: 415, it is of another kind; 413, too large; 408, too slow; 400, it ends too early.
     """
     from starlette.requests import ClientDisconnect
 
@@ -167,9 +210,10 @@ async def read_body(
     try:
         async with asyncio.timeout(seconds):
             async for chunk in request.stream():
-                body += chunk
-                if len(body) > limit:
+                if len(body) + len(chunk) > limit:
                     raise too_large
+                take(len(chunk))
+                body += chunk
     except ClientDisconnect as error:
         raise RefusedError(400, "The body ended too early") from error
     except TimeoutError as error:

@@ -1,0 +1,47 @@
+"""The verb that opens the painter."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from lab2pix.cli.options import Device
+
+__all__ = ["app"]
+
+app = typer.Typer()
+
+
+@app.command("paint")
+def _paint(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="Run, checkpoint, weights file or hub name; else the one that came along.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="A further name that the page is reached by, such as a proxy's; repeatable."),
+    ] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Show the page in this browser.")] = True,
+    device: Device = None,
+) -> None:
+    """Open a page on which layouts are drawn and become pictures, until Ctrl-C."""
+    from lab2pix.web.painter import find_model, serve_painter
+
+    serve_painter(
+        find_model(model),
+        host=host,
+        port=port,
+        allow_hosts=allow_host or (),
+        open_browser=browser,
+        device=device,
+        say=lambda words: print(words, flush=True),
+    )

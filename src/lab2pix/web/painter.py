@@ -1,0 +1,135 @@
+"""Serves the painter: a page on which people draw layouts and see pictures of them, and the same as an API."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lab2pix.errors import ConfigError, Lab2PixError
+from lab2pix.synthesis import Synthesizer
+from lab2pix.web.guard import Gate, RefusedError, address_of, host_checker, listen, open_soon
+from lab2pix.web.painter_desk import Painter, explain
+
+if TYPE_CHECKING:
+    from starlette.applications import Starlette
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+__all__ = ["create_app", "find_model", "serve_painter"]
+
+_SHIPPED = "models/scenes"
+"""Where in the package the model lies that is taken where none is named."""
+
+
+def find_model(model: str | None) -> str | Path:
+    """Return the model to paint with: the one named, else the one that comes with the package.
+
+    Raises:
+        ConfigError: none is named, and none came along.
+    """
+    if model is not None:
+        return model
+    shipped = Path(str(resources.files("lab2pix"))) / _SHIPPED
+    if not shipped.is_dir():
+        raise ConfigError(
+            "this package came without a model to paint with; name a run, a checkpoint folder or a hub name, such as "
+            "`lab2pix paint runs/mine`"
+        )
+    return shipped
+
+
+def serve_painter(
+    model: str | Path,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    allow_hosts: Sequence[str] = (),
+    open_browser: bool = True,
+    device: str | None = None,
+    say: Callable[[str], None] = print,
+) -> None:
+    """Serve the painter until Ctrl-C; requests that wait then are refused, the one that is drawn is finished.
+
+    Args:
+        model: whatever `Synthesizer.load` takes.
+        host: address to listen on; 0.0.0.0 lets other machines in.
+        port: to listen on; 0 takes a free one.
+        allow_hosts: further names under which browsers reach the page, such as a proxy's.
+        open_browser: show the page in this machine's browser.
+        device: where to compute; None: the best there is.
+        say: told where the page is.
+
+    Raises:
+        CheckpointError: there is no such model.
+        ConfigError: the extra `web` is not installed, no such device, or a model of more classes than a page can show.
+        OutputError: the address cannot be listened on.
+    """
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ConfigError("the painter needs the extra 'web': pip install 'lab2pix[web]'") from error
+    with listen(host, port) as listening:
+        painter = Painter(Synthesizer.load(model, device=device))
+        app = create_app(painter, host_checker(host, allow_hosts))
+
+        class Server(uvicorn.Server):
+            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+                painter.worker.close()  # before it waits for those who wait for us
+                await super().shutdown(sockets)
+
+        address = address_of(host, listening.getsockname()[1])
+        say(f"The painter is at {address}; stop with Ctrl-C")
+        if open_browser:
+            open_soon(address)
+        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=60)
+        with suppress(KeyboardInterrupt):
+            Server(config).run(sockets=[listening])
+        say("Stopped")
+
+
+def create_app(painter: Painter, is_known_host: Callable[[str], bool]) -> Starlette:
+    """Return the web application of the painter.
+
+    Args:
+        painter: answers the requests; its thread runs as long as the application does.
+        is_known_host: says of a Host header whether requests under it are served.
+    """
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.routing import Route
+
+    async def refuse(_: Request, error: Exception) -> Response:
+        return explain(error)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        painter.worker.start()
+        yield
+        painter.worker.close()
+        await asyncio.to_thread(painter.worker.join)
+
+    app = Starlette(
+        routes=[
+            *(Route(path, painter.page, methods=["GET"]) for path in painter.pages),
+            Route("/api/model", painter.model, methods=["GET"]),
+            Route("/api/examples", painter.examples, methods=["GET"]),
+            Route("/api/examples/{token}.png", painter.example, methods=["GET"]),
+            Route("/api/synthesize", painter.synthesize, methods=["POST"]),
+            Route("/api/labels", painter.labels, methods=["POST"]),
+            Route("/api/random", painter.random, methods=["POST"]),
+        ],
+        exception_handlers={
+            **dict.fromkeys((RefusedError, Lab2PixError, HTTPException), refuse),
+            Exception: refuse,
+        },
+        middleware=[Middleware(Gate, is_known_host=is_known_host)],
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app

@@ -1,0 +1,172 @@
+"""Pictures that come in as bytes and go out as bytes: limits first, then decoding; label maps in their forms."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from lab2pix.data.drawings import SKETCH, resize_label
+from lab2pix.data.files import to_label, to_rgb, write_label_png
+from lab2pix.data.pixels import to_picture
+from lab2pix.data.sketches import find_edges
+from lab2pix.data.transforms import resize_image
+from lab2pix.errors import LabelError
+from lab2pix.synthesis import Synthesizer
+from lab2pix.web.guard import RefusedError
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "Given",
+    "Shown",
+    "label_png",
+    "open_picture",
+    "picture_png",
+    "pictures_zip",
+    "read_ids",
+    "to_layout",
+]
+
+MAX_BYTES = 8 * 2**20
+"""Bytes of a picture that is sent here."""
+MAX_PIXELS = 16_000_000
+"""Pixels of one, as its header says: of few bytes a decoder can make many."""
+
+Given = Literal["file", "ids"]
+"""How a label map that comes in is meant: as label files are, or gray values that are canonical ids."""
+Shown = Literal["palette", "ids"]
+"""How a label map goes out: as a palette PNG such as label files are, or as gray values that are canonical ids."""
+
+_KINDS = {"image/png": ("PNG", b"\x89PNG\r\n\x1a\n"), "image/jpeg": ("JPEG", b"\xff\xd8\xff")}
+
+
+def open_picture(body: bytes, kind: str) -> Image.Image:
+    """Decode a picture, turned as its EXIF data say.
+
+    Args:
+        body: the file.
+        kind: `image/png` or `image/jpeg`; no other decoder is tried, whatever the file says.
+
+    Raises:
+        RefusedError: 415, it is of another kind; 413, it has too many pixels; 422, it is cut short or damaged.
+    """
+    form, beginning = _KINDS[kind]
+    if not body.startswith(beginning):
+        raise RefusedError(415, f"The body is no {form} picture, though its content type says so")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
+            image = Image.open(io.BytesIO(body), formats=(form,))
+        if image.width * image.height > MAX_PIXELS:
+            raise _too_many(f"{image.width}x{image.height}")
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+    except RefusedError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise _too_many("far too many") from error
+    except Exception as error:  # what decoders raise of damaged files is of every kind there is
+        raise RefusedError(422, f"The {form} picture is cut short or damaged; save it anew") from error
+    return image
+
+
+def _too_many(found: str) -> RefusedError:
+    return RefusedError(413, f"The picture has more than {MAX_PIXELS} pixels ({found}); make it smaller")
+
+
+def read_ids(image: Image.Image, synthesizer: Synthesizer, given: Given, *, lossy: bool = False) -> Tensor:
+    """Return a label map's canonical ids, at its own size: `[H, W]` int64.
+
+    Args:
+        image: the label map.
+        synthesizer: whose label space it is in.
+        given: how it is meant.
+        lossy: the file's compression changes pixels.
+
+    Raises:
+        LabelError: ids or colours that the label space does not have.
+    """
+    if given == "file":
+        lines = synthesizer.config.data.sketch.lines
+        return to_label(image, synthesizer.label_space, "the label map", lossy=lossy, lines=lines)
+    ids = _grays(image).astype(np.int64)
+    channels = synthesizer.label_space.num_channels
+    if ids.max() >= channels:
+        raise LabelError(
+            f"the label map holds id {ids.max()}, but label space '{synthesizer.label_space.name}' has 0 to "
+            f"{channels - 1}; give ids of that space"
+        )
+    return torch.from_numpy(ids)
+
+
+def _grays(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return the values of a picture that holds ids: gray, indices, or as browsers write gray, three channels alike."""
+    if image.mode in ("L", "P"):
+        return np.asarray(image)
+    if image.mode in ("RGB", "RGBA"):
+        pixels = np.asarray(image)
+        gray = pixels[..., 0]
+        if (pixels[..., :3] == gray[..., None]).all() and (image.mode == "RGB" or (pixels[..., 3] == 255).all()):
+            return gray
+    raise LabelError("the label map is not gray with 8 bits, as form=ids says; send ids as gray values")
+
+
+def to_layout(image: Image.Image, synthesizer: Synthesizer, given: Given, *, lossy: bool = False) -> Tensor:
+    """Return what a person gave to begin with as canonical ids at the model's size.
+
+    Of a model that draws from sketches, whatever is no drawing becomes one along its edges.
+
+    Args:
+        image: a label map in any form; for sketches also a photo.
+        synthesizer: the model.
+        given: how a label map is meant.
+        lossy: the file's compression changes pixels.
+
+    Returns:
+        `[H, W]` int64.
+
+    Raises:
+        LabelError: ids or colours that the label space does not have.
+    """
+    size = synthesizer.size
+    try:
+        ids = read_ids(image, synthesizer, given, lossy=lossy)
+    except LabelError:
+        if synthesizer.label_space.name != SKETCH or given == "ids":
+            raise
+        return find_edges(resize_image(to_rgb(image), size), synthesizer.config.data.sketch.sigma)
+    return resize_label(ids, size, synthesizer.label_space)
+
+
+def label_png(ids: Tensor, synthesizer: Synthesizer, shown: Shown) -> bytes:
+    """Return canonical ids `[H, W]` as PNG."""
+    out = io.BytesIO()
+    if shown == "palette":
+        write_label_png(out, ids, synthesizer.label_space)
+    else:
+        Image.fromarray(ids.to(torch.uint8).numpy()).save(out, format="PNG")
+    return out.getvalue()
+
+
+def picture_png(pixels: Tensor) -> bytes:
+    """Return `[3, H, W]` uint8 as PNG, byte by byte what `lab2pix generate` writes."""
+    out = io.BytesIO()
+    to_picture(pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+def pictures_zip(files: Mapping[str, bytes]) -> bytes:
+    """Return files as a ZIP, the same one each time; pictures are not packed any tighter."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return out.getvalue()
