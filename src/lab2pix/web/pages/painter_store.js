@@ -1,0 +1,103 @@
+// Keeps the work in this browser, so that a reload loses nothing. Each tab has a drawing of its own: two tabs never write
+// to the same one.
+
+const NAME = "lab2pix-painter";
+const DRAWINGS = "drawings";
+const MOST = 24; // drawings that are kept per model
+
+const done = (request) =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = () => resolve(request.result);
+    request.onerror = () => reject(request.error);
+  });
+
+function makeId() {
+  return [...crypto.getRandomValues(new Uint8Array(8))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+// Holds a drawing's name as long as this tab lives; returns false where another tab holds it, or where the browser (not
+// asked by https or on this machine) cannot tell.
+const held = new Set();
+function hold(id) {
+  if (held.has(id)) return Promise.resolve(true);
+  if (!navigator.locks) return Promise.resolve(false);
+  return new Promise((resolve) => {
+    navigator.locks.request(`${NAME}-${id}`, { ifAvailable: true }, (lock) => {
+      if (lock) held.add(id);
+      resolve(lock !== null);
+      return lock && new Promise(() => {});
+    });
+  });
+}
+
+export class Store {
+  // `model` tells drawings of one model's classes and size from others'.
+  static async open(model) {
+    const store = new Store();
+    store.model = model;
+    store.id = null;
+    const request = indexedDB.open(NAME, 1);
+    request.onupgradeneeded = () => request.result.createObjectStore(DRAWINGS, { keyPath: "id" });
+    store.database = await done(request);
+    return store;
+  }
+
+  drawings(mode) {
+    return this.database.transaction(DRAWINGS, mode).objectStore(DRAWINGS);
+  }
+
+  // Returns this model's drawings, the newest first.
+  async list() {
+    const all = await done(this.drawings("readonly").getAll());
+    return all.filter((one) => one.model === this.model).sort((a, b) => b.changed - a.changed);
+  }
+
+  // Returns the drawing to go on with, or null: this tab's before a reload, or else the newest that is in no other tab.
+  // One that another tab may be working on is gone on with as a copy, under a new name.
+  async resume() {
+    const kept = await this.list();
+    const mine = kept.find((one) => one.id === sessionStorage.getItem(NAME));
+    for (const drawing of mine ? [mine] : kept) {
+      if (await hold(drawing.id)) return this.take(drawing.id, drawing);
+    }
+    const id = makeId();
+    await hold(id);
+    return this.take(id, mine ?? null);
+  }
+
+  take(id, drawing) {
+    this.id = id;
+    sessionStorage.setItem(NAME, id);
+    return drawing;
+  }
+
+  // Leaves the present drawing as it is and begins another one.
+  async begin() {
+    const id = makeId();
+    await hold(id);
+    this.take(id, null);
+  }
+
+  // Goes on with a kept drawing; where another tab may have it, with a copy.
+  async goOn(id) {
+    if (await hold(id)) this.take(id, null);
+    else await this.begin();
+  }
+
+  // `drawing` is {ids, seed, blend, ...}, of what IndexedDB can keep.
+  save(drawing) {
+    const record = { ...drawing, id: this.id, model: this.model, changed: Date.now() };
+    return done(this.drawings("readwrite").put(record));
+  }
+
+  remove(id) {
+    return done(this.drawings("readwrite").delete(id));
+  }
+
+  // Drops the oldest drawings where there are many.
+  async prune() {
+    for (const { id } of (await this.list()).slice(MOST)) {
+      if (id !== this.id) await this.remove(id);
+    }
+  }
+}
