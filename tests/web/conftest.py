@@ -1,4 +1,4 @@
-"""Folders of tiny pictures for a study, and the study that is made of them."""
+"""Folders of tiny pictures for a study, and the study that is made of them; tiny models for the painter."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from lab2pix.batch import Batch
+from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
+from lab2pix.methods import build_generator, draw
+from lab2pix.synthesis import ModelInfo, Synthesizer
 from lab2pix.web.study_make import MadeStudy, make_study
 from lab2pix.web.study_samples import Study
 
@@ -64,3 +69,56 @@ def study_folder(make: Callable[..., MadeStudy]) -> Path:
 def study(study_folder: Path) -> Study:
     """The study in that folder."""
     return Study.load(study_folder)
+
+
+# --- the painter ----------------------------------------------------------------------------------------------------
+
+
+def make_drawer(space: str = "scenes", *, data: dict[str, object] | None = None, **generator: object) -> Synthesizer:
+    """Return an untrained model of 64x64 whose weights and statistics are such that label map and noise show."""
+    torch.manual_seed(0)
+    config = Config.model_validate(
+        {
+            "name": "tiny",
+            "data": {"layout": "folder", "label_space": space, "size": (64, 64), **(data or {})},
+            "generator": {
+                "width": 4,
+                "modulation_hidden": 8,
+                "noise_dim": 16,
+                "spectral_norm": False,
+                "global_encoder": {"width": 4, "max_width": 16},
+                **generator,
+            },
+        }
+    )
+    label_space = LabelSpace.load(space)
+    network = build_generator(config, label_space)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear")
+        for module in network.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.momentum = None
+        coarse = torch.randint(0, label_space.num_classes, (8, 8, 8))
+        label = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
+        draw(network.train(), config, label_space, Batch(label), torch.randn(8, 16))
+    return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def make_painter_model() -> Callable[..., Synthesizer]:
+    """Makes a tiny model: of a label space, with settings of `data` and of the generator."""
+    return make_drawer
+
+
+@pytest.fixture(scope="session")
+def drawer() -> Synthesizer:
+    """A tiny model of scenes; nobody may change it."""
+    return make_drawer()
+
+
+@pytest.fixture(scope="session")
+def painter_model(drawer: Synthesizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder with that model's weights."""
+    return drawer.save(tmp_path_factory.mktemp("painter") / "model")

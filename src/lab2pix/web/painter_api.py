@@ -133,8 +133,8 @@ def read_query(request: Request, form: type[Query]) -> Query:
     given: dict[str, str] = {}
     for name, value in request.query_params.multi_items():
         if name not in form.model_fields:
-            hint = did_you_mean(name[:40], form.model_fields) if form.model_fields else "; it takes none here"
-            raise RefusedError(400, f"There is no parameter '{name[:40]}'{hint}")
+            hint = did_you_mean(name[:40], form.model_fields) if form.model_fields else "; this address takes none"
+            raise RefusedError(400, f"There is no parameter {_short(name)}{hint}")
         if name in given:
             raise RefusedError(400, f"The parameter '{name}' is given twice; give it once")
         given[name] = value
@@ -145,14 +145,14 @@ def read_query(request: Request, form: type[Query]) -> Query:
         reason = str(first["msg"]).removeprefix("Value error, ")
         if not first["loc"]:
             raise RefusedError(400, f"The parameters do not go together: {reason}") from error
-        raise RefusedError(
-            400, f"The parameter '{first['loc'][0]}' cannot be {_short(given, first['loc'][0])}: {reason}"
-        ) from error
+        name = str(first["loc"][0])
+        raise RefusedError(400, f"The parameter '{name}' cannot be {_short(given[name])}: {reason}") from error
 
 
-def _short(given: dict[str, str], name: object) -> str:
-    value = given.get(str(name), "")
-    return f"'{value[:40]}{'...' * (len(value) > 40)}'"
+def _short(text: str) -> str:
+    """Quote what was sent, so that it fits a sentence."""
+    shown = "".join(letter if letter.isprintable() else "?" for letter in text[:40])
+    return f"'{shown}{'...' * (len(text) > 40)}'"
 
 
 # --- what goes out --------------------------------------------------------------------------------------------------
