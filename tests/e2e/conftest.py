@@ -143,15 +143,26 @@ class Server:
             return self.process.wait(20)
 
 
-@pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts `lab2pix WORDS --no-browser`, waits until it prints an address, and stops it after the test."""
+def serve_in(folder: Path) -> Iterator[Callable[..., Server]]:
+    """Give what starts servers, with their logs in a folder, and stop them in the end."""
     started: list[Server] = []
 
     def call(*words: object) -> Server:
-        started.append(Server(words, tmp_path / f"server-{len(started)}.log"))
+        started.append(Server(words, folder / f"server-{len(started)}.log"))
         return started[-1]
 
     yield call
     for server in started:
         server.stop()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts `lab2pix WORDS --no-browser`, waits until it prints an address, and stops it after the test."""
+    yield from serve_in(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def serve_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Server]]:
+    """As `serve`, for a server that all tests of a module share."""
+    yield from serve_in(tmp_path_factory.mktemp("servers"))

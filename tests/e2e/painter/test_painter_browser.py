@@ -1,0 +1,248 @@
+"""The painter in a real browser: what is drawn reaches the model as class ids, and its picture comes back."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from lab2pix.data.files import read_label, write_label_png
+from lab2pix.labels import LabelSpace
+
+api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+
+SIZE = 64
+SUN, MOUNTAIN, WATER, GRASS, HOUSE = 2, 3, 5, 7, 11
+SPACE = LabelSpace.load("scenes")
+
+Ids = NDArray[np.int64]
+Visit = Callable[..., Any]
+
+
+# --- drawing ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_follows_the_brush(visit: Visit, server: Any) -> None:
+    ada = visit()
+    ada.open(server.address)
+    first = ada.ids()
+    assert len(np.unique(first)) > 3  # an example to begin with
+    ada.expect_picture(first)
+    expected = ada.blank(GRASS)
+    ada.choose("brush", label=WATER, size=5)
+    ada.drag((10, 20), (50, 20))
+    expected[18:23, 10:51] = WATER
+    for column, half in ((8, 1), (9, 2), (51, 2), (52, 1)):  # the round ends
+        expected[20 - half : 21 + half, column] = WATER
+    ada.expect_ids(expected)
+    ada.expect_picture(expected)
+    assert ada.off("picture", ada.model(first, seed=1)[0].permute(1, 2, 0).numpy()) > 30
+
+
+def test_every_tool(visit: Visit, server: Any) -> None:
+    ben = visit()
+    ben.open(server.address)
+    expected = ben.blank(GRASS)
+    ben.choose("box", label=WATER)
+    ben.drag((20, 30), (4, 10))
+    expected[10:31, 4:21] = WATER
+    ben.expect_ids(expected)
+    ben.choose("line", label=MOUNTAIN, size=1)
+    ben.drag((0, 40), (30, 10), (63, 40))
+    expected[40, :] = MOUNTAIN  # where the line went in between is taken back
+    ben.expect_ids(expected)
+    ben.choose("fill", label=SUN)
+    ben.click(50, 60)
+    expected[41:] = SUN
+    ben.expect_ids(expected)
+    ben.choose("polygon", label=HOUSE)
+    for corner in ((40, 5), (60, 5), (60, 25), (40, 25)):
+        ben.click(*corner)
+    ben.expect_ids(expected)
+    ben.page.keyboard.press("Backspace")  # drops the last corner
+    ben.click(40, 25)
+    ben.click(40, 5)
+    expected[5:26, 40:61] = HOUSE
+    ben.expect_ids(expected)
+    ben.choose("pick")
+    ben.click(10, 20)
+    assert ben.page.locator("#class-list :checked").get_attribute("value") == str(WATER)
+    ben.choose("replace")
+    ben.click(50, 15)
+    expected[expected == HOUSE] = WATER
+    ben.expect_ids(expected)
+    ben.expect_picture(expected)
+
+
+def test_more_than_a_hundred_steps_are_undone_and_redone(visit: Visit, server: Any) -> None:
+    cleo = visit()
+    cleo.open(server.address)
+    ids = [cleo.blank(GRASS)]
+    cleo.choose("box", label=SUN)
+    for step in range(110):
+        ids.append(ids[-1].copy())
+        ids[-1][5 * (step // 11), 5 * (step % 11)] = SUN
+        cleo.click(5 * (step % 11), 5 * (step // 11))
+    cleo.expect_ids(ids[110])
+    for step in reversed(range(110)):
+        cleo.page.keyboard.press("Control+z")
+        if step in (109, 57, 0):
+            cleo.expect_ids(ids[step])
+    cleo.expect_picture(ids[0])
+    for _ in range(109):
+        cleo.page.keyboard.press("Control+y")
+    cleo.expect_ids(ids[109])
+    cleo.page.locator("#redo").click()
+    cleo.expect_ids(ids[110])
+    assert cleo.page.locator("#redo").is_disabled()
+    cleo.expect_picture(ids[110])
+
+
+def test_the_newest_drawing_wins(visit: Visit, server: Any) -> None:
+    dora = visit()
+    dora.open(server.address)
+    dora.blank()
+    held: list[Any] = []
+    dora.page.route("**/api/synthesize*", lambda route: route.continue_() if held else held.append(route))
+    dora.choose("fill", label=WATER)
+    dora.click(9, 9)
+    dora.page.wait_for_timeout(300)
+    assert held  # the picture of water is on its way, and late
+    dora.page.wait_for_timeout(1500)
+    dora.choose("fill", label=GRASS)
+    dora.click(9, 9)
+    grass = np.full((SIZE, SIZE), GRASS)
+    dora.expect_picture(grass)
+    with dora.page.expect_response("**/api/synthesize*"):
+        held[0].continue_()
+    dora.page.wait_for_timeout(200)
+    dora.expect_picture(grass)
+
+
+def test_how_long_from_release_to_picture(visit: Visit, server: Any) -> None:
+    ed = visit()
+    ed.open(server.address)
+    ed.expect_picture(ed.blank(GRASS))
+    number, took = "Number(document.getElementById('picture').dataset.number)", []
+    for step in range(20):
+        ed.choose("brush", label=(WATER, HOUSE)[step % 2], size=4)
+        before = ed.page.evaluate(number)
+        ed.page.mouse.move(*ed.at(3 * step, 10))
+        ed.page.mouse.down()
+        start = time.monotonic()
+        ed.page.mouse.up()
+        while ed.page.evaluate(number) <= before:
+            ed.page.wait_for_timeout(5)
+        took.append(1000 * (time.monotonic() - start))
+    ed.expect_picture(ed.ids())
+    print(f"brush release to picture: median {statistics.median(took):.0f} ms, worst {max(took):.0f} ms of {len(took)}")
+    assert statistics.median(took) < 1000
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def stripes(height: int, width: int) -> Ids:
+    return np.repeat(np.arange(8) % 7, height // 8)[:, None].repeat(width, 1)
+
+
+def test_uploads(visit: Visit, server: Any, tmp_path: Path) -> None:
+    flo = visit()
+    flo.open(server.address)
+    large, expected = stripes(128, 192), stripes(SIZE, SIZE)
+    write_label_png(tmp_path / "palette.png", torch.from_numpy(large), SPACE)
+    palette = np.array([entry.color for entry in SPACE.classes], np.uint8)
+    Image.fromarray(palette[large]).save(tmp_path / "colors.png")
+    Image.fromarray(large.astype(np.uint8)).save(tmp_path / "ids.png")
+    for name in ("palette", "colors", "ids"):
+        flo.blank(HOUSE)
+        flo.page.keyboard.press("o")
+        flo.give(f"{name}.png", (tmp_path / f"{name}.png").read_bytes(), "image/png")
+        flo.page.locator("#start").wait_for(state="hidden")
+        flo.expect_picture(expected)
+        flo.expect_ids(expected)
+    flo.give("photo.gif", b"GIF89a", "image/gif")
+    api.expect(flo.page.locator("#trouble-text")).to_contain_text("photo.gif is neither PNG nor JPEG")
+    Image.fromarray(large.astype(np.uint8) + 90).save(tmp_path / "wrong.png")
+    flo.give("wrong.png", (tmp_path / "wrong.png").read_bytes(), "image/png")
+    api.expect(flo.page.locator("#trouble-text")).to_contain_text("90")
+    flo.trouble.clear()  # the browser's own word about the refusal
+    flo.expect_ids(expected)
+    flo.page.keyboard.press("Control+z")
+    flo.expect_ids(np.full((SIZE, SIZE), HOUSE))
+
+
+def test_downloads_can_be_opened_again(visit: Visit, server: Any, tmp_path: Path) -> None:
+    gus = visit()
+    gus.open(server.address)
+    gus.page.locator("#seed-number").fill("42")
+    ids = gus.ids()
+    gus.expect_picture(ids, seed=42)
+    picture = np.asarray(Image.open(gus.download("#save-picture"))).astype(int)
+    assert np.abs(picture - gus.read("picture")).max() == 0
+    labels = tmp_path / "labels.png"
+    labels.write_bytes(gus.download("#save-labels").read_bytes())
+    assert Image.open(labels).mode == "P"
+    np.testing.assert_array_equal(read_label(labels, SPACE), ids)
+    project = gus.download("#save-project").read_bytes()
+    content = json.loads(project)
+    assert content["style"] == {"seed": 42, "blend": None}
+    np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(content["ids"])))), ids)
+
+    other = visit()
+    other.open(server.address)
+    other.blank(WATER)
+    other.give("scene.json", project, "application/json")
+    other.expect_picture(ids, seed=42)
+    other.expect_ids(ids)
+    del content["classes"][int(ids[0, 0])]
+    other.give("strange.json", json.dumps(content | {"classes": ["moon"]}).encode(), "application/json")
+    api.expect(other.page.locator("#trouble-text")).to_contain_text("this model does not know")
+    other.expect_ids(ids)
+
+
+# --- style ------------------------------------------------------------------------------------------------------------
+
+
+def test_seed_and_blend(visit: Visit, server: Any) -> None:
+    hal = visit()
+    hal.open(server.address)
+    ids = hal.ids()
+    hal.page.locator("#seed").fill("7")
+    hal.expect_picture(ids, seed=7)
+    assert hal.off("picture", hal.model(ids, seed=1)[0].permute(1, 2, 0).numpy()) > 5
+    hal.page.locator("#blend-on").check()
+    hal.page.locator("#blend-seed").fill("9")
+    for percent, step in ((25, 1), (100, 4)):
+        hal.page.locator("#mix").fill(str(percent))
+        hal.expect_pixels(hal.model.interpolate(ids, 7, 9, 5)[step].permute(1, 2, 0).numpy())
+    hal.page.locator("#blend-on").uncheck()
+    hal.expect_picture(ids, seed=7)
+
+
+def test_variations(visit: Visit, server: Any) -> None:
+    ina = visit()
+    ina.open(server.address)
+    ids = ina.ids()
+    ina.page.get_by_role("button", name="Eight variations").click()
+    frames = ina.page.locator("#variations button")
+    api.expect(frames).to_have_count(8)
+    api.expect(ina.page.locator("#variations button:disabled")).to_have_count(0)
+    for place in range(8):
+        frames.nth(place).locator("canvas").evaluate("(canvas) => { canvas.id = 'frame'; }")
+        ina.expect_pixels(ina.model(ids, seed=2 + place)[0].permute(1, 2, 0).numpy(), "frame")
+        frames.nth(place).locator("canvas").evaluate("(canvas) => { canvas.id = ''; }")
+    frames.nth(3).click()
+    ina.expect_picture(ids, seed=5)
+    assert ina.page.locator("#seed-number").input_value() == "5"

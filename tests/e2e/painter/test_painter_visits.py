@@ -1,0 +1,197 @@
+"""The painter over several visits, without a mouse, on a phone, and while the server is away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+
+api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
+
+SIZE = 64
+SKY, SUN, WATER, GRASS, HOUSE = 0, 2, 5, 7, 11
+PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
+
+Visit = Callable[..., Any]
+
+
+# --- what is kept -----------------------------------------------------------------------------------------------------
+
+
+def test_a_reload_keeps_the_work(visit: Visit, server: Any) -> None:
+    ada = visit()
+    ada.open(server.address)
+    expected = ada.blank(WATER)
+    ada.page.locator("#seed-number").fill("12")
+    ada.choose("box", label=HOUSE)
+    ada.drag((3, 4), (30, 20))
+    expected[4:21, 3:31] = HOUSE
+    ada.page.reload()
+    ada.page.locator("body[data-ready]").wait_for()
+    ada.expect_picture(expected, seed=12)
+    ada.expect_ids(expected)
+    assert ada.page.locator("#tools :checked").get_attribute("value") == "box"
+    ada.drag((40, 40), (50, 50))  # with the class that was chosen
+    expected[40:51, 40:51] = HOUSE
+    ada.expect_picture(expected, seed=12)
+    ada.page.close()
+    again = visit(ada)  # a new tab, after the first one was closed
+    again.open(server.address)
+    again.expect_picture(expected, seed=12)
+
+
+def test_tabs_do_not_destroy_each_others_work(visit: Visit, server: Any) -> None:
+    first = visit()
+    first.open(server.address)
+    water = first.blank(WATER)
+    second = visit(first)
+    second.open(server.address)
+    assert (second.ids() != WATER).any()  # one of its own
+    grass = second.blank(GRASS)
+    with first.page.expect_popup() as waiting:  # a tab that begins with all that the first one remembers
+        first.page.evaluate("window.open(location.href)")
+    third = visit.join(waiting.value)  # type: ignore[attr-defined]
+    third.page.locator("body[data-ready]").wait_for()
+    third.expect_ids(water)
+    house = third.blank(HOUSE)
+    for artist, ids in ((first, water), (second, grass), (third, house)):
+        artist.page.reload()
+        artist.page.locator("body[data-ready]").wait_for()
+        artist.expect_ids(ids)
+        artist.expect_picture(ids)
+    second.page.close()
+    first.page.keyboard.press("o")
+    tiles = first.page.locator("#mine .kept .tile")
+    api.expect(tiles).to_have_count(2)
+    tiles.nth(1).click()  # the newest is the third tab's, this the second's
+    first.expect_picture(grass)
+    first.expect_ids(grass)
+    first.page.keyboard.press("o")
+    first.page.get_by_role("button", name="Another drawing").click()
+    first.expect_ids(np.full((SIZE, SIZE), SKY))
+    third.page.reload()
+    third.page.locator("body[data-ready]").wait_for()
+    third.expect_ids(house)
+
+
+# --- ways to paint ----------------------------------------------------------------------------------------------------
+
+
+def test_the_keyboard_alone(visit: Visit, server: Any) -> None:
+    bo = visit()
+    bo.open(server.address)
+    press = bo.page.keyboard.press
+    reached = set()
+    for _ in range(40):
+        press("Tab")
+        reached.add(bo.page.evaluate("document.activeElement.id || document.activeElement.name"))
+    wanted = {"clear", "open-start", "open-help", "tool", "size", "class", "canvas", "compare", "seed", "dice", "vary"}
+    assert wanted <= reached, wanted - reached
+    press("Shift+Delete")
+    expected = np.full((SIZE, SIZE), SKY)
+    bo.page.locator("#class-list :checked").focus()
+    for _ in range(WATER):
+        press("ArrowDown")
+    press("r")
+    press("d")  # to the drawing, whose cursor is in the middle
+    api.expect(bo.page.locator("#cross")).not_to_have_attribute("hidden", "")
+    press("Space")
+    for _ in range(10):
+        press("ArrowRight")
+    for _ in range(6):
+        press("ArrowDown")
+    press("Space")
+    expected[32:39, 32:43] = WATER
+    bo.expect_ids(expected)
+    press("p")
+    press(".")
+    press(".")  # two classes on: grass
+    for key, count in (("ArrowUp", 30), ("ArrowLeft", 20), ("ArrowDown", 12)):
+        press("Space")
+        for _ in range(count):
+            press(key)
+    press("Space")
+    press("Enter")
+    expected[8:21, 22] = GRASS
+    expected[8, 22:43] = GRASS
+    drawn = bo.ids()
+    assert set(np.unique(drawn)) == {SKY, WATER, GRASS}
+    assert (drawn[8, 22:43] == GRASS).all()
+    assert (drawn[8:21, 22] == GRASS).all()
+    assert drawn[20, 40] != GRASS
+    bo.expect_picture(drawn)
+    press("Control+z")
+    expected[:32] = SKY
+    bo.expect_picture(expected)
+    press("?")
+    api.expect(bo.page.locator("#help")).to_be_visible()
+    bo.page.locator("#letters").uncheck()
+    press("Escape")
+    api.expect(bo.page.locator("#help")).to_be_hidden()
+    press("b")  # does nothing any more
+    assert bo.page.locator("#tools :checked").get_attribute("value") == "polygon"
+    press("Control+z")
+    bo.expect_picture(np.full((SIZE, SIZE), SKY))
+
+
+def test_a_phone(visit: Visit, server: Any) -> None:
+    cy = visit(**PHONE)
+    cy.open(server.address)
+    touch = cy.page.context.new_cdp_session(cy.page)
+
+    def send(kind: str, *points: tuple[float, float]) -> None:
+        places = [dict(zip("xy", cy.at(*point), strict=True)) | {"id": i} for i, point in enumerate(points)]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
+
+    def tap(selector: str) -> None:
+        cy.page.locator(selector).tap()
+
+    tap("#clear")
+    tap("#tools label:has([value=box])")
+    tap(f"#class-list label[data-id='{HOUSE}']")
+    for point in ((5, 5), (12, 20), (20, 33)):
+        send("touchStart" if point == (5, 5) else "touchMove", point)
+    send("touchEnd")
+    expected = np.full((SIZE, SIZE), SKY)
+    expected[5:34, 5:21] = HOUSE
+    cy.expect_ids(expected)
+    cy.expect_picture(expected)
+    tap("#tools label:has([value=fill])")
+    tap(f"#class-list label[data-id='{SUN}']")
+    send("touchStart", (50, 50))
+    send("touchEnd")
+    expected[expected == SKY] = SUN
+    cy.expect_ids(expected)
+    send("touchStart", (30, 30))  # two fingers enlarge, and neither paints
+    send("touchStart", (30, 30), (34, 34))
+    send("touchMove", (20, 20), (50, 50))
+    send("touchEnd")
+    assert cy.page.evaluate("getComputedStyle(document.body).getPropertyValue('--zoom-scale')") > "1.5"
+    cy.expect_ids(expected)
+    cy.expect_picture(expected)
+    assert cy.page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    boxes = cy.page.evaluate(
+        "[...document.querySelectorAll('button, summary, label')].map((one) => [one.id, one.getBoundingClientRect()])"
+        ".filter(([, box]) => box.width > 0 && (box.width < 24 || box.height < 24)).map(([id]) => id)"
+    )
+    assert set(boxes) <= {""}, f"too small for a finger: {boxes}"
+
+
+def test_the_server_goes_and_comes_back(visit: Visit, serve: Callable[..., Any], model_folder: Any) -> None:
+    server = serve("paint", model_folder, "--port", 0)
+    dan = visit()
+    dan.open(server.address)
+    dan.expect_picture(dan.blank(GRASS))
+    assert server.stop() == 0
+    dan.choose("fill", label=WATER)
+    dan.click(5, 5)
+    api.expect(dan.page.locator("#trouble-text")).to_contain_text("cannot be reached")
+    dan.choose("fill", label=HOUSE)
+    dan.click(5, 5)
+    serve("paint", model_folder, "--port", urlsplit(server.address).port)
+    dan.expect_picture(np.full((SIZE, SIZE), HOUSE))
+    api.expect(dan.page.locator("#trouble")).to_be_hidden()
+    dan.trouble.clear()  # the browser's own words about the connection
