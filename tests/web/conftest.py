@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -122,3 +123,40 @@ def drawer() -> Synthesizer:
 def painter_model(drawer: Synthesizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with that model's weights."""
     return drawer.save(tmp_path_factory.mktemp("painter") / "model")
+
+
+class Served:
+    """A painter behind a socket, in a thread of this process.
+
+    Attributes:
+        painter: what answers.
+        port: where it listens.
+    """
+
+    def __init__(self, drawer: Synthesizer) -> None:
+        import uvicorn
+
+        from lab2pix.web.guard import host_checker, listen
+        from lab2pix.web.painter import create_app
+        from lab2pix.web.painter_desk import Painter
+
+        self.painter = Painter(drawer)
+        self._socket = listen("127.0.0.1", 0)
+        self.port = self._socket.getsockname()[1]
+        config = uvicorn.Config(create_app(self.painter, host_checker("127.0.0.1")), log_level="warning")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join(20)
+        assert not self._thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def served(drawer: Synthesizer) -> Iterator[Served]:
+    """That model behind a socket."""
+    made = Served(drawer)
+    yield made
+    made.stop()

@@ -1,0 +1,205 @@
+"""The painter as it runs: behind a socket, left by those who asked, and told to end."""
+
+from __future__ import annotations
+
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from torch import Tensor
+
+from lab2pix import cli
+from lab2pix.batch import Batch
+from lab2pix.errors import CheckpointError, ConfigError, OutputError
+from lab2pix.synthesis import Synthesizer
+from lab2pix.web import painter as module
+from lab2pix.web.painter import find_model, serve_painter
+from lab2pix.web.painter_desk import Painter
+
+pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
+
+PNG = {"content-type": "image/png"}
+
+
+def label(ids: int = 3, side: int = 64) -> bytes:
+    out = BytesIO()
+    Image.fromarray(np.full((side, side), ids, np.uint8)).save(out, format="PNG")
+    return out.getvalue()
+
+
+def post(port: int, path: str, body: bytes, timeout: float = 30) -> tuple[int, bytes, dict[str, str]]:
+    """Send a picture to a server on this machine; return status, body and headers of the answer."""
+    connection = HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("POST", path, body, PNG)
+        answer = connection.getresponse()
+        return answer.status, answer.read(), {name.lower(): value for name, value in answer.getheaders()}
+    finally:
+        connection.close()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not condition():
+        assert time.monotonic() < end, "it never came about"
+        time.sleep(0.005)
+
+
+# --- whoever leaves, or never comes to an end -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, list[int]]]:
+    """An event that drawing waits for, and the first id of each label map that was drawn."""
+    event, came = threading.Event(), []
+    draw = Synthesizer.draw
+
+    def slow(self: Synthesizer, batch: Batch, noise: Tensor) -> Tensor:
+        came.append(int(batch.label[0, 0, 0]))
+        assert event.wait(20)
+        return draw(self, batch, noise)
+
+    monkeypatch.setattr(Synthesizer, "draw", slow)
+    yield event, came
+    event.set()
+
+
+def test_whoever_leaves_gives_the_place_up(served: Any, held: tuple[threading.Event, list[int]]) -> None:
+    event, came = held
+    worker = served.painter.worker
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(post, served.port, "/api/synthesize", label(1))
+        until(lambda: came == [1])
+        with pytest.raises(TimeoutError):
+            post(served.port, "/api/synthesize", label(2), timeout=0.3)
+        until(lambda: worker.waiting == 0)
+        last = pool.submit(post, served.port, "/api/synthesize", label(3))
+        until(lambda: worker.waiting == 1)
+        event.set()
+        assert (first.result(20)[0], last.result(20)[0]) == (200, 200)
+    assert came == [1, 3]
+
+
+def test_a_body_that_ends_too_early_is_forgotten(served: Any) -> None:
+    with socket.create_connection(("127.0.0.1", served.port)) as connection:
+        head = f"POST /api/synthesize HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Type: image/png\r\n"
+        connection.sendall(head.encode() + b"Content-Length: 500\r\n\r\n" + label()[:50])
+    assert post(served.port, "/api/synthesize", label())[0] == 200
+    assert served.painter.worker.waiting == 0
+
+
+def test_a_body_that_takes_too_long(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lab2pix.web.guard.read_body.__kwdefaults__", {"seconds": 0.2})
+    with socket.create_connection(("127.0.0.1", served.port), timeout=10) as connection:
+        head = f"POST /api/synthesize HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\nContent-Type: image/png\r\n"
+        connection.sendall(head.encode() + b"Content-Length: 500\r\n\r\n" + label()[:50])
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def command(painter_model: Path, tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[bytes], int, Path]]]:
+    """Starts `lab2pix paint MODEL --no-browser`; gives process, port and the file that it prints to."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def call(*words: str) -> tuple[subprocess.Popen[bytes], int, Path]:
+        log = tmp_path / "log"
+        with log.open("wb") as out:
+            argv = [sys.executable, "-m", "lab2pix", "paint", str(painter_model), "--no-browser", "--port", "0", *words]
+            process = subprocess.Popen(argv, stdout=out, stderr=subprocess.STDOUT)
+        started.append(process)
+        end = time.monotonic() + 90
+        while not (found := re.search(r"http://127\.0\.0\.1:(\d+)/", log.read_text())):
+            assert process.poll() is None and time.monotonic() < end, log.read_text()
+            time.sleep(0.05)
+        return process, int(found.group(1)), log
+
+    yield call
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait(20)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_ends_cleanly(
+    command: Callable[..., tuple[subprocess.Popen[bytes], int, Path]], number: signal.Signals
+) -> None:
+    process, port, log = command()
+    large = label(side=1600)  # whose decoding takes a while
+    connection = HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/api/examples")  # which are made first
+    assert connection.getresponse().read().count(b"token") == 6
+    with ThreadPoolExecutor(8) as pool:
+        sent = [pool.submit(post, port, "/api/synthesize?samples=16", large, 60) for _ in range(8)]
+        while True:  # until one is drawn and others wait
+            connection.request("GET", "/api/model")
+            if b'"busy":{"waiting":7' in connection.getresponse().read():
+                break
+            assert not any(answer.done() for answer in sent)
+        connection.close()
+        process.send_signal(number)
+        answers = [answer.result(60) for answer in sent]
+    statuses = [status for status, _, _ in answers]
+    assert statuses.count(200) >= 1
+    assert statuses.count(503) >= 1
+    assert set(statuses) == {200, 503}
+    for status, content, headers in answers:
+        if status == 503:
+            assert b"shutting down" in content and headers["retry-after"] == "5"
+        else:
+            assert content.startswith(b"PK")
+    assert process.wait(20) == (0 if number == signal.SIGINT else -signal.SIGTERM)
+    assert "Traceback" not in log.read_text()
+    if number == signal.SIGINT:
+        assert log.read_text().endswith("Stopped\n")
+
+
+def test_without_a_model_the_command_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["paint", "--no-browser"])
+    assert stop.value.code == 2
+    assert "lab2pix paint runs/mine" in capsys.readouterr().err
+
+
+def test_a_model_that_came_along_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(module.resources, "files", lambda _: tmp_path)
+    with pytest.raises(ConfigError):
+        find_model(None)
+    (tmp_path / "models" / "scenes").mkdir(parents=True)
+    assert find_model(None) == tmp_path / "models" / "scenes"
+    assert find_model("mine") == "mine"
+
+
+def test_what_cannot_be_served_is_told_at_once(
+    painter_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(CheckpointError, match="there is no"):
+        serve_painter(tmp_path / "gone", port=0, open_browser=False)
+    with socket.create_server(("127.0.0.1", 0)) as other, pytest.raises(OutputError, match="cannot listen on"):
+        serve_painter(painter_model, port=other.getsockname()[1], open_browser=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    with pytest.raises(ConfigError, match=r"pip install 'lab2pix\[web\]'"):
+        serve_painter(painter_model, open_browser=False)
+
+
+def test_more_classes_than_a_byte_holds(make_painter_model: Callable[..., Synthesizer], tmp_path: Path) -> None:
+    file = tmp_path / "many.yaml"
+    file.write_text("classes: [" + ", ".join(f"class{number}" for number in range(257)) + "]\n")
+    with pytest.raises(ConfigError, match="has 257 classes"):
+        Painter(make_painter_model(str(file)))
