@@ -13,6 +13,7 @@ export class Palette {
     find("class-list").replaceChildren(...classes.map((one) => this.makeClass(one)));
     find("class-list").addEventListener("change", ({ target }) => this.chooseClass(Number(target.value)));
     find("class-filter").hidden = classes.length <= MANY;
+    find("classes").classList.toggle("many", classes.length > MANY);
     find("class-filter").addEventListener("input", () => this.filter());
     find("tools").addEventListener("change", ({ target }) => this.chooseTool(target.value));
     find("size").addEventListener("input", ({ target }) => this.chooseSize(Number(target.value)));
