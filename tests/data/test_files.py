@@ -132,6 +132,13 @@ def test_photos_of_16_bits_keep_the_upper_8(tmp_path: Path, suffix: str) -> None
     assert read_image(tmp_path / f"a.{suffix}")[0].tolist() == [[0, 0, 1, 255]]
 
 
+@pytest.mark.parametrize(("kind", "word"), [(np.int32, "whole numbers of 32 bits"), (np.float32, "fractions")])
+def test_photos_of_which_nobody_knows_which_is_white_are_refused(tmp_path: Path, kind: type, word: str) -> None:
+    Image.fromarray(np.array([[0, 1, 200, 255]], dtype=kind)).save(tmp_path / "a.tif")
+    with pytest.raises(DataError, match=rf"a\.tif holds {word}, .* save photos with 8 or 16 bits"):
+        read_image(tmp_path / "a.tif")
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "JPG"])
 def test_photos_of_every_suffix(tmp_path: Path, suffix: str) -> None:
     Image.new("RGB", (5, 7), (200, 30, 30)).save(tmp_path / f"a.{suffix}")

@@ -58,9 +58,13 @@ def read_image(path: Path) -> Tensor:
         `[3, H, W]` uint8 RGB.
 
     Raises:
-        DataError: the file is missing, truncated, or no picture.
+        DataError: the file is missing, truncated, or no picture, or has numbers of which nobody knows which is white.
     """
-    return to_rgb(_open(path)[0])
+    image, kind = _open(path)
+    if image.mode == "F" or (image.mode == "I" and kind != "PNG"):
+        what = "fractions" if image.mode == "F" else "whole numbers of 32 bits"
+        raise DataError(f"{path} holds {what}, which do not say how bright white is; save photos with 8 or 16 bits")
+    return to_rgb(image)
 
 
 def read_label(path: Path, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
