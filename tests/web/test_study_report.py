@@ -238,6 +238,15 @@ def test_a_report_of_something_else_is_kept(ranked: Path, tmp_path: Path) -> Non
     assert (tmp_path / "report.json").read_text() == '{"format": "something else"}'
 
 
+@pytest.mark.parametrize("name", ["report.md", "report.html"])
+def test_a_page_beside_no_report_of_a_study_is_kept(name: str, ranked: Path, tmp_path: Path) -> None:
+    (tmp_path / name).write_text("mine")
+    with pytest.raises(OutputError, match=f"{name} is no study's, as no report.json lies beside it"):
+        report_study(ranked).save(tmp_path)
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [name]
+    assert (tmp_path / name).read_text() == "mine"
+
+
 def test_names_are_no_markup(rank: Rank, study_folder: Path, tmp_path: Path) -> None:
     rank("<b>Ada|x", [[L, S, N], [L, S, N]])
     report_study(study_folder).save(tmp_path / "report")

@@ -354,9 +354,12 @@ def _method_score(name: str, points: Scores, means: NDArray[np.float64], methods
 
 
 def _refuse_other_report(out: Path) -> None:
-    """Refuse a folder with a `report.json` that no study wrote."""
+    """Refuse a folder with a `report.json` that no study wrote, or with a page or table that stands beside none."""
     file = out / "report.json"
     if not file.exists():
+        for other in (out / "report.md", out / "report.html"):
+            if other.exists():
+                raise OutputError(f"{other} is no study's, as no report.json lies beside it; choose another --out")
         return
     try:
         mine = json.loads(file.read_bytes())["format"] == REPORT_FORMAT
