@@ -53,9 +53,10 @@ class WeightsFile:
             raise WeightsError(f"{self.setting} names {file}, which is not a file; give the path of {self.file}")
         digest = file_sha256(file)
         if not digest.startswith(self.sha256):
+            advice = f"delete it and fetch {self.file} again" if given is None else f"name {self.file} instead, fetched"
             raise WeightsError(
                 f"{file} has SHA-256 {digest[:16]}..., but the weights of {self.name} have {self.sha256[:16]}...; "
-                f"delete it and fetch {self.file} again{f' from {self.url}' if self.url else ''}"
+                f"{advice}{f' from {self.url}' if self.url else ''}"
             )
         return file
 
