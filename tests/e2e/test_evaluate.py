@@ -15,6 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 
 from lab2pix_pictures import SPACE, ColorReader, Folders, Means, export, write_set
 
+from lab2pix.evaluation.folders import list_sha256
+
 Run = Callable[..., tuple[int, str, str]]
 NAMES = ("a", "b", "c", "d")
 
@@ -209,7 +211,16 @@ def test_a_run_is_judged_on_what_it_holds_out(run: Run, run_folder: Path, progra
     assert found["scores"]["ppa"]["count"] == len(found["scores"]["ppa"]["values"]) == 3
     assert found["scores"]["psnr"]["count"] == 6
     assert found["scores"]["diversity_pixels"]["count"] == 2
-    assert found["protocol"]["generated"] == {"run": str(run_folder), "step": 2, "count": 2, "seed": 0}
+    protocol = found["protocol"]
+    assert {key: protocol["generated"][key] for key in ("run", "step", "count", "seed")} == {
+        **{"run": str(run_folder), "step": 2, "count": 2, "seed": 0},
+    }
+    [hashed] = {protocol[side]["list_sha256"] for side in ("generated", "real", "labels")}
+    names = [item["name"] for item in found["pictures"]["best"]]
+    assert hashed == list_sha256(names)
+    assert protocol["real"]["count"] == protocol["labels"]["count"] == 2
+    assert protocol["labels"]["label_space"] == "scenes"
+    assert protocol["paired"] is True
     page = (tmp_path / "run.html").read_text()
     assert "data:image/" in page
     assert len(list((tmp_path / "run-pictures").glob("*-generated.png"))) == 2
@@ -256,6 +267,12 @@ def test_what_a_run_knows_itself_is_not_asked(
 ) -> None:
     result = run("evaluate", run_folder, "--out", tmp_path / "run.json", "--device", "cpu", *words)
     sentence(result, f"{words[0]} belongs to --generated")
+
+
+def test_options_that_do_nothing_for_a_run(run: Run, run_folder: Path, tmp_path: Path) -> None:
+    words = ("evaluate", run_folder, "--out", tmp_path / "run.json", "--device", "cpu")
+    sentence(run(*words, "--split", "nope"), "'val' is the only part that it holds out")
+    sentence(run(*words, "--lpips-weights", tmp_path / "x.pth"), "add --lpips")
 
 
 def test_what_is_no_run(run: Run, tmp_path: Path) -> None:

@@ -117,7 +117,7 @@ def test_the_report_says_how_its_scores_came_about(
     protocol = report["protocol"]
     assert protocol["size"] == [32, 48]
     assert protocol["sizes"] == {"32x48": 5}
-    assert protocol["resized"] == {"generated": 0, "real": 5}
+    assert protocol["resized"] == {"generated": 0, "real": 5, "labels": 5}
     assert "bicubic" in protocol["resize"]
     assert protocol["seed"] == 7
     assert protocol["generated"]["count"] == protocol["real"]["count"] == 5
@@ -137,7 +137,7 @@ def test_the_report_says_how_its_scores_came_about(
 def test_all_pictures_are_brought_to_a_size_that_was_asked_for(evaluate: Evaluate, tmp_path: Path) -> None:
     assert evaluate("--size", "20x16")[0] == 0
     protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
-    assert (protocol["size"], protocol["resized"]) == ([20, 16], {"generated": 5, "real": 5})
+    assert (protocol["size"], protocol["resized"]) == ([20, 16], {"generated": 5, "real": 5, "labels": 0})
 
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -91,7 +91,12 @@ def test_a_score_counts_apart_what_is_not_finite() -> None:
     assert (score.mean, score.count, score.values) == (3.0, 3, (1.0, 4.0))
     assert score.std == pytest.approx(np.std([1, 2, 6], ddof=1))
     assert score.to_dict("psnr")["not_finite"] == 1
-    assert Score.of_each([[float("inf")]], "pictures") is None
+    none = Score.of_each([[float("inf")] * 2], "pictures")
+    assert none is not None
+    assert none.to_dict("psnr") | {"better": ""} == {
+        **{"mean": None, "std": None, "count": 0, "over": "pictures", "better": "", "values": [], "not_finite": 2},
+    }
+    assert Score.of_each([[], []], "pictures") is None
 
 
 def test_the_terminal_gets_a_line_for_each_score(report: Report) -> None:
@@ -154,7 +159,7 @@ def test_where_files_lie_makes_no_difference_but_what_they_are_does(tmp_path: Pa
     changed = json.loads(other.read_text())
     changed["protocol"]["generated"]["count"] = 5
     other.write_text(json.dumps(changed))
-    with pytest.raises(DataError, match=r"'count' is 4 in .*a0\.json but 5 in .*a1\.json"):
+    with pytest.raises(DataError, match=r"'generated.count' is 4 in .*a0\.json but 5 in .*a1\.json"):
         compare([one, other])
     assert len(compare([one, other], allow_different=True).differences) == 1
     with pytest.raises(DataError, match="nothing to compare"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -201,6 +202,26 @@ def test_what_cannot_be_trained_is_one_sentence(words: tuple[str, ...], message:
     assert code == 2, errors
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
+
+
+def test_weights_that_cannot_be_fetched_are_one_whole_sentence(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import segmentation_models_pytorch as smp
+
+    def offline(*_: object, **__: object) -> None:
+        logging.getLogger("huggingface_hub.utils").warning("Retrying in 8s")
+        raise FileNotFoundError("we looked here\nand there, " + "and elsewhere " * 40)
+
+    monkeypatch.setattr(smp, "create_model", offline)
+    words = ("--layout", "scenes", "--encoder-weights", "imagenet", "--steps", 20, "--out", tmp_path / "out")
+    code, _, errors = run("segmenter", "train", *words)
+    assert code == 2, errors
+    [line] = errors.strip().splitlines()
+    assert line.endswith("or leave out --encoder-weights")
+    assert "'imagenet' of encoder 'resnet18' are not in the cache and could not be downloaded" in line
+    assert caplog.records == []
+    assert not (tmp_path / "out").exists()
 
 
 # --- Hugging Face ------------------------------------------------------------------------------------------------

@@ -325,6 +325,16 @@ def test_a_segmenter_of_other_classes_is_refused_before_the_first_step(tmp_path:
     assert not (tmp_path / "run").exists()
 
 
+def test_a_network_that_cannot_take_the_runs_size_is_found_before_the_first_step(tmp_path: Path, reader: Path) -> None:
+    other = tmp_path / "other.pt2"
+    other.write_bytes(reader.read_bytes())
+    other.with_suffix(".json").write_text(json.dumps({"size": [32, 32], "classes": LabelSpace.load("scenes").names}))
+    config = load_config("v2-small", [*TINY, "train.evaluate_every=2", f"evaluation.segmenter={other}"])
+    with pytest.raises(WeightsError, match=r"other\.pt2 cannot take pictures \[1, 3, 32, 32\]"):
+        train(config, tmp_path / "run", device="cpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_no_segmenter_there_and_no_weights_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="there is no segmenter nowhere; give a folder"):
         train(

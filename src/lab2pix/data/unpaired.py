@@ -112,8 +112,12 @@ class UnpairedDataset(Dataset[Sample]):
             label=label.contiguous(),
             image=from_bytes(photo).contiguous(),
             edges=None if instance is None else instance_edges(instance),
-            name=self.labels.name(index),
+            name=self.name(index),
         )
+
+    def name(self, index: int) -> str:
+        """Return what messages call a label map."""
+        return self.labels.name(index)
 
     def partner(self, epoch: int, index: int) -> int:
         """Return which photo a label map meets in an epoch."""

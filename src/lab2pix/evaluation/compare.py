@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from lab2pix.atomic import write_atomically
+from lab2pix.atomic import UNFINISHED, sync_file
 from lab2pix.errors import DataError, OutputError
-from lab2pix.evaluation.html import picture, score_title, spread, write_html
-from lab2pix.evaluation.report import higher_is_better, mean_and_std, read_report
+from lab2pix.evaluation.html import frame, picture, score_title, spread
+from lab2pix.evaluation.report import higher_is_better, mean_and_std, printable, read_report
 
 __all__ = ["Comparison", "compare"]
 
@@ -26,12 +28,16 @@ _PROTOCOL = (
     "resize",
     "ssim",
     "sample_sets",
+    "generated",
     "labels",
     "real",
-    "count",
 )
 """What must be alike for two scores to be comparable."""
-_ELSEWHERE = {"folder", "root", "statistics"}  # where files lie makes no difference
+_ELSEWHERE = {"folder", "root", "statistics", "run", "step", "seed"}  # who drew and where files lie makes no difference
+_OF_RUNS = {"layout", "split"}  # what a folder of pictures cannot tell
+FILES = ("compare.md", "compare.html", "compare.png")
+_FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "IPAGothic", "Unifont")
+"""Fonts for names that Matplotlib's own one cannot write, where they are installed."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,9 @@ class Comparison:
     differences: list[str]
 
     def best(self, score: str) -> str:
-        """Return which method does best."""
+        """Return which method does best; the empty name where none has the score."""
         held = {name: cells[score].mean for name, cells in self.rows.items() if score in cells}
-        return (max if higher_is_better(score) else min)(held, key=lambda name: held[name])
+        return (max if higher_is_better(score) else min)(held, key=lambda name: held[name], default="")
 
     def markdown(self) -> str:
         """Return the table, the best of each column in bold."""
@@ -101,19 +107,31 @@ class Comparison:
             OutputError: a comparison is there already, or the folder cannot be written.
         """
         folder = Path(folder)
-        there = [name for name in ("compare.md", "compare.html", "compare.png") if (folder / name).exists()]
+        there = [folder / name for name in FILES if (folder / name).exists()]
         if there and not overwrite:
-            raise OutputError(f"{folder / there[0]} is there already; choose another folder, or --overwrite it")
+            raise OutputError(f"{there[0]} is there already; choose another folder, or --overwrite it")
+        if folders := [file for file in there if file.is_dir()]:
+            raise OutputError(f"{folders[0]} is a folder, but would be a file; choose another --out")
+        plot = self._plot()
+        page = frame("Scores side by side", self._body(plot))
+        texts = dict(zip(FILES, (f"{self.markdown()}\n".encode(), page.encode(), plot), strict=True))
+        unfinished = {name: folder / f"{UNFINISHED}{name}" for name in FILES}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            write_atomically(folder / "compare.md", self.markdown() + "\n")
-            self._plot(folder / "compare.png")
-            write_html(folder / "compare.html", "Scores side by side", self._body(folder / "compare.png"))
+            for name, file in unfinished.items():
+                file.write_bytes(texts[name])
+                sync_file(file)
+            for name, file in unfinished.items():
+                file.replace(folder / name)
         except OSError as error:
             raise OutputError(f"cannot write {folder} ({error.strerror or error}); choose another folder") from error
+        finally:
+            if folder.is_dir():
+                for file in unfinished.values():
+                    file.unlink(missing_ok=True)
         return folder
 
-    def _body(self, plot: Path) -> str:
+    def _body(self, plot: bytes) -> str:
         from PIL import Image
 
         best = {score: self.best(score) for score in self.scores}
@@ -136,7 +154,7 @@ class Comparison:
             f"<tbody>{''.join(rows)}</tbody></table></div>"
         )
         notes = "".join(f'<p class="note">Not alike: {escape(text)}.</p>' for text in self.differences)
-        with Image.open(plot) as image:
+        with Image.open(BytesIO(plot)) as image:
             shown = picture(image, "The same scores as bars with deviations", longest=1400).replace(
                 "<img", '<img class="plot"'
             )
@@ -146,8 +164,17 @@ class Comparison:
             f"{notes}{table}<h2>Plot</h2>{shown}"
         )
 
-    def _plot(self, file: Path) -> None:
-        """Draw each score as bars with deviations."""
+    def _plot(self) -> bytes:
+        """Draw each score as bars with deviations: a PNG. What no font can write is a box there; the table has it."""
+        from matplotlib import font_manager, rc_context
+
+        installed = {entry.name for entry in font_manager.fontManager.ttflist}
+        fonts = ["DejaVu Sans", *(name for name in _FONTS if name in installed)]
+        with rc_context({"font.family": fonts}), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing")
+            return self._drawn()
+
+    def _drawn(self) -> bytes:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.layout_engine import ConstrainedLayoutEngine
@@ -166,12 +193,16 @@ class Comparison:
             best = self.best(score)
             colors = ["#2f6fb2" if name == best else "#9fb6cc" for name in names]
             axes.barh(range(len(names)), means, xerr=errors, color=colors, ecolor="#444444", capsize=2)
-            axes.set_yticks(range(len(names)), names if place % columns == 0 else [""] * len(names), fontsize=8)
+            # Names are not formulas, whatever dollars they hold.
+            shown = names if place % columns == 0 else [""] * len(names)
+            axes.set_yticks(range(len(names)), shown, fontsize=8, parse_math=False)
             axes.invert_yaxis()
             axes.set_title(f"{score} {'↑' if higher_is_better(score) else '↓'}", fontsize=9)
             axes.tick_params(axis="x", labelsize=7)
             axes.spines[["top", "right"]].set_visible(False)
-        figure.savefig(file)
+        buffer = BytesIO()
+        figure.savefig(buffer, format="png")
+        return buffer.getvalue()
 
 
 def compare(reports: Sequence[Path | str], *, allow_different: bool = False) -> Comparison:
@@ -194,7 +225,7 @@ def compare(reports: Sequence[Path | str], *, allow_different: bool = False) -> 
         )
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for report in read.values():
-        by_name.setdefault(str(report["name"]), []).append(report)
+        by_name.setdefault(printable(report["name"]), []).append(report)
     scores = list(dict.fromkeys(score for report in read.values() for score in report["scores"]))
     rows = {
         name: {score: cell for score in scores if (cell := _cell(group, score)) is not None}
@@ -214,19 +245,28 @@ def _differences(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     first, *others = reports.items()
     found = []
     for key in _PROTOCOL:
-        mine = _part(first[1], key)
+        mine = first[1]["protocol"].get(key)
         for path, report in others:
-            theirs = _part(report, key)
-            if mine != theirs:
-                found.append(f"'{key}' is {_short(mine)} in {first[0]} but {_short(theirs)} in {path}")
+            theirs = report["protocol"].get(key)
+            different = next((name for name in _names(mine, theirs) if _get(mine, name) != _get(theirs, name)), None)
+            if different is not None:
+                called = f"{key}.{different}" if different else key
+                values = [_short(_get(part, different)) for part in (mine, theirs)]
+                found.append(f"'{called}' is {values[0]} in {first[0]} but {values[1]} in {path}")
                 break
     return found
 
 
-def _part(report: Mapping[str, Any], key: str) -> Any:
-    protocol = report["protocol"]
-    value = protocol.get("generated", {}).get("count") if key == "count" else protocol.get(key)
-    return {name: part for name, part in value.items() if name not in _ELSEWHERE} if isinstance(value, dict) else value
+def _names(mine: Any, theirs: Any) -> list[str]:
+    """Return what must be alike in two entries; the empty name is an entry as a whole."""
+    if not (isinstance(mine, dict) and isinstance(theirs, dict)):
+        return [""]
+    both = mine.keys() | theirs.keys()
+    return sorted(both - _ELSEWHERE - (_OF_RUNS - (mine.keys() & theirs.keys())))
+
+
+def _get(value: Any, name: str) -> Any:
+    return value.get(name) if name else value
 
 
 def _short(value: Any) -> str:

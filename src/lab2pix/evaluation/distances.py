@@ -56,7 +56,8 @@ class FeatureMoments:
         centred = rows - mean
         self._join(len(rows), mean, centred.T @ centred)
         for name, row in zip(names, features.detach().cpu().float().numpy(), strict=True):
-            self._keep(int(hashlib.sha256(name.encode()).hexdigest()[:_DIGITS], 16), row.tobytes())
+            digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
+            self._keep(int(digest[:_DIGITS], 16), row.tobytes())
 
     def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
         """Add another part's moments: by differences of means, so that a large mean costs no digits."""

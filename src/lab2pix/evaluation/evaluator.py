@@ -13,11 +13,11 @@ from lab2pix.distributed import Team, join_team
 from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.distances import FeatureMoments
 from lab2pix.evaluation.features import FeatureNetwork
-from lab2pix.evaluation.folders import Item, Matches, list_sha256, match
+from lab2pix.evaluation.folders import Item, Matches, is_plain, listed, match
 from lab2pix.evaluation.judge import Judge, Networks
-from lab2pix.evaluation.protocol import RESIZE, Protocol, load_networks, protocol_facts
+from lab2pix.evaluation.protocol import RESIZE, Protocol, check_weights, load_networks, protocol_facts
 from lab2pix.evaluation.reading import ReadingLog, read_items, read_photos
-from lab2pix.evaluation.report import Report, Shown
+from lab2pix.evaluation.report import Report, Shown, check_writable
 from lab2pix.evaluation.segmentation import SegmentationScores
 from lab2pix.evaluation.statistics import check_statistics, load_statistics, save_statistics
 from lab2pix.labels import LabelSpace
@@ -126,6 +126,7 @@ def _check(folders: _Folders, protocol: Protocol, space: LabelSpace | None, save
         raise ConfigError("a segmenter's reading is compared with label maps: add --labels and --label-space")
     if folders.real is None and protocol.segmenter is None and folders.samples == 1:
         raise ConfigError("there is nothing to compare the pictures with: add --real, or --labels with --segmenter")
+    _check_options(folders, protocol)
     if folders.statistics is not None and (len(protocol.features) != 1 or save_stats is not None):
         raise ConfigError("statistics hold one feature network's view: name that one with --features, and save none")
     if save_stats is not None:
@@ -135,6 +136,25 @@ def _check(folders: _Folders, protocol: Protocol, space: LabelSpace | None, save
             raise OutputError(f"--save-stats is {save_stats} but must end in {STATISTICS_SUFFIX}")
         if Path(save_stats).exists():
             raise OutputError(f"{save_stats} is there already; choose another name for the statistics, or remove it")
+        check_writable(Path(save_stats))
+
+
+def _check_options(folders: _Folders, protocol: Protocol) -> None:
+    """Refuse options that would do nothing."""
+    paired = folders.real is not None and folders.statistics is None and not folders.unpaired
+    check_weights(protocol)
+    if protocol.lpips is not None and not paired and folders.samples == 1:
+        raise ConfigError("--lpips compares pictures with photos of their own: give these as --real, or leave it out")
+    photos = folders.real is not None and folders.statistics is None
+    if not photos and folders.labels is None and (folders.split is not None or folders.layout != "folder"):
+        given = "--layout" if folders.split is None else "--split"
+        raise ConfigError(f"{given} says where photos or label maps lie, but neither are given; leave it out")
+    plain = folders.real is None or is_plain(folders.real)
+    if folders.split is not None and folders.layout == "folder" and plain and folders.labels is None:
+        raise ConfigError(
+            f"--split is a part of a data set, but {folders.real} is a plain folder of photos; name the part's folder "
+            "instead"
+        )
 
 
 def _look(
@@ -333,10 +353,12 @@ def _sources(
     elif folders.real is not None:
         loose = [name for name in matches.loose if ("photos", name) not in broken]
         photos = loose if folders.unpaired else names
-        real = {"folder": str(folders.real), "count": len(photos), "list_sha256": list_sha256(photos)}
-    labels = None if folders.labels is None else {"folder": str(folders.labels), "label_space": space and space.name}
+        real = {"folder": str(folders.real), **listed(photos)}
+    labels: dict[str, Any] | None = None
+    if folders.labels is not None:
+        labels = {"folder": str(folders.labels), "label_space": space and space.name, **listed(names)}
     return {
-        "generated": {"folder": str(folders.generated), "count": len(names), "list_sha256": list_sha256(names)},
+        "generated": {"folder": str(folders.generated), **listed(names)},
         "real": real,
         "labels": labels,
         "sample_sets": folders.samples,

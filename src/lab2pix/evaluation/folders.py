@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from lab2pix.data.files import find_images, read_image
 from lab2pix.data.layouts import Pair, find_pairs
 from lab2pix.errors import DataError
 
-__all__ = ["Item", "Matches", "list_sha256", "match", "pictures_in"]
+__all__ = ["Item", "Matches", "is_plain", "list_sha256", "listed", "match", "pictures_in"]
 
 Reader = Callable[[], Tensor]
 
@@ -69,8 +70,13 @@ def pictures_in(folder: Path, what: str) -> dict[str, Path]:
     return found
 
 
+def is_plain(folder: Path) -> bool:
+    """Say whether a folder that could be a data set of layout `folder` holds photos alone."""
+    return not any((folder / name).is_dir() for name in ("images", "labels"))
+
+
 def _pairs(folder: Path, layout: str, split: str | None, *, labels: bool) -> dict[str, Pair]:
-    if not labels and layout == "folder" and not any((folder / name).is_dir() for name in ("images", "labels")):
+    if not labels and layout == "folder" and is_plain(folder):
         return {name: Pair(name, file, file) for name, file in pictures_in(folder, "photos").items()}
     pairs = find_pairs(layout, folder, split, need_images=not labels, need_labels=labels)
     return {pair.name: pair for pair in pairs}
@@ -91,6 +97,7 @@ def match(
 
     Args:
         generated: folder of pictures; with several samples `NAME_0`, `NAME_1`, ... as `lab2pix generate` writes them.
+            A data set's root that is also `real` or `labels` stands for its photos.
         real: folder of photos, or a data set's root.
         labels: folder of label maps, or a data set's root.
         samples: pictures per label map.
@@ -102,7 +109,10 @@ def match(
     Raises:
         DataError: an empty folder, or partners that are missing.
     """
-    sets = _by_sample(pictures_in(generated, "generated pictures"), samples, generated)
+    if generated in (real, labels):
+        sets = _photos_of(generated, layout, split, samples)
+    else:
+        sets = _by_sample(pictures_in(generated, "generated pictures"), samples, generated)
     photos = {} if real is None else _pairs(real, layout, split, labels=False)
     maps = {} if labels is None else _pairs(labels, layout, split, labels=True)
     sides: dict[str, Iterable[str]] = {str(generated): sets}
@@ -125,6 +135,15 @@ def match(
     return Matches(items, unmatched, photos if unpaired else {})
 
 
+def _photos_of(root: Path, layout: str, split: str | None, samples: int) -> dict[str, dict[int, Path]]:
+    """Return a data set's own photos as the pictures to judge: what a segmenter makes of them is its limit."""
+    photos = _pairs(root, layout, split, labels=False)
+    if samples > 1 or any(pair.form != "files" for pair in photos.values()):
+        what = "has one photo for each label map" if samples > 1 else "keeps photo and label map in one file"
+        raise DataError(f"{root} is both --generated and a data set's root, but {what}; give a folder of pictures")
+    return {name: {0: pair.image or pair.label} for name, pair in photos.items()}
+
+
 def _by_sample(files: Mapping[str, Path], samples: int, folder: Path) -> dict[str, dict[int, Path]]:
     """Return the pictures of each label map by sample number."""
     if samples == 1:
@@ -132,12 +151,14 @@ def _by_sample(files: Mapping[str, Path], samples: int, folder: Path) -> dict[st
     sets: dict[str, dict[int, Path]] = {}
     for name, file in files.items():
         base, line, number = name.rpartition("_")
-        if not line or not number.isdigit() or int(number) >= samples:
+        if not line or not (number.isascii() and number.isdecimal()) or int(number) >= samples:
             raise DataError(
                 f"{file} is none of {samples} samples (NAME_0 to NAME_{samples - 1}); give pictures that "
                 f"`lab2pix generate --samples {samples}` made, or another number"
             )
-        sets.setdefault(base, {})[int(number)] = file
+        other = sets.setdefault(base, {}).setdefault(int(number), file)
+        if other is not file:
+            raise DataError(f"{other} and {file} are both sample {int(number)} of '{base}'; keep one of the two")
     return {name: dict(sorted(found.items())) for name, found in sets.items()}
 
 
@@ -156,8 +177,14 @@ def _complaint(unmatched: list[str], sides: Mapping[str, Iterable[str]], samples
 
 
 def list_sha256(names: Iterable[str]) -> str:
-    """Return a hash of a list of names, whatever their order."""
-    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
+    """Return a hash of a list of names, whatever their order; of bytes that are no UTF-8, as files have them."""
+    return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def listed(names: Iterable[str]) -> dict[str, Any]:
+    """Return what a protocol says of a list of files: `count` and `list_sha256`."""
+    names = list(names)
+    return {"count": len(names), "list_sha256": list_sha256(names)}
 
 
 def read_photo(pair: Pair) -> Tensor:

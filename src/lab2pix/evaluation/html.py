@@ -11,6 +11,7 @@ from pathlib import Path
 from PIL import Image
 
 from lab2pix.atomic import write_atomically
+from lab2pix.evaluation.report import printable
 
 __all__ = ["TITLES", "frame", "number", "picture", "score_title", "spread", "write_html"]
 
@@ -49,9 +50,9 @@ def _decimals(value: float) -> int:
     return 1 if abs(value) >= 100 else 2 if abs(value) >= 10 else 4
 
 
-def spread(mean: float, std: float | None, between: str = " ") -> str:
+def spread(mean: float | None, std: float | None, between: str = " ") -> str:
     """Write a mean with its deviation, where there is one, as exactly as the mean."""
-    return number(mean) if std is None else f"{number(mean)}{between}± {std:.{_decimals(mean)}f}"
+    return number(mean) if mean is None or std is None else f"{number(mean)}{between}± {std:.{_decimals(mean)}f}"
 
 
 def picture(image: Image.Image, alternative: str, *, ids: bool = False, longest: int = 256) -> str:
@@ -80,4 +81,4 @@ def frame(title: str, body: str) -> str:
 
 def write_html(file: Path, title: str, body: str) -> None:
     """Write a page, in full or not at all."""
-    write_atomically(file, frame(title, body))
+    write_atomically(file, printable(frame(title, body)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -159,7 +160,7 @@ class Judge:
             DataError: a set of fewer than two pictures, no pixel that counts, or nothing to compare with.
         """
         found: dict[str, Score] = {}
-        if self.pixels and any(int(part.table.sum()) for part in self.pixels):
+        if self.pixels:
             parts = [part.compute() for part in self.pixels]
             found.update({name: Score.of_sets([part[name] for part in parts]) for name in ("ppa", "pca", "ciou")})
         statistics = self.real if real is None else real
@@ -194,7 +195,10 @@ class Judge:
             for network in self.networks.features
             if (part := self.generated[0][network.name]).rank_deficient
         ]
-        return [
+        equal = sum(math.isinf(value) for values in self.each.get("psnr", []) for value in values)
+        shown = "1 picture equals its photo" if equal == 1 else f"{equal} pictures equal their photos"
+        infinite = [f"{shown}, where PSNR is infinite: its mean leaves them out"] if equal else []
+        return infinite + [
             f"{count} pictures are few for {dimension} features of {name}: compare this Frechet distance only with "
             "others of as many pictures"
             for name, count, dimension in few

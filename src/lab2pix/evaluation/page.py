@@ -54,11 +54,15 @@ def _scores(scores: Mapping[str, Mapping[str, Any]]) -> str:
     rows = [
         f'<tr><th scope="row">{escape(score_title(name))}<br><code class="soft">{escape(name)}</code></th>'
         f'<td class="number">{spread(score["mean"], score["std"])}</td><td>{escape(score["better"])}</td>'
-        f"<td>{_counted(score['count'], escape(score['over']).removesuffix('s'))}</td></tr>"
+        f"<td>{_counted(score['count'], escape(score['over']).removesuffix('s'))}{_without(score)}</td></tr>"
         for name, score in scores.items()
     ]
     head = '<tr><th>score</th><th class="number">mean ± deviation</th><th>better is</th><th>over</th></tr>'
     return f'<div class="scroll"><table><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table></div>'
+
+
+def _without(score: Mapping[str, Any]) -> str:
+    return f", {score['not_finite']:,} not finite" if score.get("not_finite") else ""
 
 
 def _classes(report: Mapping[str, Any]) -> str:

@@ -15,12 +15,14 @@ from torch import Tensor
 from lab2pix.errors import WeightsError
 from lab2pix.pretrained import file_sha256
 
-__all__ = ["PROGRAM_SUFFIXES", "Program", "ProgramSettings", "read_settings"]
+__all__ = ["PROGRAM_SUFFIXES", "Program", "ProgramSettings", "Whole", "read_settings"]
 
 PROGRAM_SUFFIXES = (".pt2", ".onnx")
 """Exported by `torch.export.save`, or ONNX."""
 
 Three = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
+Positive = Annotated[float, Field(gt=0)]
+Whole = Annotated[int, Field(strict=True)]  # true is no number
 
 
 class ProgramSettings(BaseModel):
@@ -36,15 +38,15 @@ class ProgramSettings(BaseModel):
         output: which of its outputs counts, where it has several.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
-    size: tuple[int, int] | None = None
+    size: tuple[Annotated[Whole, Field(ge=1)], Annotated[Whole, Field(ge=1)]] | None = None
     range: Literal["0-1", "0-255", "-1-1"] = "0-1"
     mean: Three = (0.0, 0.0, 0.0)
-    std: Three = (1.0, 1.0, 1.0)
+    std: Annotated[tuple[Positive, ...], Field(min_length=3, max_length=3)] = (1.0, 1.0, 1.0)
     bgr: bool = False
-    batch: int | None = Field(None, ge=1)
-    output: int = Field(0, ge=0)
+    batch: Annotated[Whole, Field(ge=1)] | None = None
+    output: Annotated[Whole, Field(ge=0)] = 0
 
 
 def read_settings(file: Path, kind: type[ProgramSettings]) -> Any:

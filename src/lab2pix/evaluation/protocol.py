@@ -18,7 +18,7 @@ from lab2pix.evaluation.reading import ReadingLog
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.labels import LabelSpace
 
-__all__ = ["RESIZE", "Protocol", "load_networks", "protocol_facts"]
+__all__ = ["RESIZE", "Protocol", "check_weights", "load_networks", "protocol_facts"]
 
 RESIZE = "antialiased bicubic (label maps: nearest neighbour)"
 
@@ -51,6 +51,18 @@ class Protocol:
     skip_broken: bool = False
 
 
+def check_weights(protocol: Protocol) -> None:
+    """Refuse files of weights that nothing asked for would look through.
+
+    Raises:
+        ConfigError: there is one.
+    """
+    if protocol.lpips_weights is not None and protocol.lpips is None:
+        raise ConfigError("--lpips-weights are for LPIPS, which was not asked for: add --lpips, or leave them out")
+    if protocol.inception_weights is not None and "inception" not in protocol.features:
+        raise ConfigError("--inception-weights are for Inception: add --features inception, or leave them out")
+
+
 def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
     """Load what a protocol names.
 
@@ -59,10 +71,14 @@ def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
         LabelError: the segmenter reads other classes.
         WeightsError: weights are missing or not what they should be.
     """
+    twice = next((spec for spec in protocol.features if protocol.features.count(spec) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"the feature network '{twice}' is named twice; name it once")
     features = [load_features(spec, weights=protocol.inception_weights) for spec in protocol.features]
     names = [network.name for network in features]
-    if len(set(names)) < len(names):
-        raise ConfigError(f"two feature networks are called '{names[0]}', as their scores would be; rename one file")
+    same = next((name for name in names if names.count(name) > 1), None)
+    if same is not None:
+        raise ConfigError(f"two feature networks are called '{same}', as their scores would be; rename one file")
     segmenter = None
     if protocol.segmenter is not None:
         if space is None:
@@ -80,7 +96,7 @@ def protocol_facts(judge: Judge, log: ReadingLog, protocol: Protocol, size: Any,
         "size": size,
         "sizes": {f"{height}x{width}": count for (height, width), count in sorted(log.sizes.items())},
         "resize": RESIZE,
-        "resized": {"generated": log.resized["generated"], "real": log.resized["real"]},
+        "resized": {what: log.resized[what] for what in ("generated", "real", "labels")},
         "features": {network.name: network.describe() for network in judge.networks.features},
         "kernel": {**KERNEL, "pool": KERNEL_POOL, "degree": 3},
         "segmenter": None if segmenter is None else segmenter.describe(),

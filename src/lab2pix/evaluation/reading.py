@@ -31,7 +31,7 @@ class ReadingLog:
     """What happened to the files on the way.
 
     Attributes:
-        resized: how many `generated` and `real` pictures had another size.
+        resized: how many `generated` and `real` pictures, and `labels`, had another size.
         sizes: how many pictures were judged at each height and width.
         broken: what was left out since a file could not be read: its `name`, whether it is one `of` the label maps or
             of the photos with names of their own, the `file`, and the `reason`.
@@ -208,7 +208,9 @@ def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None) ->
     if item.label is not None and space is not None:
         other = item.label
         ids = _guard(item.name, other.label, lambda: other.read_label(space))
-        label = resize_label(ids, (samples[0].shape[-2], samples[0].shape[-1]), space)
+        here = (samples[0].shape[-2], samples[0].shape[-1])
+        resized["labels"] += tuple(ids.shape) != here
+        label = resize_label(ids, here, space)
     return _One(item.name, samples, real, label, resized)
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from lab2pix.atomic import write_atomically
@@ -20,8 +21,10 @@ __all__ = [
     "Score",
     "Shown",
     "check_place",
+    "check_writable",
     "higher_is_better",
     "mean_and_std",
+    "printable",
     "read_report",
 ]
 
@@ -40,7 +43,7 @@ class Score:
     """One score.
 
     Attributes:
-        mean: the score.
+        mean: the score; None where no value is finite.
         std: standard deviation (n - 1) over what `over` says; None for a single value.
         count: how many values.
         over: sample sets (one value for each noise), pictures, or label maps.
@@ -48,7 +51,7 @@ class Score:
         extra: what else belongs to it, such as pictures without a finite value.
     """
 
-    mean: float
+    mean: float | None
     std: float | None
     count: int
     over: Over
@@ -69,15 +72,16 @@ class Score:
             over: what each value is of.
 
         Returns:
-            None where no value is finite.
+            None where there is no value at all.
         """
         finite = [[value for value in values if math.isfinite(value)] for values in sets]
         joined = [value for values in finite for value in values]
-        if not joined:
-            return None
         without = sum(map(len, sets)) - len(joined)
+        extra = {"not_finite": without} if without else {}
+        if not joined:
+            return cls(None, None, 0, over, (), extra) if without else None
         means = tuple(mean_and_std(values)[0] for values in finite if values)
-        return cls(*mean_and_std(joined), len(joined), over, means, {"not_finite": without} if without else {})
+        return cls(*mean_and_std(joined), len(joined), over, means, extra)
 
     def to_dict(self, name: str) -> dict[str, Any]:
         """Return plain values for the JSON."""
@@ -139,15 +143,20 @@ class Report:
     notes: list[str] = field(default_factory=list)
     space: LabelSpace | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what the JSON file holds."""
+    def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
+        """Return what the JSON file holds.
+
+        Args:
+            raw: leave names of files as they are, so that these can be opened, though JSON cannot hold them all.
+        """
         plain = {key: getattr(self, key) for key in ("classes", "left_out", "broken", "unmatched", "notes", "protocol")}
         pictures = {
             key: [asdict(item) for item in value] if isinstance(value, list) else value
             for key, value in self.pictures.items()
         }
         scores = {name: score.to_dict(name) for name, score in self.scores.items()}
-        return {"format": REPORT_FORMAT, "name": self.name, "scores": scores, **plain, "pictures": pictures}
+        whole = {"format": REPORT_FORMAT, "name": self.name, "scores": scores, **plain, "pictures": pictures}
+        return whole if raw else _printable_parts(whole)
 
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write the JSON, and the HTML page beside it (same name, `.html`).
@@ -165,7 +174,7 @@ class Report:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-            write_page(self.to_dict(), path.with_suffix(".html"), self.space)
+            write_page(self.to_dict(raw=True), path.with_suffix(".html"), self.space)
         except OSError as error:
             raise OutputError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
         return path
@@ -176,29 +185,63 @@ class Report:
         lines = []
         for name, score in self.scores.items():
             spread = "" if score.std is None else f" ± {score.std:.4g}"
-            number = f"{score.mean:.4f}" if abs(score.mean) < 10 else f"{score.mean:.2f}"
+            number = "–" if score.mean is None else f"{score.mean:.{4 if abs(score.mean) < 10 else 2}f}"
             over = score.over if score.count != 1 else score.over.removesuffix("s")
-            lines.append(f"{name:<{width}}  {number}{spread}  ({score.count} {over})")
+            without = f", {score.extra['not_finite']} not finite" if "not_finite" in score.extra else ""
+            lines.append(f"{name:<{width}}  {number}{spread}  ({score.count} {over}{without})")
         if self.left_out:
             lines.append(f"classes that neither label maps nor readings hold: {', '.join(self.left_out)}")
         lines += [f"left out: {item['file']}: {item['reason']}" for item in self.broken]
         if self.unmatched:
             lines.append(f"{len(self.unmatched)} without partner left out, such as {self.unmatched[0]}")
-        return "\n".join([*lines, *self.notes])
+        return printable("\n".join([*lines, *self.notes]))
 
 
 def check_place(path: Path | str, *, overwrite: bool) -> Path:
     """Return a report's path.
 
     Raises:
-        OutputError: it is no `.json`, or there is one already.
+        OutputError: it is no `.json`, it or its page is there already, or nothing can be written there.
     """
     path = Path(path)
     if path.suffix != ".json":
         raise OutputError(f"{path} does not end in .json, as a report does (its page lies beside it, in .html)")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{path} is there already; choose another name, or --overwrite it")
+    for file in (path, path.with_suffix(".html")):
+        if file.is_dir():
+            raise OutputError(f"{file} is a folder, but the report would be a file of that name; choose another name")
+        if file.exists() and not overwrite:
+            raise OutputError(f"{file} is there already; choose another name, or --overwrite it")
+    check_writable(path)
     return path
+
+
+def check_writable(file: Path) -> None:
+    """Try whether a file could be written, before there is something to write; nothing is left behind.
+
+    Raises:
+        OutputError: it could not.
+    """
+    folder = file.absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    try:
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise OutputError(f"cannot write {file} ({error.strerror or error}); choose another place") from error
+
+
+def printable(text: object) -> str:
+    """Return a text that can be printed and kept, where it holds the name of a file that is no UTF-8."""
+    return str(text).encode("utf-8", "backslashreplace").decode()
+
+
+def _printable_parts(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {printable(key): _printable_parts(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_printable_parts(part) for part in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def read_report(path: Path | str) -> dict[str, Any]:
@@ -214,4 +257,27 @@ def read_report(path: Path | str) -> dict[str, Any]:
         raise DataError(f"{path} cannot be read as a report ({reason}); give a file of `lab2pix evaluate`") from error
     if not isinstance(report, dict) or report.get("format") != REPORT_FORMAT:
         raise DataError(f"{path} is no report of `lab2pix evaluate` ({REPORT_FORMAT}); give one")
+    wrong = _wrong_part(report)
+    if wrong is not None:
+        raise DataError(f"{path} is no whole report of `lab2pix evaluate`: {wrong}; make it anew")
     return report
+
+
+def _wrong_part(report: Mapping[str, Any]) -> str | None:
+    """Return what a report lacks to be compared with others."""
+    if not isinstance(report.get("name"), str):
+        return "it has no 'name'"
+    if not isinstance(report.get("protocol"), dict):
+        return "it has no 'protocol'"
+    scores = report.get("scores")
+    if not isinstance(scores, dict) or not scores:
+        return "it has no 'scores'"
+    for name, score in scores.items():
+        values = score.get("values") if isinstance(score, dict) else None
+        if not isinstance(values, list) or not all(map(_is_number, values)):
+            return f"its score '{name}' has no list of numbers as 'values'"
+    return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError, LabelError, WeightsError
 from lab2pix.evaluation.portions import in_portions
-from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, Program, ProgramSettings, read_settings
+from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, Program, ProgramSettings, Whole, read_settings
 from lab2pix.evaluation.segmentation import ScoredClasses
 from lab2pix.labels import LabelSpace
 from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
@@ -83,6 +84,7 @@ def build_network(architecture: str, encoder: str, classes: int, encoder_weights
 
     Raises:
         ConfigError: the package is missing, or knows no such architecture or encoder.
+        WeightsError: the pretrained weights could not be fetched.
     """
     try:
         import segmentation_models_pytorch as smp
@@ -90,11 +92,18 @@ def build_network(architecture: str, encoder: str, classes: int, encoder_weights
         raise ConfigError(
             "segmenters need segmentation-models-pytorch: install it with pip install 'lab2pix[segmenter]'"
         ) from error
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each of its attempts
     try:
         network: nn.Module = smp.create_model(
             architecture, encoder_name=encoder, encoder_weights=encoder_weights, classes=classes
         )
     except (KeyError, RuntimeError, ValueError, OSError) as error:
+        if encoder_weights is not None and isinstance(error, OSError):  # whatever the net answers, or does not
+            raise WeightsError(
+                f"the weights '{encoder_weights}' of encoder '{encoder}' are not in the cache and could not be "
+                "downloaded; run this where there is a network and bring the Hugging Face or torch hub cache here, or "
+                "leave out --encoder-weights"
+            ) from error
         reason = " ".join(str(error).strip("'\"").split())[:160]
         raise ConfigError(f"no segmenter '{architecture}' on encoder '{encoder}' can be built: {reason}") from error
     return network
@@ -150,7 +159,7 @@ class _ExportedSettings(ProgramSettings):
         classes: what each output channel means: a class name, a class id of the label space, or null for none.
     """
 
-    classes: tuple[str | int | None, ...]
+    classes: tuple[str | Whole | None, ...]
 
 
 class _Exported(Segmenter):

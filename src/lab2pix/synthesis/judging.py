@@ -12,14 +12,15 @@ from lab2pix.batch import Batch
 from lab2pix.config import DataConfig
 from lab2pix.data.dataset import AnyDataset, build_dataset, collate
 from lab2pix.data.pixels import to_bytes, to_picture
-from lab2pix.data.sides import open_held_out_photos
+from lab2pix.data.sides import open_held_out_photos, pairing_known
 from lab2pix.data.unpaired import Side
 from lab2pix.distributed import Team, join_team
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.evaluation.evaluator import evaluate_folders, run_report
+from lab2pix.evaluation.folders import listed
 from lab2pix.evaluation.held_out import held_out_noise, judge_held_out
 from lab2pix.evaluation.judge import Judge
-from lab2pix.evaluation.protocol import Protocol, load_networks
+from lab2pix.evaluation.protocol import Protocol, check_weights, load_networks
 from lab2pix.evaluation.report import Report, check_place
 from lab2pix.labels import LabelSpace
 from lab2pix.synthesis.synthesizer import Synthesizer
@@ -113,6 +114,7 @@ def evaluate(
                 "--skip-broken": skip_broken or None,
             }
         )
+        check_weights(protocol)
         pictures = None if place is None else _check_pictures(place, overwrite)
         report = evaluate_run(
             run, protocol, samples=samples, count=count, split=split, name=name, device=device, pictures=pictures,
@@ -182,6 +184,8 @@ def evaluate_run(
         dataset, photos = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
         space = synthesizer.label_space
+        if protocol.lpips is not None and samples == 1 and not pairing_known(synthesizer.config.data):
+            raise ConfigError("--lpips compares pictures with photos of their own, and this run has none: leave it out")
         if protocol.segmenter is not None and synthesizer.config.generator.encoder == "sketch":
             raise ConfigError("a run on sketches has no classes that a segmenter could read; leave out --segmenter")
         networks = load_networks(protocol, space)
@@ -196,8 +200,11 @@ def evaluate_run(
             team=team, on_progress=on_progress,
         )  # fmt: skip
         about = {
-            "generated": {"run": str(source), "step": synthesizer.step, "count": total, "seed": protocol.seed},
-            "real": _about(synthesizer.config.data, split),
+            "generated": {
+                **{"run": str(source), "step": synthesizer.step, "seed": protocol.seed},
+                **listed(map(dataset.name, range(total))),
+            },
+            **_sources(synthesizer, dataset, photos, total, count, split, protocol),
             "sample_sets": samples,
         }
 
@@ -212,6 +219,9 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
     """Open the data that a run holds out, and its photos where they are no pairs."""
     config = synthesizer.config
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
+    own = config.data.val_split or "val"
+    if data.layout == "scenes" and split not in (None, own):
+        raise ConfigError(f"run '{config.name}' draws its scenes, of which '{own}' is the only part that it holds out")
     if data.val_split is None:
         raise ConfigError(
             f"run '{config.name}' holds nothing out (data.val_split is null); name a part of its data with --split, or "
@@ -224,6 +234,29 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
 def _draw(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:
     noise = held_out_noise(seed, places, synthesizer.config.generator.noise_dim)
     return to_bytes(synthesizer.draw(Batch(label=batch.label, edges=batch.edges), noise))
+
+
+def _sources(
+    synthesizer: Synthesizer,
+    dataset: AnyDataset,
+    photos: Side | None,
+    total: int,
+    count: int | None,
+    split: str | None,
+    protocol: Protocol,
+) -> dict[str, Any]:
+    """Return which photos and label maps the pictures were compared with."""
+    data, paired = synthesizer.config.data, pairing_known(synthesizer.config.data)
+    about, real, labels = _about(data, split), None, None
+    if paired or photos is not None:
+        names = map(dataset.name, range(total))
+        if photos is not None:
+            names = map(photos.name, range(len(photos) if count is None else min(count, len(photos))))
+        real = {**about, **listed(names)}
+    if protocol.segmenter is not None:
+        space = {"label_space": synthesizer.label_space.name}
+        labels = {**about, **space, **listed(map(dataset.name, range(total)))}
+    return {"real": real, "labels": labels, "paired": paired}
 
 
 def _about(data: DataConfig, split: str | None) -> dict[str, Any]:

@@ -181,7 +181,8 @@ class Evaluation:
             team=team,
         )
         self.notes = judge.notes()
-        return {name: score.mean for name, score in judge.scores().items()} if team.main else {}
+        found = judge.scores() if team.main else {}
+        return {name: score.mean for name, score in found.items() if score.mean is not None}
 
 
 def _of_main(network: nn.Module, team: Team) -> nn.Module:
@@ -207,7 +208,7 @@ def build_evaluation(config: Config, label_space: LabelSpace, team: Team) -> Eva
         ConfigError: there is nothing to judge, or no such network.
         DataError: the held-out files are missing.
         LabelError: the segmenter reads other classes.
-        WeightsError: weights are missing or not what they should be.
+        WeightsError: weights are missing or not what they should be, or a network cannot take pictures of this size.
     """
     if config.train.evaluate_every is None:
         return None
@@ -230,7 +231,24 @@ def build_evaluation(config: Config, label_space: LabelSpace, team: Team) -> Eva
     team.on_main(lambda: loaded.append(_load(config, label_space)))
     networks = loaded[0] if loaded else _load(config, label_space)
     networks.to(team.device)
+    with torch.random.fork_rng([team.device] if team.device.type == "cuda" else []):
+        _try(networks, config.data.size)
     return Evaluation(config, label_space, networks, dataset, photos, team)
+
+
+def _try(networks: Networks, size: tuple[int, int]) -> None:
+    """Let all networks see one picture and two of the run's size, so that one that cannot is found before the run.
+
+    Raises:
+        LabelError: the segmenter's channels are not the classes that its file says.
+        WeightsError: a network cannot take such pictures.
+    """
+    for count in (1, 2):
+        trial = torch.zeros(count, 3, *size, dtype=torch.uint8)
+        for network in networks.features:
+            network(trial)
+        if networks.segmenter is not None:
+            networks.segmenter(trial, size)
 
 
 def _load(config: Config, label_space: LabelSpace) -> Networks:
