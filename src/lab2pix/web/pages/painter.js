@@ -19,7 +19,9 @@ let model = null; // as the server says
 let store = null; // null where the browser keeps nothing
 let sheet, view, tools, palette, styles, follower, starts, hand;
 let picture = null; // Blob of the picture in sight
-let saving = 0;
+let saving = 0; // timer of what is to be kept
+let slow = 0; // timer after which words say that a picture is being drawn
+let lost = false; // whether the server did not answer
 const settings = { tool: "brush", id: 0, size: 12 };
 
 // --- what follows a change ----------------------------------------------------------------------------------------
@@ -99,21 +101,21 @@ function tell(state, detail) {
   const bar = find("bar");
   bar.classList.toggle("busy", state === "busy");
   find("picture-stage").setAttribute("aria-busy", state === "busy" || state === "wait");
-  clearTimeout(tell.timer);
+  clearTimeout(slow);
   if (state === "busy") {
     bar.style.setProperty("--expected", `${Math.max(300, detail)}ms`);
-    tell.timer = setTimeout(() => (find("state").textContent = "Drawing the picture…"), 800);
+    slow = setTimeout(() => (find("state").textContent = "Drawing the picture…"), 800);
   } else if (state === "wait") {
     find("state").textContent = detail.error.status === 429 ? "The server is busy; the picture follows" : "Trying again…";
     if (detail.error.status !== 429) complain(detail.error);
-    tell.lost = true;
+    lost = true;
   } else if (state === "error") {
     find("state").textContent = "";
     complain(detail);
   } else {
     find("state").textContent = "";
-    if (tell.lost) calm();
-    tell.lost = false;
+    if (lost) calm();
+    lost = false;
   }
 }
 

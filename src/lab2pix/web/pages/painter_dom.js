@@ -30,7 +30,7 @@ export async function attempt(act) {
     return true;
   } catch (error) {
     complain(error);
-    if (error.constructor !== Error && error.name !== "Error") console.error(error);
+    if (error.name !== "Error") console.error(error);
     return false;
   }
 }

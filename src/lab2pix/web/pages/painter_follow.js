@@ -51,7 +51,7 @@ export class Follower {
       this.failures = 0;
       if (number > this.shown) {
         this.shown = number;
-        this.show(answer);
+        await this.show(answer);
       }
       if (number === this.number) this.rest();
     } catch (error) {

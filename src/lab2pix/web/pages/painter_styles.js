@@ -44,7 +44,6 @@ export class Styles {
       find("mix").value = Math.round(blend.mix * 100);
       find("mix").setAttribute("aria-valuetext", `${Math.round(blend.mix * 100)} % of style ${blend.seed}`);
       find("mix-from").textContent = seed;
-      find("mix-to").textContent = blend.seed;
     }
     for (const button of find("variations").children) {
       button.setAttribute("aria-pressed", blend === null && Number(button.dataset.seed) === seed);

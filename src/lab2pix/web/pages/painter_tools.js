@@ -6,7 +6,7 @@ export const TOOLS = {
   brush: "Drag to paint.",
   line: "Drag from one end to the other; Shift keeps it straight.",
   box: "Drag from corner to corner.",
-  polygon: "Click the corners; click the first one again, or press Enter, to close.",
+  polygon: "Click the corners; Enter or the first corner closes.",
   fill: "Click an area to fill it.",
   replace: "Click a class: all of it becomes the chosen one.",
   pick: "Click to choose the class that is there.",
