@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import re
 import signal
 import socket
@@ -91,6 +92,30 @@ def test_whoever_leaves_gives_the_place_up(served: Any, held: tuple[threading.Ev
         event.set()
         assert (first.result(20)[0], last.result(20)[0]) == (200, 200)
     assert came == [1, 3]
+
+
+def test_a_failure_that_nobody_waits_for_is_not_complained_about(
+    served: Any, held: tuple[threading.Event, list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    event, _ = held
+    assert post(served.port, "/api/random", b"")[0] == 200  # the examples, which are made first, are
+    read = threading.Event()
+
+    def slow(*_: object) -> Tensor:
+        read.set()
+        assert event.wait(20)
+        raise RuntimeError("too late")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lab2pix.web.painter_desk.read_ids", slow)
+        with pytest.raises(TimeoutError):
+            post(served.port, "/api/synthesize", label(), timeout=0.5)
+        assert read.wait(20)
+        time.sleep(0.2)  # for the server to see that nobody is there
+        event.set()
+        assert post(served.port, "/api/random", b"")[0] == 200  # done after it
+    gc.collect()
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
 
 
 def test_a_body_that_ends_too_early_is_forgotten(served: Any) -> None:

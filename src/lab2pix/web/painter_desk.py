@@ -219,6 +219,7 @@ class Painter:
             return result.result()
         finally:
             gone.cancel()
+            result.cancel()  # or an error that nobody fetched would be complained about
             self.worker.drop(future)
 
 
