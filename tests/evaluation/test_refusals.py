@@ -15,11 +15,11 @@ from PIL import Image
 
 from lab2pix.errors import ConfigError, DataError, WeightsError
 from lab2pix.evaluation import evaluator, fidelity
-from lab2pix.evaluation.fidelity import psnr
 from lab2pix.evaluation.folders import list_sha256, match
 from lab2pix.evaluation.programs import ProgramSettings, read_settings
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.segmenters import load_segmenter
+from lab2pix.training import segmenter
 
 Evaluate = Callable[..., tuple[int, str, str]]
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "segmenters.md"
@@ -58,6 +58,18 @@ def test_a_place_that_cannot_be_written_is_found_before_judging(
     sentence(evaluate("--out", "/proc/nowhere/x.json"), "cannot write /proc/nowhere/x.json")
     sentence(evaluate("--save-stats", tmp_path / "file" / "x.safetensors"), "cannot write", "x.safetensors")
     assert sorted(file.name for file in tmp_path.iterdir() if file.name != "set") == ["file", "folder.json"]
+
+
+def test_a_segmenter_that_cannot_be_written_is_not_trained(
+    run: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("trained before the place was looked at")
+
+    monkeypatch.setattr(segmenter, "build_network", never)
+    (tmp_path / "file").write_text("")
+    words = ("segmenter", "train", "--layout", "scenes", "--out", tmp_path / "file" / "out")
+    sentence(run(*words), "cannot write", tmp_path / "file" / "out", "Not a directory")
 
 
 # --- options that would do nothing -------------------------------------------------------------------------------
@@ -215,16 +227,17 @@ def test_a_wrong_file_that_somebody_named_is_not_to_be_deleted(evaluate: Evaluat
     assert "delete" not in result[2]
 
 
-def test_psnr_is_computed_in_portions(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["psnr", "pixel_distance"])
+def test_pixels_are_compared_in_portions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     random = torch.Generator().manual_seed(0)
     a, b = (torch.randint(256, (6, 3, 256, 256), generator=random, dtype=torch.uint8) for _ in range(2))
     seen: list[int] = []
-    whole = fidelity._psnr
+    whole = getattr(fidelity, f"_{name}")
 
     def counted(generated: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         seen.append(len(generated))
         return whole(generated, real)
 
-    monkeypatch.setattr(fidelity, "_psnr", counted)
-    torch.testing.assert_close(psnr(a, b), whole(a, b))
+    monkeypatch.setattr(fidelity, f"_{name}", counted)
+    torch.testing.assert_close(getattr(fidelity, name)(a, b), whole(a, b))
     assert seen == [2, 2, 2]

@@ -154,6 +154,10 @@ class LPIPS:
 
 def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return the mean absolute difference by picture, `[N]` float64, in levels of 0 to 255."""
+    return in_portions(_pixel_distance, (a.shape[-2], a.shape[-1]), a.device, a, b)
+
+
+def _pixel_distance(a: Tensor, b: Tensor) -> Tensor:
     return (a.double() - b.double()).abs().flatten(1).mean(1)
 
 

@@ -109,7 +109,7 @@ def match(
     Raises:
         DataError: an empty folder, or partners that are missing.
     """
-    if generated in (real, labels):
+    if generated.resolve() in [side.resolve() for side in (real, labels) if side is not None]:
         sets = _photos_of(generated, layout, split, samples)
     else:
         sets = _by_sample(pictures_in(generated, "generated pictures"), samples, generated)

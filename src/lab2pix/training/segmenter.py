@@ -23,6 +23,7 @@ from lab2pix.data.dataset import AnyDataset, build_dataset, collate
 from lab2pix.data.pixels import to_bytes
 from lab2pix.devices import choose_device
 from lab2pix.errors import ConfigError, OutputError, TrainingError
+from lab2pix.evaluation.report import check_writable
 from lab2pix.evaluation.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.segmenters import (
     SEGMENTER_FILE,
@@ -156,6 +157,7 @@ def _check(data: DataConfig, out: Path, overwrite: bool) -> None:
         )
     if out.is_file() or (out.is_dir() and any(out.iterdir()) and not (overwrite and (out / SEGMENTER_FILE).exists())):
         raise OutputError(f"{out} holds something already; choose another folder, or --overwrite a segmenter there")
+    check_writable(out / SEGMENTER_FILE)
 
 
 def _optimise(
