@@ -307,6 +307,8 @@ def test_interpolation_starts_and_ends_at_the_seeds_pictures(synthesizer: Synthe
     lengths = noise.norm(dim=1)
     assert lengths.min() > 0.99 * min(lengths[0], lengths[-1])
     assert synthesizer.noise_path(4, 4, 3).unique(dim=0).shape[0] == 1
+    parts = torch.tensor([1.0, 0.25, 0.0], dtype=torch.float64)
+    assert torch.equal(synthesizer.noise_mix(3, 8, parts), noise[[4, 1, 0]])
     with pytest.raises(ConfigError, match="ask for 2 or more"):
         synthesizer.interpolate(ids(), 3, 8, steps=1)
     with pytest.raises(ConfigError, match="ask for 1 or more"):
