@@ -5,17 +5,15 @@ from __future__ import annotations
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 from types import FrameType
 
 from lab2pix.configuration import load_config
 from lab2pix.training import latest_checkpoint, read_run_config
 
-__all__ = ["finished", "peak_memory", "seconds_per_step", "train"]
+__all__ = ["finished", "peak_memory", "train"]
 
 MEASURED = "measured.json"
 """File beside a run's own that holds what only its parent process knows."""
@@ -64,10 +62,3 @@ def peak_memory(folder: Path) -> float | None:
     """Return the most memory that a run's process held, in MiB; None where nobody measured it."""
     file = folder / MEASURED
     return float(json.loads(file.read_text(encoding="utf-8"))["peak_mib"]) if file.exists() else None
-
-
-def seconds_per_step(folder: Path) -> float:
-    """Return the median time of a run's steps, between two lines of its log."""
-    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    marks = [(line["step"], line["seconds"]) for line in lines if "seconds" in line]
-    return statistics.median((t1 - t0) / (s1 - s0) for (s0, t0), (s1, t1) in pairwise(marks) if s1 > s0)

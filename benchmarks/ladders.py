@@ -21,16 +21,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ladder_runs import finished, peak_memory, seconds_per_step, train
+from ladder_costs import seconds_of_steps
+from ladder_runs import finished, peak_memory, train
 from ladder_scores import PAPER, compare_steps, judge, markdown, sheet, steps_markdown, summary, write_json
 from surroundings import surroundings
 
 from lab2pix.config import DataConfig, ScenesConfig
+from lab2pix.configuration import load_config
 from lab2pix.errors import Lab2PixError
 from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
 
@@ -89,8 +90,8 @@ SCENES = (
     "data.scenes.train_count=500",
     "data.scenes.val_count=256",
 )
-LATE_CYCLE = "loss.cycle_warmup=0.75"
-"""Without pairs λ4 rises over three quarters of every run: at its full weight from the start, generator and segmenters
+LATE_CYCLE = "loss.cycle_warmup=0.5"
+"""Without pairs λ4 rises over the first half of every run: at its full weight from the start, generator and segmenters
 agree on any looks before the discriminators have shown what is real."""
 SEGMENTER_WORLD = 7919
 """Seed of the drawn scenes that the segmenter learns from: another world than the runs'."""
@@ -188,53 +189,35 @@ def choose(args: argparse.Namespace) -> list[Run]:
     return runs
 
 
-def costs_file(args: argparse.Namespace) -> Path:
-    """Return where `time` keeps what a step costs."""
-    return Path(args.runs) / "costs.json"
-
-
-def read_costs(args: argparse.Namespace) -> dict[str, dict[str, dict[str, float]]]:
-    """Return what `time` measured: per ladder and rung `seconds` and `peak_mib`.
+def read_costs(args: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """Return what `time` measured: processor seconds of a step, by ladder and rung.
 
     Raises:
         ValueError: nothing was measured.
     """
-    file = costs_file(args)
+    file = args.runs / "costs.json"
     if not file.exists():
         raise ValueError(f"{file} is missing, so nobody knows what a step costs; run the verb `time` first")
-    costs: dict[str, dict[str, dict[str, float]]] = json.loads(file.read_text(encoding="utf-8"))
+    costs: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8"))
     return costs
 
 
 def time_all(args: argparse.Namespace) -> int:
-    """Measure what a step of each rung costs: short runs, all rungs in turn, several times; medians."""
-    found: dict[str, dict[str, dict[str, list[float]]]] = {}
-    for turn in range(args.turns):
-        for ladder in [ladder for ladder in ladders() if args.ladder in (None, ladder.name)]:
-            for rung in ladder.presets:
-                run = Run(ladder, rung, turn, args.timed_steps)
-                folder = Path(args.runs) / "timed" / run.name
-                settings = run.settings([*args.set, "monitor.log_every=1"])
-                if not finished(folder, settings) and train(folder, settings):
-                    raise ValueError(f"{folder} did not end")
-                place = found.setdefault(ladder.name, {}).setdefault(rung, {"seconds": [], "peak_mib": []})
-                place["seconds"].append(seconds_per_step(folder))
-                place["peak_mib"].append(peak_memory(folder) or 0.0)
-    medians = {
-        name: {rung: {key: statistics.median(values) for key, values in both.items()} for rung, both in rungs.items()}
-        for name, rungs in found.items()
-    }
-    write_json(costs_file(args), medians)
-    for name, rungs in medians.items():
-        for rung, cost in rungs.items():
-            print(f"{name} {rung}: {cost['seconds']:.3f} s a step, {cost['peak_mib']:.0f} MiB")
+    """Measure what a step of each rung costs, all rungs of a ladder taking turns."""
+    found: dict[str, dict[str, float]] = {}
+    for ladder in [ladder for ladder in ladders() if args.ladder in (None, ladder.name)]:
+        settings = {rung: Run(ladder, rung, 0, args.steps).settings(args.set) for rung in ladder.presets}
+        configs = {rung: load_config(words[0], words[1:]) for rung, words in settings.items()}
+        found[ladder.name] = seconds_of_steps(configs, args.turns)
+        print(ladder.name, {rung: round(seconds, 3) for rung, seconds in found[ladder.name].items()}, flush=True)
+    write_json(args.runs / "costs.json", found)
     return 0
 
 
 def equal_steps(args: argparse.Namespace, ladder: Ladder) -> int:
     """Return how many steps the first rung makes in the time of the last."""
     costs = read_costs(args)[ladder.name]
-    first, last = (costs[rung]["seconds"] for rung in ladder.ends)
+    first, last = (costs[rung] for rung in ladder.ends)
     return round(args.steps * last / first / 10) * 10
 
 
@@ -309,7 +292,13 @@ def write_ladder(
     titles[f"{first}-time"] = f"{ladder.presets[first]}, as long as {ladder.ends[1]}"
     if WITHOUT_CYCLE in titles:
         titles[WITHOUT_CYCLE] += ", λ4 = 0"
-    costs = read_costs(args).get(ladder.name, {})
+    seconds = read_costs(args)[ladder.name]
+    peaks = {
+        rung: max(peak_memory(args.runs / Run(ladder, rung, seed, args.steps).name) or 0.0 for seed in by_seed[rung])
+        for rung in ladder.presets
+        if rung in by_seed
+    }
+    costs = {rung: {"seconds": seconds[rung], "peak_mib": peak} for rung, peak in peaks.items()}
     table = summary(by_seed)
     steps = compare_steps(by_seed, PAPER[kind])
     record = {
@@ -360,8 +349,7 @@ def arguments() -> argparse.ArgumentParser:
         "--equal-time", action="store_true", help="the first rungs, for as long as the last ones took"
     )
     timing = verbs.add_parser("time", help="measure what a step of each rung costs")
-    timing.add_argument("--timed-steps", type=int, default=14, help="steps of each short run")
-    timing.add_argument("--turns", type=int, default=3, help="how often each rung is measured")
+    timing.add_argument("--turns", type=int, default=10, help="steps of each rung")
     scoring = verbs.add_parser("score", help="score what is finished")
     scoring.add_argument("--out", type=Path, required=True, help="folder for JSON, tables and pictures")
     scoring.add_argument("--count", type=int, default=256, help="held-out label maps")
@@ -370,7 +358,7 @@ def arguments() -> argparse.ArgumentParser:
     for verb in (training, timing, scoring):
         verb.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change in every run")
         verb.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-        verb.add_argument("--steps", type=int, default=500, help="steps of every run")
+        verb.add_argument("--steps", type=int, default=1600, help="steps of every run")
         verb.add_argument("--ladder", choices=[ladder.name for ladder in ladders()], help="one ladder only")
         verb.add_argument("--only", nargs="+", metavar="RUNG[:SEED]", help="some rungs only, such as a or h:0")
     return parser

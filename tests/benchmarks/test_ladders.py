@@ -8,13 +8,16 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import ladder_costs
 import ladder_scores
 import ladders
 
 from lab2pix.configuration import load_config
+from lab2pix.distributed import join_team
 
 
 def arguments(**changed):
@@ -80,7 +83,7 @@ def test_without_cycle_segmentation_nothing_else_changes():
 
 def test_the_first_rung_gets_the_time_of_the_last(tmp_path):
     paired = ladders.ladders()[1]
-    costs = {paired.name: {"a": {"seconds": 0.2, "peak_mib": 1.0}, "e": {"seconds": 0.5, "peak_mib": 1.0}}}
+    costs = {paired.name: {"a": 0.2, "e": 0.5}}
     args = arguments(runs=tmp_path, steps=400, ladder=paired.name, equal_time=True)
     with pytest.raises(ValueError, match="run the verb `time` first"):
         ladders.choose(args)
@@ -112,3 +115,18 @@ def test_the_table_marks_the_best_and_says_what_a_step_costs():
     first, second = text.splitlines()[2:]
     assert first == "| a | first | 0.200 ± 0.141 | **0.100 ± 0.000** | 0.120 ± 0.014 | 16.0 ± 2.8 | 0.25 | 1,500 |"
     assert second == "| b | second | **0.600 ± 0.141** | 0.100 ± 0.000 | **0.160 ± 0.014** | **8.0 ± 2.8** | – | – |"
+
+
+def test_a_step_s_time_is_that_of_whole_steps():
+    paired = ladders.ladders()[1]
+    words = ladders.Run(paired, "a", 0, 400).settings(["generator.width=2", "train.batch_size=2"])
+    config = load_config(words[0], words[1:])
+    with join_team("cpu") as team:
+        clock = ladder_costs.StepClock(config, team)
+        before = [value.clone() for value in clock.state.method.generator.parameters()]
+        assert clock() > 0
+    assert clock.state.step == 1
+    after = list(clock.state.method.generator.parameters())
+    assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    found = ladder_costs.seconds_of_steps({"small": config}, 2)
+    assert 0 < found["small"] < 60

@@ -147,7 +147,7 @@ class Lab2PixV1(AdversarialMethod):
                     losses[name] = losses.get(name, 0.0) + value.detach()
         ends, gradients = list(generated), [leaf.grad for leaf in leaves]
         if logits:
-            cycle = self._cycle(engine) * cycle_segmentation_loss(logits, batch.label, self.ignored)
+            cycle = self._cycle_weight(engine) * cycle_segmentation_loss(logits, batch.label, self.ignored)
             losses["cycle"] = cycle.detach()
             ends.append(engine.scale(cycle))
             gradients.append(None)
@@ -162,7 +162,7 @@ class Lab2PixV1(AdversarialMethod):
         )
         return carry, losses
 
-    def _cycle(self, engine: Engine) -> float:
+    def _cycle_weight(self, engine: Engine) -> float:
         """Return λ4 at this step.
 
         While it rises, a thousandfold and evenly in its logarithm, the segmenters learn as fast as ever (Adam does not
