@@ -395,7 +395,8 @@ def test_the_description_and_its_page(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
     page = client.get("/api/docs")
     assert page.headers["content-type"].startswith("text/html")
-    assert set(re.findall(r'(?:src|href)="([^"]+)"', page.text)) == {"/api/docs.css", "/openapi.json", "/"}
+    assert set(re.findall(r'(?:src|href)="([^"]+)"', page.text)) == {"data:,", "/api/docs.css", "/openapi.json", "/"}
+    assert "http://127.0.0.1:8000/api/synthesize?seed=1" in page.text
     assert client.get("/api/docs.css").headers["content-type"].startswith("text/css")
     operations: dict[tuple[str, str], dict[str, Any]] = {
         (path, method): operation

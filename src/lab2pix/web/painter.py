@@ -117,6 +117,7 @@ def create_app(painter: Painter, is_known_host: Callable[[str], bool]) -> Starle
     app = Starlette(
         routes=[
             *(Route(path, painter.page, methods=["GET"]) for path in painter.pages),
+            Route("/api/docs", painter.docs, methods=["GET"]),
             Route("/api/model", painter.model, methods=["GET"]),
             Route("/api/examples", painter.examples, methods=["GET"]),
             Route("/api/examples/{token}.png", painter.example, methods=["GET"]),

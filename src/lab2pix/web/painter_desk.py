@@ -96,6 +96,12 @@ class Painter:
         content, kind = self.pages[request.url.path]
         return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
+    async def docs(self, request: Request) -> Response:
+        """Give the page that describes the API, its example with the address that it was asked for under."""
+        from starlette.responses import HTMLResponse
+
+        return HTMLResponse(docs_page(api.describe(), f"{request.url.scheme}://{request.url.netloc}"))
+
     async def model(self, request: Request) -> Response:
         """Tell what the model is."""
         from starlette.responses import JSONResponse
@@ -247,12 +253,10 @@ def _png(content: bytes) -> Response:
 
 
 def _read_pages() -> dict[str, tuple[bytes, str]]:
-    """Return what the page and the API's own page consist of, by address."""
-    description = api.describe()
+    """Return the files that the page and the API's description consist of, by address."""
     pages = {
         "/": (page_file("painter.html"), "text/html"),
-        "/openapi.json": (json.dumps(description).encode(), "application/json"),
-        "/api/docs": (docs_page(description), "text/html"),
+        "/openapi.json": (json.dumps(api.describe()).encode(), "application/json"),
         "/api/docs.css": (page_file("api.css"), "text/css"),
     }
     for file in resources.files("lab2pix.web").joinpath("pages").iterdir():

@@ -15,6 +15,7 @@ _PAGE = """<!doctype html>
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}: API</title>
+<link rel="icon" href="data:,">
 <link rel="stylesheet" href="/api/docs.css">
 </head>
 <body>
@@ -32,12 +33,12 @@ same addresses.</p>
 """
 
 
-def docs_page(description: Mapping[str, Any], origin: str = "http://127.0.0.1:8000") -> bytes:
+def docs_page(description: Mapping[str, Any], origin: str) -> str:
     """Return the page.
 
     Args:
         description: what `painter_api.describe` returns.
-        origin: where the example sends its request.
+        origin: scheme, host and port that the example sends its request to.
     """
     operations = [
         _operation(method, path, operation)
@@ -45,14 +46,13 @@ def docs_page(description: Mapping[str, Any], origin: str = "http://127.0.0.1:80
         for method, operation in methods.items()
     ]
     schemas = [_schema(name, schema) for name, schema in description["components"]["schemas"].items()]
-    page = _PAGE.format(
+    return _PAGE.format(
         title=escape(description["info"]["title"]),
         about=escape(description["info"]["description"]),
         origin=escape(origin),
         operations="\n".join(operations),
         schemas="\n".join(schemas),
     )
-    return page.encode()
 
 
 def _operation(method: str, path: str, operation: Mapping[str, Any]) -> str:
