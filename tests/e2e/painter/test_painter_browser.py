@@ -246,3 +246,7 @@ def test_variations(visit: Visit, server: Any) -> None:
     frames.nth(3).click()
     ina.expect_picture(ids, seed=5)
     assert ina.page.locator("#seed-number").input_value() == "5"
+    ina.choose("box")
+    api.expect(ina.page.locator("#variations")).not_to_have_class("old")
+    ina.blank()  # they are another drawing's now
+    api.expect(ina.page.locator("#variations")).to_have_class("old")

@@ -122,7 +122,8 @@ export class Styles {
       try {
         return (await this.draw({ seed, blend: null }, "vary")).picture;
       } catch (error) {
-        if (error.status !== 429 || round !== this.round) throw error;
+        if (round !== this.round) return null; // nobody waits for it any more
+        if (error.status !== 429) throw error;
         await new Promise((resolve) => setTimeout(resolve, 1000 * error.wait));
       }
     }

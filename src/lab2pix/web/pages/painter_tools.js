@@ -64,10 +64,12 @@ export class Tools {
   }
 
   cancel() {
-    if (this.start) this.sheet.cancel();
+    const { busy } = this;
     this.start = null;
     this.corners = [];
     this.outlined([]);
+    if (!busy) return;
+    this.sheet.cancel();
     this.changed(false);
   }
 
