@@ -94,6 +94,10 @@ class Artist:
         return np.array([[COLORS[tuple(color)] for color in row] for row in colors.tolist()])
 
     def expect_ids(self, expected: Ids) -> None:
+        """Wait until the sheet holds these ids; a browser delivers touches when it comes to them."""
+        end = time.monotonic() + 5
+        while not np.array_equal(self.ids(), expected) and time.monotonic() < end:
+            self.page.wait_for_timeout(30)
         np.testing.assert_array_equal(self.ids(), expected)
 
     def expect_picture(self, ids: Ids, seed: int = 1) -> None:
