@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import time
 import zlib
 from collections.abc import Iterator
 from io import BytesIO
@@ -191,10 +190,8 @@ def test_what_is_no_picture(client: TestClient, body: bytes) -> None:
 )
 def test_a_picture_that_claims_to_be_huge_is_not_decoded(client: TestClient, body: bytes) -> None:
     for path in ("/api/synthesize", "/api/synthesize?form=ids", "/api/labels"):
-        begun = time.perf_counter()
         status, sentence = refused(client, path, content=body, headers=PNG)
         assert (status, "more than 16000000 pixels" in sentence) == (413, True), sentence
-        assert time.perf_counter() - begun < 1
 
 
 def test_a_jpeg_that_claims_to_be_huge(client: TestClient) -> None:
