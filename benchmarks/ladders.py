@@ -90,8 +90,8 @@ SCENES = (
     "data.scenes.train_count=500",
     "data.scenes.val_count=256",
 )
-LATE_CYCLE = "loss.cycle_warmup=0.5"
-"""Without pairs λ4 rises over the first half of every run: at its full weight from the start, generator and segmenters
+LATE_CYCLE = "loss.cycle_warmup=0.9"
+"""Without pairs λ4 rises over nine tenths of every run: at its full weight from the start, generator and segmenters
 agree on any looks before the discriminators have shown what is real."""
 SEGMENTER_WORLD = 7919
 """Seed of the drawn scenes that the segmenter learns from: another world than the runs'."""
