@@ -16,7 +16,7 @@ NARROW = {
     "generator": {"width": 2, "modulation_hidden": 4, "global_encoder": {"width": 2, "max_width": 8}, "doublings": 5},
     "discriminator": {"width": 4, "max_width": 8},
     "segmenter": {"width": 4, "blocks": [1, 1, 1, 1]},
-    "loss": {"diversity": 0},
+    "loss": {"diversity": 0, "cycle_warmup": 0},
 }
 SKETCH = ("data.label_space=sketch", "generator.encoder=sketch", "loss.foreground_rate=1")
 NO_BACKBONE = ("discriminator.kind=patch", "loss.consistency=0")

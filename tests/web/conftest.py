@@ -154,7 +154,7 @@ class Served:
         assert not self._thread.is_alive()
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def served(drawer: Synthesizer) -> Iterator[Served]:
     """That model behind a socket."""
     made = Served(drawer)

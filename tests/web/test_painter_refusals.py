@@ -378,6 +378,7 @@ def test_no_request_breaks_the_server(
 @settings(max_examples=60, deadline=None, suppress_health_check=ANYTHING)
 @given(token=st.binary(max_size=30), query=st.binary(max_size=30))
 def test_no_path_or_query_breaks_the_server(client: TestClient, token: bytes, query: bytes) -> None:
+    token = token.replace(b"\n", b"n")  # httpx takes a line's end off an address
     quoted, asked = ("".join(f"%{byte:02x}" for byte in part) for part in (token, query))
     assert client.get(f"/api/examples/{quoted}.png").status_code == 404
     assert client.post(f"/api/random?{asked}").status_code == (200 if not query else 400)
