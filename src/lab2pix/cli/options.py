@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Device", "Labels", "Layout", "Overrides", "Root", "Seed", "Source", "Split"]
+__all__ = [
+    "AllowHost",
+    "Browser",
+    "Device",
+    "Host",
+    "Labels",
+    "Layout",
+    "Overrides",
+    "Port",
+    "Root",
+    "Seed",
+    "Source",
+    "Split",
+]
 
 Source = Annotated[str, typer.Argument(metavar="PRESET_OR_FILE", help="A name from `lab2pix presets`, or a YAML file.")]
 Overrides = Annotated[
@@ -19,3 +32,10 @@ Root = Annotated[Path, typer.Argument(help="The data set's folder.")]
 Layout = Annotated[str, typer.Option(help="How the files lie; `lab2pix data layouts` lists them.")]
 Labels = Annotated[str | None, typer.Option(help="Label space: a shipped name or a YAML file; else the layout's own.")]
 Split = Annotated[str | None, typer.Option(help="One split only, such as train.", show_default=False)]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+AllowHost = Annotated[
+    list[str] | None,
+    typer.Option(metavar="NAME", help="A further name that the page is reached by, such as a proxy's; repeatable."),
+]
+Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Show the page in this browser.")]

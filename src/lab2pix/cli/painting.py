@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from lab2pix.cli.options import Device
+from lab2pix.cli.options import AllowHost, Browser, Device, Host, Port
 
 __all__ = ["app"]
 
@@ -24,13 +24,10 @@ def _paint(
         ),
     ] = None,
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A further name that the page is reached by, such as a proxy's; repeatable."),
-    ] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Show the page in this browser.")] = True,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    allow_host: AllowHost = None,
+    browser: Browser = True,
     device: Device = None,
 ) -> None:
     """Open a page on which layouts are drawn and become pictures, until Ctrl-C."""

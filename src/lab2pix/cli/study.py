@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from lab2pix.cli.options import Seed
+from lab2pix.cli.options import AllowHost, Browser, Host, Port, Seed
 from lab2pix.terminal import show_progress
 
 __all__ = ["app"]
@@ -70,13 +70,10 @@ def _make(
 def _serve(
     study: Folder,
     *,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")] = 8000,
-    allow_host: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME", help="A further name that the page is reached by, such as a proxy's; repeatable."),
-    ] = None,
-    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Show the page in this browser.")] = True,
+    host: Host = "127.0.0.1",
+    port: Port = 8000,
+    allow_host: AllowHost = None,
+    browser: Browser = True,
 ) -> None:
     """Serve the page on which people rank, until Ctrl-C."""
     from lab2pix.web.study import serve_study
