@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import tempfile
@@ -28,6 +27,7 @@ import numpy as np
 import torch
 import torchmetrics
 from PIL import Image
+from surroundings import processor
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -153,14 +153,6 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
         row["ratio"] = row["per_second"] / rows[-1]["per_second"]
         row["processor_ratio"] = row["per_processor_second"] / rows[-1]["per_processor_second"]
     return rows
-
-
-def processor() -> str:
-    """Return what the machine computes on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:

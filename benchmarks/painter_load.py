@@ -22,7 +22,6 @@ import argparse
 import http.client
 import io
 import json
-import platform
 import random
 import re
 import statistics
@@ -44,6 +43,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from surroundings import processor
 
 import lab2pix
 from lab2pix import LabelSpace, Synthesizer
@@ -331,14 +331,6 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "memory_mib": {"start": before, "end": after, "most": max([before, after, *memory])},
         },
     }
-
-
-def processor() -> str:
-    """Return what the machine computes on."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
 
 
 def main() -> None:

@@ -11,17 +11,21 @@ import torch
 
 import lab2pix
 
-__all__ = ["surroundings"]
+__all__ = ["processor", "surroundings"]
+
+
+def processor() -> str:
+    """Return what the machine computes on."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return models[0] if models else platform.processor() or platform.machine()
 
 
 def surroundings() -> dict[str, Any]:
     """Return command, machine and versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    machine = models[0] if models else platform.processor() or platform.machine()
     return {
         "command": " ".join(["python", *sys.argv]),
-        "machine": f"{machine}, {torch.get_num_threads()} threads",
+        "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {"lab2pix": lab2pix.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 import time
@@ -24,6 +23,7 @@ from typing import Any
 import torch
 import train_step_v1
 import train_step_v2
+from surroundings import processor
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from train_step_plain import PlainHalves, PlainParts
@@ -192,14 +192,9 @@ def measure(step: Step, wanted: dict[str, frozenset[str]], repeats: int) -> list
     return rows
 
 
-def processor() -> str:
-    """Return what the machine computes on."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or platform.machine()
+def device_name() -> str:
+    """Return what the step computes on."""
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else processor()
 
 
 def report(rows: list[dict[str, Any]], args: argparse.Namespace, method: PlainHalves) -> None:
@@ -218,7 +213,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace, method: PlainHa
         args.out.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "command": " ".join(["python", *sys.argv]),
-            "machine": f"{processor()}, {torch.get_num_threads()} threads",
+            "machine": f"{device_name()}, {torch.get_num_threads()} threads",
             "versions": {"lab2pix": lab2pix.__version__, "torch": torch.__version__},
             "parameters": {
                 name: sum(p.numel() for p in player.parameters()) for name, player in method.players.items()
