@@ -334,11 +334,12 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space_file(folder, 7)
     judge = MultiScaleDiscriminator([HierarchicalDiscriminator(7, (4, 4, 4), levels=3, width=2, max_width=8)])
     v1_state = v1().state_dict()
+    v2_state = generator_to_released(v2(4, start="label"))
     states = {
         "v1": v1_state,
         "v1-three": v1(start_size=(1, 3)).state_dict(),
         "sketch": v1(1, task="sketch").state_dict(),
-        "v2": generator_to_released(v2(4, start="label")),
+        "v2": v2_state,
         "spade": generator_to_released(v2(4, start="label", modulation="spade")),
         "spade-noise": generator_to_released(v2(4, modulation="spade", start_size=(1, 2))),
         "v1-d": ReleasedV1Discriminator((4, 4), width=2, max_width=8).state_dict(),
@@ -350,6 +351,13 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "v1-shorter": {name: value for name, value in v1_state.items() if "SPADEResBlock_3" not in name},
         "v1-long": {**v1_state, "extra.weight": torch.zeros(1)},
         "v1-bent": {**v1_state, "out_5.0.weight": torch.zeros(3, 9, 3, 3)},
+        "v1-flat": {**v1_state, "SPADEResBlock_3.SPADE_1.common_conv.0.weight": torch.zeros(3)},
+        "v1-scalar": {**v1_state, "noise_process.weight": torch.tensor(1.0)},
+        "v1-hollow": {**v1_state, "out_7.0.weight": torch.zeros(3, 0, 3, 3)},
+        "v1-starved": {**v1_state, "noise_process.weight": torch.zeros(7, 8)},
+        "v1-sparse": {**v1_state, "noise_process.bias": v1_state["noise_process.bias"].to_sparse()},
+        "v1-complex": {**v1_state, "noise_process.bias": v1_state["noise_process.bias"].to(torch.complex64)},
+        "v2-flat": {**v2_state, "head_0.norm_0.mlp_shared.0.weight": torch.zeros(3)},
         "not-weights": {"epoch": 3},
         "empty": {},
     }
@@ -399,6 +407,13 @@ FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
         ("v1-shorter.pth", "v1", "-own4", "lacks the weight 'SPADEResBlock_3"),
         ("v1-long.pth", "v1", "-own4", "has the unknown extra.weight"),
         ("v1-bent.pth", "v1", "-own4", "out_5.0.weight of [3, 9, 3, 3]"),
+        ("v1-flat.pth", "v1", "-own4", "v1-flat.pth holds weights of shapes that no generator of form 'lab2pix-v1-rel"),
+        ("v1-scalar.pth", "v1", "-own4", "holds weights of shapes that no generator"),
+        ("v1-hollow.pth", "v1", "-own4", "holds weights of shapes that no generator"),
+        ("v1-starved.pth", "v1", "-own4", "v1-starved.pth holds weights of shapes that no generator"),
+        ("v1-sparse.pth", "v1", "-own4", "noise_process.bias is no plain array of real numbers"),
+        ("v1-complex.pth", "v1", "-own4", "noise_process.bias is no plain array of real numbers"),
+        ("v2-flat.pth", "v2", "-own4", "no generator of form 'lab2pix-v2-released' has"),
         ("v2.pth", "v2", "-own4 --doublings 6", "doubles its size 5 times"),
         ("spade.pth", "spade", "-own4 --doublings 7", "5 or 6 times"),
         ("spade.pth", "spade", "-own4 --size 100x64", "multiples of 32 or 64"),

@@ -41,6 +41,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     Raises:
         CheckpointError: the file is missing, unreadable, holds other things than weights, or would execute code.
+        IndexError, RuntimeError: a weight of spectral norm has no shape of one.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
@@ -50,6 +51,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} cannot be read ({error}); take another copy") from error
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise CheckpointError(f"{path} does not hold weights by name; give a checkpoint such as latest_net_G.pth")
+    odd = next((name for name, value in held.items() if value.layout != torch.strided or value.is_complex()), None)
+    if odd is not None:
+        raise CheckpointError(f"{path} cannot be used: {odd} is no plain array of real numbers; take another copy")
     return _modernised({str(name).removeprefix("module."): tensor for name, tensor in held.items()})
 
 

@@ -100,13 +100,17 @@ def convert_checkpoint(path: Path, form: str, wishes: Wishes | None = None) -> C
         ConfigError: a size or number of doublings that the weights cannot have.
         LabelError: there is no such label space.
     """
-    state = read_checkpoint(path)
-    check_form(path, state, form)
     convert: Callable[[Path, dict[str, Tensor], Wishes], Converted] = _from_v1 if form == V1 else _from_v2
     try:
+        state = read_checkpoint(path)
+        check_form(path, state, form)
         return convert(path, state, wishes or Wishes())
     except KeyError as error:
         raise CheckpointError(f"{path} lacks the weight {error}; take a whole checkpoint") from error
+    except (IndexError, ZeroDivisionError, ValueError, RuntimeError) as error:  # whatever odd shapes lead to
+        raise CheckpointError(
+            f"{path} holds weights of shapes that no generator of form '{form}' has; check that it is whole"
+        ) from error
 
 
 # --- Lab2Pix-V1 ---------------------------------------------------------------------------------------------------
@@ -123,6 +127,8 @@ def _from_v1(path: Path, state: dict[str, Tensor], wishes: Wishes) -> Converted:
         settings["classes"] = fit.widen(state, r"\.(common_conv|seg_process)\.0\.weight$")
     _check_doublings(wishes, {doublings})
     area = state["noise_process.weight"].shape[0] // (16 * settings["width"])
+    if area == 0:
+        raise ValueError("noise becomes a map of no pixels")
     if sketch:  # the map that nobody looks at may have any shape of its size
         settings["start_size"], size = (1, area), wishes.size or (256, 256)
     else:
