@@ -250,6 +250,11 @@ class TrainConfig(Section):
     channels_last: bool = Field(False, description="Memory order that many processors convolve faster in.")
     gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Average the generator's weights; null: off.")
+    start_from: str | None = Field(
+        None,
+        description="A run, checkpoint or exported model whose weights to start from, wherever names and shapes agree; "
+        "null: random weights.",
+    )
     max_minutes: float | None = Field(None, gt=0, description="End the run after so many minutes; null: no limit.")
     evaluate_every: int | None = Field(
         None, ge=1, description="Steps between scores of the evaluator on held-out label maps; null: off."

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
-from lab2pix import load_config
+from lab2pix import Synthesizer, load_config
 from lab2pix.config import Config
+from lab2pix.errors import CheckpointError
 from lab2pix.training import latest_checkpoint, train
 
 SETTINGS = (
@@ -79,3 +81,69 @@ def test_torchrun_on_two_processes(tmp_path: Path) -> None:
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "losses" in line] == [1, 2, 3, 4]
     assert all(tensor.isfinite().all() for tensor in final_weights(run).values())
+
+
+def test_a_run_starts_from_another_one_s_weights(tmp_path: Path) -> None:
+    train(small("train.steps=1", "train.ema_decay=0.5"), tmp_path / "first")
+    theirs = final_weights(tmp_path / "first")
+    Synthesizer.load(tmp_path / "first").save(tmp_path / "exported")
+    learnt = [name for name in theirs if name.endswith(("weight", "bias", "original"))]
+    average = {name: theirs[name.removeprefix("generator.")] for name in learnt}
+
+    def start(source: str) -> tuple[list[str], list[str]]:
+        """Return which weights differ after a step that changes nothing, and what the log says of the start."""
+        still = ("optimizer.generator_lr=1e-30", "optimizer.discriminator_lr=1e-30", "train.steps=1", "seed=1")
+        run = tmp_path / f"from-{source}"
+        train(small(*still, "train.ema_decay=0.5", f"train.start_from={tmp_path / source}"), run)
+        mine = final_weights(run)
+        notes = [json.loads(line).get("note", "") for line in (run / "log.jsonl").read_text().splitlines()]
+        return (
+            [name for name in learnt if not torch.allclose(mine[name], average[name])],
+            [note for note in notes if "start from" in note],
+        )
+
+    changed, notes = start("first")
+    assert changed == []
+    assert [note.split(":")[0] for note in notes] == ["generator", "discriminator"]
+    changed, notes = start("exported")
+    assert changed
+    assert all(name.startswith("discriminator.") for name in changed)
+    assert notes[1].startswith("discriminator: 0 of ")
+
+
+def test_six_doublings_grow_into_seven(tmp_path: Path) -> None:
+    train(small("train.steps=1", "generator.doublings=6"), tmp_path / "six")
+    grown = small(
+        "train.steps=2",
+        "generator.doublings=7",
+        "data.size=[128,128]",
+        "train.max_minutes=1e-5",
+        f"train.start_from={tmp_path / 'six'}",
+    )
+    train(grown, tmp_path / "seven")
+    before, after = final_weights(tmp_path / "six"), final_weights(tmp_path / "seven")
+    kept = [name for name, tensor in before.items() if name in after and after[name].shape == tensor.shape]
+    assert {name for name in before if name.startswith("blocks.")} <= set(kept)
+    assert {name for name in after if name.startswith("blocks.7.")}.isdisjoint(kept)
+    shutil.rmtree(tmp_path / "six")  # a run that has begun needs its source no more
+    assert train(grown.model_copy(), tmp_path / "seven", resume=True).step == 2
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("nowhere", "there is no"),
+        ("empty", "there is no"),
+        ("broken", "cannot be read"),
+        ("foreign", "shares no weight"),
+    ],
+)
+def test_weights_that_cannot_be_started_from(tmp_path: Path, source: str, words: str) -> None:
+    for name in ("empty", "broken", "foreign"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")
+    save_file({"other": torch.zeros(1)}, tmp_path / "foreign" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=words) as caught:
+        train(small(f"train.start_from={tmp_path / source}"), tmp_path / "run")
+    assert "train.start_from" in str(caught.value)
+    assert not (tmp_path / "run").exists()

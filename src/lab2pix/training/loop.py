@@ -35,6 +35,7 @@ from lab2pix.training.scoring import build_evaluation, check_best, flattery
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
 from lab2pix.training.step import build_engine, make_step
 from lab2pix.training.stops import TIME_IS_UP, StopRequest, explain_failures
+from lab2pix.training.transfer import start_from
 
 __all__ = ["RunResult", "train"]
 
@@ -113,6 +114,9 @@ def train(
         samples, total = len(dataset), total_steps(config.train, len(dataset))
         sampler = _sampler(config, team, samples, total)
         state = _build(config, label_space, team)
+        inherited: list[str] = []
+        if config.train.start_from is not None and latest_checkpoint(run) is None:
+            inherited = start_from(state, config.train.start_from)
         check_best(state.method, more=bool(validators))
         team.on_main(lambda: _check_held_out(config, label_space))
         evaluation = build_evaluation(config, label_space, team)
@@ -133,7 +137,7 @@ def train(
             run, state, team, engine, total=total, samples=samples, validators=validators, evaluation=evaluation
         )
         stack.enter_context(monitor)
-        for note in [*notes, *(flattery(config) if evaluation is not None else ())]:
+        for note in [*notes, *inherited, *(flattery(config) if evaluation is not None else ())]:
             monitor.note(note)
         stack.enter_context(stop)
         return _run_steps(networks, batches, monitor, stop)
