@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ __all__ = ["Team", "join_team", "was_restarted"]
 Result = TypeVar("Result")
 
 _TIMEOUT = timedelta(hours=1)  # process 0 may validate for long while the others wait
+_LAST_WORK = 0.2  # seconds in which a thread of gloo lets go of what it worked on last
 
 
 @dataclass(frozen=True)
@@ -135,4 +137,8 @@ def join_team(device: str | None = None) -> Iterator[Team]:
         raise
     finally:
         if mine:
+            if chosen.type != "cuda":
+                # Gloo's threads live as long as a wrapped network knows the group, and drop the last tensors a moment
+                # after their work is done. Where the interpreter has begun to end by then, that aborts the process.
+                time.sleep(_LAST_WORK)
             dist.destroy_process_group()
