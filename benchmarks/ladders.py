@@ -121,11 +121,13 @@ class Ladder:
         name: what its runs' folder is called.
         presets: the rungs' presets by letter, first to last.
         data: settings of the data set.
+        steps: how many every rung makes, unless asked otherwise.
     """
 
     name: str
     presets: dict[str, str]
     data: tuple[str, ...]
+    steps: int
 
     @property
     def ends(self) -> tuple[str, str]:
@@ -137,9 +139,9 @@ class Ladder:
 def ladders() -> list[Ladder]:
     """Return all ladders."""
     return [
-        Ladder("unpaired-scenes", UNPAIRED, (*SCENES, LATE_CYCLE)),
-        Ladder("paired-scenes", PAIRED, SCENES),
-        Ladder("paired-camvid", PAIRED, camvid()),
+        Ladder("unpaired-scenes", UNPAIRED, (*SCENES, LATE_CYCLE), 1200),
+        Ladder("paired-scenes", PAIRED, SCENES, 800),
+        Ladder("paired-camvid", PAIRED, camvid(), 800),
     ]
 
 
@@ -175,6 +177,11 @@ class Run:
         return [self.ladder.presets[self.rung], *SMALL, *self.ladder.data, *own, *length, *overrides]
 
 
+def steps_of(args: argparse.Namespace, ladder: Ladder) -> int:
+    """Return how many steps the runs of a ladder make."""
+    return int(args.steps or ladder.steps)
+
+
 def choose(args: argparse.Namespace) -> list[Run]:
     """Return the runs that were asked for, those of one seed together, so that what was finished can be compared."""
     chosen = [ladder for ladder in ladders() if args.ladder in (None, ladder.name)]
@@ -183,7 +190,12 @@ def choose(args: argparse.Namespace) -> list[Run]:
             Run(ladder, ladder.ends[0], seed, equal_steps(args, ladder), True) for seed in SEEDS for ladder in chosen
         ]
     else:
-        runs = [Run(ladder, rung, seed, args.steps) for seed in SEEDS for ladder in chosen for rung in ladder.presets]
+        runs = [
+            Run(ladder, rung, seed, steps_of(args, ladder))
+            for seed in SEEDS
+            for ladder in chosen
+            for rung in ladder.presets
+        ]
     if args.only:
         runs = [run for run in runs if {run.rung, f"{run.rung}:{run.seed}"} & set(args.only)]
     return runs
@@ -206,7 +218,7 @@ def time_all(args: argparse.Namespace) -> int:
     """Measure what a step of each rung costs, all rungs of a ladder taking turns."""
     found: dict[str, dict[str, float]] = {}
     for ladder in [ladder for ladder in ladders() if args.ladder in (None, ladder.name)]:
-        settings = {rung: Run(ladder, rung, 0, args.steps).settings(args.set) for rung in ladder.presets}
+        settings = {rung: Run(ladder, rung, 0, ladder.steps).settings(args.set) for rung in ladder.presets}
         configs = {rung: load_config(words[0], words[1:]) for rung, words in settings.items()}
         found[ladder.name] = seconds_of_steps(configs, args.turns)
         print(ladder.name, {rung: round(seconds, 3) for rung, seconds in found[ladder.name].items()}, flush=True)
@@ -218,7 +230,7 @@ def equal_steps(args: argparse.Namespace, ladder: Ladder) -> int:
     """Return how many steps the first rung makes in the time of the last."""
     costs = read_costs(args)[ladder.name]
     first, last = (costs[rung] for rung in ladder.ends)
-    return round(args.steps * last / first / 10) * 10
+    return round(steps_of(args, ladder) * last / first / 10) * 10
 
 
 def train_all(args: argparse.Namespace) -> int:
@@ -264,7 +276,7 @@ def score_all(args: argparse.Namespace) -> int:
         for kind, equal_time in kinds.items():
             rung = kind.removesuffix("-time")
             for seed in SEEDS:
-                steps = equal_steps(args, ladder) if equal_time else args.steps
+                steps = equal_steps(args, ladder) if equal_time else steps_of(args, ladder)
                 run = Run(ladder, rung, seed, steps, equal_time)
                 folder = args.runs / run.name
                 if not finished(folder, run.settings(args.set)):
@@ -294,7 +306,7 @@ def write_ladder(
         titles[WITHOUT_CYCLE] += ", λ4 = 0"
     seconds = read_costs(args)[ladder.name]
     peaks = {
-        rung: max(peak_memory(args.runs / Run(ladder, rung, seed, args.steps).name) or 0.0 for seed in by_seed[rung])
+        rung: max(peak_memory(args.runs / Run(ladder, rung, seed, ladder.steps).name) or 0.0 for seed in by_seed[rung])
         for rung in ladder.presets
         if rung in by_seed
     }
@@ -304,7 +316,7 @@ def write_ladder(
     record = {
         **surroundings(),
         "ladder": ladder.name,
-        "steps": args.steps,
+        "steps": steps_of(args, ladder),
         "equal_time_steps": equal_steps(args, ladder),
         "settings": [
             item.replace(str(camvid_root()), "$LAB2PIX_DATA/camvid") for item in (*SMALL, *ladder.data, *args.set)
@@ -358,7 +370,7 @@ def arguments() -> argparse.ArgumentParser:
     for verb in (training, timing, scoring):
         verb.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="settings to change in every run")
         verb.add_argument("--runs", type=Path, required=True, help="folder of the runs")
-        verb.add_argument("--steps", type=int, default=1600, help="steps of every run")
+        verb.add_argument("--steps", type=int, help="steps of every run, where not the ladder's own")
         verb.add_argument("--ladder", choices=[ladder.name for ladder in ladders()], help="one ladder only")
         verb.add_argument("--only", nargs="+", metavar="RUNG[:SEED]", help="some rungs only, such as a or h:0")
     return parser
