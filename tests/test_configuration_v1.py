@@ -155,6 +155,18 @@ V2_KNOWS_IT_NOT = (
         ),
         (
             "v1-small",
+            ("loss.nearest_of=2",),
+            "loss.nearest_of is set, but method is 'lab2pix-v1', which has no true photo to compare with; leave it out "
+            "or change the method",
+        ),
+        (
+            "v2-small",
+            ("loss.nearest_of=2", "generator.start=label"),
+            "loss.nearest_of chooses among pictures of different noise, but generator.start is 'label', which takes "
+            "none; set loss.nearest_of=1 or generator.start=noise",
+        ),
+        (
+            "v1-small",
             ("generator.progressive=false",),
             "loss.consistency compares outputs of neighbouring scales, but generator.progressive is false; set "
             "loss.consistency=0 or generator.progressive=true",

@@ -215,6 +215,12 @@ class LossConfig(Section):
         description="V1, not in the paper: weight of mode seeking, for which a quarter of a batch repeats the label "
         "maps of another quarter with other noise; 0: off, and noise may come to change little.",
     )
+    nearest_of: int = Field(
+        1,
+        ge=1,
+        description="V2, not in the paper: pictures drawn of each label map in a step, of which the one nearest to the "
+        "photo learns, so that noise comes to mean light and colour; 1: off, and noise may come to change little.",
+    )
     cycle: float = Field(0.0, ge=0, description="V1, λ4: weight of cycle segmentation (Eq. 19); 0: off.")
     cycle_warmup: float = Field(
         0.0,

@@ -69,10 +69,19 @@ def _check_method(config: Config) -> None:
             "loss.diversity": config.loss.diversity > 0,
         }
         _refuse(config, used, "which learns from pairs and knows it not")
+        if config.loss.nearest_of > 1 and config.generator.start == "label":
+            raise ConfigError(
+                "loss.nearest_of chooses among pictures of different noise, but generator.start is 'label', which "
+                "takes none; set loss.nearest_of=1 or generator.start=noise"
+            )
         return
     if not config.data.unpaired:
         raise ConfigError("data.unpaired is false, but method 'lab2pix-v1' learns without pairs; set it to true")
-    used = {"loss.perceptual": config.loss.perceptual > 0, "loss.feature_matching": config.loss.feature_matching > 0}
+    used = {
+        "loss.perceptual": config.loss.perceptual > 0,
+        "loss.feature_matching": config.loss.feature_matching > 0,
+        "loss.nearest_of": config.loss.nearest_of > 1,
+    }
     _refuse(config, used, "which has no true photo to compare with")
     if config.loss.consistency > 0 and not config.generator.progressive:
         raise ConfigError(

@@ -211,3 +211,38 @@ def test_validation_scores_are_zero_for_the_truth():
     assert set(perfect) == {"l1", "perceptual"}
     assert all(value.item() == pytest.approx(0, abs=1e-6) for value in perfect.values())
     assert all(wrong[name] > 0.05 for name in wrong)
+
+
+def test_the_noise_that_comes_nearest_to_the_photo_learns():
+    method = build_method(tiny("loss.nearest_of=4"), SPACE)
+    drawn = []
+
+    class Flat(torch.nn.Module):
+        """Draws one colour, which the noise says, and keeps what it drew from."""
+
+        def forward(self, condition, z):
+            drawn.append(z)
+            return z[:, :3, None, None].tanh().expand(-1, 3, 64, 64)
+
+    z, photo = noise(3), torch.zeros(3, 3, 64, 64)
+    photo[:, :, ::2] = 0.5  # stripes that no cell of the comparison shows: their mean is a quarter
+    photo[:, :, 1::2] = 0.0
+    chosen = method._nearest(Flat(), torch.zeros(3, 1, 64, 64), z, photo, Engine())
+    assert len(drawn) == 4
+    assert torch.equal(drawn[0], z)
+    far = torch.stack([(candidate[:, :3].tanh() - 0.25).abs().mean(1) for candidate in drawn])
+    assert torch.equal(chosen, torch.stack(drawn)[far.argmin(0), torch.arange(3)])
+    assert not torch.equal(chosen, z)
+
+
+def test_a_step_chooses_among_noises_and_repeats_itself():
+    method = build_method(tiny("loss.nearest_of=3"), SPACE)
+    used = []
+    method.generator.register_forward_pre_hook(lambda _, given: used.append((given[1], torch.is_grad_enabled())))
+    for _ in range(2):
+        torch.manual_seed(5)
+        step(method, batch(), noise())
+    assert [learning for _, learning in used] == [False, False, False, True] * 2
+    rows = [row for candidates, _ in used[:3] for row in candidates]
+    assert all(any(torch.equal(row, other) for other in rows) for row in used[3][0])
+    assert all(torch.equal(first[0], again[0]) for first, again in zip(used[:3], used[4:7], strict=True))

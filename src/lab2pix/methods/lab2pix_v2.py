@@ -23,6 +23,9 @@ from lab2pix.nn.init import xavier_init
 
 __all__ = ["Lab2PixV2", "build_v2_generator", "pyramid"]
 
+_CELLS = 8
+"""Cells a side, over which light and colour of pictures are compared where one of several is chosen."""
+
 
 def build_v2_generator(config: Config, label_space: LabelSpace) -> Lab2PixV2Generator:
     """Return the generator of section 2 of the configuration, initialised as the released V2 is."""
@@ -72,6 +75,8 @@ class Lab2PixV2(AdversarialMethod):
             `feature_matching` (Eq. 29) as they enter the sum, each where its weight is not 0.
         """
         condition = make_condition(self.config, self.label_space, batch)
+        if self.config.loss.nearest_of > 1:
+            noise = self._nearest(generator, condition, noise, photos(batch), engine)
         with engine.autocast():
             image = generator(condition, noise)
         generated = pyramid(image.float(), self.scales)
@@ -100,6 +105,32 @@ class Lab2PixV2(AdversarialMethod):
             mask=mask,
         )
         return carry, losses
+
+    @torch.no_grad()
+    def _nearest(self, generator: nn.Module, condition: Tensor, noise: Tensor, photo: Tensor, engine: Engine) -> Tensor:
+        """Return for each sample, of several noises, the one whose picture has light and colour most like the photo's.
+
+        The losses that compare with the photo ask every noise for the same picture. Asking only the noise that comes
+        nearest leaves the others free for what the label map does not say: implicit maximum likelihood estimation (Li
+        et al., 2020), not in the paper.
+
+        Args:
+            generator: as it is called in training.
+            condition: `[N, C, H, W]`.
+            noise: `[N, noise_dim]`, the first of them.
+            photo: `[N, 3, H, W]` in [-1, 1].
+            engine: how passes run.
+        """
+        cells = min(_CELLS, *photo.shape[-2:])
+        target = F.adaptive_avg_pool2d(photo, cells)
+        noises = [noise, *(torch.randn_like(noise) for _ in range(1, self.config.loss.nearest_of))]
+        distances = []
+        for candidate in noises:
+            with engine.autocast():
+                image = generator(condition, candidate)
+            distances.append((F.adaptive_avg_pool2d(image.float(), cells) - target).abs().mean((1, 2, 3)))
+        nearest = torch.stack(distances).argmin(0)
+        return torch.stack(noises)[nearest, torch.arange(len(noise), device=noise.device)]
 
     def _generator_terms(
         self,
