@@ -184,6 +184,23 @@ def test_a_misspelt_run_is_not_looked_for_on_the_net(tmp_path: Path, monkeypatch
         Synthesizer.load("runs/mine")
 
 
+def test_a_shipped_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "_SHIPPED", tmp_path / "shipped")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match="there is no meadows") as caught:
+        weights.find("meadows")
+    assert "comes with the package" not in str(caught.value)
+    shipped = make().save(tmp_path / "shipped" / "meadows") / "model.safetensors"
+    assert weights.find("meadows") == shipped
+    with pytest.raises(CheckpointError, match="meadows, which comes with the package"):
+        weights.find("medows")
+    (tmp_path / "meadows").mkdir()  # a data set may have the same name
+    assert weights.find("meadows") == shipped
+    make().save(tmp_path / "meadows")
+    assert weights.find("meadows") == Path("meadows/model.safetensors")
+    assert Synthesizer.load("meadows").label_space.name == "scenes"
+
+
 @pytest.mark.parametrize(
     ("change", "text"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from importlib import resources
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
@@ -21,12 +22,13 @@ from lab2pix.interop.convert import build_network
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import build_generator
 
-__all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "write"]
+__all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "shipped_models", "write"]
 
 FORMAT = "lab2pix-1"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
+_SHIPPED = Path(str(resources.files("lab2pix"))) / "models"
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
@@ -101,11 +103,17 @@ class ModelInfo(NamedTuple):
             raise CheckpointError(f"{file} lacks or garbles {error}; take another copy") from error
 
 
+def shipped_models() -> dict[str, Path]:
+    """Return the weights files that come with the package, by the model's name."""
+    return {file.parent.name: file for file in sorted(_SHIPPED.glob(f"*/{WEIGHTS_FILE}"))}
+
+
 def find(source: str | Path) -> Path | None:
     """Return the weights file that a path means, or None where the text can only be a name on the hub.
 
     Args:
-        source: a run folder (its newest checkpoint counts), a folder with `model.safetensors`, or such a file.
+        source: a run folder (its newest checkpoint counts), a folder with `model.safetensors`, such a file, or the
+            name of a model that comes with the package, before which a folder of this name counts if it holds one.
 
     Raises:
         CheckpointError: there is nothing, or nothing of this kind.
@@ -117,14 +125,23 @@ def find(source: str | Path) -> Path | None:
                 f"{path} is no .safetensors file; give a run folder, a checkpoint folder or its {WEIGHTS_FILE}"
             )
         return path
+    shipped = shipped_models()
+    if str(source) in shipped and not _holds_model(path):
+        return shipped[str(source)]
     if path.is_dir():
         return _find_in_folder(path)
     # A misspelt folder should not become a question to the net: `runs/mine` is a path where `runs` is.
     if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not path.parent.exists():
         return None
+    names = "".join(f", or {name}, which comes with the package" for name in shipped)
     raise CheckpointError(
-        f"there is no {path}; give a run folder, a checkpoint folder, a {WEIGHTS_FILE} or a hub name such as org/name"
+        f"there is no {path}; give a run folder, a checkpoint folder, a {WEIGHTS_FILE} or a hub name such as "
+        f"org/name{names}"
     )
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (WEIGHTS_FILE, "config.yaml")) or any(folder.glob("step-*"))
 
 
 def _find_in_folder(folder: Path) -> Path:
