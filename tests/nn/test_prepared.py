@@ -76,15 +76,18 @@ V1 = st.fixed_dictionaries(
 MAPS = {
     "classes": st.integers(1, 12), "kind": st.sampled_from(["blocks", "noise", "one"]), "height": st.integers(1, 2),
     "breadth": st.integers(1, 2), "count": st.integers(1, 2), "seed": st.integers(0, 10_000),
-    "strip": st.sampled_from([700, 3000, 8192]), "dtype": st.sampled_from([torch.float32, torch.bfloat16]),
+    "one_by_one": st.booleans(), "strip": st.sampled_from([700, 3000, 8192]), "dtype": st.sampled_from([torch.float32, torch.bfloat16]),
 }  # fmt: skip
 
 
-def check(plain: Any, condition: Tensor, noise: Tensor, strip: int, dtype: torch.dtype) -> None:
+def check(
+    plain: Any, condition: Tensor, noise: Tensor, strip: int, dtype: torch.dtype, one_by_one: bool = True
+) -> None:
     """Compare the first noise, a second one of the known label map, and the first once more."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(prepared_parts, "_STRIP", strip)
         fast = prepare(plain, dtype=dtype)
+        fast.one_by_one = one_by_one
         first = fast(condition, noise)
         assert largest_difference(first, plain(condition, noise)) <= LIMIT[dtype]
         assert fast.nbytes > 0
@@ -96,34 +99,34 @@ def check(plain: Any, condition: Tensor, noise: Tensor, strip: int, dtype: torch
 @given(options=V2, edges=st.booleans(), **MAPS)
 def test_v2_draws_as_the_plain_one(
     *, options: dict[str, Any], edges: bool, classes: int, kind: str, height: int, breadth: int, count: int,
-    seed: int, strip: int, dtype: torch.dtype,
+    seed: int, strip: int, dtype: torch.dtype, one_by_one: bool,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
     plain = Lab2PixV2Generator(classes + edges, start_size=(1, 2), global_max_width=16, noise_dim=4, **options)
     size = (height << options["doublings"], breadth << options["doublings"])
     condition = label_map(kind, classes, edges, size, count, seed)
-    check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype)
+    check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype, one_by_one)
 
 
 @settings(max_examples=20, deadline=None)
 @given(options=V1, doublings=st.sampled_from([5, 6]), **MAPS)
 def test_v1_draws_as_the_plain_one(
     *, options: dict[str, Any], doublings: int, classes: int, kind: str, height: int, breadth: int, count: int,
-    seed: int, strip: int, dtype: torch.dtype,
+    seed: int, strip: int, dtype: torch.dtype, one_by_one: bool,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
     plain = Lab2PixV1Generator(
         classes, doublings=doublings, start_size=(1, 2), global_width=2, global_max_width=8, noise_dim=4, **options
     )
     condition = label_map(kind, classes, False, (height << doublings, breadth << doublings), count, seed)
-    check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype)
+    check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype, one_by_one)
 
 
 @settings(max_examples=10, deadline=None)
 @given(start=st.sampled_from(["noise", "label"]), options=V1, **(MAPS | {"classes": st.just(1), "kind": st.none()}))
 def test_v1_draws_sketches_as_the_plain_one(
     *, start: Any, options: dict[str, Any], classes: int, kind: None, height: int, breadth: int, count: int,
-    seed: int, strip: int, dtype: torch.dtype,
+    seed: int, strip: int, dtype: torch.dtype, one_by_one: bool,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
     plain = Lab2PixV1Generator(
@@ -131,7 +134,7 @@ def test_v1_draws_sketches_as_the_plain_one(
         noise_dim=4, **options,
     )  # fmt: skip
     condition = sketch((height << 5, breadth << 5), count, seed)
-    check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype)
+    check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype, one_by_one)
 
 
 class TestWhatIsKept:
@@ -155,7 +158,7 @@ class TestWhatIsKept:
         fast(one, torch.randn(1, 4))
         assert len(calls) == 3
 
-    def test_memory_is_bounded_and_the_latest_stays(self) -> None:
+    def test_memory_is_bounded_and_used(self) -> None:
         _, fast = self.build()
         maps = [label_map("blocks", 3, False, (64, 64), 1, seed) for seed in range(4)]
         fast(maps[0], torch.randn(1, 4))
@@ -163,9 +166,17 @@ class TestWhatIsKept:
         for condition in maps[1:]:
             fast(condition, torch.randn(1, 4))
             assert fast.nbytes <= fast.keep
-        fast.keep = 1
-        fast(maps[0], torch.randn(1, 4))
-        assert fast.nbytes > 1
+        kept = fast.nbytes
+        fast(maps[-1], torch.randn(1, 4))
+        assert fast.nbytes == kept > fast.keep // 2
+
+    def test_pictures_of_a_batch_do_not_depend_on_each_other(self) -> None:
+        _, fast = self.build()
+        maps = torch.cat([label_map("blocks", 3, False, (64, 64), 1, seed) for seed in range(3)])
+        noise = torch.randn(3, 4)
+        together = fast(maps, noise)
+        for place in range(3):
+            assert torch.equal(together[place : place + 1], fast(maps[place : place + 1], noise[place : place + 1]))
 
     def test_nothing_is_kept_where_nothing_may_be(self) -> None:
         plain, fast = self.build(keep=0)

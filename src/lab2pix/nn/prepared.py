@@ -8,6 +8,7 @@ for the next noise: see `neighbourhoods`. The rest runs strip by strip, so that 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -96,7 +97,7 @@ class _PreparedHead:
         return image
 
 
-class PreparedGenerator(nn.Module):
+class PreparedGenerator(nn.Module, ABC):
     """What both prepared generators have: a plain one that they came of, and label maps that they know.
 
     It holds no parameters: weights are the plain generator's, as they were when it was prepared.
@@ -104,20 +105,41 @@ class PreparedGenerator(nn.Module):
     Args:
         plain: the generator, in evaluation mode.
         dtype: what it computes in: float32, or bfloat16, which is rougher.
-        keep: what is made of label maps is kept for the next noise, up to this many bytes, the latest first; the
-            latest label map is kept whatever it takes, unless this is 0.
+        keep: what is made of label maps is kept for the next noise, up to this many bytes, the latest first.
+
+    Attributes:
+        one_by_one: whether the pictures of a batch are drawn one after the other, so that none depends on the others
+            by a bit, and all of one label map profit from what is kept; on the processor it costs no time.
     """
+
+    draws_several: bool
 
     def __init__(self, plain: Lab2PixV1Generator | Lab2PixV2Generator, dtype: torch.dtype, keep: int) -> None:
         super().__init__()
         self.dtype, self.keep = dtype, keep
         self.check_size = plain.check_size
         self.stride, self.doublings = plain.stride, plain.doublings
+        self.one_by_one = next(plain.parameters()).device.type == "cpu"
         self._known: list[_Known] = []
         self.blocks = [PreparedBlock(block, dtype) for block in plain.blocks]  # type: ignore[arg-type]
         encoder = plain.global_encoder
         self.encoder = None if encoder is None else _PreparedEncoder(encoder, dtype)
         self._averages = isinstance(plain, Lab2PixV1Generator) and plain.sketch is not None
+
+    @torch.no_grad()
+    def forward(self, condition: Tensor, noise: Tensor | None = None) -> Tensor | list[Tensor]:
+        """Draw images as the plain generator does: take and return the same."""
+        if len(condition) == 1 or not self.one_by_one:
+            images = self._draw(condition, noise)
+        else:
+            noises = [None] * len(condition) if noise is None else torch.split(noise, 1)
+            drawn = [self._draw(*pair) for pair in zip(torch.split(condition, 1), noises, strict=True)]
+            images = [torch.cat(scale) for scale in zip(*drawn, strict=True)]
+        return images if self.draws_several else images[0]
+
+    @abstractmethod
+    def _draw(self, condition: Tensor, noise: Tensor | None) -> list[Tensor]:
+        """Return the images, largest first."""
 
     @property
     def nbytes(self) -> int:
@@ -128,7 +150,7 @@ class PreparedGenerator(nn.Module):
         """Let go of what is kept of label maps."""
         self._known = []
 
-    def know(self, condition: Tensor) -> _Known:
+    def _know(self, condition: Tensor) -> _Known:
         """Return what is known of a condition `[N, C, H, W]`, or begin to know it."""
         self.check_size(*condition.shape[-2:])
         symbols, columns = symbols_of(condition)
@@ -155,17 +177,17 @@ class PreparedGenerator(nn.Module):
                 scale.seen, scale.conv = seen, conv
         return scales
 
-    def keeps(self, known: _Known) -> None:
-        """Remember a label map that everything is known of, before all others, and forget what is too much."""
+    def _remember(self, known: _Known) -> None:
+        """Keep a label map that everything is known of, before all others, as far as memory allows."""
         for scale in known.scales:
             scale.release()
         others = [other for other in self._known if other is not known]
-        kept, held = [known], known.nbytes
-        for other in others:
-            held += other.nbytes
+        kept, held = [], 0
+        for candidate in (known, *others):
+            held += candidate.nbytes
             if held <= self.keep:
-                kept.append(other)
-        self._known = kept if self.keep else []
+                kept.append(candidate)
+        self._known = kept
 
     def _looks(self, known: _Known, name: str, part: PreparedBlock | PreparedMix, scale: int) -> list[Lookup]:
         if name not in known.looks:
@@ -179,24 +201,24 @@ class PreparedGenerator(nn.Module):
 class PreparedV2(PreparedGenerator):
     """A prepared generator of Lab2Pix-V2 or SPADE."""
 
+    draws_several = False
+
     def __init__(self, plain: Lab2PixV2Generator, dtype: torch.dtype, keep: int) -> None:
         super().__init__(plain, dtype, keep)
         self.block_scales, self.encode = plain.block_scales, plain._start
         self.from_label = not isinstance(plain.fc, NoiseEncoder)
         self.head = _PreparedHead(plain.to_image, dtype, SLOPE)
 
-    @torch.no_grad()
-    def forward(self, condition: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Draw images as the plain generator does."""
-        known = self.know(condition)
+    def _draw(self, condition: Tensor, noise: Tensor | None) -> list[Tensor]:
+        known = self._know(condition)
         x = self._start(known, condition, noise)
         scale = 0
         for index, (block, block_scale) in enumerate(zip(self.blocks, self.block_scales, strict=True)):
             looks = self._looks(known, f"block {index}", block, block_scale)
             x = block(x, 2 if block_scale > scale else 1, looks)
             scale = block_scale
-        self.keeps(known)
-        return self.head(x)
+        self._remember(known)
+        return [self.head(x)]
 
     def _start(self, known: _Known, condition: Tensor, noise: Tensor | None) -> Tensor:
         if known.start is not None:
@@ -211,6 +233,8 @@ class PreparedV2(PreparedGenerator):
 class PreparedV1(PreparedGenerator):
     """A prepared generator of Lab2Pix-V1."""
 
+    draws_several = True
+
     def __init__(self, plain: Lab2PixV1Generator, dtype: torch.dtype, keep: int) -> None:
         super().__init__(plain, dtype, keep)
         self.encode, self.outputs = plain._start, plain.outputs
@@ -219,10 +243,8 @@ class PreparedV1(PreparedGenerator):
         self.heads = [_PreparedHead(head, dtype, 1.0) for head in plain.to_image]  # type: ignore[arg-type]
         self.from_label = plain.noise is None
 
-    @torch.no_grad()
-    def forward(self, condition: Tensor, noise: Tensor | None = None) -> list[Tensor]:
-        """Draw images as the plain generator does."""
-        known = self.know(condition)
+    def _draw(self, condition: Tensor, noise: Tensor | None) -> list[Tensor]:
+        known = self._know(condition)
         x, factor = self._start(known, condition, noise), 1
         ends = [*self.block_scales[1:], self.doublings]
         images: list[Tensor] = []
@@ -237,7 +259,7 @@ class PreparedV1(PreparedGenerator):
                 x, factor = mix(self._whole(previous, before), x, looks[0]), 1
             if index >= first_drawn:
                 images.append(self.heads[index - first_drawn](self._whole(x, factor)))
-        self.keeps(known)
+        self._remember(known)
         return images[::-1]
 
     @staticmethod
