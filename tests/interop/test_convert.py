@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
+from lab2pix.interop.checkpoints import read_checkpoint
 from lab2pix.interop.released import discriminator_to_released, generator_to_released
 from lab2pix.interop.released_v1 import ReleasedV1Discriminator, ReleasedV1Generator
 from lab2pix.labels import LabelSpace
@@ -462,6 +464,16 @@ def test_a_pickle_that_would_execute_code_does_not(run: Run, tmp_path: Path, new
     assert not (tmp_path / "out").exists()
     torch.load(tmp_path / "bad.pth", weights_only=False)  # the trap itself works
     assert mark.exists()
+
+
+def test_old_files_with_damage_anywhere_are_refused(tmp_path: Path) -> None:
+    torch.save({"noise_process.weight": torch.zeros(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    whole = (tmp_path / "old.pth").read_bytes()
+    key = re.findall(rb"\d{6,}", whole)[-1]  # what stands before the numbers, and in the weight that they are of
+    for damaged in (*(whole[:length] for length in range(len(whole))), whole.replace(key, key[::-1], 1)):
+        (tmp_path / "bad.pth").write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"bad\.pth (is no checkpoint of PyTorch|holds more than weights)"):
+            read_checkpoint(tmp_path / "bad.pth")
 
 
 def test_nothing_is_overwritten(run: Run, files: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -30,6 +31,10 @@ _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("an image encoder of the released Lab2Pix-V1", ("conv.0.weight", "fc.weight")),
 ]
 """What else lies beside generators, and weights that only it has."""
+
+
+_JUNK = (EOFError, RuntimeError, LookupError, TypeError, AttributeError, AssertionError, struct.error)
+"""What damaged pickles lead to, beside errors of pickle itself."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
@@ -67,7 +72,7 @@ def _unpickle(path: Path) -> object:
                 "anything; take a checkpoint from whom you trust, saved as a plain state dict"
             ) from error
         raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
-    except (EOFError, RuntimeError, LookupError, TypeError, AttributeError) as error:  # whatever junk leads to
+    except _JUNK as error:
         raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
     return held
 
