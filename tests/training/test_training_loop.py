@@ -310,6 +310,18 @@ def test_resume_refuses_other_files(toys, tmp_path: Path) -> None:
         train(toy_config(), tmp_path / "run", resume=True)
 
 
+def test_files_mended_before_the_first_checkpoint_are_taken(toys, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    toys(ToyData(7, broken=0))
+    with pytest.raises(DataError, match="photo 0 cannot be read"):
+        train(toy_config(), run)
+    toys(ToyData(8))
+    assert train(toy_config(), run, resume=True).step == 12
+    record = json.loads((run / "run.json").read_text())
+    assert record["data"] == {"samples": 8, "file_hash": "toy-8"}
+    assert [session["from_step"] for session in record["sessions"]] == [0, 0]
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_photo_is_named(toys, tmp_path: Path, workers: int) -> None:
     toys(ToyData(broken=3))

@@ -209,7 +209,7 @@ def record_session(run: Path, config: Config, team: Team, *, step: int, samples:
         What whoever continues the run should know: sentences for the log.
 
     Raises:
-        CheckpointError: the training files are not those that the run was started with.
+        CheckpointError: the training files are not those that the run was trained with so far.
     """
     file = run / "run.json"
     session = _session(team, step)
@@ -223,6 +223,8 @@ def record_session(run: Path, config: Config, team: Team, *, step: int, samples:
     notes = []
     if file.exists():
         record = json.loads(file.read_text(encoding="utf-8"))
+        if step == 0:  # nothing was learnt from the files as they were; a broken one may have been mended since
+            record["data"] = {"samples": samples, "file_hash": file_hash}
         if record["data"]["file_hash"] != file_hash:
             raise CheckpointError(
                 f"the training files are not those that the run in {run} was started with "
