@@ -31,6 +31,7 @@ from lab2pix.losses import (
 from lab2pix.nn.backbones import Backbone
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, ScaleOutput, downsample
 from lab2pix.nn.generators import Lab2PixV2Generator
+from lab2pix.nn.prepared import prepare
 
 __all__ = ["V2Vectors", "Vectors", "one_by_one", "read_vectors"]
 
@@ -86,6 +87,7 @@ class V2Vectors:
 
     Args:
         vectors: the file's content.
+        fast: draw with a prepared generator; gradients are the plain one's.
 
     Raises:
         CheckpointError: the file lacks something or holds weights under unknown names.
@@ -94,8 +96,8 @@ class V2Vectors:
     settings: ClassVar[tuple[str, ...]] = ()
     """Entries of the JSON file, beside `config`, that are no answers."""
 
-    def __init__(self, vectors: Vectors) -> None:
-        self.vectors, self.config = vectors, vectors.values["config"]
+    def __init__(self, vectors: Vectors, *, fast: bool = False) -> None:
+        self.vectors, self.config, self.fast = vectors, vectors.values["config"], fast
         try:
             self.generator = self._generator()
             self.discriminator = self._discriminator()
@@ -201,6 +203,15 @@ class V2Vectors:
         return image
 
     @cached_property
+    def drawn(self) -> Tensor:
+        """The same as `generated`, or, where asked for, what a prepared generator draws: without a graph."""
+        if not self.fast:
+            return self.generated.detach()
+        noise = self.vectors.tensors.get("in.noise")
+        image: Tensor = prepare(self.generator)(self.condition, None if noise is None else noise.float())
+        return image
+
+    @cached_property
     def mask(self) -> Tensor:
         """Foreground weights `[N, 1, H, W]` (Eq. 9)."""
         background = torch.tensor(self.config["background_ids"], dtype=torch.long)
@@ -235,7 +246,7 @@ class V2Vectors:
     @torch.no_grad()
     def judged(self) -> dict[str, list[ScaleOutput]]:
         """What the discriminators say of the generated (`fake`), the `real` and the `blurred` image."""
-        images = {"fake": self.generated.detach(), "real": self.image, "blurred": blurred(self.image)}
+        images = {"fake": self.drawn, "real": self.image, "blurred": blurred(self.image)}
         return {kind: self.judge(image) for kind, image in images.items()}
 
     # --- what the players lose ------------------------------------------------------------------------------------

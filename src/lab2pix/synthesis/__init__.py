@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from lab2pix.synthesis.converting import convert
 from lab2pix.synthesis.folder import GenerateReport, generate_folder
+from lab2pix.synthesis.optimizing import MODES, Chosen, Mode
 from lab2pix.synthesis.synthesizer import LabelSource, Synthesizer
 from lab2pix.synthesis.weights import ModelInfo
 
-__all__ = ["GenerateReport", "LabelSource", "ModelInfo", "Synthesizer", "convert", "generate_folder"]
+__all__ = [
+    "MODES",
+    "Chosen",
+    "GenerateReport",
+    "LabelSource",
+    "Mode",
+    "ModelInfo",
+    "Synthesizer",
+    "convert",
+    "generate_folder",
+]

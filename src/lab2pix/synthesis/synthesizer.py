@@ -6,30 +6,25 @@ import math
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
 from huggingface_hub import ModelHubMixin
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.drawings import resize_label
-from lab2pix.data.files import read_instances, read_label, to_label
 from lab2pix.data.pixels import to_bytes
 from lab2pix.data.transforms import instance_edges, resize_nearest
 from lab2pix.devices import choose_device
-from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
+from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import draw_exactly, noise_vector
 from lab2pix.synthesis import weights
+from lab2pix.synthesis.optimizing import Chosen, Mode, choose
+from lab2pix.synthesis.reading import LabelSource, read_ids, read_instance_ids
 from lab2pix.synthesis.weights import ModelInfo
 
 __all__ = ["LabelSource", "Synthesizer"]
-
-LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
-"""A label map: class ids `[H, W]` as tensor or array, a Pillow picture (ids, palette or colours), or a file."""
 
 _MODEL_CARD = """---
 {{ card_data }}
@@ -67,9 +62,11 @@ class Synthesizer(
         generator: the network; its weights are put on the device, and it is put in evaluation mode.
         info: the run and the label space it was trained with.
         device: `cpu`, `cuda`, `cuda:1` or `mps`; None: the best there is.
+        optimize: how to draw: see `optimize`.
 
     Attributes:
         generator: the network, in evaluation mode.
+        mode: how pictures are drawn: `plain`, `fast` or `fast-bf16`.
         config: the run that made the weights.
         label_space: what the class ids mean.
         step: optimiser steps the weights were trained for.
@@ -77,7 +74,14 @@ class Synthesizer(
         device: where it computes.
     """
 
-    def __init__(self, generator: nn.Module, info: ModelInfo, *, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self,
+        generator: nn.Module,
+        info: ModelInfo,
+        *,
+        device: str | torch.device | None = None,
+        optimize: Mode = "plain",
+    ) -> None:
         self.info = info
         self.config: Config = info.config
         self.label_space: LabelSpace = info.label_space
@@ -85,12 +89,33 @@ class Synthesizer(
         self.size = info.config.data.size
         self.device = choose_device(None if device is None else str(device))
         self.generator = generator.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
+        self.optimize(optimize)
+
+    def optimize(self, mode: Mode = "auto") -> Chosen:
+        """Choose how pictures are drawn from now on, by one of `lab2pix.synthesis.optimizing.MODES`.
+
+        A prepared generator has the weights of the moment it was prepared: after changing them, call this again.
+
+        Returns:
+            What was chosen, with the seconds that were measured.
+
+        Raises:
+            ConfigError: no such mode, or a generator that cannot be prepared where a fast mode is forced.
+        """
+        chosen = choose(self.generator, self.config, self.label_space, mode)
+        self.mode, self._drawer = chosen.mode, chosen.generator
+        return chosen
 
     # --- weights --------------------------------------------------------------------------------------------------
 
     @classmethod
     def load(
-        cls, source: str | Path, *, device: str | torch.device | None = None, expect_label_space: str | None = None
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        expect_label_space: str | None = None,
+        optimize: Mode = "plain",
     ) -> Self:
         """Load weights.
 
@@ -99,16 +124,23 @@ class Synthesizer(
                 `config.json` beside it, or a name on the Hugging Face hub, `org/name`.
             device: where to compute; None: the best there is.
             expect_label_space: a shipped label space or a YAML file that the weights must be trained for.
+            optimize: how to draw: see `optimize`.
 
         Raises:
             CheckpointError: nothing there, damaged, of another format, or made for other classes.
-            ConfigError: no such device.
+            ConfigError: no such device, or no such way to draw.
         """
         file = weights.find(source) or weights.fetch(str(source))
-        return cls._from_file(file, device, expect_label_space)
+        return cls._from_file(file, device, expect_label_space, optimize)
 
     @classmethod
-    def _from_file(cls, file: Path, device: str | torch.device | None, expect_label_space: str | None = None) -> Self:
+    def _from_file(
+        cls,
+        file: Path,
+        device: str | torch.device | None,
+        expect_label_space: str | None = None,
+        optimize: Mode = "plain",
+    ) -> Self:
         generator, info = weights.read(file)
         if expect_label_space is not None:
             expected = LabelSpace.load(expect_label_space)
@@ -117,7 +149,7 @@ class Synthesizer(
                     f"{file} was trained with label space '{info.label_space.name}' of {info.label_space.num_classes} "
                     f"classes, not with '{expected.name}' of {expected.num_classes}; give weights made for that one"
                 )
-        return cls(generator, info, device=device)
+        return cls(generator, info, device=device, optimize=optimize)
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write `model.safetensors` and `config.json`, all that is needed to load this again.
@@ -153,6 +185,7 @@ class Synthesizer(
         local_files_only: bool,
         token: str | bool | None,
         device: str | torch.device | None = None,
+        optimize: Mode = "plain",
         **_: Any,
     ) -> Self:
         """Load what the hub's mixin was asked for: a folder, or a name on the hub."""
@@ -164,7 +197,7 @@ class Synthesizer(
             local_files_only=local_files_only,
             token=token,
         )
-        return cls._from_file(file, device)
+        return cls._from_file(file, device, optimize=optimize)
 
     # --- pictures -------------------------------------------------------------------------------------------------
 
@@ -243,12 +276,12 @@ class Synthesizer(
             DataError: a file that cannot be read, or an instance map of another size.
             LabelError: ids or colours that the label space does not have.
         """
-        ids = self._ids(label)
+        ids = read_ids(label, self.label_space, self.config.data.sketch.lines)
         size = (int(ids.shape[0]), int(ids.shape[1])) if keep_size else self.size
         self.generator.check_size(*size)  # type: ignore[operator]
         edges = None
         if self.config.data.instance_edges:
-            things = ids if instances is None else _instances(instances)
+            things = ids if instances is None else read_instance_ids(instances)
             if things.shape != ids.shape:
                 raise DataError(
                     f"the label map is {tuple(ids.shape)} pixels (height, width) and its instance map "
@@ -256,29 +289,6 @@ class Synthesizer(
                 )
             edges = instance_edges(resize_nearest(things, size))[None]
         return Batch(label=resize_label(ids, size, self.label_space)[None], edges=edges)
-
-    def _ids(self, label: LabelSource) -> Tensor:
-        if isinstance(label, str | Path):
-            return read_label(Path(label), self.label_space, self.config.data.sketch.lines)
-        if isinstance(label, Image.Image):
-            return to_label(label, self.label_space, "the label picture", lines=self.config.data.sketch.lines)
-        if isinstance(label, np.ndarray) and label.dtype.kind in "iu":
-            label = label.astype(np.int64)  # torch knows few unsigned types
-        ids = torch.as_tensor(label)
-        if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
-            raise LabelError(
-                f"a label map must be whole numbers [height, width], not {ids.dtype} {list(ids.shape)}; give class ids"
-            )
-        if not ids.numel():
-            raise LabelError(f"the label map is empty ({list(ids.shape)}); give one of at least one pixel")
-        ids = ids.to(device="cpu", dtype=torch.int64)
-        wrong = ids[(ids < 0) | (ids >= self.label_space.num_channels)]
-        if wrong.numel():
-            raise LabelError(
-                f"the label map holds id {int(wrong[0])}, but label space '{self.label_space.name}' has 0 to "
-                f"{self.label_space.num_channels - 1}; give ids of that space"
-            )
-        return ids
 
     def draw(self, batch: Batch, noise: Tensor) -> Tensor:
         """Draw a batch in evaluation mode and full precision, so that its pictures do not depend on each other.
@@ -323,7 +333,7 @@ class Synthesizer(
     def _draw(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         self.generator.eval()
         batch, noise = batch.to(self.device), noise.to(self.device)
-        images = draw_exactly(self.generator, self.config, self.label_space, batch, noise)
+        images = draw_exactly(self._drawer, self.config, self.label_space, batch, noise)
         if not all(bool(image.isfinite().all()) for image in images):
             raise CheckpointError(
                 f"the weights of step {self.step} draw pixels that are not finite; take an earlier checkpoint"
@@ -388,7 +398,3 @@ class Synthesizer(
     def _require_noise(self, wanted: bool, because: str) -> None:
         if wanted and self.config.generator.start == "label":
             raise ConfigError(f"this generator starts from the label map alone (generator.start=label): {because}")
-
-
-def _instances(instances: Tensor | str | Path) -> Tensor:
-    return instances.cpu().to(torch.int64) if isinstance(instances, Tensor) else read_instances(Path(instances))
