@@ -65,8 +65,8 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Te
         return (gray.round() == (0 if lines == "dark" else 1)).long()
     if lightest < _IDS:
         raise LabelError(
-            f"{where} holds values from {darkest:g} to {lightest:g}, as label maps do, but no line drawing; set "
-            "data.sketch.from=labels to draw the borders of its classes, or correct data.label_space"
+            f"{where} holds values from {darkest:g} to {lightest:g}, as label maps do, but no line drawing; give a "
+            "drawing, or to train on the borders of its classes set data.sketch.from=labels"
         )
     if lightest - darkest < _CONTRAST:
         return torch.zeros(gray.shape, dtype=torch.int64)
@@ -75,7 +75,7 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Te
     if shaded > _SHADED_SHARE:
         raise LabelError(
             f"{where} has tones between line and paper in {shaded:.1%} of its pixels, as label maps and photos do; "
-            "give a line drawing, or set data.sketch.from to labels or photo for lines that are made of it"
+            "give a line drawing, or to train on lines that are made of it set data.sketch.from to labels or photo"
         )
     dark = gray < (darkest + lightest) / 2
     light_lines = lines == "light" or (lines == "auto" and int(dark.sum()) * 2 > dark.numel())
