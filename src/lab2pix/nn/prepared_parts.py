@@ -76,7 +76,7 @@ class FoldedConv:
         stride: int = 1,
         pack: bool | None = None,
     ) -> None:
-        self.out_channels, self.padding = len(weight), weight.shape[-1] // 2
+        self.out_channels, self.padding, self.reach = len(weight), weight.shape[-1] // 2, weight[0, 0].numel()
         self.stride = [stride, stride]
         self.bias = bias.to(device, dtype)
         self.weight: Any = weight.to(device, dtype).contiguous(memory_format=torch.channels_last)

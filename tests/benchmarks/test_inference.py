@@ -1,0 +1,72 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+TINY = [
+    "--width", "2", "--classes", "3", "--repeats", "1", "--threads", "1", "--regions", "6",
+    "--v2-size", "64", "64", "--v1-size", "64", "64",
+]  # fmt: skip
+
+
+@pytest.fixture
+def inference(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import inference
+
+    return inference
+
+
+def test_a_tiny_run_writes_every_way_of_a_row(inference, tmp_path, capsys) -> None:
+    out = tmp_path / "inference.json"
+    inference.main([*TINY, "--rows", "V2, one picture", "--no-memory", "--out", str(out)])
+    record = json.loads(out.read_text())
+    rows = {row["way"]: row for row in record["rows"] if row["device"] == "cpu"}
+    assert list(rows) == ["plain", "modules", "fast", "fast-bf16"]
+    assert rows["plain"]["difference"] == 0
+    assert rows["fast"]["difference"] <= 1e-4
+    assert rows["fast-bf16"]["difference"] <= 3e-2
+    assert rows["fast"]["faster"] == rows["plain"]["seconds"] / rows["fast"]["seconds"]
+    assert record["machine"] and record["versions"]["torch"] == torch.__version__
+    assert 0 < record["differing_neighbourhoods"]["v2"] < 1
+    printed = capsys.readouterr().out
+    assert "fast-bf16" in printed
+    assert torch.cuda.is_available() or "rows of a GPU are skipped" in printed
+
+
+def test_memory_is_told_of_a_way(inference) -> None:
+    args = inference.arguments(TINY)
+    plain, fast = (inference.memory_of("cpu", "V2, one picture", way, args) for way in ("plain", "fast"))
+    assert 0 < fast["peak_mib"] < 100 and 0 < plain["peak_mib"] < 100
+    assert fast["kept_mib"] > 0 == plain["kept_mib"]
+    assert plain["process_mib"] > 50
+
+
+@pytest.mark.parametrize("kind", ["v2", "v1"])
+def test_plain_and_fast_draw_the_same_in_every_row(inference, kind) -> None:
+    args = inference.arguments(TINY)
+    plain = inference.build(kind, args, torch.device("cpu"))
+    for row, (wanted, pictures) in inference.ROWS.items():
+        if wanted != kind:
+            continue
+        drawers = {way: inference.Drawer(row, way, plain, args, torch.device("cpu")) for way in inference.WAYS}
+        images = {way: drawer.draw(1) for way, drawer in drawers.items()}
+        for way in ("modules", "fast"):
+            torch.testing.assert_close(images[way], images["plain"], atol=1e-4, rtol=0)
+        assert drawers["fast"].pictures == pictures
+        assert drawers["fast"].seconds() > 0
+
+
+def test_plain_computes_densely(inference) -> None:
+    """The plain way counts more work than the package's modules, by the global feature's enlarged convolutions."""
+    args = inference.arguments(TINY)
+    plain = inference.build("v2", args, torch.device("cpu"))
+    work = {
+        way: inference.Drawer("V2, one picture", way, plain, args, torch.device("cpu")).work()
+        for way in ("plain", "modules", "fast")
+    }
+    assert work["fast"] < work["modules"] < work["plain"]
