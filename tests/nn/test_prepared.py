@@ -76,7 +76,8 @@ V1 = st.fixed_dictionaries(
 MAPS = {
     "classes": st.integers(1, 12), "kind": st.sampled_from(["blocks", "noise", "one"]), "height": st.integers(1, 2),
     "breadth": st.integers(1, 2), "count": st.integers(1, 2), "seed": st.integers(0, 10_000),
-    "one_by_one": st.booleans(), "strip": st.sampled_from([700, 3000, 8192]), "dtype": st.sampled_from([torch.float32, torch.bfloat16]),
+    "one_by_one": st.booleans(),
+    "strip": st.sampled_from([700, 3000, 8192]), "dtype": st.sampled_from([torch.float32, torch.bfloat16]),
 }  # fmt: skip
 
 
