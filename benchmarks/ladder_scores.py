@@ -22,6 +22,7 @@ from lab2pix.training import latest_checkpoint
 __all__ = [
     "PAPER",
     "SCORES",
+    "class_ious",
     "compare_steps",
     "judge",
     "markdown",
@@ -60,6 +61,17 @@ BySeed: TypeAlias = dict[str, dict[int, Scores]]
 """A ladder's scores by rung and seed."""
 
 
+def report_file(run: Path, *, samples: int, count: int) -> Path:
+    """Return where `judge` keeps a run's report."""
+    return run / f"report-{count}x{samples}.json"
+
+
+def class_ious(run: Path, *, samples: int, count: int) -> dict[str, float | None]:
+    """Return the IoU of each class in a run that was judged; None where it has no pixel."""
+    report = read_report(report_file(run, samples=samples, count=count))
+    return {item["name"]: item["iou"] for item in report["classes"]}
+
+
 def judge(run: Path, segmenter: Path, *, samples: int, count: int, own: Sequence[str] = ()) -> Scores:
     """Return a run's scores; its report lies in its folder, and is used again as long as the question is the same.
 
@@ -70,7 +82,7 @@ def judge(run: Path, segmenter: Path, *, samples: int, count: int, own: Sequence
         count: held-out label maps.
         own: further scores to return, such as `psnr`.
     """
-    file = run / f"report-{count}x{samples}.json"
+    file = report_file(run, samples=samples, count=count)
     checkpoint = latest_checkpoint(run)
     wanted = checkpoint.name if checkpoint else ""
     report = read_report(file) if file.exists() else None
@@ -174,12 +186,13 @@ def steps_markdown(steps: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def sheet(runs: Mapping[str, Path], file: Path, *, columns: int = 6, zoom: int = 2) -> None:
-    """Draw the first held-out label maps, a row for each run below the label maps and above the photos.
+def sheet(runs: Mapping[str, Path], file: Path, *, truth: bool = True, columns: int = 6, zoom: int = 2) -> None:
+    """Draw held-out label maps, evenly chosen, a row for each run below the label maps and above the photos.
 
     Args:
         runs: folders by the words that stand before their row.
         file: the picture to write.
+        truth: show label maps and photos too, which may not be passed on of every data set.
         columns: how many label maps.
         zoom: enlarge by so much, pixel by pixel.
     """
@@ -190,7 +203,7 @@ def sheet(runs: Mapping[str, Path], file: Path, *, columns: int = 6, zoom: int =
         dataset = build_dataset(synthesizer.config.data, "val", synthesizer.label_space, 0)
         batch = collate([dataset[(0, place * len(dataset) // columns)] for place in range(columns)])
         pictures = synthesizer.draw(batch, synthesizer.noise_samples(0, columns))
-        if not rows:
+        if not rows and truth:
             rows.append(("label map", [to_picture(item) for item in synthesizer.label_space.to_colors(batch.label)]))
             last = [] if batch.image is None else [to_picture(item) for item in to_bytes(batch.image)]
         rows.append((title, [to_picture(item) for item in to_bytes(pictures)]))

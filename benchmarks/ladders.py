@@ -27,7 +27,7 @@ from pathlib import Path
 
 from ladder_costs import seconds_of_steps
 from ladder_runs import finished, peak_memory, train
-from ladder_scores import PAPER, compare_steps, judge, markdown, sheet, steps_markdown, summary, write_json
+from ladder_scores import PAPER, class_ious, compare_steps, judge, markdown, sheet, steps_markdown, summary, write_json
 from surroundings import surroundings
 
 from lab2pix.config import DataConfig, ScenesConfig
@@ -311,6 +311,13 @@ def write_ladder(
         if rung in by_seed
     }
     costs = {rung: {"seconds": seconds[rung], "peak_mib": peak} for rung, peak in peaks.items()}
+    ious = {
+        kind: {
+            seed: class_ious(args.runs / f"{ladder.name}/{kind}-{seed}", samples=args.samples, count=args.count)
+            for seed in seeds
+        }
+        for kind, seeds in by_seed.items()
+    }
     table = summary(by_seed)
     steps = compare_steps(by_seed, PAPER[kind])
     record = {
@@ -324,6 +331,7 @@ def write_ladder(
         "protocol": {"label_maps": args.count, "samples": args.samples, "segmenter": segmenter_facts(segmenter)},
         "costs": costs,
         "runs": by_seed,
+        "class_ious": ious,
         "rungs": table,
         "changes": steps,
     }
@@ -331,7 +339,7 @@ def write_ladder(
     write_json(args.out / f"ladder-{ladder.name}.json", record)
     text = f"{markdown(table, titles, costs)}\n\n{steps_markdown(steps)}\n"
     (args.out / f"ladder-{ladder.name}.md").write_text(text, encoding="utf-8")
-    sheet(folders, args.out / f"ladder-{ladder.name}.jpg")
+    sheet(folders, args.out / f"ladder-{ladder.name}.jpg", truth="data.layout=scenes" in ladder.data)
     print(text, flush=True)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
@@ -16,8 +17,11 @@ import ladder_costs
 import ladder_scores
 import ladders
 
+from lab2pix import LabelSpace, Synthesizer
 from lab2pix.configuration import load_config
 from lab2pix.distributed import join_team
+from lab2pix.methods import build_generator
+from lab2pix.synthesis import ModelInfo
 
 
 def arguments(**changed):
@@ -130,3 +134,25 @@ def test_a_step_s_time_is_that_of_whole_steps():
     assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
     found = ladder_costs.seconds_of_steps({"small": config}, 2)
     assert 0 < found["small"] < 60
+
+
+def test_a_sheet_shows_label_maps_and_photos_only_where_they_may_be_passed_on(tmp_path):
+    config = load_config("v2-small", ["generator.width=2", "generator.modulation_hidden=4", "data.scenes.val_count=2"])
+    space = LabelSpace.load("scenes")
+    Synthesizer(build_generator(config, space), ModelInfo(config, space, 0)).save(tmp_path / "run")
+    heights = []
+    for truth in (True, False):
+        ladder_scores.sheet({"a": tmp_path / "run"}, tmp_path / "sheet.png", truth=truth, columns=2)
+        with Image.open(tmp_path / "sheet.png") as page:
+            heights.append(page.height)
+            colors = {page.getpixel((x, y)) for x in range(96, page.width) for y in range(page.height)}
+        assert (tuple(space.classes[0].color) in colors) == truth
+    assert heights == [3 * 132 + 4, 132 + 4]
+
+
+def test_ious_come_from_the_report_of_the_question(tmp_path, monkeypatch):
+    asked = []
+    report = {"classes": [{"name": "sky", "iou": 0.5}, {"name": "sun", "iou": None}]}
+    monkeypatch.setattr(ladder_scores, "read_report", lambda file: asked.append(file) or report)
+    assert ladder_scores.class_ious(tmp_path, samples=3, count=8) == {"sky": 0.5, "sun": None}
+    assert asked == [tmp_path / "report-8x3.json"]
