@@ -132,6 +132,7 @@ def test_what_the_model_is(client: TestClient) -> None:
         "unknown": None,
         "sketch": False,
         "noise": True,
+        "drawing": "plain",
         "limits": {"bytes": 8388608, "pixels": 16000000, "samples": 16},
         "busy": {"waiting": 0, "capacity": 8},
     }

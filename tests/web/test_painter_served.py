@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import re
 import signal
 import socket
@@ -16,16 +17,18 @@ from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from torch import Tensor
 
 from lab2pix import cli
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
-from lab2pix.synthesis import Synthesizer
+from lab2pix.synthesis import Synthesizer, optimizing
 from lab2pix.web import painter as module
 from lab2pix.web.painter import find_model, serve_painter
 from lab2pix.web.painter_desk import Painter
@@ -193,6 +196,41 @@ def test_it_ends_cleanly(
     assert "Traceback" not in log.read_text()
     if number == signal.SIGINT:
         assert log.read_text().endswith("Stopped\n")
+
+
+def test_it_draws_in_the_way_that_it_chose_first(
+    command: Callable[..., tuple[subprocess.Popen[bytes], int, Path]], painter_model: Path
+) -> None:
+    _, port, log = command()
+    with urlopen(f"http://127.0.0.1:{port}/api/model", timeout=30) as answer:
+        drawing = json.loads(answer.read())["drawing"]
+    said = rf"drawing: {drawing} \(one picture: plain \d+\.\d\d s, fast \d+\.\d\d s\)\n"
+    assert drawing in ("plain", "fast") and re.search(said, log.read_text())
+    drawn = [post(port, "/api/synthesize?seed=5&form=ids", label()) for _ in range(2)]
+    assert drawn[0][0] == 200 and drawn[0][1] == drawn[1][1]
+    synthesizer = Synthesizer.load(painter_model, device="cpu", optimize=drawing)
+    expected = synthesizer(torch.full((64, 64), 3), seed=5)[0]
+    pixels = torch.from_numpy(np.array(Image.open(BytesIO(drawn[0][1])))).permute(2, 0, 1)
+    assert int((pixels.int() - expected.int()).abs().max()) <= 1  # the number of threads moves the last bit
+
+
+def test_the_fastest_way_is_measured_before_anything_is_served(
+    painter_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class ServedError(Exception):
+        pass
+
+    def create(painter: Painter, _: Callable[[str], bool]) -> None:
+        raise ServedError(painter.synthesizer.mode)
+
+    monkeypatch.setattr(module, "create_app", create)
+    for plain, fast, mode in ((2.0, 1.0, "fast"), (1.0, 2.0, "plain")):
+        times = iter([plain, fast])
+        monkeypatch.setattr(optimizing, "_timed", lambda draw, _, times=times: (next(times), draw()))
+        said: list[str] = []
+        with pytest.raises(ServedError, match=mode):
+            serve_painter(painter_model, port=0, open_browser=False, device="cpu", say=said.append)
+        assert not said
 
 
 def test_without_a_model_the_command_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,8 @@ def serve_painter(
 ) -> None:
     """Serve the painter until Ctrl-C; requests that wait then are refused, the one that is drawn is finished.
 
+    How pictures are drawn is chosen by measurement before the first one, and kept, so that a picture stays the same.
+
     Args:
         model: whatever `Synthesizer.load` takes.
         host: address to listen on; 0.0.0.0 lets other machines in.
@@ -62,7 +64,7 @@ def serve_painter(
         allow_hosts: further names under which browsers reach the page, such as a proxy's.
         open_browser: show the page in this machine's browser.
         device: where to compute; None: the best there is.
-        say: told where the page is.
+        say: told where the page is, and how pictures are drawn.
 
     Raises:
         CheckpointError: there is no such model.
@@ -74,7 +76,9 @@ def serve_painter(
     except ImportError as error:
         raise ConfigError("the painter needs the extra 'web': pip install 'lab2pix[web]'") from error
     with listen(host, port) as listening:
-        painter = Painter(Synthesizer.load(model, device=device))
+        synthesizer = Synthesizer.load(model, device=device)
+        chosen = synthesizer.optimize("auto")
+        painter = Painter(synthesizer)
         app = create_app(painter, host_checker(host, allow_hosts))
 
         class Server(uvicorn.Server):
@@ -84,6 +88,7 @@ def serve_painter(
 
         address = address_of(host, listening.getsockname()[1])
         say(f"The painter is at {address}; stop with Ctrl-C")
+        say(f"drawing: {chosen}")
         if open_browser:
             open_soon(address)
         config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=60)

@@ -125,6 +125,7 @@ class Painter:
             unknown=unknown,
             sketch=space.name == SKETCH,
             noise=drawer.config.generator.start != "label",
+            drawing=drawer.mode,
             limits=api.Limits(),
             busy=api.Busy(waiting=self.worker.waiting, capacity=self.worker.capacity),
         )
