@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import InterpolationMode
@@ -108,16 +109,12 @@ def instance_edges(instance: Tensor) -> Tensor:
     """Mark where instances meet, the boundary channel that can be appended to the one-hot label map.
 
     Args:
-        instance: `[H, W]` of any integers; equal ones are one instance.
+        instance: `[H, W]` or `[N, H, W]` of any integers; equal ones are one instance.
 
     Returns:
-        `[1, H, W]` float32, 1 where a 4-neighbour belongs to another instance.
+        `[1, H, W]` or `[N, 1, H, W]` float32, 1 where a 4-neighbour belongs to another instance.
     """
-    edges = torch.zeros_like(instance, dtype=torch.bool)
-    across = instance[:, 1:] != instance[:, :-1]
-    down = instance[1:] != instance[:-1]
-    edges[:, 1:] |= across
-    edges[:, :-1] |= across
-    edges[1:] |= down
-    edges[:-1] |= down
-    return edges.float().unsqueeze(0)
+    across = (instance[..., 1:] != instance[..., :-1]).float()
+    down = (instance[..., 1:, :] != instance[..., :-1, :]).float()
+    sides = F.pad(across, (1, 0)) + F.pad(across, (0, 1)) + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
+    return sides.clamp(max=1).unsqueeze(-3)

@@ -56,7 +56,7 @@ class _Generator(nn.Module):
         """Return height and width of every scale, smallest first, once the size is found to be right."""
         height, width = condition.shape[-2:]
         self.check_size(height, width)
-        return [(height >> shift, width >> shift) for shift in range(self.doublings, -1, -1)]
+        return [(height // 2**shift, width // 2**shift) for shift in range(self.doublings, -1, -1)]
 
     def _encode_noise(self, encoder: NoiseEncoder, noise: Tensor | None, size: tuple[int, int]) -> Tensor:
         if noise is None:
