@@ -122,6 +122,26 @@ def _generate(
     raise typer.Exit(0 if report.ok else 1)
 
 
+@app.command("export")
+def _export(
+    weights: Annotated[str, typer.Argument(metavar="MODEL", help="Run, checkpoint, weights file or hub name.")],
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The program; ends in .onnx or .pt2.")],
+    form: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="onnx, or torch for torch.export's .pt2.")
+    ] = "onnx",
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Let the number of pictures and their size vary.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16: half the file, equal to 3e-2.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a program that is there.")] = False,
+) -> None:
+    """Write a generator as a program that draws without this package."""
+    from lab2pix.synthesis import Synthesizer
+    from lab2pix.synthesis.exporting import export
+
+    synthesizer = Synthesizer.load(weights, device="cpu")
+    print(export(synthesizer, out, form=form, dynamic=dynamic, half=fp16, overwrite=overwrite))
+
+
 @app.command("convert")
 def _convert(
     checkpoint: Annotated[Path, typer.Argument(help="A generator's file, such as latest_net_G.pth.")],
