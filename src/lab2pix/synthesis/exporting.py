@@ -11,6 +11,7 @@ import json
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self, cast, get_args
@@ -22,7 +23,6 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
-import lab2pix
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.transforms import instance_edges
@@ -360,7 +360,7 @@ def _describe(
     types = {"label": "int64", "noise": "float32", "instances": "int64"}
     return {
         "format": _DESCRIPTION,
-        "program": {"file": name, "form": form, "made_by": f"lab2pix {lab2pix.__version__}"},
+        "program": {"file": name, "form": form, "made_by": f"lab2pix {version('lab2pix')}"},
         "model": {"name": synthesizer.config.name, "step": synthesizer.step},
         "computes_in": str(program.dtype).removeprefix("torch."),
         "largest_difference": difference,
