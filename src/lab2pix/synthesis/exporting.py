@@ -330,7 +330,7 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     except Exception as error:  # runtimes have errors of their own
         reason = " ".join(str(error).split())[:200]
         raise OutputError(
-            f"the program cannot draw {shape} ({reason}), and was removed; use another version"
+            f"the program cannot draw {shape} ({reason}), and was removed; take the other format"
         ) from error
     if pictures.shape != expected.shape:
         return torch.inf
