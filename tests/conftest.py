@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,6 +25,12 @@ def _folder(variable: str, default: str) -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder}; set {variable} to run this test")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def _fresh_opener() -> None:
+    """Let urllib read its proxies anew: an opener that was made under one test's dead proxy stays for all others."""
+    urllib.request._opener = None  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="session")

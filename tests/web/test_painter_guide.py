@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import re
 import threading
-import urllib.request
 from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -33,8 +32,7 @@ def names() -> dict[str, Any]:
 
 
 @pytest.fixture
-def client(names: dict[str, Any], served: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    monkeypatch.setattr(urllib.request, "_opener", None)  # one that was made under a test's dead proxy stays for good
+def client(names: dict[str, Any], served: Any) -> Any:
     return names["PainterClient"](f"http://127.0.0.1:{served.port}")
 
 
