@@ -216,13 +216,14 @@ def read_costs(args: argparse.Namespace) -> dict[str, dict[str, float]]:
 
 def time_all(args: argparse.Namespace) -> int:
     """Measure what a step of each rung costs, all rungs of a ladder taking turns."""
-    found: dict[str, dict[str, float]] = {}
+    file = args.runs / "costs.json"
+    found: dict[str, dict[str, float]] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     for ladder in [ladder for ladder in ladders() if args.ladder in (None, ladder.name)]:
         settings = {rung: Run(ladder, rung, 0, ladder.steps).settings(args.set) for rung in ladder.presets}
         configs = {rung: load_config(words[0], words[1:]) for rung, words in settings.items()}
         found[ladder.name] = seconds_of_steps(configs, args.turns)
         print(ladder.name, {rung: round(seconds, 3) for rung, seconds in found[ladder.name].items()}, flush=True)
-    write_json(args.runs / "costs.json", found)
+    write_json(file, found)
     return 0
 
 
@@ -328,7 +329,11 @@ def write_ladder(
         "settings": [
             item.replace(str(camvid_root()), "$LAB2PIX_DATA/camvid") for item in (*SMALL, *ladder.data, *args.set)
         ],
-        "protocol": {"label_maps": args.count, "samples": args.samples, "segmenter": segmenter_facts(segmenter)},
+        "protocol": {
+            "label_maps_at_most": args.count,
+            "samples": args.samples,
+            "segmenter": segmenter_facts(segmenter),
+        },
         "costs": costs,
         "runs": by_seed,
         "class_ious": ious,
