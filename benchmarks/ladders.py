@@ -329,11 +329,7 @@ def write_ladder(
         "settings": [
             item.replace(str(camvid_root()), "$LAB2PIX_DATA/camvid") for item in (*SMALL, *ladder.data, *args.set)
         ],
-        "protocol": {
-            "label_maps_at_most": args.count,
-            "samples": args.samples,
-            "segmenter": segmenter_facts(segmenter),
-        },
+        "protocol": {"label_maps_at_most": args.count, "samples": args.samples, "segmenter": facts_of(segmenter)},
         "costs": costs,
         "runs": by_seed,
         "class_ious": ious,
@@ -348,7 +344,7 @@ def write_ladder(
     print(text, flush=True)
 
 
-def segmenter_facts(folder: Path) -> dict[str, object]:
+def facts_of(folder: Path) -> dict[str, object]:
     """Return what a reader should know of a segmenter."""
     info = json.loads((folder / "segmenter.json").read_text(encoding="utf-8"))
     return {key: info[key] for key in ("architecture", "encoder", "size", "held_out")}
