@@ -28,7 +28,7 @@ from torch import Tensor
 from lab2pix import cli
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
-from lab2pix.synthesis import Synthesizer, optimizing
+from lab2pix.synthesis import Synthesizer, optimizing, weights
 from lab2pix.web import painter as module
 from lab2pix.web.painter import find_model, serve_painter
 from lab2pix.web.painter_desk import Painter
@@ -241,10 +241,11 @@ def test_without_a_model_the_command_says_what_to_give(capsys: pytest.CaptureFix
 
 
 def test_a_model_that_came_along_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(module.resources, "files", lambda _: tmp_path)
+    monkeypatch.setattr(weights, "_SHIPPED", tmp_path / "models")
     with pytest.raises(ConfigError):
         find_model(None)
     (tmp_path / "models" / "scenes").mkdir(parents=True)
+    (tmp_path / "models" / "scenes" / "model.safetensors").touch()
     assert find_model(None) == tmp_path / "models" / "scenes"
     assert find_model("mine") == "mine"
 

@@ -79,7 +79,7 @@ def choose(generator: nn.Module, config: Config, label_space: LabelSpace, optimi
     try:
         prepared = prepare(generator)
         return _measured(generator, prepared, config, label_space)
-    except (ConfigError, NotImplementedError, RuntimeError):  # a kind, or a device, that there is no other way for
+    except (ConfigError, NotImplementedError, RuntimeError):  # a kind, or a device, that nothing is prepared for
         return Chosen("plain", generator)
 
 

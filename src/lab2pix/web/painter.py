@@ -6,12 +6,11 @@ import asyncio
 import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab2pix.errors import ConfigError, Lab2PixError
-from lab2pix.synthesis import Synthesizer
+from lab2pix.synthesis import Synthesizer, weights
 from lab2pix.web.guard import Gate, RefusedError, address_of, host_checker, listen, open_soon
 from lab2pix.web.painter_desk import Painter, explain
 
@@ -22,8 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["create_app", "find_model", "serve_painter"]
 
-_SHIPPED = "models/scenes"
-"""Where in the package the model lies that is taken where none is named."""
+_SHIPPED = "scenes"
+"""Name of the model that comes with the package and is taken where none is named."""
 
 
 def find_model(model: str | None) -> str | Path:
@@ -34,13 +33,13 @@ def find_model(model: str | None) -> str | Path:
     """
     if model is not None:
         return model
-    shipped = Path(str(resources.files("lab2pix"))) / _SHIPPED
-    if not shipped.is_dir():
+    shipped = weights.shipped_models().get(_SHIPPED)
+    if shipped is None:
         raise ConfigError(
             "this package came without a model to paint with; name a run, a checkpoint folder or a hub name, such as "
             "`lab2pix paint runs/mine`"
         )
-    return shipped
+    return shipped.parent
 
 
 def serve_painter(
