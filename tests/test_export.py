@@ -214,6 +214,7 @@ def test_nothing_is_overwritten(model: Synthesizer, tmp_path: Path) -> None:
         ("a.pt", "torch", r"does not end in \.pt2"),
         ("a.pt2", "onnx", r"does not end in \.onnx"),
         ("a.onnx", "onxx", "did you mean 'onnx'"),
+        ("a", "weigths", "did you mean 'weights'"),
     ],
 )
 def test_forms_and_names_that_are_none(model: Synthesizer, tmp_path: Path, out: str, form: str, part: str) -> None:
@@ -238,6 +239,28 @@ def test_the_command(model: Synthesizer, tmp_path: Path, run: Run) -> None:
     assert code == 2 and "exists" in error
     assert run(*words, "--overwrite", "--dynamic")[0] == 0
     assert (tmp_path / "new" / "a.pt2").read_bytes() != before
+
+
+def test_weights_alone_in_half_the_bytes(model: Synthesizer, tmp_path: Path, run: Run) -> None:
+    model.save(tmp_path / "model")
+    words = ("export", tmp_path / "model", "--format", "weights", "--fp16", "--out", tmp_path / "small")
+    code, out, _ = run(*words)
+    assert code == 0 and "small holds model.safetensors and config.json" in out
+    sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("model", "small")]
+    assert sizes[1] < 0.7 * sizes[0]
+    label = np.zeros(SIZE, np.int64)
+    theirs, ours = (Synthesizer.load(tmp_path / folder)(label, seed=1).int() for folder in ("model", "small"))
+    assert 0 < (theirs - ours).abs().max() <= 3
+    code, _, error = run(*words)
+    assert code == 2 and "holds a model already" in error
+    code, _, error = run(*words, "--overwrite", "--dynamic")
+    assert code == 2 and "--dynamic is for programs" in error
+    large = Synthesizer.load(tmp_path / "model")
+    with torch.no_grad():
+        next(large.generator.parameters()).mul_(1e6)
+    with pytest.raises(OutputError, match="too large for float16"):
+        large.save(tmp_path / "large", half=True)
+    assert not (tmp_path / "large").exists()
 
 
 def test_the_example_draws_without_torch(model: Synthesizer, dynamic: Path, tmp_path: Path) -> None:

@@ -126,19 +126,27 @@ def _generate(
 def _export(
     weights: Annotated[str, typer.Argument(metavar="MODEL", help="Run, checkpoint, weights file or hub name.")],
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The program; ends in .onnx or .pt2.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="The program, .onnx or .pt2; for weights a folder.")],
     form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="onnx, or torch for torch.export's .pt2.")
+        str, typer.Option("--format", metavar="FORMAT", help="onnx, torch for torch.export's .pt2, or weights.")
     ] = "onnx",
     dynamic: Annotated[bool, typer.Option("--dynamic", help="Let the number of pictures and their size vary.")] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Compute in float16: half the file, equal to 3e-2.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a program that is there.")] = False,
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="In float16: half the file; programs are equal to 3e-2.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
 ) -> None:
-    """Write a generator as a program that draws without this package."""
+    """Write a program that draws without this package, or the weights alone, as `lab2pix generate` takes them."""
+    from lab2pix.errors import ConfigError
     from lab2pix.synthesis import Synthesizer
     from lab2pix.synthesis.exporting import export
 
     synthesizer = Synthesizer.load(weights, device="cpu")
+    if form == "weights":
+        if dynamic:
+            raise ConfigError("--dynamic is for programs, weights draw any size; leave it out")
+        print(f"{synthesizer.save(out, overwrite=overwrite, half=fp16)} holds model.safetensors and config.json")
+        return
     print(export(synthesizer, out, form=form, dynamic=dynamic, half=fp16, overwrite=overwrite))
 
 

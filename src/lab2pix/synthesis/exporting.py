@@ -123,7 +123,7 @@ def export(
 def _check(out: Path, form: str, overwrite: bool) -> None:
     """Refuse before any work what cannot become anything."""
     if form not in FORMATS:
-        raise ConfigError(f"there is no format '{form}' to export to{did_you_mean(form, FORMATS)}")
+        raise ConfigError(f"there is no format '{form}' to export to{did_you_mean(form, (*FORMATS, 'weights'))}")
     if out.suffix != _SUFFIXES[form]:
         raise ConfigError(f"{out} does not end in {_SUFFIXES[form]}, as programs of format {form} do; rename it")
     for file in (out, out.with_suffix(".json")):

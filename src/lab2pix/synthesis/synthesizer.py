@@ -151,23 +151,21 @@ class Synthesizer(
                 )
         return cls(generator, info, device=device, optimize=optimize)
 
-    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write `model.safetensors` and `config.json`, all that is needed to load this again.
+    def save(self, folder: str | Path, *, overwrite: bool = False, half: bool = False) -> Path:
+        """Write `model.safetensors` and `config.json`, all that is needed to load this again; return the folder.
 
         Args:
             folder: where to; made where it is missing.
             overwrite: replace weights that are there.
-
-        Returns:
-            The folder.
+            half: write weights in float16; they are float32 again when loaded.
 
         Raises:
-            OutputError: it holds weights already, or cannot be written.
+            OutputError: it holds weights already, cannot be written, or a weight is too large for float16.
         """
         folder = Path(folder)
         if not overwrite and any((folder / name).exists() for name in (weights.WEIGHTS_FILE, weights.CONFIG_FILE)):
             raise OutputError(f"{folder} holds a model already; choose another folder, or pass overwrite=True")
-        weights.write(folder, self.generator, self.info)
+        weights.write(folder, self.generator, self.info, half=half)
         return folder
 
     def _save_pretrained(self, save_directory: Path) -> None:

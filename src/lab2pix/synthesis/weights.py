@@ -14,7 +14,7 @@ from huggingface_hub import snapshot_download
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from lab2pix.config import Config
 from lab2pix.errors import CheckpointError, OutputError
@@ -218,13 +218,21 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
     return generator, info
 
 
-def write(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
+def write(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = False) -> None:
     """Write `model.safetensors` and `config.json`; each is whole or as it was before.
 
+    Args:
+        folder: where to.
+        generator: the network.
+        info: what lies beside it.
+        half: write floating-point numbers in float16.
+
     Raises:
-        OutputError: the folder cannot be written.
+        OutputError: the folder cannot be written, or a number is too large for float16.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    if half:
+        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(prefix=".", dir=folder) as beside:
@@ -235,3 +243,12 @@ def write(folder: Path, generator: nn.Module, info: ModelInfo) -> None:
                 Path(beside, name).replace(folder / name)
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write weights to {folder} ({error}); choose another folder") from error
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    smaller = tensor.half()
+    if not bool(smaller.isfinite().all()):
+        raise OutputError(f"weight {name} is too large for float16; write the weights in float32")
+    return smaller
