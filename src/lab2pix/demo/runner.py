@@ -127,7 +127,7 @@ def run_demo(
         return DemoResult(None, None, result.exit_code)
 
     _say(f"Drawing from {kind.condition}s that the network has not seen ...")
-    synthesizer = Synthesizer.load(run, device=device)
+    synthesizer = Synthesizer.load(run, device=device, optimize="auto")
     held_out = _held_out(config)
     scenes = draw_scenes(synthesizer, held_out, SHOWN, kind.seeds if kind.unpaired else 1)
     write_sheet(sheet, scenes, synthesizer.label_space, kind)
