@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
@@ -13,7 +14,7 @@ from types import FrameType
 from lab2pix.configuration import load_config
 from lab2pix.training import latest_checkpoint, read_run_config
 
-__all__ = ["finished", "peak_memory", "train"]
+__all__ = ["finished", "part_of", "peak_memory", "train"]
 
 MEASURED = "measured.json"
 """File beside a run's own that holds what only its parent process knows."""
@@ -62,3 +63,11 @@ def peak_memory(folder: Path) -> float | None:
     """Return the most memory that a run's process held, in MiB; None where nobody measured it."""
     file = folder / MEASURED
     return float(json.loads(file.read_text(encoding="utf-8"))["peak_mib"]) if file.exists() else None
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """Read `1/2`: the first of two parts."""
+    part, _, parts = text.partition("/")
+    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
+        raise argparse.ArgumentTypeError(f"'{text}' is no part such as 1/2")
+    return int(part), int(parts)

@@ -16,6 +16,8 @@ from lab2pix.data.dataset import build_dataset, collate
 from lab2pix.data.pixels import to_bytes, to_picture
 from lab2pix.evaluation.evaluator import Protocol
 from lab2pix.evaluation.report import higher_is_better, read_report
+from lab2pix.evaluation.segmenters import WEIGHTS_FILE
+from lab2pix.pretrained import file_sha256
 from lab2pix.synthesis.judging import evaluate_run
 from lab2pix.training import latest_checkpoint
 
@@ -24,6 +26,7 @@ __all__ = [
     "SCORES",
     "class_ious",
     "compare_steps",
+    "facts_of",
     "judge",
     "markdown",
     "sheet",
@@ -73,7 +76,7 @@ def class_ious(run: Path, *, samples: int, count: int) -> dict[str, float | None
 
 
 def judge(run: Path, segmenter: Path, *, samples: int, count: int, own: Sequence[str] = ()) -> Scores:
-    """Return a run's scores; its report lies in its folder, and is used again as long as the question is the same.
+    """Return a run's scores; its report lies in its folder, and is used again for the same weights and segmenter.
 
     Args:
         run: the run's folder.
@@ -84,15 +87,22 @@ def judge(run: Path, segmenter: Path, *, samples: int, count: int, own: Sequence
     """
     file = report_file(run, samples=samples, count=count)
     checkpoint = latest_checkpoint(run)
-    wanted = checkpoint.name if checkpoint else ""
+    step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
+    wanted = (step, file_sha256(segmenter / WEIGHTS_FILE))
     report = read_report(file) if file.exists() else None
-    if report is None or report["protocol"]["generated"]["step"] != int(wanted.removeprefix("step-")):
+    if report is None or _asked(report) != wanted:
         found = evaluate_run(
             run, Protocol(segmenter=str(segmenter)), samples=samples, count=count, device="cpu", pictures=None
         )
         found.save(file, overwrite=True)
         report = read_report(file)
     return {name: float(report["scores"][name]["mean"]) for name in (*SCORES, *own)}
+
+
+def _asked(report: Mapping[str, Any]) -> tuple[int, str | None]:
+    """Return the step of what was judged, and the hash of the segmenter."""
+    protocol = report["protocol"]
+    return protocol["generated"]["step"], (protocol["segmenter"] or {}).get("weights_sha256")
 
 
 def summary(scores: BySeed) -> dict[str, dict[str, Any]]:
@@ -210,9 +220,10 @@ def sheet(runs: Mapping[str, Path], file: Path, *, truth: bool = True, columns: 
     if last:
         rows.append(("photo", last))
     width, height = (side * zoom for side in rows[0][1][0].size)
-    gap, left = 4, 96
+    font = ImageFont.load_default(13)
+    gap, left = 4, 14 + max(round(font.getlength(title)) for title, _ in rows)
     page = Image.new("RGB", (left + columns * (width + gap), len(rows) * (height + gap) + gap), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
+    pen = ImageDraw.Draw(page)
     for row, (title, pictures_of_row) in enumerate(rows):
         top = gap + row * (height + gap)
         pen.text((6, top + height // 2 - 8), title, fill="black", font=font)
@@ -221,6 +232,12 @@ def sheet(runs: Mapping[str, Path], file: Path, *, truth: bool = True, columns: 
             page.paste(picture.resize((width, height), Image.Resampling.NEAREST), place)
     file.parent.mkdir(parents=True, exist_ok=True)
     page.save(file, quality=90)
+
+
+def facts_of(folder: Path) -> dict[str, object]:
+    """Return what a reader should know of a segmenter."""
+    info = json.loads((folder / "segmenter.json").read_text(encoding="utf-8"))
+    return {key: info[key] for key in ("architecture", "encoder", "size", "held_out")}
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:

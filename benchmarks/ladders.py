@@ -26,8 +26,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladder_costs import seconds_of_steps
-from ladder_runs import finished, peak_memory, train
-from ladder_scores import PAPER, class_ious, compare_steps, judge, markdown, sheet, steps_markdown, summary, write_json
+from ladder_runs import finished, part_of, peak_memory, train
+from ladder_scores import (
+    PAPER,
+    class_ious,
+    compare_steps,
+    facts_of,
+    judge,
+    markdown,
+    sheet,
+    steps_markdown,
+    summary,
+    write_json,
+)
 from surroundings import surroundings
 
 from lab2pix.config import DataConfig, ScenesConfig
@@ -196,9 +207,11 @@ def choose(args: argparse.Namespace) -> list[Run]:
             for ladder in chosen
             for rung in ladder.presets
         ]
-    if args.only:
-        runs = [run for run in runs if {run.rung, f"{run.rung}:{run.seed}"} & set(args.only)]
-    return runs
+    return [run for run in runs if _wanted(args, run)]
+
+
+def _wanted(args: argparse.Namespace, run: Run) -> bool:
+    return not args.only or bool({run.rung, f"{run.rung}:{run.seed}"} & set(args.only))
 
 
 def read_costs(args: argparse.Namespace) -> dict[str, dict[str, float]]:
@@ -279,6 +292,8 @@ def score_all(args: argparse.Namespace) -> int:
             for seed in SEEDS:
                 steps = equal_steps(args, ladder) if equal_time else steps_of(args, ladder)
                 run = Run(ladder, rung, seed, steps, equal_time)
+                if not _wanted(args, run):
+                    continue
                 folder = args.runs / run.name
                 if not finished(folder, run.settings(args.set)):
                     print(f"{folder} is not finished, so it is left out", flush=True)
@@ -319,8 +334,7 @@ def write_ladder(
         }
         for kind, seeds in by_seed.items()
     }
-    table = summary(by_seed)
-    steps = compare_steps(by_seed, PAPER[kind])
+    table, steps = summary(by_seed), compare_steps(by_seed, PAPER[kind])
     record = {
         **surroundings(),
         "ladder": ladder.name,
@@ -342,20 +356,6 @@ def write_ladder(
     (args.out / f"ladder-{ladder.name}.md").write_text(text, encoding="utf-8")
     sheet(folders, args.out / f"ladder-{ladder.name}.jpg", truth="data.layout=scenes" in ladder.data)
     print(text, flush=True)
-
-
-def facts_of(folder: Path) -> dict[str, object]:
-    """Return what a reader should know of a segmenter."""
-    info = json.loads((folder / "segmenter.json").read_text(encoding="utf-8"))
-    return {key: info[key] for key in ("architecture", "encoder", "size", "held_out")}
-
-
-def part_of(text: str) -> tuple[int, int]:
-    """Read `1/2`: the first of two parts."""
-    part, _, parts = text.partition("/")
-    if not (part.isdigit() and parts.isdigit() and 1 <= int(part) <= int(parts)):
-        raise argparse.ArgumentTypeError(f"'{text}' is no part such as 1/2")
-    return int(part), int(parts)
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -381,6 +381,7 @@ def arguments() -> argparse.ArgumentParser:
         verb.add_argument("--runs", type=Path, required=True, help="folder of the runs")
         verb.add_argument("--steps", type=int, help="steps of every run, where not the ladder's own")
         verb.add_argument("--ladder", choices=[ladder.name for ladder in ladders()], help="one ladder only")
+    for verb in (training, scoring):
         verb.add_argument("--only", nargs="+", metavar="RUNG[:SEED]", help="some rungs only, such as a or h:0")
     return parser
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ladder_costs import seconds_of_steps
-from ladder_runs import finished, peak_memory, train
-from ladder_scores import judge, sheet, summary, write_json
-from ladders import SEEDS, SEGMENTER_WORLD, camvid, camvid_root, facts_of, part_of
+from ladder_runs import finished, part_of, peak_memory, train
+from ladder_scores import facts_of, judge, sheet, summary, write_json
+from ladders import SEEDS, SEGMENTER_WORLD, camvid, camvid_root
 from surroundings import surroundings
 
 from lab2pix.config import DataConfig, ScenesConfig

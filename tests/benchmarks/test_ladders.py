@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from argparse import Namespace
 from itertools import pairwise
@@ -156,3 +157,40 @@ def test_ious_come_from_the_report_of_the_question(tmp_path, monkeypatch):
     monkeypatch.setattr(ladder_scores, "read_report", lambda file: asked.append(file) or report)
     assert ladder_scores.class_ious(tmp_path, samples=3, count=8) == {"sky": 0.5, "sun": None}
     assert asked == [tmp_path / "report-8x3.json"]
+
+
+def test_a_report_serves_again_for_the_same_step_and_segmenter_only(tmp_path, monkeypatch):
+    segmenter, run = tmp_path / "segmenter", tmp_path / "run"
+    segmenter.mkdir()
+    run.mkdir()
+    made, at = [], {}
+
+    class Found:
+        def save(self, file, *, overwrite):
+            protocol = {
+                "generated": {"step": step},
+                "segmenter": {"weights_sha256": ladder_scores.file_sha256(weights)},
+            }
+            means = {name: {"mean": len(made)} for name in ladder_scores.SCORES}
+            file.write_text(json.dumps({"protocol": protocol, "scores": means}))
+
+    monkeypatch.setattr(ladder_scores, "evaluate_run", lambda *_, **__: made.append(1) or Found())
+    monkeypatch.setattr(ladder_scores, "read_report", lambda file: json.loads(file.read_text()))
+    monkeypatch.setattr(ladder_scores, "latest_checkpoint", lambda _: Path(f"step-{at['step']:08d}"))
+    weights = segmenter / "model.safetensors"
+    found = []
+    for step, content in ((5, "one"), (5, "one"), (6, "one"), (6, "two"), (6, "two")):
+        at["step"] = step
+        weights.write_text(content)
+        found.append(ladder_scores.judge(run, segmenter, samples=1, count=2)["ppa"])
+    assert found == [1, 1, 2, 3, 3]
+
+
+def test_scoring_looks_at_the_rungs_that_were_asked_for(tmp_path, monkeypatch):
+    looked = []
+    monkeypatch.setattr(ladders, "segmenter_for", lambda *_: tmp_path)
+    monkeypatch.setattr(ladders, "finished", lambda folder, _: looked.append(folder.name) and False)
+    ladder_scores.write_json(tmp_path / "costs.json", {"paired-scenes": {"a": 0.1, "e": 0.2}})
+    args = arguments(runs=tmp_path, ladder="paired-scenes", only=["b", "e:2"], set=[])
+    assert ladders.score_all(args) == 0
+    assert looked == ["b-0", "b-1", "b-2", "e-2"]
