@@ -228,10 +228,10 @@ def test_the_noise_that_comes_nearest_to_the_photo_learns():
     photo[:, :, ::2] = 0.5  # stripes that no cell of the comparison shows: their mean is a quarter
     photo[:, :, 1::2] = 0.0
     chosen = method._nearest(Flat(), torch.zeros(3, 1, 64, 64), z, photo, Engine())
-    assert len(drawn) == 4
-    assert torch.equal(drawn[0], z)
-    far = torch.stack([(candidate[:, :3].tanh() - 0.25).abs().mean(1) for candidate in drawn])
-    assert torch.equal(chosen, torch.stack(drawn)[far.argmin(0), torch.arange(3)])
+    [candidates] = (given.unflatten(0, (4, 3)) for given in drawn)
+    assert torch.equal(candidates[0], z)
+    far = (candidates[..., :3].tanh() - 0.25).abs().mean(2)
+    assert torch.equal(chosen, candidates[far.argmin(0), torch.arange(3)])
     assert not torch.equal(chosen, z)
 
 
@@ -242,7 +242,7 @@ def test_a_step_chooses_among_noises_and_repeats_itself():
     for _ in range(2):
         torch.manual_seed(5)
         step(method, batch(), noise())
-    assert [learning for _, learning in used] == [False, False, False, True] * 2
-    rows = [row for candidates, _ in used[:3] for row in candidates]
-    assert all(any(torch.equal(row, other) for other in rows) for row in used[3][0])
-    assert all(torch.equal(first[0], again[0]) for first, again in zip(used[:3], used[4:7], strict=True))
+    assert [(len(given), learning) for given, learning in used] == [(6, False), (2, True)] * 2
+    candidates = used[0][0].unflatten(0, (3, 2))
+    assert all(any(torch.equal(used[1][0][place], row[place]) for row in candidates) for place in range(2))
+    assert all(torch.equal(first[0], again[0]) for first, again in zip(used[:2], used[2:], strict=True))

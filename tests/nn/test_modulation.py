@@ -55,3 +55,19 @@ def test_labels_are_resized_by_nearest_neighbour() -> None:
     assert resize_nearest(label, (4, 4)) is label
     layer, x, large = SPADE(3, 2, hidden=4).eval(), torch.randn(1, 3, 4, 4), torch.rand(1, 2, 16, 16)
     assert torch.equal(layer(x, large), layer(x, large[..., ::4, ::4]))
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_several_features_of_the_same_label_maps(training: bool) -> None:
+    """Scale and shift of a label map serve all its features, as if the label maps were repeated."""
+    x, label, feature = torch.randn(6, 3, 8, 8), torch.rand(2, 4, 8, 8), torch.rand(2, 5, 8, 8)
+    found = []
+    for labels, features in ((label, feature), (label.repeat(3, 1, 1, 1), feature.repeat(3, 1, 1, 1))):
+        torch.manual_seed(1)
+        layer = DGNorm(3, 4, hidden=5).train(training)
+        one = x.clone().requires_grad_()
+        result = layer(one, labels, features, slope=0.2)
+        result.square().sum().backward()
+        found.append((result, one.grad, layer.gamma.weight.grad, layer.norm.running_mean))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)

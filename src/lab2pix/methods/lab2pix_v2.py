@@ -123,14 +123,12 @@ class Lab2PixV2(AdversarialMethod):
         """
         cells = min(_CELLS, *photo.shape[-2:])
         target = F.adaptive_avg_pool2d(photo, cells)
-        noises = [noise, *(torch.randn_like(noise) for _ in range(1, self.config.loss.nearest_of))]
-        distances = []
-        for candidate in noises:
-            with engine.autocast():
-                image = generator(condition, candidate)
-            distances.append((F.adaptive_avg_pool2d(image.float(), cells) - target).abs().mean((1, 2, 3)))
-        nearest = torch.stack(distances).argmin(0)
-        return torch.stack(noises)[nearest, torch.arange(len(noise), device=noise.device)]
+        noises = torch.cat([noise, *(torch.randn_like(noise) for _ in range(1, self.config.loss.nearest_of))])
+        with engine.autocast():
+            images = generator(condition, noises)  # what depends on the label map alone is computed once
+        cells_of = F.adaptive_avg_pool2d(images.float(), cells).unflatten(0, (-1, len(noise)))
+        nearest = (cells_of - target).abs().mean((2, 3, 4)).argmin(0)
+        return noises.unflatten(0, (-1, len(noise)))[nearest, torch.arange(len(noise), device=noise.device)]
 
     def _generator_terms(
         self,

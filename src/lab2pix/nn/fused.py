@@ -12,12 +12,25 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-__all__ = ["add_to_relu", "conv_with_scaled_result", "fuses", "normalise_and_modulate", "traced_or_without_graph"]
+__all__ = [
+    "add_to_relu",
+    "conv_with_scaled_result",
+    "fuses",
+    "is_exporting",
+    "normalise_and_modulate",
+    "traced_or_without_graph",
+]
 
 
 def traced_or_without_graph() -> bool:
     """Say whether there is nothing to save: no gradients, or a compiler or exporter that looks for itself."""
     return not torch.is_grad_enabled() or torch.compiler.is_compiling()
+
+
+def is_exporting() -> bool:
+    """Say whether an exporter looks on, or, where torch cannot tell the two apart, a compiler."""
+    ask = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)
+    return bool(ask())
 
 
 def fuses(norm: nn.Module, *features: Tensor) -> bool:

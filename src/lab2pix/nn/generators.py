@@ -150,10 +150,11 @@ class Lab2PixV2Generator(_Generator):
 
         Args:
             condition: `[N, label_channels, H, W]`, H and W multiples of 2^doublings.
-            noise: `[N, noise_dim]`, z ~ N(0, I); None only where the start is the label map.
+            noise: `[N, noise_dim]`, z ~ N(0, I), or `[k * N, noise_dim]`: k of each label map, all of the first noise
+                before those of the second; None only where the start is the label map.
 
         Returns:
-            `[N, 3, H, W]` in [-1, 1].
+            `[N, 3, H, W]`, or `[k * N, 3, H, W]`, in [-1, 1].
 
         Raises:
             ConfigError: a size that is no multiple, or no noise where noise is the start.

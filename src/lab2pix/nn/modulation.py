@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab2pix.nn.fused import add_to_relu, fuses, normalise_and_modulate
+from lab2pix.nn.fused import add_to_relu, fuses, is_exporting, normalise_and_modulate
 
 __all__ = ["SPADE", "DGNorm", "resize_nearest"]
 
@@ -43,7 +43,7 @@ class SPADE(nn.Module):
         return F.relu(self.shared(label), inplace=True)
 
     def forward(self, x: Tensor, label: Tensor, global_feature: Tensor | None = None, *, slope: float = 1.0) -> Tensor:
-        """Normalise `[N, channels, h, w]`.
+        """Normalise `[N, channels, h, w]`, or `[k * N, channels, h, w]`: k features of the same label maps, in turn.
 
         Args:
             x: the feature.
@@ -57,7 +57,12 @@ class SPADE(nn.Module):
         shift = self.beta(hidden)
         if fuses(self.norm, x, scale, shift):
             return normalise_and_modulate(self.norm, x, scale, shift, slope)
-        modulated = torch.addcmul(shift, self.norm(x), scale)
+        normalised = self.norm(x)
+        # Exported programs are for as many features as label maps, which a tracer cannot tell.
+        if is_exporting() or len(x) == len(scale):
+            modulated = torch.addcmul(shift, normalised, scale)
+        else:  # scale and shift are the same for all features of a label map
+            modulated = torch.addcmul(shift, normalised.unflatten(0, (-1, len(scale))), scale).flatten(0, 1)
         return modulated if slope == 1 else F.leaky_relu(modulated, slope, inplace=True)
 
 
