@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -39,13 +41,24 @@ def conv3x3_of_enlarged(small: Tensor, weight: Tensor, bias: Tensor | None, fact
     if factor == 2:  # blocks of two pixels have no inner ones
         merge = merge[::2]
     phases = merge.shape[0]
-    merged = torch.einsum("psk,qtl,ockl->pqocst", merge, merge, weight)
     count, out_channels, (height, width) = small.shape[0], weight.shape[0], small.shape[-2:]
-    flat = F.conv2d(small, merged.flatten(0, 2), None if bias is None else bias.repeat(phases**2), padding=1)
+    if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):  # all kernels are nine times the weight: in turn
+        flat = torch.cat([F.conv2d(small, kernel, bias, padding=1) for kernel in _merged(weight, merge)], 1)
+    else:
+        merged = torch.einsum("psk,qtl,ockl->pqocst", merge, merge, weight)
+        flat = F.conv2d(small, merged.flatten(0, 2), None if bias is None else bias.repeat(phases**2), padding=1)
     distinct = F.relu(flat).view(count, phases, phases, out_channels, height, width)
     # [N, phase y, phase x, O, h, w] -> [N, O, h, phase y, w, phase x], then each inner phase as often as it occurs
     tiles = _spread(_spread(distinct.permute(0, 3, 4, 1, 5, 2), 3, factor), 5, factor)
     return tiles.reshape(count, out_channels, height * factor, width * factor)
+
+
+def _merged(weight: Tensor, merge: Tensor) -> Iterator[Tensor]:
+    """Yield the kernel of each phase, row by row, `[O, C, 3, 3]`."""
+    for down in merge:
+        rows = torch.einsum("sk,ockl->ocsl", down, weight)
+        for across in merge:
+            yield torch.einsum("tl,ocsl->ocst", across, rows)
 
 
 def _spread(tiles: Tensor, axis: int, factor: int) -> Tensor:

@@ -214,6 +214,8 @@ class PreparedV2(PreparedGenerator):
         x = self._start(known, condition, noise)
         scale = 0
         for index, (block, block_scale) in enumerate(zip(self.blocks, self.block_scales, strict=True)):
+            for done in known.scales[:block_scale]:
+                done.release()
             looks = self._looks(known, f"block {index}", block, block_scale)
             x = block(x, 2 if block_scale > scale else 1, looks)
             scale = block_scale
@@ -250,6 +252,8 @@ class PreparedV1(PreparedGenerator):
         images: list[Tensor] = []
         first_mixed, first_drawn = len(self.blocks) - len(self.mixes), len(self.blocks) - self.outputs
         for index, (block, scale, end) in enumerate(zip(self.blocks, self.block_scales, ends, strict=True)):
+            for done in known.scales[:scale]:
+                done.release()
             previous, before = x, factor
             x = block(previous, factor, self._looks(known, f"block {index}", block, scale))
             factor = 1 if end == scale else 2
