@@ -100,9 +100,9 @@ class _NormaliseAndModulate(torch.autograd.Function):
             gradient = torch.ops.aten.leaky_relu_backward(gradient, results[0], ctx.slope, True)
         of_x = of_scale = None
         if ctx.needs_input_grad[1]:
-            # The normalised map once more, in place of keeping it.
-            column = (1, -1, 1, 1)
-            of_scale = (x - mean.view(column)).mul_(inverse.view(column)).mul_(gradient).to(scale.dtype)
+            # The normalised map once more, in place of keeping it; by a kernel that makes no float32 map of a low one.
+            of_scale = torch.native_batch_norm(x, inverse, None, mean, torch.ones_like(mean), False, 0.0, 0.0)[0]
+            of_scale.mul_(gradient)
         if ctx.needs_input_grad[0]:
             of_x = torch.ops.aten.native_batch_norm_backward(
                 gradient * scale, x, None, None, None, mean, inverse, True, ctx.eps, [True, False, False]
@@ -147,7 +147,7 @@ def conv_with_scaled_result(
     weight for that to pay.
 
     Args:
-        x: `[N, C, H, W]`.
+        x: `[N, C, H, W]`; where its type is lower than the weight's, the convolution computes in it.
         weight: `[O, C, h, w]`, as it is before spectral norm.
         sigma: its largest singular value, a scalar.
         left: its left vector `[O]`, a constant of the backward pass.
@@ -171,20 +171,22 @@ class _ConvWithScaledResult(torch.autograd.Function):
         stride: tuple[int, int],
         padding: tuple[int, int],
     ) -> Tensor:
-        result = torch.nn.functional.conv2d(x, weight, None, stride, padding).div_(sigma)
-        ctx.save_for_backward(x, weight, sigma, left, right, result)
+        cast = weight.to(x.dtype)
+        with torch.autocast(x.device.type, enabled=False):
+            result = torch.nn.functional.conv2d(x, cast, None, stride, padding).div_(sigma)
+        ctx.save_for_backward(x, cast, sigma, left, right, result)
         ctx.stride, ctx.padding = stride, padding
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, sigma, left, right, result = ctx.saved_tensors
+        x, cast, sigma, left, right, result = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
         of_x, of_weight, _ = torch.ops.aten.convolution_backward(
             gradient / sigma,
             x,
-            weight,
+            cast,
             None,
             ctx.stride,
             ctx.padding,
@@ -196,9 +198,10 @@ class _ConvWithScaledResult(torch.autograd.Function):
         )
         if needs[1]:
             # d result / d sigma = -result / sigma, and d sigma / d weight = left ⊗ right.
-            share = -torch.sum(gradient * result) / sigma
+            share = -torch.sum(gradient * result, dtype=sigma.dtype) / sigma
+            of_weight = of_weight.to(sigma.dtype)
             if of_weight.is_contiguous():
                 of_weight.view(len(left), -1).addr_(left * share, right)
             else:
-                of_weight.add_(torch.outer(left * share, right).view(weight.shape))
+                of_weight.add_(torch.outer(left * share, right).view(cast.shape))
         return of_x, of_weight, None, None, None, None, None

@@ -17,9 +17,9 @@ __all__ = ["SpectralConv2d", "spectral_conv2d"]
 class SpectralConv2d(nn.Conv2d):
     """A convolution for torch's spectral norm; where its weight is larger than its result, it divides the result.
 
-    Results, gradients, singular vectors and the state dict are those of torch's spectral norm. The short way is for
-    training steps of one type; evaluation, frozen weights, autocast and compilation take torch's own. Make one with
-    `spectral_conv2d`.
+    Results, gradients, singular vectors and the state dict are those of torch's spectral norm. Under autocast the
+    weight itself is cast; norm and gradient stay in its own type. The short way is for training steps; evaluation,
+    frozen weights and compilation take torch's own. Make one with `spectral_conv2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -34,17 +34,25 @@ class SpectralConv2d(nn.Conv2d):
             return super().forward(x)
         sigma, left, right = _largest_singular(stack[0], weight)
         stride, padding = cast(tuple[int, int], self.stride), cast(tuple[int, int], self.padding)
-        result = conv_with_scaled_result(x, weight, sigma, left, right, stride, padding)
-        return result if self.bias is None else result + self.bias.view(-1, 1, 1)
+        result = conv_with_scaled_result(x.to(_type_of_pass(x)), weight, sigma, left, right, stride, padding)
+        return result if self.bias is None else result + self.bias.to(result.dtype).view(-1, 1, 1)
 
     def _shortens(self, x: Tensor, weight: Tensor) -> bool:
         if not self.training or not weight.requires_grad or x.ndim != 4 or traced_or_without_graph():
             return False
-        if x.dtype != weight.dtype or torch.is_autocast_enabled(x.device.type):
+        if _type_of_pass(x) == torch.float16:  # undivided, its results may be too large
+            return False
+        if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             return False
         sides = zip(x.shape[-2:], self.kernel_size, self.stride, cast(tuple[int, int], self.padding), strict=True)
         height, width = ((side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding in sides)
         return weight[0].numel() > x.shape[0] * height * width
+
+
+def _type_of_pass(x: Tensor) -> torch.dtype:
+    """Return the type that a convolution of `x` computes in here."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 @torch.no_grad()
