@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torchvision
@@ -140,3 +142,28 @@ def test_normalize_is_imagenets() -> None:
     pixels = torch.rand(2, 3, 8, 8)
     expected = torchvision.transforms.functional.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     torch.testing.assert_close(Backbone.normalize(pixels * 2 - 1), expected)
+
+
+def test_lowered_it_sees_what_autocast_sees(backbone: Backbone) -> None:
+    """Weights in bfloat16, batch norms part of the convolutions, gradients to the image; twice lowered is once."""
+    torch.manual_seed(0)
+    plain = copy.deepcopy(backbone)
+    for module in plain.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1)
+            module.running_var.uniform_(0.5, 1.5)
+    low = copy.deepcopy(plain)
+    low.lower(torch.bfloat16)
+    low.lower(torch.bfloat16)
+    assert {parameter.dtype for name, parameter in low.named_parameters()} == {torch.bfloat16}
+    assert not any(parameter.requires_grad for parameter in low.parameters())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in low.modules())
+    image = torch.rand(1, 3, 64, 64) * 2 - 1
+    exact = plain(image, perceptual=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = low(image.requires_grad_(), perceptual=True)
+    for mine, theirs in zip([*seen.discriminator, *seen.perceptual], [*exact[0], *exact[1]], strict=True):
+        assert mine.dtype == torch.bfloat16
+        assert (mine.float() - theirs).norm() < 2e-2 * theirs.norm()
+    seen.perceptual[-1].float().sum().backward()
+    assert image.grad is not None and image.grad.abs().sum() > 0

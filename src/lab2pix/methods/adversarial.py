@@ -16,7 +16,7 @@ from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights
-from lab2pix.methods.base import Engine, Losses, Method
+from lab2pix.methods.base import PRECISIONS, Engine, Losses, Method
 from lab2pix.methods.eyes import Eyes
 from lab2pix.nn.discriminators import (
     HierarchicalDiscriminator,
@@ -153,9 +153,11 @@ class AdversarialMethod(Method):
         self.generator_term, self.real_term, self.fake_term = ADVERSARIAL_TERMS[config.loss.adversarial]
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
-        """Move players and frozen backbones to a device."""
+        """Move players and frozen backbones to a device; backbones get the type of the run's passes."""
         for module in (*self.players.values(), self.eyes):
             module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        if self.config.train.precision != "fp32":
+            self.eyes.lower(PRECISIONS[self.config.train.precision])
 
     @abstractmethod
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:

@@ -15,7 +15,10 @@ from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
 
-__all__ = ["Engine", "Losses", "Method"]
+__all__ = ["PRECISIONS", "Engine", "Losses", "Method"]
+
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What passes compute in, by the name that `train.precision` has for it."""
 
 Losses = dict[str, Tensor]
 """Named loss terms of one player, weighted as they enter its sum; detached scalars on the training device."""

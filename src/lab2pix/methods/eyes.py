@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from lab2pix.config import Config
@@ -66,6 +67,11 @@ class Eyes(nn.Module):
         network = self.networks[name]
         assert isinstance(network, Backbone)
         return network
+
+    def lower(self, dtype: torch.dtype) -> None:
+        """Hold the networks in the type that passes compute in under autocast; see `Backbone.lower`."""
+        for name in self.networks:
+            self._network(name).lower(dtype)
 
     def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Sight:
         """Look at `[N, 3, H, W]` images in [-1, 1].

@@ -8,7 +8,7 @@ there: the sum that the next block reads loses nothing and lets gradients of bot
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 import torch
@@ -49,6 +49,7 @@ class Backbone(nn.Module):
         discriminator_taps, perceptual_taps: the layers after which they are taken.
         consistency_taps: the layers after which the five features of image consistency are taken (Eq. 18).
         feature_scale: what they are multiplied by.
+        order: memory order that images are looked at in, on a CPU.
     """
 
     name: ClassVar[str]
@@ -64,6 +65,7 @@ class Backbone(nn.Module):
         # Layers behind the last tap are never needed.
         last = max(*self.discriminator_taps, *self.perceptual_taps, *self.consistency_taps)
         self.layers = nn.ModuleList(layers[: last + 1])
+        self.order = torch.preserve_format
         self.requires_grad_(False)
         self.eval()
 
@@ -95,6 +97,8 @@ class Backbone(nn.Module):
             self.consistency_taps if consistency else (),
         )
         features = BackboneFeatures([], [], [])
+        if self.order != torch.preserve_format and image.device.type == "cpu":
+            image = image.contiguous(memory_format=self.order)
         for index in range(max((tap for group in taps for tap in group), default=-1) + 1):
             image = self.layers[index](image)
             if not any(index in group for group in taps):
@@ -115,10 +119,36 @@ class Backbone(nn.Module):
         own = self.state_dict()
         self.load_state_dict({name: tensor for name, tensor in renamed.items() if name in own})
 
+    def lower(self, dtype: torch.dtype) -> None:
+        """Hold the convolutions in a lower type, so that autocast need not cast them at every pass.
+
+        Batch norms become part of them, in float32 before the cast. From now on passes have to run under autocast.
+        """
+        for owner, convolution, norm in self._normalised():
+            if isinstance(getattr(owner, norm), nn.BatchNorm2d):
+                _fold(getattr(owner, convolution), getattr(owner, norm))
+                setattr(owner, norm, nn.Identity())
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                module.to(dtype=dtype)
+        self.order = torch.channels_last  # pooling in a low type is several times faster in it
+
+    def _normalised(self) -> Iterator[tuple[nn.Module, str, str]]:
+        """Yield every module that has a convolution with a batch norm right behind it, and the names of both."""
+        yield from ()
+
     @staticmethod
     @abstractmethod
     def local_name(name: str) -> str:
         """Return what this module calls a weight of the classifier; any other name for those it has no use for."""
+
+
+def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
+    """Let a convolution without bias do what its batch norm does in evaluation mode."""
+    assert norm.running_mean is not None and norm.running_var is not None and convolution.bias is None
+    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+    convolution.weight.mul_(factor.view(-1, 1, 1, 1))
+    convolution.bias = nn.Parameter(norm.bias - norm.running_mean * factor, requires_grad=False)
 
 
 class _VGG(Backbone):
@@ -192,14 +222,16 @@ class _EfficientNetLite(Backbone):
         network = EfficientNet.from_name(self.name, image_size=None)
         stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         super().__init__([stem, *network._blocks])
+        self.order = torch.channels_last  # its depthwise convolutions take half the time in it
 
-    def forward(
-        self, image: Tensor, *, levels: int = 3, perceptual: bool = False, consistency: bool = False
-    ) -> BackboneFeatures:
-        """See `Backbone.forward`."""
-        if image.device.type == "cpu":  # its depthwise convolutions take half the time in this memory order
-            image = image.contiguous(memory_format=torch.channels_last)
-        return super().forward(image, levels=levels, perceptual=perceptual, consistency=consistency)
+    def _normalised(self) -> Iterator[tuple[nn.Module, str, str]]:
+        """See `Backbone._normalised`."""
+        stem, *blocks = self.layers
+        yield stem, "0", "1"
+        for block in blocks:
+            for convolution, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
+                if hasattr(block, convolution):
+                    yield block, convolution, norm
 
     @staticmethod
     def local_name(name: str) -> str:

@@ -16,11 +16,10 @@ from lab2pix.config import Config
 from lab2pix.distributed import Team
 from lab2pix.errors import TrainingError
 from lab2pix.methods import Engine, Losses
+from lab2pix.methods.base import PRECISIONS
 from lab2pix.training.state import TrainingState
 
 __all__ = ["build_engine", "make_step"]
-
-_PRECISIONS = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_engine(config: Config, state: TrainingState, device: torch.device) -> Engine:
@@ -30,7 +29,7 @@ def build_engine(config: Config, state: TrainingState, device: torch.device) -> 
     def autocast() -> AbstractContextManager[Any]:
         if precision == "fp32":
             return nullcontext()
-        return torch.autocast(device.type, dtype=_PRECISIONS[precision])
+        return torch.autocast(device.type, dtype=PRECISIONS[precision])
 
     def scale(loss: Tensor) -> Tensor:
         scaled: Tensor = state.scaler.scale(loss / parts if parts > 1 else loss)
