@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
@@ -13,8 +14,8 @@ from torch.utils.data import Dataset
 
 from lab2pix.batch import Batch
 from lab2pix.config import DataConfig
-from lab2pix.data.files import read_instances
-from lab2pix.data.layouts import Pair
+from lab2pix.data.files import beginning, read_instances
+from lab2pix.data.pairs import Pair, Pairs
 from lab2pix.data.pixels import from_bytes
 from lab2pix.data.transforms import JointTransform, instance_edges
 from lab2pix.errors import ConfigError, DataError
@@ -73,7 +74,8 @@ class PairDataset(Dataset[Sample]):
         root: Path | None = None,
         sketcher: Sketcher | None = None,
     ) -> None:
-        without = next((pair for pair in pairs if pair.instance is None), None) if edges else None
+        pairs = Pairs.of(pairs)
+        without = next((row for row in pairs.rows() if not row.instance), None) if edges else None
         if without is not None:
             raise DataError(f"{without.label} comes without an instance map; add it, or set data.instance_edges=false")
         self.pairs = pairs
@@ -149,11 +151,13 @@ class PairDataset(Dataset[Sample]):
     def file_hash(self) -> str:
         """Return a hash of the file list: names and sizes in bytes of all files, in their order."""
         digest = hashlib.sha256()
-        for pair in self.pairs:
-            for path in dict.fromkeys((pair.label, pair.image, pair.instance)):
-                if path is not None:
-                    name = path.relative_to(self.root) if self.root is not None else path
-                    digest.update(f"{name.as_posix()}\0{path.stat().st_size}\n".encode())
+        start = "" if self.root is None else beginning(self.root)
+        for row in self.pairs.rows():
+            for path in dict.fromkeys((row.label, row.image, row.instance)):
+                if path:
+                    name = path.removeprefix(start).replace(os.sep, "/")
+                    size = os.stat(path).st_size  # noqa: PTH116 (speed on large sets)
+                    digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 

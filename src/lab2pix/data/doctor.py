@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lab2pix.data.dataset import check_sizes, size_text
 from lab2pix.data.files import read_instances
-from lab2pix.data.layouts import Pair, find_pairs, scan
+from lab2pix.data.layouts import find_pairs, scan
+from lab2pix.data.pairs import Pair
 from lab2pix.data.preview import draw_sheet
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels import LabelSpace

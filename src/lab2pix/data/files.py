@@ -19,7 +19,9 @@ from lab2pix.labels import LabelSpace
 
 __all__ = [
     "IMAGE_SUFFIXES",
+    "beginning",
     "find_images",
+    "list_images",
     "read_image",
     "read_instances",
     "read_label",
@@ -43,12 +45,29 @@ def find_images(folder: Path) -> Iterator[Path]:
 
     Names alone decide, no file is opened or asked for its size.
     """
-    for parent, folders, names in os.walk(folder):
+    return (folder / f"{stem}{suffix}" for stem, suffix in list_images(folder))
+
+
+def list_images(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield what `find_images` does as text, which is several times faster: path below the folder, and its suffix.
+
+    Parts of the path are separated by slashes.
+    """
+    top = str(folder)
+    for parent, folders, names in os.walk(top):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        here = Path(parent)
+        inner = parent[len(top) :].replace(os.sep, "/").strip("/")
+        below = f"{inner}/" if inner else ""
         for name in sorted(names):
-            if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith("."):  # noqa: PTH122 (speed)
-                yield here / name
+            stem, dot, suffix = name.rpartition(".")
+            if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES and not name.startswith("."):
+                yield below + stem, f".{suffix}"
+
+
+def beginning(folder: Path) -> str:
+    """Return what the path of whatever lies in a folder begins with, as text."""
+    text = str(folder)
+    return "" if text == "." else text if text.endswith(os.sep) else text + os.sep
 
 
 def read_image(path: Path) -> Tensor:

@@ -11,7 +11,7 @@ from torchvision.transforms.v2.functional import to_pil_image
 
 from lab2pix.data.dataset import check_sizes
 from lab2pix.data.drawings import resize_label
-from lab2pix.data.layouts import Pair
+from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image
 from lab2pix.labels import LabelSpace
 

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from lab2pix.config import DataConfig
 from lab2pix.data.dataset import PairDataset
-from lab2pix.data.files import find_images
-from lab2pix.data.layouts import Pair, find_pairs
+from lab2pix.data.files import beginning, list_images
+from lab2pix.data.layouts import find_pairs
+from lab2pix.data.pairs import Pairs, Row
 from lab2pix.data.sketches import Sketcher, sketcher_of
 from lab2pix.data.transforms import JointTransform
 from lab2pix.errors import ConfigError, DataError
@@ -110,7 +111,7 @@ def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -
     return open_side(data, label_space, seed, "photos", train=False)
 
 
-def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images"]) -> list[Pair]:
+def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images"]) -> Pairs:
     """List the label maps or photos of one side's own folder, or of the split's sub-folder where it has one."""
     setting, what = f"data.{key}.root", "label maps" if key == "labels" else "photos"
     if not root.is_dir():
@@ -125,11 +126,11 @@ def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["
                 "data.train_split to the name of one, or data.val_split=null to train on all"
             )
         folder = root
-    files = list(find_images(folder))
-    if not files:
+    files = ((stem, f"{beginning(folder)}{stem}{suffix}") for stem, suffix in list_images(folder))
+    pairs = Pairs(Row(stem, file, file if key == "images" else "") for stem, file in files)
+    if not pairs:
         raise DataError(f"There are no {what} in {folder}; put some there, or correct {setting}")
-    image = key == "images"
-    return [Pair(path.relative_to(folder).with_suffix("").as_posix(), path, path if image else None) for path in files]
+    return pairs
 
 
 def _open_scenes(

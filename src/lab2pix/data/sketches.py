@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lab2pix.config import DataConfig
 from lab2pix.data.drawings import SKETCH, Lines, resize_lines
-from lab2pix.data.layouts import Pair
+from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image, resize_nearest
 from lab2pix.errors import ConfigError
 from lab2pix.labels import LabelSpace

@@ -11,7 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from lab2pix.data.files import find_images, read_image
-from lab2pix.data.layouts import Pair, find_pairs
+from lab2pix.data.layouts import find_pairs
+from lab2pix.data.pairs import Pair
 from lab2pix.errors import DataError
 
 __all__ = ["Item", "Matches", "is_plain", "list_sha256", "listed", "match", "pictures_in"]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lab2pix.data.drawings import resize_label
 from lab2pix.data.files import read_image
-from lab2pix.data.layouts import Pair
+from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image
 from lab2pix.errors import DataError, LabelError
 from lab2pix.evaluation.folders import Item, read_photo

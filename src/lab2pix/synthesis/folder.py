@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.data.layouts import Pair, find_pairs
+from lab2pix.data.layouts import find_pairs
+from lab2pix.data.pairs import Pair
 from lab2pix.data.pixels import to_bytes, to_picture
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
 from lab2pix.synthesis.synthesizer import Synthesizer

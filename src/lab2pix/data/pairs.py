@@ -1,0 +1,158 @@
+"""The files of one sample, and of very many samples in little memory."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NamedTuple, cast, overload
+
+from torch import Tensor
+
+from lab2pix.data.drawings import SEAM, Lines, find_lines
+from lab2pix.data.files import read_image, read_label, read_label_image, to_label, to_rgb
+from lab2pix.errors import DataError, LabelError
+from lab2pix.labels import LabelSpace
+
+__all__ = ["Form", "Pair", "Pairs", "Row"]
+
+Form = Literal["files", "photo-left", "sketch-left"]
+"""How label map and photo share files: one each; one file, photo left; one file, sketch left."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """The files of one sample.
+
+    Attributes:
+        name: what it is called, unique within its split; parts are separated by slashes.
+        label: file of the label map; where photos alone are asked for, the photo's.
+        image: file of the photo, the same one for AB files; None where labels alone are asked for.
+        instance: file of the instance map, where there is one.
+        form: whether label map and photo have a file each, or which half of one file they are.
+    """
+
+    name: str
+    label: Path
+    image: Path | None = None
+    instance: Path | None = None
+    form: Form = "files"
+
+    def read_label(self, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
+        """Read the label map: `[H, W]` int64 canonical ids.
+
+        Args:
+            label_space: its classes.
+            lines: which pixels of a line drawing are lines.
+
+        Raises:
+            DataError: the file cannot be read.
+            LabelError: it holds ids or colours that the label space does not have.
+        """
+        if self.form == "files":
+            return read_label(self.label, label_space, lines)
+        picture, lossy = read_label_image(self.label)
+        width = _half_width(picture.width, self.label)
+        if self.form == "sketch-left":
+            _check_two_classes(label_space)
+            left = to_rgb(picture.crop((0, 0, width, picture.height)))
+            return find_lines(left, lines, f"the left half of {self.label}", seam=SEAM)
+        right = picture.crop((width, 0, picture.width, picture.height))
+        return to_label(right, label_space, f"the right half of {self.label}", lossy=lossy)
+
+    def read_image(self) -> Tensor:
+        """Read the photo: `[3, H, W]` uint8 RGB.
+
+        Raises:
+            DataError: the file cannot be read, or the pair was made without photo.
+        """
+        if self.image is None:
+            raise DataError(f"{self.label} comes without a photo; give a data set that has them")
+        image = read_image(self.image)
+        return image if self.form == "files" else _half(image, self.image, right=self.form == "sketch-left")
+
+
+class Row(NamedTuple):
+    """A pair as text: what `Pair` has, with an empty text where it has None."""
+
+    name: str
+    label: str
+    image: str = ""
+    instance: str = ""
+    form: Form = "files"
+
+
+class Pairs(Sequence[Pair]):
+    """Many pairs, kept as one text and turned into a `Pair` when one is asked for.
+
+    As objects, 120,000 pairs would take five times the memory, and every worker process would come to copy them all:
+    whoever looks at an object of Python's writes into it.
+
+    Args:
+        rows: the pairs.
+    """
+
+    def __init__(self, rows: Iterable[Row] = ()) -> None:
+        self._text = bytearray()
+        self._ends = array("Q")
+        for row in rows:
+            # No name holds a zero; what is no Unicode in a name of the file system's comes back as it was.
+            self._text += "\0".join(row).encode("utf-8", "surrogatepass")
+            self._ends.append(len(self._text))
+
+    @classmethod
+    def of(cls, pairs: Sequence[Pair]) -> Pairs:
+        """Return any pairs in this form."""
+        if isinstance(pairs, cls):
+            return pairs
+        return cls(Row(p.name, str(p.label), str(p.image or ""), str(p.instance or ""), p.form) for p in pairs)
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self._ends)
+
+    @overload
+    def __getitem__(self, index: int) -> Pair: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Pairs: ...
+
+    def __getitem__(self, index: int | slice) -> Pair | Pairs:
+        """Return one pair, or some of them."""
+        if isinstance(index, slice):
+            return Pairs(self.row(place) for place in range(*index.indices(len(self))))
+        name, label, image, instance, form = self.row(range(len(self))[index])
+        return Pair(name, Path(label), Path(image) if image else None, Path(instance) if instance else None, form)
+
+    def row(self, place: int) -> Row:
+        """Return a pair as text; its place counts from 0."""
+        text = self._text[self._ends[place - 1] if place else 0 : self._ends[place]]
+        name, label, image, instance, form = text.decode("utf-8", "surrogatepass").split("\0")
+        return Row(name, label, image, instance, cast(Form, form))
+
+    def rows(self) -> Iterator[Row]:
+        """Yield all pairs as text."""
+        return map(self.row, range(len(self)))
+
+
+def _half_width(width: int, path: Path) -> int:
+    """Return half a width, or say that the file is no AB pair."""
+    if width % 2:
+        raise DataError(f"{path} is {width} pixels wide, which two halves cannot share; it is no AB pair")
+    return width // 2
+
+
+def _half(image: Tensor, path: Path, *, right: bool) -> Tensor:
+    """Return one half `[3, H, W / 2]` of an AB picture `[3, H, W]`."""
+    width = _half_width(image.shape[-1], path)
+    return image[..., width:] if right else image[..., :width]
+
+
+def _check_two_classes(label_space: LabelSpace) -> None:
+    """Refuse a label space that drawings cannot be read with: they have lines and paper."""
+    if label_space.num_classes != 2:
+        raise LabelError(
+            f"Sketches have two classes, blank and line, but label space '{label_space.name}' has "
+            f"{label_space.num_classes}; use label space 'sketch'"
+        )
