@@ -254,6 +254,7 @@ class TrainConfig(Section):
     accumulate: int = Field(1, ge=1, description="Parts a batch is split into to save memory.")
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Number format of the forward passes.")
     channels_last: bool = Field(False, description="Memory order that many processors convolve faster in.")
+    compile: bool = Field(False, description="Make programs of the networks by torch.compile at the first step.")
     gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Average the generator's weights; null: off.")
     start_from: str | None = Field(

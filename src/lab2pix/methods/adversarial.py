@@ -152,6 +152,12 @@ class AdversarialMethod(Method):
         )
         self.generator_term, self.real_term, self.fake_term = ADVERSARIAL_TERMS[config.loss.adversarial]
 
+    @property
+    def parts(self) -> Sequence[nn.Module]:
+        """The generator, and the discriminator of each scale."""
+        assert isinstance(self.discriminator, MultiScaleDiscriminator)
+        return [self.generator, *self.discriminator.networks]
+
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
         """Move players and frozen backbones to a device; backbones get the type of the run's passes."""
         for module in (*self.players.values(), self.eyes):

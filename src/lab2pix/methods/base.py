@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
@@ -60,6 +60,11 @@ class Method(ABC):
     def players(self) -> Mapping[str, nn.Module]:
         """The networks that learn, by name."""
         return {"generator": self.generator, "discriminator": self.discriminator}
+
+    @property
+    def parts(self) -> Sequence[nn.Module]:
+        """The networks that the passes of a step call, each a program of its own where the run is compiled."""
+        return [self.generator, self.discriminator]
 
     @abstractmethod
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:

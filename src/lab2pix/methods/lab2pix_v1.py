@@ -114,6 +114,11 @@ class Lab2PixV1(AdversarialMethod):
         self.ignored = label_space.num_classes if label_space.unknown_value is not None else None
 
     @property
+    def parts(self) -> Sequence[nn.Module]:
+        """The generator, the segmenters, and the discriminator of each scale."""
+        return [*super().parts, *self.drawer.segmenters]
+
+    @property
     def players(self) -> Mapping[str, nn.Module]:
         """The generator with its segmenters, and the discriminators."""
         return {"generator": self.drawer, "discriminator": self.discriminator}

@@ -126,9 +126,9 @@ class Lab2PixV2(AdversarialMethod):
         noises = torch.cat([noise, *(torch.randn_like(noise) for _ in range(1, self.config.loss.nearest_of))])
         with engine.autocast():
             images = generator(condition, noises)  # what depends on the label map alone is computed once
-        cells_of = F.adaptive_avg_pool2d(images.float(), cells).unflatten(0, (-1, len(noise)))
+        cells_of = torch.unflatten(F.adaptive_avg_pool2d(images.float(), cells), 0, (-1, len(noise)))
         nearest = (cells_of - target).abs().mean((2, 3, 4)).argmin(0)
-        return noises.unflatten(0, (-1, len(noise)))[nearest, torch.arange(len(noise), device=noise.device)]
+        return torch.unflatten(noises, 0, (-1, len(noise)))[nearest, torch.arange(len(noise), device=noise.device)]
 
     def _generator_terms(
         self,

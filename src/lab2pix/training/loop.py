@@ -26,6 +26,7 @@ from lab2pix.training.checkpoint import (
     prune_checkpoints,
     write_checkpoint,
 )
+from lab2pix.training.compiling import check_compiler, compile_players, without_programs
 from lab2pix.training.loader import read_batches
 from lab2pix.training.monitor import Monitor, Validator
 from lab2pix.training.record import lock_run, open_run, record_session, start_run
@@ -109,6 +110,8 @@ def train(
         stack.enter_context(explain_failures(config, team.size))
 
         _check_share(config, team)
+        if config.train.compile:
+            check_compiler(team.device)
         label_space = LabelSpace.load(config.data.label_space)
         dataset = build_dataset(config.data, "train", label_space, config.seed)
         samples, total = len(dataset), total_steps(config.train, len(dataset))
@@ -128,6 +131,8 @@ def train(
         if checkpoint is not None:
             load_checkpoint(checkpoint, state)
         engine = build_engine(config, state, team.device)
+        if config.train.compile:
+            compile_players(state.method)
         networks = {name: team.wrap(player) for name, player in state.method.players.items()}
         notes = team.on_main(lambda: _record(run, state, team, dataset))
 
@@ -167,7 +172,8 @@ def _run_steps(
         interrupted = reason not in (0, TIME_IS_UP)
         last = state.step == total or reason != 0
         monitor.step(losses)
-        improved = monitor.look(ends=last and not interrupted)
+        with without_programs(config.train.compile):
+            improved = monitor.look(ends=last and not interrupted)
         if state.step % config.checkpoint.every == 0 or last or improved:
             team.on_main(lambda: _save(run, state, monitor))
 

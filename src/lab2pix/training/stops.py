@@ -102,16 +102,19 @@ def _memory_advice(config: Config, processes: int) -> str:
 
 @contextmanager
 def explain_failures(config: Config, processes: int = 1) -> Iterator[None]:
-    """Turn the system's words for memory or disk that ran out into what the user can do about it.
+    """Turn the words of the system, and of torch's compiler, into what the user can do about it.
 
     Raises:
-        TrainingError: memory ran out, or the disk is full.
+        TrainingError: memory ran out, the disk is full, or torch's compiler failed.
     """
     try:
         yield
     except (MemoryError, RuntimeError, OSError) as error:
         if _is_out_of_memory(error):
             raise TrainingError(f"out of memory; to need less, {_memory_advice(config, processes)}") from error
+        if config.train.compile and type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            reason = " ".join(str(error).strip().partition("\n\n")[0].split())
+            raise TrainingError(f"torch's compiler failed ({reason}); set train.compile=false") from error
         if is_disk_full(error):
             name = getattr(error, "filename", None) or Path.cwd()
             raise TrainingError(
