@@ -30,6 +30,11 @@ class Batch:
         """Return the number of samples."""
         return int(self.label.shape[0])
 
+    def pin_memory(self) -> Batch:
+        """Return the same batch in memory that a GPU can fetch from by itself."""
+        image, edges = (None if part is None else part.pin_memory() for part in (self.image, self.edges))
+        return replace(self, label=self.label.pin_memory(), image=image, edges=edges)
+
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on another device."""
 

@@ -177,7 +177,7 @@ def weights(run: Path, step: int) -> dict[str, Tensor]:
 def lines(run: Path, key: str = "losses") -> list[dict[str, Any]]:
     """Return the lines of a log that hold a key, without their times."""
     found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if k != "seconds"} for line in found if key in line]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "waiting")} for line in found if key in line]
 
 
 def assert_same_run(one: Path, other: Path, step: int) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 __all__ = ["Display"]
 
 _PLAIN_EVERY = 5.0  # seconds between plain lines
+_WORTH_SHOWING = 0.05  # share of the time that steps waited for data
 
 
 class _Rate(ProgressColumn):
@@ -54,9 +55,12 @@ class Display:
         """Say a sentence."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
-    def losses(self, losses: Mapping[str, Mapping[str, float]]) -> None:
-        """Show each player's sum of losses from now on."""
-        self._losses = "  ".join(f"{player} {sum(terms.values()):.3f}" for player, terms in losses.items())
+    def losses(self, losses: Mapping[str, Mapping[str, float]], waiting: float = 0.0) -> None:
+        """Show each player's sum of losses from now on, and which share of the time steps waited for data, if much."""
+        shown = [f"{player} {sum(terms.values()):.3f}" for player, terms in losses.items()]
+        if waiting >= _WORTH_SHOWING:
+            shown.append(f"waiting for data {waiting:.0%}")
+        self._losses = "  ".join(shown)
 
     def update(self, step: int) -> None:
         """Show that a step was made."""

@@ -1,10 +1,12 @@
-"""Reads a run's batches in order, with or without worker processes."""
+"""Reads a run's batches in order and ahead of the step, with or without worker processes."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lab2pix.batch import Batch
@@ -13,7 +15,7 @@ from lab2pix.errors import Lab2PixError
 from lab2pix.training.sampler import StreamSampler
 from lab2pix.training.stops import outlive_signals
 
-__all__ = ["read_batches"]
+__all__ = ["read_batches", "read_in_turn"]
 
 
 class _Guarded(Dataset[Any]):
@@ -33,24 +35,50 @@ def _collate(samples: Sequence[Any]) -> Batch | Lab2PixError:
     return next((sample for sample in samples if isinstance(sample, Lab2PixError)), None) or collate(samples)
 
 
-def read_batches(dataset: Dataset[Any], sampler: StreamSampler, workers: int) -> Generator[list[Batch], None, None]:
-    """Yield, for each step, this process' batch in its parts.
+def read_batches(
+    dataset: Dataset[Any], sampler: StreamSampler, workers: int, *, pin: bool = False
+) -> Generator[list[Batch], None, None]:
+    """Yield, for each step, this process' batch in its parts; the next ones are read while the step is made.
 
     Args:
         dataset: takes `(epoch, index)`.
         sampler: the stream to read.
-        workers: processes that read ahead; 0 reads in this one. The data are the same.
+        workers: processes that read ahead; 0: a thread of this one does. The data are the same.
+        pin: hand the batches over in memory that a GPU can fetch from while the processor goes on.
 
     Raises:
         DataError: a file cannot be read.
         LabelError: a label map does not fit the label space.
     """
+    batches = read_in_turn(dataset, sampler, workers, pin=pin)
+    if workers:
+        yield from batches
+        return
+    # Steps spend their time in kernels that let other threads of Python run. One batch ahead is enough for a thread.
+    with ThreadPoolExecutor(1, "data") as thread:
+        coming = thread.submit(_next, batches)
+        while (parts := coming.result()) is not None:
+            coming = thread.submit(_next, batches)
+            yield parts
+
+
+def _next(batches: Iterator[list[Batch]]) -> list[Batch] | None:
+    return next(batches, None)
+
+
+def read_in_turn(
+    dataset: Dataset[Any], sampler: StreamSampler, workers: int, *, pin: bool = False
+) -> Iterator[list[Batch]]:
+    """Yield what `read_batches` does, but where there are no workers read each batch when it is asked for."""
     loader = DataLoader(
         _Guarded(dataset),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=outlive_signals,
+        pin_memory=pin,
+        # Its own source of random numbers: it would draw from the one that the step draws from, and change it.
+        generator=torch.Generator(),
     )
     parts: list[Batch] = []
     # One pass for the whole run, so workers live as long as it does, and end with it: nothing else holds the iterator.

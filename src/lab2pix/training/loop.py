@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -137,7 +137,7 @@ def train(
         notes = team.on_main(lambda: _record(run, state, team, dataset))
 
         sampler.steps = range(state.step, total)
-        batches = stack.enter_context(closing(read_batches(dataset, sampler, config.data.workers)))
+        batches = stack.enter_context(closing(_batches(dataset, sampler, config, team)))
         monitor = Monitor(
             run, state, team, engine, total=total, samples=samples, validators=validators, evaluation=evaluation
         )
@@ -161,12 +161,17 @@ def _run_steps(
         monitor.display.note(f"the run in {run} is complete: all of its {total} steps are made")
     while state.step < total and not reason:
         set_learning_rates(state, learning_rate_factor(state.step, total, config.optimizer.decay_fraction))
+        asked = time.monotonic()
+        batch = next(batches)
+        came = time.monotonic()
         # Whatever draws random numbers beside the noise draws the same ones when the step is made again.
         torch.manual_seed(stable_seed("step", config.seed, state.step, team.rank))
-        parts = _parts(next(batches), config, state.step, team)
+        parts = _parts(batch, config, state.step, team)
         engine = replace(monitor.engine, progress=state.step / max(1, total - 1))
         losses = make_step(state, networks, parts, engine, team)
-        state.seconds = time.monotonic() - began
+        now = time.monotonic()
+        state.seconds = now - began
+        monitor.pace.count(came - asked, now - came)
 
         reason = team.agree(stop.reason)
         interrupted = reason not in (0, TIME_IS_UP)
@@ -210,6 +215,12 @@ def _sampler(config: Config, team: Team, samples: int, total: int) -> StreamSamp
         rank=team.rank,
         world_size=team.size,
     )
+
+
+def _batches(
+    dataset: AnyDataset, sampler: StreamSampler, config: Config, team: Team
+) -> Generator[list[Batch], None, None]:
+    return read_batches(dataset, sampler, config.data.workers, pin=team.device.type == "cuda")
 
 
 def _parts(batches: Sequence[Batch], config: Config, step: int, team: Team) -> list[tuple[Batch, Tensor]]:

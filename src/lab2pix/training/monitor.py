@@ -20,6 +20,7 @@ from lab2pix.evaluation.html import number
 from lab2pix.methods import Engine, Losses, Method, draw
 from lab2pix.training.display import Display
 from lab2pix.training.log import RunLog
+from lab2pix.training.pace import Pace, advice
 from lab2pix.training.page import write_page
 from lab2pix.training.sampler import stable_seed
 from lab2pix.training.scoring import Evaluation, evaluation_names, is_better
@@ -72,6 +73,7 @@ class Monitor:
         self.config: Config = state.method.config
         self.scores: dict[str, float] = {}
         self.notes: list[str] = []
+        self.pace = Pace()
         self.display = Display(total, state.step, active=team.main)
         self.file = run / "log.jsonl"
         self.log = RunLog(self.file, state.step) if team.main else None
@@ -109,21 +111,29 @@ class Monitor:
         step = self.state.step
         if step in (1, self.total) or step % self.config.monitor.log_every == 0:
             values = self.average(losses)
-            self.display.losses(values)
+            # Of the process that waited longest: the others wait for it in turn, and count that as work.
+            waiting = float(self.team.maximum(torch.tensor(self.pace.share_since_last(), device=self.team.device)))
+            self.display.losses(values, waiting)
             if self.log is not None:
-                self._write(values)
+                self._write(values, waiting)
+        # Scenes are drawn in the first epoch, and kept.
+        starved = self.pace.starved(excused=self.config.data.layout == "scenes" and not self._epoch())
+        if starved is not None:
+            self.note(advice(starved, self.config.data.workers))
         self.display.update(step)
 
-    def _write(self, losses: Mapping[str, Mapping[str, float]]) -> None:
+    def _epoch(self) -> int:
+        return (self.state.step * self.config.train.batch_size) // self.samples
+
+    def _write(self, losses: Mapping[str, Mapping[str, float]], waiting: float) -> None:
         assert self.log is not None
         state = self.state
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in state.optimizers.items()}
-        epoch = (state.step * self.config.train.batch_size) // self.samples
-        seconds = round(state.seconds, 3)
-        self.log.write({"step": state.step, "epoch": epoch, "losses": losses, "lr": rates, "seconds": seconds})
+        line = {"step": state.step, "epoch": self._epoch(), "losses": losses, "lr": rates}
+        self.log.write(line | {"seconds": round(state.seconds, 3), "waiting": round(waiting, 4)})
         for player, terms in losses.items():
             self._chart({f"{player}/{term}": value for term, value in terms.items()})
-        self._chart({f"lr/{name}": rate for name, rate in rates.items()})
+        self._chart({f"lr/{name}": rate for name, rate in rates.items()} | {"waiting": waiting})
 
     def _chart(self, values: Mapping[str, float]) -> None:
         if self._board is not None:
@@ -209,7 +219,7 @@ class Monitor:
 
     def _draw_page(self) -> None:
         plot_losses(self.file, self.run / "losses.png")
-        write_page(self.run, self.state, total=self.total, notes=self.notes)
+        write_page(self.run, self.state, total=self.total, notes=self.notes, waiting=self.pace.share)
 
     def _write_sheet(self) -> None:
         count = self.config.monitor.samples

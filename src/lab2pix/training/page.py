@@ -33,7 +33,7 @@ _PANELS = "margin-top:1rem;grid-template-columns:repeat(auto-fill,minmax(min(19r
 _STRIP = "display:flex;gap:.6rem;align-items:flex-start;overflow-x:auto;padding-bottom:.4rem"
 
 
-def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[str] = ()) -> None:
+def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[str] = (), waiting: float = 0.0) -> None:
     """Write `index.html` anew from the run's log and pictures.
 
     Args:
@@ -41,6 +41,7 @@ def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[s
         state: what is trained.
         total: steps of the whole run.
         notes: sentences that a reader of the scores should know.
+        waiting: which share of this session's time steps waited for data.
     """
     config = state.method.config
     scores = {
@@ -50,7 +51,7 @@ def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[s
     }
     parts = [
         f"<h1>{escape(config.name)}</h1>",
-        _standing(state, total),
+        _standing(state, total, waiting),
         *(f'<p class="note">{escape(note[:1].upper() + note[1:])}.</p>' for note in notes),
         _scores(scores, state.best),
         _samples(run, held_out=config.data.val_split is not None),
@@ -61,14 +62,15 @@ def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[s
     write_html(run / PAGE, f"{config.name}: step {state.step:,}", "\n".join(part for part in parts if part))
 
 
-def _standing(state: TrainingState, total: int) -> str:
+def _standing(state: TrainingState, total: int, waiting: float) -> str:
     """Say how far the run is."""
     share = 100 * state.step / max(1, total)
     trained = timedelta(seconds=round(state.seconds))
+    idle = f"{waiting:.0%} of the latest session waiting for data"
     word = "complete" if state.step >= total else f"{share:.0f} %"
     return (
         f'<p class="soft">{escape(state.method.config.method)} · step {state.step:,} of {total:,} ({word}) · '
-        f"{trained} of training · written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC</p>"
+        f"{trained} of training, {idle} · written {datetime.now(UTC):%Y-%m-%d %H:%M} UTC</p>"
         '<p style="max-width:none;background:var(--line);border-radius:2px">'
         f'<span class="bar" style="width:{share:.1f}%"></span></p>'
     )
