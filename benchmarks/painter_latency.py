@@ -18,11 +18,11 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 from surroundings import surroundings
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
@@ -56,18 +56,17 @@ def stroke(page: Page, turn: int, strokes: int) -> float:
     return time.perf_counter() - start
 
 
-def measure(model: str | None, strokes: int, program: str) -> dict[str, Any]:
-    """Start the painter, open its page, and draw."""
+def measure(model: str | None, strokes: int, launch: Callable[[], Browser]) -> dict[str, Any]:
+    """Start the painter, open its page in a browser that is started then, and draw."""
     command = [sys.executable, "-m", "lab2pix", "paint", *([model] if model else []), "--port", "0", "--no-browser"]
     start = time.perf_counter()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         try:
             found = re.search(r"http://\S+/", server.stdout.readline())
             assert found is not None
             drawing = server.stdout.readline().strip().removeprefix("drawing: ")
-            browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
-            page = browser.new_page(viewport={"width": 1440, "height": 900})
+            page = launch().new_page(viewport={"width": 1440, "height": 900})
             page.goto(found.group())
             page.locator("body[data-ready]").wait_for()
             wait_for_picture(page, 0)
@@ -75,7 +74,7 @@ def measure(model: str | None, strokes: int, program: str) -> dict[str, Any]:
             said = json.loads(page.evaluate("async () => (await fetch('/api/model')).text()"))
             page.keyboard.press("b")
             took = [stroke(page, turn, strokes) for turn in range(strokes)]
-            browser.close()
+            page.close()
         finally:
             server.terminate()
     return {
@@ -97,7 +96,12 @@ def main(given: Sequence[str] | None = None) -> None:
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         sys.exit("There is no Chromium here; install it with the system's packages.")
-    found = measure(args.model, args.strokes, program)
+    with sync_playwright() as playwright:
+        found = measure(
+            args.model,
+            args.strokes,
+            lambda: playwright.chromium.launch(executable_path=program, args=list(FLAGS)),
+        )
     took = found["strokes"]
     print(f"{found['model']} at {found['size']}, drawing: {found['drawing']}")
     print(f"start to first picture: {found['start_to_first_picture']:.1f} s")

@@ -142,7 +142,8 @@ def served(model: str | None) -> Iterator[tuple[Server, Synthesizer]]:
         source = model or tiny_model(Path(folder) / "model")
         server = Server(source, Path(folder) / "log")
         try:
-            yield server, Synthesizer.load(source, device="cpu")
+            _, _, told = server.ask("GET", "/api/model")
+            yield server, Synthesizer.load(source, device="cpu", optimize=json.loads(told)["drawing"])
             if "Traceback" in server.output():
                 sys.exit(f"the painter printed a fault: {server.output()[-2000:]}")
         finally:

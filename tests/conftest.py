@@ -20,6 +20,14 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what tests measured, from whichever process."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "measured":
+                terminalreporter.write_line(f"measured: {value}")
+
+
 def _folder(variable: str, default: str) -> Path:
     folder = Path(os.environ.get(variable) or _ROOT.parent / "shared" / default)
     if not folder.is_dir():

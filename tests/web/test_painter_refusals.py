@@ -19,7 +19,7 @@ from starlette.testclient import TestClient
 
 from lab2pix.errors import CheckpointError
 from lab2pix.synthesis import Synthesizer
-from lab2pix.web.guard import Budget, RefusedError, host_checker
+from lab2pix.web.guard import HEADERS, Budget, RefusedError, host_checker
 from lab2pix.web.painter import create_app
 from lab2pix.web.painter_desk import Painter
 from lab2pix.web.painter_pictures import MAX_BYTES
@@ -341,6 +341,8 @@ def test_a_fault_of_the_server_tells_nothing_of_it(drawer: Synthesizer, monkeypa
         response = opened.post("/api/synthesize", content=LABEL, headers=PNG)
         assert (response.status_code, "secret" in response.text) == (500, False)
         assert "Something went wrong" in response.json()["error"]
+        assert HEADERS.items() <= dict(response.headers).items()
+        assert response.headers["cache-control"] == "no-store"
         monkeypatch.undo()
         assert opened.post("/api/synthesize", content=LABEL, headers=PNG).status_code == 200  # the thread lives on
 

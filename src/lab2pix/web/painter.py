@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lab2pix.errors import ConfigError, Lab2PixError
 from lab2pix.synthesis import Synthesizer, weights
-from lab2pix.web.guard import Gate, RefusedError, address_of, host_checker, listen, open_soon
+from lab2pix.web.guard import HEADERS, Gate, RefusedError, address_of, host_checker, listen, open_soon
 from lab2pix.web.painter_desk import Painter, explain
 
 if TYPE_CHECKING:
@@ -111,6 +111,11 @@ def create_app(painter: Painter, is_known_host: Callable[[str], bool]) -> Starle
     async def refuse(_: Request, error: Exception) -> Response:
         return explain(error)
 
+    async def fail(_: Request, error: Exception) -> Response:
+        answer = explain(error)
+        answer.headers.update({"cache-control": "no-store", **HEADERS})  # it goes past the gate, which else adds them
+        return answer
+
     @asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         painter.worker.start()
@@ -131,7 +136,7 @@ def create_app(painter: Painter, is_known_host: Callable[[str], bool]) -> Starle
         ],
         exception_handlers={
             **dict.fromkeys((RefusedError, Lab2PixError, HTTPException), refuse),
-            Exception: refuse,
+            Exception: fail,
         },
         middleware=[Middleware(Gate, is_known_host=is_known_host)],
         lifespan=lifespan,

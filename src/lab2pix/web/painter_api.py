@@ -216,6 +216,7 @@ class ErrorAnswer(_Part):
 _BINARY = {"type": "string", "format": "binary"}
 _STATUS = {
     400: "A parameter or the label map is wrong.",
+    403: "A page of another site asked.",
     404: "There is no such thing.",
     408: "The body did not arrive in time.",
     409: "A newer request took its place.",
@@ -225,7 +226,7 @@ _STATUS = {
     429: "The queue is full; `Retry-After` says in how many seconds to try again.",
     503: "The painter is shutting down.",
 }
-_TAKES = (400, 408, 413, 415, 422, 429, 503)
+_TAKES = (400, 403, 408, 413, 415, 422, 429, 503)
 
 
 def describe() -> dict[str, Any]:
@@ -253,7 +254,8 @@ def describe() -> dict[str, Any]:
                 | _gives(png, *_TAKES)
             },
             "/api/random": {
-                "post": _operation("Draw a scene's label map", RandomQuery, "random") | _gives(png, 400, 404, 429, 503)
+                "post": _operation("Draw a scene's label map", RandomQuery, "random")
+                | _gives(png, 400, 403, 404, 429, 503)
             },
             "/api/examples": {
                 "get": _operation("Layouts to begin with", NoQuery, "examples")
