@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -49,7 +50,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=2, help="stretches of each way to wait, of `--steps` steps")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--folder", type=Path, help="where sets are made, and removed again; default: a temporary one")
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="parts of an earlier run that are not measured again stay in it")
     parser.add_argument("--opened", nargs=3, metavar=("SET", "WAY", "ROOT"), help=argparse.SUPPRESS)
     return parser.parse_args(given)
 
@@ -100,20 +101,18 @@ def waiting(args: argparse.Namespace, found: dict[str, list[str]]) -> list[dict[
     for source, settings in found.items():
         training = Training(settings, tuple(args.size), args.batch, args.width)
         training.stretch("plain", 1, 2)
-        sums: dict[tuple[int, str], list[float]] = {}
+        steps: dict[tuple[int, str], list[tuple[float, float, float]]] = {}
         # Files are read anew in every epoch; scenes are drawn in the first and kept.
         epochs = 2 if source == "scenes" else 1
         for _ in range(args.rounds):
             for way in READING_WAYS:
                 for epoch, part in enumerate(training.stretch(way, epochs, args.steps), start=1):
-                    total = sums.setdefault((epoch, way), [0.0, 0.0])
-                    total[0] += part["waited"]
-                    total[1] += part["seconds"]
-        steps = args.rounds * (args.steps - 1)
-        for (epoch, way), (waited, seconds) in sorted(sums.items(), key=lambda item: item[0][0]):
-            record = {"source": source, "epoch": epoch, "way": way, "steps": steps, "step_s": seconds / steps}
-            plain = sums[epoch, "plain"][1]
-            records.append(record | {"waiting": waited / seconds, "of_plain": seconds / plain})
+                    steps.setdefault((epoch, way), []).extend(part)
+        for (epoch, way), each in sorted(steps.items(), key=lambda item: item[0][0]):
+            waited, clock, processor = zip(*each, strict=True)
+            record = {"source": source, "epoch": epoch, "way": way, "steps": len(each)}
+            record |= {"waiting": sum(waited) / sum(clock), "waited_s": sum(waited) / len(each)}
+            records.append(record | {"step_s": statistics.median(clock), "step_cpu_s": statistics.median(processor)})
             print(waiting_line(records[-1]), flush=True)
     return records
 
@@ -122,14 +121,14 @@ def waiting_line(record: dict[str, Any]) -> str:
     """Return a line of the table of waiting."""
     what = f"{record['source']}, epoch {record['epoch']}"
     return (
-        f"{what:<20}{record['way']:<11}{record['step_s']:>8.3f}{record['of_plain']:>10.2f}"
-        f"{record['waiting']:>9.1%}{record['steps']:>7}"
+        f"{what:<20}{record['way']:<11}{record['waiting']:>9.1%}{record['waited_s']:>9.3f}"
+        f"{record['step_s']:>9.3f}{record['step_cpu_s']:>9.3f}{record['steps']:>7}"
     )
 
 
-def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
+def measure(args: argparse.Namespace, folder: Path) -> dict[str, list[dict[str, Any]]]:
     """Measure what is asked for, and print a table of each part."""
-    found: dict[str, Any] = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     if "opening" in args.parts:
         head = f"{'first':>9}{'again':>9}{'CPU s':>9}{'MiB':>7}{'peak':>7}{'before':>9}"
         print(f"\n{f'opening {args.pairs} pairs':<24}{'way':<9}{'files':>8}{head}")
@@ -142,13 +141,13 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
         print(f"\n{'samples per second':<20}" + "".join(f"{way:>11}" for way in ("plain", "1 worker", "2 workers")))
         found["reading"] = rates(args, places)
     if "waiting" in args.parts:
-        print(f"\n{'training':<20}{'way':<11}{'s/step':>8}{'of plain':>10}{'waiting':>9}{'steps':>7}")
+        print(f"\n{'training':<20}{'way':<11}{'waiting':>9}{'s waited':>9}{'s/step':>9}{'CPU s':>9}{'steps':>7}")
         found["waiting"] = waiting(args, places)
     if "transfer" in args.parts:
         if torch.cuda.is_available():
-            found["transfer"] = {"device": torch.cuda.get_device_name()}
-            found["transfer"] |= transfer(args.batch, tuple(args.size), args.repeats)
-            print(f"\nto {torch.cuda.get_device_name()}, ms: {found['transfer']}")
+            times = transfer(args.batch, tuple(args.size), args.repeats)
+            found["transfer"] = [{"device": torch.cuda.get_device_name()} | times]
+            print(f"\nto {torch.cuda.get_device_name()}, ms: {times}")
         else:
             print("\nNo CUDA here: the transfer to a GPU is skipped.")
     return found
@@ -166,14 +165,18 @@ def main(given: Sequence[str] | None = None) -> None:
         found = measure(args, Path(folder))
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        settings = {name: getattr(args, name) for name in ("pairs", "batch", "width", "size", "repeats", "rounds")}
-        record = surroundings() | {
-            "settings": settings | {"caches_dropped": args.drop_caches},
+        before = json.loads(args.out.read_text()) if args.out.exists() else {}
+        names = ("pairs", "batch", "width", "size", "steps", "repeats", "rounds")
+        how = surroundings() | {"settings": {name: getattr(args, name) for name in names}}
+        how["settings"]["caches_dropped"] = args.drop_caches
+        record = {
             "seconds": "of the clock, medians; cpu: of this process; first: the first time, again: later ones",
             "memory": "held and peak: of the process, above what it had before it opened the set, in MiB",
-            "waiting": "share of the steps' time in which they wait for their batch",
+            "waiting_is": "share of the steps' time in which they wait for their batch",
+            **{part: before[part] for part in PARTS if part in before},
+            **{part: how | {"rows": rows} for part, rows in found.items()},
         }
-        args.out.write_text(json.dumps(record | found, indent=1) + "\n")
+        args.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":

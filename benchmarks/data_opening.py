@@ -137,12 +137,14 @@ def _paths(folder: Path, ending: str) -> dict[str, Path]:
 WAYS = {"plain": plain, "present": present}
 
 
-def resident() -> float:
-    """Return the memory that this process has now, in MiB."""
+def resident() -> tuple[float, float]:
+    """Return the memory that this process has now, in MiB: its own, and with the files of libraries."""
     try:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
-    except FileNotFoundError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+        return tuple(int(lines[key].split()[0]) / 1024 for key in ("RssAnon", "VmRSS"))  # type: ignore[return-value]
+    except (FileNotFoundError, KeyError):  # a system without /proc knows the highest only
+        highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        return highest, highest
 
 
 def drop_caches() -> None:
@@ -165,7 +167,7 @@ def opened(row: str, way: str, root: Path, repeats: int, *, drop: bool) -> dict[
 
     torch.set_num_threads(1)
     gc.collect()
-    before, highest = resident(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    before, whole = resident()
     if drop:
         drop_caches()
     times = []
@@ -174,8 +176,8 @@ def opened(row: str, way: str, root: Path, repeats: int, *, drop: bool) -> dict[
         made = WAYS[way](row, root)
         times.append((time.perf_counter() - clock, time.process_time() - processor))
         if turn == 0:
-            held = resident() - before
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - highest
+            held = resident()[0] - before
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - whole
         pairs, digest = len(made[0]), made[1]
         del made
     clocks, processors = (statistics.median(column) for column in zip(*times[1:], strict=True))
@@ -188,5 +190,5 @@ def opened(row: str, way: str, root: Path, repeats: int, *, drop: bool) -> dict[
         "again_cpu_s": processors,
         "held_mib": held,
         "peak_mib": peak,
-        "before_mib": before,
+        "before_mib": whole,
     }

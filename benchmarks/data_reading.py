@@ -105,26 +105,25 @@ class Training:
         self.state: TrainingState = build_state(method, self.config, self.team.device)
         self.engine = build_engine(self.config, self.state, self.team.device)
 
-    def stretch(self, way: str, epochs: int, steps: int) -> list[dict[str, float]]:
+    def stretch(self, way: str, epochs: int, steps: int) -> list[list[tuple[float, float, float]]]:
         """Make steps on a set that is opened anew, after one to warm up.
 
         Returns:
-            Of each epoch the seconds of its steps, and those of them that went by waiting, summed.
+            For each epoch and step the seconds that it waited, those that it took in all, and the processor's.
         """
         dataset = build_dataset(self.config.data, "train", self.space, 0)
         reader = batches(self.config, way, dataset, range(epochs * steps))
         found = []
         for _ in range(epochs):
-            waited, taken = [], []
+            taken = []
             for _ in range(steps):
-                start = time.perf_counter()
+                start, processor = time.perf_counter(), time.process_time()
                 (part,) = next(reader)
                 came = time.perf_counter()
                 self._step(part)
-                waited.append(came - start)
-                taken.append(time.perf_counter() - start)
+                taken.append((came - start, time.perf_counter() - start, time.process_time() - processor))
             # The first waits for the reader to start, which a long training does once.
-            found.append({"waited": sum(waited[1:]), "seconds": sum(taken[1:])})
+            found.append(taken[1:])
         reader.close()  # type: ignore[attr-defined]
         return found
 

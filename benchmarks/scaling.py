@@ -143,10 +143,10 @@ def training(point: Point, device: torch.device, repeats: int) -> dict[str, dict
 
 
 def drawing(point: Point, device: torch.device, repeats: int) -> dict[str, dict[str, float]]:
-    """Return seconds, work and memory of a batch of new label maps in each way."""
+    """Return seconds, work and memory of drawing a batch of new label maps in each way, with the step's generator."""
     size = (point.size, point.size)
-    args = argparse.Namespace(width=point.width, classes=point.classes, v2_size=size, label=None, regions=48)
-    network = inference.build("v2", args, device)
+    args = argparse.Namespace(classes=point.classes, v2_size=size, label=None, regions=48)
+    network = build(point, device)[0].generator.eval().requires_grad_(False)
     drawers = {}
     for way, name in DRAWING.items():
         drawer = drawers[way] = inference.Drawer("V2, one picture", name, network, args, device)
