@@ -130,5 +130,7 @@ class UnpairedDataset(Dataset[Sample]):
 
     def file_hash(self) -> str:
         """Return a hash of what both sides hold."""
-        sides = f"unpaired\n{self.labels.file_hash()}\n{self.photos.file_hash()}"
+        labels = self.labels.file_hash()
+        photos = labels if self.photos is self.labels else self.photos.file_hash()
+        sides = f"unpaired\n{labels}\n{photos}"
         return hashlib.sha256(sides.encode()).hexdigest()
