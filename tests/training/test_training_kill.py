@@ -34,7 +34,7 @@ def assert_same_end(one: Path, other: Path) -> None:
     logs = []
     for run in (one, other):
         lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        logs.append([{**line, "seconds": 0} for line in lines if "note" not in line])
+        logs.append([{**line, "seconds": 0, "waiting": 0} for line in lines if "note" not in line])
     assert logs[0] == logs[1]
     assert [line["step"] for line in logs[0] if "losses" in line] == list(range(1, STEPS + 1))
 
