@@ -6,11 +6,15 @@ STAMP := $(VENV)/.installed
 JOBS ?= 2
 METHOD ?=
 DEMO ?= demo$(addprefix -,$(METHOD))
+MODEL ?=
 
-.PHONY: demo test check docs clean
+.PHONY: demo paint test check docs clean
 
 demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/index.html; unpaired: METHOD=v1, v1-sketch.
 	$(BIN)/lab2pix demo --out $(DEMO) $(addprefix --method ,$(METHOD))
+
+paint: $(STAMP)  ## Open the painter, with the model that comes along or MODEL=RUN; Ctrl-C ends it.
+	$(BIN)/lab2pix paint $(MODEL)
 
 test: $(STAMP)  ## Run every test, on JOBS processes.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
