@@ -94,7 +94,7 @@ def test_noise_changes_the_light(model: Synthesizer) -> None:
         assert torch.equal(model(label, seed=0)[0].float(), pictures[0])
         sky = pictures[:, :, label == model.label_space.names.index("sky")].mean(-1)
         spreads.append(float((sky.max(0).values - sky.min(0).values).max()))
-    assert max(spreads) > 2  # of 255, in some colour of the mean sky
+    assert max(spreads) > 10  # of 255, in some colour of the mean sky
 
 
 def test_prepared_it_draws_the_same(model: Synthesizer) -> None:
