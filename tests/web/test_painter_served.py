@@ -233,7 +233,10 @@ def test_the_fastest_way_is_measured_before_anything_is_served(
         assert not said
 
 
-def test_without_a_model_the_command_says_what_to_give(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_model_the_command_says_what_to_give(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(weights, "_SHIPPED", tmp_path)
     with pytest.raises(SystemExit) as stop:
         cli.main(["paint", "--no-browser"])
     assert stop.value.code == 2
