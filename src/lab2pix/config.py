@@ -48,6 +48,10 @@ class ScenesConfig(Section):
     train_count: int = Field(2000, ge=1, description="How many different scenes to train on.")
     val_count: int = Field(64, ge=1, description="How many scenes to hold out.")
     seed: int = Field(0, ge=0, description="Which world the scenes are drawn from.")
+    light: Literal["sun", "any"] = Field(
+        "sun",
+        description="What light scenes lie in: as the height of their sun says, or any under any label map.",
+    )
 
 
 class SideConfig(Section):

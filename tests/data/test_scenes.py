@@ -106,6 +106,17 @@ def test_noise_does_not_depend_on_resolution() -> None:
     assert ground.shape == (60, 60) and np.abs(ground).max() <= 1.001 and ground.std() > 0.1
 
 
+def test_any_light_lies_over_the_same_label_maps() -> None:
+    told, free = ([draw_scene(0, index, SIZE, light) for index in range(40)] for light in ("sun", "any"))
+    assert all(torch.equal(first[1], second[1]) for first, second in zip(told, free, strict=True))
+    assert torch.equal(draw_scene(0, 3, SIZE, "any")[0], free[3][0])
+
+    sunny = [index for index, (_, label) in enumerate(told) if (label == CLASSES["sun"]).any()]
+    change = torch.stack([free[index][0].float().mean((1, 2)) - told[index][0].float().mean((1, 2)) for index in sunny])
+    assert len(sunny) > 15 and (change.abs().amax(1) > 10).float().mean() > 0.6
+    assert change.amin() < -40 and change.amax() > 20
+
+
 @pytest.mark.parametrize(("seed", "index", "size"), [(0, 0, (31, 64)), (-1, 0, SIZE), (0, -1, SIZE)])
 def test_draw_refuses(seed: int, index: int, size: tuple[int, int]) -> None:
     with pytest.raises(ConfigError, match="choose"):
@@ -152,6 +163,15 @@ def test_file_hash_tells_sets_apart() -> None:
     hashes = {ScenesDataset(*args).file_hash() for args in [(2, SIZE, 0), (3, SIZE, 0), (2, (64, 96), 0), (2, SIZE, 1)]}
     assert len(hashes) == 4
     assert ScenesDataset(2, SIZE, 0).file_hash() in hashes
+    assert ScenesDataset(2, SIZE, 0, light="any").file_hash() not in hashes
+
+
+def test_light_is_a_setting() -> None:
+    config = DataConfig.model_validate(
+        {"layout": "scenes", "size": SIZE, "scenes": {"light": "any", "train_count": 3}, "flip": False}
+    )
+    data = build_dataset(config, "train", LabelSpace.load("scenes"), seed=0)
+    assert torch.equal(data.read_photo(2), draw_scene(0, 2, SIZE, "any")[0])
 
 
 def test_empty_dataset_is_refused() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -73,12 +73,18 @@ def _data_scenes(
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "256x256",
     seed: Seed = 0,
     *,
+    light: Annotated[
+        Literal["sun", "any"],
+        typer.Option(
+            help="Light as the height of the sun says, or any: storm, moonlight, dusk under the same label map."
+        ),
+    ] = "sun",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw anew what was drawn there before.")] = False,
 ) -> None:
     """Draw landscapes with their label maps, in the layout `folder`."""
     from lab2pix.data.scenes import write_scenes
 
-    write_scenes(out, count, read_size(size), seed, overwrite=overwrite)
+    write_scenes(out, count, read_size(size), seed, light=light, overwrite=overwrite)
     where = f"data.layout=folder data.root={out} data.label_space=scenes data.train_split=null data.val_split=null"
     print(f"{count} scenes in {out}; train on them with {where}")
 

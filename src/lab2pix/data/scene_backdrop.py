@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lab2pix.data.scene_canvas import Canvas, Floats, Palette, color, fbm, mix, smooth
+from lab2pix.data.scene_canvas import Canvas, Floats, color, fbm, mix, smooth
+from lab2pix.data.scene_light import Palette
 
 __all__ = ["World", "paint_clouds", "paint_forest", "paint_mountains", "paint_sky", "paint_sun"]
 
@@ -22,7 +23,7 @@ class World:
     Attributes:
         canvas: what is painted on.
         rng: source of the scene's random numbers; how many are drawn never depends on the canvas's resolution.
-        palette: colours of the time of day.
+        palette: colours of the light that the scene lies in.
         horizon: height of the horizon, 0 (top) to 1.
         sun: where the sun stands, (across, down); its side is lit, even where it is hidden.
         unit: size of things, 1 unless the picture is narrower than high.

@@ -1,4 +1,4 @@
-"""What the drawn scenes are painted with: a canvas of picture and label map, noise, light and colours."""
+"""What the drawn scenes are painted with: a canvas of picture and label map, noise and colours."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ from numpy.typing import NDArray
 
 __all__ = [
     "CLASSES",
-    "PALETTES",
     "Area",
     "Canvas",
     "Floats",
-    "Palette",
     "color",
     "fbm",
     "ground_noise",
@@ -48,68 +46,6 @@ def smooth(value: Floats, low: float, high: float) -> Floats:
     ramp = np.clip((value - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
     result: Floats = ramp * ramp * (3 - 2 * ramp)
     return result
-
-
-@dataclass(frozen=True)
-class Palette:
-    """The colours of a time of day, each `[3, 1, 1]`.
-
-    Attributes:
-        zenith: sky overhead.
-        horizon: sky above the horizon; far things fade to it.
-        glow: light around the sun, and its glitter on water.
-        light: what a surface's colour is multiplied with in the sun.
-        shade: the same out of the sun.
-        water: water that reflects nothing.
-        sun_height: lowest and highest place of the sun, 0 (horizon) to 1 (top).
-    """
-
-    zenith: Floats
-    horizon: Floats
-    glow: Floats
-    light: Floats
-    shade: Floats
-    water: Floats
-    sun_height: tuple[float, float]
-
-    def lit(self, surface: Floats, amount: Floats | float) -> Floats:
-        """Return how a surface looks with `amount` (0..1) of the sun's light on it."""
-        return surface * mix(self.shade, self.light, amount)
-
-    def hazy(self, surface: Floats, amount: Floats | float) -> Floats:
-        """Return how a surface looks through `amount` (0..1) of haze."""
-        return mix(surface, self.horizon, amount)
-
-
-PALETTES = {
-    "noon": Palette(
-        zenith=color(52, 118, 205),
-        horizon=color(190, 218, 240),
-        glow=color(255, 252, 235),
-        light=color(265, 260, 248),
-        shade=color(140, 152, 182),
-        water=color(28, 92, 135),
-        sun_height=(0.62, 0.9),
-    ),
-    "golden": Palette(
-        zenith=color(92, 142, 205),
-        horizon=color(250, 216, 172),
-        glow=color(255, 230, 165),
-        light=color(272, 250, 208),
-        shade=color(135, 132, 158),
-        water=color(48, 92, 122),
-        sun_height=(0.22, 0.5),
-    ),
-    "dusk": Palette(
-        zenith=color(66, 78, 148),
-        horizon=color(252, 160, 98),
-        glow=color(255, 205, 120),
-        light=color(262, 208, 168),
-        shade=color(112, 106, 142),
-        water=color(45, 62, 105),
-        sun_height=(0.06, 0.24),
-    ),
-}
 
 
 @lru_cache(maxsize=1)

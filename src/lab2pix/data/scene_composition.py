@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from lab2pix.data.scene_backdrop import World, paint_clouds, paint_forest, paint_mountains, paint_sky, paint_sun
-from lab2pix.data.scene_canvas import PALETTES, Canvas
+from lab2pix.data.scene_canvas import Canvas
 from lab2pix.data.scene_ground import Road, Shore, paint_flowers, paint_meadow, paint_road, paint_sand, paint_water
+from lab2pix.data.scene_light import HOURS, Palette
 from lab2pix.data.scene_things import paint_boat, paint_conifer, paint_house, paint_rock, paint_round_tree
 
 __all__ = ["compose"]
@@ -34,11 +35,17 @@ class Site:
         return any(abs(across - x) < margin and down > y for x, y in self.houses)
 
 
-def compose(canvas: Canvas, rng: np.random.Generator) -> None:
-    """Choose what the scene shows, and paint it back to front."""
+def compose(canvas: Canvas, rng: np.random.Generator, light: Palette | None = None) -> None:
+    """Choose what the scene shows, and paint it back to front.
+
+    Args:
+        canvas: what is painted on.
+        rng: the scene's random numbers.
+        light: the colours to paint it in, whatever the height of its sun says; None: those of its time of day.
+    """
     time = str(rng.choice(["noon", "golden", "dusk"], p=[0.62, 0.24, 0.14]))
-    palette, horizon = PALETTES[time], float(rng.uniform(0.42, 0.56))
-    low, high = palette.sun_height
+    palette, horizon = HOURS[time] if light is None else light, float(rng.uniform(0.42, 0.56))
+    low, high = HOURS[time].sun_height
     side = rng.uniform(0.08, 0.4) if rng.random() < 0.5 else rng.uniform(0.6, 0.92)
     sun = (float(side) * canvas.aspect, horizon * (1 - float(rng.uniform(low, high))))
     world = World(canvas, rng, palette, horizon, sun, min(1.0, canvas.aspect))

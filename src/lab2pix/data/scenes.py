@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,12 +18,13 @@ from lab2pix.data.files import write_label_png
 from lab2pix.data.pixels import from_bytes
 from lab2pix.data.scene_canvas import Canvas
 from lab2pix.data.scene_composition import compose
+from lab2pix.data.scene_light import any_light
 from lab2pix.data.sketches import Sketcher
 from lab2pix.data.transforms import JointTransform
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels import LabelSpace
 
-__all__ = ["MAX_SIDE", "MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
+__all__ = ["MAX_SIDE", "MIN_SIDE", "Light", "ScenesDataset", "draw_scene", "write_scenes"]
 
 MIN_SIDE, MAX_SIDE = 32, 8192
 """Smallest height and width in pixels at which a scene still shows something."""
@@ -31,13 +33,19 @@ CACHE_BYTES = 256 * 2**20
 """How much of the drawn scenes a data set keeps in memory, so that later epochs need not draw them again."""
 
 
-def draw_scene(seed: int, index: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+Light = Literal["sun", "any"]
+"""Whether the height of the sun tells in which light a scene lies, or nothing does."""
+
+
+def draw_scene(seed: int, index: int, size: tuple[int, int], light: Light = "sun") -> tuple[Tensor, Tensor]:
     """Draw one landscape and its label map.
 
     Args:
         seed: which world the scenes are from, 0 or more.
         index: which of its scenes, 0 or more.
         size: height and width in pixels; the same scene at another size of the same aspect is the same composition.
+        light: `sun`: noon, afternoon or dusk, as the height of the sun says; `any`: these, an overcast sky, a storm, a
+            rosy morning, moonlight, or something between two, at random under any label map, which stays the same.
 
     Returns:
         The picture, `[3, H, W]` uint8 RGB, and its label map, `[H, W]` int64 ids of label space `scenes`.
@@ -45,11 +53,11 @@ def draw_scene(seed: int, index: int, size: tuple[int, int]) -> tuple[Tensor, Te
     Raises:
         ConfigError: the size is too small, or seed or index is negative.
     """
-    image, label = _draw(seed, index, size)
+    image, label = _draw(seed, index, size, light)
     return torch.from_numpy(image), torch.from_numpy(label).long()
 
 
-def _draw(seed: int, index: int, size: tuple[int, int]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+def _draw(seed: int, index: int, size: tuple[int, int], light: Light) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Return what `draw_scene` does, as compact arrays."""
     if min(size) < MIN_SIDE:
         raise ConfigError(
@@ -64,7 +72,12 @@ def _draw(seed: int, index: int, size: tuple[int, int]) -> tuple[NDArray[np.uint
     if seed < 0 or index < 0:
         raise ConfigError(f"Scene {index} of seed {seed} cannot be drawn; choose numbers of 0 or more.")
     canvas = Canvas(size, 3 if min(size) < 100 else 2)
-    compose(canvas, np.random.default_rng([seed, index]))
+    # The light has random numbers of its own, so that label maps are the same in any.
+    compose(
+        canvas,
+        np.random.default_rng([seed, index]),
+        any_light(np.random.default_rng([seed, index, 1])) if light == "any" else None,
+    )
     return canvas.finish()
 
 
@@ -90,6 +103,7 @@ class ScenesDataset(Dataset[Sample]):
         flip: bool = True,
         train: bool = True,
         sketcher: Sketcher | None = None,
+        light: Light = "sun",
     ) -> None:
         """Choose the scenes `first_index` to `first_index + count - 1` of a seed.
 
@@ -101,6 +115,7 @@ class ScenesDataset(Dataset[Sample]):
             flip: mirror half of the scenes, others in each epoch.
             train: whether this set is trained on; one that is not is never mirrored.
             sketcher: makes line drawings of photos or label maps, which are the label maps then.
+            light: what light they lie in, see `draw_scene`.
 
         Raises:
             ConfigError: there would be no scene.
@@ -109,7 +124,7 @@ class ScenesDataset(Dataset[Sample]):
             raise ConfigError(f"A data set of {count} scenes is empty; choose 1 or more.")
         self.size = size
         self.transform = JointTransform(size, None, flip, train)
-        self._sketcher = sketcher
+        self._sketcher, self._light = sketcher, light
         self._count, self._seed, self._first, self._flip = count, seed, first_index, flip and train
         self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
         self._cache_slots = CACHE_BYTES // (4 * size[0] * size[1])
@@ -149,13 +164,14 @@ class ScenesDataset(Dataset[Sample]):
     def file_hash(self) -> str:
         """Return a hash of which scenes these are, in place of a list of files."""
         text = f"scenes {self._seed} {self._first} {self._count} {self.size[0]}x{self.size[1]}"
+        text += "" if self._light == "sun" else f" {self._light}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _scene(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Return a scene from memory, or draw and (while there is room) keep it."""
         scene = self._cache.get(index)
         if scene is None:
-            scene = _draw(self._seed, self._first + index, self.size)
+            scene = _draw(self._seed, self._first + index, self.size, self._light)
             if self._sketcher is not None:
                 pixels, ids = scene
                 read = torch.from_numpy(pixels if self._sketcher.source == "photo" else ids)
@@ -166,7 +182,14 @@ class ScenesDataset(Dataset[Sample]):
 
 
 def write_scenes(
-    out: Path, count: int, size: tuple[int, int], seed: int, first: int = 0, *, overwrite: bool = False
+    out: Path,
+    count: int,
+    size: tuple[int, int],
+    seed: int,
+    first: int = 0,
+    *,
+    light: Light = "sun",
+    overwrite: bool = False,
 ) -> None:
     """Write scenes in the layout `folder`: `images/NAME.png` and `labels/NAME.png` (palette, ids as values).
 
@@ -176,6 +199,7 @@ def write_scenes(
         size: height and width in pixels.
         seed: which world the scenes are from.
         first: index of the first scene.
+        light: what light they lie in, see `draw_scene`.
         overwrite: draw again what an earlier call wrote.
 
     Raises:
@@ -191,7 +215,7 @@ def write_scenes(
         for kind in ("images", "labels"):
             (out / kind).mkdir(parents=True, exist_ok=True)
         for index, file in files.items():
-            image, label = _draw(seed, index, size)
+            image, label = _draw(seed, index, size, light)
             Image.fromarray(image.transpose(1, 2, 0)).save(out / "images" / file)
             write_label_png(out / "labels" / file, torch.from_numpy(label).long(), space)
     except OSError as error:

@@ -154,4 +154,5 @@ def _open_scenes(
     if data.instance_edges:
         raise ConfigError("data.instance_edges is true, but layout 'scenes' draws no instances; set it to false")
     count, first = (data.scenes.train_count, 0) if train else (data.scenes.val_count, VAL_SCENES_START)
-    return ScenesDataset(count, data.size, data.scenes.seed, first, flip=data.flip, train=train, sketcher=sketcher)
+    seed, light = data.scenes.seed, data.scenes.light
+    return ScenesDataset(count, data.size, seed, first, flip=data.flip, train=train, sketcher=sketcher, light=light)
