@@ -250,21 +250,28 @@ def main(given: Sequence[str] | None = None) -> None:
     for device in [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]:
         for axis, value, point in points(args):
             records += measure(axis, value, point, device, args.repeats)
+            write(records, args)
     if not torch.cuda.is_available():
         print("No CUDA here: the rows of a GPU are skipped.")
     records += together(args)
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        base = dict(zip(("size", "width", "classes", "batch"), args.base, strict=True))
-        record = surroundings() | {
-            "base": base,
-            "repeats": args.repeats,
-            "seconds": "medians; of processor time, all threads; on cuda, and with processes, by the clock",
-            "peak": "above weights and what was kept before, by torch's record of allocations",
-            "gflop": "floating point operations of convolutions and matrix products, in 10^9",
-            "rows": records,
-        }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+    write(records, args)
+
+
+def write(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    """Write what was measured so far with machine, versions and command, where asked."""
+    if args.out is None:
+        return
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    base = dict(zip(("size", "width", "classes", "batch"), args.base, strict=True))
+    record = surroundings() | {
+        "base": base,
+        "repeats": args.repeats,
+        "seconds": "medians; of processor time, all threads; on cuda, and with processes, by the clock",
+        "peak": "above weights and what was kept before, by torch's record of allocations",
+        "gflop": "floating point operations of convolutions and matrix products, in 10^9",
+        "rows": records,
+    }
+    args.out.write_text(json.dumps(record, indent=1) + "\n")
 
 
 if __name__ == "__main__":
