@@ -85,3 +85,12 @@ def test_instance_edges_mark_both_sides() -> None:
 @given(st.integers(1, 9), st.integers(1, 9))
 def test_one_instance_has_no_edges(height: int, width: int) -> None:
     assert int(instance_edges(torch.full((height, width), 26001)).sum()) == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 2_000_000), (2_000_000, 1)])
+def test_strips_are_resized_in_little_memory(shape: tuple[int, int]) -> None:
+    ids = torch.arange(2_000_000).reshape(shape)
+    resized = resize_nearest(ids, (20_000, 4) if shape[0] == 1 else (4, 20_000))  # the other order takes 300 GiB
+    expected = torch.tensor([250_000, 750_000, 1_250_000, 1_750_000])
+    assert torch.equal(resized[0] if shape[0] == 1 else resized[:, 0], expected)
+    assert (resized == (resized[:1] if shape[0] == 1 else resized[:, :1])).all()

@@ -194,6 +194,19 @@ def test_a_picture_that_claims_to_be_huge_is_not_decoded(client: TestClient, bod
         assert (status, "more than 16000000 pixels" in sentence) == (413, True), sentence
 
 
+def test_long_strips(client: TestClient) -> None:
+    """Few bytes, few pixels, but resized carelessly they would be gigabytes."""
+    for side in (16_384, 16_385):
+        for shape in ((1, side), (side, 1)):
+            body = save(np.full(shape, 3, np.uint8), "PNG")
+            if side > 16_384:
+                status, sentence = refused(client, "/api/synthesize", content=body, headers=PNG)
+                assert (status, "more than 16384 pixels" in sentence) == (413, True)
+            else:
+                assert client.post("/api/synthesize", content=body, headers=PNG).status_code == 200
+                assert client.post("/api/labels", content=body, headers=PNG).status_code == 200
+
+
 def test_a_jpeg_that_claims_to_be_huge(client: TestClient) -> None:
     body = bytearray(save(np.full((32, 32, 3), 90, np.uint8), "JPEG"))
     place = body.index(b"\xff\xc0") + 5

@@ -25,6 +25,7 @@ from lab2pix.web.guard import RefusedError
 __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
+    "MAX_SIDE",
     "Given",
     "Shown",
     "label_png",
@@ -39,6 +40,8 @@ MAX_BYTES = 8 * 2**20
 """Bytes of a picture that is sent here."""
 MAX_PIXELS = 16_000_000
 """Pixels of one, as its header says: of few bytes a decoder can make many."""
+MAX_SIDE = 16_384
+"""Pixels of a side: resizing makes strips as long as one."""
 
 Given = Literal["file", "ids"]
 """How a label map that comes in is meant: as label files are, or gray values that are canonical ids."""
@@ -67,6 +70,10 @@ def open_picture(body: bytes, kind: str) -> Image.Image:
             image = Image.open(io.BytesIO(body), formats=(form,))
         if image.width * image.height > MAX_PIXELS:
             raise _too_many(f"{image.width}x{image.height}")
+        if max(image.size) > MAX_SIDE:
+            raise RefusedError(
+                413, f"The picture is {max(image.size)} pixels long, more than {MAX_SIDE}; make it smaller"
+            )
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
     except RefusedError:

@@ -95,3 +95,52 @@ def test_drawing_and_picture_lie_beside_each_other(visit: Visit, server: Any) ->
     assert share() > 0.95
     fay.page.keyboard.press("m")
     assert share() < 0.05
+
+
+def test_an_open_drawing_is_not_deleted_from_another_tab(visit: Visit, server: Any) -> None:
+    gus = visit()
+    gus.open(server.address)
+    water = gus.blank(WATER)
+    hal = visit(beside=gus)
+    hal.open(server.address)
+    hal.blank(GRASS)
+    hal.page.keyboard.press("o")
+    kept = hal.page.locator("#mine .kept")
+    api.expect(kept).to_have_count(1)
+    api.expect(kept.locator(".forget")).to_have_count(0)
+    gus.page.close()
+    hal.page.keyboard.press("Escape")
+    hal.page.keyboard.press("o")
+    api.expect(kept.locator(".forget")).to_have_count(1)  # nobody has it open any more
+    kept.locator(".tile").click()
+    hal.expect_ids(water)
+
+
+def test_a_style_is_kept_at_once_and_is_what_the_field_says(visit: Visit, server: Any) -> None:
+    ivy = visit()
+    ivy.open(server.address)
+    ids = ivy.blank(GRASS)
+    ivy.expect_picture(ids)
+    number = ivy.page.locator("#seed-number")
+    number.fill("77")
+    ivy.page.reload()
+    ivy.page.locator("body[data-ready]").wait_for()
+    ivy.expect_picture(ids, seed=77)
+    number.press("End")
+    number.press_sequentially("12")  # 7712 is none, so it stays 771
+    number.press("Tab")
+    api.expect(number).to_have_value("771")
+    ivy.expect_picture(ids, seed=771)
+
+
+def test_an_answer_that_is_no_picture(visit: Visit, server: Any) -> None:
+    joe = visit()
+    joe.open(server.address)
+    joe.expect_picture(joe.blank(GRASS))
+    joe.page.route("**/api/synthesize*", lambda route: route.fulfill(body=b"junk", content_type="image/png"), times=1)
+    joe.blank(WATER)
+    api.expect(joe.page.locator("#picture-stage")).to_have_attribute("aria-busy", "false")
+    api.expect(joe.page.locator("#trouble-text")).not_to_be_empty()
+    assert len(joe.trouble) == 1
+    joe.trouble.clear()
+    joe.expect_picture(joe.blank(GRASS))

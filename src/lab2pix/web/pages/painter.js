@@ -19,7 +19,8 @@ let model = null; // as the server says
 let store = null; // null where the browser keeps nothing
 let sheet, view, tools, palette, styles, follower, starts, hand;
 let picture = null; // Blob of the picture in sight
-let saving = 0; // timer of what is to be kept
+let saving = null; // promise of what is being kept
+let unsaved = false;
 let slow = 0; // timer after which words say that a picture is being drawn
 let lost = false; // whether the server did not answer
 const settings = { tool: "brush", id: 0, size: 12 };
@@ -36,7 +37,7 @@ function drawn(done) {
 
 function restyled() {
   follower.change();
-  remember(200);
+  remember();
 }
 
 function showSteps() {
@@ -44,11 +45,19 @@ function showSteps() {
   find("redo").disabled = sheet.undone.length === 0;
 }
 
-function remember(delay = 0) {
+// Keeps the work at once; while it is being kept, what changes is kept next.
+function remember() {
   if (!store) return;
-  clearTimeout(saving);
-  if (delay) saving = setTimeout(remember, delay);
-  else keep();
+  unsaved = true;
+  saving ??= keepAll();
+}
+
+async function keepAll() {
+  while (unsaved) {
+    unsaved = false;
+    await keep();
+  }
+  saving = null;
 }
 
 async function keep() {
@@ -248,7 +257,7 @@ let tool = settings.tool;
 function chosen() {
   if (tool !== settings.tool) tools.cancel();
   tool = settings.tool;
-  remember(200);
+  remember();
 }
 
 function listen() {

@@ -67,9 +67,9 @@ export class Follower {
 
   fail(error) {
     this.waiting = false;
-    if (error.wait === undefined) throw error; // not the server's
-    if (error.wait === null) {
+    if (error.wait === undefined || error.wait === null) {
       this.tell("error", error);
+      if (error.wait === undefined) throw error; // not the server's
       return;
     }
     const wait = Math.min(MOST, error.wait * (error.status ? 1 : 2 ** this.failures++));

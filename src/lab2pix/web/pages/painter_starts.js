@@ -121,19 +121,22 @@ export class Starts {
 
   async showMine() {
     const kept = (await this.store.list()).filter(({ id }) => id !== this.store.id);
+    const busy = await this.store.busy();
     const another = make("button", { type: "button", className: "tile another" }, make("b", { textContent: "+" }), make("span", { textContent: "Another drawing" }));
     another.addEventListener("click", () => this.close() || this.begin());
-    find("mine").querySelector(".tiles").replaceChildren(another, ...kept.map((record) => this.makeTile(record)));
+    find("mine").querySelector(".tiles").replaceChildren(another, ...kept.map((record) => this.makeTile(record, busy.has(record.id))));
     find("mine").hidden = false;
   }
 
-  makeTile(record) {
+  // A drawing that is open in another tab can be gone on with as a copy, not deleted.
+  makeTile(record, busy) {
     const { width, height } = this.sheet;
     const colors = this.model.classes.map(({ color }) => color);
     const canvas = drawIds(make("canvas"), record.ids, width, height, colors);
     const when = new Date(record.changed).toLocaleString([], { dateStyle: "medium", timeStyle: "short" });
     const tile = make("button", { type: "button", className: "tile" }, canvas, make("span", { textContent: when }));
     tile.addEventListener("click", () => this.close() || this.open(record));
+    if (busy) return make("div", { className: "kept" }, tile);
     const forget = make("button", { type: "button", className: "forget", textContent: "×", title: "Delete" });
     forget.setAttribute("aria-label", `Delete the drawing of ${when}`);
     const both = make("div", { className: "kept" }, tile, forget);

@@ -30,6 +30,12 @@ function hold(id) {
   });
 }
 
+// Returns the names of the drawings that other tabs hold, as far as the browser tells.
+async function heldElsewhere() {
+  const { held: locks } = navigator.locks ? await navigator.locks.query() : { held: [] };
+  return new Set(locks.map(({ name }) => name.slice(NAME.length + 1)).filter((id) => !held.has(id)));
+}
+
 export class Store {
   // `model` tells drawings of one model's classes and size from others'.
   static async open(model) {
@@ -50,6 +56,11 @@ export class Store {
   async list() {
     const all = await done(this.drawings("readonly").getAll());
     return all.filter((one) => one.model === this.model).sort((a, b) => b.changed - a.changed);
+  }
+
+  // Returns the names of those that are open in other tabs.
+  busy() {
+    return heldElsewhere();
   }
 
   // Returns the drawing to go on with, or null: this tab's before a reload, or else the newest that is in no other tab.
@@ -94,10 +105,11 @@ export class Store {
     return done(this.drawings("readwrite").delete(id));
   }
 
-  // Drops the oldest drawings where there are many.
+  // Drops the oldest drawings where there are many, but none that is open.
   async prune() {
+    const busy = await this.busy();
     for (const { id } of (await this.list()).slice(MOST)) {
-      if (id !== this.id) await this.remove(id);
+      if (id !== this.id && !busy.has(id)) await this.remove(id);
     }
   }
 }

@@ -22,6 +22,8 @@ export class Styles {
     this.style = { seed: 1, blend: null };
     this.round = 0; // of variations: a newer one ends the one before
     for (const id of ["seed", "seed-number"]) find(id).addEventListener("input", ({ target }) => this.setSeed(target));
+    // A number that is no style is put right as soon as somebody is done with it.
+    for (const id of ["seed-number", "blend-seed"]) find(id).addEventListener("change", () => this.show());
     for (const id of ["blend-seed", "mix"]) find(id).addEventListener("input", () => this.setBlend());
     find("blend-on").addEventListener("change", () => this.setBlend());
     find("dice").addEventListener("click", () => this.roll());
@@ -123,7 +125,7 @@ export class Styles {
         return (await this.draw({ seed, blend: null }, "vary")).picture;
       } catch (error) {
         if (round !== this.round) return null; // nobody waits for it any more
-        if (error.status !== 429) throw error;
+        if (error.status !== 429 && error.status !== 503) throw error;
         await new Promise((resolve) => setTimeout(resolve, 1000 * error.wait));
       }
     }
