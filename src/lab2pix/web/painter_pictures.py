@@ -71,9 +71,8 @@ def open_picture(body: bytes, kind: str) -> Image.Image:
         if image.width * image.height > MAX_PIXELS:
             raise _too_many(f"{image.width}x{image.height}")
         if max(image.size) > MAX_SIDE:
-            raise RefusedError(
-                413, f"The picture is {max(image.size)} pixels long, more than {MAX_SIDE}; make it smaller"
-            )
+            found = f"{image.width}x{image.height}"
+            raise RefusedError(413, f"The picture has a side of more than {MAX_SIDE} pixels ({found}); make it smaller")
         image.load()
         ImageOps.exif_transpose(image, in_place=True)
     except RefusedError:
