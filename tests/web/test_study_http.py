@@ -18,7 +18,7 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 from starlette.testclient import TestClient
 
 from lab2pix.errors import ConfigError, DataError, OutputError
-from lab2pix.web.guard import host_checker
+from lab2pix.web.guard import host_checker, listen
 from lab2pix.web.study import MAX_BODY, create_app, serve_study
 from lab2pix.web.study_make import MadeStudy
 from lab2pix.web.study_samples import Study
@@ -224,6 +224,14 @@ def test_hosts_when_listening_everywhere() -> None:
     assert not known("evil.example") and not known("[evil]") and not known("")
     assert not host_checker("127.0.0.1")("192.168.1.7")
     assert host_checker("192.168.1.7")("192.168.1.7:8000")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_everywhere_is_ipv4_too() -> None:
+    with listen("::", 0) as server:
+        port = server.getsockname()[1]
+        for host in ("127.0.0.1", "::1"):
+            socket.create_connection((host, port), 5).close()
 
 
 @settings(max_examples=100)

@@ -144,3 +144,28 @@ def test_an_answer_that_is_no_picture(visit: Visit, server: Any) -> None:
     assert len(joe.trouble) == 1
     joe.trouble.clear()
     joe.expect_picture(joe.blank(GRASS))
+
+
+def test_a_polygon_is_closed_by_keys_after_another_class_was_chosen(visit: Visit, server: Any) -> None:
+    kim = visit()
+    kim.open(server.address)
+    grass = kim.blank(GRASS)
+    for key in ("Escape", "Enter"):
+        kim.choose("polygon", label=SUN)
+        for corner in ((10, 10), (40, 10), (40, 40)):
+            kim.click(*corner)
+        kim.choose(label=WATER)
+        kim.page.keyboard.press(key)
+        api.expect(kim.page.locator("#close-polygon")).to_be_hidden()
+        if key == "Escape":
+            kim.expect_ids(grass)
+    drawn = kim.ids()
+    assert drawn[12, 35] == WATER and drawn[38, 12] == GRASS
+
+
+def test_a_browser_that_keeps_nothing_says_so_on_a_phone(visit: Visit, server: Any) -> None:
+    lou = visit(viewport={"width": 390, "height": 844})
+    lou.page.add_init_script("indexedDB.open = () => { throw new Error('switched off'); }")
+    lou.open(server.address)
+    api.expect(lou.page.locator("#trouble-text")).to_contain_text("Not kept")
+    lou.expect_picture(lou.blank(GRASS))

@@ -45,6 +45,12 @@ function showSteps() {
   find("redo").disabled = sheet.undone.length === 0;
 }
 
+// Says once in plain sight, too, what narrow windows have no place for.
+function notKept(sentence) {
+  if (find("kept").textContent !== sentence) complain(new Error(sentence));
+  find("kept").textContent = sentence;
+}
+
 // Keeps the work at once; while it is being kept, what changes is kept next.
 function remember() {
   if (!store) return;
@@ -65,7 +71,7 @@ async function keep() {
     await store.save({ ids: sheet.ids, style: styles.style, settings: { ...settings } });
     find("kept").textContent = "Kept in this browser";
   } catch {
-    find("kept").textContent = "Not kept: this browser's storage is full or switched off";
+    notKept("Not kept: this browser's storage is full or switched off");
   }
 }
 
@@ -216,7 +222,7 @@ async function openStore() {
     return await store.resume();
   } catch {
     store = null;
-    find("kept").textContent = "Not kept: this browser stores nothing";
+    notKept("Not kept: this browser stores nothing");
     return null;
   }
 }
@@ -275,7 +281,19 @@ function listen() {
   find("compare").addEventListener("change", ({ target }) => compare(target.checked));
   find("compare-at").addEventListener("input", divide);
   listenToMenus();
+  listenToCorners();
   listenToKeys({ plain: plainKeys(), control: controlKeys(), grab: (on) => (hand.grab = on) });
+}
+
+// A polygon that was begun is closed and dropped by keys wherever the focus is, but on what these keys press.
+function listenToCorners() {
+  const acts = { Enter: () => tools.close(), Escape: () => tools.cancel(), Backspace: () => tools.dropCorner() };
+  document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented || !acts[event.key] || !tools.corners.length) return;
+    if (event.target.closest("button, summary, dialog, input:not([type=radio])")) return;
+    event.preventDefault();
+    acts[event.key]();
+  });
 }
 
 function plainKeys() {
