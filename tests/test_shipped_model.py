@@ -62,13 +62,15 @@ def test_it_is_the_preset_s(model: Synthesizer) -> None:
 
 
 def test_the_picture_follows_the_label_map(model: Synthesizer) -> None:
-    """In 16x16 cells, colours are much nearer to those of the scene than to those of another one."""
+    """In 16x16 cells, one of a few lights is much nearer to the scene than any is to another one."""
     pairs = [scene(index) for index in range(4)]
     real = torch.stack([cells(image) for image, _ in pairs])
-    drawn = torch.stack([cells(model(label, seed=1)[0]) for _, label in pairs])
-    own = (drawn - real).abs().mean()
-    others = (drawn - real.roll(1, 0)).abs().mean()
-    assert own < 0.5 * others
+    drawn = torch.stack([cells(model(label, seed=0, samples=6)) for _, label in pairs])
+
+    def distance(scenes: Tensor) -> float:
+        return float((drawn - scenes[:, None]).abs().mean((2, 3, 4)).min(1).values.mean())
+
+    assert distance(real) < 0.5 * distance(real.roll(1, 0))
 
 
 def cells(image: Tensor) -> Tensor:

@@ -84,6 +84,7 @@ def test_tabs_do_not_destroy_each_others_work(visit: Visit, server: Any) -> None
 def test_the_keyboard_alone(visit: Visit, server: Any) -> None:
     bo = visit()
     bo.open(server.address)
+    bo.page.locator("#compare:enabled").wait_for(state="attached")  # once there is a picture
     press = bo.page.keyboard.press
 
     def go_to(attribute: str, value: str) -> None:

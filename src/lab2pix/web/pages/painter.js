@@ -54,6 +54,7 @@ function notKept(sentence) {
 // Keeps the work at once; while it is being kept, what changes is kept next.
 function remember() {
   if (!store) return;
+  store.note({ style: styles.style, settings: { ...settings } });
   unsaved = true;
   saving ??= keepAll();
 }

@@ -5,6 +5,14 @@ const NAME = "lab2pix-painter";
 const DRAWINGS = "drawings";
 const MOST = 24; // drawings that are kept per model
 
+const NOTED = `${NAME}-noted`;
+
+// Returns what this tab noted last of a drawing.
+function noted(id) {
+  const found = JSON.parse(sessionStorage.getItem(NOTED) ?? "null");
+  return found?.id === id ? found.small : {};
+}
+
 const done = (request) =>
   new Promise((resolve, reject) => {
     request.onsuccess = () => resolve(request.result);
@@ -79,7 +87,12 @@ export class Store {
   take(id, drawing) {
     this.id = id;
     sessionStorage.setItem(NAME, id);
-    return drawing;
+    return drawing && { ...drawing, ...noted(drawing.id) };
+  }
+
+  // Keeps what is small before this returns, as a reload does not wait for a database.
+  note(small) {
+    sessionStorage.setItem(NOTED, JSON.stringify({ id: this.id, small }));
   }
 
   // Leaves the present drawing as it is and begins another one.
