@@ -27,7 +27,7 @@ from data_opening import SETS, make_set, opened
 from data_opening import WAYS as OPENING_WAYS
 from data_reading import SOURCES, Training, camvid_folder, reading, sources, transfer
 from data_reading import WAYS as READING_WAYS
-from surroundings import surroundings
+from surroundings import surroundings, write_json
 
 PARTS = ("opening", "reading", "waiting", "transfer")
 
@@ -164,7 +164,6 @@ def main(given: Sequence[str] | None = None) -> None:
     with tempfile.TemporaryDirectory(dir=args.folder) as folder:
         found = measure(args, Path(folder))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         before = json.loads(args.out.read_text()) if args.out.exists() else {}
         names = ("pairs", "batch", "width", "size", "steps", "repeats", "rounds")
         how = surroundings() | {"settings": {name: getattr(args, name) for name in names}}
@@ -176,7 +175,7 @@ def main(given: Sequence[str] | None = None) -> None:
             **{part: before[part] for part in PARTS if part in before},
             **{part: how | {"rows": rows} for part, rows in found.items()},
         }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

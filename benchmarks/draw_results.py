@@ -137,7 +137,7 @@ def draw_data(record: Mapping[str, Any]) -> Figure:
         axes.set_xlabel(title)
     time.set_title(f"Opening {opens[0]['pairs']:,} pairs again")
     memory.set_yticklabels([])
-    memory.legend(loc="lower right")
+    memory.legend(loc="upper right")
     axes = below.subplots()
     readers = ordered(row["way"] for row in waits)
     series = {way: [100 * waiting[row, way]["waiting"] for row in trainings] for way in readers}
@@ -188,7 +188,8 @@ def _processes(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
             [group + 0.4 * (place - 0.5) for group in range(len(counts))], rates, 0.38, color=COLORS[way], label=way
         )
     axes.set_xticks(range(len(counts)), counts)
-    axes.legend()
+    axes.margins(y=0.25)
+    axes.legend(loc="upper left", ncols=2)
 
 
 PICTURES = {

@@ -14,7 +14,6 @@ processor's for this process, which other programs' turns do not count in (but a
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -27,7 +26,7 @@ import numpy as np
 import torch
 import torchmetrics
 from PIL import Image
-from surroundings import processor
+from surroundings import processor, write_json
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -166,7 +165,6 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
             f"{row['processor_s']:>9.2f}{row['per_processor_second']:>8.1f}{row['processor_ratio']:>8.2f}"
         )
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "command": " ".join(["python", *sys.argv]),
             "machine": f"{processor()}, {torch.get_num_threads()} threads",
@@ -178,7 +176,7 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
             "pictures": {"count": args.count, "size": list(args.size), "batch": args.batch, "repeats": args.repeats},
             "rows": rows,
         }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(args.out, record)
 
 
 def main() -> None:

@@ -29,7 +29,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from inference_plain import plainly
-from surroundings import surroundings
+from surroundings import surroundings, write_json
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -281,7 +281,6 @@ def main(given: Sequence[str] | None = None) -> None:
     else:
         print("No CUDA here: the rows of a GPU are skipped.")
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         settings = {"width": args.width, "classes": args.classes, "repeats": args.repeats}
         settings |= {"v2_size": list(args.v2_size), "v1_size": list(args.v1_size)}
         record = surroundings() | {
@@ -292,7 +291,7 @@ def main(given: Sequence[str] | None = None) -> None:
             "gflop": "floating point operations of convolutions and matrix products, in 10^9",
             "rows": records,
         }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ __all__ = [
     "sheet",
     "steps_markdown",
     "summary",
-    "write_json",
 ]
 
 SCORES = ("ppa", "pca", "ciou", "frechet_efficientnet_lite0")
@@ -238,9 +237,3 @@ def facts_of(folder: Path) -> dict[str, object]:
     """Return what a reader should know of a segmenter."""
     info = json.loads((folder / "segmenter.json").read_text(encoding="utf-8"))
     return {key: info[key] for key in ("architecture", "encoder", "size", "held_out")}
-
-
-def write_json(file: Path, record: Mapping[str, Any]) -> None:
-    """Write what was found."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

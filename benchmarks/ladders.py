@@ -37,9 +37,8 @@ from ladder_scores import (
     sheet,
     steps_markdown,
     summary,
-    write_json,
 )
-from surroundings import surroundings
+from surroundings import surroundings, write_json
 
 from lab2pix.config import DataConfig, ScenesConfig
 from lab2pix.configuration import load_config

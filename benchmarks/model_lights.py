@@ -1,7 +1,6 @@
 """Measure how far noise changes the light: one layout in many seeds, beside the same layout drawn in as many lights.
 
-python benchmarks/model_lights.py scenes --out benchmarks/results/model_lights.json
-python benchmarks/model_lights.py scenes --sheet docs/results/images/shipped_lights.jpg
+python benchmarks/model_lights.py scenes --count 24 --out benchmarks/results/model_lights.json
 
 Spread is the range (largest less smallest) over the seeds of a picture's mean brightness, and of the redness of its sky
 (red less blue), in levels of 255; means over layouts, those with a sun in them and those without apart.
@@ -10,19 +9,16 @@ Spread is the range (largest less smallest) over the seeds of a picture's mean b
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
-from surroundings import surroundings
+from surroundings import surroundings, write_json
 from torch import Tensor
 
 from lab2pix import Synthesizer
-from lab2pix.data.pixels import to_picture
 from lab2pix.data.scene_canvas import CLASSES, Canvas
 from lab2pix.data.scene_composition import compose
 from lab2pix.data.scene_light import any_light
@@ -69,39 +65,21 @@ def means(rows: Sequence[dict[str, float | bool]]) -> dict[str, dict[str, float]
     return found
 
 
-def sheet(synthesizer: Synthesizer, world: int, rows: int, columns: int, gap: int = 4) -> Image.Image:
-    """Return a picture of layouts, one a row, with as many seeds of each."""
-    height, width = synthesizer.size
-    page = Image.new("RGB", ((columns + 1) * (width + gap) - gap, rows * (height + gap) - gap), "white")
-    for row in range(rows):
-        _, label = in_light(world, row, (height, width), 0)
-        pictures = synthesizer(label, seed=0, samples=columns)
-        for column, picture in enumerate([synthesizer.label_space.to_colors(label), *pictures]):
-            page.paste(to_picture(picture), (column * (width + gap), row * (height + gap)))
-    return page
-
-
 def main(given: Sequence[str] | None = None) -> None:
-    """Measure, print, and write what was asked for."""
+    """Measure, print, and write where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="trained on scenes: a run, a weights folder, or the one that comes along")
     parser.add_argument("--world", type=int, default=1, help="seed of the scenes, one that no training saw")
     parser.add_argument("--count", type=int, default=48, help="layouts")
     parser.add_argument("--seeds", type=int, default=12, help="pictures of each")
-    parser.add_argument("--sheet", type=Path, help="picture of four layouts to write, instead of measuring")
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args(given)
     synthesizer = Synthesizer.load(args.model, optimize="fast")
-    if args.sheet:
-        args.sheet.parent.mkdir(parents=True, exist_ok=True)
-        sheet(synthesizer, args.world, 4, 6).save(args.sheet, quality=88)
-        return
     found = means(measure(synthesizer, args.world, args.count, args.seeds))
     for name, values in found.items():
         print(name, {key: round(value, 1) for key, value in values.items()})
     if args.out:
-        record = surroundings() | {"world": args.world, "seeds": args.seeds, "spread": found}
-        args.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        write_json(args.out, surroundings() | {"world": args.world, "seeds": args.seeds, "spread": found})
 
 
 if __name__ == "__main__":

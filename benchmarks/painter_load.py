@@ -43,7 +43,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from surroundings import processor
+from surroundings import processor, write_json
 
 import lab2pix
 from lab2pix import LabelSpace, Synthesizer
@@ -348,7 +348,6 @@ def main() -> None:
         f"memory {memory['start']:.0f} MiB at the start, {memory['end']:.0f} at the end, {memory['most']:.0f} at most"
     )
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         record = {
             "command": " ".join(["python", *sys.argv]),
             "machine": f"{processor()}, {torch.get_num_threads()} threads",
@@ -359,7 +358,7 @@ def main() -> None:
             },
             **found,
         }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ from typing import Any
 import inference
 import torch
 import torch.nn.functional as F
-from surroundings import surroundings
+from surroundings import surroundings, write_json
 from torch import Tensor
 from train_step import Step
 from train_step_plain import PlainParts
@@ -261,7 +261,6 @@ def write(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
     """Write what was measured so far with machine, versions and command, where asked."""
     if args.out is None:
         return
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     base = dict(zip(("size", "width", "classes", "batch"), args.base, strict=True))
     record = surroundings() | {
         "base": base,
@@ -271,7 +270,7 @@ def write(records: list[dict[str, Any]], args: argparse.Namespace) -> None:
         "gflop": "floating point operations of convolutions and matrix products, in 10^9",
         "rows": records,
     }
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_json(args.out, record)
 
 
 if __name__ == "__main__":

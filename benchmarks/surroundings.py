@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import platform
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 
 import lab2pix
 
-__all__ = ["processor", "surroundings"]
+__all__ = ["processor", "surroundings", "write_json"]
 
 
 def processor() -> str:
@@ -29,3 +31,9 @@ def surroundings() -> dict[str, Any]:
         "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {"lab2pix": lab2pix.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
+
+
+def write_json(file: Path, record: Mapping[str, Any]) -> None:
+    """Write what was found, in a folder that is made where it is missing."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -23,9 +23,9 @@ from pathlib import Path
 
 from ladder_costs import seconds_of_steps
 from ladder_runs import finished, part_of, peak_memory, train
-from ladder_scores import facts_of, judge, sheet, summary, write_json
+from ladder_scores import facts_of, judge, sheet, summary
 from ladders import SEEDS, SEGMENTER_WORLD, camvid, camvid_root
-from surroundings import surroundings
+from surroundings import surroundings, write_json
 
 from lab2pix.config import DataConfig, ScenesConfig
 from lab2pix.configuration import load_config

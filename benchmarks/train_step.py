@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import json
 import statistics
 import sys
 import time
@@ -28,7 +27,7 @@ import torch
 import torch.nn.functional as F
 import train_step_v1
 import train_step_v2
-from surroundings import processor, surroundings
+from surroundings import processor, surroundings, write_json
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from train_step_plain import PlainHalves, PlainParts
@@ -324,7 +323,6 @@ def main(given: Sequence[str] | None = None) -> None:
         print("No CUDA here: the rows of a GPU are skipped.")
     print("\n".join(f"  {name}: {text}" for name, text in module.MEANING.items()))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         record = surroundings() | {
             "parameters": parameters,
             "seconds": "medians; of processor time, all threads; on cuda by the clock",
@@ -333,7 +331,7 @@ def main(given: Sequence[str] | None = None) -> None:
             "bare_convolutions": bare,
             "rows": rows,
         }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

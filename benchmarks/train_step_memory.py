@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from surroundings import surroundings
+from surroundings import surroundings, write_json
 from train_step_v2 import DOUBLINGS
 
 from lab2pix.batch import Batch
@@ -105,13 +105,12 @@ def main(given: Sequence[str] | None = None) -> None:
         print(f"{name:<42}{row['before_gib']:>12.2f}{row['peak_gib']:>11.2f}{row['step_s']:>9.2f}", flush=True)
         rows.append(row)
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         record = surroundings() | {
             "peak": "largest resident memory of the process, libraries and all; before: without any step",
             "seconds": "of processor time, all threads",
             "rows": rows,
         }
-        args.out.write_text(json.dumps(record, indent=1) + "\n")
+        write_json(args.out, record)
 
 
 if __name__ == "__main__":

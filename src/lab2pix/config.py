@@ -17,6 +17,7 @@ __all__ = [
     "EvaluationConfig",
     "GeneratorConfig",
     "GlobalEncoderConfig",
+    "Light",
     "LossConfig",
     "MonitorConfig",
     "OptimizerConfig",
@@ -28,6 +29,9 @@ __all__ = [
 ]
 
 BackboneName = Literal["vgg16", "vgg19", "efficientnet-lite0", "efficientnet-lite1"]
+
+Light = Literal["sun", "any"]
+"""Whether the height of the sun tells in which light a drawn scene lies, or nothing does."""
 
 LAYOUT_NAMES = ("ade20k", "cityscapes", "coco-stuff", "facades", "facades-base", "folder", "scenes", "sketch")
 """Every layout of `lab2pix.data`, so that a typo shows before anything heavy is loaded; a test keeps the two alike."""
@@ -48,7 +52,7 @@ class ScenesConfig(Section):
     train_count: int = Field(2000, ge=1, description="How many different scenes to train on.")
     val_count: int = Field(64, ge=1, description="How many scenes to hold out.")
     seed: int = Field(0, ge=0, description="Which world the scenes are drawn from.")
-    light: Literal["sun", "any"] = Field(
+    light: Light = Field(
         "sun",
         description="What light scenes lie in: as the height of their sun says, or any under any label map.",
     )

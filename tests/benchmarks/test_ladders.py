@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 import ladder_costs
 import ladder_scores
 import ladders
+from surroundings import write_json
 
 from lab2pix import LabelSpace, Synthesizer
 from lab2pix.configuration import load_config
@@ -92,7 +93,7 @@ def test_the_first_rung_gets_the_time_of_the_last(tmp_path):
     args = arguments(runs=tmp_path, steps=400, ladder=paired.name, equal_time=True)
     with pytest.raises(ValueError, match="run the verb `time` first"):
         ladders.choose(args)
-    ladder_scores.write_json(tmp_path / "costs.json", costs)
+    write_json(tmp_path / "costs.json", costs)
     assert [(run.rung, run.steps, run.name) for run in ladders.choose(args)] == [
         ("a", 1000, f"paired-scenes/a-time-{seed}") for seed in range(3)
     ]
@@ -190,7 +191,7 @@ def test_scoring_looks_at_the_rungs_that_were_asked_for(tmp_path, monkeypatch):
     looked = []
     monkeypatch.setattr(ladders, "segmenter_for", lambda *_: tmp_path)
     monkeypatch.setattr(ladders, "finished", lambda folder, _: looked.append(folder.name) and False)
-    ladder_scores.write_json(tmp_path / "costs.json", {"paired-scenes": {"a": 0.1, "e": 0.2}})
+    write_json(tmp_path / "costs.json", {"paired-scenes": {"a": 0.1, "e": 0.2}})
     args = arguments(runs=tmp_path, ladder="paired-scenes", only=["b", "e:2"], set=[])
     assert ladders.score_all(args) == 0
     assert looked == ["b-0", "b-1", "b-2", "e-2"]

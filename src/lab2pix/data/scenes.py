@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -13,6 +12,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from lab2pix.config import Light
 from lab2pix.data.dataset import Sample
 from lab2pix.data.files import write_label_png
 from lab2pix.data.pixels import from_bytes
@@ -24,17 +24,13 @@ from lab2pix.data.transforms import JointTransform
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels import LabelSpace
 
-__all__ = ["MAX_SIDE", "MIN_SIDE", "Light", "ScenesDataset", "draw_scene", "write_scenes"]
+__all__ = ["MAX_SIDE", "MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
 
 MIN_SIDE, MAX_SIDE = 32, 8192
 """Smallest height and width in pixels at which a scene still shows something."""
 
 CACHE_BYTES = 256 * 2**20
 """How much of the drawn scenes a data set keeps in memory, so that later epochs need not draw them again."""
-
-
-Light = Literal["sun", "any"]
-"""Whether the height of the sun tells in which light a scene lies, or nothing does."""
 
 
 def draw_scene(seed: int, index: int, size: tuple[int, int], light: Light = "sun") -> tuple[Tensor, Tensor]:

@@ -68,10 +68,10 @@ def open_picture(body: bytes, kind: str) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
             image = Image.open(io.BytesIO(body), formats=(form,))
+        found = f"{image.width}x{image.height}"
         if image.width * image.height > MAX_PIXELS:
-            raise _too_many(f"{image.width}x{image.height}")
+            raise _too_many(found)
         if max(image.size) > MAX_SIDE:
-            found = f"{image.width}x{image.height}"
             raise RefusedError(413, f"The picture has a side of more than {MAX_SIDE} pixels ({found}); make it smaller")
         image.load()
         ImageOps.exif_transpose(image, in_place=True)

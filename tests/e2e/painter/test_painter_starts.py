@@ -109,7 +109,9 @@ def test_an_open_drawing_is_not_deleted_from_another_tab(visit: Visit, server: A
     api.expect(kept).to_have_count(1)
     api.expect(kept.locator(".forget")).to_have_count(0)
     gus.page.close()
+    hal.page.wait_for_function("navigator.locks.query().then(({ held }) => held.length === 1)")  # its own
     hal.page.keyboard.press("Escape")
+    api.expect(hal.page.locator("#start")).to_be_hidden()
     hal.page.keyboard.press("o")
     api.expect(kept.locator(".forget")).to_have_count(1)  # nobody has it open any more
     kept.locator(".tile").click()

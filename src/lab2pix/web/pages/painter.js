@@ -288,12 +288,11 @@ function listen() {
 
 // A polygon that was begun is closed and dropped by keys wherever the focus is, but on what these keys press.
 function listenToCorners() {
-  const acts = { Enter: () => tools.close(), Escape: () => tools.cancel(), Backspace: () => tools.dropCorner() };
   document.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || !acts[event.key] || !tools.corners.length) return;
+    if (event.defaultPrevented || !tools.keys[event.key] || !tools.corners.length) return;
     if (event.target.closest("button, summary, dialog, input:not([type=radio])")) return;
     event.preventDefault();
-    acts[event.key]();
+    tools.keys[event.key]();
   });
 }
 

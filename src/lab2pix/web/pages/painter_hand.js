@@ -159,9 +159,7 @@ export class Hand {
       ArrowUp: () => this.go(0, -1, event.shiftKey),
       ArrowDown: () => this.go(0, 1, event.shiftKey),
       " ": () => !event.repeat && this.space(),
-      Enter: () => this.tools.close(),
-      Backspace: () => this.tools.dropCorner(),
-      Escape: () => this.tools.cancel(),
+      ...this.tools.keys,
     }[event.key];
     if (!act) return;
     event.preventDefault();

@@ -38,12 +38,6 @@ function hold(id) {
   });
 }
 
-// Returns the names of the drawings that other tabs hold, as far as the browser tells.
-async function heldElsewhere() {
-  const { held: locks } = navigator.locks ? await navigator.locks.query() : { held: [] };
-  return new Set(locks.map(({ name }) => name.slice(NAME.length + 1)).filter((id) => !held.has(id)));
-}
-
 export class Store {
   // `model` tells drawings of one model's classes and size from others'.
   static async open(model) {
@@ -66,9 +60,10 @@ export class Store {
     return all.filter((one) => one.model === this.model).sort((a, b) => b.changed - a.changed);
   }
 
-  // Returns the names of those that are open in other tabs.
-  busy() {
-    return heldElsewhere();
+  // Returns the names of those that are open in other tabs, as far as the browser tells.
+  async busy() {
+    const { held: locks } = navigator.locks ? await navigator.locks.query() : { held: [] };
+    return new Set(locks.map(({ name }) => name.slice(NAME.length + 1)).filter((id) => !held.has(id)));
   }
 
   // Returns the drawing to go on with, or null: this tab's before a reload, or else the newest that is in no other tab.

@@ -20,6 +20,7 @@ export class Tools {
     this.start = null; // where a stroke began
     this.last = null;
     this.corners = [];
+    this.keys = { Enter: () => this.close(), Backspace: () => this.dropCorner(), Escape: () => this.cancel() };
   }
 
   get busy() {
