@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 __all__ = [
     "add_to_relu",
+    "as_matrix",
     "conv_with_scaled_result",
     "fuses",
     "is_exporting",
@@ -132,6 +133,13 @@ class _AddToReLU(torch.autograd.Function):
         return gradient.masked_fill(off, 0), gradient
 
 
+def as_matrix(weight: Tensor) -> Tensor:
+    """Return a weight `[O, C, h, w]` as `[O, C·h·w]`, columns in the order of its memory: a view if it can be."""
+    if not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last):
+        weight = weight.permute(0, 2, 3, 1)
+    return weight.flatten(1)
+
+
 def conv_with_scaled_result(
     x: Tensor,
     weight: Tensor,
@@ -151,7 +159,7 @@ def conv_with_scaled_result(
         weight: `[O, C, h, w]`, as it is before spectral norm.
         sigma: its largest singular value, a scalar.
         left: its left vector `[O]`, a constant of the backward pass.
-        right: its right vector `[C·h·w]`, likewise.
+        right: its right vector `[C·h·w]`, likewise, in the order of `as_matrix(weight)`.
         stride: of the convolution.
         padding: of the convolution.
     """
@@ -199,9 +207,8 @@ class _ConvWithScaledResult(torch.autograd.Function):
         if needs[1]:
             # d result / d sigma = -result / sigma, and d sigma / d weight = left ⊗ right.
             share = -torch.sum(gradient * result, dtype=sigma.dtype) / sigma
-            of_weight = of_weight.to(sigma.dtype)
-            if of_weight.is_contiguous():
-                of_weight.view(len(left), -1).addr_(left * share, right)
-            else:
-                of_weight.add_(torch.outer(left * share, right).view(cast.shape))
+            # In the weight's own order: what comes back may be in another, and the vector is in this one.
+            order = torch.contiguous_format if cast.is_contiguous() else torch.channels_last
+            of_weight = of_weight.to(sigma.dtype, memory_format=order)
+            as_matrix(of_weight).addr_(left * share, right)
         return of_x, of_weight, None, None, None, None, None

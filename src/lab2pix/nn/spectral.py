@@ -1,4 +1,4 @@
-"""Spectral norm whose training step copies no large weight."""
+"""Spectral norm whose training step copies no large weight, in whatever order its memory is."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import spectral_norm
+from torch.nn.utils.parametrizations import _SpectralNorm
 
-from lab2pix.nn.fused import conv_with_scaled_result, traced_or_without_graph
+from lab2pix.nn.fused import as_matrix, conv_with_scaled_result, traced_or_without_graph
 
-__all__ = ["SpectralConv2d", "spectral_conv2d"]
+__all__ = ["SpectralConv2d", "SpectralNorm", "spectral_conv2d"]
 
 
 class SpectralConv2d(nn.Conv2d):
@@ -32,7 +32,10 @@ class SpectralConv2d(nn.Conv2d):
         assert isinstance(weight, Tensor)
         if not self._shortens(x, weight):
             return super().forward(x)
-        sigma, left, right = _largest_singular(stack[0], weight)
+        norm = stack[0]
+        assert isinstance(norm, SpectralNorm)
+        with torch.no_grad():
+            sigma, left, right = norm.largest_singular(weight)
         stride, padding = cast(tuple[int, int], self.stride), cast(tuple[int, int], self.padding)
         result = conv_with_scaled_result(x.to(_type_of_pass(x)), weight, sigma, left, right, stride, padding)
         return result if self.bias is None else result + self.bias.to(result.dtype).view(-1, 1, 1)
@@ -55,18 +58,48 @@ def _type_of_pass(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
-@torch.no_grad()
-def _largest_singular(norm: nn.Module, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return a weight's largest singular value and its vectors; in training mode after a power iteration."""
-    matrix = weight.flatten(1)
-    left, right = cast(Tensor, norm._u), cast(Tensor, norm._v)
-    if norm.training:
-        eps = cast(float, norm.eps)
-        nn.functional.normalize(torch.mv(matrix, right), dim=0, eps=eps, out=left)
-        nn.functional.normalize(torch.mv(matrix.T, left), dim=0, eps=eps, out=right)
-    # Copies: the next pass moves the vectors in place, maybe before this one's backward pass.
-    left, right = left.clone(), right.clone()
-    return torch.vdot(left, torch.mv(matrix, right)), left, right
+class SpectralNorm(_SpectralNorm):
+    """Torch's spectral norm of a convolution's weight that reads a channels-last weight as it lies.
+
+    Torch's flattens the weight, which copies one that is channels-last, several times a step. Vectors, results and
+    state dict are torch's: the right vector is kept in the order of a contiguous weight.
+    """
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight `[O, C, h, w]` divided by its largest singular value."""
+        if torch.compiler.is_compiling() or weight.ndim != 4 or not _is_channels_last(weight):
+            return super().forward(weight)
+        return weight / self.largest_singular(weight)[0]
+
+    def largest_singular(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a weight's largest singular value and vectors, in training mode after a power iteration.
+
+        Args:
+            weight: `[O, C, h, w]`.
+
+        Returns:
+            The value, through which gradients reach the weight; the left vector `[O]`; and the right one `[C·h·w]`, in
+            the order in which the weight's memory holds them.
+        """
+        matrix, last = as_matrix(weight), _is_channels_last(weight)
+        channels, height, width = weight.shape[1:]
+        with torch.no_grad():
+            # Copies: the next pass moves the vectors in place, maybe before this one's backward pass.
+            left = self._u.clone()
+            kept = self._v.view(channels, height, width)
+            if last:
+                kept = kept.permute(1, 2, 0)
+            right = kept.flatten() if last else self._v.clone()
+            if self.training:
+                left = nn.functional.normalize(torch.mv(matrix, right), dim=0, eps=self.eps)
+                right = nn.functional.normalize(torch.mv(matrix.T, left), dim=0, eps=self.eps)
+                self._u.copy_(left)
+                kept.copy_(right.view(kept.shape))
+        return torch.vdot(left, torch.mv(matrix, right)), left, right
+
+
+def _is_channels_last(weight: Tensor) -> bool:
+    return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def spectral_conv2d(
@@ -74,4 +107,5 @@ def spectral_conv2d(
 ) -> SpectralConv2d:
     """Return a convolution under torch's spectral norm, with names and settings of torch's."""
     conv = SpectralConv2d(in_channels, out_channels, kernel, stride=stride, padding=padding, bias=bias)
-    return cast(SpectralConv2d, spectral_norm(conv))
+    parametrize.register_parametrization(conv, "weight", SpectralNorm(conv.weight))
+    return conv
