@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from lab2pix.nn import modulation
 from lab2pix.nn.blocks import GenResBlk
 from lab2pix.nn.checkpointing import checkpointed
-from lab2pix.nn.fused import add_to_relu, fuses, normalise_and_modulate
+from lab2pix.nn.fused import add_to_relu, as_matrix, fuses, normalise_and_modulate
 from lab2pix.nn.spectral import SpectralConv2d, spectral_conv2d
 
 
@@ -127,6 +127,14 @@ def test_spectral_convolution_equals_torchs(kernel: int, stride: int, bias: bool
             torch.testing.assert_close(mine, theirs)
         for name, value in plain.state_dict().items():
             torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_a_weight_is_a_matrix_without_a_copy(layout: torch.memory_format) -> None:
+    weight = torch.randn(4, 3, 5, 2).to(memory_format=layout)
+    matrix = as_matrix(weight)
+    assert matrix.shape == (4, 30)
+    assert matrix.data_ptr() == weight.data_ptr()
 
 
 @pytest.mark.parametrize("bias", [True, False])
