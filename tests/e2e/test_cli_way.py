@@ -92,6 +92,15 @@ def test_pictures_between_two_seeds(run: Run, run_folder: Path, folder_data: Pat
     assert run(*words, "--interpolate", "3")[0] == 2
 
 
+def test_ways_to_draw_that_contradict_each_other(run: Run, run_folder: Path, folder_data: Path, tmp_path: Path) -> None:
+    words = ("generate", run_folder, folder_data / "labels" / "val" / "c.png", "--out", tmp_path / "out")
+    code, _, error = run(*words, "--fast", "--optimize", "plain")
+    assert code == 2
+    assert error == "error: --fast and --optimize plain contradict each other; leave one of them out\n"
+    assert not (tmp_path / "out").exists()
+    assert run(*words, "--fast", "--optimize", "fast")[0] == 0
+
+
 def test_resuming_needs_no_preset(run: Run, tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert run("train", "v2-small", *tiny, "--out", folder, "--device", "cpu")[0] == 0

@@ -95,8 +95,11 @@ def _generate(
 ) -> None:
     """Make pictures from label maps."""
     from lab2pix.devices import wait_for_processes
+    from lab2pix.errors import ConfigError
     from lab2pix.synthesis import Mode, Synthesizer, generate_folder
 
+    if fast and optimize == "plain":
+        raise ConfigError("--fast and --optimize plain contradict each other; leave one of them out")
     synthesizer = Synthesizer.load(weights, device=device, expect_label_space=label_space)
     if fast or optimize:
         print(f"drawing: {synthesizer.optimize(cast(Mode, optimize or 'auto'))}")
