@@ -6,7 +6,6 @@ The few public names load what they need when first used, so that `import lab2pi
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,6 +14,8 @@ if TYPE_CHECKING:
     from lab2pix.synthesis import Synthesizer
     from lab2pix.synthesis.judging import evaluate
     from lab2pix.training.loop import train
+
+    __version__: str
 
 __all__ = ["LabelSpace", "Synthesizer", "__version__", "evaluate", "load_config", "train"]
 
@@ -26,17 +27,23 @@ _HOMES = {
     "train": "lab2pix.training.loop",
 }
 
-try:
-    __version__ = version("lab2pix")
-except PackageNotFoundError:  # a source tree on the path that was never installed
-    __version__ = "0.0.0"
-
 
 def __getattr__(name: str) -> object:
     """Import a public name when it is first asked for."""
+    if name == "__version__":
+        return _version()
     if name not in _HOMES:
         raise AttributeError(f"module 'lab2pix' has no attribute '{name}'")
     return getattr(import_module(_HOMES[name]), name)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("lab2pix")
+    except PackageNotFoundError:  # a source tree on the path that was never installed
+        return "0.0.0"
 
 
 def __dir__() -> list[str]:

@@ -1,8 +1,20 @@
-"""`python -m lab2pix`, which `torchrun -m lab2pix` needs."""
+"""The way into the command line: `lab2pix`, and `python -m lab2pix`, which `torchrun -m lab2pix` needs."""
 
 from __future__ import annotations
 
-from lab2pix.cli import main
+from typing import NoReturn
+
+from lab2pix.quitting import quit_at_once
+
+__all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Load the command line and run it."""
+    with quit_at_once():
+        from lab2pix.cli import main as run
+    run()
+
 
 if __name__ == "__main__":
     main()

@@ -134,22 +134,25 @@ class Served:
     """
 
     def __init__(self, drawer: Synthesizer) -> None:
-        import uvicorn
-
         from lab2pix.web.guard import host_checker, listen
         from lab2pix.web.painter import create_app
         from lab2pix.web.painter_desk import Painter
+        from lab2pix.web.serving import Server
 
         self.painter = Painter(drawer)
         self._socket = listen("127.0.0.1", 0)
         self.port = self._socket.getsockname()[1]
-        config = uvicorn.Config(create_app(self.painter, host_checker("127.0.0.1")), log_level="warning")
-        self._server = uvicorn.Server(config)
+        app = create_app(self.painter, host_checker("127.0.0.1"))
+        self._server = Server(app, self.painter.worker.close)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self._thread.start()
 
-    def stop(self) -> None:
+    def end(self) -> None:
+        """Tell it to end, as Ctrl-C does."""
         self._server.should_exit = True
+
+    def stop(self) -> None:
+        self.end()
         self._thread.join(20)
         assert not self._thread.is_alive()
 

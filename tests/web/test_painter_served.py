@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import re
 import signal
 import socket
@@ -13,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from http.client import HTTPConnection
 from io import BytesIO
 from pathlib import Path
@@ -25,15 +27,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+import lab2pix
 from lab2pix import cli
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.synthesis import Synthesizer, optimizing, weights
 from lab2pix.web import painter as module
+from lab2pix.web.guard import HEADERS
 from lab2pix.web.painter import find_model, serve_painter
 from lab2pix.web.painter_desk import Painter
 
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
+from lab2pix.web import serving
 
 PNG = {"content-type": "image/png"}
 
@@ -110,7 +115,7 @@ def test_a_failure_that_nobody_waits_for_is_not_complained_about(
         raise RuntimeError("too late")
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lab2pix.web.painter_desk.read_ids", slow)
+        patch.setattr("lab2pix.web.painter_desk.read_layout", slow)
         with pytest.raises(TimeoutError):
             post(served.port, "/api/synthesize", label(), timeout=0.5)
         assert read.wait(20)
@@ -183,19 +188,213 @@ def test_it_ends_cleanly(
         connection.close()
         process.send_signal(number)
         answers = [answer.result(60) for answer in sent]
-    statuses = [status for status, _, _ in answers]
-    assert statuses.count(200) >= 1
-    assert statuses.count(503) >= 1
-    assert set(statuses) == {200, 503}
+    assert [status for status, _, _ in answers].count(503) >= 1
     for status, content, headers in answers:
         if status == 503:
             assert b"shutting down" in content and headers["retry-after"] == "5"
-        else:
-            assert content.startswith(b"PK")
-    assert process.wait(20) == (0 if number == signal.SIGINT else -signal.SIGTERM)
-    assert "Traceback" not in log.read_text()
-    if number == signal.SIGINT:
-        assert log.read_text().endswith("Stopped\n")
+        else:  # it was drawn meanwhile, and soon enough
+            assert (status, content[:2]) == (200, b"PK")
+    assert process.wait(20) == 0
+    assert re.fullmatch(r"The painter is at .*\ndrawing: .*\nStopped\n", log.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_it_does_not_wait_for_what_is_held_open(
+    command: Callable[..., tuple[subprocess.Popen[bytes], int, Path]], number: signal.Signals
+) -> None:
+    process, port, log = command()
+    host = f" HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
+    begun = f"POST /api/synthesize{host}Content-Type: image/png\r\nContent-Length: 500\r\n\r\n".encode()
+    with ExitStack() as stack:
+        held = [stack.enter_context(socket.create_connection(("127.0.0.1", port), 20)) for _ in range(3)]
+        for connection, part in zip(held, (b"", b"GET /api/mod", begun + label()[:50]), strict=True):
+            connection.sendall(part)
+        assert post(port, "/api/random", b"")[0] == 200  # what was sent before is there now
+        process.send_signal(number)
+        told = time.monotonic()
+        assert process.wait(60) == 0
+        assert time.monotonic() - told < 20, "it waited for the body, for which there are 30 seconds"
+        assert held[2].recv(100).startswith(b"HTTP/1.1 503 ")
+    assert re.fullmatch(r"The painter is at .*\ndrawing: .*\nStopped\n", log.read_text())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("words", "name"), [("paint --no-browser", "torch"), ("study serve .", "uvicorn")])
+def test_while_it_gets_ready_it_ends_at_once(tmp_path: Path, words: str, name: str, number: signal.Signals) -> None:
+    """An import takes long here, and has clauses that swallow an exception."""
+    (tmp_path / f"{name}.py").write_text(
+        "import time\nprint('ready', flush=True)\ntry:\n  time.sleep(60)\nexcept BaseException:\n  time.sleep(60)\n"
+    )
+    paths = os.pathsep.join([str(tmp_path), str(Path(lab2pix.__file__).parents[1])])
+    argv = [sys.executable, "-m", "lab2pix", *words.split()]
+    with subprocess.Popen(
+        argv, env={**os.environ, "PYTHONPATH": paths}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(number)
+        assert process.stdout.read() == "Stopped\n"
+        assert process.wait(20) == 128 + number
+
+
+# --- how a server ends ----------------------------------------------------------------------------------------------
+
+
+def test_what_is_drawn_in_time_is_answered_at_the_end(
+    served: Any, held: tuple[threading.Event, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "GRACE", 20)
+    event, came = held
+    with ThreadPoolExecutor(2) as pool:
+        drawn = pool.submit(post, served.port, "/api/synthesize", label(1))
+        until(lambda: came == [1])
+        waiting = pool.submit(post, served.port, "/api/synthesize", label(2))
+        until(lambda: served.painter.worker.waiting == 1)
+        served.end()
+        status, content, headers = waiting.result(20)
+        assert (status, b"shutting down" in content, headers["retry-after"]) == (503, True, "5")
+        event.set()
+        assert drawn.result(20)[0] == 200
+    served.stop()
+
+
+def test_what_is_not_drawn_in_time_is_refused_at_the_end(
+    served: Any, held: tuple[threading.Event, list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(serving, "GRACE", 0.2)
+    _, came = held
+    with ThreadPoolExecutor(1) as pool:
+        drawn = pool.submit(post, served.port, "/api/synthesize", label(1))
+        until(lambda: came == [1])
+        served.stop()  # though the event is not set
+        status, content, headers = drawn.result(20)
+        assert (status, b"shutting down" in content, headers["retry-after"]) == (503, True, "5")
+        assert HEADERS.items() <= headers.items()
+
+
+def test_who_does_not_read_is_left_at_the_end(
+    served: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(serving, "GRACE", 0.2)
+    served.painter.pages["/"] = (b"\0" * 2**25, "text/plain")
+    with socket.create_connection(("127.0.0.1", served.port), 20) as connection:
+        connection.sendall(f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{served.port}\r\n\r\n".encode())
+        assert connection.recv(10) == b"HTTP/1.1 2"
+        served.stop()
+    assert not caplog.records
+
+
+# --- what is no request ---------------------------------------------------------------------------------------------
+
+
+def talk(port: int, *parts: bytes) -> bytes:
+    """Send parts to a server, one after the other; return all that it says until it closes the connection."""
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for part in parts:
+            connection.sendall(part)
+            time.sleep(0.02)
+        said = b""
+        while more := connection.recv(2**16):
+            said += more
+        return said
+
+
+def refusal_of(said: bytes) -> tuple[int, str]:
+    """Return status and sentence of an error that is like all others."""
+    head, _, body = said.partition(b"\r\n\r\n")
+    first, *lines = head.decode().split("\r\n")
+    headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
+    assert HEADERS.items() <= headers.items()
+    assert (headers["content-type"], headers["cache-control"]) == ("application/json", "no-store")
+    answer = json.loads(body)
+    assert set(answer) == {"error"} and int(headers["content-length"]) == len(body)
+    return int(first.split()[1]), answer["error"]
+
+
+HOST = b"Host: localhost\r\n"
+PNG_HEAD = b"Content-Type: image/png\r\n"
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        (b"GET / HTTP/1.1\r\n\r\n",),
+        (b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n",),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"Content-Length: -1\r\n\r\n",),
+        (b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 100_000,),
+        (b"\x16\x03\x01 hello\r\n\r\n",),
+        (b"POST /api/synthesize HTTP/1.1\r\n" + HOST + PNG_HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"z\r\n"),
+        (b"POST /api/synthesize HTTP/1.1\r\n" + HOST + PNG_HEAD + b"Transfer-Encoding: chunked\r\n\r\nz\r\n",),
+        (b"GET /api/model HTTP/1.1\r\n" + HOST + b"\r\n", b"\0\r\n\r\n"),
+    ],
+)
+def test_what_is_no_http_is_refused_as_all_else(
+    served: Any, parts: tuple[bytes, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    said = talk(served.port, *parts)
+    if parts[0].startswith(b"GET /api/model"):  # a good one before, on the same connection
+        good, said = said.split(b"HTTP/1.1 400", 1)
+        assert good.startswith(b"HTTP/1.1 200 ")
+        said = b"HTTP/1.1 400" + said
+    status, sentence = refusal_of(said)
+    assert (status, "no valid HTTP" in sentence) == (400, True)
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_what_goes_wrong_after_an_answer_closes_the_connection(served: Any, caplog: pytest.LogCaptureFixture) -> None:
+    head = b"HEAD /api/model HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+    assert talk(served.port, head, b"z\r\n").count(b"HTTP/1.1 ") == 1
+    assert talk(served.port, head + b"z\r\n").count(b"HTTP/1.1 ") <= 1
+    assert not [record for record in caplog.records if record.levelname == "ERROR"]
+
+
+def test_a_head_that_takes_too_long(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "HEADER_SECONDS", 0.3)
+    slow = [b"GET /api/model HTTP/1.1\r\n", *[b"X: y\r\n"] * 50]  # each line comes long before the time is up
+    said = talk_until_closed(served.port, slow)
+    assert refusal_of(said) == (408, "The request did not arrive within 0.3 seconds")
+    good = b"GET /api/model HTTP/1.1\r\n" + HOST + b"\r\n"
+    said = talk_until_closed(served.port, [good, *slow])  # a second one on the connection of a first
+    assert said.startswith(b"HTTP/1.1 200 ") and b"HTTP/1.1 408 " in said
+    assert talk(served.port) == b""  # nothing was begun, and so nothing is said
+
+
+def test_a_body_that_nobody_waits_for_is_not_taken_for_ever(served: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving, "HEADER_SECONDS", 0.3)
+    head = b"GET /api/model HTTP/1.1\r\n" + HOST + b"Content-Length: 5000\r\n\r\n"
+    said = talk_until_closed(served.port, [head, *[b"x"] * 50])
+    assert said.startswith(b"HTTP/1.1 200 ") and said.count(b"HTTP/1.1 ") == 1
+
+
+def talk_until_closed(port: int, parts: list[bytes]) -> bytes:
+    """Send parts with pauses; return what was said, and fail if the server takes all of them."""
+    with socket.create_connection(("127.0.0.1", port), 20) as connection:
+        said = b""
+        connection.settimeout(0.1)
+        for part in parts:
+            try:
+                connection.sendall(part)
+                more = connection.recv(2**16)
+            except TimeoutError:
+                continue
+            except ConnectionError:
+                return said
+            if not more:
+                return said
+            said += more
+    raise AssertionError(f"it took everything: {said!r}")
+
+
+def test_a_connection_is_kept_for_the_next_request(served: Any) -> None:
+    connection = HTTPConnection("127.0.0.1", served.port, timeout=20)
+    connection.connect()
+    own = connection.sock
+    for path, status in (("/api/model", 200), ("/nothing", 404), ("/", 200)):
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        answer.read()
+        assert (answer.status, connection.sock) == (status, own)
+    connection.close()
 
 
 def test_it_draws_in_the_way_that_it_chose_first(

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from lab2pix.cli.options import AllowHost, Browser, Device, Host, Port
+from lab2pix.quitting import quit_at_once
 
 __all__ = ["app"]
 
@@ -31,14 +32,15 @@ def _paint(
     device: Device = None,
 ) -> None:
     """Open a page on which layouts are drawn and become pictures, until Ctrl-C."""
-    from lab2pix.web.painter import find_model, serve_painter
+    with quit_at_once():
+        from lab2pix.web.painter import find_model, serve_painter
 
-    serve_painter(
-        find_model(model),
-        host=host,
-        port=port,
-        allow_hosts=allow_host or (),
-        open_browser=browser,
-        device=device,
-        say=lambda words: print(words, flush=True),
-    )
+        serve_painter(
+            find_model(model),
+            host=host,
+            port=port,
+            allow_hosts=allow_host or (),
+            open_browser=browser,
+            device=device,
+            say=lambda words: print(words, flush=True),
+        )

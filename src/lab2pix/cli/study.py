@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from lab2pix.cli.options import AllowHost, Browser, Host, Port, Seed
+from lab2pix.quitting import quit_at_once
 from lab2pix.terminal import show_progress
 
 __all__ = ["app"]
@@ -76,16 +77,17 @@ def _serve(
     browser: Browser = True,
 ) -> None:
     """Serve the page on which people rank, until Ctrl-C."""
-    from lab2pix.web.study import serve_study
+    with quit_at_once():
+        from lab2pix.web.study import serve_study
 
-    serve_study(
-        study,
-        host=host,
-        port=port,
-        allow_hosts=allow_host or (),
-        open_browser=browser,
-        say=lambda words: print(words, flush=True),
-    )
+        serve_study(
+            study,
+            host=host,
+            port=port,
+            allow_hosts=allow_host or (),
+            open_browser=browser,
+            say=lambda words: print(words, flush=True),
+        )
 
 
 @app.command("report")

@@ -24,10 +24,16 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 __all__ = [
+    "HEADERS",
+    "Application",
     "Budget",
     "Gate",
+    "Receive",
     "RefusedError",
+    "Scope",
+    "Send",
     "address_of",
+    "closing_error",
     "error_answer",
     "host_checker",
     "listen",
@@ -51,10 +57,12 @@ HEADERS = {
 
 _LOCAL = ("localhost", "127.0.0.1", "::1")
 _EVERYWHERE = ("0.0.0.0", "::", "")
+_PORTS = {"http": 80, "https": 443}
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class RefusedError(Exception):
@@ -113,7 +121,7 @@ class Gate:
         is_known_host: says of a Host header whether requests under it are served.
     """
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]], is_known_host: Callable[[str], bool]):
+    def __init__(self, app: Application, is_known_host: Callable[[str], bool]):
         self.app = app
         self.is_known_host = is_known_host
 
@@ -131,16 +139,37 @@ class Gate:
                 message["headers"] = [*message["headers"], *(pair for pair in pairs if pair[0] not in own)]
             await send(message)
 
-        hosts = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
+        hosts = _values(scope, b"host")
         if len(hosts) != 1 or not self.is_known_host(hosts[0]):
             sentence = "This server is not known under that name; use the address that it printed, or --allow-host"
             await error_answer(400, sentence)(scope, receive, send_guarded)
             return
-        sites = [value for name, value in scope["headers"] if name == b"sec-fetch-site"]
-        if scope["method"] == "POST" and not set(sites) <= {b"same-origin", b"none"}:
+        if scope["method"] == "POST" and _is_foreign(scope, hosts[0]):
             await error_answer(403, "Pages of other sites cannot use this server")(scope, receive, send_guarded)
             return
         await self.app(scope, receive, send_guarded)
+
+
+def _is_foreign(scope: Scope, host: str) -> bool:
+    """Say whether a browser sends a request for a page of another site.
+
+    Browsers say so in Sec-Fetch-Site, but only to servers on their own machine or behind TLS. To others they tell the
+    page's origin alone, which is `null` where they keep it to themselves; programs tell neither.
+    """
+    sites = _values(scope, b"sec-fetch-site")
+    if sites:
+        return not set(sites) <= {"same-origin", "none"}
+    own = {_without_port(f"{scheme}://{host}".lower()) for scheme in _PORTS}
+    return not {_without_port(origin.lower()) for origin in _values(scope, b"origin")} <= own
+
+
+def _values(scope: Scope, wanted: bytes) -> list[str]:
+    return [value.decode("latin-1") for name, value in scope["headers"] if name == wanted]
+
+
+def _without_port(origin: str) -> str:
+    """Return an origin without the port that its scheme has anyway, which not everyone writes."""
+    return origin.removesuffix(f":{_PORTS.get(origin.partition(':')[0])}")
 
 
 # --- what is taken in -----------------------------------------------------------------------------------------------
@@ -229,6 +258,11 @@ def error_answer(status: int, sentence: str, headers: Mapping[str, str] | None =
     from starlette.responses import JSONResponse
 
     return JSONResponse({"error": sentence}, status_code=status, headers=headers)
+
+
+def closing_error() -> RefusedError:
+    """Return what those are told who wait while the server ends."""
+    return RefusedError(503, "The server is shutting down; try again when it runs again", {"retry-after": "5"})
 
 
 def refusal(error: Exception) -> Response:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,7 +51,9 @@ def serve_painter(
     device: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve the painter until Ctrl-C; requests that wait then are refused, the one that is drawn is finished.
+    """Serve the painter until Ctrl-C or SIGTERM.
+
+    Requests that wait then are refused; the one that is drawn is answered if that takes less than `serving.GRACE`.
 
     How pictures are drawn is chosen by measurement before the first one, and kept, so that a picture stays the same.
 
@@ -71,28 +72,23 @@ def serve_painter(
         OutputError: the address cannot be listened on.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401 (to see whether it is there)
     except ImportError as error:
         raise ConfigError("the painter needs the extra 'web': pip install 'lab2pix[web]'") from error
+    from lab2pix.web import serving
+
     with listen(host, port) as listening:
         synthesizer = Synthesizer.load(model, device=device)
         chosen = synthesizer.optimize("auto")
         painter = Painter(synthesizer)
         app = create_app(painter, host_checker(host, allow_hosts))
 
-        class Server(uvicorn.Server):
-            async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-                painter.worker.close()  # before it waits for those who wait for us
-                await super().shutdown(sockets)
-
         address = address_of(host, listening.getsockname()[1])
         say(f"The painter is at {address}; stop with Ctrl-C")
         say(f"drawing: {chosen}")
         if open_browser:
             open_soon(address)
-        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=60)
-        with suppress(KeyboardInterrupt):
-            Server(config).run(sockets=[listening])
+        serving.run(app, listening, painter.worker.close)
         say("Stopped")
 
 
@@ -121,7 +117,7 @@ def create_app(painter: Painter, is_known_host: Callable[[str], bool]) -> Starle
         painter.worker.start()
         yield
         painter.worker.close()
-        await asyncio.to_thread(painter.worker.join)
+        await asyncio.to_thread(painter.worker.join, 0.3)  # nobody waits for what it still draws
 
     app = Starlette(
         routes=[

@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from lab2pix.web.guard import RefusedError
+from lab2pix.web.guard import RefusedError, closing_error
 
 __all__ = ["CAPACITY", "Worker"]
 
@@ -88,7 +88,7 @@ class Worker:
         replaced: _Job[Any] | None = None
         with self._changed:
             if self._closed:
-                raise _closing()
+                raise closing_error()
             place = next((place for place, other in enumerate(self._waiting) if token and other.token == token), None)
             if place is not None:
                 replaced, self._waiting[place] = self._waiting[place], job
@@ -117,12 +117,12 @@ class Worker:
             left, self._waiting = self._waiting, deque()
             self._changed.notify()
         for job in left:
-            job.refuse(_closing())
+            job.refuse(closing_error())
 
-    def join(self) -> None:
-        """Wait until the thread has ended, which it does after `close`."""
+    def join(self, seconds: float | None = None) -> None:
+        """Wait until the thread has ended, which it does after `close`; no longer than so many seconds."""
         if self._thread.ident is not None:
-            self._thread.join()
+            self._thread.join(seconds)
 
     def _run(self) -> None:
         while True:
@@ -135,7 +135,3 @@ class Worker:
             job.run()
             del job  # or its body would stay in memory until the next one comes
             self._seconds += (time.perf_counter() - begun - self._seconds) / 4
-
-
-def _closing() -> RefusedError:
-    return RefusedError(503, "The painter is shutting down; try again when it runs again", {"retry-after": "5"})

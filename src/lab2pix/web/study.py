@@ -76,7 +76,7 @@ def serve_study(
     open_browser: bool = True,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve a study until Ctrl-C.
+    """Serve a study until Ctrl-C or SIGTERM.
 
     Args:
         folder: the study.
@@ -92,9 +92,11 @@ def serve_study(
         OutputError: the address cannot be listened on, or the study is served already.
     """
     try:
-        import uvicorn
+        import uvicorn  # noqa: F401 (to see whether it is there)
     except ImportError as error:
         raise ConfigError("serving a study needs the extra 'web': pip install 'lab2pix[web]'") from error
+    from lab2pix.web import serving
+
     folder = Path(folder)
     study = Study.load(folder)
     with AnswerBook(folder, study) as book, listen(host, port) as listening:
@@ -107,11 +109,8 @@ def serve_study(
         say(f"The study is at {address}; stop with Ctrl-C, answers are kept in {book.path}")
         if open_browser:
             open_soon(address)
-        config = uvicorn.Config(app, log_level="warning", server_header=False, timeout_graceful_shutdown=2)
-        try:
-            uvicorn.Server(config).run(sockets=[listening])
-        except KeyboardInterrupt:
-            say(f"Stopped; {len(book.answers.latest)} answers are in {book.path}")
+        serving.run(app, listening)
+        say(f"Stopped; {len(book.answers.latest)} answers are in {book.path}")
 
 
 def create_app(folder: Path, study: Study, book: AnswerBook, is_known_host: Callable[[str], bool]) -> Starlette:
