@@ -165,6 +165,37 @@ def test_jpeg_of_wrong_colours_is_refused() -> None:
         space.decode_colors(as_jpeg(rgb), "wall.jpg")
 
 
+@pytest.mark.parametrize("band", [1, 700, 4000])
+@pytest.mark.parametrize("shape", [(96, 128), (96, 7)])
+def test_large_maps_are_read_in_bands_of_rows(
+    monkeypatch: pytest.MonkeyPatch, band: int, shape: tuple[int, int]
+) -> None:
+    space = LabelSpace.load("facades")
+    rgb = as_jpeg(space.to_colors(facade(1, 128)[-shape[0] :, -shape[1] :]))
+    ids, values = space.decode_colors(rgb, "map"), space.encode_values(facade(1))
+    for module in ("label_bands", "labels"):
+        monkeypatch.setattr(f"lab2pix.{module}.BAND", band)
+    assert torch.equal(space.decode_colors(rgb, "map"), ids)
+    small = space.decode_colors(rgb, "map", dtype=torch.uint8)
+    assert small.dtype == torch.uint8 and torch.equal(small.long(), ids)
+    assert torch.equal(space.decode_ids(values, "map", dtype=torch.uint8), facade(1).byte())
+    values[::50] = 77
+    values[-1] = 99
+    with pytest.raises(LabelError, match="holds ids 77, 99, but"):
+        space.decode_ids(values, "map", dtype=torch.uint8)
+
+
+def test_strays_of_a_large_map_are_found_across_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    space = LabelSpace.load("facades")
+    rgb = space.to_colors(facade(1, 128))
+    rgb[:, 60:69, 60:69] = torch.tensor([255, 0, 255], dtype=torch.uint8)[:, None, None]
+    rgb[:, 0] = torch.arange(128, dtype=torch.uint8)  # more colours than a map without blur has
+    for band in (128, 128 * 5, 2**20):
+        monkeypatch.setattr("lab2pix.label_bands.BAND", band)
+        with pytest.raises(LabelError, match=r"such as \(255, 0, 255\), in"):
+            space.decode_colors(rgb, "map")
+
+
 def test_one_wrong_pixel_of_a_clean_map_is_refused() -> None:
     rgb = SPACE.to_colors(torch.zeros(16, 16, dtype=torch.int64))
     rgb[:, 3, 3] = torch.tensor([0, 200, 0], dtype=torch.uint8)

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 import yaml
 from torch import Tensor
 
 from lab2pix.errors import LabelError, did_you_mean
+from lab2pix.label_bands import BAND, match_colors
 
 __all__ = ["COLOR_TOLERANCE", "LabelClass", "LabelSpace", "generate_colors", "label_space_names"]
 
@@ -207,38 +207,40 @@ class LabelSpace:
         first = {color: index for index, color in reversed(list(enumerate(map(tuple, self.palette.tolist()))))}
         return torch.tensor(sorted(first.values()))
 
-    def decode_ids(self, values: Tensor, where: str) -> Tensor:
+    def decode_ids(self, values: Tensor, where: str, *, dtype: torch.dtype = torch.int64) -> Tensor:
         """Turn the values that a file holds into canonical ids.
 
         Args:
             values: `[H, W]` (any shape) of any integer type.
             where: what to call the map in an error, usually the file.
+            dtype: of the ids; one that holds all of them.
 
         Returns:
-            int64 ids of the same shape.
+            Ids of the same shape.
 
         Raises:
             LabelError: a value that is neither a class nor unknown.
         """
-        values = values.to(torch.int64)
         if values.numel() == 0:
-            return values
-        low, high = int(values.min()), int(values.max())
-        if low < -1 or high > MAX_VALUE:
-            raise LabelError(self._range_message(values[(values < -1) | (values > MAX_VALUE)], where))
+            return values.to(dtype)
         # One place more than the highest value, so that -1 finds a place of its own at the end.
-        table = torch.full((max(high, self.file_offset + self.num_classes, self.unknown_value or 0) + 2,), -1)
+        table = torch.full((MAX_VALUE + 2,), -1)
         table[self.file_offset : self.file_offset + self.num_classes] = torch.arange(self.num_classes)
         if self.unknown_value is not None:
             table[self.unknown_value] = table[-1] = self.num_classes
-        ids = table.to(values.device)[values]
-        if bool((ids < 0).any()):
-            raise LabelError(self._range_message(values[ids < 0], where))
+        ids, wrong = torch.empty(values.shape, dtype=dtype, device=values.device), []
+        table = table.to(values.device)
+        for part, target in zip(torch.split(values.reshape(-1), BAND), torch.split(ids.view(-1), BAND), strict=True):
+            whole = part.long()
+            found = torch.where((whole < -1) | (whole > MAX_VALUE), -1, table[whole.clamp(-1, MAX_VALUE)])
+            target.copy_(found)
+            wrong.append(torch.unique(whole[found < 0]))
+        if strange := torch.cat(wrong).tolist():
+            raise LabelError(self._range_message(sorted(set(strange)), where))
         return ids
 
-    def _range_message(self, wrong: Tensor, where: str) -> str:
+    def _range_message(self, found: Sequence[int], where: str) -> str:
         """Return the sentence about values that are no ids."""
-        found = torch.unique(wrong).tolist()
         listed = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
         valid = f"{self.file_offset} to {self.file_offset + self.num_classes - 1}"
         unknown = "" if self.unknown_value is None else f" and {self.unknown_value} for unknown"
@@ -247,7 +249,9 @@ class LabelSpace:
             f"{unknown}; choose the label space that the file was made for, or mend the file"
         )
 
-    def decode_colors(self, rgb: Tensor, where: str, tolerance: float = COLOR_TOLERANCE) -> Tensor:
+    def decode_colors(
+        self, rgb: Tensor, where: str, tolerance: float = COLOR_TOLERANCE, *, dtype: torch.dtype = torch.int64
+    ) -> Tensor:
         """Turn a coloured label map into canonical ids: each pixel gets the class of the nearest colour.
 
         Lossy compression blurs the seams between classes into colours of neither. So where a map has clearly more
@@ -260,38 +264,29 @@ class LabelSpace:
             rgb: `[3, H, W]` uint8.
             where: what to call the map in an error, usually the file.
             tolerance: Euclidean distance in 8-bit RGB up to which a pixel is its nearest class.
+            dtype: of the ids; one that holds all of them.
 
         Returns:
-            `[H, W]` int64 ids.
+            `[H, W]` ids.
 
         Raises:
             LabelError: colours that are no class.
         """
-        red, green, blue = rgb.to(torch.int32)
-        colors, places = torch.unique((red << 16) | (green << 8) | blue, return_inverse=True)
-        unpacked = torch.stack([colors >> 16, (colors >> 8) & 255, colors & 255], dim=1).float()
-        known = self.palette[self._distinct_ids].float()
-        nearest, distance = [], []
-        for start in range(0, len(unpacked), 8192):  # photos taken for label maps would fill the memory otherwise
-            best = torch.cdist(unpacked[start : start + 8192], known, compute_mode="donot_use_mm_for_euclid_dist").min(
-                dim=1
-            )
-            nearest.append(self._distinct_ids[best.indices])
-            distance.append(best.values)
-        ids = torch.cat(nearest)[places]
-        apart = torch.cat(distance)[places]
-        stray, unsure = apart > tolerance, apart > tolerance / 4
-        noisy = len(colors) > 2 * self.num_channels
-        wrong = stray if noisy and _has_square(stray, SEAM_WIDTH) else unsure
-        share = float(wrong.float().mean())
-        if wrong is stray or share > (0.6 if noisy else 0.0):
-            worst = int(torch.bincount(places[wrong]).argmax())
-            color = tuple(int(value) for value in unpacked[worst])
+        found = match_colors(
+            rgb,
+            self.palette[self._distinct_ids],
+            many=2 * self.num_channels,
+            stray=tolerance,
+            unsure=tolerance / 4,
+            seam=SEAM_WIDTH,
+            ids=self._distinct_ids.to(dtype),
+        )
+        if found.spotted or found.share > (0.6 if found.noisy else 0.0):
             raise LabelError(
-                f"{where} holds colours that are no class of label space '{self.name}', such as {color}, in "
-                f"{share:.1%} of its pixels: choose the label space that the file was made for, or add the colour"
+                f"{where} holds colours that are no class of label space '{self.name}', such as {found.color}, in "
+                f"{found.share:.1%} of its pixels: choose the label space that the file was made for, or add the colour"
             )
-        return _fill(ids, stray)
+        return found.ids
 
     def encode_values(self, ids: Tensor) -> Tensor:
         """Turn canonical ids into the values that files hold: the inverse of `decode_ids`."""
@@ -355,21 +350,6 @@ def generate_colors(count: int) -> list[Color]:
         chosen.append((int(best[0]), int(best[1]), int(best[2])))
         distance = torch.minimum(distance, torch.linalg.vector_norm(grid - best, dim=1))
     return chosen
-
-
-def _has_square(mask: Tensor, side: int) -> bool:
-    """Say whether a bool mask `[H, W]` holds a full square of `side` pixels."""
-    if min(mask.shape) < side:
-        return False
-    return bool((F.max_pool2d(1.0 - mask.float()[None, None], side, stride=1) == 0).any())
-
-
-def _fill(ids: Tensor, stray: Tensor) -> Tensor:
-    """Give stray pixels the id of a neighbour that is none, ring by ring from the outside (`[H, W]` each)."""
-    filled = torch.where(stray, -1, ids).float()[None, None]
-    while bool((filled < 0).any()):
-        filled = torch.where(filled < 0, F.max_pool2d(filled, 3, stride=1, padding=1), filled)
-    return filled[0, 0].to(torch.int64)
 
 
 class _Reader:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from lab2pix.data.transforms import resize_nearest
 from lab2pix.errors import LabelError
+from lab2pix.label_bands import bands
 from lab2pix.labels import LabelSpace
 
 __all__ = ["SEAM", "SKETCH", "Lines", "find_lines", "resize_label", "resize_lines"]
@@ -34,7 +35,7 @@ _IDS = 32
 """What is darker than this all over holds ids rather than tones."""
 
 
-def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Tensor:
+def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0, dtype: torch.dtype = torch.int64) -> Tensor:
     """Tell the lines of a drawing from its paper.
 
     What is darker than the middle between the darkest and the lightest pixel is dark. A page of one tone is blank.
@@ -45,41 +46,50 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0) -> Te
         lines: which pixels are lines; `auto`: the dark ones or the light ones, whichever are fewer.
         where: what to call the drawing in an error, usually the file.
         seam: columns at the right that may show colours of another picture, see `SEAM`.
+        dtype: of the result.
 
     Returns:
-        `[H, W]` int64, 0 blank and 1 line.
+        `[H, W]`, 0 blank and 1 line.
 
     Raises:
         LabelError: the drawing has colours or many tones, or is a label map.
     """
     inner = pixels[..., : max(1, pixels.shape[-1] - seam)]
     colored = (inner.amax(dim=0) - inner.amin(dim=0)) > _COLORED
-    if int(colored.sum()) > _COLORED_SHARE * colored.numel():
+    share = _share(colored)
+    if share > _COLORED_SHARE:
         raise LabelError(
-            f"{where} has colours in {float(colored.float().mean()):.1%} of its pixels, but a line drawing is gray; "
+            f"{where} has colours in {share:.1%} of its pixels, but a line drawing is gray; "
             "save it in gray, or choose the layout and label space of what it shows"
         )
-    gray = pixels.float().mean(dim=0)
+    gray = torch.empty(pixels.shape[1:])
+    for rows in bands(*gray.shape):
+        gray[rows] = pixels[:, rows].float().mean(dim=0)
     darkest, lightest = float(gray.min()), float(gray.max())
     if lightest <= 1:
-        return (gray.round() == (0 if lines == "dark" else 1)).long()
+        return (gray.round() == (0 if lines == "dark" else 1)).to(dtype)
     if lightest < _IDS:
         raise LabelError(
             f"{where} holds values from {darkest:g} to {lightest:g}, as label maps do, but no line drawing; give a "
             "drawing, or to train on the borders of its classes set data.sketch.from=labels"
         )
     if lightest - darkest < _CONTRAST:
-        return torch.zeros(gray.shape, dtype=torch.int64)
+        return torch.zeros(gray.shape, dtype=dtype)
     quarter = (lightest - darkest) / 4
-    shaded = float(((gray > darkest + quarter) & (gray < lightest - quarter)).float().mean())
+    shaded = _share((gray > darkest + quarter) & (gray < lightest - quarter))
     if shaded > _SHADED_SHARE:
         raise LabelError(
             f"{where} has tones between line and paper in {shaded:.1%} of its pixels, as label maps and photos do; "
             "give a line drawing, or to train on lines that are made of it set data.sketch.from to labels or photo"
         )
     dark = gray < (darkest + lightest) / 2
-    light_lines = lines == "light" or (lines == "auto" and int(dark.sum()) * 2 > dark.numel())
-    return (~dark if light_lines else dark).long()
+    light_lines = lines == "light" or (lines == "auto" and _share(dark) > 0.5)
+    return (~dark if light_lines else dark).to(dtype)
+
+
+def _share(mask: Tensor) -> float:
+    """Return which part of a mask is true; a mean, or a sum, would make large numbers of all of it."""
+    return int(torch.count_nonzero(mask)) / mask.numel()
 
 
 def resize_lines(lines: Tensor, size: tuple[int, int]) -> Tensor:
@@ -97,9 +107,10 @@ def resize_lines(lines: Tensor, size: tuple[int, int]) -> Tensor:
     """
     height, width = (min(old, new) for old, new in zip(lines.shape, size, strict=True))
     if (height, width) != tuple(lines.shape):
-        rows, columns = lines.nonzero(as_tuple=True)
         small = torch.zeros((height, width), dtype=lines.dtype)
-        small[rows * height // lines.shape[0], columns * width // lines.shape[1]] = 1
+        for band in bands(*lines.shape):
+            rows, columns = lines[band].nonzero(as_tuple=True)
+            small[(rows + band.start) * height // lines.shape[0], columns * width // lines.shape[1]] = 1
         lines = small
     return resize_nearest(lines, size)
 

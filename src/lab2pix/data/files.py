@@ -15,6 +15,7 @@ from torch import Tensor
 
 from lab2pix.data.drawings import SKETCH, Lines, find_lines
 from lab2pix.errors import DataError, LabelError
+from lab2pix.label_bands import bands, look_up
 from lab2pix.labels import LabelSpace
 
 __all__ = [
@@ -116,7 +117,13 @@ def read_label_image(path: Path) -> tuple[Image.Image, bool]:
 
 
 def to_label(
-    image: Image.Image, label_space: LabelSpace, where: str, *, lossy: bool = False, lines: Lines = "auto"
+    image: Image.Image,
+    label_space: LabelSpace,
+    where: str,
+    *,
+    lossy: bool = False,
+    lines: Lines = "auto",
+    dtype: torch.dtype = torch.int64,
 ) -> Tensor:
     """Turn an opened label map into canonical ids.
 
@@ -135,33 +142,34 @@ def to_label(
         where: what to call the map in an error, usually the file.
         lossy: the file's compression changes pixels, as JPEG's does, so that it cannot hold ids.
         lines: which pixels of a line drawing are lines.
+        dtype: of the ids; one that holds all of the label space's. A small one takes an eighth of the memory.
 
     Returns:
-        `[H, W]` int64 ids.
+        `[H, W]` ids.
 
     Raises:
         LabelError: ids or colours that the label space does not have, or ids in a file that cannot hold them.
     """
     if label_space.name == SKETCH and image.mode != "F":
-        return find_lines(to_rgb(_on_paper(image, lines)), lines, where)
+        return find_lines(to_rgb(_on_paper(image, lines)), lines, where, dtype=dtype)
     if image.mode == "P":
-        return _from_palette(image, label_space, where)
+        return _from_palette(image, label_space, where, dtype)
     if image.mode == "LA":
         image = image.getchannel(0)
     if image.mode in _ID_MODES:
         if lossy:
             raise LabelError(_LOSSY_IDS.format(where))
-        return label_space.decode_ids(_to_integers(image), where)
+        return label_space.decode_ids(_to_values(image), where, dtype=dtype)
     if image.mode == "F":
         raise LabelError(f"{where} holds fractions instead of ids; save label maps as PNG with 8 or 16 bits")
     rgb = to_rgb(image)
     if bool((rgb[0] == rgb[1]).all()) and bool((rgb[0] == rgb[2]).all()):
-        grays = torch.unique(rgb[0]).tolist()
+        grays = _used(rgb[0])
         if lossy and len(grays) > 1 and grays[-1] < label_space.file_offset + label_space.num_classes:
             raise LabelError(_LOSSY_IDS.format(where))
         if not lossy and not {(gray, gray, gray) for gray in grays} <= set(map(tuple, label_space.palette.tolist())):
-            return label_space.decode_ids(rgb[0], where)
-    return label_space.decode_colors(rgb, where)
+            return label_space.decode_ids(rgb[0], where, dtype=dtype)
+    return label_space.decode_colors(rgb, where, dtype=dtype)
 
 
 def read_instances(path: Path) -> Tensor:
@@ -234,6 +242,17 @@ def _to_integers(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.asarray(image).astype(np.int64))
 
 
+def _to_values(image: Image.Image) -> Tensor:
+    """Return the numbers of a picture with one number per pixel, `[H, W]`, in a small type that holds them."""
+    values = np.array(image)
+    return torch.from_numpy(values.astype(np.uint8 if values.dtype.itemsize == 1 else np.int32, copy=False))
+
+
+def _used(values: Tensor) -> list[int]:
+    """Return the numbers that are in a map of 8 bits, in order."""
+    return torch.bincount(values.flatten()).nonzero()[:, 0].tolist()
+
+
 def _on_paper(drawing: Image.Image, lines: Lines) -> Image.Image:
     """Lay a drawing with transparent parts on paper that its lines stand out from."""
     if not drawing.has_transparency_data:
@@ -246,17 +265,21 @@ def _on_paper(drawing: Image.Image, lines: Lines) -> Image.Image:
 def to_rgb(image: Image.Image) -> Tensor:
     """Return any picture as `[3, H, W]` uint8; of 16 bits the upper 8."""
     if image.mode.startswith("I"):
-        upper = torch.clamp(_to_integers(image) // 256, 0, 255).to(torch.uint8)
+        upper = torch.from_numpy((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
         return upper.expand(3, -1, -1).contiguous()
-    pixels: Tensor = torch.from_numpy(np.array(image.convert("RGB")))
-    return pixels.permute(2, 0, 1).contiguous()
+    width, height = image.size
+    pixels = torch.empty((3, height, width), dtype=torch.uint8)
+    for rows in bands(height, width):
+        band = image.crop((0, rows.start, width, rows.stop)).convert("RGB")
+        pixels[:, rows] = torch.from_numpy(np.array(band)).permute(2, 0, 1)
+    return pixels
 
 
-def _from_palette(image: Image.Image, label_space: LabelSpace, where: str) -> Tensor:
+def _from_palette(image: Image.Image, label_space: LabelSpace, where: str, dtype: torch.dtype) -> Tensor:
     """Turn a palette picture into canonical ids, by its indices or by its colours; `to_label` says when."""
-    indices = _to_integers(image)
+    indices = _to_values(image)
     entries = image.getpalette("RGB") or []
-    used = torch.unique(indices).tolist()
+    used = _used(indices)
     colors = [tuple(entries[index * 3 : index * 3 + 3]) for index in used]
     palette = [tuple(color) for color in label_space.palette.tolist()]
     values = label_space.encode_values(torch.arange(label_space.num_channels)).tolist()
@@ -264,7 +287,7 @@ def _from_palette(image: Image.Image, label_space: LabelSpace, where: str) -> Te
     # One entry of black, or of gray as in a gray ramp, says nothing: so does an empty or default palette.
     telling = len(set(colors)) == len(colors) and (len(colors) > 1 or len(set(colors[0])) > 1)
     if telling and set(colors) <= set(palette) and colors != [as_written.get(index) for index in used]:
-        table = torch.zeros(256, dtype=torch.int64)
-        table[used] = torch.tensor([palette.index(color) for color in colors])
-        return table[indices]
-    return label_space.decode_ids(indices, where)
+        table = torch.zeros(256, dtype=dtype)
+        table[used] = torch.tensor([palette.index(color) for color in colors], dtype=dtype)
+        return look_up(table, indices)
+    return label_space.decode_ids(indices, where, dtype=dtype)

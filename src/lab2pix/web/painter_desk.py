@@ -32,7 +32,7 @@ from lab2pix.web.painter_pictures import (
     open_picture,
     picture_png,
     pictures_zip,
-    read_ids,
+    read_layout,
     to_layout,
 )
 from lab2pix.web.painter_queue import CAPACITY, Worker
@@ -202,7 +202,7 @@ class Painter:
 
     def _draw(self, body: bytes, kind: str, query: api.SynthesizeQuery, noise: Tensor) -> _Drawn:
         begun = time.perf_counter()
-        batch = self.synthesizer.read(read_ids(open_picture(body, kind), self.synthesizer, query.form))
+        batch = self.synthesizer.read(read_layout(open_picture(body, kind), self.synthesizer, query.form))
         pictures = [picture_png(to_bytes(self.synthesizer.draw(batch, row[None]))[0]) for row in noise]
         milliseconds = round(1000 * (time.perf_counter() - begun))
         if query.samples == 1:

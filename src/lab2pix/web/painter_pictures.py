@@ -10,7 +10,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 
 from lab2pix.data.drawings import SKETCH, resize_label
@@ -33,6 +33,7 @@ __all__ = [
     "picture_png",
     "pictures_zip",
     "read_ids",
+    "read_layout",
     "to_layout",
 ]
 
@@ -89,7 +90,7 @@ def _too_many(found: str) -> RefusedError:
 
 
 def read_ids(image: Image.Image, synthesizer: Synthesizer, given: Given, *, lossy: bool = False) -> Tensor:
-    """Return a label map's canonical ids, at its own size: `[H, W]` int64.
+    """Return a label map's canonical ids, at its own size: `[H, W]` uint8, as a large one would fill the memory else.
 
     Args:
         image: the label map.
@@ -102,8 +103,8 @@ def read_ids(image: Image.Image, synthesizer: Synthesizer, given: Given, *, loss
     """
     if given == "file":
         lines = synthesizer.config.data.sketch.lines
-        return to_label(image, synthesizer.label_space, "the label map", lossy=lossy, lines=lines)
-    ids = _grays(image).astype(np.int64)
+        return to_label(image, synthesizer.label_space, "the label map", lossy=lossy, lines=lines, dtype=torch.uint8)
+    ids = _grays(image)
     channels = synthesizer.label_space.num_channels
     if ids.max() >= channels:
         raise LabelError(
@@ -116,13 +117,19 @@ def read_ids(image: Image.Image, synthesizer: Synthesizer, given: Given, *, loss
 def _grays(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Return the values of a picture that holds ids: gray, indices, or as browsers write gray, three channels alike."""
     if image.mode in ("L", "P"):
-        return np.asarray(image)
+        return np.array(image)
     if image.mode in ("RGB", "RGBA"):
-        pixels = np.asarray(image)
-        gray = pixels[..., 0]
-        if (pixels[..., :3] == gray[..., None]).all() and (image.mode == "RGB" or (pixels[..., 3] == 255).all()):
-            return gray
+        gray = image.getchannel(0)
+        alike = all(ImageChops.difference(gray, image.getchannel(place)).getbbox() is None for place in (1, 2))
+        if alike and (image.mode == "RGB" or image.getchannel(3).getextrema() == (255, 255)):
+            return np.array(gray)
     raise LabelError("the label map is not gray with 8 bits, as form=ids says; send ids as gray values")
+
+
+def read_layout(image: Image.Image, synthesizer: Synthesizer, given: Given, *, lossy: bool = False) -> Tensor:
+    """Return a label map's canonical ids at the model's size, `[H, W]` int64; takes what `read_ids` does."""
+    ids = read_ids(image, synthesizer, given, lossy=lossy)
+    return resize_label(ids, synthesizer.size, synthesizer.label_space).long()
 
 
 def to_layout(image: Image.Image, synthesizer: Synthesizer, given: Given, *, lossy: bool = False) -> Tensor:
@@ -142,14 +149,14 @@ def to_layout(image: Image.Image, synthesizer: Synthesizer, given: Given, *, los
     Raises:
         LabelError: ids or colours that the label space does not have.
     """
-    size = synthesizer.size
     try:
-        ids = read_ids(image, synthesizer, given, lossy=lossy)
+        return read_layout(image, synthesizer, given, lossy=lossy)
     except LabelError:
         if synthesizer.label_space.name != SKETCH or given == "ids":
             raise
-        return find_edges(resize_image(to_rgb(image), size), synthesizer.config.data.sketch.sigma)
-    return resize_label(ids, size, synthesizer.label_space)
+    # Not in that clause, as the error keeps what it was found in; by channel, as all in 32 bits take too much memory.
+    photo = torch.cat([resize_image(channel[None], synthesizer.size) for channel in to_rgb(image)])
+    return find_edges(photo, synthesizer.config.data.sketch.sigma)
 
 
 def label_png(ids: Tensor, synthesizer: Synthesizer, shown: Shown) -> bytes:
