@@ -51,8 +51,8 @@ from lab2pix.config import Config
 from lab2pix.data.scenes import draw_scene
 from lab2pix.methods import build_generator
 from lab2pix.synthesis import ModelInfo
-from lab2pix.web.painter_api import describe
 from lab2pix.web.painter_pictures import picture_png
+from lab2pix.web.painter_routes import describe
 
 TINY = {"width": 2, "modulation_hidden": 4, "noise_dim": 16, "global_encoder": {"width": 2, "max_width": 8}}
 SIDE = 64

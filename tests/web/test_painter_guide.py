@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from lab2pix.synthesis import Synthesizer
-from lab2pix.web.painter_api import describe
 from lab2pix.web.painter_pictures import picture_png
 
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
+from lab2pix.web.painter_routes import describe
 
 GUIDE = (Path(__file__).parents[2] / "docs" / "guide" / "paint.md").read_text(encoding="utf-8")
 CLIENT, USE = (block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "ainter" in block)

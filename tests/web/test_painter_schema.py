@@ -14,7 +14,7 @@ from PIL import Image
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
-from lab2pix.web.painter_api import describe  # noqa: E402 (what is above decides whether there is anything to test)
+from lab2pix.web.painter_routes import describe  # noqa: E402 (what is above decides whether there is anything to test)
 
 
 def label(ids: int, side: int) -> bytes:

@@ -14,7 +14,7 @@ from lab2pix.web.guard import HEADERS, Gate, RefusedError, address_of, host_chec
 from lab2pix.web.painter_desk import Painter, explain
 
 if TYPE_CHECKING:
-    from starlette.applications import Starlette
+    from fastapi import FastAPI
     from starlette.requests import Request
     from starlette.responses import Response
 
@@ -92,20 +92,22 @@ def serve_painter(
         say("Stopped")
 
 
-def create_app(painter: Painter, is_known_host: Callable[[str], bool]) -> Starlette:
+def create_app(painter: Painter, is_known_host: Callable[[str], bool]) -> FastAPI:
     """Return the web application of the painter.
 
     Args:
         painter: answers the requests; its thread runs as long as the application does.
         is_known_host: says of a Host header whether requests under it are served.
     """
-    from starlette.applications import Starlette
+    from fastapi import FastAPI
+    from fastapi.exceptions import RequestValidationError
     from starlette.exceptions import HTTPException
     from starlette.middleware import Middleware
-    from starlette.routing import Route
 
-    async def refuse(_: Request, error: Exception) -> Response:
-        return explain(error)
+    from lab2pix.web.painter_routes import describe, explain_parameters, router
+
+    async def refuse(request: Request, error: Exception) -> Response:
+        return explain(explain_parameters(request, error) if isinstance(error, RequestValidationError) else error)
 
     async def fail(_: Request, error: Exception) -> Response:
         answer = explain(error)
@@ -113,29 +115,24 @@ def create_app(painter: Painter, is_known_host: Callable[[str], bool]) -> Starle
         return answer
 
     @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         painter.worker.start()
         yield
         painter.worker.close()
         await asyncio.to_thread(painter.worker.join, 0.3)  # nobody waits for what it still draws
 
-    app = Starlette(
-        routes=[
-            *(Route(path, painter.page, methods=["GET"]) for path in painter.pages),
-            Route("/api/docs", painter.docs, methods=["GET"]),
-            Route("/api/model", painter.model, methods=["GET"]),
-            Route("/api/examples", painter.examples, methods=["GET"]),
-            Route("/api/examples/{token}.png", painter.example, methods=["GET"]),
-            Route("/api/synthesize", painter.synthesize, methods=["POST"]),
-            Route("/api/labels", painter.labels, methods=["POST"]),
-            Route("/api/random", painter.random, methods=["POST"]),
-        ],
-        exception_handlers={
-            **dict.fromkeys((RefusedError, Lab2PixError, HTTPException), refuse),
-            Exception: fail,
-        },
+    refused = (RefusedError, Lab2PixError, HTTPException, RequestValidationError)
+    app = FastAPI(
+        docs_url=None,  # FastAPI's own pages of the API load their scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={**dict.fromkeys(refused, refuse), Exception: fail},
         middleware=[Middleware(Gate, is_known_host=is_known_host)],
         lifespan=lifespan,
     )
-    app.router.redirect_slashes = False
+    app.state.painter = painter
+    app.openapi = describe  # type: ignore[method-assign]
+    app.include_router(router)
+    for path in painter.pages:
+        app.add_route(path, painter.page, methods=["GET"])
     return app

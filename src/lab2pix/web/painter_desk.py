@@ -7,7 +7,6 @@ of a file is ever made of what a request says. All heavy work, decoding included
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -24,7 +23,6 @@ from lab2pix.errors import ConfigError, DataError, Lab2PixError, LabelError
 from lab2pix.synthesis import Synthesizer
 from lab2pix.web import painter_api as api
 from lab2pix.web.guard import Budget, RefusedError, error_answer, page_file, read_body, refusal
-from lab2pix.web.painter_docs import docs_page
 from lab2pix.web.painter_examples import Example, find_examples, random_layout
 from lab2pix.web.painter_pictures import (
     MAX_BYTES,
@@ -96,17 +94,8 @@ class Painter:
         content, kind = self.pages[request.url.path]
         return Response(content, media_type=kind, headers={"cache-control": "no-cache"})
 
-    async def docs(self, request: Request) -> Response:
-        """Give the page that describes the API, its example with the address that it was asked for under."""
-        from starlette.responses import HTMLResponse
-
-        return HTMLResponse(docs_page(api.describe(), f"{request.url.scheme}://{request.url.netloc}"))
-
-    async def model(self, request: Request) -> Response:
+    def model(self) -> api.ModelAnswer:
         """Tell what the model is."""
-        from starlette.responses import JSONResponse
-
-        api.read_query(request, api.NoQuery)
         drawer = self.synthesizer
         space = drawer.label_space
         unknown = None if space.unknown_value is None else space.num_classes
@@ -116,7 +105,7 @@ class Painter:
             api.LabelClassInfo(id=index, name=name, color=tuple(space.palette[index].tolist()), foreground=marked)
             for index, (name, marked) in enumerate(zip(names, foreground, strict=True))
         ]
-        answer = api.ModelAnswer(
+        return api.ModelAnswer(
             name=drawer.config.name,
             step=drawer.step,
             label_space=space.name,
@@ -129,35 +118,28 @@ class Painter:
             limits=api.Limits(),
             busy=api.Busy(waiting=self.worker.waiting, capacity=self.worker.capacity),
         )
-        return JSONResponse(answer.model_dump(mode="json"))
 
-    async def examples(self, request: Request) -> Response:
+    async def examples(self) -> list[api.ExampleInfo]:
         """List layouts to begin with."""
-        from starlette.responses import JSONResponse
-
-        api.read_query(request, api.NoQuery)
         found = await asyncio.shield(asyncio.wrap_future(self._examples))
-        return JSONResponse([{"name": example.name, "token": token} for token, example in found.items()])
+        return [api.ExampleInfo(name=example.name, token=token) for token, example in found.items()]
 
-    async def example(self, request: Request) -> Response:
+    async def example(self, token: str, query: api.ShownQuery) -> Response:
         """Give one of them."""
-        query = api.read_query(request, api.ShownQuery)
         found = await asyncio.shield(asyncio.wrap_future(self._examples))
-        example = found.get(request.path_params["token"])
-        if example is None:
+        if token not in found:
             raise RefusedError(404, "There is no such example")
-        return _png(label_png(example.ids, self.synthesizer, query.form))
+        return _png(label_png(found[token].ids, self.synthesizer, query.form))
 
     def _find_examples(self) -> dict[str, Example]:
         return {example.token: example for example in find_examples(self.synthesizer)}
 
     # --- what is made ---------------------------------------------------------------------------------------------
 
-    async def synthesize(self, request: Request) -> Response:
+    async def synthesize(self, request: Request, query: api.SynthesizeQuery) -> Response:
         """Draw pictures of a label map."""
         from starlette.responses import Response
 
-        query = api.read_query(request, api.SynthesizeQuery)
         noise = self._noise(query)
         with self._budget.share() as take:
             body, kind = await read_body(request, ("image/png",), MAX_BYTES, take)
@@ -165,9 +147,8 @@ class Painter:
         headers = {"x-lab2pix-seed": str(query.seed), "x-lab2pix-milliseconds": str(drawn.milliseconds)}
         return Response(drawn.content, media_type=drawn.kind, headers=headers)
 
-    async def labels(self, request: Request) -> Response:
+    async def labels(self, request: Request, query: api.LabelsQuery) -> Response:
         """Turn what a person gave to begin with into a label map."""
-        query = api.read_query(request, api.LabelsQuery)
         with self._budget.share() as take:
             body, kind = await read_body(request, ("image/png", "image/jpeg"), MAX_BYTES, take)
 
@@ -178,9 +159,8 @@ class Painter:
 
             return _png(await self._do(request, work))
 
-    async def random(self, request: Request) -> Response:
+    async def random(self, request: Request, query: api.RandomQuery) -> Response:
         """Draw a scene's label map."""
-        query = api.read_query(request, api.RandomQuery)
 
         def work() -> bytes:
             return label_png(random_layout(self.synthesizer, query.seed), self.synthesizer, query.form)
@@ -257,7 +237,6 @@ def _read_pages() -> dict[str, tuple[bytes, str]]:
     """Return the files that the page and the API's description consist of, by address."""
     pages = {
         "/": (page_file("painter.html"), "text/html"),
-        "/openapi.json": (json.dumps(api.describe()).encode(), "application/json"),
         "/api/docs.css": (page_file("api.css"), "text/css"),
     }
     for file in resources.files("lab2pix.web").joinpath("pages").iterdir():
