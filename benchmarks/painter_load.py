@@ -51,6 +51,7 @@ from lab2pix.config import Config
 from lab2pix.data.scenes import draw_scene
 from lab2pix.methods import build_generator
 from lab2pix.synthesis import ModelInfo
+from lab2pix.web.painter_kinds import KINDS
 from lab2pix.web.painter_pictures import picture_png
 from lab2pix.web.painter_routes import describe
 
@@ -165,7 +166,9 @@ def bodies(draw: st.DrawFn) -> bytes:
     """Draw a label map or photo with some of its bytes changed, left out or repeated; mostly with none."""
     picture = np.full(draw(st.sampled_from([(16, 16), (9, 7), (40, 30, 3)])), draw(st.integers(0, 15)), np.uint8)
     out = io.BytesIO()
-    Image.fromarray(picture).save(out, format=draw(st.sampled_from(["PNG", "PNG", "JPEG", "GIF"])))
+    Image.fromarray(picture).save(
+        out, format=draw(st.sampled_from(["PNG", "PNG", "JPEG", "WEBP", "BMP", "TIFF", "GIF"]))
+    )
     body = bytearray(out.getvalue())
     for _ in range(draw(st.sampled_from([0, 0, 1, 3]))):
         place = draw(st.integers(0, len(body) - 1))
@@ -181,7 +184,7 @@ PATHS = st.sampled_from(
     ["/api/synthesize"] * 4 + ["/api/labels"] * 2 + ["/api/random", "/api/model", "/api/examples", "/"]
 )
 METHODS = st.sampled_from(["POST"] * 16 + ["GET", "PUT", "DELETE", "OPTIONS"])
-KINDS = st.sampled_from(["image/png"] * 4 + ["image/jpeg", "image/svg+xml", "application/json", ""])
+SAID = st.sampled_from(["image/png"] * 4 + [*KINDS, "image/svg+xml", "application/json", ""])
 
 
 def check(status: int, content: bytes, counts: Counter[int]) -> None:
@@ -195,7 +198,7 @@ def check(status: int, content: bytes, counts: Counter[int]) -> None:
 
 def fuzz(server: Server, wanted: int) -> dict[str, Any]:
     """Send requests of every kind until there were enough."""
-    for kind in ("image/png", "image/jpeg"):
+    for kind in KINDS:
         schemathesis.openapi.media_type(kind, bodies())
     described, other = Counter[int](), Counter[int]()
     operations = [found.ok() for found in schemathesis.openapi.from_dict(describe()).get_all_operations()]
@@ -217,7 +220,7 @@ def fuzz(server: Server, wanted: int) -> dict[str, Any]:
 
         ask()
 
-    @given(METHODS, PATHS, st.dictionaries(NAMES, VALUES, max_size=3), bodies() | st.binary(max_size=99), KINDS)
+    @given(METHODS, PATHS, st.dictionaries(NAMES, VALUES, max_size=3), bodies() | st.binary(max_size=99), SAID)
     def ask_anything(method: str, path: str, query: dict[str, str], body: bytes, kind: str) -> None:
         status, _, content = server.ask(method, f"{path}?{urlencode(query, errors='replace')}", body, kind)
         check(status, content, other)

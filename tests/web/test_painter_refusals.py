@@ -22,6 +22,7 @@ from lab2pix.synthesis import Synthesizer
 from lab2pix.web.guard import HEADERS, Budget, RefusedError, host_checker
 from lab2pix.web.painter import create_app
 from lab2pix.web.painter_desk import Painter
+from lab2pix.web.painter_kinds import KINDS
 from lab2pix.web.painter_pictures import MAX_BYTES
 
 PNG = {"content-type": "image/png"}
@@ -146,21 +147,24 @@ def test_ids_that_are_none(client: TestClient) -> None:
             assert (status, part in sentence) == (400, True), sentence
 
 
-@pytest.mark.parametrize("form", ["GIF", "BMP", "WEBP", "TIFF", "ICO", "PPM", "JPEG"])
+@pytest.mark.parametrize("form", ["GIF", "ICO", "PPM", "AVIF", "JPEG2000", "BMP", "WEBP", "TIFF", "JPEG"])
 def test_only_the_kinds_that_are_said(client: TestClient, form: str) -> None:
     body = save(np.full((32, 32, 3), 90, np.uint8), form)
-    assert refused(client, "/api/synthesize", content=body, headers=PNG)[0] == 415
-    kind = {"content-type": f"image/{form.lower()}"}
-    if form != "JPEG":
-        assert refused(client, "/api/labels", content=body, headers=kind)[0] == 415
-    assert refused(client, "/api/synthesize", content=body, headers=kind)[0] == 415
+    for path in ("/api/synthesize", "/api/labels"):
+        assert refused(client, path, content=body, headers=PNG)[0] == 415
+        for kind in KINDS:
+            if kind != f"image/{form.lower()}":
+                assert refused(client, path, content=body, headers={"content-type": kind})[0] == 415
+        if f"image/{form.lower()}" not in KINDS:
+            assert refused(client, path, content=body, headers={"content-type": f"image/{form.lower()}"})[0] == 415
 
 
 @pytest.mark.parametrize("kind", [None, "", "text/plain", "image/svg+xml", "application/json", "multipart/form-data"])
 def test_only_pictures_are_taken(client: TestClient, kind: str | None) -> None:
     headers = {} if kind is None else {"content-type": kind}
     status, sentence = refused(client, "/api/synthesize", content=LABEL, headers=headers)
-    assert (status, sentence) == (415, "The body must be image/png")
+    assert status == 415
+    assert sentence == "The body must be image/png, image/jpeg, image/webp, image/bmp or image/tiff"
 
 
 @pytest.mark.parametrize(
@@ -399,24 +403,26 @@ QUERIES = st.dictionaries(NAMES, VALUES, max_size=4)
 
 
 @st.composite
-def damaged(draw: st.DrawFn) -> bytes:
-    """Return a label map with some bytes changed, left out or repeated."""
-    form = draw(st.sampled_from(["PNG", "JPEG"]))
+def damaged(draw: st.DrawFn) -> tuple[bytes, str]:
+    """Return a label map with some bytes changed, left out or repeated, and the kind that it is said to be."""
+    form = draw(st.sampled_from(["PNG", "JPEG", "WEBP", "BMP", "TIFF"]))
     picture = draw(st.sampled_from([np.full((16, 16), 3, np.uint8), np.full((9, 7, 3), (135, 190, 235), np.uint8)]))
     body = bytearray(save(picture, form))
     for _ in range(draw(st.integers(0, 6))):
         place = draw(st.integers(0, len(body) - 1))
         body[place : place + draw(st.integers(0, 5))] = draw(st.binary(max_size=5))
-    return bytes(body)
+    return bytes(body), draw(st.sampled_from([f"image/{form.lower()}"] * 9 + list(KINDS)))
+
+
+JUNK = st.tuples(st.binary(max_size=200), st.sampled_from(list(KINDS)))
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=ANYTHING)
-@given(query=QUERIES, body=damaged() | st.binary(max_size=200), kind=st.sampled_from([PNG, JPEG]))
-def test_no_request_breaks_the_server(
-    client: TestClient, query: dict[str, str], body: bytes, kind: dict[str, str]
-) -> None:
+@given(query=QUERIES, sent=damaged() | JUNK)
+def test_no_request_breaks_the_server(client: TestClient, query: dict[str, str], sent: tuple[bytes, str]) -> None:
+    body, kind = sent
     for path in ("/api/synthesize", "/api/labels"):
-        response = client.post(path, params=query, content=body, headers=kind)
+        response = client.post(path, params=query, content=body, headers={"content-type": kind})
         assert response.status_code == 200 or set(response.json()) == {"error"}
         assert response.status_code in (200, 400, 413, 415, 422)
 

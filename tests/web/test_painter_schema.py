@@ -14,7 +14,8 @@ from PIL import Image
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 
-from lab2pix.web.painter_routes import describe  # noqa: E402 (what is above decides whether there is anything to test)
+from lab2pix.web.painter_kinds import KINDS  # noqa: E402 (what is above decides whether there is anything to test)
+from lab2pix.web.painter_routes import describe  # noqa: E402
 
 
 def label(ids: int, side: int) -> bytes:
@@ -24,7 +25,7 @@ def label(ids: int, side: int) -> bytes:
 
 
 BODIES = st.builds(label, st.integers(0, 13), st.integers(1, 20)) | st.binary(max_size=50)
-for kind in ("image/png", "image/jpeg"):
+for kind in KINDS:
     schemathesis.openapi.media_type(kind, BODIES)
 OPERATIONS = {
     operation.label: operation

@@ -22,6 +22,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "beginning",
     "find_images",
+    "is_lossy",
     "list_images",
     "read_image",
     "read_instances",
@@ -113,7 +114,21 @@ def read_label_image(path: Path) -> tuple[Image.Image, bool]:
         DataError: the file is missing, truncated, or no picture.
     """
     image, kind = _open(path)
-    return image, kind == "JPEG" or image.info.get("compression") == "jpeg" or (kind == "WEBP" and _is_lossy_webp(path))
+    with path.open("rb") as file:
+        return image, is_lossy(image, kind, file)
+
+
+def is_lossy(image: Image.Image, kind: str | None, file: BinaryIO) -> bool:
+    """Say whether a picture's file does not keep pixels exact: JPEG, also within TIFF, and most of WebP.
+
+    Args:
+        image: the picture as it was opened.
+        kind: Pillow's name of the file's format.
+        file: the file, at its beginning.
+    """
+    if kind == "WEBP":
+        return _is_lossy_webp(file)
+    return kind == "JPEG" or image.info.get("compression") in ("jpeg", "tiff_jpeg")
 
 
 def to_label(
@@ -225,15 +240,15 @@ def _open(path: Path) -> tuple[Image.Image, str | None]:
         raise DataError(f"{path} cannot be read ({reason}); replace or remove it") from error
 
 
-def _is_lossy_webp(path: Path) -> bool:
+def _is_lossy_webp(file: BinaryIO) -> bool:
     """Say whether a WebP file holds a lossy picture: its chunk `VP8 `, after those of the extended form if any."""
-    with path.open("rb") as file:
-        file.seek(12)
-        while len(head := file.read(8)) == 8:
-            if head[:4] in (b"VP8 ", b"VP8L"):
-                return head[:4] == b"VP8 "
-            size = int.from_bytes(head[4:], "little")
-            file.seek(size + size % 2, os.SEEK_CUR)
+    file.seek(12)
+    while len(head := file.read(8)) == 8:
+        if head[:4] in (b"VP8 ", b"VP8L"):
+            return head[:4] == b"VP8 "
+        size = int.from_bytes(head[4:], "little")
+        # A frame of a moving picture has 16 bytes of its own before its chunks.
+        file.seek(16 if head[:4] == b"ANMF" else size + size % 2, os.SEEK_CUR)
     return False
 
 

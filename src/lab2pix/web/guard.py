@@ -230,7 +230,8 @@ async def read_body(
 
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in kinds:
-        raise RefusedError(415, f"The body must be {' or '.join(kinds)}")
+        *others, last = kinds
+        raise RefusedError(415, f"The body must be {', '.join(others)}{' or ' * bool(others)}{last}")
     too_large = RefusedError(413, f"The body is larger than {limit} bytes")
     told = request.headers.get("content-length", "")
     if told.isascii() and told.isdigit() and (len(told) > 15 or int(told) > limit):

@@ -24,6 +24,7 @@ from lab2pix.synthesis import Synthesizer
 from lab2pix.web import painter_api as api
 from lab2pix.web.guard import Budget, RefusedError, error_answer, page_file, read_body, refusal
 from lab2pix.web.painter_examples import Example, find_examples, random_layout
+from lab2pix.web.painter_kinds import KINDS
 from lab2pix.web.painter_pictures import (
     MAX_BYTES,
     label_png,
@@ -142,7 +143,7 @@ class Painter:
 
         noise = self._noise(query)
         with self._budget.share() as take:
-            body, kind = await read_body(request, ("image/png",), MAX_BYTES, take)
+            body, kind = await read_body(request, KINDS, MAX_BYTES, take)
             drawn = await self._do(request, lambda: self._draw(body, kind, query, noise), query.request)
         headers = {"x-lab2pix-seed": str(query.seed), "x-lab2pix-milliseconds": str(drawn.milliseconds)}
         return Response(drawn.content, media_type=drawn.kind, headers=headers)
@@ -150,11 +151,11 @@ class Painter:
     async def labels(self, request: Request, query: api.LabelsQuery) -> Response:
         """Turn what a person gave to begin with into a label map."""
         with self._budget.share() as take:
-            body, kind = await read_body(request, ("image/png", "image/jpeg"), MAX_BYTES, take)
+            body, kind = await read_body(request, KINDS, MAX_BYTES, take)
 
             def work() -> bytes:
-                picture = open_picture(body, kind)
-                ids = to_layout(picture, self.synthesizer, query.given, lossy=kind == "image/jpeg")
+                picture, lossy = open_picture(body, kind)
+                ids = to_layout(picture, self.synthesizer, query.given, lossy=lossy)
                 return label_png(ids, self.synthesizer, query.form)
 
             return _png(await self._do(request, work))
@@ -182,7 +183,8 @@ class Painter:
 
     def _draw(self, body: bytes, kind: str, query: api.SynthesizeQuery, noise: Tensor) -> _Drawn:
         begun = time.perf_counter()
-        batch = self.synthesizer.read(read_layout(open_picture(body, kind), self.synthesizer, query.form))
+        picture, lossy = open_picture(body, kind)
+        batch = self.synthesizer.read(read_layout(picture, self.synthesizer, query.form, lossy=lossy))
         pictures = [picture_png(to_bytes(self.synthesizer.draw(batch, row[None]))[0]) for row in noise]
         milliseconds = round(1000 * (time.perf_counter() - begun))
         if query.samples == 1:

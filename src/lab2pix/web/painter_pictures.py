@@ -14,13 +14,14 @@ from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 
 from lab2pix.data.drawings import SKETCH, resize_label
-from lab2pix.data.files import to_label, to_rgb, write_label_png
+from lab2pix.data.files import is_lossy, to_label, to_rgb, write_label_png
 from lab2pix.data.pixels import to_picture
 from lab2pix.data.sketches import find_edges
 from lab2pix.data.transforms import resize_image
 from lab2pix.errors import LabelError
 from lab2pix.synthesis import Synthesizer
 from lab2pix.web.guard import RefusedError
+from lab2pix.web.painter_kinds import KINDS, MAX_EXIF, Kind, plain_tiff, webp_size
 
 __all__ = [
     "MAX_BYTES",
@@ -49,44 +50,68 @@ Given = Literal["file", "ids"]
 Shown = Literal["palette", "ids"]
 """How a label map goes out: as a palette PNG such as label files are, or as gray values that are canonical ids."""
 
-_KINDS = {"image/png": ("PNG", b"\x89PNG\r\n\x1a\n"), "image/jpeg": ("JPEG", b"\xff\xd8\xff")}
 
-
-def open_picture(body: bytes, kind: str) -> Image.Image:
-    """Decode a picture, turned as its EXIF data say.
+def open_picture(body: bytes, kind: str) -> tuple[Image.Image, bool]:
+    """Decode a picture, turned as its EXIF data say, and tell whether its file's compression changes pixels.
 
     Args:
         body: the file.
-        kind: `image/png` or `image/jpeg`; no other decoder is tried, whatever the file says.
+        kind: its content type, one of `KINDS`; no other decoder is tried, whatever the file says.
 
     Raises:
         RefusedError: 415, it is of another kind; 413, it has too many pixels; 422, it is cut short or damaged.
     """
-    form, beginning = _KINDS[kind]
-    if not body.startswith(beginning):
-        raise RefusedError(415, f"The body is no {form} picture, though its content type says so")
+    known = KINDS[kind]
+    if not known.fits(body):
+        raise RefusedError(415, f"The body is no {known.title} picture, though its content type says so")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit here is lower
-            image = Image.open(io.BytesIO(body), formats=(form,))
-        found = f"{image.width}x{image.height}"
-        if image.width * image.height > MAX_PIXELS:
-            raise _too_many(found)
-        if max(image.size) > MAX_SIDE:
-            raise RefusedError(413, f"The picture has a side of more than {MAX_SIDE} pixels ({found}); make it smaller")
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
+            warnings.simplefilter("ignore")  # of large pictures, the limit here is lower; of damage, one a tag
+            return _decode(_made_safe(body, known), known)
     except RefusedError:
         raise
     except Image.DecompressionBombError as error:
         raise _too_many("far too many") from error
     except Exception as error:  # what decoders raise of damaged files is of every kind there is
-        raise RefusedError(422, f"The {form} picture is cut short or damaged; save it anew") from error
-    return image
+        raise RefusedError(422, f"The {known.title} picture is cut short or damaged; save it anew") from error
+
+
+def _made_safe(body: bytes, kind: Kind) -> bytes:
+    """Refuse what a decoder would make too much of as soon as it opens a file, or leave it out."""
+    if kind.form == "WEBP":
+        _check_size(*webp_size(body))
+    if kind.form == "JPEG" and body.count(b"Exif\0\0") * 2**16 > MAX_EXIF:  # pieces of 64 KiB are put together
+        raise _too_much_exif()
+    return plain_tiff(body, _check_size) if kind.form == "TIFF" else body
+
+
+def _decode(body: bytes, kind: Kind) -> tuple[Image.Image, bool]:
+    image = Image.open(io.BytesIO(body), formats=(kind.form,))
+    _check_size(*image.size)
+    image.load()
+    if any(len(image.info.get(name, "")) > MAX_EXIF for name in ("exif", "Raw profile type exif")):
+        raise _too_much_exif()
+    lossy = is_lossy(image, kind.form, io.BytesIO(body))
+    ImageOps.exif_transpose(image, in_place=True)
+    return image, lossy
+
+
+def _check_size(width: int, height: int) -> None:
+    found = f"{width}x{height}"
+    if width * height > MAX_PIXELS:
+        raise _too_many(found)
+    if max(width, height) > MAX_SIDE:
+        raise RefusedError(413, f"The picture has a side of more than {MAX_SIDE} pixels ({found}); make it smaller")
+    if min(width, height) < 1:
+        raise ValueError("no pixels")
 
 
 def _too_many(found: str) -> RefusedError:
     return RefusedError(413, f"The picture has more than {MAX_PIXELS} pixels ({found}); make it smaller")
+
+
+def _too_much_exif() -> RefusedError:
+    return RefusedError(413, f"The picture holds more than {MAX_EXIF} bytes of camera data (EXIF); save it without")
 
 
 def read_ids(image: Image.Image, synthesizer: Synthesizer, given: Given, *, lossy: bool = False) -> Tensor:
@@ -104,6 +129,8 @@ def read_ids(image: Image.Image, synthesizer: Synthesizer, given: Given, *, loss
     if given == "file":
         lines = synthesizer.config.data.sketch.lines
         return to_label(image, synthesizer.label_space, "the label map", lossy=lossy, lines=lines, dtype=torch.uint8)
+    if lossy:
+        raise LabelError("the label map is compressed with loss, which does not keep ids exact; send ids as PNG")
     ids = _grays(image)
     channels = synthesizer.label_space.num_channels
     if ids.max() >= channels:

@@ -23,6 +23,7 @@ from lab2pix.web import painter_api as api
 from lab2pix.web.guard import RefusedError
 from lab2pix.web.painter_desk import Painter
 from lab2pix.web.painter_docs import docs_page
+from lab2pix.web.painter_kinds import KINDS
 from lab2pix.web.painter_pictures import MAX_BYTES, MAX_PIXELS
 
 __all__ = ["describe", "explain_parameters", "router"]
@@ -59,10 +60,10 @@ def _gives(*errors: int, kinds: tuple[str, ...] = (), headers: dict[str, Any] | 
     return {200: good, **{status: {"description": _STATUS[status], "content": _ERROR} for status in errors}}
 
 
-def _takes(about: str, *kinds: str) -> dict[str, Any]:
+def _takes(about: str) -> dict[str, Any]:
     """Return what a body must be."""
     about = f"{about} At most {MAX_BYTES} bytes and {MAX_PIXELS} pixels."
-    return {"requestBody": {"required": True, "description": about, "content": dict.fromkeys(kinds, _BINARY)}}
+    return {"requestBody": {"required": True, "description": about, "content": dict.fromkeys(KINDS, _BINARY)}}
 
 
 def _refuse_doubles(request: Request) -> None:
@@ -100,7 +101,7 @@ async def _model(painter: _Desk, query: Annotated[api.NoQuery, Query()]) -> api.
     summary="Draw pictures of a label map",
     response_description=_GOOD,
     responses=_gives(*sorted((*_UPLOAD, 409)), kinds=("image/png", "application/zip"), headers=_HEADERS),
-    openapi_extra=_takes("The label map.", "image/png"),
+    openapi_extra=_takes("The label map."),
 )
 async def _synthesize(request: Request, painter: _Desk, query: Annotated[api.SynthesizeQuery, Query()]) -> Response:
     return await painter.synthesize(request, query)
@@ -112,7 +113,7 @@ async def _synthesize(request: Request, painter: _Desk, query: Annotated[api.Syn
     summary="Turn a label map in any form, or a photo, into a layout",
     response_description=_GOOD,
     responses=_gives(*_UPLOAD, kinds=("image/png",)),
-    openapi_extra=_takes("A label map; for a model of sketches also a photo.", "image/png", "image/jpeg"),
+    openapi_extra=_takes("A label map; for a model of sketches also a photo."),
 )
 async def _labels(request: Request, painter: _Desk, query: Annotated[api.LabelsQuery, Query()]) -> Response:
     return await painter.labels(request, query)
