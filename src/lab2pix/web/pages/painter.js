@@ -79,8 +79,8 @@ async function keep() {
 // Puts what is new in place of the drawing, as one step.
 function put({ ids, style = null, what }) {
   tools.cancel();
+  sheet.replace(ids, style && here());
   if (style) styles.set(style);
-  sheet.replace(ids);
   drawn(true);
   calm();
   say(`${what} is on the sheet`);
@@ -88,7 +88,10 @@ function put({ ids, style = null, what }) {
 
 function step(way) {
   tools.cancel();
-  if (!sheet[way]()) return;
+  if (store && unsaved) keep(); // under its own name, should this lead to another drawing
+  const made = sheet[way](here());
+  if (!made) return;
+  if (made.place) turn(made.place);
   drawn(true);
   say(way === "undo" ? "Undone" : "Redone");
 }
@@ -161,12 +164,9 @@ const save = {
 
 // --- kept drawings ------------------------------------------------------------------------------------------------
 
-// Goes on with a kept drawing; what was done to it before it was kept cannot be undone.
+// Goes on with the drawing that was kept last; what was done to it before cannot be undone.
 function load({ ids, style, settings: kept }) {
-  tools.cancel();
   sheet.ids.set(ids);
-  sheet.done = [];
-  sheet.undone = [];
   if (isStyle(style)) styles.set(style);
   Object.assign(settings, kept);
   palette.show();
@@ -176,23 +176,31 @@ function load({ ids, style, settings: kept }) {
   showSteps();
 }
 
-async function open(record) {
+// What a step back needs beside the ids that were on the sheet: the drawing's name, and its style.
+const here = () => ({ id: store?.id, style: styles.style });
+
+function turn({ id, style }) {
+  store?.take(id, null);
+  if (isStyle(style)) styles.set(style);
+}
+
+// Goes on with another drawing, which is a step that can be undone; the present one stays as it is under its name.
+async function goTo(record, what) {
   await attempt(async () => {
-    await store.goOn(record.id);
-    load(record);
-    await keep();
-    say("The kept drawing is on the sheet");
+    const id = await store.reserve(record.id);
+    tools.cancel();
+    if (unsaved) keep();
+    sheet.replace(record.ids, here());
+    turn({ ...record, id });
+    drawn(true);
+    calm();
+    say(`${what}; undo brings back the one before`);
   });
 }
 
-async function begin() {
-  await attempt(async () => {
-    await store.begin();
-    load({ ids: new Uint8Array(sheet.ids.length), style: styles.style, settings });
-    await keep();
-    say("Another drawing is begun");
-  });
-}
+const open = (record) => goTo(record, "The kept drawing is on the sheet");
+
+const begin = () => goTo({ ids: new Uint8Array(sheet.ids.length) }, "Another drawing is begun");
 
 // --- beginning ----------------------------------------------------------------------------------------------------
 

@@ -29,8 +29,11 @@ export async function readProject(file, sheet, model) {
   } catch {
     throw new Error(`${file.name} is no project: it holds no JSON.`);
   }
-  if (project?.format !== FORMAT || project.version !== 1 || !Array.isArray(project.classes) || !isStyle(project.style)) {
+  if (project?.format !== FORMAT || project.version !== 1 || !Array.isArray(project.classes)) {
     throw new Error(`${file.name} is no project of this painter.`);
+  }
+  if (!isStyle(project.style)) {
+    throw new Error(`${file.name} names a style that there is not; styles are whole numbers from 0 to ${Number.MAX_SAFE_INTEGER}.`);
   }
   let png;
   try {

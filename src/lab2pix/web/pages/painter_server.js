@@ -40,8 +40,8 @@ export const fetchExample = async (token) => (await ask(`${exampleAddress(token)
 
 export const fetchRandom = async (seed) => (await ask(`api/random?seed=${seed}&form=ids`, { method: "POST" })).blob();
 
-export const readLabels = async (file) =>
-  (await ask("api/labels?form=ids", { method: "POST", body: file, headers: { "content-type": file.type } })).blob();
+export const readLabels = async (file, kind) =>
+  (await ask("api/labels?form=ids", { method: "POST", body: file, headers: { "content-type": kind } })).blob();
 
 // Returns a label map as files of them are, from a PNG of ids.
 export const writeLabels = async (png) =>

@@ -31,8 +31,9 @@ export class Sheet {
     this.before = null;
   }
 
-  // Ends the step; returns whether anything changed.
-  commit() {
+  // Ends the step; returns whether anything changed. `place` is what else there was before, such as the name of another
+  // drawing; it is a step then in any case.
+  commit(place = null) {
     const { ids, before, width } = this;
     this.before = null;
     let [left, top, right, bottom] = [width, this.height, -1, -1];
@@ -45,8 +46,9 @@ export class Sheet {
       if (y < top) top = y;
       bottom = y;
     }
-    if (right < 0) return false;
-    const patch = { left, top, width: right - left + 1, height: bottom - top + 1 };
+    if (right < 0 && !place) return false;
+    if (right < 0) [left, top, right, bottom] = [0, 0, -1, -1];
+    const patch = { left, top, width: right - left + 1, height: bottom - top + 1, place };
     patch.ids = cut(before, width, patch);
     this.done.push(patch);
     this.undone = [];
@@ -55,31 +57,33 @@ export class Sheet {
   }
 
   // Makes one step of everything at once.
-  replace(ids) {
+  replace(ids, place = null) {
     this.begin();
     this.ids.set(ids);
-    return this.commit();
+    return this.commit(place);
   }
 
-  undo() {
-    return this.swap(this.done, this.undone);
+  // These return the step that was taken back or taken again, or null. Where it leads to another place, that is its
+  // `place`, and `here` is kept in turn.
+  undo(here) {
+    return this.swap(this.done, this.undone, here);
   }
 
-  redo() {
-    return this.swap(this.undone, this.done);
+  redo(here) {
+    return this.swap(this.undone, this.done, here);
   }
 
   // A patch holds what is not on the sheet: before it is undone what was there, afterwards what came.
-  swap(from, to) {
-    if (this.before || !from.length) return false;
+  swap(from, to, here) {
+    if (this.before || !from.length) return null;
     const patch = from.pop();
     const ids = cut(this.ids, this.width, patch);
     for (let y = 0; y < patch.height; y++) {
       const row = patch.ids.subarray(y * patch.width, (y + 1) * patch.width);
       this.ids.set(row, (patch.top + y) * this.width + patch.left);
     }
-    to.push({ ...patch, ids });
-    return true;
+    to.push({ ...patch, ids, place: patch.place && here });
+    return patch;
   }
 
   forget() {

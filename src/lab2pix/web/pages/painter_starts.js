@@ -1,6 +1,7 @@
 // What a drawing can start from: examples, a random scene, a file, or one of the drawings kept in this browser.
 
 import { attempt, drawIds, find, make, say } from "./painter_dom.js";
+import { kindOf } from "./painter_kinds.js";
 import { decodeIds } from "./painter_png.js";
 import { readProject } from "./painter_project.js";
 import * as server from "./painter_server.js";
@@ -89,10 +90,9 @@ export class Starts {
         const most = Math.floor(this.model.limits.bytes / 2 ** 20);
         throw new Error(`${file.name} is larger than ${most} MiB; make it smaller.`);
       }
-      if (!["image/png", "image/jpeg"].includes(file.type)) {
-        throw new Error(`${file.name} is neither PNG nor JPEG nor a project.`);
-      }
-      await this.putPng(await server.readLabels(file), file.name);
+      const kind = await kindOf(file);
+      if (!kind) throw new Error(`${file.name} is no PNG, WebP, BMP, TIFF or JPEG picture and no project.`);
+      await this.putPng(await server.readLabels(file, kind), file.name);
     });
   }
 

@@ -74,9 +74,7 @@ export class Store {
     for (const drawing of mine ? [mine] : kept) {
       if (await hold(drawing.id)) return this.take(drawing.id, drawing);
     }
-    const id = makeId();
-    await hold(id);
-    return this.take(id, mine ?? null);
+    return this.take(await this.reserve(), mine ?? null);
   }
 
   take(id, drawing) {
@@ -90,17 +88,13 @@ export class Store {
     sessionStorage.setItem(NOTED, JSON.stringify({ id: this.id, small }));
   }
 
-  // Leaves the present drawing as it is and begins another one.
-  async begin() {
-    const id = makeId();
-    await hold(id);
-    this.take(id, null);
-  }
-
-  // Goes on with a kept drawing; where another tab may have it, with a copy.
-  async goOn(id) {
-    if (await hold(id)) this.take(id, null);
-    else await this.begin();
+  // Returns the name under which a kept drawing is gone on with: its own, or a new one where there is none or another tab
+  // may have it.
+  async reserve(id = null) {
+    if (id !== null && (await hold(id))) return id;
+    const name = makeId();
+    await hold(name);
+    return name;
   }
 
   // `drawing` is {ids, seed, blend, ...}, of what IndexedDB can keep.

@@ -2,10 +2,13 @@
 
 import { attempt, find, make, say } from "./painter_dom.js";
 
-const SEEDS = 1000;
+const MOST = Number.MAX_SAFE_INTEGER; // the largest seed, the server's too
+const NEAR = 1000; // seeds that the slider and the dice reach
 const VARIATIONS = 8;
 
-const isSeed = (seed) => Number.isInteger(seed) && seed >= 0 && seed < SEEDS;
+const isSeed = (seed) => Number.isSafeInteger(seed) && seed >= 0;
+
+const after = (seed, count) => (seed > MOST - count ? seed - MOST + count - 1 : seed + count);
 
 // Whether something is a style: {seed, blend: null or {seed, mix}}.
 export function isStyle(style) {
@@ -13,7 +16,7 @@ export function isStyle(style) {
   return isSeed(style?.seed) && (blend === null || (isSeed(blend?.seed) && blend.mix >= 0 && blend.mix <= 1));
 }
 
-const anySeed = () => Math.floor(Math.random() * SEEDS);
+const anySeed = () => Math.floor(Math.random() * NEAR);
 
 export class Styles {
   // changed() is told of another style; draw(style, purpose) returns a promise of {picture}.
@@ -37,7 +40,8 @@ export class Styles {
 
   show() {
     const { seed, blend } = this.style;
-    find("seed").value = seed;
+    find("seed").value = seed; // or its end, where the seed lies beyond it
+    find("seed").setAttribute("aria-valuetext", seed < NEAR ? seed : `${seed}, beyond the slider`);
     if (document.activeElement !== find("seed-number")) find("seed-number").value = seed;
     find("blend-on").checked = blend !== null;
     find("blend").hidden = blend === null;
@@ -45,7 +49,7 @@ export class Styles {
       if (document.activeElement !== find("blend-seed")) find("blend-seed").value = blend.seed;
       find("mix").value = Math.round(blend.mix * 100);
       find("mix").setAttribute("aria-valuetext", `${Math.round(blend.mix * 100)} % of style ${blend.seed}`);
-      find("mix-from").textContent = seed;
+      find("mix-from").textContent = find("mix-from").title = seed;
     }
     for (const button of find("variations").children) {
       button.setAttribute("aria-pressed", blend === null && Number(button.dataset.seed) === seed);
@@ -67,7 +71,7 @@ export class Styles {
       this.set({ seed, blend: null });
     } else {
       const typed = Number(find("blend-seed").value);
-      const second = blend === null ? (seed + 1 + Math.floor(Math.random() * (SEEDS - 1))) % SEEDS : blend.seed;
+      const second = blend === null ? ((seed % NEAR) + 1 + Math.floor(Math.random() * (NEAR - 1))) % NEAR : blend.seed;
       const mix = blend === null ? 0.5 : Number(find("mix").value) / 100;
       this.set({ seed, blend: { seed: blend && find("blend-seed").value !== "" && isSeed(typed) ? typed : second, mix } });
     }
@@ -84,7 +88,7 @@ export class Styles {
   // Draws the next eight seeds, one after the other, so that each is seen as soon as it is there.
   async vary() {
     const round = ++this.round;
-    const frames = Array.from({ length: VARIATIONS }, (_, k) => this.makeFrame((this.style.seed + 1 + k) % SEEDS));
+    const frames = Array.from({ length: VARIATIONS }, (_, k) => this.makeFrame(after(this.style.seed, k + 1)));
     find("variations").replaceChildren(...frames);
     find("variations").hidden = false;
     find("vary-hint").hidden = true;
