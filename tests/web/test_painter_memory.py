@@ -56,7 +56,8 @@ def read(body, given, space):
     settings = SimpleNamespace(data=SimpleNamespace(sketch=SimpleNamespace(lines="auto", sigma=2.0)))
     drawer = SimpleNamespace(label_space=spaces[space], size=(256, 256), config=settings)
     kind = "image/jpeg" if body[:1] == b"\\xff" else "image/png"
-    return to_layout(open_picture(body, kind), drawer, given, lossy=kind == "image/jpeg")
+    picture, lossy = open_picture(body, kind)
+    return to_layout(picture, drawer, given, lossy=lossy)
 
 
 def memory(what):
