@@ -109,7 +109,7 @@ def test_a_failure_that_nobody_waits_for_is_not_complained_about(
     assert post(served.port, "/api/random", b"")[0] == 200  # the examples, which are made first, are
     read = threading.Event()
 
-    def slow(*_: object) -> Tensor:
+    def slow(*_: object, **__: object) -> Tensor:
         read.set()
         assert event.wait(20)
         raise RuntimeError("too late")
