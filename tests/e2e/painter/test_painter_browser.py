@@ -173,7 +173,7 @@ def test_uploads(visit: Visit, server: Any, tmp_path: Path) -> None:
         flo.expect_picture(expected)
         flo.expect_ids(expected)
     flo.give("photo.gif", b"GIF89a", "image/gif")
-    api.expect(flo.page.locator("#trouble-text")).to_contain_text("photo.gif is no PNG, WebP, BMP, TIFF or JPEG picture")
+    api.expect(flo.page.locator("#trouble-text")).to_contain_text("photo.gif is no PNG, WebP, BMP, TIFF or JPEG")
     Image.fromarray(large.astype(np.uint8) + 90).save(tmp_path / "wrong.png")
     flo.give("wrong.png", (tmp_path / "wrong.png").read_bytes(), "image/png")
     api.expect(flo.page.locator("#trouble-text")).to_contain_text("90")

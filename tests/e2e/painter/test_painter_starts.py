@@ -167,6 +167,26 @@ def test_another_drawing_is_undone_and_done_again(visit: Visit, server: Any) -> 
     ora.expect_picture(mine, seed=5)
 
 
+def test_steps_without_a_pause_are_kept_under_the_right_name(visit: Visit, server: Any) -> None:
+    """The second of three is not yet kept when the third leads to another drawing."""
+    pam = visit()
+    pam.open(server.address)
+    water = pam.blank(WATER)
+    pam.page.keyboard.press("o")
+    pam.page.get_by_role("button", name="Another drawing").click()
+    blank = np.zeros_like(water)
+    pam.expect_ids(blank)
+    pam.choose("box", label=GRASS)
+    for place in (5, 35):
+        pam.drag((place, place), (place + 20, place + 20))
+    pam.page.evaluate("[1, 2, 3].forEach(() => document.getElementById('undo').click())")
+    pam.expect_ids(water)
+    pam.page.keyboard.press("o")
+    pam.page.locator("#mine .kept .tile").click()
+    pam.expect_ids(blank)
+    pam.expect_picture(blank)
+
+
 def test_drawing_and_picture_lie_beside_each_other(visit: Visit, server: Any) -> None:
     fay = visit()
     fay.open(server.address)
