@@ -243,12 +243,14 @@ def test_what_would_become_much_is_not_decoded(client: TestClient, name: str) ->
         assert answer.json()["error"]
 
 
-def test_a_webp_decoder_makes_no_room_before_the_size_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_decoders_do_as_they_open_a_file_is_prevented(monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[object] = []
     monkeypatch.setattr(painter_pictures.Image, "open", lambda *given, **named: opened.append(given))
     for make in (webp_canvas, webp_simple, webp_lossy):
         with pytest.raises(RefusedError, match="more than 16000000 pixels"):
             painter_pictures.open_picture(make(12_000), "image/webp")
+    with pytest.raises(RefusedError, match="camera data"):
+        painter_pictures.open_picture(exif_jpeg(), "image/jpeg")
     assert not opened
 
 
@@ -267,10 +269,15 @@ def test_camera_data_and_further_pages_of_a_tiff_are_not_looked_at(client: TestC
     (start,) = struct.unpack_from("<L", body, 4)
     (count,) = struct.unpack_from("<H", body, start)
     for place in range(start + 2, start + 2 + 12 * count, 12):
-        if struct.unpack_from("<H", body, place)[0] == 270:
+        tag = struct.unpack_from("<H", body, place)[0]
+        if tag == 270:
             struct.pack_into("<HHLL", body, place, 34665, 4, 1, 2**32 - 1)  # camera data beyond the file's end
+        elif tag == 305:
+            struct.pack_into("<HHLL", body, place, 37724, 7, 2**21, len(body))  # layers of a drawing program
     struct.pack_into("<L", body, start + 2 + 12 * count, start)  # the next page is this one
+    body += bytes(2**21)
     answer = client.post("/api/labels?form=ids", content=bytes(body), headers={"content-type": "image/tiff"})
+    assert answer.status_code == 200, answer.text
     assert np.asarray(Image.open(BytesIO(answer.content))).tolist() == IDS.tolist()
 
 
