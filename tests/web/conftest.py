@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.config import Config
@@ -163,3 +164,19 @@ def served(drawer: Synthesizer) -> Iterator[Served]:
     made = Served(drawer)
     yield made
     made.stop()
+
+
+@pytest.fixture
+def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, list[int]]]:
+    """An event that drawing waits for, and the first id of each label map that was drawn."""
+    event, came = threading.Event(), []
+    draw = Synthesizer.draw
+
+    def slow(self: Synthesizer, batch: Batch, noise: Tensor) -> Tensor:
+        came.append(int(batch.label[0, 0, 0]))
+        assert event.wait(20)
+        return draw(self, batch, noise)
+
+    monkeypatch.setattr(Synthesizer, "draw", slow)
+    yield event, came
+    event.set()

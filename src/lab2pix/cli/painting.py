@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lab2pix.cli.options import AllowHost, Browser, Device, Host, Port
-from lab2pix.quitting import quit_at_once
+from lab2pix.quitting import quit_at_once, quit_now
 
 __all__ = ["app"]
 
@@ -44,3 +44,4 @@ def _paint(
             device=device,
             say=lambda words: print(words, flush=True),
         )
+        quit_now()

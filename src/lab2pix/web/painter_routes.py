@@ -66,14 +66,14 @@ def _takes(about: str) -> dict[str, Any]:
     return {"requestBody": {"required": True, "description": about, "content": dict.fromkeys(KINDS, _BINARY)}}
 
 
-def _refuse_doubles(request: Request) -> None:
+async def _refuse_doubles(request: Request) -> None:
     """Refuse parameters that are given twice, of which FastAPI would take the last."""
     names = [name for name, _ in request.query_params.multi_items()]
     if doubles := [name for name in names if names.count(name) > 1]:
         raise RefusedError(400, f"The parameter {api.quote(doubles[0])} is given twice; give it once")
 
 
-def _painter(request: Request) -> Painter:
+async def _painter(request: Request) -> Painter:
     painter: Painter = request.app.state.painter
     return painter
 

@@ -22,7 +22,7 @@ from lab2pix.web.guard import HEADERS, Application, Receive, Scope, Send, closin
 
 __all__ = ["GRACE", "HEADER_SECONDS", "Server", "configure", "run"]
 
-GRACE = 1.0
+GRACE = 1.5
 """Seconds after the end was asked for in which answers are still given."""
 HEADER_SECONDS = 10.0
 """Seconds in which the head of a request must arrive, and what is left of a body that nobody waits for."""
