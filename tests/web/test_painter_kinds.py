@@ -163,12 +163,27 @@ def plain(width: int, height: int, *more: tuple[int, int, int, int]) -> dict[int
     return {tag[0]: tag for tag in (*own, *more)}
 
 
-def exif_png(exif: bytes) -> bytes:
-    def chunk(kind: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-
+def png_with(*parts: tuple[bytes, bytes]) -> bytes:
+    """Return a PNG of ids with further parts behind its header."""
     body = save(IDS, "PNG")
-    return body[:33] + chunk(b"eXIf", exif) + body[33:]
+    chunks = [
+        struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        for kind, content in parts
+    ]
+    return body[:33] + b"".join(chunks) + body[33:]
+
+
+def exif_png(exif: bytes) -> bytes:
+    return png_with((b"eXIf", exif))
+
+
+def scans_jpeg(count: int) -> bytes:
+    """Return a JPEG whose last scan, which refines the pixels, comes again and again."""
+    out = BytesIO()
+    Image.new("RGB", (64, 64), (10, 200, 30)).save(out, "JPEG", progressive=True)
+    body = out.getvalue()
+    last = body[body.rindex(b"\xff\xda") : -2]
+    return body[:-2] + last * count + body[-2:]
 
 
 def numbers(count: int, tag: int = 282) -> bytes:
@@ -229,7 +244,9 @@ TOO_MUCH: dict[str, tuple[str, Callable[[], bytes]]] = {
     ),
     "a TIFF's tables": ("tiff", lambda: tiff([*plain(8, 8, (273, 4, 300_000, 150)).values()], b"\0" * 1_200_000)),
     "a PNG's camera data": ("png", lambda: exif_png(numbers(800_000))),
+    "a PNG's parts": ("png", lambda: png_with(*[(b"noTe", b"")] * 66_000)),
     "a JPEG's camera data": ("jpeg", exif_jpeg),
+    "a JPEG's scans": ("jpeg", lambda: scans_jpeg(120)),
     "a WebP's camera data": ("webp", lambda: save(RGB, "WEBP", lossless=True, exif=b"Exif\0\0" + numbers(100_000))),
 }
 
@@ -251,7 +268,21 @@ def test_what_decoders_do_as_they_open_a_file_is_prevented(monkeypatch: pytest.M
             painter_pictures.open_picture(make(12_000), "image/webp")
     with pytest.raises(RefusedError, match="camera data"):
         painter_pictures.open_picture(exif_jpeg(), "image/jpeg")
+    with pytest.raises(RefusedError, match="more than 100 scans"):
+        painter_pictures.open_picture(scans_jpeg(120), "image/jpeg")
     assert not opened
+
+
+def test_a_jpeg_of_a_few_scans_is_decoded() -> None:
+    assert painter_pictures.open_picture(scans_jpeg(20), "image/jpeg")[0].size == (64, 64)
+
+
+def test_colour_profiles_and_notes_of_a_png_are_not_unfolded() -> None:
+    profile = b"name\0\0" + zlib.compress(b"\0" * 1_000_000)
+    body = png_with((b"eXIf", numbers(1)), *[(b"iCCP", profile), (b"zTXt", profile)] * 50)
+    image, _ = painter_pictures.open_picture(body, "image/png")
+    assert image.info.keys().isdisjoint({"icc_profile", "name"})
+    assert np.array_equal(np.array(image), np.rot90(IDS, 2))  # what says which way is up is kept
 
 
 def test_a_tiff_of_a_compression_that_takes_what_it_likes(client: TestClient) -> None:

@@ -36,7 +36,7 @@ _FRACTION = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
 
 def _whole(value: object) -> object:
     if isinstance(value, str) and not _WHOLE.fullmatch(value):
-        raise ValueError("it is no whole number such as 7")
+        raise ValueError("it is no whole number from 0 on, such as 7")
     return value
 
 

@@ -1,7 +1,8 @@
 """Kinds of picture that are taken, and what is looked at in each before a decoder sees it.
 
 A decoder makes much of few bytes, and not only where the header tells: WebP's makes room for a picture before anybody
-can ask how large it is, a TIFF's tiles may be larger than the picture, and camera data may hold a million numbers.
+can ask how large it is, a TIFF's tiles may be larger than the picture, camera data may hold a million numbers, a JPEG
+may paint over all its pixels ten thousand times, and a PNG may unfold a megabyte of colour profile as often.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from dataclasses import dataclass
 
 from lab2pix.web.guard import RefusedError
 
-__all__ = ["KINDS", "MAX_EXIF", "Kind", "plain_tiff", "webp_size"]
+__all__ = ["KINDS", "MAX_EXIF", "Kind", "check_scans", "plain_png", "plain_tiff", "webp_size"]
 
 MAX_EXIF = 2**18
 """Bytes of data that a camera adds; JPEG allows a quarter of that in one piece."""
+MAX_SCANS = 100
+"""Times that a JPEG may go over its pixels; those in use do so ten times or less."""
+MAX_CHUNKS = 2**16
+"""Parts of a PNG; the smallest that programs make have some kilobytes."""
 MAX_TABLES = 2**20
 """Bytes of a TIFF's tables: where its parts begin, its palette."""
 
@@ -66,6 +71,39 @@ def webp_size(body: bytes) -> tuple[int, int]:
     if chunk == b"VP8 " and body[23:26] == b"\x9d\x01\x2a":
         return int.from_bytes(body[26:28], "little") & 0x3FFF, int.from_bytes(body[28:30], "little") & 0x3FFF
     raise ValueError("no picture in it")
+
+
+def check_scans(body: bytes) -> None:
+    """Refuse a JPEG that goes over its pixels again and again.
+
+    Raises:
+        RefusedError: 413.
+    """
+    if body.count(b"\xff\xda") > MAX_SCANS:  # which pixels never hold; thumbnails have a few of their own
+        raise RefusedError(413, f"The JPEG picture has more than {MAX_SCANS} scans; save it anew")
+
+
+_PNG_HEAD = 8
+_PNG_KEPT = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
+"""Parts that say what the pixels are and which way is up; all others say what is not looked at here."""
+
+
+def plain_png(body: bytes) -> bytes:
+    """Return a PNG with nothing but what its pixels need: no colour profile, no text, no further pictures.
+
+    Raises:
+        RefusedError: 413, it has too many parts.
+    """
+    kept, place = [body[:_PNG_HEAD]], _PNG_HEAD
+    for _ in range(MAX_CHUNKS):
+        end = place + 12 + int.from_bytes(body[place : place + 4], "big")
+        name = body[place + 4 : place + 8]
+        if name in _PNG_KEPT:
+            kept.append(body[place:end])
+        if name == b"IEND" or end >= len(body):
+            return b"".join(kept)
+        place = end
+    raise RefusedError(413, f"The PNG picture has more than {MAX_CHUNKS} parts; save it anew")
 
 
 # --- TIFF -----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from lab2pix.data.transforms import resize_image
 from lab2pix.errors import LabelError
 from lab2pix.synthesis import Synthesizer
 from lab2pix.web.guard import RefusedError
-from lab2pix.web.painter_kinds import KINDS, MAX_EXIF, Kind, plain_tiff, webp_size
+from lab2pix.web.painter_kinds import KINDS, MAX_EXIF, Kind, check_scans, plain_png, plain_tiff, webp_size
 
 __all__ = [
     "MAX_BYTES",
@@ -80,8 +80,12 @@ def _made_safe(body: bytes, kind: Kind) -> bytes:
     """Refuse what a decoder would make too much of as soon as it opens a file, or leave it out."""
     if kind.form == "WEBP":
         _check_size(*webp_size(body))
-    if kind.form == "JPEG" and body.count(b"Exif\0\0") * 2**16 > MAX_EXIF:  # pieces of 64 KiB are put together
-        raise _too_much_exif()
+    if kind.form == "JPEG":
+        check_scans(body)
+        if body.count(b"Exif\0\0") * 2**16 > MAX_EXIF:  # pieces of 64 KiB are put together
+            raise _too_much_exif()
+    if kind.form == "PNG":
+        return plain_png(body)
     return plain_tiff(body, _check_size) if kind.form == "TIFF" else body
 
 
@@ -89,7 +93,7 @@ def _decode(body: bytes, kind: Kind) -> tuple[Image.Image, bool]:
     image = Image.open(io.BytesIO(body), formats=(kind.form,))
     _check_size(*image.size)
     image.load()
-    if any(len(image.info.get(name, "")) > MAX_EXIF for name in ("exif", "Raw profile type exif")):
+    if len(image.info.get("exif", b"")) > MAX_EXIF:
         raise _too_much_exif()
     lossy = is_lossy(image, kind.form, io.BytesIO(body))
     ImageOps.exif_transpose(image, in_place=True)
