@@ -14,7 +14,7 @@ SMALL = {
     "base": "v2-small",
     "data": {"size": [64, 64]},
     "generator": {"width": 4, "modulation_hidden": 8, "global_encoder": {"width": 4, "max_width": 16}},
-    "discriminator": {"width": 4, "max_width": 16},
+    "discriminator": {"scales": 2, "width": 4, "max_width": 16},
 }
 SPACE = LabelSpace.load("scenes")
 

@@ -139,7 +139,7 @@ def test_settings_are_compared_with_the_preset_of_the_runs_name(state: TrainingS
     assert page.rows[-3:] == [
         ["setting", "here", "preset v2-small"],
         ["generator.noise_dim", "4", "128"],
-        ["train.steps", "500", "3000"],
+        ["train.steps", "500", "5000"],
     ]
     assert page.figures == 0
     assert "step 100 of 500 (20 %)" in page.text
