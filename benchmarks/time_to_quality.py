@@ -6,7 +6,7 @@ python benchmarks/time_to_quality.py train --runs runs/quality --part 1/2       
 python benchmarks/time_to_quality.py score --runs runs/quality --out benchmarks/results
 
 `v2` is the preset `v2-small` as it is; `spade` is the same preset with what makes the first rung of the paired ladder:
-SPADE's norms without a global encoder and its PatchGANs, no foreground, no sharpness. Widths, batch, learning rates,
+SPADE's norms without a global encoder and its two PatchGANs, no foreground, no sharpness. Widths, batch, rates,
 moving average and precision are those of `v2-small` for both. Data: drawn scenes at 64x64, and CamVid at 96x128 (at
 `$LAB2PIX_DATA/camvid`). How many steps each makes follows from the processor time of its step, measured in turns.
 
@@ -36,6 +36,7 @@ PRESET = "v2-small"
 SPADE = (
     "generator.modulation=spade",
     "discriminator.kind=patch",
+    "discriminator.scales=2",
     "loss.foreground_rate=1",
     "loss.sharpness=0",
 )

@@ -161,7 +161,7 @@ def test_dry_run_shows_settings_sizes_and_steps_and_writes_nothing(
     assert "# train pairs: 2,000" in output
     assert "# generator: " in output
     assert "# discriminator: " in output
-    assert "# steps: 12 of 8 pairs each" in output
+    assert "# steps: 12 of 4 pairs each" in output
     assert list(tmp_path.iterdir()) == []
 
 
@@ -169,7 +169,7 @@ def test_dry_run_counts_the_steps_of_epochs(run: Run) -> None:
     _, output, _ = run(
         "train", "v2-small", "train.steps=null", "train.epochs=3", "data.scenes.train_count=50", "--dry-run"
     )
-    assert "# steps: 19 of 8 pairs each" in output
+    assert "# steps: 38 of 4 pairs each" in output
 
 
 def test_dry_run_of_a_real_data_set_says_what_is_missing(run: Run) -> None:
