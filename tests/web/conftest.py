@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,8 @@ from lab2pix.methods import build_generator, draw
 from lab2pix.synthesis import ModelInfo, Synthesizer
 from lab2pix.web.study_make import MadeStudy, make_study
 from lab2pix.web.study_samples import Study
+
+sys.path.insert(0, str(Path(__file__).parent))  # for what tests of several files share
 
 METHODS = ("spade", "lab2pix-v2", "no norm")
 NAMES = ("a", "b", "city/c", "d", "e", "f")

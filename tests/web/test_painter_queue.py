@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from io import BytesIO
@@ -15,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
+from lab2pix_requests import until
 from starlette.testclient import TestClient
 
 from lab2pix.batch import Batch
@@ -36,13 +36,6 @@ class Door:
         self.came.append(what)
         assert self.open.wait(20)
         return what
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 20
-    while not condition():
-        assert time.monotonic() < end, "it never came about"
-        time.sleep(0.005)
 
 
 @pytest.fixture

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from io import BytesIO
 
-import numpy as np
 import pytest
-from PIL import Image
 
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
+from lab2pix_requests import PNG, label
 from starlette.testclient import TestClient
 
 from lab2pix.synthesis import Synthesizer
@@ -17,20 +15,12 @@ from lab2pix.web.guard import host_checker
 from lab2pix.web.painter import create_app
 from lab2pix.web.painter_desk import Painter
 
-PNG = {"content-type": "image/png"}
-
 
 @pytest.fixture(scope="module")
 def client(drawer: Synthesizer) -> Iterator[TestClient]:
     app = create_app(Painter(drawer), host_checker("127.0.0.1", ["paint.example"]))
     with TestClient(app, base_url="http://127.0.0.1:8000") as opened:
         yield opened
-
-
-def label() -> bytes:
-    out = BytesIO()
-    Image.fromarray(np.full((64, 64), 3, np.uint8)).save(out, format="PNG")
-    return out.getvalue()
 
 
 LABEL = label()

@@ -17,6 +17,7 @@ __all__ = [
     "as_matrix",
     "conv_with_scaled_result",
     "fuses",
+    "is_channels_last",
     "is_exporting",
     "normalise_and_modulate",
     "traced_or_without_graph",
@@ -133,11 +134,14 @@ class _AddToReLU(torch.autograd.Function):
         return gradient.masked_fill(off, 0), gradient
 
 
+def is_channels_last(weight: Tensor) -> bool:
+    """Say whether a weight `[O, C, h, w]` lies in memory channels-last, and not in the usual order as well."""
+    return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+
+
 def as_matrix(weight: Tensor) -> Tensor:
     """Return a weight `[O, C, h, w]` as `[O, C·h·w]`, columns in the order of its memory: a view if it can be."""
-    if not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last):
-        weight = weight.permute(0, 2, 3, 1)
-    return weight.flatten(1)
+    return (weight.permute(0, 2, 3, 1) if is_channels_last(weight) else weight).flatten(1)
 
 
 def conv_with_scaled_result(
@@ -208,7 +212,7 @@ class _ConvWithScaledResult(torch.autograd.Function):
             # d result / d sigma = -result / sigma, and d sigma / d weight = left ⊗ right.
             share = -torch.sum(gradient * result, dtype=sigma.dtype) / sigma
             # In the weight's own order: what comes back may be in another, and the vector is in this one.
-            order = torch.contiguous_format if cast.is_contiguous() else torch.channels_last
+            order = torch.channels_last if is_channels_last(cast) else torch.contiguous_format
             of_weight = of_weight.to(sigma.dtype, memory_format=order)
             as_matrix(of_weight).addr_(left * share, right)
         return of_x, of_weight, None, None, None, None, None

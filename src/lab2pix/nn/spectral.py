@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from lab2pix.nn.fused import as_matrix, conv_with_scaled_result, traced_or_without_graph
+from lab2pix.nn.fused import as_matrix, conv_with_scaled_result, is_channels_last, traced_or_without_graph
 
 __all__ = ["SpectralConv2d", "SpectralNorm", "spectral_conv2d"]
 
@@ -67,7 +67,7 @@ class SpectralNorm(_SpectralNorm):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the weight `[O, C, h, w]` divided by its largest singular value."""
-        if torch.compiler.is_compiling() or weight.ndim != 4 or not _is_channels_last(weight):
+        if torch.compiler.is_compiling() or weight.ndim != 4 or not is_channels_last(weight):
             return super().forward(weight)
         return weight / self.largest_singular(weight)[0]
 
@@ -81,25 +81,21 @@ class SpectralNorm(_SpectralNorm):
             The value, through which gradients reach the weight; the left vector `[O]`; and the right one `[C·h·w]`, in
             the order in which the weight's memory holds them.
         """
-        matrix, last = as_matrix(weight), _is_channels_last(weight)
+        matrix = as_matrix(weight)
         channels, height, width = weight.shape[1:]
         with torch.no_grad():
             # Copies: the next pass moves the vectors in place, maybe before this one's backward pass.
             left = self._u.clone()
             kept = self._v.view(channels, height, width)
-            if last:
+            if is_channels_last(weight):
                 kept = kept.permute(1, 2, 0)
-            right = kept.flatten() if last else self._v.clone()
+            right = kept.clone(memory_format=torch.contiguous_format).flatten()
             if self.training:
                 left = nn.functional.normalize(torch.mv(matrix, right), dim=0, eps=self.eps)
                 right = nn.functional.normalize(torch.mv(matrix.T, left), dim=0, eps=self.eps)
                 self._u.copy_(left)
                 kept.copy_(right.view(kept.shape))
         return torch.vdot(left, torch.mv(matrix, right)), left, right
-
-
-def _is_channels_last(weight: Tensor) -> bool:
-    return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
 
 
 def spectral_conv2d(
