@@ -264,6 +264,12 @@ class TrainConfig(Section):
     channels_last: bool = Field(False, description="Memory order that many processors convolve faster in.")
     compile: bool = Field(False, description="Make programs of the networks by torch.compile at the first step.")
     gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
+    init_gain: float | None = Field(
+        None,
+        gt=0,
+        description="Draw the players' first weights Xavier normal with this gain; 1: signals keep their size; null: "
+        "as released, V1 normal with deviation 0.02, V2 Xavier normal with gain 0.02.",
+    )
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Average the generator's weights; null: off.")
     start_from: str | None = Field(
         None,

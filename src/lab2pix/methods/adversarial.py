@@ -6,6 +6,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -24,8 +25,17 @@ from lab2pix.nn.discriminators import (
     PatchDiscriminator,
     ScaleOutput,
 )
+from lab2pix.nn.init import xavier_init
 
-__all__ = ["AdversarialMethod", "Carry", "build_discriminator", "frozen", "generator_settings", "photos"]
+__all__ = [
+    "AdversarialMethod",
+    "Carry",
+    "build_discriminator",
+    "first_weights",
+    "frozen",
+    "generator_settings",
+    "photos",
+]
 
 
 def generator_settings(config: Config) -> dict[str, Any]:
@@ -72,6 +82,12 @@ def build_discriminator(config: Config, channels: int, backbone_channels: Sequen
         else:
             networks.append(PatchDiscriminator(channels, width=settings.width, max_width=settings.max_width))
     return MultiScaleDiscriminator(networks)
+
+
+def first_weights(config: Config, released: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
+    """Return what draws a network's first weights: as the released program does, or as `train.init_gain` says."""
+    gain = config.train.init_gain
+    return released if gain is None else partial(xavier_init, gain=gain)
 
 
 @dataclass(frozen=True)
@@ -122,7 +138,7 @@ class AdversarialMethod(Method):
         config: the run.
         label_space: what the class ids mean.
         channels: width of what the discriminators judge.
-        initialise: draws the discriminators' first weights.
+        initialise: draws the discriminators' first weights where `train.init_gain` leaves it to the method.
         masks_real: whether real and blurred images are weighed by the foreground mask too (V2), not only generated
             ones (V1, whose real images have no label map; Eq. 13).
         pretrained: false leaves the backbones at random weights.
@@ -144,7 +160,7 @@ class AdversarialMethod(Method):
         hierarchical = config.discriminator.kind == "hierarchical"
         self.eyes = Eyes(config, levels=3 if hierarchical else 0, pretrained=pretrained)
         self.discriminator: nn.Module = build_discriminator(config, channels, self.eyes.discriminator_channels)
-        initialise(self.discriminator)
+        first_weights(config, initialise)(self.discriminator)
         self.scales = config.discriminator.scales
         self.masks_real = masks_real
         self.weights = level_weights(

@@ -20,7 +20,7 @@ from lab2pix.losses import (
     diversity_loss,
     image_consistency_loss,
 )
-from lab2pix.methods.adversarial import AdversarialMethod, Carry, frozen, generator_settings, photos
+from lab2pix.methods.adversarial import AdversarialMethod, Carry, first_weights, frozen, generator_settings, photos
 from lab2pix.methods.base import Engine, Losses
 from lab2pix.methods.conditions import condition_channels, make_condition
 from lab2pix.nn.generators import Lab2PixV1Generator
@@ -31,7 +31,7 @@ __all__ = ["GeneratorWithSegmenters", "Lab2PixV1", "build_v1_generator"]
 
 
 def build_v1_generator(config: Config, label_space: LabelSpace) -> Lab2PixV1Generator:
-    """Return the generator that the configuration describes, initialised as the released V1 is."""
+    """Return the generator that the configuration describes, initialised as the released V1 is or `init_gain` says."""
     generator = Lab2PixV1Generator(
         condition_channels(config, label_space),
         encoder=config.generator.encoder,
@@ -39,7 +39,7 @@ def build_v1_generator(config: Config, label_space: LabelSpace) -> Lab2PixV1Gene
         coattention=config.generator.coattention,
         **generator_settings(config),
     )
-    normal_init(generator)
+    first_weights(config, normal_init)(generator)
     return generator
 
 

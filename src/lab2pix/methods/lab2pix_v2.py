@@ -13,7 +13,7 @@ from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
 from lab2pix.losses import adversarial_loss, blurred, feature_matching_loss, perceptual_loss
-from lab2pix.methods.adversarial import AdversarialMethod, Carry, frozen, generator_settings, photos
+from lab2pix.methods.adversarial import AdversarialMethod, Carry, first_weights, frozen, generator_settings, photos
 from lab2pix.methods.base import Engine, Losses
 from lab2pix.methods.conditions import condition_channels, make_condition
 from lab2pix.methods.eyes import Sight
@@ -28,9 +28,9 @@ _CELLS = 8
 
 
 def build_v2_generator(config: Config, label_space: LabelSpace) -> Lab2PixV2Generator:
-    """Return the generator of section 2 of the configuration, initialised as the released V2 is."""
+    """Return the generator of section 2 of the configuration, initialised as the released V2 is or `init_gain` says."""
     generator = Lab2PixV2Generator(condition_channels(config, label_space), **generator_settings(config))
-    xavier_init(generator)
+    first_weights(config, xavier_init)(generator)
     return generator
 
 
