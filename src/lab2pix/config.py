@@ -204,7 +204,11 @@ class LossConfig(Section):
     )
     blur: Literal["nearest", "average"] = Field("nearest", description="How blurred photos are halved before doubling.")
     perceptual: float = Field(10.0, ge=0, description="λ5: weight of the perceptual loss (Eq. 28); 0: off.")
-    perceptual_scales: Literal["all", "full"] = Field("all", description="Perceptual loss at every scale, or X3 only.")
+    perceptual_scales: Literal["all", "full", "two"] = Field(
+        "all",
+        description="Perceptual loss at every scale that has a discriminator, at X3 only, or at X3 and its half, "
+        "however many discriminators there are.",
+    )
     feature_matching: float = Field(10.0, ge=0, description="λ6: weight of feature matching (Eq. 29); 0: off.")
     feature_matching_reduction: Literal["mean", "released"] = Field(
         "mean", description="Mean over layers and sum over scales (Eq. 29), or sum over layers and mean over scales."

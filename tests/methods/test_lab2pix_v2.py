@@ -55,6 +55,8 @@ def step(method, data, z, engine=None):
         ("generator.start=label", "loss.adversarial=vanilla", "loss.blur=average"),
         ("data.instance_edges=true", "loss.perceptual_scales=full", "loss.feature_matching_reduction=released"),
         ("loss.perceptual=0", "loss.feature_matching=0"),
+        ("discriminator.scales=1", "loss.perceptual_scales=two"),
+        ("discriminator.scales=1", "loss.perceptual_scales=two", "loss.perceptual=0"),
         ("data.size=[64,128]", "generator.doublings=6"),
     ],
 )
@@ -100,6 +102,33 @@ def test_gradients_equal_those_of_one_plain_graph(overrides):
     torch.stack(terms).sum().backward()
     for name, parameter in method.generator.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("eyes", ["efficientnet-lite0", "vgg16"])
+def test_the_perceptual_loss_looks_at_the_halved_image_where_no_discriminator_does(eyes):
+    losses, gradients = {}, {}
+    for name, overrides in {
+        "full": ("discriminator.scales=1", "loss.perceptual_scales=full"),
+        "two": ("discriminator.scales=1", "loss.perceptual_scales=two"),
+        "both judged": ("discriminator.scales=2", "loss.perceptual_scales=two"),
+        "all": ("discriminator.scales=2", "loss.perceptual_scales=all"),
+    }.items():
+        torch.manual_seed(0)
+        method = build_method(
+            tiny(*overrides, f"backbone.discriminator={eyes}", "loss.perceptual=1e6"), SPACE, pretrained=False
+        )
+        method.generator.load_state_dict(losses.setdefault("weights", method.generator.state_dict()))
+        backbone = method.eyes.networks["efficientnet-lite0"]
+        backbone.load_state_dict(losses.setdefault("eyes", backbone.state_dict()))
+        method.generator.eval()
+        carry, found = method.generator_backward(method.generator, batch(), noise(), Engine())
+        assert len(carry.generated) == len(carry.real) == len(carry.conditions) == method.scales
+        losses[name] = found["perceptual"].item()
+        gradients[name] = method.generator.to_image.weight.grad.norm().item()
+    assert losses["two"] > 1.2 * losses["full"]
+    assert losses["two"] == pytest.approx(losses["all"], rel=1e-5)
+    assert losses["both judged"] == pytest.approx(losses["all"], rel=1e-5)
+    assert gradients["two"] != pytest.approx(gradients["full"], rel=1e-3)
 
 
 def test_the_discriminators_see_the_generated_image_without_a_graph():

@@ -62,6 +62,8 @@ class Lab2PixV2(AdversarialMethod):
             pretrained=pretrained,
         )
         self.generator: nn.Module = build_v2_generator(config, label_space)
+        sizes = {"all": self.scales, "full": 1, "two": 2}
+        self.perceptual_scales = sizes[config.loss.perceptual_scales] if config.loss.perceptual > 0 else 0
 
     # --- the generator's half of a step ---------------------------------------------------------------------------
 
@@ -79,27 +81,27 @@ class Lab2PixV2(AdversarialMethod):
             noise = self._nearest(generator, condition, noise, photos(batch), engine)
         with engine.autocast():
             image = generator(condition, noise)
-        generated = pyramid(image.float(), self.scales)
+        scales = max(self.scales, self.perceptual_scales)
+        generated = pyramid(image.float(), scales)
         leaves = [scaled.detach().requires_grad_() for scaled in generated]
-        real = pyramid(photos(batch), self.scales)
+        real = pyramid(photos(batch), scales)
         conditions = pyramid(condition, self.scales)
         mask = self._mask(batch)
 
         losses: Losses = {}
         seen: list[tuple[list[Tensor], list[Tensor]]] = []
         with frozen(self.discriminator):
-            for scale in range(self.scales):
-                for terms in self._generator_terms(
-                    scale, leaves[scale], real[scale], conditions[scale], mask, engine, seen
-                ):
+            for scale in range(scales):
+                judged = conditions[scale] if scale < self.scales else None
+                for terms in self._generator_terms(scale, leaves[scale], real[scale], judged, mask, engine, seen):
                     engine.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
                     for name, value in terms.items():
                         losses[name] = losses[name] + value.detach() if name in losses else value.detach()
         torch.autograd.backward(generated, [leaf.grad for leaf in leaves])
         carry = Carry(
             conditions=conditions,
-            generated=[leaf.detach() for leaf in leaves],
-            real=real,
+            generated=[leaf.detach() for leaf in leaves[: self.scales]],
+            real=real[: self.scales],
             generated_features=[ours for ours, _ in seen],
             real_features=[theirs for _, theirs in seen],
             mask=mask,
@@ -135,7 +137,7 @@ class Lab2PixV2(AdversarialMethod):
         scale: int,
         generated: Tensor,
         real: Tensor,
-        condition: Tensor,
+        condition: Tensor | None,
         mask: Tensor | None,
         engine: Engine,
         seen: list[tuple[list[Tensor], list[Tensor]]],
@@ -143,17 +145,20 @@ class Lab2PixV2(AdversarialMethod):
         """Yield one scale's terms of the generator's sum, in groups that share no graph.
 
         Whoever sends each group backward before asking for the next holds one group's graph at a time. What the
-        backbone sees in both images for the discriminator's sake is appended to `seen`, without a graph.
+        backbone sees in both images for the discriminator's sake is appended to `seen`, without a graph. A scale
+        without a condition has no discriminator, and the perceptual loss alone.
         """
         loss, levels = self.config.loss, self._levels(scale)
-        with_perceptual = loss.perceptual > 0 and (scale == 0 or loss.perceptual_scales == "all")
-        together = self.eyes.shared and levels > 0
+        with_perceptual = scale < self.perceptual_scales
+        together = self.eyes.shared and levels > 0 and condition is not None
         if with_perceptual and not together:
             with engine.autocast():
                 yours, true = self._look(generated, real, levels=0, perceptual=True)
                 terms = {"perceptual": loss.perceptual * perceptual_loss(yours.perceptual, true.perceptual)}
             yield terms
             del yours, true, terms
+        if condition is None:
+            return
         with engine.autocast():
             ours, theirs = self._look(generated, real, levels=levels, perceptual=with_perceptual and together)
             terms = self._judgement(scale, generated, real, condition, mask, ours.discriminator, theirs.discriminator)
