@@ -44,8 +44,9 @@ SPADE = (
 METHODS = {"spade": SPADE, "v2": ()}
 DATA = {
     "scenes": ("data.scenes.val_count=256",),
-    "camvid": ("data.size=[96,128]",),
+    "camvid": ("data.size=[96,128]", "loss.perceptual_scales=two"),
 }
+"""What is changed for a data set, for both methods; SPADE's two PatchGANs see two sizes as it is."""
 COMMON = (
     "backbone.discriminator=efficientnet-lite1",
     "backbone.perceptual=efficientnet-lite1",
