@@ -106,7 +106,7 @@ def test_gradients_equal_those_of_one_plain_graph(overrides):
 
 @pytest.mark.parametrize("eyes", ["efficientnet-lite0", "vgg16"])
 def test_the_perceptual_loss_looks_at_the_halved_image_where_no_discriminator_does(eyes):
-    losses, gradients = {}, {}
+    losses, gradients, weights = {}, {}, {}
     for name, overrides in {
         "full": ("discriminator.scales=1", "loss.perceptual_scales=full"),
         "two": ("discriminator.scales=1", "loss.perceptual_scales=two"),
@@ -117,9 +117,8 @@ def test_the_perceptual_loss_looks_at_the_halved_image_where_no_discriminator_do
         method = build_method(
             tiny(*overrides, f"backbone.discriminator={eyes}", "loss.perceptual=1e6"), SPACE, pretrained=False
         )
-        method.generator.load_state_dict(losses.setdefault("weights", method.generator.state_dict()))
-        backbone = method.eyes.networks["efficientnet-lite0"]
-        backbone.load_state_dict(losses.setdefault("eyes", backbone.state_dict()))
+        for part in (method.generator, method.eyes.networks["efficientnet-lite0"]):  # the same ones in every method
+            part.load_state_dict(weights.setdefault(type(part), part.state_dict()))
         method.generator.eval()
         carry, found = method.generator_backward(method.generator, batch(), noise(), Engine())
         assert len(carry.generated) == len(carry.real) == len(carry.conditions) == method.scales

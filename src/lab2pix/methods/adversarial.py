@@ -6,7 +6,6 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -31,7 +30,7 @@ __all__ = [
     "AdversarialMethod",
     "Carry",
     "build_discriminator",
-    "first_weights",
+    "draw_first_weights",
     "frozen",
     "generator_settings",
     "photos",
@@ -84,10 +83,12 @@ def build_discriminator(config: Config, channels: int, backbone_channels: Sequen
     return MultiScaleDiscriminator(networks)
 
 
-def first_weights(config: Config, released: Callable[[nn.Module], None]) -> Callable[[nn.Module], None]:
-    """Return what draws a network's first weights: as the released program does, or as `train.init_gain` says."""
-    gain = config.train.init_gain
-    return released if gain is None else partial(xavier_init, gain=gain)
+def draw_first_weights(network: nn.Module, config: Config, released: Callable[[nn.Module], None]) -> None:
+    """Draw a network's first weights as the released program does, or as `train.init_gain` says."""
+    if config.train.init_gain is None:
+        released(network)
+    else:
+        xavier_init(network, config.train.init_gain)
 
 
 @dataclass(frozen=True)
@@ -160,7 +161,7 @@ class AdversarialMethod(Method):
         hierarchical = config.discriminator.kind == "hierarchical"
         self.eyes = Eyes(config, levels=3 if hierarchical else 0, pretrained=pretrained)
         self.discriminator: nn.Module = build_discriminator(config, channels, self.eyes.discriminator_channels)
-        first_weights(config, initialise)(self.discriminator)
+        draw_first_weights(self.discriminator, config, initialise)
         self.scales = config.discriminator.scales
         self.masks_real = masks_real
         self.weights = level_weights(
@@ -241,7 +242,8 @@ class AdversarialMethod(Method):
             return [self.eyes(image, levels=self._levels(scale)).discriminator for scale, image in enumerate(images)]
 
     def _levels(self, scale: int) -> int:
-        return 3 - scale if self.config.discriminator.kind == "hierarchical" else 0
+        """Return how many levels of the backbone a scale's discriminator looks through; 0 where there is none."""
+        return 3 - scale if self.config.discriminator.kind == "hierarchical" and scale < self.scales else 0
 
     @staticmethod
     def _input(carry: Carry, scale: int, image: Tensor) -> Tensor:

@@ -20,7 +20,7 @@ from lab2pix.losses import (
     diversity_loss,
     image_consistency_loss,
 )
-from lab2pix.methods.adversarial import AdversarialMethod, Carry, first_weights, frozen, generator_settings, photos
+from lab2pix.methods.adversarial import AdversarialMethod, Carry, draw_first_weights, frozen, generator_settings, photos
 from lab2pix.methods.base import Engine, Losses
 from lab2pix.methods.conditions import condition_channels, make_condition
 from lab2pix.nn.generators import Lab2PixV1Generator
@@ -39,7 +39,7 @@ def build_v1_generator(config: Config, label_space: LabelSpace) -> Lab2PixV1Gene
         coattention=config.generator.coattention,
         **generator_settings(config),
     )
-    first_weights(config, normal_init)(generator)
+    draw_first_weights(generator, config, normal_init)
     return generator
 
 

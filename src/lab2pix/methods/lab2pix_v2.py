@@ -13,7 +13,7 @@ from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
 from lab2pix.losses import adversarial_loss, blurred, feature_matching_loss, perceptual_loss
-from lab2pix.methods.adversarial import AdversarialMethod, Carry, first_weights, frozen, generator_settings, photos
+from lab2pix.methods.adversarial import AdversarialMethod, Carry, draw_first_weights, frozen, generator_settings, photos
 from lab2pix.methods.base import Engine, Losses
 from lab2pix.methods.conditions import condition_channels, make_condition
 from lab2pix.methods.eyes import Sight
@@ -30,7 +30,7 @@ _CELLS = 8
 def build_v2_generator(config: Config, label_space: LabelSpace) -> Lab2PixV2Generator:
     """Return the generator of section 2 of the configuration, initialised as the released V2 is or `init_gain` says."""
     generator = Lab2PixV2Generator(condition_channels(config, label_space), **generator_settings(config))
-    first_weights(config, xavier_init)(generator)
+    draw_first_weights(generator, config, xavier_init)
     return generator
 
 
@@ -150,7 +150,7 @@ class Lab2PixV2(AdversarialMethod):
         """
         loss, levels = self.config.loss, self._levels(scale)
         with_perceptual = scale < self.perceptual_scales
-        together = self.eyes.shared and levels > 0 and condition is not None
+        together = self.eyes.shared and levels > 0
         if with_perceptual and not together:
             with engine.autocast():
                 yours, true = self._look(generated, real, levels=0, perceptual=True)
