@@ -251,6 +251,11 @@ class OptimizerConfig(Section):
 
     generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generator.")
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
+    discriminator_every: int = Field(
+        1,
+        ge=1,
+        description="Not in the paper: steps from one turn of the discriminators to the next; 1: they learn at each.",
+    )
     betas: tuple[Beta, Beta] = Field((0.0, 0.9), description="Adam's two decay rates.")
     decay_fraction: float = Field(0.5, ge=0, le=1, description="Last part of the run in which the rates fall to 0.")
 

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,22 @@ def test_resume_is_bit_exact_with_every_setting(tmp_path: Path, changes: dict) -
     train(config, tmp_path / "parts", validators=[stop_at(3)])
     train(config, tmp_path / "parts", resume=True)
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
+
+
+def test_discriminators_take_their_turn(toys, tmp_path: Path) -> None:
+    config = toy_config(
+        train__steps=5, optimizer__discriminator_every=2, monitor__log_every=1, monitor__sample_every=1
+    )
+    seen: list[torch.Tensor] = []
+
+    def look(method: ToyMethod, run: Path, step: int) -> dict[str, float]:
+        seen.append(next(method.discriminator.parameters()).detach().clone())
+        return {}
+
+    train(config, tmp_path / "run", validators=[look])
+    assert [not torch.equal(*pair) for pair in pairwise(seen)] == [True, False, True, False]  # from step 1 to 2, ...
+    logged = [set(line["losses"]) for line in lines(tmp_path / "run") if "losses" in line]
+    assert logged == [{"generator"}, {"generator", "discriminator"}] * 2 + [{"generator"}]
 
 
 def test_data_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:

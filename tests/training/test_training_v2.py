@@ -38,7 +38,9 @@ def final_weights(run: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize(
-    "overrides", [(), ("train.gradient_checkpointing=true", "train.accumulate=2")], ids=["plain", "frugal"]
+    "overrides",
+    [(), ("train.gradient_checkpointing=true", "train.accumulate=2"), ("optimizer.discriminator_every=2",)],
+    ids=["plain", "frugal", "turns"],  # of the last, the first part ends before the discriminator's first turn
 )
 def test_resume_is_bit_exact(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     config = small(*overrides)

@@ -45,7 +45,7 @@ def make_step(
     engine: Engine,
     team: Team,
 ) -> dict[str, Losses]:
-    """Make one optimiser step of each player and count it.
+    """Make one optimiser step of each player whose turn it is, and count it.
 
     Args:
         state: what the step changes.
@@ -55,7 +55,7 @@ def make_step(
         team: the processes that must agree before weights change.
 
     Returns:
-        Each player's loss terms, mean over the parts of this process.
+        Each player's loss terms, mean over the parts of this process; only of those that had their turn.
 
     Raises:
         TrainingError: a loss is not finite in any process; no weight of that player has changed by it.
@@ -69,10 +69,11 @@ def make_step(
         losses.append(terms)
     found = {"generator": _finish(state, "generator", losses, team)}
     losses = []
-    while carries:
-        with _quiet(discriminator, last=len(carries) == 1):
-            losses.append(method.discriminator_backward(discriminator, carries.pop(0), engine))
-    found["discriminator"] = _finish(state, "discriminator", losses, team)
+    if (state.step + 1) % method.config.optimizer.discriminator_every == 0:
+        while carries:
+            with _quiet(discriminator, last=len(carries) == 1):
+                losses.append(method.discriminator_backward(discriminator, carries.pop(0), engine))
+        found["discriminator"] = _finish(state, "discriminator", losses, team)
     state.scaler.update()
     if state.average is not None:
         state.average.update(method.generator, state.step)
