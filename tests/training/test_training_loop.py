@@ -147,9 +147,7 @@ def test_resume_is_bit_exact_with_every_setting(tmp_path: Path, changes: dict) -
 
 
 def test_discriminators_take_their_turn(toys, tmp_path: Path) -> None:
-    config = toy_config(
-        train__steps=5, optimizer__discriminator_every=2, monitor__log_every=1, monitor__sample_every=1
-    )
+    config = toy_config(train__steps=5, optimizer__discriminator_every=2, monitor__log_every=1, monitor__sample_every=1)
     seen: list[torch.Tensor] = []
 
     def look(method: ToyMethod, run: Path, step: int) -> dict[str, float]:
