@@ -146,7 +146,7 @@ def test_resume_is_bit_exact_with_every_setting(tmp_path: Path, changes: dict) -
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
 
 
-def test_discriminators_take_their_turn(toys, tmp_path: Path) -> None:
+def test_discriminators_take_their_turn(tmp_path: Path) -> None:
     config = toy_config(train__steps=5, optimizer__discriminator_every=2, monitor__log_every=1, monitor__sample_every=1)
     seen: list[torch.Tensor] = []
 
