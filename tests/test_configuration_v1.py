@@ -136,7 +136,7 @@ V2_KNOWS_IT_NOT = (
             ("v2-small", (override,), f"{override.partition('=')[0]} {V2_KNOWS_IT_NOT}")
             for override in (
                 *("data.unpaired=true", "generator.encoder=sketch", "generator.progressive=true"),
-                *("generator.coattention=true", "loss.consistency=1", "loss.cycle=1", "loss.diversity=1"),
+                *("generator.coattention=true", "loss.consistency=1", "loss.diversity=1", "loss.cycle_warmup=0.5"),
             )
         ),
         (
@@ -158,6 +158,12 @@ V2_KNOWS_IT_NOT = (
             ("loss.nearest_of=2",),
             "loss.nearest_of is set, but method is 'lab2pix-v1', which has no true photo to compare with; leave it out "
             "or change the method",
+        ),
+        (
+            "v2-small",
+            ("loss.cycle=1", "loss.perceptual=0"),
+            "loss.cycle reads label maps in what the perceptual loss looks at, but loss.perceptual is 0; set "
+            "loss.cycle=0 or loss.perceptual above 0",
         ),
         (
             "v2-small",

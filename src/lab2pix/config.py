@@ -233,7 +233,12 @@ class LossConfig(Section):
         description="V2, not in the paper: pictures drawn of each label map in a step, of which the one nearest to the "
         "photo learns, so that noise comes to mean light and colour; 1: off, and noise may come to change little.",
     )
-    cycle: float = Field(0.0, ge=0, description="V1, λ4: weight of cycle segmentation (Eq. 19); 0: off.")
+    cycle: float = Field(
+        0.0,
+        ge=0,
+        description="V1, λ4: weight of cycle segmentation (Eq. 19); 0: off. V2, not in the paper: the same with a head "
+        "on the perceptual network that learns to read label maps in the photos.",
+    )
     cycle_warmup: float = Field(
         0.0,
         ge=0,

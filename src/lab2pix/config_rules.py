@@ -65,10 +65,15 @@ def _check_method(config: Config) -> None:
             "generator.progressive": config.generator.progressive,
             "generator.coattention": config.generator.coattention,
             "loss.consistency": config.loss.consistency > 0,
-            "loss.cycle": config.loss.cycle > 0,
+            "loss.cycle_warmup": config.loss.cycle_warmup > 0,
             "loss.diversity": config.loss.diversity > 0,
         }
         _refuse(config, used, "which learns from pairs and knows it not")
+        if config.loss.cycle > 0 and config.loss.perceptual == 0:
+            raise ConfigError(
+                "loss.cycle reads label maps in what the perceptual loss looks at, but loss.perceptual is 0; set "
+                "loss.cycle=0 or loss.perceptual above 0"
+            )
         if config.loss.nearest_of > 1 and config.generator.start == "label":
             raise ConfigError(
                 "loss.nearest_of chooses among pictures of different noise, but generator.start is 'label', which "

@@ -8,7 +8,7 @@ from lab2pix.configuration import load_config
 from lab2pix.errors import DataError
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import Engine, build_generator, build_method, draw, make_condition
-from lab2pix.methods.lab2pix_v2 import pyramid
+from lab2pix.methods.lab2pix_v2 import _Turn, pyramid
 
 SMALL = {
     "base": "v2-small",
@@ -40,7 +40,7 @@ def step(method, data, z, engine=None):
     engine = engine or Engine()
     for player in method.players.values():
         player.zero_grad(set_to_none=True)
-    carry, ours = method.generator_backward(method.generator, data, z, engine)
+    carry, ours = method.generator_backward(method.players["generator"], data, z, engine)
     untouched = all(p.grad is None for p in method.discriminator.parameters())
     theirs = method.discriminator_backward(method.discriminator, carry, engine)
     return ours, theirs, untouched
@@ -58,6 +58,8 @@ def step(method, data, z, engine=None):
         ("discriminator.scales=1", "loss.perceptual_scales=two"),
         ("discriminator.scales=1", "loss.perceptual_scales=two", "loss.perceptual=0"),
         ("data.size=[64,128]", "generator.doublings=6"),
+        ("loss.cycle=10",),
+        ("loss.cycle=10", "discriminator.scales=1", "loss.nearest_of=2", "backbone.discriminator=efficientnet-lite1"),
     ],
 )
 def test_a_step_moves_every_parameter(overrides):
@@ -71,13 +73,23 @@ def test_a_step_moves_every_parameter(overrides):
         assert not missing
     loss = config.loss
     assert set(generator_losses) == {"adversarial"} | {
-        name for name in ("perceptual", "feature_matching") if getattr(loss, name) > 0
+        name
+        for name, weight in {
+            "perceptual": loss.perceptual,
+            "feature_matching": loss.feature_matching,
+            "cycle": loss.cycle,
+            "reading": loss.cycle,
+        }.items()
+        if weight > 0
     }
     assert set(discriminator_losses) == {"real", "fake"} | ({"blurred"} if loss.sharpness else set())
     assert all(value.isfinite() and not value.requires_grad for value in generator_losses.values())
 
 
-@pytest.mark.parametrize("overrides", [(), ("backbone.discriminator=vgg16",), ("discriminator.kind=patch",)])
+@pytest.mark.parametrize(
+    "overrides",
+    [(), ("backbone.discriminator=vgg16",), ("discriminator.kind=patch",), ("loss.cycle=10",)],
+)
 def test_gradients_equal_those_of_one_plain_graph(overrides):
     """Gathering the gradient at the image, group by group, changes nothing but the memory it takes."""
     config = tiny(*overrides)
@@ -86,22 +98,51 @@ def test_gradients_equal_those_of_one_plain_graph(overrides):
     method.generator.eval()
     method.discriminator.eval()
     data, z = batch(), noise()
-    method.generator_backward(method.generator, data, z, Engine())
+    method.generator_backward(method.players["generator"], data, z, Engine())
     ours = {name: p.grad.clone() for name, p in method.generator.named_parameters()}
 
     method.generator.zero_grad(set_to_none=True)
     condition = make_condition(config, SPACE, data)
     generated = pyramid(method.generator(condition, z), method.scales)
     conditions, real = pyramid(condition, method.scales), pyramid(data.image, method.scales)
+    turn = _Turn(data.label, method._mask(data), Engine(), None)
     terms = [
         value
         for s in range(method.scales)
-        for group in method._generator_terms(s, generated[s], real[s], conditions[s], method._mask(data), Engine(), [])
+        for group in method._generator_terms(s, generated[s], real[s], conditions[s], turn)
         for value in group.values()
     ]
     torch.stack(terms).sum().backward()
     for name, parameter in method.generator.named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-3)
+
+
+def test_the_reader_learns_from_photos_alone_and_the_generator_from_what_it_misreads():
+    config = tiny("loss.cycle=10", "loss.feature_matching=0", "discriminator.scales=1")
+    method = build_method(config, SPACE)
+    drawer, reader = method.players["generator"], method.players["generator"].reader
+    method.generator.eval()
+    data, z = batch(), noise()
+    method.generator_backward(drawer, data, z, Engine())
+    ours = [p.grad.clone() for p in reader.parameters()]
+    assert all(p.requires_grad for p in reader.parameters())
+    reader.zero_grad(set_to_none=True)
+    logits = reader(method.eyes(data.image, levels=0, perceptual=True).perceptual)
+    assert logits.shape == (2, SPACE.num_classes, 32, 32)
+    target = data.label[:, ::2, ::2]  # blocks of sixteen pixels: every other one says all
+    torch.nn.functional.cross_entropy(logits, target).backward()
+    for mine, parameter in zip(ours, reader.parameters(), strict=True):
+        torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
+
+    optimizer = torch.optim.Adam(drawer.parameters(), lr=1e-3)
+    found = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        _, losses = method.generator_backward(drawer, data, z, Engine())
+        optimizer.step()
+        found.append({name: value.item() for name, value in losses.items()})
+    assert found[-1]["reading"] < 0.7 * found[0]["reading"]
+    assert found[-1]["cycle"] < 0.9 * found[0]["cycle"]
 
 
 @pytest.mark.parametrize("eyes", ["efficientnet-lite0", "vgg16"])

@@ -39,13 +39,17 @@ def final_weights(run: Path) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(
     "overrides",
-    [(), ("train.gradient_checkpointing=true", "train.accumulate=2"), ("optimizer.discriminator_every=2",)],
+    [
+        *((), ("train.gradient_checkpointing=true", "train.accumulate=2")),
+        ("optimizer.discriminator_every=2", "loss.cycle=10"),
+    ],
     ids=["plain", "frugal", "turns"],  # of the last, the first part ends before the discriminator's first turn
 )
 def test_resume_is_bit_exact(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     config = small(*overrides)
     whole = train(config, tmp_path / "whole")
-    assert set(whole.losses["generator"]) == {"adversarial", "perceptual", "feature_matching"}
+    read = {"cycle", "reading"} if config.loss.cycle else set()
+    assert set(whole.losses["generator"]) == {"adversarial", "perceptual", "feature_matching"} | read
     assert set(whole.losses["discriminator"]) == {"real", "fake", "blurred"}
     assert set(whole.scores) == {"l1", "perceptual"}
     train(small(*overrides, "train.max_minutes=1e-5"), tmp_path / "parts")
@@ -55,7 +59,8 @@ def test_resume_is_bit_exact(tmp_path: Path, overrides: tuple[str, ...]) -> None
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
-def test_torchrun_on_two_processes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("cycle", ["loss.cycle=0", "loss.cycle=10"])
+def test_torchrun_on_two_processes(tmp_path: Path, cycle: str) -> None:
     run = tmp_path / "run"
     words = [
         sys.executable,
@@ -70,7 +75,7 @@ def test_torchrun_on_two_processes(tmp_path: Path) -> None:
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*words, "v2-small", *SETTINGS, "--out", str(run), "--device", "cpu"],
+        [*words, "v2-small", *SETTINGS, cycle, "--out", str(run), "--device", "cpu"],
         capture_output=True,
         text=True,
         timeout=240,
@@ -111,6 +116,22 @@ def test_a_run_starts_from_another_one_s_weights(tmp_path: Path) -> None:
     assert changed
     assert all(name.startswith("discriminator.") for name in changed)
     assert notes[1].startswith("discriminator: 0 of ")
+
+
+def test_a_run_that_reads_starts_from_one_that_does_not(tmp_path: Path) -> None:
+    train(small("train.steps=1", "train.ema_decay=null"), tmp_path / "first")
+    still = (
+        "optimizer.generator_lr=1e-30",
+        "optimizer.discriminator_lr=1e-30",
+        "train.steps=1",
+        "train.ema_decay=null",
+    )
+    train(small(*still, "loss.cycle=10", f"train.start_from={tmp_path / 'first'}"), tmp_path / "second")
+    before, after = final_weights(tmp_path / "first"), final_weights(tmp_path / "second")
+    weights = [name for name in before if name.startswith("generator.") and name.endswith("original")]
+    assert weights
+    for name in weights:
+        torch.testing.assert_close(after[name.replace("generator.", "generator.generator.", 1)], before[name])
 
 
 def test_six_doublings_grow_into_seven(tmp_path: Path) -> None:

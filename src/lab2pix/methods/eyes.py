@@ -62,6 +62,9 @@ class Eyes(nn.Module):
         self.discriminator_channels: tuple[int, ...] = (
             self._network(settings.discriminator).discriminator_channels if levels else ()
         )
+        self.perceptual_channels: tuple[int, ...] = (
+            self._network(settings.perceptual).perceptual_channels if settings.perceptual in wanted else ()
+        )
 
     def _network(self, name: str) -> Backbone:
         network = self.networks[name]

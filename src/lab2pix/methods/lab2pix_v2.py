@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -12,7 +14,13 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
-from lab2pix.losses import adversarial_loss, blurred, feature_matching_loss, perceptual_loss
+from lab2pix.losses import (
+    adversarial_loss,
+    blurred,
+    cycle_segmentation_loss,
+    feature_matching_loss,
+    perceptual_loss,
+)
 from lab2pix.methods.adversarial import AdversarialMethod, Carry, draw_first_weights, frozen, generator_settings, photos
 from lab2pix.methods.base import Engine, Losses
 from lab2pix.methods.conditions import condition_channels, make_condition
@@ -20,8 +28,9 @@ from lab2pix.methods.eyes import Sight
 from lab2pix.nn.discriminators import downsample
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
+from lab2pix.nn.reader import FeatureReader
 
-__all__ = ["Lab2PixV2", "build_v2_generator", "pyramid"]
+__all__ = ["GeneratorWithReader", "Lab2PixV2", "build_v2_generator", "pyramid"]
 
 _CELLS = 8
 """Cells a side, over which light and colour of pictures are compared where one of several is chosen."""
@@ -40,6 +49,45 @@ def pyramid(image: Tensor, scales: int) -> list[Tensor]:
     for _ in range(scales - 1):
         images.append(downsample(images[-1]))
     return images
+
+
+class GeneratorWithReader(nn.Module):
+    """The generator and what reads label maps in photos: they learn together, as one player.
+
+    Args:
+        generator: draws.
+        reader: reads label maps off a backbone's features.
+    """
+
+    def __init__(self, generator: nn.Module, reader: nn.Module) -> None:
+        super().__init__()
+        self.generator = generator
+        self.reader = reader
+
+    def forward(
+        self, condition: Tensor, noise: Tensor, features: Sequence[Tensor] = ()
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return pictures, and what is read in the photos whose features are given (`[N, classes, h, w]` logits)."""
+        return self.generator(condition, noise), self.reader(features) if features else None
+
+
+@dataclass(frozen=True)
+class _Turn:
+    """What the terms of a generator's pass have in common.
+
+    Attributes:
+        label: ids, `[N, H, W]`.
+        mask: foreground weights, or None.
+        engine: how passes run.
+        photo: what the backbones see in the photos, where somebody has looked already.
+        seen: what they see in generated and real images for the discriminators' sake, scale by scale.
+    """
+
+    label: Tensor
+    mask: Tensor | None
+    engine: Engine
+    photo: Sight | None
+    seen: list[tuple[list[Tensor], list[Tensor]]] = field(default_factory=list)
 
 
 class Lab2PixV2(AdversarialMethod):
@@ -64,6 +112,26 @@ class Lab2PixV2(AdversarialMethod):
         self.generator: nn.Module = build_v2_generator(config, label_space)
         sizes = {"all": self.scales, "full": 1, "two": 2}
         self.perceptual_scales = sizes[config.loss.perceptual_scales] if config.loss.perceptual > 0 else 0
+        self.drawer: GeneratorWithReader | None = None
+        if config.loss.cycle > 0:
+            reader = FeatureReader(self.eyes.perceptual_channels, label_space.num_classes)
+            # Its own name, as validation puts the averaged generator in the place of the trained one for a while.
+            self.drawer = GeneratorWithReader(self.generator, reader)
+        # Pixels without a class cannot be read back.
+        self.ignored = label_space.num_classes if label_space.unknown_value is not None else None
+
+    @property
+    def parts(self) -> Sequence[nn.Module]:
+        """The generator, the reader where there is one, and the discriminator of each scale."""
+        return [*super().parts, *([] if self.drawer is None else [self.drawer.reader])]
+
+    @property
+    def players(self) -> Mapping[str, nn.Module]:
+        """The generator, with its reader where there is one, and the discriminators."""
+        return {
+            "generator": self.generator if self.drawer is None else self.drawer,
+            "discriminator": self.discriminator,
+        }
 
     # --- the generator's half of a step ---------------------------------------------------------------------------
 
@@ -74,37 +142,49 @@ class Lab2PixV2(AdversarialMethod):
 
         Returns:
             What the discriminators' pass needs, and `adversarial` (Eq. 24), `perceptual` (Eq. 28) and
-            `feature_matching` (Eq. 29) as they enter the sum, each where its weight is not 0.
+            `feature_matching` (Eq. 29) as they enter the sum, each where its weight is not 0; with λ4 > 0 also `cycle`,
+            what is misread in the picture, and `reading`, what is misread in the photo.
         """
         condition = make_condition(self.config, self.label_space, batch)
         if self.config.loss.nearest_of > 1:
             noise = self._nearest(generator, condition, noise, photos(batch), engine)
+        sight, read = None, None
         with engine.autocast():
-            image = generator(condition, noise)
+            if self.drawer is None:
+                image = generator(condition, noise)
+            else:
+                with torch.no_grad():
+                    sight = self.eyes(photos(batch), levels=self._levels(0), perceptual=True)
+                image, read = generator(condition, noise, sight.perceptual)
         scales = max(self.scales, self.perceptual_scales)
         generated = pyramid(image.float(), scales)
         leaves = [scaled.detach().requires_grad_() for scaled in generated]
         real = pyramid(photos(batch), scales)
         conditions = pyramid(condition, self.scales)
-        mask = self._mask(batch)
 
         losses: Losses = {}
-        seen: list[tuple[list[Tensor], list[Tensor]]] = []
-        with frozen(self.discriminator):
+        turn = _Turn(batch.label, self._mask(batch), engine, sight)
+        with frozen(self.discriminator), nullcontext() if self.drawer is None else frozen(self.drawer.reader):
             for scale in range(scales):
                 judged = conditions[scale] if scale < self.scales else None
-                for terms in self._generator_terms(scale, leaves[scale], real[scale], judged, mask, engine, seen):
+                for terms in self._generator_terms(scale, leaves[scale], real[scale], judged, turn):
                     engine.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
                     for name, value in terms.items():
                         losses[name] = losses[name] + value.detach() if name in losses else value.detach()
-        torch.autograd.backward(generated, [leaf.grad for leaf in leaves])
+        ends, gradients = list(generated), [leaf.grad for leaf in leaves]
+        if read is not None:
+            reading = cycle_segmentation_loss([read], batch.label, self.ignored)
+            losses["reading"] = reading.detach()
+            ends.append(engine.scale(reading))
+            gradients.append(None)
+        torch.autograd.backward(ends, gradients)
         carry = Carry(
             conditions=conditions,
             generated=[leaf.detach() for leaf in leaves[: self.scales]],
             real=real[: self.scales],
-            generated_features=[ours for ours, _ in seen],
-            real_features=[theirs for _, theirs in seen],
-            mask=mask,
+            generated_features=[ours for ours, _ in turn.seen],
+            real_features=[theirs for _, theirs in turn.seen],
+            mask=turn.mask,
         )
         return carry, losses
 
@@ -127,53 +207,63 @@ class Lab2PixV2(AdversarialMethod):
         target = F.adaptive_avg_pool2d(photo, cells)
         noises = torch.cat([noise, *(torch.randn_like(noise) for _ in range(1, self.config.loss.nearest_of))])
         with engine.autocast():
-            images = generator(condition, noises)  # what depends on the label map alone is computed once
+            drawn = generator(condition, noises)  # what depends on the label map alone is computed once
+        images = drawn if self.drawer is None else drawn[0]
         cells_of = torch.unflatten(F.adaptive_avg_pool2d(images.float(), cells), 0, (-1, len(noise)))
         nearest = (cells_of - target).abs().mean((2, 3, 4)).argmin(0)
         return torch.unflatten(noises, 0, (-1, len(noise)))[nearest, torch.arange(len(noise), device=noise.device)]
 
     def _generator_terms(
-        self,
-        scale: int,
-        generated: Tensor,
-        real: Tensor,
-        condition: Tensor | None,
-        mask: Tensor | None,
-        engine: Engine,
-        seen: list[tuple[list[Tensor], list[Tensor]]],
+        self, scale: int, generated: Tensor, real: Tensor, condition: Tensor | None, turn: _Turn
     ) -> Iterator[Losses]:
         """Yield one scale's terms of the generator's sum, in groups that share no graph.
 
         Whoever sends each group backward before asking for the next holds one group's graph at a time. What the
-        backbone sees in both images for the discriminator's sake is appended to `seen`, without a graph. A scale
+        backbone sees in both images for the discriminator's sake is appended to `turn.seen`, without a graph. A scale
         without a condition has no discriminator, and the perceptual loss alone.
         """
-        loss, levels = self.config.loss, self._levels(scale)
+        engine, levels = turn.engine, self._levels(scale)
         with_perceptual = scale < self.perceptual_scales
         together = self.eyes.shared and levels > 0
+        photo = turn.photo if scale == 0 else None
         if with_perceptual and not together:
             with engine.autocast():
-                yours, true = self._look(generated, real, levels=0, perceptual=True)
-                terms = {"perceptual": loss.perceptual * perceptual_loss(yours.perceptual, true.perceptual)}
+                yours, true = self._look(generated, real, levels=0, perceptual=True, photo=photo)
+                terms = self._likeness(scale, yours, true, turn)
             yield terms
             del yours, true, terms
         if condition is None:
             return
         with engine.autocast():
-            ours, theirs = self._look(generated, real, levels=levels, perceptual=with_perceptual and together)
-            terms = self._judgement(scale, generated, real, condition, mask, ours.discriminator, theirs.discriminator)
+            ours, theirs = self._look(
+                generated, real, levels=levels, perceptual=with_perceptual and together, photo=photo
+            )
+            terms = self._judgement(scale, generated, real, condition, turn, ours.discriminator, theirs.discriminator)
             if with_perceptual and together:
-                terms["perceptual"] = loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)
-        seen.append(([feature.detach() for feature in ours.discriminator], theirs.discriminator))
+                terms |= self._likeness(scale, ours, theirs, turn)
+        turn.seen.append(([feature.detach() for feature in ours.discriminator], theirs.discriminator))
         del ours, theirs
         yield terms
 
-    def _look(self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool) -> tuple[Sight, Sight]:
+    def _look(
+        self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool, photo: Sight | None = None
+    ) -> tuple[Sight, Sight]:
         """Return what the backbones see in the generated image, with a graph, and in the real one, without."""
         ours = self.eyes(generated, levels=levels, perceptual=perceptual)
+        if photo is not None:
+            return ours, photo
         with torch.no_grad():
             theirs = self.eyes(real, levels=levels, perceptual=perceptual)
         return ours, theirs
+
+    def _likeness(self, scale: int, ours: Sight, theirs: Sight, turn: _Turn) -> Losses:
+        """Return the terms that need no discriminator: perceptual (Eq. 28) and, at the full size, what is misread."""
+        loss = self.config.loss
+        terms = {"perceptual": loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)}
+        if scale == 0 and self.drawer is not None:
+            logits = self.drawer.reader(ours.perceptual)
+            terms["cycle"] = loss.cycle * cycle_segmentation_loss([logits], turn.label, self.ignored)
+        return terms
 
     def _judgement(
         self,
@@ -181,7 +271,7 @@ class Lab2PixV2(AdversarialMethod):
         generated: Tensor,
         real: Tensor,
         condition: Tensor,
-        mask: Tensor | None,
+        turn: _Turn,
         ours: list[Tensor],
         theirs: list[Tensor],
     ) -> Losses:
@@ -189,7 +279,7 @@ class Lab2PixV2(AdversarialMethod):
         loss = self.config.loss
         judged = self._judge(scale, torch.cat([condition, generated], 1), ours)
         terms = {
-            "adversarial": adversarial_loss([judged.predictions], self.generator_term, [self.weights[scale]], mask)
+            "adversarial": adversarial_loss([judged.predictions], self.generator_term, [self.weights[scale]], turn.mask)
         }
         if loss.feature_matching > 0:
             with torch.no_grad():

@@ -1,0 +1,61 @@
+"""A segmentation head on what a frozen backbone sees: reads label maps for next to no work of its own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["FeatureReader"]
+
+
+class FeatureReader(nn.Module):
+    """Segment an image by five features of a backbone, merged from coarse to fine (Lin et al., FPN, CVPR 2017).
+
+    Each coarser sum is doubled and added to the next finer feature, brought to `width` channels; a 3x3 convolution
+    sees the sum, down to a quarter of the image's side. At half of it the finest feature is added as it is.
+    Group norm, as parts of a batch may hold one image.
+
+    Args:
+        channels: widths of the features, finest first, the next ones always half the size.
+        num_classes: width of the result.
+        width: channels of the sums, at least 4.
+    """
+
+    def __init__(self, channels: Sequence[int], num_classes: int, *, width: int = 32) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
+        self.merges = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1, bias=False),
+                nn.GroupNorm(math.gcd(width, 4), width),
+                nn.ReLU(),
+            )
+            for _ in channels[1:]
+        )
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return logits `[N, num_classes, H/2, W/2]` in float32 of features `[N, C, H/2, W/2]`, `[N, C, H/4, W/4]`, ...
+
+        The finest feature may also be of any other size; logits have its size.
+        """
+        merged: Tensor | None = None
+        for place in range(len(features) - 1, 0, -1):
+            lateral = self.laterals[place](features[place])
+            merged = self.merges[place - 1](lateral if merged is None else lateral + _enlarged(merged, lateral))
+        finest = self.laterals[0](features[0])
+        summed = finest if merged is None else finest + _enlarged(merged, finest)
+        logits: Tensor = self.classifier(F.relu(summed))
+        return logits.float()
+
+
+def _enlarged(x: Tensor, like: Tensor) -> Tensor:
+    return F.interpolate(x, size=(like.shape[-2], like.shape[-1]), mode="nearest")
