@@ -12,14 +12,14 @@ __all__ = ["FeatureReader"]
 
 
 class FeatureReader(nn.Module):
-    """Segment an image by five features of a backbone, merged from coarse to fine (Lin et al., FPN, CVPR 2017).
+    """Segment an image by the features of a backbone, merged from coarse to fine (Lin et al., FPN, CVPR 2017).
 
-    Each coarser sum is doubled and added to the next finer feature, brought to `width` channels; a 3x3 convolution
-    sees the sum, down to a quarter of the image's side. At half of it the finest feature is added as it is.
-    Group norm, as parts of a batch may hold one image.
+    Each feature is brought to `width` channels and a 3x3 convolution sees its sum with the coarser ones, enlarged by
+    nearest neighbour; all but the finest feature, which costs most: that one is added as it is. Group norm, as a part
+    of a batch may hold one image.
 
     Args:
-        channels: widths of the features, finest first, the next ones always half the size.
+        channels: widths of the features, finest first.
         num_classes: width of the result.
         width: channels of the sums, at least 4.
     """
@@ -43,9 +43,9 @@ class FeatureReader(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def forward(self, features: Sequence[Tensor]) -> Tensor:
-        """Return logits `[N, num_classes, H/2, W/2]` in float32 of features `[N, C, H/2, W/2]`, `[N, C, H/4, W/4]`, ...
+        """Return float32 logits of features, finest first; `[N, C, h, w]` of the first gives `[N, num_classes, h, w]`.
 
-        The finest feature may also be of any other size; logits have its size.
+        EfficientNet-Lite's finest feature of an image has half its height and width, VGG's all of it.
         """
         merged: Tensor | None = None
         for place in range(len(features) - 1, 0, -1):
