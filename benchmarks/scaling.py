@@ -91,7 +91,9 @@ def configuration(point: Point) -> Config:
     limits = (f"{part}={8 * point.width}" for part in ("discriminator.max_width", "generator.global_encoder.max_width"))
     hidden = f"generator.modulation_hidden={2 * point.width}", f"generator.global_encoder.width={point.width}"
     size = f"data.size=[{point.size},{point.size}]", f"train.batch_size={point.batch}"
-    return load_config("v2-small", ["discriminator.scales=2", *widths, *limits, *hidden, *size, "train.accumulate=1"])
+    return load_config(
+        "v2-small", ["discriminator.scales=2", "loss.cycle=0", *widths, *limits, *hidden, *size, "train.accumulate=1"]
+    )
 
 
 def label_maps(point: Point) -> Tensor:

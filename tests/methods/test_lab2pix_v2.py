@@ -15,6 +15,7 @@ SMALL = {
     "data": {"size": [64, 64]},
     "generator": {"width": 4, "modulation_hidden": 8, "global_encoder": {"width": 4, "max_width": 16}},
     "discriminator": {"scales": 2, "width": 4, "max_width": 16},
+    "loss": {"cycle": 0},
 }
 SPACE = LabelSpace.load("scenes")
 
