@@ -8,8 +8,8 @@ python benchmarks/time_to_quality.py score --runs runs/quality --out benchmarks/
 `v2` is the preset `v2-small` as it is; `spade` is the same preset with what makes the first rung of the paired ladder:
 SPADE's norms without a global encoder and its two PatchGANs, no foreground, no sharpness, no cycle segmentation (which
 `v2-small` has beyond the paper). Widths, batch, rates, moving average and precision are those of `v2-small` for both.
-Data: drawn scenes at 64x64, and CamVid at 96x128 (at `$LAB2PIX_DATA/camvid`). How many steps each makes follows from the
-processor time of its step, measured in turns.
+Data: drawn scenes at 64x64, and CamVid at 96x128 (at `$LAB2PIX_DATA/camvid`). How many steps each makes follows from
+the processor time of its step, measured in turns.
 
 No model is judged by what it trained against: discriminators and losses look through EfficientNet-Lite1, the distance
 through Lite0, and the segmenters learnt from real pairs and took no part in any training.
