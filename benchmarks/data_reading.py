@@ -58,6 +58,7 @@ def configuration(source: list[str], size: tuple[int, int], batch: int, width: i
             f"train.batch_size={batch}",
             *widths,
             "data.instance_edges=false",
+            "loss.cycle=0",
         ],
     )
 

@@ -15,7 +15,7 @@ from lab2pix.methods import Engine, lab2pix_v2, make_condition
 from lab2pix.methods.adversarial import Carry, photos
 from lab2pix.methods.base import Losses
 from lab2pix.methods.eyes import Sight
-from lab2pix.methods.lab2pix_v2 import Lab2PixV2, pyramid
+from lab2pix.methods.lab2pix_v2 import GeneratorTurn, Lab2PixV2, pyramid
 
 __all__ = ["DOUBLINGS", "MEANING", "PRESET", "Variant"]
 
@@ -66,24 +66,23 @@ class Variant(PlainHalves, Lab2PixV2):
         condition = make_condition(self.config, self.label_space, batch)
         generated = pyramid(generator(condition, noise), self.scales)
         real, conditions = pyramid(photos(batch), self.scales), pyramid(condition, self.scales)
-        mask = self._mask(batch)
+        turn = GeneratorTurn(batch.label, self._mask(batch), engine, photo=None)
         losses: Losses = {}
-        seen: list[tuple[list[Tensor], list[Tensor]]] = []
         with lab2pix_v2.frozen(self.discriminator):
             for scale in range(self.scales):
-                for group in self._generator_terms(
-                    scale, generated[scale], real[scale], conditions[scale], mask, engine, seen
-                ):
+                for group in self._generator_terms(scale, generated[scale], real[scale], conditions[scale], turn):
                     for name, value in group.items():
                         losses[name] = losses.get(name, 0.0) + value
             engine.scale(torch.stack(list(losses.values())).sum()).backward()
-        ours, theirs = ([pair[side] for pair in seen] for side in (0, 1))
-        carry = Carry(conditions, [image.detach() for image in generated], real, ours, theirs, mask)
+        ours, theirs = ([pair[side] for pair in turn.seen] for side in (0, 1))
+        carry = Carry(conditions, [image.detach() for image in generated], real, ours, theirs, turn.mask)
         return carry, {name: value.detach() for name, value in losses.items()}
 
-    def _look(self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool) -> tuple[Sight, Sight]:
+    def _look(
+        self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool, photo: Sight | None = None
+    ) -> tuple[Sight, Sight]:
         if "real_without_graph" in self.savings or not levels:
-            return super()._look(generated, real, levels=levels, perceptual=perceptual)
+            return super()._look(generated, real, levels=levels, perceptual=perceptual, photo=photo)
         both = self.eyes(torch.cat([generated, real]), levels=levels, perceptual=False).discriminator
         halves = [feature.chunk(2) for feature in both]
         ours, theirs = super()._look(generated, real, levels=0, perceptual=perceptual)
@@ -91,14 +90,14 @@ class Variant(PlainHalves, Lab2PixV2):
             [true for _, true in halves], theirs.perceptual
         )
 
-    def _judgement(self, scale, generated, real, condition, mask, ours, theirs):  # type: ignore[no-untyped-def]
+    def _judgement(self, scale, generated, real, condition, turn, ours, theirs):  # type: ignore[no-untyped-def]
         if "real_without_graph" in self.savings:
-            return super()._judgement(scale, generated, real, condition, mask, ours, theirs)
+            return super()._judgement(scale, generated, real, condition, turn, ours, theirs)
         features = [torch.cat(pair) for pair in zip(ours, theirs, strict=True)]
         together = torch.cat([torch.cat([condition] * 2), torch.cat([generated, real])], 1)
         output = self._judge(scale, together, features)
         halves = [layer.chunk(2) for layer in output.features]
         judged = [prediction.chunk(2)[0] for prediction in output.predictions]
-        adversarial = adversarial_loss([judged], self.generator_term, [self.weights[scale]], mask)
+        adversarial = adversarial_loss([judged], self.generator_term, [self.weights[scale]], turn.mask)
         distance = feature_matching_loss([[fake for fake, _ in halves]], [[true.detach() for _, true in halves]])
         return {"adversarial": adversarial, "feature_matching": self.config.loss.feature_matching * distance}

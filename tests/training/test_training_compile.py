@@ -131,7 +131,7 @@ def test_with_checkpointing_blocks_are_the_programs(monkeypatch: pytest.MonkeyPa
         small("v2-small", "train.gradient_checkpointing=true"), LabelSpace.load("scenes"), pretrained=False
     )
     compile_players(method)
-    assert compiled == [*method.generator.blocks, *method.discriminator.networks]
+    assert compiled == [*method.generator.blocks, *method.discriminator.networks, method.drawer.reader]
 
 
 def test_pictures_are_drawn_without_programs() -> None:

@@ -30,7 +30,7 @@ from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.nn.reader import FeatureReader
 
-__all__ = ["GeneratorWithReader", "Lab2PixV2", "build_v2_generator", "pyramid"]
+__all__ = ["GeneratorTurn", "GeneratorWithReader", "Lab2PixV2", "build_v2_generator", "pyramid"]
 
 _CELLS = 8
 """Cells a side, over which light and colour of pictures are compared where one of several is chosen."""
@@ -72,7 +72,7 @@ class GeneratorWithReader(nn.Module):
 
 
 @dataclass(frozen=True)
-class _Turn:
+class GeneratorTurn:
     """What the terms of a generator's pass have in common.
 
     Attributes:
@@ -163,7 +163,7 @@ class Lab2PixV2(AdversarialMethod):
         conditions = pyramid(condition, self.scales)
 
         losses: Losses = {}
-        turn = _Turn(batch.label, self._mask(batch), engine, sight)
+        turn = GeneratorTurn(batch.label, self._mask(batch), engine, sight)
         with frozen(self.discriminator), nullcontext() if self.drawer is None else frozen(self.drawer.reader):
             for scale in range(scales):
                 judged = conditions[scale] if scale < self.scales else None
@@ -214,7 +214,7 @@ class Lab2PixV2(AdversarialMethod):
         return torch.unflatten(noises, 0, (-1, len(noise)))[nearest, torch.arange(len(noise), device=noise.device)]
 
     def _generator_terms(
-        self, scale: int, generated: Tensor, real: Tensor, condition: Tensor | None, turn: _Turn
+        self, scale: int, generated: Tensor, real: Tensor, condition: Tensor | None, turn: GeneratorTurn
     ) -> Iterator[Losses]:
         """Yield one scale's terms of the generator's sum, in groups that share no graph.
 
@@ -256,7 +256,7 @@ class Lab2PixV2(AdversarialMethod):
             theirs = self.eyes(real, levels=levels, perceptual=perceptual)
         return ours, theirs
 
-    def _likeness(self, scale: int, ours: Sight, theirs: Sight, turn: _Turn) -> Losses:
+    def _likeness(self, scale: int, ours: Sight, theirs: Sight, turn: GeneratorTurn) -> Losses:
         """Return the terms that need no discriminator: perceptual (Eq. 28) and, at the full size, what is misread."""
         loss = self.config.loss
         terms = {"perceptual": loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)}
@@ -271,7 +271,7 @@ class Lab2PixV2(AdversarialMethod):
         generated: Tensor,
         real: Tensor,
         condition: Tensor,
-        turn: _Turn,
+        turn: GeneratorTurn,
         ours: list[Tensor],
         theirs: list[Tensor],
     ) -> Losses:
