@@ -100,14 +100,16 @@ def test_noise_changes_the_light(model: Synthesizer) -> None:
 
 
 def test_prepared_it_draws_the_same(model: Synthesizer) -> None:
-    """float32 within 1e-4; bfloat16 within 40 dB."""
+    """float32 within 1e-4; bfloat16 within 40 dB, and all but one value in five hundred within 3e-2."""
     fast, half = (Synthesizer.load(NAME, device="cpu", optimize=mode) for mode in ("fast", "fast-bf16"))
     for index in range(2):
         batch, noise = model.read(scene(index)[1]), model.noise(index)[None]
         plain = model.draw(batch, noise)
         assert float((fast.draw(batch, noise) - plain).abs().max()) <= 1e-4
-        error = (half.draw(batch, noise) - plain).square().mean()
-        assert 10 * float(torch.log10(4 / error)) > 40
+        difference = (half.draw(batch, noise) - plain).abs()
+        assert 10 * float(torch.log10(4 / difference.square().mean())) > 40
+        assert float((difference > 3e-2).float().mean()) <= 0.002
+        assert float(difference.max()) <= 0.2
 
 
 def test_the_command_finds_it_by_name(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
