@@ -168,6 +168,8 @@ class AdversarialMethod(Method):
             [max(1, self._levels(scale)) for scale in range(self.scales)], config.loss.adversarial_reduction
         )
         self.generator_term, self.real_term, self.fake_term = ADVERSARIAL_TERMS[config.loss.adversarial]
+        # Pixels without a class cannot be read back.
+        self.ignored = label_space.num_classes if label_space.unknown_value is not None else None
 
     @property
     def parts(self) -> Sequence[nn.Module]:

@@ -110,8 +110,6 @@ class Lab2PixV1(AdversarialMethod):
         ]
         # Its own name, as validation puts the averaged generator in the place of the trained one for a while.
         self.drawer = GeneratorWithSegmenters(self.generator, segmenters)
-        # Pixels without a class cannot be read back.
-        self.ignored = label_space.num_classes if label_space.unknown_value is not None else None
 
     @property
     def parts(self) -> Sequence[nn.Module]:

@@ -117,8 +117,6 @@ class Lab2PixV2(AdversarialMethod):
             reader = FeatureReader(self.eyes.perceptual_channels, label_space.num_classes)
             # Its own name, as validation puts the averaged generator in the place of the trained one for a while.
             self.drawer = GeneratorWithReader(self.generator, reader)
-        # Pixels without a class cannot be read back.
-        self.ignored = label_space.num_classes if label_space.unknown_value is not None else None
 
     @property
     def parts(self) -> Sequence[nn.Module]:
