@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import os
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +16,7 @@ from typing import Any
 
 import torch
 from PIL import Image
+from surroundings import peak_resident
 
 from lab2pix.config import DataConfig
 from lab2pix.data import build_dataset
@@ -143,7 +143,7 @@ def resident() -> tuple[float, float]:
         lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
         return tuple(int(lines[key].split()[0]) / 1024 for key in ("RssAnon", "VmRSS"))  # type: ignore[return-value]
     except (FileNotFoundError, KeyError):  # a system without /proc knows the highest only
-        highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        highest = peak_resident()
         return highest, highest
 
 
@@ -177,7 +177,7 @@ def opened(row: str, way: str, root: Path, repeats: int, *, drop: bool) -> dict[
         times.append((time.perf_counter() - clock, time.process_time() - processor))
         if turn == 0:
             held = resident()[0] - before
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 - whole
+            peak = peak_resident() - whole
         pairs, digest = len(made[0]), made[1]
         del made
     clocks, processors = (statistics.median(column) for column in zip(*times[1:], strict=True))

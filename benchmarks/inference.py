@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -29,7 +28,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from inference_plain import plainly
-from surroundings import surroundings, write_json
+from surroundings import peak_resident, surroundings, write_json
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -212,20 +211,7 @@ def memory_of(device: str, row: str, way: str, args: argparse.Namespace) -> dict
     drawer = Drawer(row, way, build(ROWS[row][0], args, torch.device(device)), args, torch.device(device))
     highest = peak(drawer)
     kept = drawer.generator.nbytes / 2**20 if isinstance(drawer.generator, PreparedGenerator) else 0.0
-    return {"peak_mib": highest, "kept_mib": kept, "process_mib": process_peak()}
-
-
-def process_peak() -> float:
-    """Return the most memory that this process held, in MiB.
-
-    Linux says it in /proc; what getrusage says there begins with what the process held that this one was started by.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"peak_mib": highest, "kept_mib": kept, "process_mib": peak_resident()}
 
 
 def measure(row: str, args: argparse.Namespace, device: torch.device) -> list[dict[str, Any]]:

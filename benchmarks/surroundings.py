@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 import lab2pix
 
-__all__ = ["processor", "surroundings", "write_json"]
+__all__ = ["peak_resident", "processor", "surroundings", "write_json"]
 
 
 def processor() -> str:
@@ -22,6 +23,17 @@ def processor() -> str:
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
+
+
+def peak_resident() -> float:
+    """Return the most memory that this process held, in MiB.
+
+    Linux says it in /proc; what getrusage says there begins with what the process held that this one was started by.
+    """
+    status = Path("/proc/self/status")
+    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
+    highest = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
+    return (highest[0] if highest else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
 def surroundings() -> dict[str, Any]:

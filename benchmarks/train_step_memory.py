@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from surroundings import surroundings, write_json
+from surroundings import peak_resident, surroundings, write_json
 from train_step_v2 import DOUBLINGS
 
 from lab2pix.batch import Batch
@@ -70,7 +69,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     method = build_method(config, space, pretrained=False)
     method.to(device, torch.channels_last if config.train.channels_last else torch.preserve_format)
     state = build_state(method, config, device)
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = peak_resident()
     engine = build_engine(config, state, device)
     each = config.train.batch_size // config.train.accumulate
     parts = []
@@ -83,8 +82,8 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         make_step(state, method.players, parts, engine, team)
     return {
         "parts": [len(batch.label) for batch, _ in parts],
-        "before_gib": start / 2**20,
-        "peak_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "before_gib": start / 2**10,
+        "peak_gib": peak_resident() / 2**10,
         "step_s": (time.process_time() - began) / args.steps,
     }
 
