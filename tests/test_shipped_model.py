@@ -100,16 +100,15 @@ def test_noise_changes_the_light(model: Synthesizer) -> None:
 
 
 def test_prepared_it_draws_the_same(model: Synthesizer) -> None:
-    """float32 within 1e-4; bfloat16 within 40 dB, and all but one value in five hundred within 3e-2."""
+    """float32 within 1e-4; bfloat16 within 3e-2 and 40 dB, also where windows are most easily put out (31, 46)."""
     fast, half = (Synthesizer.load(NAME, device="cpu", optimize=mode) for mode in ("fast", "fast-bf16"))
-    for index in range(2):
+    for index in (0, 1, 31, 46):
         batch, noise = model.read(scene(index)[1]), model.noise(index)[None]
         plain = model.draw(batch, noise)
         assert float((fast.draw(batch, noise) - plain).abs().max()) <= 1e-4
         difference = (half.draw(batch, noise) - plain).abs()
+        assert 1e-4 < float(difference.max()) <= 3e-2
         assert 10 * float(torch.log10(4 / difference.square().mean())) > 40
-        assert float((difference > 3e-2).float().mean()) <= 0.002
-        assert float(difference.max()) <= 0.2
 
 
 def test_the_command_finds_it_by_name(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:

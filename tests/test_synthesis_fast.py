@@ -77,6 +77,26 @@ def test_fast_draws_what_plain_draws(build: str) -> None:
             assert 10 * math.log10(4 / float(difference.square().mean())) > 40
 
 
+def test_bfloat16_keeps_as_many_blocks_in_float32_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    synthesizer = make()
+    plain, blocks = images(synthesizer)[0], len(synthesizer.generator.blocks)  # type: ignore[arg-type]
+
+    def drawn(limit: float) -> tuple[int, float]:
+        monkeypatch.setattr(optimizing, "_NEARLY_EQUAL", limit)
+        chosen = synthesizer.optimize("fast-bf16")
+        told = f"fast-bf16 ({chosen.in_float32} blocks in float32)" if chosen.in_float32 else "fast-bf16"
+        assert str(chosen) == told
+        return chosen.in_float32, float((images(synthesizer)[0] - plain).square().mean())
+
+    none, rough = drawn(1.0)
+    every, fine = drawn(1e-9)
+    assert (none, every) == (0, blocks)
+    assert fine < rough / 2
+    some = [drawn(limit) for limit in (rough**0.5 * 2.0**power for power in range(-3, 5))]
+    counts = [count for count, _ in some]
+    assert counts == sorted(counts, reverse=True) and any(0 < count < blocks for count in counts)
+
+
 def test_a_seed_s_picture_stays_the_same_whatever_was_drawn_before() -> None:
     synthesizer = make()
     synthesizer.optimize("fast")

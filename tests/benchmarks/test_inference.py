@@ -70,3 +70,16 @@ def test_plain_computes_densely(inference) -> None:
         for way in ("plain", "modules", "fast")
     }
     assert work["fast"] < work["modules"] < work["plain"]
+
+
+def test_exactness_is_told_of_each_way(monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import inference_exactness
+
+    out = tmp_path / "exactness.json"
+    inference_exactness.main(["scenes", "--count", "1", "--threads", "1", "--out", str(out)])
+    rows = {row["way"]: row for row in json.loads(out.read_text())["rows"]}
+    assert rows["plain"]["largest"] == 0 < rows["fast"]["largest"] <= 1e-4
+    assert rows["fast"]["largest"] < rows["fast-bf16"]["largest"] < rows["bf16 throughout"]["largest"]
+    assert rows["fast-bf16"]["blocks_in_float32"] > 0
+    assert "bf16 throughout" in capsys.readouterr().out

@@ -208,6 +208,22 @@ class TestWhatIsKept:
         assert not torch.equal(fast(changed, noise), fast(condition, noise))
 
 
+def test_blocks_compute_as_those_of_another_type() -> None:
+    torch.manual_seed(0)
+    plain = trained(Lab2PixV2Generator(3, width=4, start_size=(2, 2), modulation_hidden=4, noise_dim=4), 0)
+    condition, noise = label_map("blocks", 3, False, (64, 64), 1, 0), torch.randn(1, 4)
+    exact, rough = prepare(plain), prepare(plain, dtype=torch.bfloat16)
+    images = plain(condition, noise)
+    alone = rough(condition, noise)
+    differences = []
+    for count in (0, 4, 8):
+        rough.compute_as(exact, range(count))
+        differences.append(float((rough(condition, noise) - images).square().mean()))
+    assert differences[0] > differences[1] > differences[2] > 0
+    rough.compute_as(exact, ())
+    assert torch.equal(rough(condition, noise), alone)
+
+
 def test_sizes_and_missing_noise_are_refused_as_by_the_plain_one() -> None:
     fast = prepare(trained(Lab2PixV2Generator(3, width=2, start_size=(1, 1)), 0))
     with pytest.raises(ConfigError, match="multiple of 32"):

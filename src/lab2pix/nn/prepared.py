@@ -9,6 +9,7 @@ for the next noise: see `neighbourhoods`. The rest runs strip by strip, so that 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Container
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -121,7 +122,8 @@ class PreparedGenerator(nn.Module, ABC):
         self.stride, self.doublings = plain.stride, plain.doublings
         self.one_by_one = next(plain.parameters()).device.type == "cpu"
         self._known: list[_Known] = []
-        self.blocks = [PreparedBlock(block, dtype) for block in plain.blocks]  # type: ignore[arg-type]
+        self._own_blocks = [PreparedBlock(block, dtype) for block in plain.blocks]  # type: ignore[arg-type]
+        self.blocks = list(self._own_blocks)
         encoder = plain.global_encoder
         self.encoder = None if encoder is None else _PreparedEncoder(encoder, dtype)
         self._averages = isinstance(plain, Lab2PixV1Generator) and plain.sketch is not None
@@ -140,6 +142,17 @@ class PreparedGenerator(nn.Module, ABC):
     @abstractmethod
     def _draw(self, condition: Tensor, noise: Tensor | None) -> list[Tensor]:
         """Return the images, largest first."""
+
+    def compute_as(self, other: PreparedGenerator, places: Container[int]) -> None:
+        """Let some blocks compute in another's type, and all others in its own.
+
+        Args:
+            other: prepared of the same generator.
+            places: of those blocks, counted from 0.
+        """
+        pairs = zip(self._own_blocks, other.blocks, strict=True)
+        self.blocks = [theirs if place in places else own for place, (own, theirs) in enumerate(pairs)]
+        self.forget()
 
     @property
     def nbytes(self) -> int:

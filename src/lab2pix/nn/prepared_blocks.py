@@ -142,7 +142,8 @@ class Hidden:
     def _rows(self, scale: LabelScale) -> Tensor:
         taps = scale.near[1]
         symbols = len(scale.columns) + 1
-        known = torch.matmul(F.pad(scale.columns, (0, 0, 0, 1)), self.taps).flatten(0, 1)  # [9 * symbols, hidden]
+        columns = scale.columns.to(self.taps.dtype)
+        known = torch.matmul(F.pad(columns, (0, 0, 0, 1)), self.taps).flatten(0, 1)  # [9 * symbols, hidden]
         shifted = taps + torch.arange(9, device=taps.device) * symbols
         return F.embedding_bag(shifted, known, mode="sum").add_(self.bias)
 
@@ -198,6 +199,7 @@ class PreparedBlock:
 
     def __init__(self, block: GenResBlk, dtype: torch.dtype) -> None:
         device = block.conv_0.weight.device
+        self.dtype = dtype
 
         def conv(module: nn.Conv2d) -> FoldedConv:
             return FoldedConv(*folded(module), dtype=dtype, device=device)
@@ -215,8 +217,9 @@ class PreparedBlock:
         return [norm.look(scale) for norm in self.norms]
 
     def __call__(self, x: Tensor, factor: int, looks: list[Lookup]) -> Tensor:
-        """Map `[N, h / factor, w / factor, C]`, to be enlarged first, to `[N, h, w, O]`."""
+        """Map `[N, h / factor, w / factor, C]` of any type, to be enlarged first, to `[N, h, w, O]`."""
         count, height, width = looks[0].size
+        x = x.to(self.dtype)
         middle = x.new_empty(count, height, width, self.conv_0.out_channels)
         for images, low, high in strips(count, height, width):
             middle[images, low:high] = self._convolved(x, factor, looks[0], self.conv_0, images, low, high)
@@ -287,6 +290,7 @@ class PreparedMix:
         """Mix `[N, h/2, w/2, B]` and `[N, h/2, w/2, C]`, which is to be enlarged, into `[N, h, w, C]`."""
         count, height, width = look.size
         channels = current.shape[-1]
+        previous, current = previous.to(self.guide.dtype), current.to(self.guide.dtype)
         # Zeros around it once, for the strips at the border.
         padded = F.pad(previous, (0, 0, 1, 1, 1, 1))
         result = current.new_empty(count, height, width, channels)

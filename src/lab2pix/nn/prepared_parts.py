@@ -76,6 +76,7 @@ class FoldedConv:
         stride: int = 1,
         pack: bool | None = None,
     ) -> None:
+        self.dtype = dtype
         self.out_channels, self.padding, self.reach = len(weight), weight.shape[-1] // 2, weight[0, 0].numel()
         self.stride = [stride, stride]
         self.bias = bias.to(device, dtype)
@@ -96,9 +97,9 @@ class FoldedConv:
         return F.conv2d(x, self.weight, self.bias, self.stride, padding)
 
     def __call__(self, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
-        """Map `[N, h, w, C]` to `[N, h', w', O]`; padding of height and width, else as keeps the size."""
+        """Map `[N, h, w, C]` of any type to `[N, h', w', O]`; padding of height and width, else as keeps the size."""
         padding = (self.padding, self.padding) if padding is None else padding
-        return self.of_channels(x.permute(0, 3, 1, 2), padding).permute(0, 2, 3, 1).contiguous()
+        return self.of_channels(x.to(self.dtype).permute(0, 3, 1, 2), padding).permute(0, 2, 3, 1).contiguous()
 
     def of_taps(self, table: Tensor, taps: Tensor) -> Tensor:
         """Compute a 3x3 convolution where the nine neighbours are known, by a weight `[O, 9 * C, 1, 1]`.
