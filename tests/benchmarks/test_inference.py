@@ -83,3 +83,19 @@ def test_exactness_is_told_of_each_way(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert rows["fast"]["largest"] < rows["fast-bf16"]["largest"] < rows["bf16 throughout"]["largest"]
     assert rows["fast-bf16"]["blocks_in_float32"] > 0
     assert "bf16 throughout" in capsys.readouterr().out
+
+
+def test_what_was_left_out_draws_the_same(inference, monkeypatch: pytest.MonkeyPatch, tmp_path, capsys) -> None:
+    import inference_left_out
+
+    monkeypatch.setattr(inference_left_out, "IDEAS", inference_left_out.IDEAS[:2])  # compiling takes a minute
+    out = tmp_path / "left_out.json"
+    inference_left_out.main([*TINY, "--v2-size", "128", "128", "--v1-size", "128", "128", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    bands = [row for row in rows if row["idea"] == "class constants"]
+    assert {row["of"] for row in bands} == {"v1", "v2"}
+    for row in bands:
+        assert row["difference"] <= (1e-5 if row["way"] == "fast" else 1e-1)
+        assert 0 < row["differing"] < row["band"] < 1
+    assert all(row["s"] > 0 < row["product_s"] for row in rows)
+    assert "band" in capsys.readouterr().out

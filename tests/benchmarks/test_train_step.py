@@ -76,3 +76,20 @@ def test_memory_of_a_training_process_is_told(script, capsys) -> None:
         assert found["parts"] == parts
         assert 0.1 < found["before_gib"] <= found["peak_gib"] < 64
         assert found["step_s"] > 0
+
+
+@pytest.mark.parametrize("method", ["v2", "v1"])
+def test_the_limit_counts_what_a_step_calls(script, method, tmp_path, capsys) -> None:
+    import train_step_limit
+
+    out = tmp_path / "limit.json"
+    train_step_limit.main([*TINY, "--method", method, "--out", str(out)])
+    rows = {row["way"]: row for row in json.loads(out.read_text())["rows"]}
+    assert list(rows) == ["plain", "fp32", "bf16"]
+    for row in rows.values():
+        assert 0 < row["products_alone_s"] and 0 < row["other_gib"] < 10
+        assert row["at_most"] == pytest.approx(rows["plain"]["step_s"] / row["products_alone_s"])
+        assert sum(row["profile"].values()) == pytest.approx(1)
+        assert row["profile"]["convolutions, matrix products"] > 0.1
+    assert rows["bf16"]["other_gib"] < rows["fp32"]["other_gib"] < rows["plain"]["other_gib"]
+    assert "at bandwidth" in capsys.readouterr().out
