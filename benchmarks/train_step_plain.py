@@ -176,6 +176,7 @@ class PlainParts:
         method.eyes = self.eyes if "features_once" in savings else self.plain_eyes  # type: ignore[assignment]
         lean = {"in_place", "labels_once"} <= savings
         SPADE.forward = self.norm if lean else self._plain_norm(savings)  # type: ignore[method-assign]
+        lean = {"mixed_small", "labels_once"} <= savings
         LSCA.forward = self.mix if lean else self._plain_mix(savings)  # type: ignore[method-assign]
         SpectralConv2d._shortens = (  # type: ignore[method-assign]
             self.undivided if "weights_undivided" in savings else lambda conv, x, weight: False
@@ -217,7 +218,13 @@ class PlainParts:
         lean = self.mix
 
         def forward(mix: LSCA, previous: Tensor, current: Tensor, label: Tensor) -> Tensor:
-            return lean(mix, previous, current, self._resized(current, label, savings))
+            label = self._resized(current, label, savings)
+            if "mixed_small" in savings:
+                return lean(mix, previous, current, label)
+            merged = F.relu(mix.merge(F.interpolate(previous, scale_factor=2.0, mode="nearest")))
+            guide = mix.norm_label(F.relu(mix.label(label)))
+            seen = torch.cat([mix.norm_previous(merged), mix.norm_current(current), guide], 1)
+            return torch.lerp(current, merged, torch.sigmoid(mix.attention(seen)))
 
         return forward
 

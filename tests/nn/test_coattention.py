@@ -82,3 +82,31 @@ def test_norms_have_weights_and_no_spectral_norm_is_on_it() -> None:
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     assert [norm.affine for norm in norms] == [True] * 3
     assert not any(nn.utils.parametrize.is_parametrized(module) for module in block.modules())
+
+
+def test_a_training_step_mixes_as_equation_7_with_its_gradients() -> None:
+    """In a training step the small map is convolved before it is enlarged, and the maps are never put together."""
+    block, given = LSCA(6, 4, 3).double(), [tensor.double() for tensor in inputs()]
+    for tensor in given:
+        tensor.requires_grad_()
+    previous, current, label = given
+    leaves = [*given, *block.parameters()]
+    result = block(*given)
+    merged = merged_by(block, previous)
+    maps = [block.norm_previous(merged), block.norm_current(current), block.norm_label(F.relu(block.label(label)))]
+    plain = torch.lerp(current, merged, torch.sigmoid(block.attention(torch.cat(maps, 1))))
+    torch.testing.assert_close(result, plain)
+    direction = torch.randn_like(plain)
+    ours, theirs = (torch.autograd.grad((image * direction).sum(), leaves) for image in (result, plain))
+    for left, right in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(left, right)
+    with torch.no_grad():
+        torch.testing.assert_close(block(*given), plain)
+
+
+def test_it_keeps_the_type_of_its_features_under_autocast() -> None:
+    block, (previous, current, label) = LSCA(6, 4, 3), inputs()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = block(previous.bfloat16(), current.bfloat16(), label)
+    assert result.dtype == torch.bfloat16
+    torch.testing.assert_close(result.float(), block(previous, current, label), atol=0.05, rtol=0.05)

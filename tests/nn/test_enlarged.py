@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab2pix.nn.enlarged import conv3x3_of_enlarged
+from lab2pix.nn.enlarged import conv3x3_of_doubled, conv3x3_of_enlarged
 
 
 @settings(deadline=None, max_examples=30)
@@ -35,3 +35,42 @@ def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, b
         strict=True,
     ):
         torch.testing.assert_close(left, right, atol=1e-3, rtol=1e-3)
+
+
+@settings(deadline=None, max_examples=30)
+@given(
+    height=st.integers(1, 5),
+    width=st.integers(1, 5),
+    channels=st.integers(1, 5),
+    biased=st.booleans(),
+    seed=st.integers(0, 1000),
+)
+def test_equal_to_convolving_the_doubled_map(height, width, channels, biased, seed):
+    generator = torch.Generator().manual_seed(seed)
+    small = torch.randn(2, channels, height, width, generator=generator).double().requires_grad_()
+    weight = torch.randn(6, channels, 3, 3, generator=generator).double().requires_grad_()
+    bias = torch.randn(6, generator=generator).double().requires_grad_() if biased else None
+    leaves = [small, weight, *([bias] if biased else [])]
+
+    plain = F.conv2d(F.interpolate(small, scale_factor=2.0), weight, bias, padding=1)
+    ours = conv3x3_of_doubled(small, weight, bias)
+    torch.testing.assert_close(ours, plain)
+
+    direction = torch.randn(plain.shape, generator=generator)
+    for left, right in zip(
+        torch.autograd.grad((ours * direction).sum(), leaves),
+        torch.autograd.grad((plain * direction).sum(), leaves),
+        strict=True,
+    ):
+        torch.testing.assert_close(left, right)
+
+
+def test_kernels_are_merged_in_the_weight_s_own_type_under_autocast():
+    torch.manual_seed(0)
+    small, weight = torch.randn(1, 4, 3, 3), torch.randn(5, 4, 3, 3, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        ours = conv3x3_of_enlarged(small, weight, None, 4)
+    # What bfloat16 does to kernels that were merged exactly, and no more than that.
+    rounded = conv3x3_of_enlarged(small.bfloat16().float(), weight, None, 4)
+    assert ours.dtype == torch.bfloat16
+    torch.testing.assert_close(ours.float(), rounded, atol=0.1, rtol=0.02)
