@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
@@ -15,9 +16,10 @@ from lab2pix.nn.enlarged import conv3x3_of_doubled, conv3x3_of_enlarged
     width=st.integers(1, 4),
     channels=st.integers(1, 5),
     biased=st.booleans(),
+    order=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 1000),
 )
-def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, biased, seed):
+def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, biased, order, seed):
     generator = torch.Generator().manual_seed(seed)
     small = torch.randn(2, channels, height, width, generator=generator).requires_grad_()
     weight = torch.randn(6, channels, 3, 3, generator=generator).requires_grad_()
@@ -25,7 +27,7 @@ def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, b
     leaves = [small, weight, *([bias] if biased else [])]
 
     plain = F.relu(F.conv2d(F.interpolate(small, scale_factor=factor), weight, bias, padding=1))
-    ours = conv3x3_of_enlarged(small, weight, bias, factor)
+    ours = conv3x3_of_enlarged(small.contiguous(memory_format=order), weight, bias, factor)
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 
     direction = torch.randn(plain.shape, generator=generator)
@@ -43,9 +45,10 @@ def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, b
     width=st.integers(1, 5),
     channels=st.integers(1, 5),
     biased=st.booleans(),
+    order=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 1000),
 )
-def test_equal_to_convolving_the_doubled_map(height, width, channels, biased, seed):
+def test_equal_to_convolving_the_doubled_map(height, width, channels, biased, order, seed):
     generator = torch.Generator().manual_seed(seed)
     small = torch.randn(2, channels, height, width, generator=generator).double().requires_grad_()
     weight = torch.randn(6, channels, 3, 3, generator=generator).double().requires_grad_()
@@ -53,7 +56,7 @@ def test_equal_to_convolving_the_doubled_map(height, width, channels, biased, se
     leaves = [small, weight, *([bias] if biased else [])]
 
     plain = F.conv2d(F.interpolate(small, scale_factor=2.0), weight, bias, padding=1)
-    ours = conv3x3_of_doubled(small, weight, bias)
+    ours = conv3x3_of_doubled(small.contiguous(memory_format=order), weight, bias)
     torch.testing.assert_close(ours, plain)
 
     direction = torch.randn(plain.shape, generator=generator)
@@ -65,12 +68,22 @@ def test_equal_to_convolving_the_doubled_map(height, width, channels, biased, se
         torch.testing.assert_close(left, right)
 
 
+@pytest.mark.parametrize("function", [conv3x3_of_doubled, lambda *given: conv3x3_of_enlarged(*given, 4)])
+def test_results_lie_in_memory_as_convolutions_do(function):
+    small, weight = torch.randn(1, 4, 3, 3), torch.randn(5, 4, 3, 3)
+    assert function(small, weight, None).is_contiguous()
+    last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in (small, weight)]
+    assert function(*last, None).is_contiguous(memory_format=torch.channels_last)
+
+
 def test_kernels_are_merged_in_the_weight_s_own_type_under_autocast():
     torch.manual_seed(0)
-    small, weight = torch.randn(1, 4, 3, 3), torch.randn(5, 4, 3, 3, requires_grad=True)
+    small, weight = torch.randn(1, 4, 3, 3).bfloat16(), torch.randn(5, 4, 3, 3)
+    corner = torch.zeros_like(small)
+    corner[:, :, 1, 1] = 1
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours = conv3x3_of_enlarged(small, weight, None, 4)
-    # What bfloat16 does to kernels that were merged exactly, and no more than that.
-    rounded = conv3x3_of_enlarged(small.bfloat16().float(), weight, None, 4)
+        ours = conv3x3_of_doubled(corner, weight, None)
+    # The inner taps of a block of two add up in float32, and are rounded once.
+    summed = weight[:, :, 1:, 1:].sum((2, 3)).bfloat16().float().sum(1)
     assert ours.dtype == torch.bfloat16
-    torch.testing.assert_close(ours.float(), rounded, atol=0.1, rtol=0.02)
+    torch.testing.assert_close(ours[0, :, 2, 2].float(), summed.bfloat16().float(), atol=0, rtol=2**-7)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,8 +29,18 @@ class NoiseEncoder(nn.Linear):
         self.channels, self.size = channels, size
 
     def forward(self, noise: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Turn `[N, noise_dim]` into `[N, channels, h, w]`, bilinearly resized where `size` is another."""
-        x = super().forward(noise).view(-1, self.channels, *self.size)
+        """Turn `[N, noise_dim]` into `[N, channels, h, w]`, bilinearly resized where `size` is another.
+
+        Under autocast too it computes in its own type, and casts the result: casting its weight and the weight's
+        gradient, which lies the other way round in memory, takes several times as long as the product.
+        """
+        kind = noise.device.type
+        if torch.is_autocast_enabled(kind):
+            with torch.autocast(kind, enabled=False):
+                flat = super().forward(noise.to(self.weight.dtype)).to(torch.get_autocast_dtype(kind))
+        else:
+            flat = super().forward(noise)
+        x = flat.view(-1, self.channels, *self.size)
         if size is not None and size != self.size:
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
         return x

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from lab2pix.nn.fused import is_channels_last, order_of
 
 __all__ = ["conv3x3_of_doubled", "conv3x3_of_enlarged"]
 
-# _MERGE[phase][tap on the small map][tap of the kernel]: which of the kernel's three rows (or columns) fall on the
-# block before, the same block, or the next one, for a pixel at the first, an inner or the last place of its block.
+# [phase][tap on the small map][tap of the kernel]: which of the kernel's three rows (or columns) fall on which block,
+# for the first and the second pixel of a block of two.
 _MERGE = (
-    ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
-    ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0)),
-    ((0.0, 0.0, 0.0), (1.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
-)
-
-# The same for blocks of two, where a pixel's neighbours lie in two blocks only: one before and its own, or its own and
-# the next.
-_MERGE_OF_TWO = (
     ((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)),
     ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)),
 )
@@ -30,8 +26,8 @@ def conv3x3_of_enlarged(small: Tensor, weight: Tensor, bias: Tensor | None, fact
     """Return `relu(conv3x3(enlarge(small)))` without convolving equal pixels again and again.
 
     After nearest-neighbour enlargement the map is constant on blocks, so a 3x3 convolution (padding 1) has only three
-    different results per axis and block: at its first, its inner and its last pixels. They are nine convolutions of
-    the small map with merged kernels. At 256x256 from 8x8 this replaces 39 GMACs by 0.4.
+    different results per axis and block: at its first, its inner and its last pixels. An enlargement by three has one
+    of each. At 256x256 from 8x8 this replaces 39 GMACs by 0.4.
 
     Args:
         small: `[N, C, h, w]`.
@@ -42,22 +38,17 @@ def conv3x3_of_enlarged(small: Tensor, weight: Tensor, bias: Tensor | None, fact
     Returns:
         `[N, O, h·factor, w·factor]`, equal to the plain way but for rounding.
     """
-    if factor == 1:
-        return F.relu(F.conv2d(small, weight, bias, padding=1))
-    merge = torch.tensor(_MERGE, dtype=weight.dtype, device=weight.device)
-    if factor == 2:  # blocks of two pixels have no inner ones
-        merge = merge[::2]
-    phases = merge.shape[0]
-    count, out_channels, (height, width) = small.shape[0], weight.shape[0], small.shape[-2:]
-    if not (torch.is_grad_enabled() or torch.compiler.is_compiling()):  # all kernels are nine times the weight: in turn
-        flat = torch.cat([F.conv2d(small, kernel, bias, padding=1) for kernel in _merged(weight, merge)], 1)
-    else:
-        merged = _kernels(weight, merge)
-        flat = F.conv2d(small, merged.flatten(0, 2), None if bias is None else bias.repeat(phases**2), padding=1)
-    distinct = F.relu(flat).view(count, phases, phases, out_channels, height, width)
-    # [N, phase y, phase x, O, h, w] -> [N, O, h, phase y, w, phase x], then each inner phase as often as it occurs
-    tiles = _spread(_spread(distinct.permute(0, 3, 4, 1, 5, 2), 3, factor), 5, factor)
-    return tiles.reshape(count, out_channels, height * factor, width * factor)
+    least = min(factor, 3)
+    enlarged = small if least == 1 else F.interpolate(small, scale_factor=float(least), mode="nearest")
+    distinct = F.relu(F.conv2d(enlarged, weight, bias, padding=1))
+    if factor == least:
+        return distinct
+    count, channels, (height, width) = small.shape[0], len(weight), small.shape[-2:]
+    if is_channels_last(distinct):
+        tiles = distinct.permute(0, 2, 3, 1).view(count, height, 3, width, 3, channels)
+        return _spread(_spread(tiles, 2, factor), 4, factor).flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
+    tiles = distinct.view(count, channels, height, 3, width, 3)
+    return _spread(_spread(tiles, 3, factor), 5, factor).flatten(4, 5).flatten(2, 3)
 
 
 def conv3x3_of_doubled(small: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -74,35 +65,52 @@ def conv3x3_of_doubled(small: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     Returns:
         `[N, O, 2h, 2w]`, equal to the plain way but for rounding.
     """
-    count, out_channels, (height, width) = small.shape[0], weight.shape[0], small.shape[-2:]
-    merged = _kernels(weight, weight.new_tensor(_MERGE_OF_TWO)).flatten(0, 2)
+    merge = weight.new_tensor(_MERGE)
+    with torch.autocast(weight.device.type, enabled=False):  # kernels are merged in their own type
+        merged = torch.einsum("psk,qtl,ockl->pqocst", merge, merge, weight).flatten(0, 2)
     corners = F.conv2d(small, merged, None if bias is None else bias.repeat(4), padding=1)  # [N, 4·O, h + 1, w + 1]
-    four = corners.view(count, 2, 2, out_channels, height + 1, width + 1)
-    rows = [
-        torch.stack([four[:, down, across, :, down:, across:][..., :height, :width] for across in range(2)], -1)
-        for down in range(2)
-    ]
-    return torch.stack(rows, -3).view(count, out_channels, 2 * height, 2 * width)
+    result: Tensor = _Interleave.apply(corners)
+    return result
 
 
-def _kernels(weight: Tensor, merge: Tensor) -> Tensor:
-    """Return the kernels of all phases, `[phases, phases, O, C, taps, taps]`, in the weight's own type."""
-    with torch.autocast(weight.device.type, enabled=False):
-        return torch.einsum("psk,qtl,ockl->pqocst", merge, merge, weight)
+class _Interleave(torch.autograd.Function):
+    """Put the four pixels of each block of two by two, `[N, 4·O, h + 1, w + 1]`, beside each other, `[N, O, 2h, 2w]`.
+
+    Slices of their own would each fill a whole map with zeros in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, corners: Tensor) -> Tensor:
+        count, channels, height, width = corners.shape
+        ctx.size, ctx.order = corners.shape, order_of(corners)
+        result = _empty((count, channels // 4, 2 * height - 2, 2 * width - 2), corners, ctx.order)
+        for part, pixels in _pairs(corners, result):
+            pixels.copy_(part)
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        corners = _empty(ctx.size, gradient, ctx.order).zero_()
+        for part, pixels in _pairs(corners, gradient):
+            part.copy_(pixels)
+        return corners
 
 
-def _merged(weight: Tensor, merge: Tensor) -> Iterator[Tensor]:
-    """Yield the kernel of each phase, row by row, `[O, C, 3, 3]`."""
-    for down in merge:
-        rows = torch.einsum("sk,ockl->ocsl", down, weight)
-        for across in merge:
-            yield torch.einsum("tl,ocsl->ocst", across, rows)
+def _empty(size: Sequence[int], like: Tensor, order: torch.memory_format) -> Tensor:
+    return torch.empty(size, dtype=like.dtype, device=like.device, memory_format=order)
+
+
+def _pairs(corners: Tensor, doubled: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield where each of a block's four pixels lies before and after they are put beside each other."""
+    height, width = corners.shape[-2] - 1, corners.shape[-1] - 1
+    for place, part in enumerate(corners.chunk(4, 1)):
+        down, across = divmod(place, 2)
+        yield part[..., down : down + height, across : across + width], doubled[..., down::2, across::2]
 
 
 def _spread(tiles: Tensor, axis: int, factor: int) -> Tensor:
-    """Repeat the inner phase along an axis so that it holds one entry per pixel of a block."""
-    if factor == 2:
-        return tiles
+    """Repeat the inner of three pixels of an axis so that it has `factor`."""
     first, inner, last = torch.split(tiles, 1, dim=axis)
     shape = list(inner.shape)
     shape[axis] = factor - 2

@@ -20,6 +20,7 @@ __all__ = [
     "is_channels_last",
     "is_exporting",
     "normalise_and_modulate",
+    "order_of",
     "traced_or_without_graph",
 ]
 
@@ -131,12 +132,17 @@ class _AddToReLU(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor]:
         (off,) = ctx.saved_tensors
-        return gradient.masked_fill(off, 0), gradient
+        return torch.where(off, 0, gradient), gradient  # keeps the order in memory, which masked_fill does not
 
 
 def is_channels_last(weight: Tensor) -> bool:
     """Say whether a weight `[O, C, h, w]` lies in memory channels-last, and not in the usual order as well."""
     return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+def order_of(tensor: Tensor) -> torch.memory_format:
+    """Return how a tensor `[N, C, h, w]` lies in memory."""
+    return torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
 
 
 def as_matrix(weight: Tensor) -> Tensor:
@@ -212,7 +218,6 @@ class _ConvWithScaledResult(torch.autograd.Function):
             # d result / d sigma = -result / sigma, and d sigma / d weight = left ⊗ right.
             share = -torch.sum(gradient * result, dtype=sigma.dtype) / sigma
             # In the weight's own order: what comes back may be in another, and the vector is in this one.
-            order = torch.channels_last if is_channels_last(cast) else torch.contiguous_format
-            of_weight = of_weight.to(sigma.dtype, memory_format=order)
+            of_weight = of_weight.to(sigma.dtype, memory_format=order_of(cast))
             as_matrix(of_weight).addr_(left * share, right)
         return of_x, of_weight, None, None, None, None, None
