@@ -2,7 +2,7 @@
 
     python benchmarks/train_step_limit.py --method v2 --threads 2 --out benchmarks/results/train_step_limit_v2.json
 
-Takes one step of each precision with all savings and notes every convolution and matrix product in it, with shapes,
+Takes one step of each way and notes every convolution and matrix product in it, with shapes,
 layouts and types. Then each different one of these is timed by itself, and the times are added up as often as it
 occurred: no step of the same operations can be faster, whatever surrounds them. Everything else in the step is counted
 in bytes that it reads and writes, and what these take at the bandwidth of a large copy is told beside; what lies in
@@ -126,7 +126,8 @@ def measure(step: train_step.Step, everything: frozenset[str], repeats: int) -> 
     rows: list[dict[str, Any]] = []
     pace = bandwidth(repeats)
     ways = {"plain": train_step.Way(frozenset())}
-    ways |= {precision: train_step.Way(everything, precision) for precision in ("fp32", "bf16")}
+    ways |= {"fp32": train_step.Way(everything)}
+    ways |= {"bf16, channels-last": train_step.Way(everything, **train_step.SETTINGS["bf16, channels-last"])}
     for name, way in ways.items():
         step.switch(way)
         row: dict[str, Any] = {"way": name, "tflop": step.work(), "step_s": median_of(step.times, repeats)}
@@ -149,16 +150,16 @@ def measure(step: train_step.Step, everything: frozenset[str], repeats: int) -> 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Return what is printed."""
     lines = [
-        f"{'way':<8}{'step, s':>9}{'faster':>8}{'products alone, s':>19}{'at most':>9}{'GFLOP/s':>9}"
+        f"{'way':<20}{'step, s':>9}{'faster':>8}{'products alone, s':>19}{'at most':>9}{'GFLOP/s':>9}"
         f"{'other, GiB':>12}{'at bandwidth, s':>17}"
     ]
     for row in rows:
         lines.append(
-            f"{row['way']:<8}{row['step_s']:>9.2f}{row['times_faster']:>8.2f}{row['products_alone_s']:>19.2f}"
+            f"{row['way']:<20}{row['step_s']:>9.2f}{row['times_faster']:>8.2f}{row['products_alone_s']:>19.2f}"
             f"{row['at_most']:>9.2f}{row['gflop_per_s_alone']:>9.0f}{row['other_gib']:>12.1f}"
             f"{row['other_at_bandwidth_s']:>17.2f}"
         )
-        lines.append("        " + ", ".join(f"{group} {share:.0%}" for group, share in row["profile"].items()))
+        lines.append(" " * 20 + ", ".join(f"{group} {share:.0%}" for group, share in row["profile"].items()))
     return "\n".join(lines)
 
 

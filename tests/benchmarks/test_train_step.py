@@ -85,11 +85,11 @@ def test_the_limit_counts_what_a_step_calls(script, method, tmp_path, capsys) ->
     out = tmp_path / "limit.json"
     train_step_limit.main([*TINY, "--method", method, "--out", str(out)])
     rows = {row["way"]: row for row in json.loads(out.read_text())["rows"]}
-    assert list(rows) == ["plain", "fp32", "bf16"]
+    assert list(rows) == ["plain", "fp32", "bf16, channels-last"]
     for row in rows.values():
         assert row["products_alone_s"] > 0 and 0 < row["other_gib"] < 10
         assert row["at_most"] == pytest.approx(rows["plain"]["step_s"] / row["products_alone_s"])
         assert sum(row["profile"].values()) == pytest.approx(1)
         assert row["profile"]["convolutions, matrix products"] > 0.1
-    assert rows["bf16"]["other_gib"] < rows["fp32"]["other_gib"] < rows["plain"]["other_gib"]
+    assert rows["fp32"]["other_gib"] < rows["plain"]["other_gib"]
     assert "at bandwidth" in capsys.readouterr().out

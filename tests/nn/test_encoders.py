@@ -82,3 +82,13 @@ def test_sketch_encoder_is_as_in_the_paper() -> None:
     feature = encoder(torch.randn(2, 1, 64, 96))
     assert feature.shape == (2, 64, 2, 3)
     assert feature.min() == 0
+
+
+def test_noise_is_encoded_in_the_weight_s_type_under_autocast() -> None:
+    torch.manual_seed(0)
+    encoder, noise = NoiseEncoder(8, 3, (2, 4)), torch.randn(2, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        result = encoder(noise)
+    assert torch.equal(result, encoder(noise).bfloat16())  # rounded once, at the end
+    result.float().sum().backward()
+    assert encoder.weight.grad is not None and encoder.weight.grad.is_contiguous()

@@ -204,3 +204,13 @@ def test_block_equals_its_plain_self(again: bool, monkeypatch: pytest.MonkeyPatc
         torch.testing.assert_close(ours_, theirs, rtol=1e-3, atol=1e-4)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
+
+
+def test_gradients_of_a_sum_lie_in_memory_as_the_sum_does() -> None:
+    x, summand = (torch.randn(2, 3, 4, 5).contiguous(memory_format=torch.channels_last) for _ in range(2))
+    x.requires_grad_(), summand.requires_grad_()
+    seen: list[torch.Tensor] = []
+    before = x * 1
+    before.register_hook(seen.append)
+    add_to_relu(before, summand).square().sum().backward()
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
