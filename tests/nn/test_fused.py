@@ -14,7 +14,8 @@ from torch.nn.utils.parametrizations import spectral_norm
 from lab2pix.nn import modulation
 from lab2pix.nn.blocks import GenResBlk
 from lab2pix.nn.checkpointing import checkpointed
-from lab2pix.nn.fused import add_to_relu, as_matrix, fuses, normalise_and_modulate
+from lab2pix.nn.fused import add_to_relu, fuses, normalise_and_modulate
+from lab2pix.nn.layouts import as_matrix
 from lab2pix.nn.spectral import SpectralConv2d, spectral_conv2d
 
 

@@ -45,12 +45,15 @@ class LSCA(nn.Module):
         """
         if traced_or_without_graph():
             merged = F.relu(self.merge(F.interpolate(previous, scale_factor=2.0, mode="nearest")))
+            attention = self.attention(torch.cat(self._seen(merged, current, label), 1))
         else:
             merged = F.relu(conv3x3_of_doubled(previous, self.merge.weight, self.merge.bias))
-        guide = self.norm_label(F.relu(self.label(label)))
-        seen = [self.norm_previous(merged), self.norm_current(current), guide]
-        attention = self.attention(torch.cat(seen, 1)) if traced_or_without_graph() else self._attend(seen)
+            attention = self._attend(self._seen(merged, current, label))
         return torch.lerp(current, merged, torch.sigmoid(attention).to(current.dtype))
+
+    def _seen(self, merged: Tensor, current: Tensor, label: Tensor) -> list[Tensor]:
+        guide = self.norm_label(F.relu(self.label(label)))
+        return [self.norm_previous(merged), self.norm_current(current), guide]
 
     def _attend(self, seen: Sequence[Tensor]) -> Tensor:
         """Return `self.attention` of maps beside each other, `[N, 1, h, w]`, float32 or finer.

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from lab2pix.nn.fused import is_channels_last, order_of
+from lab2pix.nn.layouts import is_channels_last, order_of
 
 __all__ = ["conv3x3_of_doubled", "conv3x3_of_enlarged"]
 

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lab2pix.nn.layouts import as_matrix, order_of
+from lab2pix.nn.small_maps import convolve, convolve_backward
+
 __all__ = [
     "add_to_relu",
-    "as_matrix",
     "conv_with_scaled_result",
     "fuses",
-    "is_channels_last",
     "is_exporting",
     "normalise_and_modulate",
-    "order_of",
     "traced_or_without_graph",
 ]
 
@@ -135,21 +135,6 @@ class _AddToReLU(torch.autograd.Function):
         return torch.where(off, 0, gradient), gradient  # keeps the order in memory, which masked_fill does not
 
 
-def is_channels_last(weight: Tensor) -> bool:
-    """Say whether a weight `[O, C, h, w]` lies in memory channels-last, and not in the usual order as well."""
-    return not weight.is_contiguous() and weight.is_contiguous(memory_format=torch.channels_last)
-
-
-def order_of(tensor: Tensor) -> torch.memory_format:
-    """Return how a tensor `[N, C, h, w]` lies in memory."""
-    return torch.channels_last if is_channels_last(tensor) else torch.contiguous_format
-
-
-def as_matrix(weight: Tensor) -> Tensor:
-    """Return a weight `[O, C, h, w]` as `[O, C·h·w]`, columns in the order of its memory: a view if it can be."""
-    return (weight.permute(0, 2, 3, 1) if is_channels_last(weight) else weight).flatten(1)
-
-
 def conv_with_scaled_result(
     x: Tensor,
     weight: Tensor,
@@ -191,7 +176,7 @@ class _ConvWithScaledResult(torch.autograd.Function):
     ) -> Tensor:
         cast = weight.to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            result = torch.nn.functional.conv2d(x, cast, None, stride, padding).div_(sigma)
+            result = convolve(x, cast, stride, padding).div_(sigma)
         ctx.save_for_backward(x, cast, sigma, left, right, result)
         ctx.stride, ctx.padding = stride, padding
         return result
@@ -201,20 +186,8 @@ class _ConvWithScaledResult(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, cast, sigma, left, right, result = ctx.saved_tensors
         needs = ctx.needs_input_grad[:2]
-        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            gradient / sigma,
-            x,
-            cast,
-            None,
-            ctx.stride,
-            ctx.padding,
-            (1, 1),
-            False,
-            (0, 0),
-            1,
-            [*needs, False],
-        )
-        if needs[1]:
+        of_x, of_weight = convolve_backward(gradient / sigma, x, cast, ctx.stride, ctx.padding, needs)
+        if of_weight is not None:
             # d result / d sigma = -result / sigma, and d sigma / d weight = left ⊗ right.
             share = -torch.sum(gradient * result, dtype=sigma.dtype) / sigma
             # In the weight's own order: what comes back may be in another, and the vector is in this one.

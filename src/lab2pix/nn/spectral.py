@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from lab2pix.nn.fused import as_matrix, conv_with_scaled_result, is_channels_last, traced_or_without_graph
+from lab2pix.nn.fused import conv_with_scaled_result, traced_or_without_graph
+from lab2pix.nn.layouts import as_matrix, is_channels_last
 
 __all__ = ["SpectralConv2d", "SpectralNorm", "spectral_conv2d"]
 
