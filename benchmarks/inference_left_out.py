@@ -63,6 +63,13 @@ def fresh(scale: LabelScale) -> LabelScale:
     return LabelScale(scale.symbols, scale.columns)
 
 
+def looked_up(norm: Any, scale: LabelScale) -> bool:
+    """Tell whether the product looks a norm's scale and shift up by neighbourhoods here."""
+    if not norm.globally or scale.seen is None:
+        return scale.repeats()
+    return scale.repeats(scale.size[0] * scale.seen.shape[-2] * scale.seen.shape[-1] * scale.least**2)
+
+
 def band_of(symbols: Tensor) -> Tensor:
     """Tell of which pixels the 5x5 neighbourhood is not of one class or leaves the map, `[N, h, w]`."""
     padded = F.pad(symbols[:, None].float(), (2, 2, 2, 2), value=-1)
@@ -100,17 +107,18 @@ def class_constants(kind: str, plain: Any, way: str, args: argparse.Namespace) -
     generator, scales = label_scales(kind, plain, way, args)
     rows = []
     for block, place in zip(generator.blocks, plain.block_scales, strict=True):
-        if not scales[place].repeats():
+        norms = [norm for norm in block.norms if looked_up(norm, scales[place])]
+        if not norms:
             continue
 
-        def constants(block: Any = block, scale: LabelScale = scales[place]) -> list[Tensor]:
+        def constants(norms: Any = norms, scale: LabelScale = scales[place]) -> list[Tensor]:
             scale = fresh(scale)
             band = band_of(scale.symbols)
-            return [by_constants(norm, scale, band) for norm in block.norms]
+            return [by_constants(norm, scale, band) for norm in norms]
 
-        def product(block: Any = block, scale: LabelScale = scales[place]) -> list[Tensor]:
+        def product(norms: Any = norms, scale: LabelScale = scales[place]) -> list[Tensor]:
             scale = fresh(scale)
-            return [by_neighbourhoods(norm, scale) for norm in block.norms]
+            return [by_neighbourhoods(norm, scale) for norm in norms]
 
         pairs = zip(constants(), product(), strict=True)
         scale = scales[place]
@@ -122,31 +130,41 @@ def class_constants(kind: str, plain: Any, way: str, args: argparse.Namespace) -
     return rows
 
 
+def first_convolutions(
+    pairs: Sequence[Any], by_table: bool, scale: LabelScale, dtype: torch.dtype, args: argparse.Namespace
+) -> dict[str, float]:
+    """Return what the first convolutions of some norms take as one, and one by one as in the product."""
+    widths = [first.out_channels for _, first in pairs]
+    joined = nn.Conv2d(pairs[0][1].in_channels, sum(widths), 3, padding=1).requires_grad_(False)
+    joined.weight.copy_(torch.cat([first.weight for _, first in pairs]))
+    joined.bias.copy_(torch.cat([first.bias for _, first in pairs]))  # type: ignore[union-attr]
+    together = Hidden(joined, dtype)
+    _ = scale.near, scale.one_hot  # known to both
+
+    def made(hidden: Hidden) -> Tensor:
+        return hidden.table(scale) if by_table else F.relu_(hidden.dense(scale.one_hot))
+
+    def shared() -> list[Tensor]:
+        return [part.contiguous() for part in made(together).split(widths, -1)]
+
+    def apart() -> list[Tensor]:
+        return [made(norm.hidden) for norm, _ in pairs]
+
+    return in_turns({"s": shared, "product_s": apart}, args.repeats)
+
+
 def one_convolution(kind: str, plain: Any, way: str, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure the sum over all blocks."""
     generator, scales = label_scales(kind, plain, way, args)
     total = {"s": 0.0, "product_s": 0.0}
     for block, written, place in zip(generator.blocks, plain.blocks, plain.block_scales, strict=True):
-        scale = scales[place]
         firsts = [getattr(written, name).shared for name in ("norm_0", "norm_1", "norm_s") if getattr(written, name)]
-        widths = [first.out_channels for first in firsts]
-        joined = nn.Conv2d(firsts[0].in_channels, sum(widths), 3, padding=1).requires_grad_(False)
-        joined.weight.copy_(torch.cat([first.weight for first in firsts]))
-        joined.bias.copy_(torch.cat([first.bias for first in firsts]))  # type: ignore[union-attr]
-        together = Hidden(joined, generator.dtype)
-        _ = scale.near, scale.one_hot  # known to both
-
-        def made(hidden: Hidden, scale: LabelScale = scale) -> Tensor:
-            return hidden.table(scale) if scale.repeats() else F.relu_(hidden.dense(scale.one_hot))
-
-        def shared(widths: list[int] = widths, together: Hidden = together, made: Any = made) -> list[Tensor]:
-            return [part.contiguous() for part in made(together).split(widths, -1)]
-
-        def apart(block: Any = block, made: Any = made) -> list[Tensor]:
-            return [made(norm.hidden) for norm in block.norms]
-
-        for name, seconds in in_turns({"s": shared, "product_s": apart}, args.repeats).items():
-            total[name] += seconds
+        pairs = list(zip(block.norms, firsts, strict=True))
+        for by_table in (True, False):
+            some = [(norm, first) for norm, first in pairs if looked_up(norm, scales[place]) == by_table]
+            if some:
+                for name, seconds in first_convolutions(some, by_table, scales[place], generator.dtype, args).items():
+                    total[name] += seconds
     return [{"idea": "one convolution", "of": kind, "way": way} | total]
 
 

@@ -28,9 +28,9 @@ from torch.utils._pytree import tree_leaves
 PRODUCTS = {"convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm"}
 """Operations that count as work."""
 GROUPS = {
-    "convolutions, matrix products": ("conv", "mm", "mkldnn", "linear"),
+    "convolutions, matrix products": ("convolution", "slow_conv", "::mm", "::addmm", "::bmm"),
     "norms": ("batch_norm", "instance_norm", "native_norm"),
-    "copies, casts, layouts": ("copy_", "contiguous", "cat", "clone", "fill_", "zero_", "pad"),
+    "copies, casts, layouts": ("copy_", "contiguous", "::cat", "clone", "fill_", "zero_", "pad"),
     "optimiser-like updates": ("_foreach", "_fused"),
 }
 """What the profile's operations are put together as, by parts of their names; the rest is 'elementwise and other'."""
@@ -54,10 +54,14 @@ class Recorder(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         if func.overloadpacket.__name__ in PRODUCTS:
             self.products[func, _described(args)] += 1
-        elif not func.is_view:
-            tensors = {leaf.data_ptr(): leaf.nbytes for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)}
-            self.others += sum(tensors.values())
+        elif not func.is_view and "empty" not in func.overloadpacket.__name__:
+            self.others += _nbytes(args) + _nbytes(result)
         return result
+
+
+def _nbytes(value: Any) -> int:
+    """Return the bytes of all different tensors in a value."""
+    return sum({id(leaf): leaf.nbytes for leaf in tree_leaves(value) if isinstance(leaf, Tensor)}.values())
 
 
 def _described(value: Any) -> Any:
@@ -113,9 +117,9 @@ def profile(call: Callable[[], Any]) -> dict[str, float]:
         call()
     shares: Counter[str] = Counter()
     for event in seen.key_averages():
-        name = event.key.removeprefix("aten::")
         group = next(
-            (group for group, parts in GROUPS.items() if any(part in name for part in parts)), "elementwise and other"
+            (group for group, parts in GROUPS.items() if any(part in event.key for part in parts)),
+            "elementwise and other",
         )
         shares[group] += event.self_cpu_time_total
     return {group: share / shares.total() for group, share in shares.most_common()}

@@ -35,7 +35,8 @@ MEANING = {
     "discriminator_frozen": "off: the generator's half fills discriminator gradients that nobody uses",
     "distinct_global": "off: the global feature's convolution runs over the enlarged map, pixel by pixel",
     "labels_once": "off: every norm resizes the full one-hot label map for itself, at equal size too, as SPADE does",
-    "weights_undivided": "off: spectral norm makes a divided copy of every weight, and more in the backward pass",
+    "weights_undivided": "off: spectral norm makes a divided copy of every weight, and more in the backward pass; "
+    "nothing is a matrix product in place of a convolution",
 }
 """What switching off does, where it is the same for both methods."""
 

@@ -220,6 +220,7 @@ def test_blocks_compute_as_those_of_another_type() -> None:
         rough.compute_as(exact, range(count))
         differences.append(float((rough(condition, noise) - images).square().mean()))
     assert differences[0] > differences[1] > differences[2] > 0
+    assert rough.encoder is exact.encoder
     rough.compute_as(exact, ())
     assert torch.equal(rough(condition, noise), alone)
 

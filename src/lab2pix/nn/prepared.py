@@ -125,7 +125,8 @@ class PreparedGenerator(nn.Module, ABC):
         self._own_blocks = [PreparedBlock(block, dtype) for block in plain.blocks]  # type: ignore[arg-type]
         self.blocks = list(self._own_blocks)
         encoder = plain.global_encoder
-        self.encoder = None if encoder is None else _PreparedEncoder(encoder, dtype)
+        self.encoder = self._own_encoder = None if encoder is None else _PreparedEncoder(encoder, dtype)
+        self._first_dtype = dtype
         self._averages = isinstance(plain, Lab2PixV1Generator) and plain.sketch is not None
 
     @torch.no_grad()
@@ -144,14 +145,16 @@ class PreparedGenerator(nn.Module, ABC):
         """Return the images, largest first."""
 
     def compute_as(self, other: PreparedGenerator, places: Container[int]) -> None:
-        """Let some blocks compute in another's type, and all others in its own.
+        """Let some blocks, and what all blocks begin with, compute in another's type, and all others in its own.
 
         Args:
-            other: prepared of the same generator.
-            places: of those blocks, counted from 0.
+            other: prepared of the same generator, and computing in one type.
+            places: of those blocks, counted from 0; none: everything computes in its own type again.
         """
         pairs = zip(self._own_blocks, other.blocks, strict=True)
         self.blocks = [theirs if place in places else own for place, (own, theirs) in enumerate(pairs)]
+        first = other if any(theirs is block for theirs, block in zip(other.blocks, self.blocks, strict=True)) else self
+        self.encoder, self._first_dtype = first._own_encoder, first.dtype
         self.forget()
 
     @property
@@ -180,10 +183,10 @@ class PreparedGenerator(nn.Module, ABC):
             size = (height >> shift, width >> shift)
             if self._averages and shift:
                 small, means = symbols_of(F.adaptive_avg_pool2d(condition, size))
-                scales.append(LabelScale(small, means.to(self.dtype)))
+                scales.append(LabelScale(small, means.to(self._first_dtype)))
             else:
                 small = resize_nearest(symbols[:, None].double(), size)[:, 0].long() if shift else symbols
-                scales.append(LabelScale(small, columns.to(self.dtype)))
+                scales.append(LabelScale(small, columns.to(self._first_dtype)))
         if self.encoder is not None:
             seen = self.encoder(scales[-1])
             for scale, conv in zip(scales, self.encoder.scales, strict=False):
@@ -239,7 +242,7 @@ class PreparedV2(PreparedGenerator):
         if known.start is not None:
             return known.start
         size = (condition.shape[-2] >> self.doublings, condition.shape[-1] >> self.doublings)
-        x = self.encode(resize_nearest(condition, size), noise).permute(0, 2, 3, 1).to(self.dtype).contiguous()
+        x = self.encode(resize_nearest(condition, size), noise).permute(0, 2, 3, 1).to(self._first_dtype).contiguous()
         if self.from_label:
             known.start = x
         return x
@@ -287,7 +290,7 @@ class PreparedV1(PreparedGenerator):
         if known.start is not None:
             return known.start
         size = (condition.shape[-2] >> self.doublings, condition.shape[-1] >> self.doublings)
-        x = self.encode(condition, noise, size).permute(0, 2, 3, 1).to(self.dtype).contiguous()
+        x = self.encode(condition, noise, size).permute(0, 2, 3, 1).to(self._first_dtype).contiguous()
         if self.from_label:
             known.start = x
         return x

@@ -86,11 +86,12 @@ def _scattered(
     down, across = weight.shape[-2:]
     order = (down, across, channels) if is_channels_last(weight) else (channels, down, across)
     taps = columns.view(count, *gradient.shape[-2:], *order)
-    padded = columns.new_zeros(count, height + 2 * padding[0], width + 2 * padding[1], channels)
+    size = (count, height + 2 * padding[0], width + 2 * padding[1], channels)
+    padded = columns.new_zeros(size, dtype=torch.promote_types(columns.dtype, torch.float32))
     for row, column, target in _targets(padded, weight, gradient, stride):
         target.add_(taps[:, :, :, row, column] if is_channels_last(weight) else taps[..., row, column])
     inner = padded[:, padding[0] : padding[0] + height, padding[1] : padding[1] + width].permute(0, 3, 1, 2)
-    return inner.contiguous(memory_format=order_of(weight))
+    return inner.to(columns.dtype).contiguous(memory_format=order_of(weight))
 
 
 def _targets(

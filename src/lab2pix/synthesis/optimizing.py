@@ -47,7 +47,8 @@ class Chosen:
         mode: `plain`, `fast` or `fast-bf16`.
         generator: what draws.
         seconds: per mode that was measured, the time of one picture of a label map seen for the first time.
-        in_float32: how many blocks, from the first, `fast-bf16` leaves in float32 so as to draw nearly the same.
+        in_float32: how many blocks, from the first, `fast-bf16` leaves in float32 so as to draw nearly the same; where
+            all are and not even that is enough, so is everything else.
     """
 
     mode: str
@@ -133,7 +134,10 @@ def _nearly_equal(plain: nn.Module, config: Config, label_space: LabelSpace) -> 
             for example, images in zip(examples, drawn, strict=True)
         )
 
-    fewest = 0 if enough(0) else 1 + bisect_left(range(1, len(rough.blocks)), True, key=enough)
+    blocks = len(rough.blocks)
+    fewest = 0 if enough(0) else bisect_left(range(blocks + 1), True, lo=1, key=enough)
+    if fewest > blocks:  # even what is left in bfloat16 differs by too much
+        return Chosen("fast-bf16", exact, in_float32=blocks)
     rough.compute_as(exact, range(fewest))
     return Chosen("fast-bf16", rough, in_float32=fewest)
 
