@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import resource
+import shlex
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,7 +40,7 @@ def peak_resident() -> float:
 def surroundings() -> dict[str, Any]:
     """Return command, machine and versions."""
     return {
-        "command": " ".join(["python", *sys.argv]),
+        "command": shlex.join(["python", *sys.argv]),
         "machine": f"{processor()}, {torch.get_num_threads()} threads",
         "versions": {"lab2pix": lab2pix.__version__, "torch": torch.__version__, "python": platform.python_version()},
     }
