@@ -163,10 +163,15 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_the_same_step_gets_the_same_scores_as_from_evaluate(tmp_path: Path, reader: Path) -> None:
+@pytest.mark.parametrize(("channels_last", "within"), [(False, 1e-9), (True, 1e-3)])
+def test_the_same_step_gets_the_same_scores_as_from_evaluate(
+    channels_last: bool, within: float, tmp_path: Path, reader: Path
+) -> None:
+    """In another order of memory convolutions round otherwise, and a pixel may come out one level brighter."""
     overrides = (
         *("train.evaluate_every=2", "evaluation.count=4", "evaluation.samples=2", "evaluation.batch_size=3"),
-        *(f"evaluation.segmenter={reader}", "train.ema_decay=0.9", "train.channels_last=true", "seed=7"),
+        *(f"evaluation.segmenter={reader}", "train.ema_decay=0.9", "seed=7"),
+        f"train.channels_last={channels_last}",
     )
     config = load_config("v2-small", [*TINY, *overrides])
     train(config, tmp_path / "run", device="cpu")
@@ -187,7 +192,7 @@ def test_the_same_step_gets_the_same_scores_as_from_evaluate(tmp_path: Path, rea
         )
         assert tuple(sorted(scores)) == tuple(sorted(evaluation_names(config)))
         for name, value in scores.items():
-            assert value == pytest.approx(report.scores[name].mean, rel=1e-4, abs=1e-6), name
+            assert value == pytest.approx(report.scores[name].mean, rel=within, abs=1e-6), name
     assert logged[2] != logged[4]
 
 
