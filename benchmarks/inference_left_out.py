@@ -16,13 +16,13 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import inference
 import torch
 import torch.nn.functional as F
-from surroundings import surroundings, write_json
+from surroundings import in_turns, surroundings, write_json
 from torch import Tensor, nn
 
 from lab2pix.nn import prepared_blocks
@@ -32,18 +32,6 @@ from lab2pix.nn.prepared_parts import modulate
 
 CPU = torch.device("cpu")
 WAYS = ("fast", "fast-bf16")
-
-
-def in_turns(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
-    """Return the median time of each call, after one of each to warm up."""
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    for repeat in range(repeats + 1):
-        for name, call in calls.items():
-            start = time.process_time()
-            call()
-            if repeat:
-                taken[name].append(time.process_time() - start)
-    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def label_scales(
@@ -61,13 +49,6 @@ def label_scales(
 def fresh(scale: LabelScale) -> LabelScale:
     """Return a scale that nothing was made of yet."""
     return LabelScale(scale.symbols, scale.columns)
-
-
-def looked_up(norm: Any, scale: LabelScale) -> bool:
-    """Tell whether the product looks a norm's scale and shift up by neighbourhoods here."""
-    if not norm.globally or scale.seen is None:
-        return scale.repeats()
-    return scale.repeats(scale.size[0] * scale.seen.shape[-2] * scale.seen.shape[-1] * scale.least**2)
 
 
 def band_of(symbols: Tensor) -> Tensor:
@@ -107,7 +88,7 @@ def class_constants(kind: str, plain: Any, way: str, args: argparse.Namespace) -
     generator, scales = label_scales(kind, plain, way, args)
     rows = []
     for block, place in zip(generator.blocks, plain.block_scales, strict=True):
-        norms = [norm for norm in block.norms if looked_up(norm, scales[place])]
+        norms = [norm for norm in block.norms if norm.looks_up(scales[place])]
         if not norms:
             continue
 
@@ -161,7 +142,7 @@ def one_convolution(kind: str, plain: Any, way: str, args: argparse.Namespace) -
         firsts = [getattr(written, name).shared for name in ("norm_0", "norm_1", "norm_s") if getattr(written, name)]
         pairs = list(zip(block.norms, firsts, strict=True))
         for by_table in (True, False):
-            some = [(norm, first) for norm, first in pairs if looked_up(norm, scales[place]) == by_table]
+            some = [(norm, first) for norm, first in pairs if norm.looks_up(scales[place]) == by_table]
             if some:
                 for name, seconds in first_convolutions(some, by_table, scales[place], generator.dtype, args).items():
                     total[name] += seconds

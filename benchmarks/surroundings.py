@@ -6,8 +6,10 @@ import json
 import platform
 import resource
 import shlex
+import statistics
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 
 import lab2pix
 
-__all__ = ["peak_resident", "processor", "surroundings", "write_json"]
+__all__ = ["in_turns", "peak_resident", "processor", "surroundings", "write_json"]
 
 
 def processor() -> str:
@@ -35,6 +37,18 @@ def peak_resident() -> float:
     lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
     highest = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
     return (highest[0] if highest else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+
+
+def in_turns(calls: Mapping[str, Callable[[], Any]], repeats: int) -> dict[str, float]:
+    """Return the median time of each call, after one of each to warm up."""
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    for repeat in range(repeats + 1):
+        for name, call in calls.items():
+            start = time.process_time()
+            call()
+            if repeat:
+                taken[name].append(time.process_time() - start)
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def surroundings() -> dict[str, Any]:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import train_step
-from surroundings import surroundings, write_json
+from surroundings import in_turns, surroundings, write_json
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -81,13 +81,7 @@ def _made(value: Any) -> Any:
 
 def median_of(call: Callable[[], Any], repeats: int) -> float:
     """Return the median time of a call, after one to warm up."""
-    taken = []
-    for repeat in range(repeats + 1):
-        start = time.process_time()
-        call()
-        if repeat:
-            taken.append(time.process_time() - start)
-    return statistics.median(taken)
+    return in_turns({"": call}, repeats)[""]
 
 
 def alone(products: Mapping[tuple[Any, tuple[Any, ...]], int], repeats: int) -> float:

@@ -9,6 +9,13 @@ from hypothesis import strategies as st
 from lab2pix.nn.enlarged import conv3x3_of_doubled, conv3x3_of_enlarged
 
 
+def assert_same_gradients(ours, plain, leaves, generator, **limits):
+    direction = torch.randn(plain.shape, generator=generator)
+    found, wanted = (torch.autograd.grad((result * direction).sum(), leaves) for result in (ours, plain))
+    for left, right in zip(found, wanted, strict=True):
+        torch.testing.assert_close(left, right, **limits)
+
+
 @settings(deadline=None, max_examples=30)
 @given(
     factor=st.sampled_from([1, 2, 3, 4, 8]),
@@ -30,13 +37,7 @@ def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, b
     ours = conv3x3_of_enlarged(small.contiguous(memory_format=order), weight, bias, factor)
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 
-    direction = torch.randn(plain.shape, generator=generator)
-    for left, right in zip(
-        torch.autograd.grad((ours * direction).sum(), leaves),
-        torch.autograd.grad((plain * direction).sum(), leaves),
-        strict=True,
-    ):
-        torch.testing.assert_close(left, right, atol=1e-3, rtol=1e-3)
+    assert_same_gradients(ours, plain, leaves, generator, atol=1e-3, rtol=1e-3)
 
 
 @settings(deadline=None, max_examples=30)
@@ -59,13 +60,7 @@ def test_equal_to_convolving_the_doubled_map(height, width, channels, biased, or
     ours = conv3x3_of_doubled(small.contiguous(memory_format=order), weight, bias)
     torch.testing.assert_close(ours, plain)
 
-    direction = torch.randn(plain.shape, generator=generator)
-    for left, right in zip(
-        torch.autograd.grad((ours * direction).sum(), leaves),
-        torch.autograd.grad((plain * direction).sum(), leaves),
-        strict=True,
-    ):
-        torch.testing.assert_close(left, right)
+    assert_same_gradients(ours, plain, leaves, generator)
 
 
 @pytest.mark.parametrize("function", [conv3x3_of_doubled, lambda *given: conv3x3_of_enlarged(*given, 4)])

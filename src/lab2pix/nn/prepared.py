@@ -153,7 +153,7 @@ class PreparedGenerator(nn.Module, ABC):
         """
         pairs = zip(self._own_blocks, other.blocks, strict=True)
         self.blocks = [theirs if place in places else own for place, (own, theirs) in enumerate(pairs)]
-        first = other if any(theirs is block for theirs, block in zip(other.blocks, self.blocks, strict=True)) else self
+        first = self if self.blocks == self._own_blocks else other
         self.encoder, self._first_dtype = first._own_encoder, first.dtype
         self.forget()
 

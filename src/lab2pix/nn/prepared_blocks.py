@@ -176,14 +176,16 @@ class _PreparedNorm:
         self.of_taps = FoldedConv(by_tap, bias, dtype=dtype, device=device)
         self.without_bias = FoldedConv(weight, torch.zeros_like(bias), dtype=dtype, device=device)
 
+    def looks_up(self, scale: LabelScale) -> bool:
+        """Say whether it pays to look scale and shift up by neighbourhoods here, and not to convolve densely."""
+        if not self.globally or scale.seen is None:
+            return scale.repeats()
+        return scale.repeats(scale.size[0] * scale.seen.shape[-2] * scale.seen.shape[-1] * scale.least**2)
+
     def look(self, scale: LabelScale) -> Lookup:
         """Return scale and shift of every pixel of a label map, `[N, h, w, C + O]`."""
         globally = self.globally and scale.seen is not None
-        further = 0
-        if globally:
-            assert scale.seen is not None
-            further = scale.size[0] * scale.seen.shape[-2] * scale.seen.shape[-1] * scale.least**2
-        if not scale.repeats(further):
+        if not self.looks_up(scale):
             hidden = F.relu_(self.hidden.dense(scale.one_hot))
             if globally:
                 hidden += scale.whole_global

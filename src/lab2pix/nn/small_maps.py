@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lab2pix.nn.layouts import as_matrix, is_channels_last, order_of
 
-__all__ = ["convolve", "convolve_backward"]
+__all__ = ["convolve", "convolve_backward", "size_of_result"]
 
 _PLACES = 256
 """The most pixels of a result, in all samples together, for which products were quicker."""
@@ -24,7 +24,7 @@ _WEIGHTS = 2**20
 
 def convolve(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     """Return `conv2d(x, weight, None, stride, padding)` of `[N, C, H, W]` and `[O, C, h, w]`."""
-    height, width = _size(x, weight, stride, padding)
+    height, width = size_of_result(x, weight, stride, padding)
     if not _pays(x, weight, height * width):
         return F.conv2d(x, weight, None, stride, padding)
     product = _columns(x, weight, stride, padding) @ as_matrix(weight).t()
@@ -63,7 +63,8 @@ def _pays(x: Tensor, weight: Tensor, places: int) -> bool:
     return large and x.device.type == "cpu" and len(x) * places <= _PLACES and not torch.compiler.is_compiling()
 
 
-def _size(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> tuple[int, int]:
+def size_of_result(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> tuple[int, int]:
+    """Return height and width of what `convolve` returns."""
     sides = zip(x.shape[-2:], weight.shape[-2:], stride, padding, strict=True)
     height, width = ((side + 2 * pad - kernel) // step + 1 for side, kernel, step, pad in sides)
     return height, width

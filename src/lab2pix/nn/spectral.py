@@ -11,6 +11,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 
 from lab2pix.nn.fused import conv_with_scaled_result, traced_or_without_graph
 from lab2pix.nn.layouts import as_matrix, is_channels_last
+from lab2pix.nn.small_maps import size_of_result
 
 __all__ = ["SpectralConv2d", "SpectralNorm", "spectral_conv2d"]
 
@@ -37,7 +38,7 @@ class SpectralConv2d(nn.Conv2d):
         assert isinstance(norm, SpectralNorm)
         with torch.no_grad():
             sigma, left, right = norm.largest_singular(weight)
-        stride, padding = cast(tuple[int, int], self.stride), cast(tuple[int, int], self.padding)
+        stride, padding = self._steps()
         result = conv_with_scaled_result(x.to(_type_of_pass(x)), weight, sigma, left, right, stride, padding)
         return result if self.bias is None else result + self.bias.to(result.dtype).view(-1, 1, 1)
 
@@ -48,9 +49,12 @@ class SpectralConv2d(nn.Conv2d):
             return False
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             return False
-        sides = zip(x.shape[-2:], self.kernel_size, self.stride, cast(tuple[int, int], self.padding), strict=True)
-        height, width = ((side + 2 * padding - kernel) // stride + 1 for side, kernel, stride, padding in sides)
+        height, width = size_of_result(x, weight, *self._steps())
         return weight[0].numel() > x.shape[0] * height * width
+
+    def _steps(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Return stride and padding."""
+        return cast(tuple[int, int], self.stride), cast(tuple[int, int], self.padding)
 
 
 def _type_of_pass(x: Tensor) -> torch.dtype:
