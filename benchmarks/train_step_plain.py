@@ -23,7 +23,7 @@ from lab2pix.methods import Engine
 from lab2pix.methods.adversarial import AdversarialMethod, Carry
 from lab2pix.methods.base import Losses
 from lab2pix.methods.eyes import Eyes, Sight
-from lab2pix.nn import encoders
+from lab2pix.nn import convolutions, encoders
 from lab2pix.nn.coattention import LSCA
 from lab2pix.nn.modulation import SPADE
 from lab2pix.nn.spectral import SpectralConv2d
@@ -35,8 +35,8 @@ MEANING = {
     "discriminator_frozen": "off: the generator's half fills discriminator gradients that nobody uses",
     "distinct_global": "off: the global feature's convolution runs over the enlarged map, pixel by pixel",
     "labels_once": "off: every norm resizes the full one-hot label map for itself, at equal size too, as SPADE does",
-    "weights_undivided": "off: spectral norm makes a divided copy of every weight, and more in the backward pass; "
-    "nothing is a matrix product in place of a convolution",
+    "weights_undivided": "off: spectral norm makes a divided copy of every weight, and more in the backward pass",
+    "quick_convolutions": "off: every convolution is torch's, none is made of matrix products",
 }
 """What switching off does, where it is the same for both methods."""
 
@@ -160,7 +160,7 @@ class PlainParts:
     def __init__(self, method: PlainHalves) -> None:
         self.method = method
         self.norm, self.mix, self.distinct = SPADE.forward, LSCA.forward, encoders.conv3x3_of_enlarged
-        self.undivided = SpectralConv2d._shortens
+        self.undivided, self.quick_way = SpectralConv2d._shortens, convolutions.quick_way
         self.eyes, self.plain_eyes = method.eyes, PlainEyes(method.eyes, method.scales)
         self.label: Tensor
         method.generator.register_forward_pre_hook(self._keep_label)
@@ -182,6 +182,7 @@ class PlainParts:
         SpectralConv2d._shortens = (  # type: ignore[method-assign]
             self.undivided if "weights_undivided" in savings else lambda conv, x, weight: False
         )
+        convolutions.quick_way = self.quick_way if "quick_convolutions" in savings else lambda *given, **named: None
         encoders.conv3x3_of_enlarged = self.distinct if "distinct_global" in savings else plain_conv3x3_of_enlarged
         for module in method.discriminator.modules():
             if isinstance(module, nn.LeakyReLU):
@@ -191,6 +192,7 @@ class PlainParts:
         """Bring the product's parts back."""
         SPADE.forward, LSCA.forward = self.norm, self.mix  # type: ignore[method-assign]
         SpectralConv2d._shortens = self.undivided  # type: ignore[method-assign]
+        convolutions.quick_way = self.quick_way
         encoders.conv3x3_of_enlarged = self.distinct
 
     def _resized(self, x: Tensor, label: Tensor, savings: frozenset[str]) -> Tensor:

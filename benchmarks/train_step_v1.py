@@ -30,6 +30,7 @@ MEANING = {
     "in_place": "off: normalised * (1 + gamma) + beta and LeakyReLU keep their inputs, as the released",
     "labels_once": "off: every norm and every co-attention resizes the full one-hot label map for itself",
     "weights_undivided": COMMON["weights_undivided"],
+    "quick_convolutions": COMMON["quick_convolutions"],
     "mixed_small": "off: co-attention convolves the enlarged map, and all three maps beside each other to one channel",
 }
 """The savings, and what happens without each."""

@@ -33,6 +33,7 @@ MEANING = {
     "in_place": "off: normalised * (1 + gamma) + beta and LeakyReLU keep their inputs, as SPADE's and the released",
     "labels_once": COMMON["labels_once"],
     "weights_undivided": COMMON["weights_undivided"],
+    "quick_convolutions": COMMON["quick_convolutions"],
 }
 """The savings, and what happens without each."""
 

@@ -248,16 +248,29 @@ def cycle_segmentation_loss(logits: Sequence[Tensor], label: Tensor, ignored: in
     Returns:
         The sum over scales, each the mean over the pixels that count.
     """
-    size = (label.shape[-2], label.shape[-1])
-    counting = torch.ones_like(label, dtype=torch.bool) if ignored is None else label != ignored
-    target = label.masked_fill(~counting, -100)
-    count = counting.sum().clamp(min=1)
-    return torch.stack(
-        [
-            F.cross_entropy(F.interpolate(scores.float(), size=size), target, reduction="sum") / count
-            for scores in logits
-        ]
-    ).sum()
+    counts = torch.ones_like(label, dtype=torch.bool) if ignored is None else label != ignored
+    target = label.masked_fill(~counts, 0)
+    count = counts.sum().clamp(min=1)
+    return torch.stack([-_read_right(scores.float(), target, counts) / count for scores in logits]).sum()
+
+
+def _read_right(scores: Tensor, target: Tensor, counts: Tensor) -> Tensor:
+    """Return the sum of logarithms of the probabilities that `[N, K, h, w]` give each pixel's class, where it counts.
+
+    A smaller map's pixel stands for a block of the larger one's, which is why no map is enlarged.
+    """
+    height, width = target.shape[-2:]
+    if height % scores.shape[-2] or width % scores.shape[-1]:
+        scores = F.interpolate(scores, size=(height, width))
+    down, across = scores.shape[-2:]
+    last = not scores.is_contiguous()  # a copy is made of what is not in order
+    known = F.log_softmax(scores.permute(0, 2, 3, 1) if last else scores, 3 if last else 1)
+
+    def by_block(x: Tensor) -> Tensor:
+        blocks = x.view(len(x), down, height // down, across, width // across).transpose(2, 3).flatten(3)
+        return blocks if last else blocks.permute(0, 3, 1, 2)  # [N, h, w, pixels of a block], or those first
+
+    return (known.gather(3 if last else 1, by_block(target)) * by_block(counts)).sum()
 
 
 def diversity_loss(images: Tensor, noise: Tensor) -> Tensor:

@@ -75,6 +75,19 @@ def test_every_variant_has_the_losses_and_gradients_of_the_product(prepared):
                 assert difference <= allowed, f"{variant}: {name} differs by {difference:.1e} of {value.norm():.1e}"
 
 
+def test_the_step_is_the_same_in_another_order_of_memory(prepared, script):
+    _, variants, step = prepared
+    step.use(variants["all savings"])
+    expected = results(step)
+    step.switch(script.Way(variants["all savings"], channels_last=True))
+    found = results(step)
+    for group, values in expected.items():
+        rounding = 1e-5 * torch.stack([value.norm() for value in values.values()]).norm()
+        for name, value in values.items():
+            difference, allowed = (found[group][name] - value).norm(), 1e-3 * value.norm() + rounding
+            assert difference <= allowed, f"{name} differs by {difference:.1e} of {value.norm():.1e}"
+
+
 def test_switching_off_makes_the_step_do_the_plain_work(prepared):
     which, variants, step = prepared
     calls: dict[str, int] = {}

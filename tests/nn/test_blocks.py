@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
+from lab2pix.nn import blocks
 from lab2pix.nn.blocks import ConvNormAct, GenResBlk, MiniInception
 
 
@@ -64,3 +65,27 @@ def test_mini_inception_adds_three_branches(stride: int) -> None:
         for branch in (block.pool_branch, block.conv3_branch, block.conv5_branch)
     ]
     assert kernels == [[1], [1, 3], [1, 3, 3]]
+
+
+def test_discriminator_layer_keeps_the_order_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    taken: list[int] = []
+    quick = blocks.instance_norm_act
+    monkeypatch.setattr(blocks, "instance_norm_act", lambda *given: taken.append(1) or quick(*given))
+    layer, x = ConvNormAct(2, 3, 3), torch.randn(1, 2, 16, 16)
+    want = layer(x)
+    assert not taken
+    layer.to(memory_format=torch.channels_last).eval()
+    with torch.no_grad():
+        evaluated = layer(x.contiguous(memory_format=torch.channels_last))
+    assert not taken
+    got = layer.train()(x.contiguous(memory_format=torch.channels_last))
+    assert taken and got.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-2)  # a power iteration apart
+    torch.testing.assert_close(evaluated, want, rtol=1e-2, atol=1e-2)
+
+
+def test_discriminator_layer_refuses_single_values_in_every_order() -> None:
+    for order in (torch.contiguous_format, torch.channels_last):
+        layer = ConvNormAct(4, 3, 3).to(memory_format=order)
+        with pytest.raises(ValueError, match="more than 1 spatial element"):
+            layer(torch.randn(2, 4, 1, 1).contiguous(memory_format=order))

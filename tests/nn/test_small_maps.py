@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lab2pix.nn import small_maps
-from lab2pix.nn.small_maps import convolve, convolve_backward
+from lab2pix.nn.convolutions import convolve, convolve_backward
 from lab2pix.nn.spectral import spectral_conv2d
 
 LAYOUTS = [torch.contiguous_format, torch.channels_last]

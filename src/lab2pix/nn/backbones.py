@@ -14,6 +14,8 @@ from typing import ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
+from lab2pix.nn.convolutions import FrozenConv2d
+
 __all__ = ["VGG16", "VGG19", "Backbone", "BackboneFeatures", "EfficientNetLite0", "EfficientNetLite1"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -167,11 +169,10 @@ class _VGG(Backbone):
         width = 3
         for depth, stage_width in zip(self.depths, self.perceptual_channels, strict=True):
             for _ in range(depth):
-                convolution = nn.Conv2d(width, stage_width, 3, padding=1)
+                convolution = FrozenConv2d(width, stage_width, 3, padding=1)
                 nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
                 nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-                # Not in place: a returned feature must stay what it was.
-                layers += [convolution, nn.ReLU()]
+                layers += [convolution, nn.ReLU(inplace=True)]  # features are returned after it, not before
                 width = stage_width
             layers.append(nn.MaxPool2d(2))
         super().__init__(layers)

@@ -6,6 +6,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lab2pix.nn.convolutions import Conv2d
+from lab2pix.nn.fused import instance_norm_act, traced_or_without_graph
+from lab2pix.nn.layouts import is_channels_last
 from lab2pix.nn.modulation import SPADE, DGNorm
 from lab2pix.nn.spectral import spectral_conv2d
 
@@ -21,7 +24,7 @@ def conv2d(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True, spectral_norm: bool = True
 ) -> nn.Conv2d:
     """Return a convolution that keeps the size (or divides it by `stride`), under spectral norm if asked for."""
-    make = spectral_conv2d if spectral_norm else nn.Conv2d
+    make = spectral_conv2d if spectral_norm else Conv2d
     return make(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
 
 
@@ -90,6 +93,17 @@ class ConvNormAct(nn.Sequential):
             nn.InstanceNorm2d(out_channels),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, in_channels, h, w]` to `[N, out_channels, h / stride, w / stride]`."""
+        conv, norm, act = self
+        x = conv(x)
+        assert isinstance(norm, nn.InstanceNorm2d)
+        quick = norm.training and x.device.type == "cpu" and is_channels_last(x) and not traced_or_without_graph()
+        if quick and x[0, 0].numel() > 1:  # the norm itself refuses single values
+            return instance_norm_act(x, norm.eps, SLOPE)
+        result: Tensor = act(norm(x))
+        return result
 
 
 class MiniInception(nn.Module):

@@ -12,13 +12,14 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from lab2pix.nn.convolutions import convolve, convolve_backward
 from lab2pix.nn.layouts import as_matrix, order_of
-from lab2pix.nn.small_maps import convolve, convolve_backward
 
 __all__ = [
     "add_to_relu",
     "conv_with_scaled_result",
     "fuses",
+    "instance_norm_act",
     "is_exporting",
     "normalise_and_modulate",
     "traced_or_without_graph",
@@ -113,6 +114,50 @@ class _NormaliseAndModulate(torch.autograd.Function):
         return of_x, of_scale, gradient, None, None, None, None, None
 
 
+def instance_norm_act(x: Tensor, eps: float, slope: float) -> Tensor:
+    """Return `leaky_relu(instance_norm(x), slope)` of a channels-last map, channels-last.
+
+    Torch's instance norm copies such a map into the usual order, its gradient too, and neighbours copy both back. Here
+    each sample is a batch of its own for batch norm, which reads maps as they lie.
+
+    Args:
+        x: `[N, C, H, W]`, channels-last.
+        eps: of the norm, which has no weights and keeps no statistics.
+        slope: of the activation below zero, more than 0.
+    """
+    result: Tensor = _InstanceNormAct.apply(x, eps, slope)
+    return result
+
+
+class _InstanceNormAct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, eps: float, slope: float) -> Tensor:
+        result = torch.empty_like(x)
+        statistics: list[Tensor] = []
+        for sample, target in zip(torch.split(x, 1), torch.split(result, 1), strict=True):
+            normalised, *known = torch.native_batch_norm(sample, None, None, None, None, True, 0.0, eps)
+            torch.ops.aten.leaky_relu.out(normalised, slope, out=target)
+            statistics += known
+        ctx.save_for_backward(x, result, *statistics)
+        ctx.eps, ctx.slope = eps, slope
+        return result
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        x, result, *statistics = ctx.saved_tensors
+        gradient = torch.ops.aten.leaky_relu_backward(gradient, result, ctx.slope, True)
+        of_samples = [
+            torch.ops.aten.native_batch_norm_backward(
+                above, sample, None, None, None, mean, inverse, True, ctx.eps, [True, False, False]
+            )[0]
+            for above, sample, mean, inverse in zip(
+                torch.split(gradient, 1), torch.split(x, 1), statistics[::2], statistics[1::2], strict=True
+            )
+        ]
+        return of_samples[0] if len(of_samples) == 1 else torch.cat(of_samples), None, None
+
+
 def add_to_relu(x: Tensor, summand: Tensor) -> Tensor:
     """Return `relu(x) + summand`, written over `x`; a mask of bytes is kept in place of the rectified map."""
     if x.dtype != summand.dtype or x.shape != summand.shape or traced_or_without_graph():
@@ -177,7 +222,7 @@ class _ConvWithScaledResult(torch.autograd.Function):
         cast = weight.to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             result = convolve(x, cast, stride, padding).div_(sigma)
-        ctx.save_for_backward(x, cast, sigma, left, right, result)
+        ctx.save_for_backward(x, cast, sigma, left, right, result if ctx.needs_input_grad[1] else None)
         ctx.stride, ctx.padding = stride, padding
         return result
 

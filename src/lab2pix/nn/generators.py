@@ -13,7 +13,10 @@ from lab2pix.errors import ConfigError
 from lab2pix.nn.blocks import SLOPE, GenResBlk
 from lab2pix.nn.checkpointing import checkpointed
 from lab2pix.nn.coattention import LSCA
+from lab2pix.nn.convolutions import type_of_pass
 from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, SketchEncoder
+from lab2pix.nn.fused import traced_or_without_graph
+from lab2pix.nn.layouts import order_of
 from lab2pix.nn.modulation import resize_nearest
 
 __all__ = ["Lab2PixV1Generator", "Lab2PixV2Generator"]
@@ -57,6 +60,16 @@ class _Generator(nn.Module):
         height, width = condition.shape[-2:]
         self.check_size(height, width)
         return [(height // 2**shift, width // 2**shift) for shift in range(self.doublings, -1, -1)]
+
+    def _in_order(self, condition: Tensor) -> Tensor:
+        """Return the condition as a training step's convolutions want it, which would each convert it for themselves.
+
+        Its values are whole numbers, so no type is too low for them.
+        """
+        if not self.training or traced_or_without_graph():
+            return condition
+        weight = next(p for p in self.parameters() if p.ndim == 4 and p[0, 0].numel() > 1)
+        return condition.to(type_of_pass(condition), memory_format=order_of(weight))
 
     def _encode_noise(self, encoder: NoiseEncoder, noise: Tensor | None, size: tuple[int, int]) -> Tensor:
         if noise is None:
@@ -159,7 +172,7 @@ class Lab2PixV2Generator(_Generator):
         Raises:
             ConfigError: a size that is no multiple, or no noise where noise is the start.
         """
-        sizes = self._sizes(condition)
+        sizes, condition = self._sizes(condition), self._in_order(condition)
         labels = [resize_nearest(condition, size) for size in sizes]
         features: list[Tensor] | list[None] = [None] * len(sizes)
         if self.global_encoder is not None:
@@ -284,7 +297,7 @@ class Lab2PixV1Generator(_Generator):
         Raises:
             ConfigError: a size that is no multiple, or no noise where noise is the start.
         """
-        sizes = self._sizes(condition)
+        sizes, condition = self._sizes(condition), self._in_order(condition)
         labels = [self._resize(condition, size) for size in sizes]
         features: list[Tensor] | list[None] = [None] * len(sizes)
         if self.global_encoder is not None:

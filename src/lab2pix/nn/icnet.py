@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
+from lab2pix.nn.convolutions import Conv2d
 
 __all__ = ["LEAST_SIZE", "ICNet"]
 
@@ -35,7 +36,7 @@ def _conv_norm(
 ) -> nn.Sequential:
     """Return a convolution without bias and its norm; sizes stay, or are divided by `stride` and rounded up."""
     padding = dilation * (kernel // 2)
-    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
+    conv = Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
     return nn.Sequential(conv, _group_norm(out_channels))
 
 

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lab2pix.nn.convolutions import Conv2d
 from lab2pix.nn.fused import add_to_relu, fuses, is_exporting, normalise_and_modulate
 
 __all__ = ["SPADE", "DGNorm", "resize_nearest"]
@@ -33,9 +34,9 @@ class SPADE(nn.Module):
     def __init__(self, channels: int, label_channels: int, *, hidden: int = 128) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)
-        self.shared = nn.Conv2d(label_channels, hidden, 3, padding=1)
-        self.gamma = nn.Conv2d(hidden, channels, 3, padding=1)
-        self.beta = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.shared = Conv2d(label_channels, hidden, 3, padding=1)
+        self.gamma = Conv2d(hidden, channels, 3, padding=1)
+        self.beta = Conv2d(hidden, channels, 3, padding=1)
 
     def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
         """Return the `[N, hidden, h, w]` feature that scale and shift are predicted from."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lab2pix.nn.layouts import as_matrix, is_channels_last, order_of
 
-__all__ = ["convolve", "convolve_backward", "size_of_result"]
+__all__ = ["backward", "convolve", "pays", "size_of_result"]
 
 _PLACES = 256
 """The most pixels of a result, in all samples together, for which products were quicker."""
@@ -22,17 +22,28 @@ _WEIGHTS = 2**20
 """The least weights for which they were."""
 
 
+def pays(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int], dtype: torch.dtype) -> bool:
+    """Say whether a convolution of `[N, C, H, W]` by `[O, C, h, w]` is quicker this way, computed in a type."""
+    if weight.numel() < _WEIGHTS or weight[0, 0].numel() == 1 or dtype == torch.float16:
+        return False
+    height, width = size_of_result(x, weight, stride, padding)
+    return len(x) * height * width <= _PLACES
+
+
 def convolve(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     """Return `conv2d(x, weight, None, stride, padding)` of `[N, C, H, W]` and `[O, C, h, w]`."""
     height, width = size_of_result(x, weight, stride, padding)
-    if not _pays(x, weight, height * width):
-        return F.conv2d(x, weight, None, stride, padding)
-    product = _columns(x, weight, stride, padding) @ as_matrix(weight).t()
-    result = product.view(len(x), height, width, len(weight)).permute(0, 3, 1, 2)
-    return result.contiguous(memory_format=order_of(weight))
+    columns, size = _columns(x, weight, stride, padding), (len(x), len(weight), height, width)
+    result = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=order_of(weight))  # no view is returned
+    pixels = result.permute(0, 2, 3, 1)
+    if pixels.is_contiguous():
+        torch.mm(columns, as_matrix(weight).t(), out=pixels.view(-1, len(weight)))
+    else:
+        pixels.copy_((columns @ as_matrix(weight).t()).view(pixels.shape))
+    return result
 
 
-def convolve_backward(
+def backward(
     gradient: Tensor,
     x: Tensor,
     weight: Tensor,
@@ -41,12 +52,6 @@ def convolve_backward(
     needs: tuple[bool, bool],
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of `convolve` at `x` and at `weight`, those that are needed."""
-    places = gradient.shape[-2] * gradient.shape[-1]
-    if not _pays(x, weight, places):
-        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, [*needs, False]
-        )
-        return of_x, of_weight
     flat = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight))  # [N·h'·w', O]
     of_x = _scattered(flat @ as_matrix(weight), x, gradient, weight, stride, padding) if needs[0] else None
     if not needs[1]:
@@ -56,11 +61,6 @@ def convolve_backward(
         return of_x, matrix.view(weight.shape)
     channels, height, width = weight.shape[1:]
     return of_x, matrix.view(len(weight), height, width, channels).permute(0, 3, 1, 2)
-
-
-def _pays(x: Tensor, weight: Tensor, places: int) -> bool:
-    large = weight.numel() >= _WEIGHTS and weight[0, 0].numel() > 1
-    return large and x.device.type == "cpu" and len(x) * places <= _PLACES and not torch.compiler.is_compiling()
 
 
 def size_of_result(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> tuple[int, int]:

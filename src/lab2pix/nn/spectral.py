@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 
+from lab2pix.nn.convolutions import Conv2d, type_of_pass
 from lab2pix.nn.fused import conv_with_scaled_result, traced_or_without_graph
 from lab2pix.nn.layouts import as_matrix, is_channels_last
 from lab2pix.nn.small_maps import size_of_result
@@ -16,12 +17,12 @@ from lab2pix.nn.small_maps import size_of_result
 __all__ = ["SpectralConv2d", "SpectralNorm", "spectral_conv2d"]
 
 
-class SpectralConv2d(nn.Conv2d):
+class SpectralConv2d(Conv2d):
     """A convolution for torch's spectral norm; where its weight is larger than its result, it divides the result.
 
     Results, gradients, singular vectors and the state dict are those of torch's spectral norm. Under autocast the
-    weight itself is cast; norm and gradient stay in its own type. The short way is for training steps; evaluation,
-    frozen weights and compilation take torch's own. Make one with `spectral_conv2d`.
+    weight itself is cast; norm and gradient stay in its own type. The short way is for training steps, with frozen
+    weights too; evaluation and compilation take torch's own. Make one with `spectral_conv2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -36,16 +37,15 @@ class SpectralConv2d(nn.Conv2d):
             return super().forward(x)
         norm = stack[0]
         assert isinstance(norm, SpectralNorm)
-        with torch.no_grad():
-            sigma, left, right = norm.largest_singular(weight)
+        sigma, left, right = norm.largest_singular(weight, constant=True)
         stride, padding = self._steps()
-        result = conv_with_scaled_result(x.to(_type_of_pass(x)), weight, sigma, left, right, stride, padding)
+        result = conv_with_scaled_result(x.to(type_of_pass(x)), weight, sigma, left, right, stride, padding)
         return result if self.bias is None else result + self.bias.to(result.dtype).view(-1, 1, 1)
 
     def _shortens(self, x: Tensor, weight: Tensor) -> bool:
-        if not self.training or not weight.requires_grad or x.ndim != 4 or traced_or_without_graph():
+        if not self.training or x.ndim != 4 or traced_or_without_graph():
             return False
-        if _type_of_pass(x) == torch.float16:  # undivided, its results may be too large
+        if type_of_pass(x) == torch.float16:  # undivided, its results may be too large
             return False
         if x.dtype != weight.dtype and not torch.is_autocast_enabled(x.device.type):
             return False
@@ -55,12 +55,6 @@ class SpectralConv2d(nn.Conv2d):
     def _steps(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return stride and padding."""
         return cast(tuple[int, int], self.stride), cast(tuple[int, int], self.padding)
-
-
-def _type_of_pass(x: Tensor) -> torch.dtype:
-    """Return the type that a convolution of `x` computes in here."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class SpectralNorm(_SpectralNorm):
@@ -76,15 +70,16 @@ class SpectralNorm(_SpectralNorm):
             return super().forward(weight)
         return weight / self.largest_singular(weight)[0]
 
-    def largest_singular(self, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def largest_singular(self, weight: Tensor, *, constant: bool = False) -> tuple[Tensor, Tensor, Tensor]:
         """Return a weight's largest singular value and vectors, in training mode after a power iteration.
 
         Args:
             weight: `[O, C, h, w]`.
+            constant: whether no gradient reaches the weight through the value, which spares reading the weight again.
 
         Returns:
-            The value, through which gradients reach the weight; the left vector `[O]`; and the right one `[C·h·w]`, in
-            the order in which the weight's memory holds them.
+            The value, through which gradients reach the weight unless it is constant; the left vector `[O]`; and the
+            right one `[C·h·w]`, in the order in which the weight's memory holds them.
         """
         matrix = as_matrix(weight)
         channels, height, width = weight.shape[1:]
@@ -97,9 +92,14 @@ class SpectralNorm(_SpectralNorm):
             right = kept.clone(memory_format=torch.contiguous_format).flatten()
             if self.training:
                 left = nn.functional.normalize(torch.mv(matrix, right), dim=0, eps=self.eps)
-                right = nn.functional.normalize(torch.mv(matrix.T, left), dim=0, eps=self.eps)
+                across = torch.mv(matrix.T, left)
+                right = nn.functional.normalize(across, dim=0, eps=self.eps)
                 self._u.copy_(left)
                 kept.copy_(right.view(kept.shape))
+            elif constant:
+                across = torch.mv(matrix.T, left)
+            if constant:
+                return torch.vdot(across, right), left, right
         return torch.vdot(left, torch.mv(matrix, right)), left, right
 
 
