@@ -16,6 +16,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,12 +29,16 @@ from torch.utils._pytree import tree_leaves
 PRODUCTS = {"convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbmm"}
 """Operations that count as work."""
 GROUPS = {
-    "convolutions, matrix products": ("convolution", "slow_conv", "::mm", "::addmm", "::bmm"),
+    "convolutions, matrix products": ("convolution", "slow_conv", "::mm", "::addmm", "::bmm", "::baddbmm"),
     "norms": ("batch_norm", "instance_norm", "native_norm"),
     "copies, casts, layouts": ("copy_", "contiguous", "::cat", "clone", "fill_", "zero_", "pad"),
     "optimiser-like updates": ("_foreach", "_fused"),
 }
 """What the profile's operations are put together as, by parts of their names; the rest is 'elementwise and other'."""
+
+
+Product = tuple[Any, tuple[Any, ...], tuple[tuple[str, Any], ...]]
+"""An operator, its arguments and its named ones, described."""
 
 
 class Recorder(TorchDispatchMode):
@@ -46,14 +51,17 @@ class Recorder(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.products: Counter[tuple[Any, tuple[Any, ...]]] = Counter()
+        self.products: Counter[Product] = Counter()
         self.others = 0
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         """Note an operation, and carry it out."""
-        result = func(*args, **(kwargs or {}))
+        named = kwargs or {}
+        result = func(*args, **named)
         if func.overloadpacket.__name__ in PRODUCTS:
-            self.products[func, _described(args)] += 1
+            self.products[
+                func, _described(args), tuple((name, _described(value)) for name, value in named.items())
+            ] += 1
         elif not func.is_view and "empty" not in func.overloadpacket.__name__:
             self.others += _nbytes(args) + _nbytes(result)
         return result
@@ -84,12 +92,12 @@ def median_of(call: Callable[[], Any], repeats: int) -> float:
     return in_turns({"": call}, repeats)[""]
 
 
-def alone(products: Mapping[tuple[Any, tuple[Any, ...]], int], repeats: int) -> float:
+def alone(products: Mapping[Product, int], repeats: int) -> float:
     """Return what all noted convolutions and products take, each timed by itself."""
     total = 0.0
-    for (func, described), count in products.items():
-        given = [_made(part) for part in described]
-        total += count * median_of(lambda func=func, given=given: func(*given), repeats)
+    for (func, described, names), count in products.items():
+        call = partial(func, *map(_made, described), **{name: _made(value) for name, value in names})
+        total += count * median_of(call, repeats)
     return total
 
 

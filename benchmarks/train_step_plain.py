@@ -23,7 +23,7 @@ from lab2pix.methods import Engine
 from lab2pix.methods.adversarial import AdversarialMethod, Carry
 from lab2pix.methods.base import Losses
 from lab2pix.methods.eyes import Eyes, Sight
-from lab2pix.nn import convolutions, encoders
+from lab2pix.nn import blocks, convolutions, encoders
 from lab2pix.nn.coattention import LSCA
 from lab2pix.nn.modulation import SPADE
 from lab2pix.nn.spectral import SpectralConv2d
@@ -161,6 +161,7 @@ class PlainParts:
         self.method = method
         self.norm, self.mix, self.distinct = SPADE.forward, LSCA.forward, encoders.conv3x3_of_enlarged
         self.undivided, self.quick_way = SpectralConv2d._shortens, convolutions.quick_way
+        self.norm_as_it_lies = blocks.instance_norm_act
         self.eyes, self.plain_eyes = method.eyes, PlainEyes(method.eyes, method.scales)
         self.label: Tensor
         method.generator.register_forward_pre_hook(self._keep_label)
@@ -169,7 +170,7 @@ class PlainParts:
         self.label = inputs[0]
 
     def use(self, savings: frozenset[str]) -> None:
-        """Switch; the global encoder's and V2's last activation stay in place."""
+        """Switch; activations of the global encoder, VGG and V2's last stay in place, and scores are not enlarged."""
         method = self.method
         method.savings = savings
         # Kept, it would be freed in the middle of the next step's record of memory.
@@ -183,6 +184,7 @@ class PlainParts:
             self.undivided if "weights_undivided" in savings else lambda conv, x, weight: False
         )
         convolutions.quick_way = self.quick_way if "quick_convolutions" in savings else lambda *given, **named: None
+        blocks.instance_norm_act = self.norm_as_it_lies if "in_place" in savings else plain_instance_norm_act
         encoders.conv3x3_of_enlarged = self.distinct if "distinct_global" in savings else plain_conv3x3_of_enlarged
         for module in method.discriminator.modules():
             if isinstance(module, nn.LeakyReLU):
@@ -192,7 +194,7 @@ class PlainParts:
         """Bring the product's parts back."""
         SPADE.forward, LSCA.forward = self.norm, self.mix  # type: ignore[method-assign]
         SpectralConv2d._shortens = self.undivided  # type: ignore[method-assign]
-        convolutions.quick_way = self.quick_way
+        convolutions.quick_way, blocks.instance_norm_act = self.quick_way, self.norm_as_it_lies
         encoders.conv3x3_of_enlarged = self.distinct
 
     def _resized(self, x: Tensor, label: Tensor, savings: frozenset[str]) -> Tensor:
@@ -230,6 +232,11 @@ class PlainParts:
             return torch.lerp(current, merged, torch.sigmoid(mix.attention(seen)))
 
         return forward
+
+
+def plain_instance_norm_act(x: Tensor, eps: float, slope: float) -> Tensor:
+    """Norm as torch does, then activate."""
+    return F.leaky_relu(F.instance_norm(x, eps=eps), slope)
 
 
 def plain_conv3x3_of_enlarged(small: Tensor, weight: Tensor, bias: Tensor | None, factor: int) -> Tensor:

@@ -167,6 +167,19 @@ def test_cycle_segmentation_enlarges_smaller_scales_pixel_by_pixel():
     torch.testing.assert_close(losses.cycle_segmentation_loss([small], label), F.cross_entropy(enlarged, label))
 
 
+@pytest.mark.parametrize("size", [(12, 8), (6, 4), (3, 4), (5, 3)])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_cycle_segmentation_equals_the_loss_of_enlarged_scores(size, order):
+    torch.manual_seed(0)
+    label = torch.randint(5, (2, 12, 8))  # the last is unknown
+    scores = torch.randn(2, 4, *size).contiguous(memory_format=order).requires_grad_()
+    ours = losses.cycle_segmentation_loss([scores], label, ignored=4)
+    theirs = F.cross_entropy(F.interpolate(scores, size=(12, 8)), label, ignore_index=4)
+    torch.testing.assert_close(ours, theirs)
+    for mine, expected in zip(*(torch.autograd.grad(loss, scores) for loss in (ours, theirs)), strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
 def test_cycle_segmentation_leaves_out_pixels_without_a_class():
     label = torch.randint(3, (2, 8, 8))
     label[0, :4] = 3  # the id behind the last class: unknown

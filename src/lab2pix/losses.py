@@ -263,14 +263,17 @@ def _read_right(scores: Tensor, target: Tensor, counts: Tensor) -> Tensor:
     if height % scores.shape[-2] or width % scores.shape[-1]:
         scores = F.interpolate(scores, size=(height, width))
     down, across = scores.shape[-2:]
-    last = not scores.is_contiguous()  # a copy is made of what is not in order
-    known = F.log_softmax(scores.permute(0, 2, 3, 1) if last else scores, 3 if last else 1)
+    axis = 1
+    if not scores.is_contiguous():  # classes last, as they lie in memory, or softmax would copy the map
+        scores, axis = scores.permute(0, 2, 3, 1), 3
 
     def by_block(x: Tensor) -> Tensor:
+        """Put the pixels of each block, `[N, H, W]`, where the classes are."""
         blocks = x.view(len(x), down, height // down, across, width // across).transpose(2, 3).flatten(3)
-        return blocks if last else blocks.permute(0, 3, 1, 2)  # [N, h, w, pixels of a block], or those first
+        return blocks.movedim(3, axis)
 
-    return (known.gather(3 if last else 1, by_block(target)) * by_block(counts)).sum()
+    read = F.log_softmax(scores, axis).gather(axis, by_block(target))
+    return torch.where(by_block(counts), read, 0).sum()
 
 
 def diversity_loss(images: Tensor, noise: Tensor) -> Tensor:

@@ -52,16 +52,17 @@ def test_a_step_in_float32_is_torchs(order, bias, everywhere):
 
 
 @pytest.mark.parametrize("order", LAYOUTS)
-def test_a_step_in_a_low_type_is_torchs(order, everywhere, monkeypatch):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_in_a_low_type_is_torchs(order, dtype, everywhere, monkeypatch):
     monkeypatch.setattr(small_maps, "_WEIGHTS", 0)
     torch.manual_seed(0)
     conv = Conv2d(6, 8, 3, padding=1).to(memory_format=order)
-    x = torch.randn(2, 6, 5, 4).contiguous(memory_format=order)
+    x = torch.randn(2, 6, 5, 4).to(dtype, memory_format=order)
     found = step(conv, x, low=True)
     assert everywhere == ["small_maps"]
     monkeypatch.setattr(convolutions, "quick_way", lambda *given, **named: None)
     for mine, expected in zip(found, step(conv, x, low=True), strict=True):
-        assert mine.dtype == expected.dtype == torch.float32
+        assert mine.dtype == expected.dtype
         assert float((mine - expected).norm() / expected.norm()) < 1e-2
 
 
@@ -96,7 +97,8 @@ def test_evaluation_is_torchs_own_but_for_frozen_networks(everywhere):
         {"stride": 2, "padding": 1}, {"padding": 0},
     ],
 )  # fmt: skip
-def test_other_convolutions_are_torchs(given, everywhere):
+def test_other_convolutions_are_torchs(given, everywhere, monkeypatch):
+    monkeypatch.setattr(small_maps, "_WEIGHTS", 0 if given.get("padding") == "same" or "groups" in given else 2**20)
     conv = Conv2d(3, 6, 3, **given)
     plain = nn.Conv2d(3, 6, 3, **given)
     plain.load_state_dict(conv.state_dict())
@@ -129,19 +131,27 @@ def test_vgg_looks_the_quick_way(everywhere, monkeypatch):
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("order", LAYOUTS)
-def test_spectral_convolutions_are_torchs_with_frozen_weights_too(frozen, order, everywhere):
+def test_spectral_convolutions_are_torchs(order, everywhere):
     torch.manual_seed(0)
     ours = spectral_conv2d(8, 8, 3, stride=1, padding=1, bias=True)
     theirs = torch.nn.utils.parametrizations.spectral_norm(nn.Conv2d(8, 8, 3, padding=1))
     theirs.load_state_dict(ours.state_dict())
     ours.to(memory_format=order)
-    for network in (ours, theirs):
-        network.requires_grad_(not frozen)
     x = torch.randn(1, 8, 6, 6)  # the weight is larger than the result
     for mine, expected in zip(step(ours, x), step(theirs, x), strict=True):
         torch.testing.assert_close(mine, expected, rtol=1e-4, atol=1e-4)
     for mine, expected in zip(ours.buffers(), theirs.buffers(), strict=True):
         torch.testing.assert_close(mine, expected)
     assert everywhere == ["winograd"]
+
+
+def test_a_double_condition_stays_one_under_autocast(everywhere, monkeypatch):
+    monkeypatch.setattr(small_maps, "_WEIGHTS", 0)
+    conv, x = Conv2d(3, 4, 3, padding=1).double(), torch.randn(1, 3, 8, 8).double()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert conv(x).dtype == torch.float64
+
+
+def test_shapes_can_be_asked_for_without_numbers():
+    assert VGG16().to("meta")(torch.empty(1, 3, 64, 64, device="meta")).discriminator[0].shape == (1, 256, 8, 8)

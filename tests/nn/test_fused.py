@@ -16,7 +16,7 @@ from lab2pix.nn.blocks import GenResBlk
 from lab2pix.nn.checkpointing import checkpointed
 from lab2pix.nn.fused import add_to_relu, fuses, instance_norm_act, normalise_and_modulate
 from lab2pix.nn.layouts import as_matrix
-from lab2pix.nn.spectral import SpectralConv2d, spectral_conv2d
+from lab2pix.nn.spectral import SpectralConv2d, shared_weights, spectral_conv2d
 
 
 def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -189,6 +189,28 @@ def test_spectral_convolution_twice_before_its_backward_pass() -> None:
     torch.testing.assert_close(ours.parametrizations.weight.original.grad, plain.parametrizations.weight.original.grad)
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("low", [False, True])
+def test_passes_over_frozen_weights_share_one_power_iteration(layout: torch.memory_format, low: bool) -> None:
+    ours, plain = (conv.to(memory_format=layout).requires_grad_(False) for conv in pair(3, 1, True))
+    for _ in range(2):
+        x, photo = torch.randn(1, 6, 2, 2, requires_grad=True), torch.randn(1, 6, 2, 2)
+        with shared_weights(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=low):
+            got = ours(x)
+            assert ours._shortens(x, ours.parametrizations.weight.original)
+            with torch.no_grad():
+                seen = ours(photo)
+        with parametrize.cached():
+            want, expected = plain(x), plain(photo)
+        found = [got, seen, *gradients(got.float(), [x])]
+        for mine, theirs in zip(found, [want, expected, *gradients(want, [x])], strict=True):
+            assert float((mine - theirs).detach().norm() / theirs.detach().norm()) < (2e-2 if low else 1e-5)
+        for name, value in plain.state_dict().items():  # moved once, by the first pass
+            torch.testing.assert_close(ours.state_dict()[name], value, msg=name)
+    with parametrize.cached():
+        assert not ours._shortens(x, ours.parametrizations.weight.original)
+
+
 def test_spectral_convolution_leaves_torchs_way_to_others() -> None:
     conv, _ = pair(3, 1, True)
     x, weight = torch.randn(1, 6, 2, 2), conv.parametrizations.weight.original
@@ -199,6 +221,9 @@ def test_spectral_convolution_leaves_torchs_way_to_others() -> None:
     assert not conv._shortens(x.bfloat16(), weight)
     with torch.no_grad():
         assert not conv._shortens(x, weight)
+    weight.requires_grad_(False)
+    assert not conv._shortens(x, weight)
+    weight.requires_grad_(True)
     assert not conv.eval()._shortens(x, weight)
     want = conv(x)
     parametrize.remove_parametrizations(conv, "weight")

@@ -59,7 +59,7 @@ def test_results_and_gradients_are_those_of_a_convolution(
 
 
 @pytest.mark.parametrize("order", LAYOUTS)
-def test_rounding_is_about_that_of_the_convolution_itself(order):
+def test_rounding_is_small(order):
     torch.manual_seed(0)
     x = torch.randn(2, 256, 24, 24).contiguous(memory_format=order)
     weight = (torch.randn(192, 256, 3, 3) / 48).contiguous(memory_format=order)

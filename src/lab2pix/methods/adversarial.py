@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
 from lab2pix.config import Config
@@ -25,6 +24,7 @@ from lab2pix.nn.discriminators import (
     ScaleOutput,
 )
 from lab2pix.nn.init import xavier_init
+from lab2pix.nn.spectral import shared_weights
 
 __all__ = [
     "AdversarialMethod",
@@ -118,7 +118,7 @@ def frozen(network: nn.Module) -> Iterator[None]:
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        with parametrize.cached():
+        with shared_weights():
             yield
     finally:
         for parameter in parameters:
@@ -194,11 +194,11 @@ class AdversarialMethod(Method):
         Returns:
             `real`, `fake` and, with λ2 > 0, `blurred`: the terms as they enter the sum.
         """
-        images, features = [carry.generated, carry.real], [carry.generated_features]
-        features.append(self._see(carry.real, engine) if carry.real_features is None else carry.real_features)
+        images = [carry.generated, carry.real]
         if self.config.loss.sharpness > 0:
             images.append(self.blurred_images(carry.real))
-            features.append(self._see(images[-1], engine))
+        features = [carry.generated_features, *([] if carry.real_features is None else [carry.real_features])]
+        features += self._see_together(images[len(features) :], engine)
         with engine.autocast():
             inputs = [
                 torch.cat([self._input(carry, scale, group[scale]) for group in images]) for scale in range(self.scales)
@@ -242,6 +242,16 @@ class AdversarialMethod(Method):
         """Return what the perceptual branches see in images by scale, without a graph."""
         with torch.no_grad(), engine.autocast():
             return [self.eyes(image, levels=self._levels(scale)).discriminator for scale, image in enumerate(images)]
+
+    def _see_together(self, groups: Sequence[Sequence[Tensor]], engine: Engine) -> list[list[list[Tensor]]]:
+        """Return what `_see` does for groups of images, looked at side by side."""
+        if not groups:
+            return []
+        seen = self._see([torch.cat(images) for images in zip(*groups, strict=True)], engine)
+        return [
+            [[feature.chunk(len(groups))[place] for feature in features] for features in seen]
+            for place in range(len(groups))
+        ]
 
     def _levels(self, scale: int) -> int:
         """Return how many levels of the backbone a scale's discriminator looks through; 0 where there is none."""

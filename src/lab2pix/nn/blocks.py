@@ -99,8 +99,7 @@ class ConvNormAct(nn.Sequential):
         conv, norm, act = self
         x = conv(x)
         assert isinstance(norm, nn.InstanceNorm2d)
-        quick = norm.training and x.device.type == "cpu" and is_channels_last(x) and not traced_or_without_graph()
-        if quick and x[0, 0].numel() > 1:  # the norm itself refuses single values
+        if norm.training and x.device.type == "cpu" and is_channels_last(x) and not traced_or_without_graph():
             return instance_norm_act(x, norm.eps, SLOPE)
         result: Tensor = act(norm(x))
         return result

@@ -58,7 +58,8 @@ def convolve_backward(
             gradient, x, weight, None, stride, padding, (1, 1), False, (0, 0), 1, [*needs, False]
         )
         return of_x, of_weight
-    return cast("tuple[Tensor | None, Tensor | None]", way.backward(gradient, x, weight, stride, padding, needs))
+    with torch.autocast(x.device.type, enabled=False):
+        return cast("tuple[Tensor | None, Tensor | None]", way.backward(gradient, x, weight, stride, padding, needs))
 
 
 def convolution(
@@ -73,17 +74,17 @@ def convolution(
         stride: of the convolution.
         padding: likewise.
     """
-    dtype = type_of_pass(x)
-    if quick_way(x, weight, stride, padding, dtype) is None:
+    if x.device.type != "cpu" or quick_way(x, weight, stride, padding, type_of_pass(x)) is None:
         return F.conv2d(x, weight, bias, stride, padding)
-    result: Tensor = _Convolution.apply(x.to(dtype), weight, bias, stride, padding)
+    result: Tensor = _Convolution.apply(x.to(type_of_pass(x)), weight, bias, stride, padding)
     return result
 
 
 def type_of_pass(x: Tensor) -> torch.dtype:
-    """Return the type that a convolution of `x` computes in here."""
+    """Return the type that a convolution of `x` computes in here; autocast leaves double precision as it is."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    lowered = x.dtype != torch.float64 and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 
 class _Convolution(torch.autograd.Function):
@@ -96,20 +97,20 @@ class _Convolution(torch.autograd.Function):
         stride: tuple[int, int],
         padding: tuple[int, int],
     ) -> Tensor:
-        cast = weight.to(x.dtype)
+        lowered = weight.to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
-            result = convolve(x, cast, stride, padding)
+            result = convolve(x, lowered, stride, padding)
             if bias is not None:
                 result.add_(bias.to(x.dtype).view(-1, 1, 1))
-        ctx.save_for_backward(x, cast)
+        ctx.save_for_backward(x, lowered)
         ctx.stride, ctx.padding, ctx.dtype = stride, padding, weight.dtype
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, cast = ctx.saved_tensors
-        of_x, of_weight = convolve_backward(gradient, x, cast, ctx.stride, ctx.padding, ctx.needs_input_grad[:2])
+        x, lowered = ctx.saved_tensors
+        of_x, of_weight = convolve_backward(gradient, x, lowered, ctx.stride, ctx.padding, ctx.needs_input_grad[:2])
         of_bias = gradient.sum((0, 2, 3), dtype=ctx.dtype) if ctx.needs_input_grad[2] else None
         return of_x, None if of_weight is None else of_weight.to(ctx.dtype), of_bias, None, None
 
@@ -119,15 +120,18 @@ class Conv2d(nn.Conv2d):
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Map `[N, C, H, W]` to `[N, O, h, w]` with a weight that may not be the module's own."""
-        if not self._is_quick() or x.ndim != 4 or (x.dtype != weight.dtype and type_of_pass(x) == x.dtype):
+        if not self._is_quick(x, weight):
             plain: Tensor = super()._conv_forward(x, weight, bias)
             return plain
         stride, padding = cast("tuple[int, int]", self.stride), cast("tuple[int, int]", self.padding)
         return convolution(x, weight, bias, stride, padding)
 
-    def _is_quick(self) -> bool:
+    def _is_quick(self, x: Tensor, weight: Tensor) -> bool:
+        if not self._is_in_step() or x.device.type != "cpu" or x.ndim != 4:
+            return False
         simple = self.groups == 1 and self.dilation == (1, 1) and self.padding_mode == "zeros"
-        return simple and self._is_in_step()
+        fits = x.dtype == weight.dtype or torch.is_autocast_enabled(x.device.type)
+        return simple and fits and not isinstance(self.padding, str)
 
     def _is_in_step(self) -> bool:
         return self.training

@@ -222,7 +222,7 @@ class _ConvWithScaledResult(torch.autograd.Function):
         cast = weight.to(x.dtype)
         with torch.autocast(x.device.type, enabled=False):
             result = convolve(x, cast, stride, padding).div_(sigma)
-        ctx.save_for_backward(x, cast, sigma, left, right, result if ctx.needs_input_grad[1] else None)
+        ctx.save_for_backward(x, cast, sigma, left, right, result)
         ctx.stride, ctx.padding = stride, padding
         return result
 

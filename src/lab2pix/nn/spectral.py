@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import cast
 
 import torch
@@ -9,20 +12,21 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
 
-from lab2pix.nn.convolutions import Conv2d, type_of_pass
-from lab2pix.nn.fused import conv_with_scaled_result, traced_or_without_graph
+from lab2pix.nn.convolutions import Conv2d, convolution, type_of_pass
+from lab2pix.nn.fused import conv_with_scaled_result
 from lab2pix.nn.layouts import as_matrix, is_channels_last
 from lab2pix.nn.small_maps import size_of_result
 
-__all__ = ["SpectralConv2d", "SpectralNorm", "spectral_conv2d"]
+__all__ = ["SpectralConv2d", "SpectralNorm", "shared_weights", "spectral_conv2d"]
 
 
 class SpectralConv2d(Conv2d):
     """A convolution for torch's spectral norm; where its weight is larger than its result, it divides the result.
 
     Results, gradients, singular vectors and the state dict are those of torch's spectral norm. Under autocast the
-    weight itself is cast; norm and gradient stay in its own type. The short way is for training steps, with frozen
-    weights too; evaluation and compilation take torch's own. Make one with `spectral_conv2d`.
+    weight itself is cast; norm and gradient stay in its own type. The short way is for training steps, and for frozen
+    weights that passes share (`shared_weights`); evaluation and compilation take torch's own. Make one with
+    `spectral_conv2d`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -35,15 +39,25 @@ class SpectralConv2d(Conv2d):
         assert isinstance(weight, Tensor)
         if not self._shortens(x, weight):
             return super().forward(x)
-        norm = stack[0]
+        norm, dtype = stack[0], type_of_pass(x)
         assert isinstance(norm, SpectralNorm)
-        sigma, left, right = norm.largest_singular(weight, constant=True)
         stride, padding = self._steps()
-        result = conv_with_scaled_result(x.to(type_of_pass(x)), weight, sigma, left, right, stride, padding)
+        if weight.requires_grad:
+            sigma, left, right = norm.largest_singular(weight, constant=True)
+            result = conv_with_scaled_result(x.to(dtype), weight, sigma, left, right, stride, padding)
+        else:
+            shared = _shared.get()
+            assert shared is not None
+            if self not in shared:
+                shared[self] = weight.to(dtype), norm.largest_singular(weight, constant=True)[0]
+            lowered, sigma = shared[self]
+            result = convolution(x.to(dtype), lowered, None, stride, padding).div_(sigma)
         return result if self.bias is None else result + self.bias.to(result.dtype).view(-1, 1, 1)
 
     def _shortens(self, x: Tensor, weight: Tensor) -> bool:
-        if not self.training or x.ndim != 4 or traced_or_without_graph():
+        if not self.training or x.ndim != 4 or torch.compiler.is_compiling():
+            return False
+        if not (torch.is_grad_enabled() if weight.requires_grad else _shared.get() is not None):
             return False
         if type_of_pass(x) == torch.float16:  # undivided, its results may be too large
             return False
@@ -55,6 +69,22 @@ class SpectralConv2d(Conv2d):
     def _steps(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """Return stride and padding."""
         return cast(tuple[int, int], self.stride), cast(tuple[int, int], self.padding)
+
+
+_shared: ContextVar[dict[SpectralConv2d, tuple[Tensor, Tensor]] | None] = ContextVar("shared", default=None)
+"""In `shared_weights`: the weights of convolutions in the type of the passes, and what results are divided by."""
+
+
+@contextmanager
+def shared_weights() -> Iterator[None]:
+    """Let passes over frozen weights, of batches of one size, share what is made of each weight; torch's norms too."""
+    known = _shared.get()
+    token = _shared.set({} if known is None else known)
+    try:
+        with parametrize.cached():
+            yield
+    finally:
+        _shared.reset(token)
 
 
 class SpectralNorm(_SpectralNorm):

@@ -3,7 +3,8 @@
 A 3x3 convolution makes 4x4 pixels from 6x6 by 16 * 9 products per pair of channels. Seen as polynomials, and told by
 their values at six points, both become products of 36 numbers (Lavin and Gray, 2016, arXiv:1509.09308); the sums over
 channels are 36 matrix products then. The points 0, 1, -1, 1/2, -2 and infinity keep rounding small (Barabasz et al.,
-2020, arXiv:1803.10986): it is about that of the convolution itself.
+2020, arXiv:1803.10986): results and gradients are right to some 2e-6 of their size, where torch's own are to 2e-7 or
+1e-6, as they are made.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def _gradient_of_weight(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     padded, plain = _padded(x, 1), _padded(gradient, 0)
     parts = list(_parts(x, max(outs, channels)))
     seen = given = x.new_empty(0)
-    for some in _chunks(outs, channels):
+    for some in _chunks(outs, channels * x.element_size()):
         summed = x.new_empty(_POINTS, len(range(outs)[some]), channels)
         for index, part in enumerate(parts):
             if seen.numel() == 0 or len(parts) > 1:
@@ -119,9 +120,9 @@ def _convolve(x: Tensor, weight: Tensor, of_weight: Tensor, *, turned: bool) -> 
     tiles = result.permute(0, 2, 3, 1).view(count, down, _SIDE, across, _SIDE, results)
     of_result = _matrix("result", x.dtype)
     padded = _padded(x, 1)
-    for part in _parts(x, x.shape[1]):
+    for part in _parts(x, max(results, x.shape[1])):
         seen = _values_of_pixels(padded, part)
-        for some in _chunks(results, x.shape[1]):
+        for some in _chunks(results, x.shape[1] * x.element_size()):
             values = _values_of_weight(weight[:, some] if turned else weight[some], of_weight)
             products = torch.bmm(seen, values if turned else values.transpose(1, 2))
             target = tiles[part][..., some]
@@ -171,9 +172,9 @@ def _parts(x: Tensor, channels: int) -> Iterator[tuple[slice, slice]]:
             yield slice(sample, sample + samples), slice(row, row + rows)
 
 
-def _chunks(results: int, channels: int) -> Iterator[slice]:
-    """Yield the results, as many at a time as keep the weight's values in the memory allowed."""
-    count = -(-results * channels * _POINTS * 4 // _BYTES)
+def _chunks(results: int, each: int) -> Iterator[slice]:
+    """Yield the results, as many at a time as keep the weight's values, of so many bytes, in the memory allowed."""
+    count = -(-results * each * _POINTS // _BYTES)
     size = -(-results // count)
     for start in range(0, results, size):
         yield slice(start, start + size)
