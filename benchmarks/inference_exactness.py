@@ -1,4 +1,5 @@
-"""How far a trained model's prepared ways to draw differ from its network as written, over scenes that no training saw.
+"""How far a trained model's prepared ways to draw differ from its network as written, over scenes that no training saw
+and over label maps of each class alone.
 
     python benchmarks/inference_exactness.py scenes --count 60 --out benchmarks/results/inference_exactness.json
 
@@ -15,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from surroundings import surroundings, write_json
 from torch import nn
@@ -34,8 +36,10 @@ def measure(synthesizer: Synthesizer, world: int, first: int, count: int) -> lis
     networks["bf16 throughout"] = prepare(generator, dtype=torch.bfloat16)
     seconds: dict[str, list[float]] = {way: [] for way in networks}
     differences: dict[str, list[torch.Tensor]] = {way: [] for way in networks}
-    for index in range(count):
-        batch, noise = synthesizer.read(draw_scene(world, first + index, synthesizer.size)[1]), synthesizer.noise(index)
+    labels = [draw_scene(world, first + index, synthesizer.size)[1] for index in range(count)]
+    labels += [np.full_like(labels[0], label) for label in range(space.num_classes)]
+    for index, label in enumerate(labels):
+        batch, noise = synthesizer.read(label), synthesizer.noise(index)
         plain = None
         for way, network in networks.items():
             if isinstance(network, PreparedGenerator):
@@ -51,11 +55,12 @@ def measure(synthesizer: Synthesizer, world: int, first: int, count: int) -> lis
         error = float(every.square().flatten(1).mean(1).max())
         row: dict[str, Any] = {
             "way": way,
-            "largest": float(every.max()),
+            "largest": float(every[:count].max()),
+            "largest_alone": float(every[count:].max()),
             "beyond": float((every > 3e-2).float().mean()),
         }
         row |= {"lowest_psnr": 10 * float(torch.log10(torch.tensor(4 / error))) if error else None}
-        rows.append(row | {"seconds": statistics.median(seconds[way])})
+        rows.append(row | {"seconds": statistics.median(seconds[way][:count])})
         if way in chosen:
             rows[-1]["blocks_in_float32"] = chosen[way].in_float32
     return rows
@@ -63,10 +68,11 @@ def measure(synthesizer: Synthesizer, world: int, first: int, count: int) -> lis
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """Return what is printed."""
-    lines = [f"{'way':<18}{'largest':>10}{'>3e-2':>10}{'PSNR':>7}{'s':>8}{'blocks in float32':>20}"]
+    lines = [f"{'way':<18}{'largest':>10}{'alone':>10}{'>3e-2':>10}{'PSNR':>7}{'s':>8}{'blocks in float32':>20}"]
     for row in rows:
         psnr = "" if row["lowest_psnr"] is None else f"{row['lowest_psnr']:.0f}"
-        line = f"{row['way']:<18}{row['largest']:>10.1e}{row['beyond']:>10.1e}{psnr:>7}{row['seconds']:>8.3f}"
+        line = f"{row['way']:<18}" + "".join(f"{row[key]:>10.1e}" for key in ("largest", "largest_alone", "beyond"))
+        line += f"{psnr:>7}{row['seconds']:>8.3f}"
         lines.append(line + f"{row.get('blocks_in_float32', ''):>20}")
     return "\n".join(lines)
 

