@@ -245,8 +245,6 @@ class AdversarialMethod(Method):
 
     def _see_together(self, groups: Sequence[Sequence[Tensor]], engine: Engine) -> list[list[list[Tensor]]]:
         """Return what `_see` does for groups of images, looked at side by side."""
-        if not groups:
-            return []
         seen = self._see([torch.cat(images) for images in zip(*groups, strict=True)], engine)
         return [
             [[feature.chunk(len(groups))[place] for feature in features] for features in seen]

@@ -74,16 +74,17 @@ def convolution(
         stride: of the convolution.
         padding: likewise.
     """
-    if x.device.type != "cpu" or quick_way(x, weight, stride, padding, type_of_pass(x)) is None:
+    dtype = type_of_pass(x)
+    if quick_way(x, weight, stride, padding, dtype) is None:
         return F.conv2d(x, weight, bias, stride, padding)
-    result: Tensor = _Convolution.apply(x.to(type_of_pass(x)), weight, bias, stride, padding)
+    result: Tensor = _Convolution.apply(x.to(dtype), weight, bias, stride, padding)
     return result
 
 
 def type_of_pass(x: Tensor) -> torch.dtype:
     """Return the type that a convolution of `x` computes in here; autocast leaves double precision as it is."""
     kind = x.device.type
-    lowered = x.dtype != torch.float64 and torch.is_autocast_enabled(kind)
+    lowered = x.dtype != torch.float64 and torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 

@@ -66,7 +66,7 @@ class _Generator(nn.Module):
 
         Its values are whole numbers, so no type is too low for them.
         """
-        if not self.training or traced_or_without_graph() or condition.device.type == "meta":
+        if not self.training or traced_or_without_graph():
             return condition
         weight = next(p for p in self.parameters() if p.ndim == 4 and p[0, 0].numel() > 1)
         return condition.to(type_of_pass(condition), memory_format=order_of(weight))

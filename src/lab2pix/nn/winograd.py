@@ -68,7 +68,7 @@ def pays(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int,
     return tiles >= _TILES and outs * channels >= least * (outs + channels)
 
 
-def convolve(x: Tensor, weight: Tensor, stride: tuple[int, int] = (1, 1), padding: tuple[int, int] = (1, 1)) -> Tensor:
+def convolve(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> Tensor:
     """Return `conv2d(x, weight, None, stride, padding)` of `[N, C, H, W]` and `[O, C, 3, 3]`, both of 1."""
     del stride, padding
     return _convolve(x, weight, _matrix("weight", x.dtype), turned=False)
