@@ -28,7 +28,7 @@ __all__ = [
     "TrainConfig",
 ]
 
-BackboneName = Literal["vgg16", "vgg19", "efficientnet-lite0", "efficientnet-lite1"]
+BackboneName = Literal["vgg16", "vgg19", "vgg19-16x", "efficientnet-lite0", "efficientnet-lite1"]
 
 Light = Literal["sun", "any"]
 """Whether the height of the sun tells in which light a drawn scene lies, or nothing does."""
@@ -169,13 +169,14 @@ class BackboneConfig(Section):
         "vgg19", description="Network of the perceptual loss (V2) or of image consistency (V1)."
     )
     weights: dict[BackboneName, str] = Field(
-        default_factory=dict, description="File with the ImageNet weights, by network; else the torch hub cache."
+        default_factory=dict, description="File with the weights, by network; else the torch hub cache or the package."
     )
     normalize: bool = Field(
-        True, description="Normalise images as ImageNet is for the perceptual or consistency loss (released: no)."
+        True,
+        description="Normalize images as in the network's training, for perceptual or consistency loss (released: no).",
     )
     normalize_discriminator: bool = Field(
-        True, description="Normalise images as ImageNet is for the perceptual branch (released V1: no)."
+        True, description="Normalize images as the network was trained, for the perceptual branch (released V1: no)."
     )
 
 

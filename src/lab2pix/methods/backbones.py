@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
-from lab2pix.nn.backbones import VGG16, VGG19, Backbone, EfficientNetLite0, EfficientNetLite1
+from lab2pix.nn.backbones import VGG16, VGG19, Backbone, CompactVGG19, EfficientNetLite0, EfficientNetLite1
 from lab2pix.pretrained import WeightsFile, read_weights
 
 __all__ = ["backbone_names", "load_backbone"]
@@ -26,6 +26,20 @@ _Source = tuple[Callable[[], Backbone], WeightsFile]
 _SOURCES: dict[str, _Source] = {
     "vgg16": _torchvision(VGG16, "397923af"),
     "vgg19": _torchvision(VGG19, "dcbb9e9d"),
+    "vgg19-16x": (
+        CompactVGG19,
+        WeightsFile(
+            "vgg19-16x",
+            "5SE.pth",
+            # As its authors publish it, and the same tensors as safetensors.
+            (
+                "9417c34d0d8d621bc6af78be745f1b8d30f5f210efa01e50655c60eb3770816b",
+                "c73fed0af02eb0fc0c10755e70942011689542ab5ce2a91c6226cb46aaf894da",
+            ),
+            setting="backbone.weights.vgg19-16x",
+            origin="trained_models/wct_se_16x_new of MingSun-Tse/Collaborative-Distillation on GitHub",
+        ),
+    ),
     "efficientnet-lite0": _source(
         EfficientNetLite0,
         "efficientnet-lite0-57934424.pth",
@@ -50,8 +64,8 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
     """Return a frozen backbone with its ImageNet weights.
 
     Args:
-        name: `vgg16`, `vgg19`, `efficientnet-lite0` or `efficientnet-lite1`.
-        weights: its weights file; else the torch hub cache (filled from the net if need be), or the package's own.
+        name: `vgg16`, `vgg19`, `vgg19-16x`, `efficientnet-lite0` or `efficientnet-lite1`.
+        weights: its weights file; else the torch hub cache (downloaded where missing), or the package's own.
         pretrained: false leaves the network at random weights and reads nothing.
 
     Raises:

@@ -80,7 +80,7 @@ class Eyes(nn.Module):
         """Look at `[N, 3, H, W]` images in [-1, 1].
 
         Args:
-            image: the images; each use normalises them as ImageNet's are, unless its setting says no.
+            image: the images; each network normalizes them as in its training, unless the setting of the use says no.
             levels: how many features for the perceptual branch.
             perceptual: whether to return the five of the perceptual loss.
             consistency: whether to return the five of image consistency.
@@ -104,8 +104,9 @@ class Eyes(nn.Module):
     def _look(self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool) -> Sight:
         """Run one network once."""
         first = consistency and self.first_layers
-        seen = self._network(name)(
-            Backbone.normalize(image) if normal else image,
+        network = self._network(name)
+        seen = network(
+            network.normalize(image) if normal else image,
             levels=levels,
             perceptual=perceptual or first,
             consistency=consistency and not first,
