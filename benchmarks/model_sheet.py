@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from lab2pix import Synthesizer
-from lab2pix.data.pixels import to_picture
+from lab2pix.data.pixels import to_pil
 from lab2pix.data.scenes import draw_scene
 
 
@@ -28,7 +28,7 @@ def sheet(model: str, world: int, rows: int, seeds: int, *, truth: bool = True, 
         pictures = synthesizer(label, seed=0, samples=seeds)
         colors = synthesizer.label_space.to_colors(label)
         for column, picture in enumerate([colors, *pictures, image][:columns]):
-            page.paste(to_picture(picture), (column * (width + gap), row * (height + gap)))
+            page.paste(to_pil(picture), (column * (width + gap), row * (height + gap)))
     return page
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     before, after = (Synthesizer.load(folder, device="cpu") for folder in (args.model, args.out))
     for index in range(4):
         batch, noise = before.read(draw_scene(1, index, before.size)[1]), before.noise(index)[None]
-        error = (before.draw(batch, noise) - after.draw(batch, noise)).square().mean()
+        error = (before.generate(batch, noise) - after.generate(batch, noise)).square().mean()
         print(f"scene {index}: {10 * float(torch.log10(4 / error)):.1f} dB")
 
 

@@ -16,12 +16,12 @@ from lab2pix import cli
 from lab2pix.configuration import load_config, preset_names
 from lab2pix.errors import ConfigError, TrainingError
 from lab2pix.labels import LabelSpace, label_space_names
-from lab2pix.terminal import explain_os_error, label_space_for, read_seed_pair, read_size
+from lab2pix.terminal import explain_os_error, read_seed_pair, read_size, resolve_label_space
 
 Run = Callable[..., tuple[int, str, str]]
 
 
-def test_nothing_heavy_is_loaded_before_a_verb_needs_it() -> None:
+def test_cli_loads_nothing_heavy_before_a_command_needs_it() -> None:
     script = (
         "import sys, lab2pix.cli; "
         "heavy = {'torch', 'numpy', 'pydantic', 'omegaconf', 'matplotlib', 'PIL'} & set(sys.modules); "
@@ -30,12 +30,12 @@ def test_nothing_heavy_is_loaded_before_a_verb_needs_it() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
-def test_runs_as_a_module() -> None:
+def test_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "lab2pix", "--version"], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == f"lab2pix {lab2pix.__version__}"
 
 
-def test_public_names_load_when_asked_for() -> None:
+def test_package_attributes_load_lazily() -> None:
     assert lab2pix.LabelSpace is LabelSpace
     assert lab2pix.load_config is load_config
     assert callable(lab2pix.train)
@@ -44,7 +44,7 @@ def test_public_names_load_when_asked_for() -> None:
         _ = lab2pix.nothing
 
 
-def test_help_names_every_verb(run: Run) -> None:
+def test_help_names_every_command(run: Run) -> None:
     code, output, _ = run("--help")
     assert code == 0
     for verb in ("train", "generate", "demo", "convert", "parity", "presets", "data", "labels"):
@@ -67,7 +67,7 @@ def test_help_names_every_verb(run: Run) -> None:
         ("labels", "show"),
     ],
 )
-def test_every_verb_has_help(run: Run, words: tuple[str, ...]) -> None:
+def test_every_command_has_help(run: Run, words: tuple[str, ...]) -> None:
     code, output, _ = run(*words, "--help")
     assert code == 0
     assert "Usage: lab2pix " + " ".join(words) in output
@@ -108,11 +108,11 @@ def test_data_layouts_lists_all(run: Run) -> None:
 @pytest.mark.parametrize(
     "words", [("nope",), ("train",), ("train", "--resume"), ("train", "v2-small", "--nope"), ("presets", "nope")]
 )
-def test_wrong_usage_exits_2(run: Run, words: tuple[str, ...]) -> None:
+def test_cli_wrong_usage_exits_2(run: Run, words: tuple[str, ...]) -> None:
     assert run(*words)[0] == 2
 
 
-def test_an_error_is_one_line_and_the_traceback_waits_for_debug(run: Run) -> None:
+def test_cli_error_is_one_line_and_debug_adds_the_traceback(run: Run) -> None:
     assert run("presets", "show", "v2-smal") == (2, "", "error: unknown preset 'v2-smal'; did you mean 'v2-small'?\n")
     with pytest.raises(ConfigError):
         cli.main(["presets", "show", "v2-smal", "--debug"])
@@ -134,7 +134,9 @@ def test_an_error_is_one_line_and_the_traceback_waits_for_debug(run: Run) -> Non
         ),
     ],
 )
-def test_exit_codes(run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, message: str) -> None:
+def test_cli_maps_errors_to_exit_codes(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, message: str
+) -> None:
     def fail(**_: object) -> None:
         raise error
 
@@ -185,7 +187,7 @@ def test_dry_run_of_a_real_data_set_says_what_is_missing(run: Run) -> None:
     assert errors == "error: data.root is not set: add data.root=/path/to/cityscapes\n"
 
 
-def test_words_for_sizes_and_seeds() -> None:
+def test_read_size_and_read_seed_pair_refuse_other_text() -> None:
     assert read_size("64x128") == (64, 128)
     assert read_seed_pair("3, 8") == (3, 8)
     assert read_seed_pair(None) is None
@@ -197,14 +199,14 @@ def test_words_for_sizes_and_seeds() -> None:
             read_seed_pair(text)
 
 
-def test_a_layout_knows_its_own_labels() -> None:
-    assert label_space_for(None, "facades-base").name == "facades"
-    assert label_space_for("scenes", "folder").name == "scenes"
+def test_resolve_label_space_knows_the_layouts_own() -> None:
+    assert resolve_label_space(None, "facades-base").name == "facades"
+    assert resolve_label_space("scenes", "folder").name == "scenes"
     with pytest.raises(ConfigError, match="add --labels"):
-        label_space_for(None, "folder")
+        resolve_label_space(None, "folder")
     with pytest.raises(ConfigError, match="'fodler'; did you mean 'folder'"):
-        label_space_for(None, "fodler")
+        resolve_label_space(None, "fodler")
 
 
-def test_other_file_errors_keep_the_systems_words() -> None:
+def test_os_errors_keep_the_systems_message() -> None:
     assert explain_os_error(IsADirectoryError(errno.EISDIR, "Is a directory", "/x")) == "cannot use /x: Is a directory"

@@ -72,7 +72,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_published_recipes(name: str) -> None:
+def test_v2_presets_match_the_published_recipes(name: str) -> None:
     c = load_config(name)
     assert RECIPES[name] == (
         c.data.layout,
@@ -114,7 +114,7 @@ def spread(text: str) -> tuple[int, ...]:
         ("v2-ade20k", "0-6 9 11 13 16 17 21 25 26 29 32 46 48 51 52 54 60 61 68 69 81 91 94 101 128"),
     ],
 )
-def test_published_background_ids(name: str, ids: str) -> None:
+def test_v2_presets_have_the_published_background_ids(name: str, ids: str) -> None:
     """The presets leave the list to their label space, so that another space can take its place."""
     config = load_config(name)
     assert config.loss.background_ids is None
@@ -123,7 +123,7 @@ def test_published_background_ids(name: str, ids: str) -> None:
     assert tuple(every[~space.foreground(every)].tolist()) == spread(ids)
 
 
-def test_each_rung_of_the_paired_ladder_adds_one_component() -> None:
+def test_each_paired_ablation_step_adds_one_component() -> None:
     rungs = [load_config(name) for name in LADDER]
     steps = [difference(rungs[i], rungs[i + 1]) for i in range(len(rungs) - 1)]
     assert steps == [
@@ -134,11 +134,11 @@ def test_each_rung_of_the_paired_ladder_adds_one_component() -> None:
     ]
 
 
-def test_the_top_of_the_ladder_is_v2_but_for_the_name() -> None:
+def test_last_paired_ablation_step_is_v2_but_for_the_name() -> None:
     assert difference(load_config(LADDER[-1]), load_config("v2-cityscapes")) == {}
 
 
-def test_the_small_preset_needs_no_files() -> None:
+def test_v2_small_preset_needs_no_files() -> None:
     require_data_root(load_config("v2-small"))
     assert load_config("v2-small").backbone.discriminator == "efficientnet-lite0"
 
@@ -146,7 +146,7 @@ def test_the_small_preset_needs_no_files() -> None:
 # --- merging -----------------------------------------------------------------------------------------------------
 
 
-def test_later_layers_win(tmp_path: Path) -> None:
+def test_later_config_layers_override_earlier_ones(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("base: v2-small\nseed: 1\ntrain: {batch_size: 4}\ngenerator: {width: 8}\n")
     (tmp_path / "own.yaml").write_text("base: base.yaml\nname: own\nseed: 2\n")
     config = load_config(tmp_path / "own.yaml", ["seed=3"])
@@ -154,7 +154,7 @@ def test_later_layers_win(tmp_path: Path) -> None:
     assert config.train.steps == load_config("v2-small").train.steps
 
 
-def test_overrides_read_yaml_values() -> None:
+def test_config_overrides_are_yaml_values() -> None:
     config = load_config(
         "v2-small",
         ["train.steps=null", "train.epochs=3", "data.size=[64, 96]", "optimizer.generator_lr=1e-3", "data.flip=false"],
@@ -163,7 +163,7 @@ def test_overrides_read_yaml_values() -> None:
     assert (config.optimizer.generator_lr, config.data.flip) == (1e-3, False)
 
 
-def test_sources_of_every_kind_give_the_same(tmp_path: Path) -> None:
+def test_load_config_accepts_every_kind_of_source(tmp_path: Path) -> None:
     config = load_config("v2-small")
     file = tmp_path / "x.yaml"
     file.write_text("base: v2-small\n")
@@ -175,7 +175,7 @@ def test_backbone_weights_are_set_by_name() -> None:
     assert load_config("v2-small", ["backbone.weights.vgg16=/w.pth"]).backbone.weights == {"vgg16": "/w.pth"}
 
 
-def test_inheritance_in_a_circle_is_an_error(tmp_path: Path) -> None:
+def test_circular_base_configs_are_refused(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("base: b.yaml\n")
     (tmp_path / "b.yaml").write_text("base: a.yaml\n")
     assert "leads back to itself" in error_of(tmp_path / "a.yaml")
@@ -184,13 +184,13 @@ def test_inheritance_in_a_circle_is_an_error(tmp_path: Path) -> None:
 # --- errors ------------------------------------------------------------------------------------------------------
 
 
-def test_a_typo_in_a_file_names_file_key_and_nearest(tmp_path: Path) -> None:
+def test_config_typo_names_file_key_and_nearest_setting(tmp_path: Path) -> None:
     file = tmp_path / "v2-mine.yaml"
     file.write_text("base: v2-small\ngenerator:\n  widht: 3\n")
     assert error_of(file) == f"{file}: unknown setting 'generator.widht'; did you mean 'generator.width'?"
 
 
-def test_the_file_that_is_wrong_is_named_not_the_one_that_builds_on_it(tmp_path: Path) -> None:
+def test_wrong_base_config_is_named_not_its_child(tmp_path: Path) -> None:
     (tmp_path / "base.yaml").write_text("base: v2-small\ntrain: {batch_size: many}\n")
     (tmp_path / "own.yaml").write_text("base: base.yaml\nseed: 1\n")
     assert (
@@ -256,11 +256,11 @@ def test_the_file_that_is_wrong_is_named_not_the_one_that_builds_on_it(tmp_path:
         ("train.steps=null", "neither train.epochs nor train.steps is set; set one, such as train.epochs=100"),
     ],
 )
-def test_errors_are_one_sentence(override: str, message: str) -> None:
+def test_config_errors_are_one_sentence(override: str, message: str) -> None:
     assert error_of("v2-small", "train.steps=100", "train.batch_size=8", override) == message
 
 
-def test_small_images_suit_patch_discriminators() -> None:
+def test_config_accepts_small_images_with_patch_discriminators() -> None:
     assert load_config("v2-small", ["data.size=[32,32]", "discriminator.kind=patch"]).data.size == (32, 32)
 
 
@@ -277,7 +277,7 @@ def test_small_images_suit_patch_discriminators() -> None:
         (b"base: [v2-small]\n", "base is ['v2-small'] but must be the name of a preset or a YAML file"),
     ],
 )
-def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message: str) -> None:
+def test_invalid_config_files_are_refused(tmp_path: Path, content: bytes, message: str) -> None:
     file = tmp_path / "x.yaml"
     file.write_bytes(content)
     text = error_of(file)
@@ -285,7 +285,7 @@ def test_files_that_are_no_configuration(tmp_path: Path, content: bytes, message
     assert message in text
 
 
-def test_sources_that_do_not_exist(tmp_path: Path) -> None:
+def test_missing_config_sources_are_refused(tmp_path: Path) -> None:
     assert error_of("v2-smal") == "unknown preset 'v2-smal'; did you mean 'v2-small'?"
     assert error_of("my/own.yaml") == "no configuration file my/own.yaml"
     assert "is a folder" in error_of(tmp_path)
@@ -318,11 +318,13 @@ def test_every_setting_has_a_description() -> None:
     ("size", "multiple", "least", "nearest"),
     [((65, 70), 32, 1, (64, 64)), ((79, 81), 32, 1, (64, 96)), ((1, 1), 64, 1, (64, 64)), ((32, 32), 32, 64, (64, 64))],
 )
-def test_nearest_size(size: tuple[int, int], multiple: int, least: int, nearest: tuple[int, int]) -> None:
+def test_nearest_size_is_a_multiple_and_large_enough(
+    size: tuple[int, int], multiple: int, least: int, nearest: tuple[int, int]
+) -> None:
     assert nearest_size(size, multiple, least) == nearest
 
 
-def test_names_known_without_loading_anything_match_what_is_there() -> None:
+def test_config_names_match_registered_components() -> None:
     from lab2pix.config import LAYOUT_NAMES
     from lab2pix.data.layouts import layout_names
     from lab2pix.labels import label_space_names

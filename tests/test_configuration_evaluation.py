@@ -48,14 +48,14 @@ from lab2pix.evaluation.programs import PROGRAM_SUFFIXES
         ("v2-small", ["evaluation.feature=[inception]"], "unknown setting 'evaluation.feature'; did you mean"),
     ],
 )
-def test_errors_are_one_sentence(preset: str, overrides: list[str], message: str) -> None:
+def test_evaluation_config_errors_are_one_sentence(preset: str, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         load_config(preset, overrides)
     assert str(caught.value).startswith(message)
 
 
 @pytest.mark.parametrize("suffix", PROGRAM_SUFFIXES)
-def test_exported_programs_must_be_there(tmp_path: Path, suffix: str) -> None:
+def test_exported_evaluation_networks_must_exist(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"own{suffix}"
     with pytest.raises(ConfigError, match=r"^evaluation.features names '.*own.*', but there is no such file$"):
         load_config("v2-small", [f"evaluation.features=[{file}]"])
@@ -63,18 +63,18 @@ def test_exported_programs_must_be_there(tmp_path: Path, suffix: str) -> None:
     assert load_config("v2-small", [f"evaluation.features=[{file}]"]).evaluation.features == (str(file),)
 
 
-def test_settings_that_are_off_may_stand_beside_anything() -> None:
+def test_disabled_evaluation_settings_conflict_with_nothing() -> None:
     config = load_config("v2-small", ["data.val_split=null", "evaluation.samples=2", "evaluation.segmenter=unet"])
     assert config.train.evaluate_every is None
 
 
-def test_names_known_without_loading_anything_match_what_is_there() -> None:
+def test_evaluation_names_match_registered_components() -> None:
     assert FEATURE_NAMES == FEATURE_NETWORKS
     for name in FEATURE_NAMES:
         assert load_config("v2-small", [f"evaluation.features=[{name}]"]).evaluation.features == (name,)
 
 
-def test_files_written_before_these_settings_still_load(tmp_path: Path) -> None:
+def test_configs_without_evaluation_settings_still_load(tmp_path: Path) -> None:
     config = load_config("v2-small")
     stored: dict[str, Any] = yaml.safe_load(to_yaml(config))
     del stored["evaluation"], stored["train"]["evaluate_every"]

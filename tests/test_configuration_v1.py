@@ -54,7 +54,7 @@ RECIPES = {
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_published_recipes(name: str) -> None:
+def test_v1_presets_match_the_published_recipes(name: str) -> None:
     c = load_config(name)
     assert (c.method, c.data.unpaired, c.data.label_space) == ("lab2pix-v1", True, c.data.layout)
     assert RECIPES[name] == (
@@ -81,7 +81,7 @@ def test_published_recipes(name: str) -> None:
     assert (c.backbone.normalize, c.backbone.normalize_discriminator) == (True, True)
 
 
-def test_published_background_ids() -> None:
+def test_v1_presets_have_the_published_background_ids() -> None:
     ids = "0 2 3 4 5 6 7 8 9 11 14 15 16 23"
     assert load_config("v1-cityscapes").loss.background_ids == tuple(map(int, ids.split()))
     assert load_config("v1-facades").loss.background_ids is None
@@ -94,7 +94,7 @@ def test_every_preset_without_pairs_is_unpaired_and_the_others_are_not() -> None
         assert (config.method == "lab2pix-v1", config.data.unpaired) == (unpaired, unpaired), name
 
 
-def test_each_rung_of_the_unpaired_ladder_adds_one_component() -> None:
+def test_each_unpaired_ablation_step_adds_one_component() -> None:
     rungs = [load_config(name) for name in LADDER]
     assert [name for name in preset_names() if name.startswith("unpaired-")] == LADDER
     steps = [difference(rungs[i], rungs[i + 1]) for i in range(len(rungs) - 1)]
@@ -110,12 +110,12 @@ def test_each_rung_of_the_unpaired_ladder_adds_one_component() -> None:
     assert rungs[0].loss.cycle == 10  # A is SPADE with cycle segmentation
 
 
-def test_the_top_of_the_ladder_is_v1_but_for_the_name() -> None:
+def test_last_unpaired_ablation_step_is_v1_but_for_the_name() -> None:
     assert difference(load_config(LADDER[-1]), load_config("v1-cityscapes")) == {}
 
 
 @pytest.mark.parametrize("name", ["v1-small", "v1-small-sketch"])
-def test_the_small_presets_need_no_files_and_no_download(name: str) -> None:
+def test_v1_small_presets_need_no_files_and_no_download(name: str) -> None:
     config = load_config(name)
     require_data_root(config)
     assert {config.backbone.discriminator, config.backbone.perceptual} == {"efficientnet-lite0"}
@@ -263,7 +263,7 @@ V2_KNOWS_IT_NOT = (
         ("v1-small", ("data.sketch.from=photos",), "data.sketch.from is 'photos'; did you mean 'photo'?"),
     ],
 )
-def test_rules_are_one_sentence(preset: str, overrides: tuple[str, ...], message: str) -> None:
+def test_v1_config_rules_are_one_sentence(preset: str, overrides: tuple[str, ...], message: str) -> None:
     assert error_of(preset, *overrides).startswith(message)
 
 
@@ -277,7 +277,7 @@ def test_rules_are_one_sentence(preset: str, overrides: tuple[str, ...], message
         ("v1-edges2shoes", ("generator.start=label", "data.sketch.from=photo")),
     ],
 )
-def test_what_the_rules_allow(preset: str, overrides: tuple[str, ...]) -> None:
+def test_v1_config_rules_accept_valid_combinations(preset: str, overrides: tuple[str, ...]) -> None:
     load_config(preset, overrides)
 
 
@@ -294,7 +294,7 @@ def test_what_the_rules_allow(preset: str, overrides: tuple[str, ...]) -> None:
         (("v1-cityscapes", "data.size=[128,128]"), ("data.size is [128, 128]", "train.batch_size=2")),
     ],
 )
-def test_bad_settings_exit_with_2_and_one_sentence(
+def test_train_with_bad_v1_settings_exits_2_with_one_sentence(
     run: Run, tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]
 ) -> None:
     code, _, errors = run("train", *words, "data.root=/nowhere", "--out", tmp_path / "run")

@@ -16,9 +16,9 @@ from lab2pix import demo
 from lab2pix.cli import main
 from lab2pix.configuration import load_config
 from lab2pix.demo import run_demo, runner
-from lab2pix.demo.kinds import find_kind
+from lab2pix.demo.kinds import find_variant
 from lab2pix.demo.pictures import Scene, write_sheet
-from lab2pix.demo.runner import Pace, plan_steps
+from lab2pix.demo.runner import MachineSpeed, plan_steps
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels import LabelSpace
 from lab2pix.synthesis import generate_folder
@@ -148,7 +148,7 @@ def test_every_picture_of_v1_has_its_place_on_the_sheet(tmp_path: Path) -> None:
     scene = Scene(
         "one", torch.zeros(64, 64, dtype=torch.int64), plain(90, 64), generated, (plain(40, 32), plain(50, 16))
     )
-    write_sheet(tmp_path / "sheet.png", [scene], LabelSpace.load("scenes"), find_kind("v1"))
+    write_sheet(tmp_path / "sheet.png", [scene], LabelSpace.load("scenes"), find_variant("v1"))
     sheet = np.asarray(Image.open(tmp_path / "sheet.png").convert("L"))
     sky = round(np.dot(LabelSpace.load("scenes").classes[0].color, (0.299, 0.587, 0.114)))
     row, last = sheet[sheet.shape[0] - 200 - 26 - 100], sheet[-100]
@@ -166,7 +166,7 @@ def test_a_demo_of_another_method_is_left_alone(finished: Path, unpaired: tuple[
         run_demo(out, method="v3")
 
 
-def test_drawings_are_there_to_generate_from(unpaired: tuple[str, Path], tmp_path: Path) -> None:
+def test_demo_writes_line_drawings_to_generate_from(unpaired: tuple[str, Path], tmp_path: Path) -> None:
     _, out = unpaired
     synthesizer = Synthesizer.load(out / "run", device="cpu")
     report = generate_folder(synthesizer, out / "labels", tmp_path / "pictures")
@@ -177,7 +177,7 @@ def test_drawings_are_there_to_generate_from(unpaired: tuple[str, Path], tmp_pat
 @pytest.mark.parametrize(
     ("words", "out"), [([], "demo"), (["--method", "v1"], "demo-v1"), (["--method", "v1", "--out", "x"], "x")]
 )
-def test_each_method_has_a_folder(words: list[str], out: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_demo_variant_has_a_folder(words: list[str], out: str, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[Path, object]] = []
 
     def note(folder: Path, **settings: object) -> demo.DemoResult:
@@ -191,14 +191,14 @@ def test_each_method_has_a_folder(words: list[str], out: str, monkeypatch: pytes
     assert asked == [(Path(out), "v1" if words else "v2")]
 
 
-def test_label_maps_are_there_to_generate_from(finished: Path, tmp_path: Path) -> None:
+def test_demo_writes_label_maps_to_generate_from(finished: Path, tmp_path: Path) -> None:
     synthesizer = Synthesizer.load(finished / "run", device="cpu")
     report = generate_folder(synthesizer, finished / "labels", tmp_path / "pictures")
     assert report.ok
     assert len(report.written) == 9
 
 
-def test_a_finished_demo_stays_as_it_is(
+def test_demo_that_is_finished_stays_as_it_is(
     finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(runner, "train", lambda *_, **__: pytest.fail("trained again"))
@@ -218,7 +218,7 @@ def test_an_interrupted_demo_goes_on(
     def interrupted(*arguments: object, **settings: object) -> RunResult:
         return replace(really_train(*arguments, **settings), signal=2)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(runner, "measure", lambda *_, **__: Pace(0.1, 0.01))
+    monkeypatch.setattr(runner, "measure", lambda *_, **__: MachineSpeed(0.1, 0.01))
     monkeypatch.setattr(runner, "train", interrupted)
     stopped = run_demo(out, minutes=0.02, device="cpu", overrides=TINY)
     assert (stopped.page, stopped.exit_code) == (None, 130)
@@ -230,13 +230,13 @@ def test_an_interrupted_demo_goes_on(
     assert "Drawing from label maps" in text
 
 
-def test_ctrl_c_while_measuring_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_demo_ctrl_c_while_measuring_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner, "measure", lambda *_, **__: None)
     assert run_demo(tmp_path / "demo", device="cpu").exit_code == 130
     assert not (tmp_path / "demo").exists()
 
 
-def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
+def test_demo_leaves_foreign_folders_alone(tmp_path: Path) -> None:
     (tmp_path / "index.html").write_text("mine")
     with pytest.raises(OutputError, match="holds something else than a demo"):
         run_demo(tmp_path)
@@ -254,9 +254,9 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
 @pytest.mark.parametrize("step", [0.02, 0.2, 1.0, 8.0])
 @pytest.mark.parametrize("minutes", [0.5, 8])
 @pytest.mark.parametrize("preset", ["v2-small", "v1-small"])
-def test_the_plan_fits_the_time(step: float, minutes: float, preset: str) -> None:
+def test_demo_step_plan_fits_the_time(step: float, minutes: float, preset: str) -> None:
     config = load_config(preset, ["name=demo"])
-    pace = Pace(step, 0.03)
+    pace = MachineSpeed(step, 0.03)
     plan = plan_steps(config, pace, 60 * minutes).train
     assert plan.steps is not None
     assert plan.steps % runner.SHOWS == 0

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.files import write_label_png
-from lab2pix.data.pixels import to_bytes
+from lab2pix.data.pixels import float_to_uint8
 from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import build_generator, draw
+from lab2pix.methods import build_generator, generate
 from lab2pix.synthesis import ModelInfo, Synthesizer, exporting
 from lab2pix.synthesis.exporting import export
 
@@ -63,7 +63,7 @@ def make(
         label = torch.randint(0, label_space.num_channels, (8, size[0] // 8, size[1] // 8))
         batch = Batch(label.repeat_interleave(8, 1).repeat_interleave(8, 2), edges=torch.zeros(8, 1, *size))
         for _ in range(2):
-            draw(network.train(), config, label_space, batch, torch.randn(8, 8))
+            generate(network.train(), config, label_space, batch, torch.randn(8, 8))
     return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
 
 
@@ -96,15 +96,15 @@ def dynamic(model: Synthesizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return export(model, tmp_path_factory.mktemp("dynamic") / "any.onnx", dynamic=True).file
 
 
-def test_any_number_of_pictures_of_any_size(model: Synthesizer, dynamic: Path) -> None:
+def test_dynamic_onnx_takes_any_batch_and_image_size(model: Synthesizer, dynamic: Path) -> None:
     for count, height, width in ((1, 64, 64), (3, 64, 96), (2, 32, 160), (1, 32, 32)):
         label, noise = given(model, count, height, width)
-        expected = model.draw(Batch(label), noise)
+        expected = model.generate(Batch(label), noise)
         assert float(expected.std()) > 0.05
         assert largest(run_onnx(dynamic, label=label, noise=noise), expected) < 1e-4
 
 
-def test_the_file_holds_plain_operators_in_one_piece(dynamic: Path) -> None:
+def test_onnx_file_holds_standard_operators_in_one_file(dynamic: Path) -> None:
     program = onnx.load(str(dynamic))
     onnx.checker.check_model(program)
     assert {node.domain for node in program.graph.node} <= {""} and not program.functions
@@ -122,7 +122,7 @@ def test_the_file_holds_plain_operators_in_one_piece(dynamic: Path) -> None:
     assert sorted(path.name for path in dynamic.parent.iterdir()) == ["any.json", "any.onnx"]
 
 
-def test_the_description(model: Synthesizer, dynamic: Path) -> None:
+def test_export_description_holds_inputs_output_and_model(model: Synthesizer, dynamic: Path) -> None:
     about = json.loads(dynamic.with_suffix(".json").read_text())
     assert (about["size"], about["multiple_of"], about["computes_in"]) == ([64, 64], 32, "float32")
     assert about["program"]["file"] == "any.onnx" and about["model"] == {"name": "tiny", "step": 7}
@@ -135,13 +135,13 @@ def test_the_description(model: Synthesizer, dynamic: Path) -> None:
     assert [entry["name"] for entry in about["classes"]] == list(model.label_space.names)
 
 
-def test_borders_unknown_and_one_size(tmp_path: Path) -> None:
+def test_onnx_fixed_size_takes_instances_and_unknown_pixels(tmp_path: Path) -> None:
     model = make(space="cityscapes", edges=True, modulation="spade", start="label")
     made = export(model, tmp_path / "fixed.onnx")
     label, _ = given(model, 1, *SIZE)
     assert int(label.max()) == model.label_space.num_classes  # unknown is among them
     instances = torch.arange(64).expand(1, 64, 64) // 10
-    expected = model.draw(Batch(label, edges=instance_edges(instances)), torch.zeros(1, 8))
+    expected = model.generate(Batch(label, edges=instance_edges(instances)), torch.zeros(1, 8))
     assert largest(run_onnx(made.file, label=label, instances=instances), expected) < 1e-4
     assert largest(run_onnx(made.file, label=label, instances=label), expected) > 1e-3
     about = json.loads(made.description.read_text())
@@ -153,10 +153,10 @@ def test_borders_unknown_and_one_size(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-def test_float16_halves_the_file(model: Synthesizer, tmp_path: Path) -> None:
+def test_float16_halves_the_onnx_file(model: Synthesizer, tmp_path: Path) -> None:
     whole, half = export(model, tmp_path / "whole.onnx"), export(model, tmp_path / "half.onnx", half=True)
     label, noise = given(model, 1, *SIZE)
-    expected = model.draw(Batch(label), noise)
+    expected = model.generate(Batch(label), noise)
     assert largest(run_onnx(whole.file, label=label, noise=noise), expected) < 1e-4
     assert 1e-5 < largest(run_onnx(half.file, label=label, noise=noise), expected) < 3e-2
     bytes_of_weights = [
@@ -167,25 +167,25 @@ def test_float16_halves_the_file(model: Synthesizer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("encoder", ["semantic", "sketch"])
-def test_v1_s_largest_picture(encoder: str, tmp_path: Path) -> None:
+def test_onnx_of_v1_returns_the_largest_image(encoder: str, tmp_path: Path) -> None:
     settings = {"semantic": {"size": (64, 128)}, "sketch": {"space": "sketch", "encoder": "sketch"}}[encoder]
     model = make("lab2pix-v1", **settings)  # type: ignore[arg-type]
     made = export(model, tmp_path / "v1.onnx")
     label, noise = given(model, 1, *model.size)
-    assert largest(run_onnx(made.file, label=label, noise=noise), model.draw(Batch(label), noise)) < 1e-4
+    assert largest(run_onnx(made.file, label=label, noise=noise), model.generate(Batch(label), noise)) < 1e-4
 
 
-def test_torch_export(model: Synthesizer, tmp_path: Path) -> None:
+def test_torch_export_matches_the_generator(model: Synthesizer, tmp_path: Path) -> None:
     made = export(model, tmp_path / "any.pt2", form="torch", dynamic=True)
     program = torch.export.load(made.file).module()
     for count, height, width in ((1, 64, 64), (3, 96, 64)):
         label, noise = given(model, count, height, width)
         picture = program(label=label, noise=noise)
-        assert largest(picture, model.draw(Batch(label), noise)) < 1e-4
+        assert largest(picture, model.generate(Batch(label), noise)) < 1e-4
     assert json.loads(made.description.read_text())["program"]["form"] == "torch"
 
 
-def test_what_draws_otherwise_is_removed(model: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_export_that_differs_is_removed(model: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_program = exporting._open_torch
     monkeypatch.setattr(
         exporting, "_open_torch", lambda file: lambda inputs: open_program(file)(inputs) + torch.tensor([2e-4])
@@ -198,7 +198,7 @@ def test_what_draws_otherwise_is_removed(model: Synthesizer, tmp_path: Path, mon
     assert not list(tmp_path.iterdir())
 
 
-def test_nothing_is_overwritten(model: Synthesizer, tmp_path: Path) -> None:
+def test_export_overwrites_nothing(model: Synthesizer, tmp_path: Path) -> None:
     for name in ("a.pt2", "a.json"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(OutputError, match=f"{name} exists.*--overwrite"):
@@ -217,19 +217,23 @@ def test_nothing_is_overwritten(model: Synthesizer, tmp_path: Path) -> None:
         ("a", "weigths", "did you mean 'weights'"),
     ],
 )
-def test_forms_and_names_that_are_none(model: Synthesizer, tmp_path: Path, out: str, form: str, part: str) -> None:
+def test_unknown_export_formats_and_suffixes_are_refused(
+    model: Synthesizer, tmp_path: Path, out: str, form: str, part: str
+) -> None:
     with pytest.raises(ConfigError, match=part):
         export(model, tmp_path / out, form=form)
     assert not list(tmp_path.iterdir())
 
 
-def test_without_the_extra(model: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_export_without_its_extra_names_the_extra(
+    model: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(ConfigError, match=r"pip install 'lab2pix\[onnx\]'"):
         export(model, tmp_path / "a.onnx")
 
 
-def test_the_command(model: Synthesizer, tmp_path: Path, run: Run) -> None:
+def test_export_command_writes_and_overwrites_on_request(model: Synthesizer, tmp_path: Path, run: Run) -> None:
     model.save(tmp_path / "model")
     words = ("export", tmp_path / "model", "--format", "torch", "--out", tmp_path / "new" / "a.pt2")
     code, out, _ = run(*words)
@@ -241,7 +245,7 @@ def test_the_command(model: Synthesizer, tmp_path: Path, run: Run) -> None:
     assert (tmp_path / "new" / "a.pt2").read_bytes() != before
 
 
-def test_weights_alone_in_half_the_bytes(model: Synthesizer, tmp_path: Path, run: Run) -> None:
+def test_export_weights_in_float16_halves_the_bytes(model: Synthesizer, tmp_path: Path, run: Run) -> None:
     model.save(tmp_path / "model")
     words = ("export", tmp_path / "model", "--format", "weights", "--fp16", "--out", tmp_path / "small")
     code, out, _ = run(*words)
@@ -263,7 +267,7 @@ def test_weights_alone_in_half_the_bytes(model: Synthesizer, tmp_path: Path, run
     assert not (tmp_path / "large").exists()
 
 
-def test_the_example_draws_without_torch(model: Synthesizer, dynamic: Path, tmp_path: Path) -> None:
+def test_onnx_example_runs_without_torch(model: Synthesizer, dynamic: Path, tmp_path: Path) -> None:
     example = Path(__file__).parent.parent / "docs" / "examples" / "draw_with_onnx.py"
     label, _ = given(model, 1, 64, 96)
     write_label_png(tmp_path / "label.png", label[0], model.label_space)
@@ -272,6 +276,6 @@ def test_the_example_draws_without_torch(model: Synthesizer, dynamic: Path, tmp_
     program = blocked + "runpy.run_path(sys.argv[0], run_name='__main__')"
     subprocess.run([sys.executable, "-c", program, *map(str, words)], check=True, timeout=120)
     noise = np.random.default_rng(3).standard_normal((1, 8), dtype=np.float32)
-    expected = to_bytes(model.draw(Batch(label), torch.from_numpy(noise)))[0].permute(1, 2, 0)
+    expected = float_to_uint8(model.generate(Batch(label), torch.from_numpy(noise)))[0].permute(1, 2, 0)
     picture = torch.from_numpy(np.array(Image.open(tmp_path / "picture.png")))
     assert int((picture.int() - expected.int()).abs().max()) <= 1

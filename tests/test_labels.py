@@ -50,7 +50,7 @@ def facade(seed: int, side: int = 256) -> Tensor:
     return ids
 
 
-def test_shipped_spaces_have_the_right_counts() -> None:
+def test_shipped_label_spaces_have_the_right_counts() -> None:
     expected = {
         "cityscapes": (35, 36, 255, 0),
         "coco-stuff": (182, 183, 255, 0),
@@ -65,7 +65,7 @@ def test_shipped_spaces_have_the_right_counts() -> None:
         assert space.name == name
 
 
-def test_background_lists_are_the_published_ones() -> None:
+def test_background_ids_are_the_published_ones() -> None:
     def ids(text: str) -> set[int]:
         parts = [part.partition("-") for part in text.split()]
         return {value for low, _, high in parts for value in range(int(low), int(high or low) + 1)}
@@ -80,7 +80,7 @@ def test_background_lists_are_the_published_ones() -> None:
         assert set(LabelSpace.load(name).background_ids) == ids(text), name
 
 
-def test_names_stand_at_their_ids() -> None:
+def test_label_space_names_are_at_their_ids() -> None:
     city, coco, ade, facades = (LabelSpace.load(n).names for n in ("cityscapes", "coco-stuff", "ade20k", "facades"))
     assert (city[7], city[11], city[26], city[33]) == ("road", "building", "car", "bicycle")
     assert (coco[0], coco[11], coco[90], coco[91], coco[181]) == (
@@ -100,7 +100,7 @@ def test_cityscapes_evaluation_ids() -> None:
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_round_trips(name: str) -> None:
+def test_label_space_encodings_round_trip(name: str) -> None:
     space = LabelSpace.load(name)
     ids = torch.arange(space.num_channels).repeat(4, 1)
     assert torch.equal(space.decode_ids(space.encode_values(ids), "map"), ids)
@@ -113,7 +113,7 @@ def test_round_trips(name: str) -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(1, 3))
-def test_any_map_round_trips(values: list[int], rows: int) -> None:
+def test_any_label_map_round_trips(values: list[int], rows: int) -> None:
     ids = torch.tensor([values] * rows)
     assert torch.equal(SPACE.decode_ids(SPACE.encode_values(ids), "map"), ids)
     assert torch.equal(SPACE.decode_colors(SPACE.to_colors(ids), "map"), ids)
@@ -121,13 +121,13 @@ def test_any_map_round_trips(values: list[int], rows: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
-def test_ids_of_any_integer_type(dtype: torch.dtype) -> None:
+def test_decode_ids_accepts_any_integer_type(dtype: torch.dtype) -> None:
     values = torch.tensor([[0, 1], [2, 1]], dtype=dtype)
     assert SPACE.decode_ids(values, "map").dtype == torch.int64
     assert SPACE.decode_ids(values, "map").tolist() == [[0, 1], [2, 1]]
 
 
-def test_unknown_is_255_or_minus_one() -> None:
+def test_unknown_label_is_255_or_minus_one() -> None:
     assert SPACE.decode_ids(torch.tensor([[255, -1, 2]]), "map").tolist() == [[3, 3, 2]]
     assert LabelSpace.load("ade20k").decode_ids(torch.tensor([[0, 1, 150]]), "map").tolist() == [[150, 0, 149]]
 
@@ -135,14 +135,14 @@ def test_unknown_is_255_or_minus_one() -> None:
 @pytest.mark.parametrize(
     ("space", "values"), [(SPACE, [0, 3]), (SPACE, [70000]), (SPACE, [-2]), (LabelSpace.load("facades"), [0, -1])]
 )
-def test_ids_out_of_range_are_named(space: LabelSpace, values: list[int]) -> None:
+def test_decode_ids_names_ids_out_of_range(space: LabelSpace, values: list[int]) -> None:
     with pytest.raises(LabelError, match="street") as caught:
         space.decode_ids(torch.tensor([values]), "street.png")
     assert str(values[-1]) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_many_wrong_ids_are_cut_short() -> None:
+def test_decode_ids_lists_only_the_first_wrong_ids() -> None:
     with pytest.raises(LabelError, match=r"10, 11, 12, 13, 14, 15, 16, 17, \.\.\., but label space 'three' has 0 to 2"):
         SPACE.decode_ids(torch.arange(10, 100)[None], "map")
 
@@ -158,7 +158,7 @@ def test_jpeg_noise_does_not_change_classes(seed: int, quality: int, subsampling
     assert (decoded[inner] == ids[inner]).float().mean() > 0.998  # what is lost is lost at the seams
 
 
-def test_jpeg_of_wrong_colours_is_refused() -> None:
+def test_jpeg_of_wrong_colors_is_refused() -> None:
     space, rgb = LabelSpace.load("facades"), LabelSpace.load("facades").to_colors(facade(1))
     rgb[:, 100:130, 40:80] = torch.tensor([255, 0, 255], dtype=torch.uint8)[:, None, None]
     with pytest.raises(LabelError, match=r"wall.jpg holds colours .* such as \(2\d\d, \d, 2\d\d\), in \d\.\d% of its"):
@@ -167,7 +167,7 @@ def test_jpeg_of_wrong_colours_is_refused() -> None:
 
 @pytest.mark.parametrize("band", [1, 700, 4000])
 @pytest.mark.parametrize("shape", [(96, 128), (96, 7)])
-def test_large_maps_are_read_in_bands_of_rows(
+def test_decode_colors_reads_large_maps_in_row_chunks(
     monkeypatch: pytest.MonkeyPatch, band: int, shape: tuple[int, int]
 ) -> None:
     space = LabelSpace.load("facades")
@@ -185,7 +185,7 @@ def test_large_maps_are_read_in_bands_of_rows(
         space.decode_ids(values, "map", dtype=torch.uint8)
 
 
-def test_strays_of_a_large_map_are_found_across_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decode_colors_finds_strays_across_row_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     space = LabelSpace.load("facades")
     rgb = space.to_colors(facade(1, 128))
     rgb[:, 60:69, 60:69] = torch.tensor([255, 0, 255], dtype=torch.uint8)[:, None, None]
@@ -196,7 +196,7 @@ def test_strays_of_a_large_map_are_found_across_bands(monkeypatch: pytest.Monkey
             space.decode_colors(rgb, "map")
 
 
-def test_one_wrong_pixel_of_a_clean_map_is_refused() -> None:
+def test_decode_colors_refuses_one_wrong_pixel_of_a_clean_map() -> None:
     rgb = SPACE.to_colors(torch.zeros(16, 16, dtype=torch.int64))
     rgb[:, 3, 3] = torch.tensor([0, 200, 0], dtype=torch.uint8)
     with pytest.raises(LabelError, match=r"\(0, 200, 0\), in 0\.4% of its pixels"):
@@ -204,7 +204,7 @@ def test_one_wrong_pixel_of_a_clean_map_is_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["facades", "coco-stuff", "cityscapes"])
-def test_a_photo_is_no_label_map(name: str) -> None:
+def test_decode_colors_refuses_a_photo(name: str) -> None:
     ramp = torch.linspace(0, 255, 96).expand(96, 96)
     noise = torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(0)) * 60 - 30
     photo = (torch.stack([ramp, ramp.T, 255 - ramp]) + noise).clamp(0, 255).to(torch.uint8)
@@ -212,7 +212,7 @@ def test_a_photo_is_no_label_map(name: str) -> None:
         LabelSpace.load(name).decode_colors(photo, "photo.jpg")
 
 
-def test_foreground() -> None:
+def test_foreground_follows_background_ids() -> None:
     ids = torch.tensor([[0, 1, 2, 3]])
     assert SPACE.background_ids == (0, 2, 3)
     assert SPACE.foreground(ids).tolist() == [[False, True, False, False]]
@@ -224,7 +224,7 @@ def test_foreground() -> None:
     assert LabelSpace.load("ade20k").foreground(torch.tensor([150])).item() is True
 
 
-def test_shapes_of_colours_and_one_hot() -> None:
+def test_to_colors_and_one_hot_have_the_right_shapes() -> None:
     ids = torch.zeros(2, 5, 7, dtype=torch.int64)
     assert SPACE.to_colors(ids).shape == (2, 3, 5, 7)
     assert SPACE.to_colors(ids[0]).shape == (3, 5, 7)
@@ -233,7 +233,7 @@ def test_shapes_of_colours_and_one_hot() -> None:
     assert torch.equal(one_hot.sum(dim=1), torch.ones(2, 5, 7))
 
 
-def test_fingerprint_is_about_what_networks_see() -> None:
+def test_fingerprint_changes_with_what_networks_see() -> None:
     base = SPACE.fingerprint()
     recolored = LabelSpace.from_dict({**SPACE.to_dict(), "name": "other", "file_offset": 1, "unknown_value": 0})
     assert recolored.fingerprint() == base
@@ -241,14 +241,14 @@ def test_fingerprint_is_about_what_networks_see() -> None:
     assert LabelSpace("two", SPACE.classes[:2], unknown_value=255).fingerprint() != base
 
 
-def test_generated_colours_are_distinct_and_stable() -> None:
+def test_generated_colors_are_distinct_and_stable() -> None:
     colors = generate_colors(182)
     assert colors == generate_colors(182) and generate_colors(5) == colors[:5]
     points = torch.tensor([(0, 0, 0), *colors]).float()
     assert (torch.cdist(points, points) + 999 * torch.eye(183)).min() > 30
 
 
-def test_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_label_space_loads_from_a_yaml_file(tmp_path: Path) -> None:
     path = tmp_path / "garden.yaml"
     path.write_text("unknown_value: 9\nclasses: [lawn, {name: gnome, color: [255, 0, 0], foreground: true}]\n")
     space = LabelSpace.load(path)
@@ -276,14 +276,14 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
         (["a"], "expected a mapping"),
     ],
 )
-def test_mistakes_in_a_file_are_named(tmp_path: Path, data: object, words: str) -> None:
+def test_label_space_file_mistakes_are_named(tmp_path: Path, data: object, words: str) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text(yaml.safe_dump(data))
     with pytest.raises(LabelError, match=words):
         LabelSpace.load(path)
 
 
-def test_missing_and_broken_files(tmp_path: Path) -> None:
+def test_missing_and_broken_label_space_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match="did you mean 'cityscapes'"):
         LabelSpace.load("cityscape")
     with pytest.raises(LabelError, match="Cannot read the label space"):

@@ -36,7 +36,7 @@ def scene(index: int) -> tuple[Tensor, Tensor]:
     return draw_scene(0, UNSEEN + index, (256, 256))
 
 
-def test_it_is_small_and_names_nobody_s_folders() -> None:
+def test_shipped_model_is_small_and_contains_no_local_path() -> None:
     folder = weights.shipped_models()[NAME].parent
     files = sorted(path.name for path in folder.iterdir())
     assert files == ["README.md", "config.json", "model.safetensors"]
@@ -54,7 +54,7 @@ def strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
-def test_it_is_the_preset_s(model: Synthesizer) -> None:
+def test_shipped_model_matches_its_preset(model: Synthesizer) -> None:
     preset = load_config("v2-scenes")
     for section in ("generator", "loss"):
         assert getattr(model.config, section) == getattr(preset, section)
@@ -62,7 +62,7 @@ def test_it_is_the_preset_s(model: Synthesizer) -> None:
     assert model.label_space.names == LabelSpace.load("scenes").names
 
 
-def test_the_picture_follows_the_label_map(model: Synthesizer) -> None:
+def test_shipped_model_follows_the_label_map(model: Synthesizer) -> None:
     """In 16x16 cells, one of a few lights is much nearer to the scene than any is to another one."""
     pairs = [scene(index) for index in range(4)]
     real = torch.stack([cells(image) for image, _ in pairs])
@@ -78,7 +78,7 @@ def cells(image: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(image.float() / 255, 16)
 
 
-def test_every_class_has_looks_of_its_own(model: Synthesizer) -> None:
+def test_shipped_model_draws_each_class_differently(model: Synthesizer) -> None:
     means = []
     for index in range(model.label_space.num_classes):
         label = torch.zeros(256, 256, dtype=torch.int64)
@@ -89,7 +89,7 @@ def test_every_class_has_looks_of_its_own(model: Synthesizer) -> None:
     assert float(distance.min()) > 2
 
 
-def test_noise_changes_the_light(model: Synthesizer) -> None:
+def test_shipped_model_noise_changes_the_light(model: Synthesizer) -> None:
     spreads = []
     for index in range(3):
         _, label = scene(index)
@@ -100,21 +100,23 @@ def test_noise_changes_the_light(model: Synthesizer) -> None:
     assert max(spreads) > 10  # of 255, in some colour of the mean sky
 
 
-def test_prepared_it_draws_the_same(model: Synthesizer) -> None:
+def test_shipped_model_fast_modes_match_plain(model: Synthesizer) -> None:
     """float32 within 1e-4; bfloat16 within 3e-2 and 40 dB, also where windows are most easily put out (31, 46)."""
     fast, half = (Synthesizer.load(NAME, device="cpu", optimize=mode) for mode in ("fast", "fast-bf16"))
     labels = [scene(index)[1] for index in (0, 1, 31, 46)]
     labels += [np.full_like(labels[0], label) for label in range(model.label_space.num_classes)]  # a class alone
     for index, label in enumerate(labels):
         batch, noise = model.read(label), model.noise(index)[None]
-        plain = model.draw(batch, noise)
-        assert float((fast.draw(batch, noise) - plain).abs().max()) <= 1e-4
-        difference = (half.draw(batch, noise) - plain).abs()
+        plain = model.generate(batch, noise)
+        assert float((fast.generate(batch, noise) - plain).abs().max()) <= 1e-4
+        difference = (half.generate(batch, noise) - plain).abs()
         assert float(difference.max()) <= 3e-2
         assert 10 * float(torch.log10(4 / difference.square().mean())) > 40
 
 
-def test_the_command_finds_it_by_name(tmp_path: Path, run: Callable[..., tuple[int, str, str]]) -> None:
+def test_generate_command_finds_the_shipped_model_by_name(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
     labels = tmp_path / "labels"
     labels.mkdir()
     write_label_png(labels / "one.png", scene(0)[1], LabelSpace.load("scenes"))

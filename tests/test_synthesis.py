@@ -17,7 +17,7 @@ from lab2pix.config import Config, SketchConfig
 from lab2pix.data.files import write_label_png
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import build_generator, draw
+from lab2pix.methods import build_generator, generate
 from lab2pix.synthesis import ModelInfo, Synthesizer, generate_folder, weights
 
 TINY = {
@@ -58,7 +58,7 @@ def make(
         noise = torch.randn(8, config.generator.noise_dim)
         label = torch.randint(0, label_space.num_classes, (8, size[0] // 8, size[1] // 8))
         batch = Batch(label.repeat_interleave(8, 1).repeat_interleave(8, 2), edges=torch.zeros(8, 1, *size))
-        draw(network.train(), config, label_space, batch, noise)
+        generate(network.train(), config, label_space, batch, noise)
     return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
 
 
@@ -109,7 +109,7 @@ def pictures(folder: Path) -> dict[str, np.ndarray]:
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
-def test_every_form_of_weights_loads_and_draws_the_same(run: Path, synthesizer: Synthesizer) -> None:
+def test_synthesizer_loads_every_form_of_weights_alike(run: Path, synthesizer: Synthesizer) -> None:
     expected = synthesizer(ids(), seed=3)
     newest = run / "checkpoints" / "step-00001000"
     for source in (run, str(run), run / "checkpoints", newest, newest / "model.safetensors"):
@@ -147,7 +147,7 @@ def test_saved_weights_are_safetensors_and_json(tmp_path: Path, synthesizer: Syn
     synthesizer.save(folder, overwrite=True)
 
 
-def test_saving_where_nothing_can_be_written(tmp_path: Path, synthesizer: Synthesizer) -> None:
+def test_synthesizer_save_to_an_unwritable_place_is_refused(tmp_path: Path, synthesizer: Synthesizer) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OutputError, match="cannot write weights"):
         synthesizer.save(tmp_path / "file" / "folder")
@@ -164,7 +164,9 @@ def test_saving_where_nothing_can_be_written(tmp_path: Path, synthesizer: Synthe
         ("bare", "model.safetensors is missing"),
     ],
 )
-def test_nothing_to_load(name: str, text: str, tmp_path: Path, synthesizer: Synthesizer) -> None:
+def test_synthesizer_load_refuses_folders_without_weights(
+    name: str, text: str, tmp_path: Path, synthesizer: Synthesizer
+) -> None:
     for folder in ("empty", "young", "lonely", "bare/checkpoints"):
         (tmp_path / folder).mkdir(parents=True)
     (tmp_path / "young" / "config.yaml").write_text("")
@@ -211,7 +213,9 @@ def test_a_shipped_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.Mo
         ({"config": {"generator": {**TINY, "width": 8}}}, "holds weights of another network"),
     ],
 )
-def test_config_json_that_does_not_fit(change: dict[str, object], text: str, run: Path, tmp_path: Path) -> None:
+def test_synthesizer_load_refuses_other_config_json(
+    change: dict[str, object], text: str, run: Path, tmp_path: Path
+) -> None:
     source = run / "checkpoints" / "step-00001000"
     (tmp_path / "model.safetensors").write_bytes((source / "model.safetensors").read_bytes())
     description = json.loads((source / "config.json").read_text())
@@ -222,14 +226,14 @@ def test_config_json_that_does_not_fit(change: dict[str, object], text: str, run
 
 
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
-def test_damaged_files(name: str, run: Path, tmp_path: Path) -> None:
+def test_synthesizer_load_names_damaged_files(name: str, run: Path, tmp_path: Path) -> None:
     for file in (run / "checkpoints" / "step-00001000").iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes()[: 100 if file.name == name else None])
     with pytest.raises(CheckpointError, match=f"{name} cannot be read"):
         Synthesizer.load(tmp_path, device="cpu")
 
 
-def test_another_label_space_than_expected(run: Path) -> None:
+def test_synthesizer_load_refuses_another_label_space(run: Path) -> None:
     assert Synthesizer.load(run, device="cpu", expect_label_space="scenes").step == 1000
     with pytest.raises(CheckpointError, match="trained with label space 'scenes' of 14 classes, not with 'cityscapes'"):
         Synthesizer.load(run, device="cpu", expect_label_space="cityscapes")
@@ -238,7 +242,7 @@ def test_another_label_space_than_expected(run: Path) -> None:
 # --- pictures --------------------------------------------------------------------------------------------------------
 
 
-def test_seed_and_sample_decide_the_picture(synthesizer: Synthesizer) -> None:
+def test_seed_and_sample_decide_the_generated_image(synthesizer: Synthesizer) -> None:
     four = synthesizer(ids(), seed=1, samples=4)
     assert four.shape == (4, 3, 64, 64)
     assert four.dtype == torch.uint8
@@ -256,16 +260,16 @@ def test_noise_is_the_same_on_every_machine(synthesizer: Synthesizer) -> None:
     assert len({tuple(row.tolist()) for row in rows}) == 200
 
 
-def test_batch_and_order_do_not_matter(synthesizer: Synthesizer) -> None:
+def test_generated_images_do_not_depend_on_batch_or_order(synthesizer: Synthesizer) -> None:
     batches = [synthesizer.read(ids(index)) for index in range(4)]
     noise = synthesizer.noise_samples(0, 4)
-    together = synthesizer.draw(Batch(label=torch.cat([b.label for b in batches])), noise)
+    together = synthesizer.generate(Batch(label=torch.cat([b.label for b in batches])), noise)
     for index in (2, 0, 3, 1):
-        alone = synthesizer.draw(batches[index], noise[index : index + 1])
+        alone = synthesizer.generate(batches[index], noise[index : index + 1])
         assert (together[index] - alone[0]).abs().max() <= 1e-5
 
 
-def test_every_form_of_label_map(tmp_path: Path, synthesizer: Synthesizer) -> None:
+def test_synthesizer_accepts_every_form_of_label_map(tmp_path: Path, synthesizer: Synthesizer) -> None:
     label = ids()
     expected = synthesizer(label)
     space = synthesizer.label_space
@@ -310,7 +314,7 @@ def test_labels_are_resized_to_the_training_size_or_kept(synthesizer: Synthesize
         (torch.zeros(0, 64, dtype=torch.long), "is empty"),
     ],
 )
-def test_what_is_no_label_map(label: torch.Tensor, text: str, synthesizer: Synthesizer) -> None:
+def test_synthesizer_refuses_what_is_no_label_map(label: torch.Tensor, text: str, synthesizer: Synthesizer) -> None:
     with pytest.raises(LabelError, match=text):
         synthesizer(label)
 
@@ -320,12 +324,12 @@ def test_interpolation_starts_and_ends_at_the_seeds_pictures(synthesizer: Synthe
     assert way.shape == (5, 3, 64, 64)
     assert torch.equal(way[0], synthesizer(ids(), seed=3)[0])
     assert torch.equal(way[-1], synthesizer(ids(), seed=8)[0])
-    noise = synthesizer.noise_path(3, 8, 5)
+    noise = synthesizer.interpolate_noise(3, 8, 5)
     lengths = noise.norm(dim=1)
     assert lengths.min() > 0.99 * min(lengths[0], lengths[-1])
-    assert synthesizer.noise_path(4, 4, 3).unique(dim=0).shape[0] == 1
+    assert synthesizer.interpolate_noise(4, 4, 3).unique(dim=0).shape[0] == 1
     parts = torch.tensor([1.0, 0.25, 0.0], dtype=torch.float64)
-    assert torch.equal(synthesizer.noise_mix(3, 8, parts), noise[[4, 1, 0]])
+    assert torch.equal(synthesizer.slerp(3, 8, parts), noise[[4, 1, 0]])
     with pytest.raises(ConfigError, match="ask for 2 or more"):
         synthesizer.interpolate(ids(), 3, 8, steps=1)
     with pytest.raises(ConfigError, match="ask for 1 or more"):
@@ -354,7 +358,7 @@ def test_instance_borders_come_from_the_instance_map_or_the_classes(tmp_path: Pa
         synth(flat, instances=things[:32])
 
 
-def test_weights_that_are_no_numbers_draw_nothing() -> None:
+def test_synthesizer_refuses_weights_that_are_not_finite() -> None:
     broken = make()
     with torch.no_grad():
         next(broken.generator.parameters()).fill_(float("nan"))
@@ -362,7 +366,7 @@ def test_weights_that_are_no_numbers_draw_nothing() -> None:
         broken(ids())
 
 
-def test_unknown_device(run: Path) -> None:
+def test_synthesizer_load_refuses_an_unknown_device(run: Path) -> None:
     with pytest.raises(ConfigError, match="no device 'gpu'"):
         Synthesizer.load(run, device="gpu")
 
@@ -370,7 +374,7 @@ def test_unknown_device(run: Path) -> None:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def test_folder_keeps_sub_folders_and_skips_what_is_there(
+def test_generate_folder_keeps_sub_folders_and_skips_existing_files(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer
 ) -> None:
     out = tmp_path / "out"
@@ -397,7 +401,7 @@ def test_folder_keeps_sub_folders_and_skips_what_is_there(
     assert not list(out.rglob(".*"))
 
 
-def test_pictures_do_not_depend_on_batch_order_or_processes(
+def test_generate_folder_does_not_depend_on_batch_order_or_processes(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     generate_folder(synthesizer, labels, tmp_path / "one", samples=2, batch_size=1)
@@ -414,12 +418,12 @@ def test_pictures_do_not_depend_on_batch_order_or_processes(
         assert np.abs(picture - shared[name]).max() <= 1
 
 
-def test_interpolation_of_a_single_file(labels: Path, tmp_path: Path, synthesizer: Synthesizer) -> None:
+def test_generate_folder_interpolates_a_single_file(labels: Path, tmp_path: Path, synthesizer: Synthesizer) -> None:
     generate_folder(synthesizer, labels / "a.png", tmp_path / "out", interpolate=(1, 2), steps=3)
     assert sorted(pictures(tmp_path / "out")) == ["a_000.png", "a_001.png", "a_002.png"]
 
 
-def test_unreadable_label_maps_are_named_and_the_rest_is_made(
+def test_generate_folder_names_unreadable_label_maps_and_makes_the_rest(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer
 ) -> None:
     (labels / "torn.png").write_bytes((labels / "a.png").read_bytes()[:60])
@@ -433,7 +437,9 @@ def test_unreadable_label_maps_are_named_and_the_rest_is_made(
     assert f"{labels / 'alien.png'} holds id 99" in text
 
 
-def test_sizes_may_differ_where_they_are_kept(labels: Path, tmp_path: Path, synthesizer: Synthesizer) -> None:
+def test_generate_folder_takes_mixed_sizes_where_they_are_kept(
+    labels: Path, tmp_path: Path, synthesizer: Synthesizer
+) -> None:
     write_label_png(labels / "wide.png", ids(size=(64, 96)), synthesizer.label_space)
     write_label_png(labels / "odd.png", ids(size=(64, 90)), synthesizer.label_space)
     report = generate_folder(synthesizer, labels, tmp_path / "out", keep_size=True)
@@ -452,7 +458,7 @@ def test_one_label_map_that_cannot_be_read_is_an_error_at_once(
         generate_folder(synthesizer, labels / "torn.png", tmp_path / "out")
 
 
-def test_a_data_set_by_its_layout(tmp_path: Path) -> None:
+def test_generate_folder_reads_a_dataset_by_its_layout(tmp_path: Path) -> None:
     synth = make("cityscapes", edges=True)
     folder = tmp_path / "set" / "gtFine" / "val" / "ulm"
     folder.mkdir(parents=True)
@@ -464,7 +470,7 @@ def test_a_data_set_by_its_layout(tmp_path: Path) -> None:
     assert list(pictures(tmp_path / "out")) == ["ulm/ulm_1.png"]
 
 
-def test_places_that_must_not_be_written_to(labels: Path, tmp_path: Path, synthesizer: Synthesizer) -> None:
+def test_generate_folder_refuses_unsafe_output_folders(labels: Path, tmp_path: Path, synthesizer: Synthesizer) -> None:
     before = {path: path.read_bytes() for path in labels.rglob("*.png")}
     for source, out in ((labels, labels), (labels, labels / "made"), (labels / "a.png", labels)):
         with pytest.raises(OutputError, match="among the label maps"):
@@ -478,7 +484,9 @@ def test_places_that_must_not_be_written_to(labels: Path, tmp_path: Path, synthe
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_names_that_collide_and_folders_of_nothing(labels: Path, tmp_path: Path, synthesizer: Synthesizer) -> None:
+def test_generate_folder_refuses_name_collisions_and_empty_folders(
+    labels: Path, tmp_path: Path, synthesizer: Synthesizer
+) -> None:
     (tmp_path / "none").mkdir()
     with pytest.raises(DataError, match="Found no label maps"):
         generate_folder(synthesizer, tmp_path / "none", tmp_path / "out")
@@ -489,7 +497,7 @@ def test_names_that_collide_and_folders_of_nothing(labels: Path, tmp_path: Path,
         generate_folder(synthesizer, labels, tmp_path / "out")
 
 
-def test_a_picture_is_whole_or_not_there(
+def test_write_picture_is_atomic(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object, **__: object) -> Iterator[None]:
@@ -501,13 +509,13 @@ def test_a_picture_is_whole_or_not_there(
     assert not [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
 
 
-def test_memory_that_runs_out(
+def test_generate_folder_out_of_memory_names_the_batch_size(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def greedy(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(Synthesizer, "draw", greedy)
+    monkeypatch.setattr(Synthesizer, "generate", greedy)
     with pytest.raises(Exception, match="lower --batch-size"):
         generate_folder(synthesizer, labels, tmp_path / "out", batch_size=2)
 
@@ -515,16 +523,18 @@ def test_memory_that_runs_out(
 # --- three sizes from one pass ---------------------------------------------------------------------------------------
 
 
-def test_all_scales_come_from_one_pass(progressive: Synthesizer, synthesizer: Synthesizer) -> None:
+def test_generate_pyramid_runs_the_generator_once(progressive: Synthesizer, synthesizer: Synthesizer) -> None:
     batch, noise = progressive.read(ids()), progressive.noise_samples(0, 1)
-    images = progressive.draw_scales(batch, noise)
+    images = progressive.generate_pyramid(batch, noise)
     assert [tuple(image.shape) for image in images] == [(1, 3, 64, 64), (1, 3, 32, 32), (1, 3, 16, 16)]
-    assert torch.equal(images[0], progressive.draw(batch, noise))
+    assert torch.equal(images[0], progressive.generate(batch, noise))
     with pytest.raises(ConfigError, match=r"draws one picture, not three sizes of it.*Lab2Pix-V1"):
-        synthesizer.draw_scales(batch, noise)
+        synthesizer.generate_pyramid(batch, noise)
 
 
-def test_scales_lie_beside_each_other(labels: Path, tmp_path: Path, progressive: Synthesizer) -> None:
+def test_generate_folder_writes_scales_next_to_each_other(
+    labels: Path, tmp_path: Path, progressive: Synthesizer
+) -> None:
     out = tmp_path / "out"
     assert len(generate_folder(progressive, labels, out).written) == 5
     alone = pictures(out)
@@ -542,12 +552,14 @@ def test_scales_lie_beside_each_other(labels: Path, tmp_path: Path, progressive:
     assert {made[f"town/c{end}.png"].shape for end in ("", "_x2", "_x1")} == {(64, 64, 3), (32, 32, 3), (16, 16, 3)}
     for name, picture in alone.items():
         assert np.abs(picture - made[name]).max() <= 1
-    x1 = progressive.draw_scales(progressive.read(ids(2)), progressive.noise_samples(0, 1))[2][0]
+    x1 = progressive.generate_pyramid(progressive.read(ids(2)), progressive.noise_samples(0, 1))[2][0]
     expected = ((x1 + 1) * 127.5).round().permute(1, 2, 0).numpy()
     assert np.abs(made["town/c_x1.png"] - expected).max() <= 1
 
 
-def test_scales_of_samples_and_ways(labels: Path, tmp_path: Path, progressive: Synthesizer) -> None:
+def test_generate_folder_names_scales_of_samples_and_interpolations(
+    labels: Path, tmp_path: Path, progressive: Synthesizer
+) -> None:
     generate_folder(progressive, labels / "a.png", tmp_path / "two", samples=2, scales=True)
     names = ["a_0.png", "a_0_x1.png", "a_0_x2.png", "a_1.png", "a_1_x1.png", "a_1_x2.png"]
     assert sorted(pictures(tmp_path / "two")) == names
@@ -555,7 +567,9 @@ def test_scales_of_samples_and_ways(labels: Path, tmp_path: Path, progressive: S
     assert {"a_000.png", "a_001_x2.png"} <= set(pictures(tmp_path / "way"))
 
 
-def test_a_scale_is_not_written_over_another_picture(labels: Path, tmp_path: Path, progressive: Synthesizer) -> None:
+def test_generate_folder_does_not_overwrite_an_image_with_a_scale(
+    labels: Path, tmp_path: Path, progressive: Synthesizer
+) -> None:
     write_label_png(labels / "a_x2.png", ids(5), progressive.label_space)
     generate_folder(progressive, labels, tmp_path / "out")
     with pytest.raises(DataError, match=r"label maps a and a_x2 would both become .*a_x2\.png; rename"):
@@ -563,7 +577,7 @@ def test_a_scale_is_not_written_over_another_picture(labels: Path, tmp_path: Pat
     assert not (tmp_path / "scales").exists()
 
 
-def test_scales_on_the_command_line(
+def test_generate_command_writes_scales(
     labels: Path, tmp_path: Path, progressive: Synthesizer, synthesizer: Synthesizer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for synth, name, code in ((progressive, "v1", 0), (synthesizer, "v2", 2)):
@@ -612,7 +626,7 @@ def test_drawings_are_read_as_in_training(tmp_path: Path) -> None:
 # --- the hub ---------------------------------------------------------------------------------------------------------
 
 
-def test_pretrained_folder_with_model_card(tmp_path: Path, synthesizer: Synthesizer) -> None:
+def test_save_pretrained_writes_a_model_card(tmp_path: Path, synthesizer: Synthesizer) -> None:
     synthesizer.save_pretrained(tmp_path / "model")
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
         "README.md",
@@ -626,7 +640,9 @@ def test_pretrained_folder_with_model_card(tmp_path: Path, synthesizer: Synthesi
     assert torch.equal(loaded(ids(), seed=2), synthesizer(ids(), seed=2))
 
 
-def test_push_and_load_by_name(tmp_path: Path, synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_synthesizer_pushes_to_and_loads_from_the_hub(
+    tmp_path: Path, synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hub = tmp_path / "hub"
 
     class FakeApi:

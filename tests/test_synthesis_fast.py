@@ -15,7 +15,7 @@ from lab2pix.config import Config
 from lab2pix.data.files import write_label_png
 from lab2pix.errors import ConfigError
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import build_generator, draw
+from lab2pix.methods import build_generator, generate
 from lab2pix.synthesis import ModelInfo, Synthesizer, optimizing
 
 Run = Callable[..., tuple[int, str, str]]
@@ -43,7 +43,7 @@ def make(method: str = "lab2pix-v2", *, edges: bool = False, **generator: object
                 module.momentum = None
         label = torch.randint(0, space.num_classes, (8, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
         batch = Batch(label, edges=torch.zeros(8, 1, *SIZE))
-        draw(network.train(), config, space, batch, torch.randn(8, 16))
+        generate(network.train(), config, space, batch, torch.randn(8, 16))
     return Synthesizer(network, ModelInfo(config, space, 7), device="cpu")
 
 
@@ -55,8 +55,8 @@ def ids(seed: int = 0) -> Tensor:
 def images(synthesizer: Synthesizer, seed: int = 0) -> list[Tensor]:
     batch, noise = synthesizer.read(ids(seed)), synthesizer.noise_samples(seed, 1)
     if synthesizer.config.generator.progressive:
-        return synthesizer.draw_scales(batch, noise)
-    return [synthesizer.draw(batch, noise)]
+        return synthesizer.generate_pyramid(batch, noise)
+    return [synthesizer.generate(batch, noise)]
 
 
 BUILDS = {
@@ -66,7 +66,7 @@ BUILDS = {
 
 
 @pytest.mark.parametrize("build", BUILDS)
-def test_fast_draws_what_plain_draws(build: str) -> None:
+def test_fast_mode_matches_plain(build: str) -> None:
     synthesizer = make(**BUILDS[build])  # type: ignore[arg-type]
     plain = images(synthesizer)
     for mode, limit in (("fast", 1e-4), ("fast-bf16", 3e-2)):
@@ -97,7 +97,7 @@ def test_bfloat16_keeps_as_many_blocks_in_float32_as_it_takes(monkeypatch: pytes
     assert counts == sorted(counts, reverse=True) and any(0 < count < blocks for count in counts)
 
 
-def test_a_seed_s_picture_stays_the_same_whatever_was_drawn_before() -> None:
+def test_fast_mode_images_do_not_depend_on_history() -> None:
     synthesizer = make()
     synthesizer.optimize("fast")
     first = images(synthesizer)[0]
@@ -114,7 +114,7 @@ class TestAuto:
         times = iter([seconds["plain"], seconds["fast"]])
         monkeypatch.setattr(optimizing, "_timed", lambda draw, device: (next(times), draw()))
 
-    def test_takes_the_faster_way(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_auto_mode_takes_the_faster_mode(self, monkeypatch: pytest.MonkeyPatch) -> None:
         synthesizer = make()
         for plain, fast, expected in ((2.0, 1.0, "fast"), (1.0, 2.0, "plain")):
             self.seconds(monkeypatch, plain=plain, fast=fast)
@@ -122,18 +122,18 @@ class TestAuto:
             assert (chosen.mode, chosen.seconds) == (expected, {"plain": plain, "fast": fast})
             assert str(chosen) == f"{expected} (one picture: plain {plain:.2f} s, fast {fast:.2f} s)"
 
-    def test_measures_by_itself(self) -> None:
+    def test_auto_mode_measures_by_itself(self) -> None:
         chosen = make().optimize()
         assert chosen.mode == min(chosen.seconds, key=chosen.seconds.__getitem__)
         assert min(chosen.seconds.values()) > 0
 
-    def test_never_takes_what_draws_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_auto_mode_never_takes_a_mode_that_differs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         synthesizer, other = make(), make(modulation_hidden=4)
         monkeypatch.setattr(optimizing, "prepare", lambda generator: other.generator)
         self.seconds(monkeypatch, plain=2.0, fast=1.0)
         assert synthesizer.optimize("auto").mode == "plain"
 
-    def test_draws_plainly_what_cannot_be_prepared(self) -> None:
+    def test_auto_mode_is_plain_for_unsupported_generators(self) -> None:
         synthesizer = make()
         chosen = optimizing.choose(nn.Linear(1, 1), synthesizer.config, synthesizer.label_space)
         assert (chosen.mode, chosen.seconds) == ("plain", {})
@@ -141,7 +141,7 @@ class TestAuto:
             optimizing.choose(nn.Linear(1, 1), synthesizer.config, synthesizer.label_space, "fast")
 
 
-def test_changed_weights_show_once_it_is_optimized_again() -> None:
+def test_optimize_again_uses_changed_weights() -> None:
     synthesizer = make()
     synthesizer.optimize("fast")
     before = images(synthesizer)[0]
@@ -154,7 +154,7 @@ def test_changed_weights_show_once_it_is_optimized_again() -> None:
     assert float((after - before).abs().max()) > 0.1
 
 
-def test_an_unknown_way_is_refused() -> None:
+def test_unknown_inference_mode_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"called 'fasd'; did you mean 'fast'\?"):
         make().optimize("fasd")  # type: ignore[arg-type]
 
@@ -169,7 +169,7 @@ class TestCommands:
     def picture(self, folder: Path) -> np.ndarray:
         return np.asarray(Image.open(folder / "a.png")).astype(int)
 
-    def test_generate(self, run: Run, model: Path, tmp_path: Path) -> None:
+    def test_generate_command_takes_inference_modes(self, run: Run, model: Path, tmp_path: Path) -> None:
         words = ("generate", model, tmp_path / "labels", "--device", "cpu", "--out")
         assert run(*words, tmp_path / "plain")[0] == 0
         code, out, _ = run(*words, tmp_path / "fast", "--fast")
@@ -181,7 +181,7 @@ class TestCommands:
         code, _, error = run(*words, tmp_path / "wrong", "--optimize", "quick")
         assert code == 2 and "no way to draw called 'quick'" in error
 
-    def test_load(self, model: Path) -> None:
+    def test_synthesizer_load_takes_inference_modes(self, model: Path) -> None:
         assert Synthesizer.load(model, device="cpu").mode == "plain"
         synthesizer = Synthesizer.load(model, device="cpu", optimize="fast")
         assert synthesizer.mode == "fast"

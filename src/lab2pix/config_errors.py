@@ -14,7 +14,7 @@ from lab2pix.errors import did_you_mean
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["explain", "setting_groups", "setting_names"]
+__all__ = ["format_validation_error", "setting_groups", "setting_names"]
 
 _EXPECTED = {
     "int_type": "a whole number",
@@ -51,7 +51,7 @@ def setting_groups() -> list[str]:
     return [name for name in names if name in groups]
 
 
-def explain(error: ErrorDetails) -> str:
+def format_validation_error(error: ErrorDetails) -> str:
     """Return what is wrong, where, and what would be right, as one sentence.
 
     Args:

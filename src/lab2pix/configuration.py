@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from yaml import YAMLError
 
 from lab2pix.config import Config
-from lab2pix.config_errors import explain, setting_groups
+from lab2pix.config_errors import format_validation_error, setting_groups
 from lab2pix.config_rules import check_rules
 from lab2pix.errors import ConfigError, did_you_mean
 
@@ -85,7 +85,7 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
         config = Config.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(_origin(layers, first["loc"]) + explain(first)) from error
+        raise ConfigError(_origin(layers, first["loc"]) + format_validation_error(first)) from error
     check_rules(config)
     return config
 

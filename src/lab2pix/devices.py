@@ -10,7 +10,7 @@ from torch import distributed as dist
 
 from lab2pix.errors import ConfigError, did_you_mean
 
-__all__ = ["choose_device", "wait_for_processes"]
+__all__ = ["barrier", "choose_device"]
 
 
 def choose_device(name: str | None = None) -> torch.device:
@@ -45,7 +45,7 @@ def choose_device(name: str | None = None) -> torch.device:
     return torch.device("cuda", index)
 
 
-def wait_for_processes() -> None:
+def barrier() -> None:
     """Wait until all processes that torchrun started are here: it ends the rest once one has left with an error."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return

@@ -18,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lab2pix.devices import choose_device
 from lab2pix.errors import ConfigError, Lab2PixError
 
-__all__ = ["Team", "join_team", "was_restarted"]
+__all__ = ["DistributedContext", "init_distributed", "was_restarted"]
 
 Result = TypeVar("Result")
 
@@ -27,7 +27,7 @@ _LAST_WORK = 0.2  # seconds in which a thread of gloo lets go of what it worked 
 
 
 @dataclass(frozen=True)
-class Team:
+class DistributedContext:
     """The processes of a run, seen from one of them.
 
     Attributes:
@@ -63,11 +63,11 @@ class Team:
             values /= self.size
         return values
 
-    def agree(self, number: int) -> int:
+    def all_reduce_max(self, number: int) -> int:
         """Return the largest of one whole number over all processes, so that all act alike."""
         return int(self.maximum(torch.tensor(number, device=self.device))) if self.size > 1 else number
 
-    def on_main(self, work: Callable[[], Result]) -> Result:
+    def run_on_main(self, work: Callable[[], Result]) -> Result:
         """Let process 0 work while the others wait; all get its result, or its error.
 
         Raises:
@@ -96,7 +96,7 @@ class Team:
             return network
         return DistributedDataParallel(network, gradient_as_bucket_view=True)
 
-    def synchronise_norms(self, network: nn.Module) -> nn.Module:
+    def convert_sync_batchnorm(self, network: nn.Module) -> nn.Module:
         """Return the network with batch norm over all processes, where the device can do that."""
         if self.size == 1 or self.device.type != "cuda":
             return network
@@ -109,7 +109,7 @@ def was_restarted() -> bool:
 
 
 @contextmanager
-def join_team(device: str | None = None) -> Iterator[Team]:
+def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
     """Join the processes that torchrun started, or be alone; leave again at the end.
 
     A process group that the caller has already set up is used and left standing.
@@ -119,7 +119,7 @@ def join_team(device: str | None = None) -> Iterator[Team]:
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 and not dist.is_initialized():
-        yield Team(0, 1, choose_device(device))
+        yield DistributedContext(0, 1, choose_device(device))
         return
     chosen = choose_device(device)
     if chosen.type == "mps":
@@ -130,7 +130,7 @@ def join_team(device: str | None = None) -> Iterator[Team]:
     if mine:
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
     try:
-        yield Team(dist.get_rank(), dist.get_world_size(), chosen)
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), chosen)
     except BaseException:
         # NCCL would wait here for processes that are still at work; torchrun ends those once this one is gone.
         mine = mine and chosen.type != "cuda"

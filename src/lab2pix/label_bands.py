@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BAND", "Colored", "bands", "look_up", "match_colors"]
+__all__ = ["BAND", "Colored", "look_up", "match_colors", "row_chunks"]
 
 BAND = 2**18
 """Pixels that are looked at together."""
 
 
-def bands(height: int, width: int) -> Iterator[slice]:
+def row_chunks(height: int, width: int) -> Iterator[slice]:
     """Yield slices of rows that together are the whole of a map, from the top."""
     step = max(1, BAND // max(1, width))
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
@@ -24,13 +24,13 @@ def bands(height: int, width: int) -> Iterator[slice]:
 def look_up(table: Tensor, places: Tensor) -> Tensor:
     """Return `table[places]` of a table in one dimension and places `[H, W]` of any whole numbers."""
     found = torch.empty(places.shape, dtype=table.dtype)
-    for rows in bands(*places.shape):
+    for rows in row_chunks(*places.shape):
         found[rows] = table[places[rows].long()]
     return found
 
 
 @dataclass
-class _Wrong:
+class _ColorErrors:
     """Pixels of wrong colours: how many, and the colour that most have in one band."""
 
     pixels: int = 0
@@ -81,8 +81,8 @@ def match_colors(
     size = (rgb.shape[1], rgb.shape[2])
     found, strays = torch.empty(size, dtype=ids.dtype), torch.empty(size, dtype=torch.bool)
     seen: set[int] = set()
-    far, near = _Wrong(), _Wrong()
-    for rows in bands(*size):
+    far, near = _ColorErrors(), _ColorErrors()
+    for rows in row_chunks(*size):
         red, green, blue = rgb[:, rows].to(torch.int32)
         colors, inverse = torch.unique((red << 16) | (green << 8) | blue, return_inverse=True)
         counts = torch.bincount(inverse.flatten(), minlength=len(colors))
@@ -115,7 +115,7 @@ def _has_square(mask: Tensor, side: int) -> bool:
     """Say whether a bool mask `[H, W]` holds a full square of `side` pixels."""
     if min(mask.shape) < side:
         return False
-    for rows in bands(*mask.shape):
+    for rows in row_chunks(*mask.shape):
         part = mask[rows.start : rows.stop + side - 1]
         if len(part) >= side and bool((F.max_pool2d(1.0 - part.float()[None, None], side, stride=1) == 0).any()):
             return True
@@ -129,7 +129,7 @@ def _fill(ids: Tensor, stray: Tensor, seam: int) -> Tensor:
     """
     filled = ids.clone()
     height, width = ids.shape
-    for rows in bands(height, width) if min(height, width) >= seam else [slice(0, height)]:
+    for rows in row_chunks(height, width) if min(height, width) >= seam else [slice(0, height)]:
         if bool(stray[rows].any()):
             top = max(0, rows.start - seam)
             around = slice(top, rows.stop + seam)

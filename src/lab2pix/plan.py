@@ -12,10 +12,10 @@ from lab2pix.methods import build_method
 from lab2pix.training.schedule import total_steps
 from lab2pix.training.scoring import check_best
 
-__all__ = ["describe"]
+__all__ = ["summarize_run"]
 
 
-def describe(config: Config) -> str:
+def summarize_run(config: Config) -> str:
     """Return the resolved settings, and as comments how many pairs, parameters and steps they come to.
 
     The text is YAML that `load_config` reads. Nothing is written; the networks are built and thrown away.
@@ -51,7 +51,7 @@ def _number(pairs: int | None) -> str:
 def _parameters(config: Config, label_space: LabelSpace) -> dict[str, int]:
     method = build_method(config, label_space, pretrained=False)
     check_best(method)
-    return {name: sum(p.numel() for p in network.parameters()) for name, network in method.players.items()}
+    return {name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()}
 
 
 def _steps(config: Config, pairs: int | None) -> str:

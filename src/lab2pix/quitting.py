@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["on_signals", "quit_at_once", "quit_now"]
+__all__ = ["exit_immediately", "exit_on_signal", "on_signals"]
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -30,7 +30,7 @@ def on_signals(handle: Callable[[int, FrameType | None], object]) -> Iterator[No
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def quit_at_once() -> AbstractContextManager[None]:
+def exit_on_signal() -> AbstractContextManager[None]:
     """Meanwhile let Ctrl-C and SIGTERM end the process with a word, and with what a shell expects: 130 or 143.
 
     For times in which nothing is begun that has to be ended. An exception will not do: it may come in the midst of an
@@ -39,7 +39,7 @@ def quit_at_once() -> AbstractContextManager[None]:
     return on_signals(_quit)
 
 
-def quit_now() -> NoReturn:
+def exit_immediately() -> NoReturn:
     """End the process, all being done, without taking it apart.
 
     After PyTorch has been loaded that takes Python a second, and it aborts where a thread still computes.

@@ -18,7 +18,7 @@ from lab2pix.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from lab2pix.labels import LabelSpace
 
-__all__ = ["explain_os_error", "label_space_for", "print_table", "read_seed_pair", "read_size", "show_progress"]
+__all__ = ["explain_os_error", "print_table", "read_seed_pair", "read_size", "resolve_label_space", "show_progress"]
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -79,7 +79,7 @@ def read_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def label_space_for(labels: str | None, layout: str) -> LabelSpace:
+def resolve_label_space(labels: str | None, layout: str) -> LabelSpace:
     """Return the label space asked for, or the one that the layout's data set has.
 
     Raises:

@@ -40,7 +40,7 @@ def build(root: Path, split: str = "train", seed: int = 0, **settings: object) -
     return dataset
 
 
-def test_a_sample(root: Path) -> None:
+def test_pair_dataset_sample_has_image_label_and_edges(root: Path) -> None:
     dataset = build(root, instance_edges=True)
     sample = dataset[(3, 1)]
     assert len(dataset) == 4 and sample["name"] == "1"
@@ -52,7 +52,7 @@ def test_a_sample(root: Path) -> None:
     assert edges is not None and edges.shape == (1, 16, 16) and set(edges.unique().tolist()) == {0.0, 1.0}
 
 
-def test_samples_depend_on_seed_epoch_and_place_alone(root: Path) -> None:
+def test_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
     one, two = build(root), build(root)
     forward = [one[(1, i)]["image"] for i in range(4)]
     backward = [two[(1, i)]["image"] for i in reversed(range(4))][::-1]
@@ -64,7 +64,7 @@ def test_samples_depend_on_seed_epoch_and_place_alone(root: Path) -> None:
     assert torch.equal(one[2]["label"], one[(0, 2)]["label"])
 
 
-def test_validation_is_whole_and_the_same_in_every_epoch(root: Path) -> None:
+def test_validation_samples_are_uncropped_and_equal_in_every_epoch(root: Path) -> None:
     dataset = build(root, "val", size=(20, 30), resize=None)
     assert len(dataset) == 2
     stored = np.array(Image.open(root / "images/val/1.png")).transpose(2, 0, 1)
@@ -100,7 +100,7 @@ def test_file_hash_knows_names_and_sizes_but_not_the_place(
     assert build(moved).file_hash() != before
 
 
-def test_sizes_that_disagree(root: Path) -> None:
+def test_dataset_names_files_whose_sizes_disagree(root: Path) -> None:
     Image.new("RGB", (30, 21)).save(root / "images/train/2.png")
     with pytest.raises(DataError, match=r"labels/train/2\.png is 30x20 pixels and its photo 30x21"):
         build(root)[2]
@@ -109,7 +109,7 @@ def test_sizes_that_disagree(root: Path) -> None:
         build(root, instance_edges=True)[1]
 
 
-def test_wrong_ids_name_the_file(root: Path) -> None:
+def test_dataset_names_the_file_with_wrong_ids(root: Path) -> None:
     Image.fromarray(np.full((20, 30), 9, dtype=np.uint8)).save(root / "labels/train/3.png")
     with pytest.raises(LabelError, match=r"labels/train/3\.png holds id 9"):
         build(root)[3]
@@ -122,7 +122,7 @@ def test_missing_instances_are_named_at_once(root: Path) -> None:
         build(root, instance_edges=True)
 
 
-def test_settings_at_odds(root: Path) -> None:
+def test_build_dataset_refuses_contradicting_settings(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.root is missing"):
         build_dataset(DataConfig(layout="folder"), "train", SPACE, 0)
     with pytest.raises(ConfigError, match=r"data\.val_split is null"):
@@ -131,7 +131,7 @@ def test_settings_at_odds(root: Path) -> None:
         build_dataset(DataConfig(layout="scenes"), "train", SPACE, 0)
 
 
-def test_real_street_scenes(data_root: Path) -> None:
+def test_cityscapes_samples_load_as_batches(data_root: Path) -> None:
     space = LabelSpace.load("cityscapes")
     data = DataConfig(
         layout="cityscapes",

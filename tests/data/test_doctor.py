@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lab2pix.data.doctor import check, contact_sheet
+from lab2pix.data.doctor import check_dataset, contact_sheet
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels import LabelClass, LabelSpace
 
@@ -35,18 +35,18 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_sound_set(root: Path) -> None:
-    report = check(root, "folder", SPACE)
+def test_check_dataset_reports_a_valid_dataset(root: Path) -> None:
+    report = check_dataset(root, "folder", SPACE)
     assert report.ok
     assert report.counts == {"train": 4, "val": 2} and report.sizes == {"12x8": 6}
     assert report.class_shares == {"sky": 0.5, "car": 0.25, "kite": 0.0, "unknown": 0.25}
-    assert check(root, "folder", SPACE, split="val").counts == {"val": 2}
+    assert check_dataset(root, "folder", SPACE, split="val").counts == {"val": 2}
     text = str(report)
     assert "train 4, val 2" in text and " 50.00%  sky" in text and "never    kite" in text
     assert text.endswith("Everything is in order.")
 
 
-def test_every_fault_is_found_at_once(root: Path) -> None:
+def test_check_dataset_finds_every_fault_at_once(root: Path) -> None:
     photo = root / "images/train/0.jpg"
     photo.write_bytes(photo.read_bytes()[:200])
     Image.fromarray(np.full((8, 12), 7, dtype=np.uint8)).save(root / "labels/train/1.png")
@@ -54,7 +54,7 @@ def test_every_fault_is_found_at_once(root: Path) -> None:
     Image.new("RGB", (12, 8)).save(root / "images/train/2.png")
     (root / "labels/train/3.png").unlink()
     (root / "labels/val/0.png").write_text("no picture")
-    report = check(root, "folder", SPACE)
+    report = check_dataset(root, "folder", SPACE)
     assert not report.ok
     assert report.unmatched == ["images/train/3.jpg"]
     assert report.doubles == ["images/train/2.png"]
@@ -68,27 +68,27 @@ def test_every_fault_is_found_at_once(root: Path) -> None:
     assert "1 without partner:\n  images/train/3.jpg" in text and text.endswith("Mend these before training.")
 
 
-def test_long_lists_are_cut_in_the_text_only(root: Path) -> None:
+def test_check_dataset_cuts_long_lists_in_the_text_only(root: Path) -> None:
     for i in range(30):
         (root / f"images/train/x{i:02}.jpg").touch()
-    report = check(root, "folder", SPACE)
+    report = check_dataset(root, "folder", SPACE)
     assert len(report.to_dict()["unmatched"]) == 30
     assert "... and 10 more" in str(report) and "x20" not in str(report)
 
 
-def test_a_damaged_ab_file_is_listed_once(tmp_path: Path) -> None:
+def test_check_dataset_lists_a_damaged_ab_file_once(tmp_path: Path) -> None:
     Image.new("RGB", (64, 32)).save(tmp_path / "a.jpg")
     data = (tmp_path / "a.jpg").read_bytes()
     (tmp_path / "a.jpg").write_bytes(data[: len(data) - 40])
-    assert len(check(tmp_path, "sketch", LabelSpace.load("sketch")).unreadable) == 1
+    assert len(check_dataset(tmp_path, "sketch", LabelSpace.load("sketch")).unreadable) == 1
 
 
-def test_nothing_at_all(tmp_path: Path) -> None:
+def test_check_dataset_refuses_an_empty_folder(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="Found no pictures of layout 'sketch'"):
-        check(tmp_path, "sketch", SPACE)
+        check_dataset(tmp_path, "sketch", SPACE)
 
 
-def test_contact_sheet(root: Path, tmp_path: Path) -> None:
+def test_contact_sheet_shows_images_and_labels(root: Path, tmp_path: Path) -> None:
     out = contact_sheet(root, "folder", SPACE, tmp_path / "new/sheet.png", count=3)
     sheet = torch.from_numpy(np.array(Image.open(out)))
     assert sheet.shape[1] == 3 * 300 + 40 and sheet.shape[0] > 3 * 200
@@ -112,8 +112,8 @@ def test_contact_sheet_of_wrong_labels(root: Path, tmp_path: Path) -> None:
     ("layout", "folder", "space", "pairs"),
     [("cityscapes", "cityscapes", "cityscapes", 4), ("coco-stuff", "coco_stuff", "coco-stuff", 13)],
 )
-def test_real_samples_are_sound(data_root: Path, layout: str, folder: str, space: str, pairs: int) -> None:
-    report = check(data_root / folder, layout, LabelSpace.load(space))
+def test_check_dataset_accepts_real_samples(data_root: Path, layout: str, folder: str, space: str, pairs: int) -> None:
+    report = check_dataset(data_root / folder, layout, LabelSpace.load(space))
     assert report.ok, str(report)
     assert report.counts == {"train": pairs}
     assert sum(report.class_shares.values()) == pytest.approx(1)

@@ -40,13 +40,13 @@ FILES = {
 NAMES = {"folder": "s/a", "cityscapes": "ulm/a", "sketch": "a_AB"}
 
 
-def test_the_list_of_layouts() -> None:
+def test_dataset_format_names_are_listed() -> None:
     assert layout_names() == sorted([*FILES, "scenes"]) == list(layout_descriptions())
     assert set(LAYOUTS) == set(FILES)
 
 
 @pytest.mark.parametrize("layout", FILES)
-def test_pairs_of_a_split(tmp_path: Path, layout: str) -> None:
+def test_find_pairs_of_a_split(tmp_path: Path, layout: str) -> None:
     root = touch(tmp_path, *FILES[layout])
     (pair,) = find_pairs(layout, root, "train")
     assert pair.name == NAMES.get(layout, "a")
@@ -65,7 +65,7 @@ def test_pairs_of_all_splits_have_names_of_their_own(tmp_path: Path, layout: str
 
 
 @pytest.mark.parametrize("layout", FILES)
-def test_labels_alone(tmp_path: Path, layout: str) -> None:
+def test_find_pairs_without_photos(tmp_path: Path, layout: str) -> None:
     photos = ("images", "leftImg8bit", "train_img", "ADEChallengeData2016/images")
     labels = [name for name in FILES[layout] if not name.startswith(photos)]
     root = touch(tmp_path, *(labels if layout != "facades-base" else ["train/a.png"]))
@@ -111,7 +111,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
         find_pairs("folder", root, None)
 
 
-def test_wrong_places_are_named(tmp_path: Path) -> None:
+def test_find_pairs_names_missing_folders(tmp_path: Path) -> None:
     root = touch(tmp_path, *FILES["folder"])
     with pytest.raises(DataError, match=r"no folder .*images/test; beside it: train; check"):
         find_pairs("folder", root, "test")
@@ -140,7 +140,7 @@ def test_facades_pair_has_photo_left_and_labels_right(tmp_path: Path) -> None:
     assert (pair.read_image().float().mean(dim=(1, 2)) - torch.tensor([10.0, 200.0, 90.0])).abs().max() < 3
 
 
-def test_facades_base_pair(tmp_path: Path) -> None:
+def test_facades_base_pair_reads_ids_and_photo(tmp_path: Path) -> None:
     ids = torch.arange(12).expand(4, -1)
     label = Image.fromarray((ids + 1).numpy().astype(np.uint8))
     label.putpalette(bytes([0, 0, 0]) + bytes(value for item in FACADES.classes for value in item.color))
@@ -151,7 +151,7 @@ def test_facades_base_pair(tmp_path: Path) -> None:
     assert pair.read_image().shape == (3, 4, 12)
 
 
-def test_sketch_pair(tmp_path: Path) -> None:
+def test_sketch_pair_reads_lines_and_photo(tmp_path: Path) -> None:
     both = np.full((8, 16, 3), 255, dtype=np.uint8)
     both[3, :8] = 0
     both[:, 8:] = (200, 0, 0)
@@ -182,7 +182,7 @@ def test_odd_width_is_no_ab_pair(tmp_path: Path) -> None:
         ("sketch", "edges2shoes", "sketch", 100),
     ],
 )
-def test_real_samples(data_root: Path, layout: str, folder: str, space: str, count: int) -> None:
+def test_find_pairs_reads_real_samples(data_root: Path, layout: str, folder: str, space: str, count: int) -> None:
     pairs = find_pairs(layout, data_root / folder, "train")
     assert len(pairs) == count
     label, image = pairs[0].read_label(LabelSpace.load(space)), pairs[0].read_image()

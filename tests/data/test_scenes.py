@@ -39,7 +39,7 @@ def test_label_space_names_what_is_painted_in_distinct_colors() -> None:
 
 
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (48, 100), (130, 70), (33, 47)])
-def test_any_size(size: tuple[int, int]) -> None:
+def test_draw_scene_takes_any_size(size: tuple[int, int]) -> None:
     for index in range(6):
         image, label = draw_scene(7, index, size)
         assert image.shape == (3, *size) and image.dtype == torch.uint8
@@ -47,7 +47,7 @@ def test_any_size(size: tuple[int, int]) -> None:
         assert label.min() >= 0 and label.max() < len(CLASSES)
 
 
-def test_seed_and_index_alone_decide() -> None:
+def test_draw_scene_depends_on_seed_and_index_alone() -> None:
     image, label = draw_scene(3, 5, SIZE)
     draw_scene(4, 0, (40, 40))
     again, label_again = draw_scene(3, 5, SIZE)
@@ -56,7 +56,7 @@ def test_seed_and_index_alone_decide() -> None:
         assert (other[1] != label).float().mean() > 0.1
 
 
-def test_same_composition_at_every_size() -> None:
+def test_scene_composition_is_equal_at_every_size() -> None:
     for index in range(5):
         small, label = draw_scene(1, index, SIZE)
         large, label_large = draw_scene(1, index, (192, 192))
@@ -76,7 +76,7 @@ def test_every_class_appears_and_no_scene_is_uniform(hundred: tuple[torch.Tensor
     assert (images.float().flatten(1).std(1) > 15).all()
 
 
-def test_classes_look_like_themselves(hundred: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_scene_classes_have_their_own_colors(hundred: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, labels = hundred
     pixels = images.permute(0, 2, 3, 1).float()
     mean = {name: pixels[labels == index].mean(0) for name, index in CLASSES.items()}
@@ -89,7 +89,7 @@ def test_classes_look_like_themselves(hundred: tuple[torch.Tensor, torch.Tensor]
     assert min(mean["cloud"].sum(), mean["snow"].sum(), mean["sun"].sum()) > mean["mountain"].sum() + 60
 
 
-def test_surfaces_have_texture(hundred: tuple[torch.Tensor, torch.Tensor]) -> None:
+def test_scene_surfaces_have_texture(hundred: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, labels = hundred
     gray = images.float().mean(1)
     step = (gray[:, :, 1:] - gray[:, :, :-1]).abs()
@@ -98,7 +98,7 @@ def test_surfaces_have_texture(hundred: tuple[torch.Tensor, torch.Tensor]) -> No
         assert step[inside & (labels[:, :, 1:] == CLASSES[name])].mean() > 1.5, name
 
 
-def test_noise_does_not_depend_on_resolution() -> None:
+def test_scene_noise_does_not_depend_on_resolution() -> None:
     coarse, fine = (np.arange(n, dtype=np.float32)[:] / n for n in (20, 60))
     assert np.allclose(fbm(coarse, coarse, 5, 3, 11.5), fbm(fine, fine, 5, 3, 11.5)[::3, ::3], atol=1e-3)
     assert np.abs(fbm(fine, fine, 9, 4, 0.25)).max() < 2
@@ -106,7 +106,7 @@ def test_noise_does_not_depend_on_resolution() -> None:
     assert ground.shape == (60, 60) and np.abs(ground).max() <= 1.001 and ground.std() > 0.1
 
 
-def test_any_light_lies_over_the_same_label_maps() -> None:
+def test_scene_light_keeps_the_label_maps() -> None:
     told, free = ([draw_scene(0, index, SIZE, light) for index in range(40)] for light in ("sun", "any"))
     assert all(torch.equal(first[1], second[1]) for first, second in zip(told, free, strict=True))
     assert torch.equal(draw_scene(0, 3, SIZE, "any")[0], free[3][0])
@@ -118,12 +118,12 @@ def test_any_light_lies_over_the_same_label_maps() -> None:
 
 
 @pytest.mark.parametrize(("seed", "index", "size"), [(0, 0, (31, 64)), (-1, 0, SIZE), (0, -1, SIZE)])
-def test_draw_refuses(seed: int, index: int, size: tuple[int, int]) -> None:
+def test_draw_scene_refuses_invalid_arguments(seed: int, index: int, size: tuple[int, int]) -> None:
     with pytest.raises(ConfigError, match="choose"):
         draw_scene(seed, index, size)
 
 
-def test_dataset_samples() -> None:
+def test_scenes_dataset_samples_have_image_and_label() -> None:
     data = ScenesDataset(3, SIZE, seed=2, first_index=10, train=False)
     image, label = draw_scene(2, 11, SIZE)
     sample = data[1]
@@ -137,7 +137,7 @@ def test_dataset_samples() -> None:
     assert batch.label.shape == (2, *SIZE) and batch.image is not None and batch.image.shape == (2, 3, *SIZE)
 
 
-def test_dataset_mirrors_by_epoch_and_reproducibly() -> None:
+def test_scenes_dataset_flips_by_epoch_and_reproducibly() -> None:
     data, twin = (ScenesDataset(2, SIZE, seed=0) for _ in range(2))
     _, label = draw_scene(0, 1, SIZE)
     mirrored = []
@@ -151,7 +151,7 @@ def test_dataset_mirrors_by_epoch_and_reproducibly() -> None:
     assert all(torch.equal(still[epoch, 1]["label"], label) for epoch in range(6))
 
 
-def test_dataset_draws_once_and_hands_out_copies() -> None:
+def test_scenes_dataset_draws_once_and_returns_copies() -> None:
     data = ScenesDataset(1, SIZE, seed=0, train=False)
     first = data[0]
     first["label"].zero_()
@@ -159,14 +159,14 @@ def test_dataset_draws_once_and_hands_out_copies() -> None:
     assert data[0]["label"].max() > 0 and data[0]["image"].abs().max() > 0
 
 
-def test_file_hash_tells_sets_apart() -> None:
+def test_scenes_file_hash_tells_datasets_apart() -> None:
     hashes = {ScenesDataset(*args).file_hash() for args in [(2, SIZE, 0), (3, SIZE, 0), (2, (64, 96), 0), (2, SIZE, 1)]}
     assert len(hashes) == 4
     assert ScenesDataset(2, SIZE, 0).file_hash() in hashes
     assert ScenesDataset(2, SIZE, 0, light="any").file_hash() not in hashes
 
 
-def test_light_is_a_setting() -> None:
+def test_scenes_light_setting_reaches_the_dataset() -> None:
     config = DataConfig.model_validate(
         {"layout": "scenes", "size": SIZE, "scenes": {"light": "any", "train_count": 3}, "flip": False}
     )
@@ -174,12 +174,12 @@ def test_light_is_a_setting() -> None:
     assert torch.equal(data.read_photo(2), draw_scene(0, 2, SIZE, "any")[0])
 
 
-def test_empty_dataset_is_refused() -> None:
+def test_empty_scenes_dataset_is_refused() -> None:
     with pytest.raises(ConfigError, match="empty"):
         ScenesDataset(0, SIZE, 0)
 
 
-def test_configuration_builds_disjoint_sets() -> None:
+def test_scenes_config_builds_disjoint_splits() -> None:
     config = DataConfig(layout="scenes", size=SIZE)
     space = LabelSpace.load("scenes")
     train, val = (build_dataset(config, split, space, 0) for split in ("train", "val"))
@@ -188,7 +188,7 @@ def test_configuration_builds_disjoint_sets() -> None:
     assert not torch.equal(train[0]["label"], val[0]["label"])
 
 
-def test_write_scenes(tmp_path: Path) -> None:
+def test_write_scenes_writes_a_folder_dataset(tmp_path: Path) -> None:
     out = tmp_path / "deep" / "scenes"
     write_scenes(out, 2, (40, 56), seed=1, first=4)
     space = LabelSpace.load("scenes")
@@ -222,6 +222,6 @@ def test_write_scenes_keeps_what_is_there(tmp_path: Path) -> None:
         write_scenes(tmp_path / "none", 0, SIZE, seed=0)
 
 
-def test_a_size_that_no_memory_holds_is_refused() -> None:
+def test_scene_size_beyond_memory_is_refused() -> None:
     with pytest.raises(ConfigError, match="at most 8192"):
         draw_scene(0, 0, (100_000, 100_000))

@@ -17,7 +17,7 @@ from lab2pix.config import DataConfig
 from lab2pix.data import files
 from lab2pix.data.dataset import PairDataset, build_dataset, collate
 from lab2pix.data.scenes import draw_scene
-from lab2pix.data.unpaired import UnpairedDataset, partners
+from lab2pix.data.unpaired import UnpairedDataset, random_pairing
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels import LabelClass, LabelSpace
 
@@ -63,16 +63,16 @@ def mirrored(part: torch.Tensor | None) -> bool:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 1000), st.integers(2, 60))
-def test_a_known_partner_is_never_met_and_every_photo_once(seed: int, epoch: int, count: int) -> None:
-    drawn = partners(seed, epoch, count, count, paired=True)
+def test_random_pairing_avoids_the_known_partner_and_uses_every_photo_once(seed: int, epoch: int, count: int) -> None:
+    drawn = random_pairing(seed, epoch, count, count, paired=True)
     assert sorted(drawn.tolist()) == list(range(count))
     assert not (drawn == torch.arange(count)).any()
-    assert torch.equal(drawn, partners(seed, epoch, count, count, paired=True))
+    assert torch.equal(drawn, random_pairing(seed, epoch, count, count, paired=True))
 
 
 @given(st.integers(0, 2**32), st.integers(0, 1000), st.integers(1, 60), st.integers(1, 60))
-def test_photos_are_used_as_evenly_as_their_number_allows(seed: int, epoch: int, labels: int, photos: int) -> None:
-    drawn = partners(seed, epoch, labels, photos, paired=False)
+def test_random_pairing_uses_photos_evenly(seed: int, epoch: int, labels: int, photos: int) -> None:
+    drawn = random_pairing(seed, epoch, labels, photos, paired=False)
     uses = torch.bincount(drawn, minlength=photos)
     assert len(drawn) == labels and len(uses) == photos
     assert uses.min() == labels // photos and uses.max() == -(-labels // photos)
@@ -80,15 +80,15 @@ def test_photos_are_used_as_evenly_as_their_number_allows(seed: int, epoch: int,
 
 @settings(max_examples=20)
 @given(st.integers(0, 2**32), st.booleans())
-def test_epochs_and_seeds_differ(seed: int, paired: bool) -> None:
-    draws = {tuple(partners(s, e, 30, 30, paired=paired).tolist()) for s in (seed, seed + 1) for e in range(5)}
+def test_random_pairing_differs_by_epoch_and_seed(seed: int, paired: bool) -> None:
+    draws = {tuple(random_pairing(s, e, 30, 30, paired=paired).tolist()) for s in (seed, seed + 1) for e in range(5)}
     assert len(draws) == 10
 
 
 def test_over_many_epochs_every_label_map_meets_every_other_photo() -> None:
     met = torch.zeros(4, 4)
     for epoch in range(600):
-        met[torch.arange(4), partners(7, epoch, 4, 4, paired=True)] += 1
+        met[torch.arange(4), random_pairing(7, epoch, 4, 4, paired=True)] += 1
     others = met[~torch.eye(4, dtype=torch.bool)]
     assert met.diag().sum() == 0 and others.min() > 150 and others.max() < 250  # 200 expected
 
@@ -186,7 +186,7 @@ def test_instance_borders_follow_the_label_map(root: Path) -> None:
     assert sample["edges"] is not None and sample["edges"][0, 0].tolist() == [0, 0, 0, 1, 1, 0, 0, 0]
 
 
-def test_the_hash_knows_both_sides(root: Path) -> None:
+def test_unpaired_file_hash_covers_both_sides(root: Path) -> None:
     before = build(root=str(root)).file_hash()
     paired = build(root=str(root), unpaired=False).file_hash()
     assert before == build(root=str(root)).file_hash() != paired
@@ -194,7 +194,7 @@ def test_the_hash_knows_both_sides(root: Path) -> None:
     assert build(root=str(root)).file_hash() != before
 
 
-def test_one_pair_is_too_few(tmp_path: Path) -> None:
+def test_unpaired_dataset_refuses_a_single_pair(tmp_path: Path) -> None:
     for kind in ("labels", "images"):
         write(tmp_path / kind, 1)
     with pytest.raises(DataError, match=r"only one pair to train on, 00, .*add more"):
@@ -228,7 +228,7 @@ def sides(tmp_path: Path, labels: int = 3, photos: int = 7, split: str = "") -> 
 
 
 @pytest.mark.parametrize(("labels", "photos"), [(3, 7), (7, 3), (1, 1), (4, 4)])
-def test_any_folders_of_any_number(tmp_path: Path, labels: int, photos: int) -> None:
+def test_unpaired_dataset_takes_folders_of_any_length(tmp_path: Path, labels: int, photos: int) -> None:
     dataset = build(**sides(tmp_path, labels, photos))
     assert len(dataset) == labels
     met = [number(dataset[(0, i)]["image"]) for i in range(labels)]
@@ -307,7 +307,7 @@ def test_the_hash_of_folders_moves_with_them(tmp_path: Path) -> None:
     assert build(**again).file_hash() != before
 
 
-def test_real_street_scenes_unpaired(data_root: Path) -> None:
+def test_cityscapes_loads_unpaired(data_root: Path) -> None:
     space = LabelSpace.load("cityscapes")
     data = DataConfig.model_validate(
         {"layout": "cityscapes", "root": str(data_root / "cityscapes"), "size": (16, 32), "unpaired": True}

@@ -48,7 +48,9 @@ def test_layouts_without_labels_of_their_own_ask_for_them(run: Run, folder_data:
     assert (code, "add --labels" in errors) == (2, True)
 
 
-def test_pictures_are_made_skipped_and_made_anew(run: Run, run_folder: Path, folder_data: Path, tmp_path: Path) -> None:
+def test_generate_writes_skips_and_overwrites_images(
+    run: Run, run_folder: Path, folder_data: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     words = ("generate", run_folder, folder_data / "labels" / "val", "--out", out, "--device", "cpu")
     assert run(*words, "--samples", 2)[0] == 0
@@ -85,14 +87,14 @@ def test_unreadable_label_maps_are_named_and_the_rest_is_made(
     assert len(pictures(tmp_path / "out")) == 1
 
 
-def test_pictures_between_two_seeds(run: Run, run_folder: Path, folder_data: Path, tmp_path: Path) -> None:
+def test_generate_interpolates_between_two_seeds(run: Run, run_folder: Path, folder_data: Path, tmp_path: Path) -> None:
     words = ("generate", run_folder, folder_data / "labels" / "val" / "c.png", "--out", tmp_path / "out")
     assert run(*words, "--interpolate", "3,8", "--steps", 3)[0] == 0
     assert len(pictures(tmp_path / "out")) == 3
     assert run(*words, "--interpolate", "3")[0] == 2
 
 
-def test_ways_to_draw_that_contradict_each_other(run: Run, run_folder: Path, folder_data: Path, tmp_path: Path) -> None:
+def test_generate_refuses_contradicting_options(run: Run, run_folder: Path, folder_data: Path, tmp_path: Path) -> None:
     words = ("generate", run_folder, folder_data / "labels" / "val" / "c.png", "--out", tmp_path / "out")
     code, _, error = run(*words, "--fast", "--optimize", "plain")
     assert code == 2
@@ -119,14 +121,14 @@ def test_a_run_lies_in_runs_by_default(run: Run, tiny: Tiny, tmp_path: Path, mon
     assert (tmp_path / "runs" / "mine" / "config.yaml").is_file()
 
 
-def test_errors_in_a_process_of_its_own(tmp_path: Path) -> None:
+def test_cli_errors_in_a_subprocess(tmp_path: Path) -> None:
     words = ["train", "v2-small", "generator.widht=3", "--out", str(tmp_path / "run")]
     done = subprocess.run([sys.executable, "-m", "lab2pix", *words], check=False, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: unknown setting 'generator.widht'; did you mean 'generator.width'?\n"
 
 
-def test_golden_vectors_pass_and_others_do_not(run: Run, golden_root: Path, tmp_path: Path) -> None:
+def test_parity_command_passes_golden_vectors_only(run: Run, golden_root: Path, tmp_path: Path) -> None:
     assert run("parity", golden_root / "v2_normal.safetensors")[0] == 0
     (tmp_path / "none.safetensors").write_bytes(b"nothing")
     assert run("parity", tmp_path / "none.safetensors")[0] == 1

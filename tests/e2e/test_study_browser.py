@@ -289,7 +289,7 @@ def rank_by_keys(
     api.expect(bo.page.get_by_role("heading", name="Thank you, Bo")).to_be_visible()
 
 
-def test_a_phone(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
+def test_study_on_a_phone(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
     server = serve("study", "serve", study, "--port", 0)
     eve = visit(**PHONE)
     eve.open(server.address, "Eve")
@@ -395,7 +395,9 @@ def test_an_end_that_the_server_does_not_know(visit: Callable[..., Visitor], ser
     fay.expect_sample(4)
 
 
-def test_names(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
+def test_study_participant_names_are_checked_and_escaped(
+    visit: Callable[..., Visitor], serve: Serve, study: Path
+) -> None:
     server = serve("study", "serve", study, "--port", 0)
     dan = visit()
     dan.open(server.address, " ")

@@ -153,19 +153,19 @@ def test_paths_that_climb_are_not_served(make: Run, pictures: Path, serve: Calla
 
 
 @pytest.mark.parametrize("verb", ["serve", "report"])
-def test_no_study(run: Run, tmp_path: Path, verb: str) -> None:
+def test_study_commands_refuse_a_folder_without_study(run: Run, tmp_path: Path, verb: str) -> None:
     sentence(run("study", verb, tmp_path), f"There is no study in {tmp_path}", "lab2pix study make")
     sentence(run("study", verb, tmp_path / "nowhere"), "There is no study")
     (tmp_path / "study.json").write_text("{}")
     sentence(run("study", verb, tmp_path), "study.json", "make it again")
 
 
-def test_nobody_has_ranked(run: Run, make: Run, pictures: Path) -> None:
+def test_study_report_without_rankings_is_refused(run: Run, make: Run, pictures: Path) -> None:
     make()
     sentence(run("study", "report", pictures / "study"), "Nobody has ranked anything", "lab2pix study serve")
 
 
-def test_an_empty_folder(make: Run, pictures: Path) -> None:
+def test_study_make_refuses_an_empty_folder(make: Run, pictures: Path) -> None:
     shutil.rmtree(pictures / "b")
     (pictures / "b").mkdir()
     sentence(make(), pictures / "b", "holds no pictures")
@@ -173,14 +173,14 @@ def test_an_empty_folder(make: Run, pictures: Path) -> None:
     sentence(make(), pictures / "labels", "there is no folder")
 
 
-def test_unmatched_names(make: Run, pictures: Path) -> None:
+def test_study_make_names_unmatched_files(make: Run, pictures: Path) -> None:
     (pictures / "b" / "two.png").rename(pictures / "b" / "zwei.png")
     sentence(make(), pictures / "labels", "lacks zwei", "and so it is with 3 other folders", "--allow-missing")
     assert not (pictures / "study").exists()
     assert make("--allow-missing", "--samples", 2)[0] == 0
 
 
-def test_one_method(make: Run) -> None:
+def test_study_make_refuses_one_method(make: Run) -> None:
     sentence(make(methods=("a",)), "compares 2 to 9 methods", "has 1")
 
 
@@ -265,14 +265,14 @@ def test_answers_of_another_study(run: Run, make: Run, pictures: Path, serve: Ca
     sentence(run("study", "report", pictures / "other"), "Line 1 of", "methods are x, y", "put back the study.json")
 
 
-def test_a_missing_picture(run: Run, make: Run, pictures: Path) -> None:
+def test_study_serve_names_a_missing_image(run: Run, make: Run, pictures: Path) -> None:
     make()
     file = next((pictures / "study" / "pictures").iterdir())
     file.unlink()
     sentence(run("study", "serve", pictures / "study", "--no-browser"), f"lacks {file.name}")
 
 
-def test_a_port_that_is_taken(run: Run, make: Run, pictures: Path) -> None:
+def test_study_serve_refuses_a_port_in_use(run: Run, make: Run, pictures: Path) -> None:
     make()
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]

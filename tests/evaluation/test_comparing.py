@@ -93,7 +93,7 @@ def test_a_report_that_lacks_something_is_one_sentence(
     assert not (tmp_path / "out").exists()
 
 
-def test_names_are_neither_formulas_nor_warnings(tmp_path: Path) -> None:
+def test_comparison_plot_escapes_names(tmp_path: Path) -> None:
     names = (r"cost $\x$", "写真", "$a$")
     table = compare([written(tmp_path / f"{number}.json", name) for number, name in enumerate(names)])
     with warnings.catch_warnings():
@@ -105,7 +105,7 @@ def test_names_are_neither_formulas_nor_warnings(tmp_path: Path) -> None:
         assert name in (folder / "compare.md").read_text()
 
 
-def test_a_comparison_is_written_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_comparison_write_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table = compare([written(tmp_path / "report.json")])
     taken = tmp_path / "taken"
     (taken / "compare.html").mkdir(parents=True)

@@ -78,18 +78,18 @@ def test_kernel_distance_over_subsets_lies_near_that_of_all() -> None:
     )
 
 
-def test_a_set_is_at_no_distance_from_itself() -> None:
+def test_distance_of_a_set_to_itself_is_zero() -> None:
     a = features(0, 50)
     assert frechet_distance(taken(a), taken(a)) == pytest.approx(0, abs=1e-6)
 
 
-def test_singular_covariances_do_no_harm() -> None:
+def test_frechet_distance_of_singular_covariances() -> None:
     a, b = features(0, 5, 64), features(1, 6, 64)
     assert frechet_distance(taken(a), taken(b)) == pytest.approx(frechet_by_scipy(a, b), rel=1e-3)
     assert taken(a).rank_deficient
 
 
-def test_a_large_mean_costs_no_digits() -> None:
+def test_feature_moments_are_exact_for_a_large_mean() -> None:
     # To a level of 1e6 float64 has ten digits left; sums of squares would have none.
     a = features(0, 500).double()
     moments = FeatureMoments(12)
@@ -100,7 +100,7 @@ def test_a_large_mean_costs_no_digits() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 100), cut=st.integers(0, 30), pool=st.sampled_from([5, 20, 100]))
-def test_parts_and_order_change_nothing(seed: int, cut: int, pool: int) -> None:
+def test_feature_moments_do_not_depend_on_batches_or_order(seed: int, cut: int, pool: int) -> None:
     rows = features(seed, 30)
     names = [f"picture {index}" for index in range(30)]
     whole = taken(rows, pool)
@@ -114,7 +114,7 @@ def test_parts_and_order_change_nothing(seed: int, cut: int, pool: int) -> None:
     assert len(one.sample()) == min(pool, 30)
 
 
-def test_one_picture_has_no_distance() -> None:
+def test_frechet_distance_of_one_image_is_refused() -> None:
     with pytest.raises(DataError, match="sets of 1 and 9 pictures is undefined"):
         frechet_distance(taken(features(0, 1)), taken(features(1, 9)))
     with pytest.raises(DataError, match="kernel distance"):

@@ -32,13 +32,13 @@ def test_psnr_and_ssim_are_those_of_scikit_image(size: tuple[int, int]) -> None:
         assert float(ssim(a, b)[index]) == pytest.approx(wanted, abs=1e-3)
 
 
-def test_equal_pictures() -> None:
+def test_psnr_and_ssim_of_equal_images() -> None:
     a, _ = pictures((16, 16))
     assert torch.isinf(psnr(a, a)).all()
     torch.testing.assert_close(ssim(a, a), torch.ones(4, dtype=torch.float64))
 
 
-def test_pictures_smaller_than_the_window() -> None:
+def test_ssim_of_images_smaller_than_the_window() -> None:
     a, b = pictures((10, 30))
     with pytest.raises(DataError, match=r"30x10 pixels .* smaller than SSIM's window"):
         ssim(a, b)

@@ -25,7 +25,7 @@ def random_maps(seed: int, space: LabelSpace, count: int = 5) -> tuple[torch.Ten
 
 
 @pytest.mark.parametrize("space", [CITYSCAPES, SCENES, LabelSpace.load("ade20k")], ids=lambda space: space.name)
-def test_scores_are_those_of_scikit_learn(space: LabelSpace) -> None:
+def test_segmentation_scores_match_scikit_learn(space: LabelSpace) -> None:
     read, label = random_maps(1, space)
     scored = ScoredClasses.of(space)
     scores = SegmentationScores(scored)
@@ -82,7 +82,7 @@ def test_a_picture_without_any_pixel_that_counts() -> None:
 
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 1000), cuts=st.lists(st.integers(0, 5), max_size=3), turned=st.booleans())
-def test_batches_and_order_change_nothing(seed: int, cuts: list[int], turned: bool) -> None:
+def test_segmentation_scores_do_not_depend_on_batches_or_order(seed: int, cuts: list[int], turned: bool) -> None:
     read, label = random_maps(seed, CITYSCAPES)
     whole = SegmentationScores(ScoredClasses.of(CITYSCAPES))
     whole.update(read, label)

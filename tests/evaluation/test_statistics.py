@@ -16,7 +16,7 @@ def moments() -> FeatureMoments:
     return found
 
 
-def test_what_is_saved_gives_the_same_distances(tmp_path: Path, moments: FeatureMoments) -> None:
+def test_saved_statistics_give_the_same_distances(tmp_path: Path, moments: FeatureMoments) -> None:
     save_statistics(tmp_path / "deep" / "real.safetensors", moments, {"features": "x", "size": [4, 4]})
     loaded, meta = load_statistics(tmp_path / "deep" / "real.safetensors")
     assert meta == {"features": "x", "size": [4, 4]}
@@ -26,7 +26,7 @@ def test_what_is_saved_gives_the_same_distances(tmp_path: Path, moments: Feature
     assert kernel_distance(other, loaded) == kernel_distance(other, moments)
 
 
-def test_nothing_is_overwritten_unasked(tmp_path: Path, moments: FeatureMoments) -> None:
+def test_save_statistics_overwrites_nothing_unasked(tmp_path: Path, moments: FeatureMoments) -> None:
     file = tmp_path / "real.safetensors"
     save_statistics(file, moments, {})
     with pytest.raises(OutputError, match="is there already"):
@@ -35,7 +35,7 @@ def test_nothing_is_overwritten_unasked(tmp_path: Path, moments: FeatureMoments)
     assert load_statistics(file)[1] == {"new": True}
 
 
-def test_another_file_is_refused(tmp_path: Path) -> None:
+def test_load_statistics_refuses_another_file(tmp_path: Path) -> None:
     file = tmp_path / "real.safetensors"
     file.write_bytes(b"junk")
     with pytest.raises(DataError, match=r"real\.safetensors cannot be read as statistics"):

@@ -8,7 +8,7 @@ from torch import Tensor
 from lab2pix.batch import Batch
 from lab2pix.configuration import load_config
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import Engine, build_method
+from lab2pix.methods import StepContext, build_method
 
 NARROW = {
     "base": "v1-small",
@@ -38,7 +38,7 @@ def build(*overrides: str, config=None):
 
 def still(method):
     """Stop what changes from call to call, batch statistics and power iterations; let pictures not start all gray."""
-    for player in method.players.values():
+    for player in method.networks.values():
         player.eval()
     with torch.no_grad():
         for head in method.generator.to_image:
@@ -59,18 +59,18 @@ def noise(count: int = 2, seed: int = 1) -> Tensor:
     return torch.randn(count, 128, generator=torch.Generator().manual_seed(seed))
 
 
-def generator_half(method, data: Batch | None = None, z: Tensor | None = None, engine: Engine | None = None):
-    method.players["generator"].zero_grad(set_to_none=True)
+def generator_half(method, data: Batch | None = None, z: Tensor | None = None, engine: StepContext | None = None):
+    method.networks["generator"].zero_grad(set_to_none=True)
     data = batch(method.config) if data is None else data
     z = noise(len(data)) if z is None else z
-    return method.generator_backward(method.players["generator"], data, z, engine or Engine(progress=0.5))
+    return method.generator_backward(method.networks["generator"], data, z, engine or StepContext(progress=0.5))
 
 
-def step(method, data: Batch | None = None, z: Tensor | None = None, engine: Engine | None = None):
+def step(method, data: Batch | None = None, z: Tensor | None = None, engine: StepContext | None = None):
     method.discriminator.zero_grad(set_to_none=True)
     carry, ours = generator_half(method, data, z, engine)
     untouched = all(p.grad is None for p in method.discriminator.parameters())
-    theirs = method.discriminator_backward(method.discriminator, carry, engine or Engine(progress=0.5))
+    theirs = method.discriminator_backward(method.discriminator, carry, engine or StepContext(progress=0.5))
     return ours, theirs, untouched
 
 

@@ -52,7 +52,7 @@ def test_efficientnet_comes_with_its_package_and_sees_as_the_package_does(name: 
     torch.testing.assert_close(head, theirs, rtol=1e-3, atol=1e-3)
 
 
-def test_weights_are_read_from_the_given_file_and_from_the_cache(
+def test_backbone_weights_are_read_from_the_given_file_and_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, offline: Path
 ) -> None:
     weights = {name.replace("layers.", "features."): tensor for name, tensor in VGG16().state_dict().items()}
@@ -65,14 +65,14 @@ def test_weights_are_read_from_the_given_file_and_from_the_cache(
         assert torch.equal(loaded.layers[0].weight, weights["features.0.weight"])
 
 
-def test_unknown_name_is_met_with_the_nearest() -> None:
+def test_unknown_backbone_name_suggests_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'vgg16'"):
         load_backbone("vgg-16")
     assert backbone_names() == ["efficientnet-lite0", "efficientnet-lite1", "vgg16", "vgg19", "vgg19-16x"]
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19"])
-def test_offline_says_which_file_to_put_where(name: str, offline: Path) -> None:
+def test_offline_backbone_says_which_file_to_put_where(name: str, offline: Path) -> None:
     with pytest.raises(WeightsError) as error:
         load_backbone(name)
     text = str(error.value)
@@ -83,13 +83,13 @@ def test_offline_says_which_file_to_put_where(name: str, offline: Path) -> None:
     assert "\n" not in text
 
 
-def test_given_file_that_is_not_there(tmp_path: Path) -> None:
+def test_missing_backbone_weights_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match=r"backbone\.weights\.vgg19 names .*gone\.pth, which is not a file"):
         load_backbone("vgg19", tmp_path / "gone.pth")
 
 
 @pytest.mark.parametrize("name", ["vgg16", "vgg19", "efficientnet-lite0", "efficientnet-lite1"])
-def test_wrong_hash_names_both_hashes(name: str, tmp_path: Path) -> None:
+def test_backbone_weights_of_wrong_hash_name_both_hashes(name: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     file.write_bytes(b"not these")
     with pytest.raises(WeightsError) as error:
@@ -109,7 +109,9 @@ def test_wrong_hash_in_the_cache_says_to_delete_the_file(offline: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [{"features.0.weight": torch.zeros(1)}, {}, [1, 2], None])
-def test_file_that_does_not_fit(content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backbone_weights_file_of_another_network_is_refused(
+    content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     file = tmp_path / "weights.pth"
     if content is None:
         file.write_bytes(b"junk")
@@ -188,5 +190,5 @@ def test_compact_vgg19_without_a_file_says_where_to_get_it() -> None:
         load_backbone("vgg19-16x")
 
 
-def test_without_weights_nothing_is_read(offline: Path) -> None:
+def test_backbone_without_pretrained_weights_reads_nothing(offline: Path) -> None:
     assert load_backbone("vgg16", pretrained=False).name == "vgg16"

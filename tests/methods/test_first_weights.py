@@ -31,7 +31,7 @@ def sizes(network: nn.Module) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize("method", ["lab2pix-v1", "lab2pix-v2"])
 @pytest.mark.parametrize("gain", [0.3, 1.0])
-def test_a_gain_draws_the_first_weights_of_both_players(method: str, gain: float) -> None:
+def test_init_gain_sets_the_initial_weights_of_both_networks(method: str, gain: float) -> None:
     built = build_method(config_of(method, f"train.init_gain={gain}"), SPACE, pretrained=False)
     for network in (built.discriminator, build_generator(built.config, SPACE)):
         for name, (deviation, xavier) in sizes(network).items():
@@ -39,7 +39,7 @@ def test_a_gain_draws_the_first_weights_of_both_players(method: str, gain: float
 
 
 @pytest.mark.parametrize("method", ["lab2pix-v1", "lab2pix-v2"])
-def test_without_a_gain_the_first_weights_are_the_released_ones(method: str) -> None:
+def test_without_init_gain_the_initial_weights_are_the_released_ones(method: str) -> None:
     built = build_method(config_of(method), SPACE, pretrained=False)
     for network in (built.discriminator, build_generator(built.config, SPACE)):
         for name, (deviation, xavier) in sizes(network).items():

@@ -28,7 +28,7 @@ from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.errors import DataError, Lab2PixError
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import Engine, Losses, Method, make_condition
+from lab2pix.methods import Losses, Method, StepContext, encode_condition
 from lab2pix.training import Validator, loop, monitor, scoring
 from lab2pix.training.sampler import stable_seed
 
@@ -87,14 +87,14 @@ class ToyMethod(Method):
         self.calls = 0
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
-        for network in self.players.values():
+        for network in self.networks.values():
             network.to(device=device, memory_format=memory_format)
 
     def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
     ) -> tuple[Any, Losses]:
         self.calls += 1
-        condition = make_condition(self.config, self.label_space, batch)
+        condition = encode_condition(self.config, self.label_space, batch)
         with engine.autocast():
             image = generator(condition, noise)
             self.discriminator.requires_grad_(False)
@@ -106,7 +106,7 @@ class ToyMethod(Method):
         engine.scale(sum(losses.values())).backward()
         return (condition, image.detach(), batch.image), {name: value.detach() for name, value in losses.items()}
 
-    def discriminator_backward(self, discriminator: nn.Module, carry: Any, engine: Engine) -> Losses:
+    def discriminator_backward(self, discriminator: nn.Module, carry: Any, engine: StepContext) -> Losses:
         condition, fake, real = carry
         with engine.autocast():
             judged = discriminator(

@@ -63,7 +63,7 @@ class Page(HTMLParser):
                 self.rows[-1][-1] += data
 
 
-def test_page_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_run_page_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(scoring, "load_networks", lambda *arguments: Networks())
     monkeypatch.setattr(scoring.Evaluation, "scores", lambda *arguments: {"fid": next(values), "psnr": 12.5})
@@ -102,7 +102,7 @@ def test_page_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not list(run.glob(".tmp*"))
 
 
-def test_page_of_a_run_that_can_go_on(tmp_path: Path) -> None:
+def test_run_page_says_how_to_resume(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(toy_config(), run, validators=[stop_at(6)])
     page = Page(run / "index.html")
@@ -112,7 +112,7 @@ def test_page_of_a_run_that_can_go_on(tmp_path: Path) -> None:
     assert "(complete)" in Page(run / "index.html").text
 
 
-def test_page_says_when_nothing_is_held_out(tmp_path: Path) -> None:
+def test_run_page_says_when_nothing_is_held_out(tmp_path: Path) -> None:
     train(toy_config(data__val_split=None), tmp_path / "run")
     page = Page(tmp_path / "run" / "index.html")
     assert "Label maps that it learns from" in page.text
@@ -132,7 +132,7 @@ def write_log(run: Path, *log: dict) -> None:
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in log))
 
 
-def test_settings_are_compared_with_the_preset_of_the_runs_name(state: TrainingState, tmp_path: Path) -> None:
+def test_run_page_compares_settings_with_the_preset(state: TrainingState, tmp_path: Path) -> None:
     write_log(tmp_path)
     write_page(tmp_path, state, total=500)
     page = Page(tmp_path / "index.html")
@@ -210,7 +210,7 @@ def test_ticks_are_few_round_and_inside(low: float, span: float, most: int) -> N
         assert len(found) > (most - 1) / 2.5 - 1
 
 
-def test_ticks_of_a_point() -> None:
+def test_ticks_of_a_single_value() -> None:
     assert ticks(3.0, 3.0, 5) == [3.0]
     assert ticks(0, 120, 5) == [0, 50, 100]
 

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from lab2pix import load_config
 from lab2pix.data.files import read_image
-from lab2pix.data.pixels import to_bytes
+from lab2pix.data.pixels import float_to_uint8
 from lab2pix.data.transforms import resize_image
-from lab2pix.distributed import Team
+from lab2pix.distributed import DistributedContext
 from lab2pix.errors import ConfigError, LabelError, TrainingError, WeightsError
 from lab2pix.evaluation.distances import FeatureMoments, frechet_distance
 from lab2pix.evaluation.features import FeatureNetwork, load_features
@@ -31,11 +31,17 @@ from lab2pix.synthesis import Synthesizer
 from lab2pix.synthesis.judging import evaluate
 from lab2pix.training import monitor, scoring, train
 from lab2pix.training.checkpoint import list_checkpoints, load_checkpoint
-from lab2pix.training.scoring import build_evaluation, evaluation_names, flattery, higher_wins, is_better
+from lab2pix.training.scoring import (
+    biased_feature_warnings,
+    build_evaluation,
+    evaluation_names,
+    is_better,
+    is_maximized,
+)
 from lab2pix.training.state import Best, build_state
 
 CPU = torch.device("cpu")
-ALONE = Team(0, 1, CPU)
+ALONE = DistributedContext(0, 1, CPU)
 DISTANCES = ("frechet_efficientnet_lite0", "kernel_efficientnet_lite0")
 TINY = (
     *("data.size=[64,64]", "data.scenes.train_count=6", "data.scenes.val_count=5", "monitor.log_every=1"),
@@ -76,7 +82,7 @@ def judged(toys: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize("decay", [None, 0.9], ids=["plain", "average"])
-def test_a_judged_run_makes_the_same_steps(tmp_path: Path, decay: float | None) -> None:
+def test_evaluated_run_makes_the_same_steps(tmp_path: Path, decay: float | None) -> None:
     train(toy_config(train__ema_decay=decay), tmp_path / "plain")
     result = train(toy_config(train__ema_decay=decay, train__evaluate_every=5), tmp_path / "judged")
     assert_same_run(tmp_path / "plain", tmp_path / "judged", 12)
@@ -88,7 +94,7 @@ def test_a_judged_run_makes_the_same_steps(tmp_path: Path, decay: float | None) 
 
 
 @pytest.mark.parametrize("preset", ["v1-small", "v2-small"])
-def test_the_methods_themselves_make_the_same_steps(tmp_path: Path, preset: str) -> None:
+def test_evaluated_run_of_each_method_makes_the_same_steps(tmp_path: Path, preset: str) -> None:
     cheap = ("discriminator.kind=patch", "loss.consistency=0") if preset == "v1-small" else ()
     for name, every in (("plain", "null"), ("judged", "1")):
         overrides = (*TINY, *cheap, "train.steps=3", f"train.evaluate_every={every}", "evaluation.count=2")
@@ -99,13 +105,15 @@ def test_the_methods_themselves_make_the_same_steps(tmp_path: Path, preset: str)
 
 @pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize("decay", [None, 0.9], ids=["plain", "average"])
-def test_judging_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decay: float | None) -> None:
+def test_evaluation_does_not_change_the_training_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decay: float | None
+) -> None:
     evaluate_run = monitor.Monitor.evaluate
     seen = []
 
     def snapshot(now: monitor.Monitor) -> dict[str, Any]:
         state = now.state
-        networks = {**state.method.players, "sampler": state.sampler}
+        networks = {**state.method.networks, "sampler": state.sampling_generator}
         tensors = {f"{key}.{name}": t.clone() for key, net in networks.items() for name, t in net.state_dict().items()}
         modes = [part.training for network in networks.values() for part in network.modules()]
         return {**tensors, "random": torch.get_rng_state(), "modes": torch.tensor(modes)}
@@ -123,7 +131,7 @@ def test_judging_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.usefixtures("judged")
-def test_resume_across_scores_is_bit_exact(tmp_path: Path) -> None:
+def test_resume_across_evaluations_is_bit_exact(tmp_path: Path) -> None:
     config = toy_config(train__evaluate_every=5, checkpoint__best="psnr", train__ema_decay=0.9)
     train(config, tmp_path / "whole")
     train(config, tmp_path / "parts", validators=[stop_at(6)])  # the signal comes before the next scores
@@ -196,7 +204,7 @@ def test_the_same_step_gets_the_same_scores_as_from_evaluate(
     assert logged[2] != logged[4]
 
 
-def test_two_processes_give_the_scores_of_one(server, tmp_path: Path, toys, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_by_two_processes_equals_one(server, tmp_path: Path, toys, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where batch statistics are each process' own until the next step."""
     run = tmp_path / "run"
     changes = {"train__steps": 4, "train__evaluate_every": 2, "checkpoint__every": 2, "evaluation__count": 5}
@@ -219,7 +227,7 @@ def test_two_processes_give_the_scores_of_one(server, tmp_path: Path, toys, monk
         assert list(logged) == [2, 4]
         for step, scores in logged.items():
             load_checkpoint(out / "checkpoints" / f"step-{step:08d}", state)
-            state.sampler.eval()
+            state.sampling_generator.eval()
             alone = evaluation.scores(state)
             assert scores.keys() == alone.keys()
             for name, value in scores.items():
@@ -235,8 +243,10 @@ def free_port() -> int:
 
 
 @pytest.mark.usefixtures("judged")
-def test_broken_pictures_stop_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(scoring, "draw_exactly", lambda *arguments: [torch.full((1, 3, 16, 16), float("nan"))])
+def test_images_that_are_not_finite_stop_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(
+        scoring, "generate_deterministic", lambda *arguments: [torch.full((1, 3, 16, 16), float("nan"))]
+    )
     with pytest.raises(TrainingError, match="draws pixels that are not finite after step 5"):
         train(toy_config(train__evaluate_every=5), tmp_path / "run")
 
@@ -252,8 +262,8 @@ def test_broken_pictures_stop_the_run(monkeypatch: pytest.MonkeyPatch, tmp_path:
         *((name, False) for name in ("l1", "perceptual", "cycle", "disagreement", "size")),
     ],
 )
-def test_direction_follows_from_the_name(name: str, higher: bool) -> None:
-    assert higher_wins(name) == higher
+def test_is_maximized_follows_from_the_score_name(name: str, higher: bool) -> None:
+    assert is_maximized(name) == higher
     best = Best(name, 2.0, 1)
     assert (is_better(name, 3.0, best), is_better(name, 1.0, best), is_better(name, 2.0, best)) == (
         *(higher, not higher),
@@ -261,7 +271,7 @@ def test_direction_follows_from_the_name(name: str, higher: bool) -> None:
     )
 
 
-def test_no_number_is_never_best_and_another_score_does_not_count() -> None:
+def test_is_better_refuses_nan_and_ignores_another_score() -> None:
     assert not is_better("psnr", float("nan"), None)
     assert not is_better("fid", float("inf"), None)
     assert is_better("psnr", 1.0, None)
@@ -340,7 +350,7 @@ def test_a_network_that_cannot_take_the_runs_size_is_found_before_the_first_step
     assert not (tmp_path / "run").exists()
 
 
-def test_no_segmenter_there_and_no_weights_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_without_segmenter_or_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="there is no segmenter nowhere; give a folder"):
         train(
             load_config("v2-small", [*TINY, "train.evaluate_every=2", "evaluation.segmenter=nowhere"]),
@@ -363,7 +373,7 @@ def test_no_segmenter_there_and_no_weights_there(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.usefixtures("judged")
-def test_a_set_of_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_refuses_a_held_out_set_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scoring, "build_dataset", lambda *arguments: ToyData(1))
     with pytest.raises(ConfigError, match="only 1 label map is held out"):
         train(toy_config(train__evaluate_every=5), tmp_path / "run")
@@ -373,7 +383,7 @@ def test_a_set_of_one_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 SIDES = ("data.layout=folder", "data.unpaired=true")
 
 
-def test_nothing_to_score_without_photos(tmp_path: Path) -> None:
+def test_evaluation_without_photos_is_refused(tmp_path: Path) -> None:
     config = load_config(
         "v1-cityscapes",
         ["train.evaluate_every=9", *SIDES, "data.labels.root=labels", f"data.images.root={tmp_path}"],
@@ -417,7 +427,7 @@ def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: 
     drawn, photos = FeatureMoments(network.dimension), FeatureMoments(network.dimension)
     for place in range(4):
         batch = synthesizer.read(tmp_path / "labels" / "val" / f"map-{place}.png")
-        picture = to_bytes(synthesizer.draw(batch, synthesizer.noise(0, place)[None]))
+        picture = float_to_uint8(synthesizer.generate(batch, synthesizer.noise(0, place)[None]))
         drawn.update(network(picture), [str(place)])
     for place in range(5):
         photo = resize_image(read_image(tmp_path / "photos" / "val" / f"photo-{place}.png"), (64, 64))
@@ -425,25 +435,25 @@ def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: 
     assert line["evaluation"][DISTANCES[0]] == pytest.approx(frechet_distance(drawn, photos), rel=1e-4)
 
 
-def test_flattering_features_are_named() -> None:
-    [sentence] = flattery(load_config("v2-small"))
+def test_biased_feature_warnings_name_the_features() -> None:
+    [sentence] = biased_feature_warnings(load_config("v2-small"))
     assert "efficientnet-lite0" in sentence
     assert "backbone.discriminator and backbone.perceptual" in sentence
     assert "evaluation.features" in sentence
-    assert flattery(load_config("v2-small", ["evaluation.features=[inception]"])) == []
-    assert flattery(load_config("v2-cityscapes")) == []  # looks through VGG
+    assert biased_feature_warnings(load_config("v2-small", ["evaluation.features=[inception]"])) == []
+    assert biased_feature_warnings(load_config("v2-cityscapes")) == []  # looks through VGG
     alone = load_config("v2-small", ["discriminator.kind=patch", "loss.perceptual=0", "loss.cycle=0"])
-    assert flattery(alone) == []
-    [sentence] = flattery(load_config("v2-small", ["discriminator.kind=patch"]))
+    assert biased_feature_warnings(alone) == []
+    [sentence] = biased_feature_warnings(load_config("v2-small", ["discriminator.kind=patch"]))
     assert "backbone.discriminator" not in sentence
 
 
 @pytest.mark.usefixtures("judged")
-def test_notes_stand_in_the_log_and_on_the_page(tmp_path: Path) -> None:
+def test_evaluation_notes_are_in_the_log_and_on_the_page(tmp_path: Path) -> None:
     config = toy_config(train__evaluate_every=5, backbone__discriminator="efficientnet-lite0")
     train(config, tmp_path / "run")
     notes = [line["note"] for line in lines(tmp_path / "run", "note")]
-    assert notes[0] == flattery(config)[0]
+    assert notes[0] == biased_feature_warnings(config)[0]
     assert notes[1].startswith("5 pictures are few for 6 features")
     assert len(notes) == 2  # each once, however often the run is judged
     assert "learns against that network (backbone.discriminator)" in (tmp_path / "run" / "index.html").read_text()

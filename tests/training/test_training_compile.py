@@ -18,8 +18,8 @@ from lab2pix.errors import ConfigError, TrainingError
 from lab2pix.labels import LabelSpace
 from lab2pix.methods import build_method
 from lab2pix.training import train
-from lab2pix.training.compiling import check_compiler, compile_players, without_programs
-from lab2pix.training.stops import explain_failures
+from lab2pix.training.compiling import check_compiler, compile_networks, eager_mode
+from lab2pix.training.stops import translate_errors
 
 COMPILED = {"train__compile": True, "train__precision": "bf16", "train__ema_decay": 0.9, "train__accumulate": 2}
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler here")
@@ -96,7 +96,7 @@ def test_a_compiler_that_fails_is_named() -> None:
 
     with (
         pytest.raises(TrainingError, match=r"torch's compiler failed \(.*cannot find omp\.h.*set train\.compile=false"),
-        explain_failures(toy_config(train__compile=True)),
+        translate_errors(toy_config(train__compile=True)),
     ):
         torch.compile(add, backend=backend)(torch.zeros(2))
 
@@ -115,13 +115,13 @@ def small(preset: str, *overrides: str) -> Config:
 @pytest.mark.parametrize("preset", ["v2-small", "v1-small"])
 def test_every_weight_is_part_of_one_program(preset: str) -> None:
     method = build_method(small(preset), LabelSpace.load("scenes"), pretrained=False)
-    found = [id(parameter) for part in method.parts for parameter in part.parameters()]
-    learning = {id(parameter) for player in method.players.values() for parameter in player.parameters()}
+    found = [id(parameter) for part in method.compile_targets for parameter in part.parameters()]
+    learning = {id(parameter) for player in method.networks.values() for parameter in player.parameters()}
     assert len(found) == len(set(found))
     assert set(found) == learning
-    names = {name: list(player.state_dict()) for name, player in method.players.items()}
-    compile_players(method)
-    assert {name: list(player.state_dict()) for name, player in method.players.items()} == names
+    names = {name: list(player.state_dict()) for name, player in method.networks.items()}
+    compile_networks(method)
+    assert {name: list(player.state_dict()) for name, player in method.networks.items()} == names
 
 
 def test_with_checkpointing_blocks_are_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ def test_with_checkpointing_blocks_are_the_programs(monkeypatch: pytest.MonkeyPa
     method = build_method(
         small("v2-small", "train.gradient_checkpointing=true"), LabelSpace.load("scenes"), pretrained=False
     )
-    compile_players(method)
+    compile_networks(method)
     assert compiled == [*method.generator.blocks, *method.discriminator.networks, method.drawer.reader]
 
 
@@ -143,9 +143,9 @@ def test_pictures_are_drawn_without_programs() -> None:
 
     part = nn.Linear(2, 2)
     part.compile(backend=backend, dynamic=False)
-    with without_programs(True):
+    with eager_mode(True):
         part(torch.zeros(1, 2))
     assert made == []
-    with without_programs(False):
+    with eager_mode(False):
         part(torch.zeros(1, 2))
     assert len(made) == 1

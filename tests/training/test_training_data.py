@@ -14,7 +14,7 @@ from lab2pix_toy import ToyData, toy_config, use_toys
 from lab2pix.batch import Batch
 from lab2pix.training import loader, pace, train
 from lab2pix.training.loader import read_batches, read_in_turn
-from lab2pix.training.pace import Pace, advice
+from lab2pix.training.pace import DataWaitMeter, data_loading_hint
 from lab2pix.training.sampler import StreamSampler
 
 
@@ -118,8 +118,8 @@ def test_only_a_gpu_asks_for_pinned_memory(toys, monkeypatch: pytest.MonkeyPatch
 # --- waiting --------------------------------------------------------------------------------------------------------
 
 
-def test_pace_counts_since_the_start_and_since_the_last_line() -> None:
-    counted = Pace()
+def test_data_wait_meter_counts_since_the_start_and_since_the_last_line() -> None:
+    counted = DataWaitMeter()
     assert counted.share == counted.share_since_last() == 0
     counted.count(1, 3)
     assert counted.share == counted.share_since_last() == 0.25
@@ -129,32 +129,32 @@ def test_pace_counts_since_the_start_and_since_the_last_line() -> None:
     assert counted.share_since_last() == 0
 
 
-def test_starving_is_told_once_and_after_a_minute() -> None:
-    counted = Pace()
+def test_data_bound_is_reported_once_and_after_a_minute() -> None:
+    counted = DataWaitMeter()
     counted.count(29, 30)
-    assert counted.starved() is None  # too soon to say
+    assert counted.data_bound() is None  # too soon to say
     counted.count(1, 0)
-    assert counted.starved() == 0.5
+    assert counted.data_bound() == 0.5
     counted.count(60, 0)
-    assert counted.starved() is None  # has been said
+    assert counted.data_bound() is None  # has been said
 
 
-def test_each_minute_is_judged_by_itself() -> None:
-    counted = Pace()
+def test_data_bound_considers_each_minute_by_itself() -> None:
+    counted = DataWaitMeter()
     counted.count(600, 0)
-    assert counted.starved(excused=True) is None
+    assert counted.data_bound(excused=True) is None
     counted.count(11, 49)
-    assert counted.starved() is None
+    assert counted.data_bound() is None
     counted.count(20, 40)
-    assert counted.starved() == pytest.approx(1 / 3)
+    assert counted.data_bound() == pytest.approx(1 / 3)
 
 
-def test_advice_names_a_number_that_helps(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_data_loading_hint_names_a_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pace.os, "cpu_count", lambda: 8)
     way = "--resume with data.workers=2 (now 0), which changes speed only"
-    assert advice(0.256, 0) == f"26% of the last minute went by waiting for data: {way}"
-    assert "data.workers=8 (now 6)" in advice(0.5, 6)
-    assert "store the files at about data.size" in advice(0.5, 8)
+    assert data_loading_hint(0.256, 0) == f"26% of the last minute went by waiting for data: {way}"
+    assert "data.workers=8 (now 6)" in data_loading_hint(0.5, 6)
+    assert "store the files at about data.size" in data_loading_hint(0.5, 8)
 
 
 def test_log_terminal_and_page_tell_of_waiting(

@@ -68,7 +68,7 @@ def whole(request: pytest.FixtureRequest, server, tmp_path_factory: pytest.TempP
     return request.param, run
 
 
-def test_killed_at_any_moment_it_resumes_bit_for_bit(server, whole: tuple[int, Path], tmp_path: Path) -> None:
+def test_run_killed_at_any_moment_resumes_bit_for_bit(server, whole: tuple[int, Path], tmp_path: Path) -> None:
     size, undisturbed = whole
     run = tmp_path / "run"
     moments = random.Random(size)
@@ -88,7 +88,7 @@ def test_killed_at_any_moment_it_resumes_bit_for_bit(server, whole: tuple[int, P
     assert not list((run / "checkpoints").glob(".tmp*"))
 
 
-def test_killed_between_any_two_writes_it_resumes_bit_for_bit(server, whole: tuple[int, Path], tmp_path: Path) -> None:
+def test_run_killed_between_any_two_writes_resumes_bit_for_bit(server, whole: tuple[int, Path], tmp_path: Path) -> None:
     if whole[0] == 2:
         pytest.skip("process 0 alone writes")
     run = tmp_path / "run"

@@ -45,7 +45,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-def test_run_folder(unbroken: Path) -> None:
+def test_train_writes_the_run_folder(unbroken: Path) -> None:
     assert {path.name for path in unbroken.iterdir()} == {
         *("config.yaml", "run.json", "log.jsonl", "checkpoints", "samples", "losses.png", "index.html", ".lock")
     }
@@ -108,7 +108,7 @@ def test_resume_after_a_signal_is_bit_exact(unbroken: Path, tmp_path: Path, step
     assert [session["from_step"] for session in json.loads((run / "run.json").read_text())["sessions"]] == [0, step + 1]
 
 
-def test_ctrl_c_ends_cleanly(tmp_path: Path) -> None:
+def test_train_ends_cleanly_on_ctrl_c(tmp_path: Path) -> None:
     before = signal.getsignal(signal.SIGINT)  # a background process may ignore it
     result = train(toy_config(), tmp_path / "run", validators=[stop_at(6, signal.SIGINT)])
     assert (result.step, result.exit_code) == (7, 130)
@@ -166,7 +166,7 @@ def test_data_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:
     assert_same_run(unbroken, run, 12)
 
 
-def test_looking_at_a_run_changes_nothing(unbroken: Path, tmp_path: Path) -> None:
+def test_monitoring_does_not_change_the_training_state(unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(toy_config(monitor__sample_every=4, monitor__samples=3), run)
     assert_same_run(unbroken, run, 12)
@@ -177,7 +177,7 @@ def test_accumulation_comes_to_the_same_gradients(toys, monkeypatch: pytest.Monk
         def __init__(self, *arguments) -> None:
             super().__init__(*arguments)
             self.generator.norm = torch.nn.Identity()
-            for network in self.players.values():  # power iterations advance once per part
+            for network in self.networks.values():  # power iterations advance once per part
                 for layer in list(network.modules()):
                     if torch.nn.utils.parametrize.is_parametrized(layer):
                         torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
@@ -193,7 +193,7 @@ def test_accumulation_comes_to_the_same_gradients(toys, monkeypatch: pytest.Monk
             torch.testing.assert_close(split[name], tensor, rtol=1e-4, atol=1e-5)
 
 
-def test_average_draws_and_is_exported(tmp_path: Path) -> None:
+def test_ema_generator_draws_samples_and_is_exported(tmp_path: Path) -> None:
     train(toy_config(train__ema_decay=0.9), tmp_path / "run")
     found = weights(tmp_path / "run", 12)
     assert not torch.equal(found["model:last.weight"], found["training:generator.last.weight"])
@@ -274,7 +274,7 @@ def test_folder_of_another_run_is_left_alone(unbroken: Path, tmp_path: Path) -> 
     assert sorted(path.stat().st_mtime_ns for path in unbroken.rglob("*")) == before
 
 
-def test_foreign_folder_file_and_forbidden_place(tmp_path: Path) -> None:
+def test_train_refuses_foreign_folders_files_and_forbidden_paths(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     with pytest.raises(OutputError, match=r"not empty \(it holds 'thesis.txt'\)"):
         train(toy_config(), tmp_path)
@@ -286,20 +286,20 @@ def test_foreign_folder_file_and_forbidden_place(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs /proc, where nobody may make folders")
-def test_unwritable_place() -> None:
+def test_train_refuses_an_unwritable_folder() -> None:
     with pytest.raises(OutputError, match=r"/proc|permission"):
         train(toy_config(), Path("/proc/lab2pix-run"))
 
 
 @pytest.mark.skipif(hasattr(os, "geteuid") and os.geteuid() == 0, reason="root may write everywhere")
-def test_folder_without_permission(tmp_path: Path) -> None:
+def test_train_refuses_a_folder_without_permission(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(OutputError, match="no permission to write"):
         train(toy_config(), tmp_path / "run")
     tmp_path.chmod(0o700)
 
 
-def test_nothing_to_resume(tmp_path: Path) -> None:
+def test_resume_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="holds no run to resume"):
         train(toy_config(), tmp_path / "run", resume=True)
     assert not (tmp_path / "run").exists()

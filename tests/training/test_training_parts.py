@@ -35,12 +35,12 @@ from lab2pix.training.checkpoint import (
     write_checkpoint,
 )
 from lab2pix.training.display import Display
-from lab2pix.training.ema import MovingAverage
+from lab2pix.training.ema import ModelEma
 from lab2pix.training.log import RunLog
 from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
 from lab2pix.training.schedule import learning_rate_factor, total_steps
 from lab2pix.training.state import Best, TrainingState, build_state
-from lab2pix.training.stops import TIME_IS_UP, StopRequest
+from lab2pix.training.stops import TIMEOUT, InterruptHandler
 
 CPU = torch.device("cpu")
 
@@ -95,7 +95,7 @@ def test_noise_depends_on_seed_step_and_process_alone() -> None:
     ("changes", "samples", "steps"),
     [({"steps": 5}, 100, 5), ({"steps": None, "epochs": 2}, 7, 4), ({"steps": None, "epochs": 3}, 8, 6)],
 )
-def test_total_steps(changes: dict, samples: int, steps: int) -> None:
+def test_total_steps_from_steps_or_epochs(changes: dict, samples: int, steps: int) -> None:
     config = toy_config(**{f"train__{name}": value for name, value in changes.items()})
     assert total_steps(config.train, samples) == steps
 
@@ -115,9 +115,9 @@ def test_learning_rate_is_constant_then_falls_to_nothing() -> None:
     assert learning_rate_factor(0, 1, 1.0) == 1.0
 
 
-def test_average_follows_weights_and_copies_buffers() -> None:
+def test_ema_follows_weights_and_copies_buffers() -> None:
     network = nn.Sequential(spectral_norm(nn.Conv2d(2, 2, 3)), nn.BatchNorm2d(2, affine=False))
-    average = MovingAverage(network, 0.5)
+    average = ModelEma(network, 0.5)
     before = network[0].parametrizations.weight.original.detach().clone()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -143,16 +143,16 @@ def state() -> TrainingState:
     return state
 
 
-def test_checkpoint_brings_everything_back(state: TrainingState, tmp_path: Path) -> None:
+def test_checkpoint_restores_the_training_state(state: TrainingState, tmp_path: Path) -> None:
     state.seconds, state.best = 1.5, Best("l1", 0.5, 2)
     path = write_checkpoint(tmp_path, state)
     torch.manual_seed(1)
     other = build_state(ToyMethod(state.method.config, state.method.label_space), state.method.config, CPU)
     load_checkpoint(path, other)
     assert (other.step, other.seconds, other.best) == (3, 1.5, Best("l1", 0.5, 2))
-    assert torch.equal(state.sampler.last.weight, other.sampler.last.weight)
-    for name, player in state.method.players.items():
-        theirs = other.method.players[name].state_dict()
+    assert torch.equal(state.sampling_generator.last.weight, other.sampling_generator.last.weight)
+    for name, player in state.method.networks.items():
+        theirs = other.method.networks[name].state_dict()
         assert all(torch.equal(tensor, theirs[key]) for key, tensor in player.state_dict().items())
 
 
@@ -240,7 +240,7 @@ def test_optimizer_file_executes_nothing(state: TrainingState, tmp_path: Path) -
     assert not (tmp_path / "intruded").exists()
 
 
-def test_devices() -> None:
+def test_choose_device_by_name_and_default() -> None:
     assert choose_device("cpu") == CPU
     assert choose_device().type in ("cpu", "cuda", "mps")
     with pytest.raises(ConfigError, match="no device 'gpu'"):
@@ -253,11 +253,11 @@ def test_processes_wait_for_each_other_before_one_leaves_with_an_error(tmp_path:
     script = tmp_path / "share.py"
     script.write_text(
         "import os, sys, time\n"
-        "from lab2pix.devices import wait_for_processes\n"
+        "from lab2pix.devices import barrier\n"
         "if os.environ['RANK'] == '1':\n"
         "    time.sleep(3)\n"
         "    open(sys.argv[1], 'w').close()\n"
-        "wait_for_processes()\n"
+        "barrier()\n"
         "sys.exit(os.environ['RANK'] == '0')\n"
     )
     words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
@@ -275,8 +275,8 @@ def test_log_is_cut_to_the_checkpoint(tmp_path: Path) -> None:
     assert [json.loads(line)["step"] for line in file.read_text(encoding="utf-8").splitlines()] == [1, 2, 3]
 
 
-def test_stop_request_takes_one_signal_and_gives_way_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
-    with StopRequest(None) as stop:
+def test_interrupt_handler_takes_one_signal_and_gives_way_to_the_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    with InterruptHandler(None) as stop:
         assert stop.reason == 0
         signal.raise_signal(signal.SIGINT)
         signal.raise_signal(signal.SIGINT)  # torchrun's echo of the same Ctrl-C
@@ -286,8 +286,8 @@ def test_stop_request_takes_one_signal_and_gives_way_to_the_second(monkeypatch: 
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     monkeypatch.undo()
-    assert StopRequest(1e-9).reason == TIME_IS_UP
-    assert StopRequest(60).reason == 0
+    assert InterruptHandler(1e-9).reason == TIMEOUT
+    assert InterruptHandler(60).reason == 0
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -49,7 +49,7 @@ def steps_of(run: Path) -> list[dict]:
     ],
     ids=["semantic", "sketch-in-two-parts"],
 )
-def test_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[str, ...]) -> None:
+def test_v1_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[str, ...]) -> None:
     config = small(preset, *overrides)
     whole = train(config, tmp_path / "whole", device="cpu")
     terms = {"adversarial", "cycle", "diversity"} | ({"consistency"} if config.loss.consistency else set())
@@ -72,7 +72,7 @@ def test_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[str, 
     assert all(value > 0 for value in blurred[1:])
 
 
-def test_sharpness_is_whole_at_the_last_step(tmp_path: Path) -> None:
+def test_sharpness_weight_is_complete_at_the_last_step(tmp_path: Path) -> None:
     """The loop says how far the run is: λ2 is 0, 1/2, 1 at the three steps of a run."""
     found = {}
     for schedule in ("rising", "constant"):
@@ -83,7 +83,7 @@ def test_sharpness_is_whole_at_the_last_step(tmp_path: Path) -> None:
     assert shares == pytest.approx([0, 0.5, 1], abs=0.02)  # the discriminators have hardly learnt
 
 
-def test_torchrun_on_two_processes(tmp_path: Path) -> None:
+def test_v1_trains_with_torchrun_on_two_processes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),

@@ -45,7 +45,7 @@ def final_weights(run: Path) -> dict[str, torch.Tensor]:
     ],
     ids=["plain", "frugal", "turns"],  # of the last, the first part ends before the discriminator's first turn
 )
-def test_resume_is_bit_exact(tmp_path: Path, overrides: tuple[str, ...]) -> None:
+def test_v2_resume_is_bit_exact(tmp_path: Path, overrides: tuple[str, ...]) -> None:
     config = small(*overrides)
     whole = train(config, tmp_path / "whole")
     read = {"cycle", "reading"} if config.loss.cycle else set()
@@ -60,7 +60,7 @@ def test_resume_is_bit_exact(tmp_path: Path, overrides: tuple[str, ...]) -> None
 
 
 @pytest.mark.parametrize("cycle", ["loss.cycle=0", "loss.cycle=10"])
-def test_torchrun_on_two_processes(tmp_path: Path, cycle: str) -> None:
+def test_v2_trains_with_torchrun_on_two_processes(tmp_path: Path, cycle: str) -> None:
     run = tmp_path / "run"
     words = [
         sys.executable,
@@ -90,7 +90,7 @@ def test_torchrun_on_two_processes(tmp_path: Path, cycle: str) -> None:
     assert all(tensor.isfinite().all() for tensor in final_weights(run).values())
 
 
-def test_a_run_starts_from_another_one_s_weights(tmp_path: Path) -> None:
+def test_init_from_starts_from_another_runs_weights(tmp_path: Path) -> None:
     train(small("train.steps=1", "train.ema_decay=0.5"), tmp_path / "first")
     theirs = final_weights(tmp_path / "first")
     Synthesizer.load(tmp_path / "first").save(tmp_path / "exported")
@@ -118,7 +118,7 @@ def test_a_run_starts_from_another_one_s_weights(tmp_path: Path) -> None:
     assert notes[1].startswith("discriminator: 0 of ")
 
 
-def test_a_run_that_reads_starts_from_one_that_does_not(tmp_path: Path) -> None:
+def test_init_from_a_run_without_segmentation_head(tmp_path: Path) -> None:
     train(small("train.steps=1", "train.ema_decay=null"), tmp_path / "first")
     still = (
         "optimizer.generator_lr=1e-30",
@@ -134,7 +134,7 @@ def test_a_run_that_reads_starts_from_one_that_does_not(tmp_path: Path) -> None:
         torch.testing.assert_close(after[name.replace("generator.", "generator.generator.", 1)], before[name])
 
 
-def test_six_doublings_grow_into_seven(tmp_path: Path) -> None:
+def test_init_from_a_generator_with_fewer_upsampling_blocks(tmp_path: Path) -> None:
     train(small("train.steps=1", "generator.doublings=6"), tmp_path / "six")
     grown = small(
         "train.steps=2",
@@ -161,7 +161,7 @@ def test_six_doublings_grow_into_seven(tmp_path: Path) -> None:
         ("foreign", "shares no weight"),
     ],
 )
-def test_weights_that_cannot_be_started_from(tmp_path: Path, source: str, words: str) -> None:
+def test_init_from_refuses_unsuitable_weights(tmp_path: Path, source: str, words: str) -> None:
     for name in ("empty", "broken", "foreign"):
         (tmp_path / name).mkdir()
     (tmp_path / "broken" / "model.safetensors").write_bytes(b"no weights")

@@ -16,7 +16,7 @@ from torch import Tensor
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import build_generator, draw
+from lab2pix.methods import build_generator, generate
 from lab2pix.synthesis import ModelInfo, Synthesizer
 from lab2pix.web.study_make import MadeStudy, make_study
 from lab2pix.web.study_samples import Study
@@ -107,7 +107,7 @@ def make_drawer(space: str = "scenes", *, data: dict[str, object] | None = None,
                 module.momentum = None
         coarse = torch.randint(0, label_space.num_classes, (8, 8, 8))
         label = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
-        draw(network.train(), config, label_space, Batch(label), torch.randn(8, 16))
+        generate(network.train(), config, label_space, Batch(label), torch.randn(8, 16))
     return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
 
 
@@ -173,13 +173,13 @@ def served(drawer: Synthesizer) -> Iterator[Served]:
 def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, list[int]]]:
     """An event that drawing waits for, and the first id of each label map that was drawn."""
     event, came = threading.Event(), []
-    draw = Synthesizer.draw
+    draw = Synthesizer.generate
 
     def slow(self: Synthesizer, batch: Batch, noise: Tensor) -> Tensor:
         came.append(int(batch.label[0, 0, 0]))
         assert event.wait(20)
         return draw(self, batch, noise)
 
-    monkeypatch.setattr(Synthesizer, "draw", slow)
+    monkeypatch.setattr(Synthesizer, "generate", slow)
     yield event, came
     event.set()

@@ -57,13 +57,13 @@ def client(open_client: Callable[[Synthesizer], TestClient], drawer: Synthesizer
 def seen(drawer: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, Tensor]]:
     """Label maps and noise that the model was given."""
     given: list[tuple[Tensor, Tensor]] = []
-    draw = Synthesizer.draw
+    draw = Synthesizer.generate
 
     def spy(self: Synthesizer, batch: Batch, noise: Tensor) -> Tensor:
         given.append((batch.label[0], noise[0]))
         return draw(self, batch, noise)
 
-    monkeypatch.setattr(Synthesizer, "draw", spy)
+    monkeypatch.setattr(Synthesizer, "generate", spy)
     return given
 
 
@@ -249,7 +249,7 @@ def test_several_pictures_are_those_of_the_next_seeds(client: TestClient) -> Non
 def test_a_mixed_style_lies_on_the_sphere_between_two(
     client: TestClient, drawer: Synthesizer, seen: list[tuple[Tensor, Tensor]]
 ) -> None:
-    path = drawer.noise_path(3, 8, 5)
+    path = drawer.interpolate_noise(3, 8, 5)
     for place, mix in enumerate(("0", "0.25", "5e-1", "0.75", "1.0")):
         response = client.post(f"/api/synthesize?seed=3&seed_b=8&mix={mix}", content=png(squares()), headers=PNG)
         assert response.status_code == 200

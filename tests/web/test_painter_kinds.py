@@ -85,9 +85,9 @@ EXACT: dict[str, tuple[str, Callable[[], bytes]]] = {
 @pytest.mark.parametrize("name", EXACT)
 def test_each_kind_reaches_the_model_as_it_is(client: TestClient, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[torch.Tensor] = []
-    draw = Synthesizer.draw
+    draw = Synthesizer.generate
     monkeypatch.setattr(
-        Synthesizer, "draw", lambda self, batch, noise: seen.append(batch.label[0]) or draw(self, batch, noise)
+        Synthesizer, "generate", lambda self, batch, noise: seen.append(batch.label[0]) or draw(self, batch, noise)
     )
     kind, make = EXACT[name]
     headers = {"content-type": f"image/{kind}"}

@@ -167,13 +167,13 @@ def test_a_worker_that_never_started_ends() -> None:
 @pytest.fixture
 def painter(drawer: Synthesizer, door: Door, monkeypatch: pytest.MonkeyPatch) -> Painter:
     """A painter with room for two, whose model draws when the door is open."""
-    draw = Synthesizer.draw
+    draw = Synthesizer.generate
 
     def slow(self: Synthesizer, batch: Batch, noise: Tensor) -> Tensor:
         door.enter(int(batch.label[0, 0, 0]))
         return draw(self, batch, noise)
 
-    monkeypatch.setattr(Synthesizer, "draw", slow)
+    monkeypatch.setattr(Synthesizer, "generate", slow)
     return Painter(drawer, capacity=2)
 
 

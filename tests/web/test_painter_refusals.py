@@ -319,7 +319,7 @@ def test_a_damaged_model_is_not_the_requests_fault(
     def draw(*_: object) -> torch.Tensor:
         raise CheckpointError("the weights of step 7 draw pixels that are not finite; take an earlier checkpoint")
 
-    monkeypatch.setattr(Synthesizer, "draw", draw)
+    monkeypatch.setattr(Synthesizer, "generate", draw)
     response = client.post("/api/synthesize", content=LABEL, headers=PNG)
     assert (response.status_code, "not finite" in response.json()["error"]) == (500, True)
 
@@ -328,7 +328,7 @@ def test_a_fault_of_the_server_tells_nothing_of_it(drawer: Synthesizer, monkeypa
     def draw(*_: object) -> torch.Tensor:
         raise RuntimeError("/secret/place")
 
-    monkeypatch.setattr(Synthesizer, "draw", draw)
+    monkeypatch.setattr(Synthesizer, "generate", draw)
     app = create_app(Painter(drawer), host_checker("127.0.0.1"))
     with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as opened:
         response = opened.post("/api/synthesize", content=LABEL, headers=PNG)

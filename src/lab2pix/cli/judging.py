@@ -64,7 +64,7 @@ def _evaluate(
     device: Device = None,
 ) -> None:
     """Score pictures made by anything, or what a run draws; the report says how."""
-    from lab2pix.distributed import Team
+    from lab2pix.distributed import DistributedContext
     from lab2pix.errors import ConfigError, did_you_mean
     from lab2pix.synthesis.judging import evaluate
 
@@ -99,5 +99,5 @@ def _evaluate(
             overwrite=overwrite,
             on_progress=on_progress,
         )
-    if Team.is_first():
+    if DistributedContext.is_first():
         print(f"{report}\n{out}")

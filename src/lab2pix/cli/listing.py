@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from lab2pix.cli.options import Labels, Layout, Overrides, Root, Seed, Source, Split
-from lab2pix.terminal import label_space_for, print_table, read_size
+from lab2pix.terminal import print_table, read_size, resolve_label_space
 
 __all__ = ["data_app", "labels_app", "presets_app"]
 
@@ -43,9 +43,9 @@ def _data_check(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Read a whole data set and name everything that is wrong with it; exit 1 if anything is."""
-    from lab2pix.data.doctor import check
+    from lab2pix.data.doctor import check_dataset
 
-    report = check(root, layout, label_space_for(labels, layout), split=split)
+    report = check_dataset(root, layout, resolve_label_space(labels, layout), split=split)
     print(json.dumps(report.to_dict(), indent=2) if as_json else report)
     raise typer.Exit(0 if report.ok else 1)
 
@@ -63,7 +63,7 @@ def _data_preview(
     """Write a contact sheet: photo, coloured labels, overlay."""
     from lab2pix.data.doctor import contact_sheet
 
-    print(contact_sheet(root, layout, label_space_for(labels, layout), out, split=split, count=count))
+    print(contact_sheet(root, layout, resolve_label_space(labels, layout), out, split=split, count=count))
 
 
 @data_app.command("scenes")

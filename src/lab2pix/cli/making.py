@@ -44,9 +44,9 @@ def _train(
 
         config = load_config(read_run_config(out), overrides)
     if config and dry_run:
-        from lab2pix.plan import describe
+        from lab2pix.plan import summarize_run
 
-        print(describe(config))
+        print(summarize_run(config))
     if config:
         require_data_root(config)
     if not dry_run:
@@ -94,7 +94,7 @@ def _generate(
     device: Device = None,
 ) -> None:
     """Make pictures from label maps."""
-    from lab2pix.devices import wait_for_processes
+    from lab2pix.devices import barrier
     from lab2pix.errors import ConfigError
     from lab2pix.synthesis import Mode, Synthesizer, generate_folder
 
@@ -121,7 +121,7 @@ def _generate(
             on_progress=on_progress,
         )
     print(report)
-    wait_for_processes()
+    barrier()
     raise typer.Exit(0 if report.ok else 1)
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from lab2pix.cli.options import AllowHost, Browser, Device, Host, Port
-from lab2pix.quitting import quit_at_once, quit_now
+from lab2pix.quitting import exit_immediately, exit_on_signal
 
 __all__ = ["app"]
 
@@ -32,7 +32,7 @@ def _paint(
     device: Device = None,
 ) -> None:
     """Open a page on which layouts are drawn and become pictures, until Ctrl-C."""
-    with quit_at_once():
+    with exit_on_signal():
         from lab2pix.web.painter import find_model, serve_painter
 
         serve_painter(
@@ -44,4 +44,4 @@ def _paint(
             device=device,
             say=lambda words: print(words, flush=True),
         )
-        quit_now()
+        exit_immediately()

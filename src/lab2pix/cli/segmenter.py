@@ -45,10 +45,10 @@ def _train(
 ) -> None:
     """Train a segmenter on real pairs of any layout, and score it on those held out."""
     from lab2pix.config import DataConfig, ScenesConfig
-    from lab2pix.terminal import label_space_for
+    from lab2pix.terminal import resolve_label_space
     from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
 
-    label_space_for(label_space, layout)
+    resolve_label_space(label_space, layout)
     data = DataConfig(
         layout=layout,
         root=root,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from lab2pix.cli.options import AllowHost, Browser, Host, Port, Seed
-from lab2pix.quitting import quit_at_once
+from lab2pix.quitting import exit_on_signal
 from lab2pix.terminal import show_progress
 
 __all__ = ["app"]
@@ -77,7 +77,7 @@ def _serve(
     browser: Browser = True,
 ) -> None:
     """Serve the page on which people rank, until Ctrl-C."""
-    with quit_at_once():
+    with exit_on_signal():
         from lab2pix.web.study import serve_study
 
         serve_study(

@@ -14,9 +14,9 @@ from torch.utils.data import Dataset
 
 from lab2pix.batch import Batch
 from lab2pix.config import DataConfig
-from lab2pix.data.files import beginning, read_instances
-from lab2pix.data.pairs import Pair, Pairs
-from lab2pix.data.pixels import from_bytes
+from lab2pix.data.files import path_prefix, read_instances
+from lab2pix.data.pairs import Pair, PairList
+from lab2pix.data.pixels import uint8_to_float
 from lab2pix.data.transforms import JointTransform, instance_edges
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels import LabelSpace
@@ -26,7 +26,16 @@ if TYPE_CHECKING:
     from lab2pix.data.sketches import Sketcher
     from lab2pix.data.unpaired import UnpairedDataset
 
-__all__ = ["AnyDataset", "PairDataset", "Sample", "build_dataset", "check_sizes", "collate", "seeded", "size_text"]
+__all__ = [
+    "AnyDataset",
+    "PairDataset",
+    "Sample",
+    "build_dataset",
+    "check_sizes",
+    "collate",
+    "seeded_generator",
+    "size_text",
+]
 
 AnyDataset: TypeAlias = "PairDataset | ScenesDataset | UnpairedDataset"
 """What `build_dataset` gives: each has a length, samples by index or `(epoch, index)`, and a `file_hash()`."""
@@ -74,7 +83,7 @@ class PairDataset(Dataset[Sample]):
         root: Path | None = None,
         sketcher: Sketcher | None = None,
     ) -> None:
-        pairs = Pairs.of(pairs)
+        pairs = PairList.of(pairs)
         without = next((row for row in pairs.rows() if not row.instance), None) if edges else None
         if without is not None:
             raise DataError(f"{without.label} comes without an instance map; add it, or set data.instance_edges=false")
@@ -104,11 +113,11 @@ class PairDataset(Dataset[Sample]):
         pair = self.pairs[index]
         image = None if pair.image is None else pair.read_image()
         label, instance = self._label(pair, image)
-        generator = seeded(self.seed, epoch, index)
+        generator = seeded_generator(self.seed, epoch, index)
         label, photo, instance = self.transform(label, image, instance, generator)
         return Sample(
             label=label.contiguous(),
-            image=None if photo is None else from_bytes(photo).contiguous(),
+            image=None if photo is None else uint8_to_float(photo).contiguous(),
             edges=None if instance is None else instance_edges(instance),
             name=pair.name,
         )
@@ -151,7 +160,7 @@ class PairDataset(Dataset[Sample]):
     def file_hash(self) -> str:
         """Return a hash of the file list: names and sizes in bytes of all files, in their order."""
         digest = hashlib.sha256()
-        start = "" if self.root is None else beginning(self.root)
+        start = "" if self.root is None else path_prefix(self.root)
         for row in self.pairs.rows():
             for path in dict.fromkeys((row.label, row.image, row.instance)):
                 if path:
@@ -176,7 +185,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     )
 
 
-def seeded(*parts: object) -> torch.Generator:
+def seeded_generator(*parts: object) -> torch.Generator:
     """Return a random generator that starts the same wherever the parts are the same."""
     words = "/".join(map(str, parts)).encode()
     return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))
@@ -197,17 +206,17 @@ def build_dataset(data: DataConfig, split: Literal["train", "val"], label_space:
         DataError: files are missing or without partner.
     """
     # Imported late: both are made of what this module has.
-    from lab2pix.data.sides import open_side, pairing_known
+    from lab2pix.data.sides import is_paired, open_split
     from lab2pix.data.unpaired import UnpairedDataset
 
     train = split == "train"
     if not train and data.val_split is None:
         raise ConfigError("data.val_split is null, so nothing is held out; name a split")
-    if pairing_known(data):
-        pairs = open_side(data, label_space, seed, "pairs", train=train)
+    if is_paired(data):
+        pairs = open_split(data, label_space, seed, "pairs", train=train)
         return UnpairedDataset(pairs, pairs, seed) if data.unpaired and train else pairs
-    labels = open_side(data, label_space, seed, "labels", train=train)
-    return UnpairedDataset(labels, open_side(data, label_space, seed, "photos", train=True), seed) if train else labels
+    labels = open_split(data, label_space, seed, "labels", train=train)
+    return UnpairedDataset(labels, open_split(data, label_space, seed, "photos", train=True), seed) if train else labels
 
 
 def size_text(part: Tensor) -> str:

@@ -23,7 +23,7 @@ from lab2pix.data.preview import draw_sheet
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels import LabelSpace
 
-__all__ = ["Report", "check", "contact_sheet"]
+__all__ = ["DatasetReport", "check_dataset", "contact_sheet"]
 
 _SHOWN = 20
 """Lines per kind of problem, and classes, that the text form of a report shows; the JSON form has them all."""
@@ -38,8 +38,8 @@ _KINDS = {
 
 
 @dataclass
-class Report:
-    """What `check` found.
+class DatasetReport:
+    """What `check_dataset` found.
 
     Attributes:
         root: the data set's folder.
@@ -108,7 +108,7 @@ class _Finding:
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
-def check(root: Path | str, layout: str, label_space: LabelSpace, split: str | None = None) -> Report:
+def check_dataset(root: Path | str, layout: str, label_space: LabelSpace, split: str | None = None) -> DatasetReport:
     """Read all files of a data set and list everything that is wrong with it.
 
     Args:
@@ -124,7 +124,7 @@ def check(root: Path | str, layout: str, label_space: LabelSpace, split: str | N
     found = scan(layout, root, split)
     if not (found.pairs or found.unmatched or found.doubles):
         raise DataError(f"Found no pictures of layout '{layout}' in {root}; check the folder and the layout")
-    report = Report(str(root), layout, label_space.name)
+    report = DatasetReport(str(root), layout, label_space.name)
     report.unmatched = [str(path.relative_to(root)) for path in found.unmatched]
     report.doubles = [str(path.relative_to(root)) for path in found.doubles]
     report.counts = dict(Counter(split or _first_part(pair.name) for pair in found.pairs))

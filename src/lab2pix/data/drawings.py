@@ -9,10 +9,10 @@ from torch import Tensor
 
 from lab2pix.data.transforms import resize_nearest
 from lab2pix.errors import LabelError
-from lab2pix.label_bands import bands
+from lab2pix.label_bands import row_chunks
 from lab2pix.labels import LabelSpace
 
-__all__ = ["SEAM", "SKETCH", "Lines", "find_lines", "resize_label", "resize_lines"]
+__all__ = ["JPEG_BLEED", "SKETCH", "Lines", "find_lines", "resize_label", "resize_lines"]
 
 Lines = Literal["auto", "dark", "light"]
 """Which pixels of a drawing are its lines; auto: the rarer ones."""
@@ -20,7 +20,7 @@ Lines = Literal["auto", "dark", "light"]
 SKETCH = "sketch"
 """Name of the label space of line drawings: 0 blank, 1 line."""
 
-SEAM = 16
+JPEG_BLEED = 16
 """Columns beside the seam of an AB file into which JPEG spreads the other half's colours: one block of chroma."""
 
 _COLORED = 32
@@ -45,7 +45,7 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0, dtype
         pixels: `[3, H, W]` uint8 RGB.
         lines: which pixels are lines; `auto`: the dark ones or the light ones, whichever are fewer.
         where: what to call the drawing in an error, usually the file.
-        seam: columns at the right that may show colours of another picture, see `SEAM`.
+        seam: columns at the right that may show colours of another picture, see `JPEG_BLEED`.
         dtype: of the result.
 
     Returns:
@@ -63,7 +63,7 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0, dtype
             "save it in gray, or choose the layout and label space of what it shows"
         )
     gray = torch.empty(pixels.shape[1:])
-    for rows in bands(*gray.shape):
+    for rows in row_chunks(*gray.shape):
         gray[rows] = pixels[:, rows].float().mean(dim=0)
     darkest, lightest = float(gray.min()), float(gray.max())
     if lightest <= 1:
@@ -108,7 +108,7 @@ def resize_lines(lines: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = (min(old, new) for old, new in zip(lines.shape, size, strict=True))
     if (height, width) != tuple(lines.shape):
         small = torch.zeros((height, width), dtype=lines.dtype)
-        for band in bands(*lines.shape):
+        for band in row_chunks(*lines.shape):
             rows, columns = lines[band].nonzero(as_tuple=True)
             small[(rows + band.start) * height // lines.shape[0], columns * width // lines.shape[1]] = 1
         lines = small

@@ -12,11 +12,11 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from lab2pix.data.files import beginning, list_images
-from lab2pix.data.pairs import Form, Pairs, Row
+from lab2pix.data.files import list_images, path_prefix
+from lab2pix.data.pairs import PairList, PairStorage, Row
 from lab2pix.errors import DataError, did_you_mean
 
-__all__ = ["LAYOUTS", "Layout", "Scan", "find_pairs", "layout_descriptions", "layout_names", "scan"]
+__all__ = ["LAYOUTS", "DatasetFormat", "Scan", "find_pairs", "layout_descriptions", "layout_names", "scan"]
 
 Parts = Literal["pairs", "labels", "photos"]
 """What is looked for: label maps with their photos, label maps alone, or photos alone."""
@@ -33,14 +33,14 @@ class Scan:
         empty: folder of label maps or photos that holds none, while the other one holds some.
     """
 
-    pairs: Pairs = field(default_factory=Pairs)
+    pairs: PairList = field(default_factory=PairList)
     unmatched: list[Path] = field(default_factory=list)
     doubles: list[Path] = field(default_factory=list)
     empty: Path | None = None
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetFormat:
     """One way in which files lie.
 
     Attributes:
@@ -82,7 +82,7 @@ def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True
             raise DataError("Layout 'scenes' has no files; write some with `lab2pix data scenes` and use 'folder'")
         raise DataError(f"No layout is called '{layout}'{did_you_mean(layout, layout_names())}")
     if parts == "labels" and root.is_file():
-        return Scan(Pairs([Row(root.stem, str(root), form=_FORMS.get(layout, "files"))]))
+        return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(layout, "files"))]))
     if not root.is_dir():
         what = "file or folder" if parts == "labels" else "folder"
         raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
@@ -91,7 +91,7 @@ def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True
 
 def find_pairs(
     layout: str, root: Path | str, split: str | None, *, need_images: bool = True, need_labels: bool = True
-) -> Pairs:
+) -> PairList:
     """Find the pairs of a split, sorted by name.
 
     Args:
@@ -156,7 +156,7 @@ def _look(
     """Return the pictures below a folder by their path in it, less suffix and ending; doubles go to `found`."""
     if folder is None:
         return _NOTHING
-    part = _Part(beginning(folder), ending, {})
+    part = _Part(path_prefix(folder), ending, {})
     for stem, suffix in list_images(folder):
         if not stem.endswith(ending) or not keep(suffix.lower()):
             continue
@@ -182,7 +182,7 @@ def _match(
     need_images = folders[0] is not None
     if need_images and bool(photos.suffixes) != bool(labels.suffixes):
         found.empty = folders[1] if photos.suffixes else folders[0]
-    found.pairs = Pairs(
+    found.pairs = PairList(
         Row(prefix + name, labels.path(name), photos.path(name), instances.path(name))
         for name in sorted(labels.suffixes)
         if not need_images or name in photos.suffixes
@@ -194,9 +194,9 @@ def _match(
     return found
 
 
-def _photos_alone(photos: _Part, prefix: str = "") -> Pairs:
+def _photos_alone(photos: _Part, prefix: str = "") -> PairList:
     files = ((name, photos.path(name)) for name in sorted(photos.suffixes))
-    return Pairs(Row(prefix + name, file, file) for name, file in files)
+    return PairList(Row(prefix + name, file, file) for name, file in files)
 
 
 def _without(part: _Part, other: _Part) -> list[Path]:
@@ -231,7 +231,7 @@ def _part(root: Path, *parts: str | None) -> Path:
 def _joined(scans: Iterable[Scan]) -> Scan:
     """Put what was found in several places into one."""
     scans = list(scans)
-    whole = Scan(Pairs(chain.from_iterable(found.pairs.rows() for found in scans)))
+    whole = Scan(PairList(chain.from_iterable(found.pairs.rows() for found in scans)))
     for found in scans:
         whole.unmatched += found.unmatched
         whole.doubles += found.doubles
@@ -284,12 +284,12 @@ def _scan_ade20k(root: Path, split: str | None, parts: Parts) -> Scan:
     return _match((photos, None if parts == "photos" else _part(root, "annotations", part), None))
 
 
-def _scan_halves(form: Form) -> Callable[[Path, str | None, Parts], Scan]:
+def _scan_halves(form: PairStorage) -> Callable[[Path, str | None, Parts], Scan]:
     def find(root: Path, split: str | None, parts: Parts) -> Scan:
         found = Scan()
         both = _look(_part(root, split), found)
         files = ((name, both.path(name)) for name in sorted(both.suffixes))
-        found.pairs = Pairs(Row(name, file, "" if parts == "labels" else file, "", form) for name, file in files)
+        found.pairs = PairList(Row(name, file, "" if parts == "labels" else file, "", form) for name, file in files)
         return found
 
     return find
@@ -304,7 +304,7 @@ def _scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
         found.pairs = _photos_alone(photos)
         return found
     labels = _look(folder, found, keep=lambda suffix: suffix == ".png")
-    found.pairs = Pairs(
+    found.pairs = PairList(
         Row(name, labels.path(name), photos.path(name))
         for name in sorted(labels.suffixes)
         if parts == "labels" or name in photos.suffixes
@@ -314,24 +314,26 @@ def _scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
     return found
 
 
-_FORMS: dict[str, Form] = {"facades": "photo-left", "sketch": "sketch-left"}
+_FORMS: dict[str, PairStorage] = {"facades": "photo-left", "sketch": "sketch-left"}
 
-LAYOUTS: dict[str, Layout] = {
-    "folder": Layout(
+LAYOUTS: dict[str, DatasetFormat] = {
+    "folder": DatasetFormat(
         "images/[SPLIT/]NAME.* and labels/[SPLIT/]NAME.*, optional instances/[SPLIT/]NAME.*; sub-folders kept",
         _scan_folder,
     ),
-    "cityscapes": Layout(
+    "cityscapes": DatasetFormat(
         "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, *_instanceIds.png",
         _scan_cityscapes,
     ),
-    "coco-stuff": Layout("SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png", _scan_coco_stuff),
-    "ade20k": Layout(
+    "coco-stuff": DatasetFormat(
+        "SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png", _scan_coco_stuff
+    ),
+    "ade20k": DatasetFormat(
         "ADEChallengeData2016/images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
         _scan_ade20k,
     ),
-    "facades": Layout("SPLIT/*.jpg, photo left and coloured labels right", _scan_halves("photo-left")),
-    "facades-base": Layout("NAME.jpg and palette NAME.png in one folder", _scan_facades_base),
-    "sketch": Layout("SPLIT/*.jpg, sketch left and photo right", _scan_halves("sketch-left")),
+    "facades": DatasetFormat("SPLIT/*.jpg, photo left and coloured labels right", _scan_halves("photo-left")),
+    "facades-base": DatasetFormat("NAME.jpg and palette NAME.png in one folder", _scan_facades_base),
+    "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", _scan_halves("sketch-left")),
 }
 """Every layout of files, by name."""

@@ -9,7 +9,7 @@ import numpy as np
 from lab2pix.data.scene_canvas import Canvas, Floats, color, fbm, mix, smooth
 from lab2pix.data.scene_light import Palette
 
-__all__ = ["World", "paint_clouds", "paint_forest", "paint_mountains", "paint_sky", "paint_sun"]
+__all__ = ["SceneContext", "paint_clouds", "paint_forest", "paint_mountains", "paint_sky", "paint_sun"]
 
 ROCK_TONE = color(138, 128, 128)
 MEADOW_TONE = color(112, 146, 72)
@@ -17,7 +17,7 @@ SNOW_TONE = color(246, 249, 255)
 
 
 @dataclass(frozen=True)
-class World:
+class SceneContext:
     """What all parts of one scene share.
 
     Attributes:
@@ -50,7 +50,7 @@ class World:
         return float(self.rng.uniform(low, high))
 
 
-def paint_sky(world: World) -> None:
+def paint_sky(world: SceneContext) -> None:
     """Paint the sky: from zenith to horizon, brighter around the sun."""
     canvas, palette = world.canvas, world.palette
     area = canvas.area(0, min(world.horizon + 0.02, 1))
@@ -62,7 +62,7 @@ def paint_sky(world: World) -> None:
     canvas.rgb[:, area.rows, area.columns] = mix(rgb, palette.glow, 0.6 * np.exp(-distance * np.float32(5.5)))
 
 
-def paint_sun(world: World) -> None:
+def paint_sun(world: SceneContext) -> None:
     """Paint the sun's disc with its halo."""
     radius = world.between(0.042, 0.062) * world.unit
     across, down = world.sun
@@ -75,7 +75,7 @@ def paint_sun(world: World) -> None:
     world.canvas.paint(area, distance < 1, np.broadcast_to(disc, (3, *distance.shape)), "sun")
 
 
-def paint_clouds(world: World, count: int) -> None:
+def paint_clouds(world: SceneContext, count: int) -> None:
     """Paint heaps of cloud: puffs on a flat base, bright on the sun's side, grey below."""
     for _ in range(count):
         across = world.between(0, 1) * world.canvas.aspect
@@ -86,7 +86,7 @@ def paint_clouds(world: World, count: int) -> None:
         _paint_cloud(world, (across, down), width, puffs, world.offset())
 
 
-def _paint_cloud(world: World, place: tuple[float, float], width: float, puffs: Floats, offset: float) -> None:
+def _paint_cloud(world: SceneContext, place: tuple[float, float], width: float, puffs: Floats, offset: float) -> None:
     """Paint one cloud of half width `width` whose base lies at `place`."""
     across, down = place
     area = world.canvas.area(down - 0.85 * width, down + 0.2 * width, across - 1.35 * width, across + 1.35 * width)
@@ -114,7 +114,7 @@ def _paint_cloud(world: World, place: tuple[float, float], width: float, puffs: 
     canvas.paint(area, mask, canvas.rgb[:, area.rows, area.columns], "cloud")
 
 
-def paint_mountains(world: World, haze: float, height: float, snow_line: float | None) -> None:
+def paint_mountains(world: SceneContext, haze: float, height: float, snow_line: float | None) -> None:
     """Paint a range of mountains: peaks lit from one side, gullies, haze at the foot, snow above a line.
 
     Args:
@@ -158,7 +158,7 @@ def paint_mountains(world: World, haze: float, height: float, snow_line: float |
         canvas.paint(area, mask & (ragged > snow_line), white, "snow")
 
 
-def paint_forest(world: World, haze: float, height: float, pointed: bool) -> None:
+def paint_forest(world: SceneContext, haze: float, height: float, pointed: bool) -> None:
     """Paint a wood along the horizon, with the tops of conifers or of round trees."""
     canvas = world.canvas
     offset, finer = world.offset(), world.between(22, 34)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lab2pix.data.scene_backdrop import World, paint_clouds, paint_forest, paint_mountains, paint_sky, paint_sun
+from lab2pix.data.scene_backdrop import SceneContext, paint_clouds, paint_forest, paint_mountains, paint_sky, paint_sun
 from lab2pix.data.scene_canvas import Canvas
 from lab2pix.data.scene_ground import Road, Shore, paint_flowers, paint_meadow, paint_road, paint_sand, paint_water
 from lab2pix.data.scene_light import HOURS, Palette
@@ -16,7 +16,7 @@ __all__ = ["compose"]
 
 
 @dataclass(frozen=True)
-class Site:
+class Placement:
     """What limits where things can stand: water, road, and the houses placed so far, (across, down) each."""
 
     shore: Shore | None
@@ -48,7 +48,7 @@ def compose(canvas: Canvas, rng: np.random.Generator, light: Palette | None = No
     low, high = HOURS[time].sun_height
     side = rng.uniform(0.08, 0.4) if rng.random() < 0.5 else rng.uniform(0.6, 0.92)
     sun = (float(side) * canvas.aspect, horizon * (1 - float(rng.uniform(low, high))))
-    world = World(canvas, rng, palette, horizon, sun, min(1.0, canvas.aspect))
+    world = SceneContext(canvas, rng, palette, horizon, sun, min(1.0, canvas.aspect))
     kind = str(rng.choice(["lake", "coast", "meadow"], p=[0.4, 0.24, 0.36]))
     sunny = bool(rng.random() < (0.5 if time == "noon" else 0.85))
     _paint_far(world, kind, sunny)
@@ -60,7 +60,7 @@ def compose(canvas: Canvas, rng: np.random.Generator, light: Palette | None = No
     _paint_things(world, kind, shore, road)
 
 
-def _paint_far(world: World, kind: str, sunny: bool) -> None:
+def _paint_far(world: SceneContext, kind: str, sunny: bool) -> None:
     """Paint the sky and all that stands on the horizon."""
     rng = world.rng
     paint_sky(world)
@@ -79,7 +79,7 @@ def _paint_far(world: World, kind: str, sunny: bool) -> None:
         paint_forest(world, world.between(0.22, 0.42), world.between(0.045, 0.1), bool(rng.random() < 0.55))
 
 
-def _paint_shore(world: World, kind: str, sunny: bool) -> Shore | None:
+def _paint_shore(world: SceneContext, kind: str, sunny: bool) -> Shore | None:
     """Paint water and its beach, and return where it ends."""
     rng = world.rng
     if kind == "meadow":
@@ -100,7 +100,7 @@ def _paint_shore(world: World, kind: str, sunny: bool) -> Shore | None:
     return shore
 
 
-def _paint_way(world: World, kind: str) -> Road | None:
+def _paint_way(world: SceneContext, kind: str) -> Road | None:
     """Paint a road, in meadows only, and return where it runs."""
     rng = world.rng
     if kind != "meadow" or rng.random() > 0.72:
@@ -116,7 +116,7 @@ def _paint_way(world: World, kind: str) -> Road | None:
     return road
 
 
-def _paint_things(world: World, kind: str, shore: Shore | None, road: Road | None) -> None:
+def _paint_things(world: SceneContext, kind: str, shore: Shore | None, road: Road | None) -> None:
     """Choose trees, houses, rocks and boats, find places for them, and paint them from far to near."""
     rng = world.rng
     season = int(rng.choice([0, 1, 2, 3], p=[0.4, 0.3, 0.2, 0.1]))
@@ -126,7 +126,7 @@ def _paint_things(world: World, kind: str, shore: Shore | None, road: Road | Non
     wanted = ["house"] * int(rng.choice([0, 1, 2, 3], p=[0.6, 0.3, 0.1, 0] if coast else [0.22, 0.36, 0.26, 0.16]))
     wanted += ["rock"] * (int(rng.integers(2, 6)) if rng.random() < 0.5 else 0)
     wanted += ["boat"] * (int(rng.integers(1, 4)) if shore is not None and rng.random() < 0.6 else 0)
-    site = Site(shore, road, [])
+    site = Placement(shore, road, [])
     placed = []
     for name in wanted + trees:
         place = _find_place(world, name, site)
@@ -155,7 +155,7 @@ def _paint_things(world: World, kind: str, shore: Shore | None, road: Road | Non
             paint_boat(world, place, (0.07 + 0.6 * depth) * scale, haze)
 
 
-def _find_place(world: World, name: str, site: Site) -> tuple[float, float] | None:
+def _find_place(world: SceneContext, name: str, site: Placement) -> tuple[float, float] | None:
     """Return where a thing can stand, (across, down), or None where no place was found."""
     aspect = world.canvas.aspect
     low, high = {"tree": (0.02, 0.75), "house": (0.08, 0.5), "rock": (0.2, 0.95), "boat": (0.06, 0.6)}[name]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lab2pix.data.scene_backdrop import World
+from lab2pix.data.scene_backdrop import SceneContext
 from lab2pix.data.scene_canvas import CLASSES, Area, Floats, color, fbm, ground_noise, mix, smooth
 
 __all__ = ["Road", "Shore", "paint_flowers", "paint_meadow", "paint_road", "paint_sand", "paint_water"]
@@ -74,12 +74,12 @@ def _haze(depth: Floats) -> Floats:
     return result
 
 
-def _finest(world: World) -> float:
+def _finest(world: SceneContext) -> float:
     """Return the finest noise the canvas can show, in cells per height of the picture."""
     return world.canvas.label.shape[0] / 2.0
 
 
-def paint_meadow(world: World) -> None:
+def paint_meadow(world: SceneContext) -> None:
     """Paint grass from the horizon to the lower edge, in patches and blades, paler with distance."""
     canvas = world.canvas
     offset, dry = world.offset(), world.between(0, 0.45)
@@ -94,7 +94,7 @@ def paint_meadow(world: World) -> None:
     canvas.paint(area, np.ones((1, 1), dtype=bool), rgb, "grass")
 
 
-def _mirror(world: World, far: float, area: Area, waves: Floats) -> Floats:
+def _mirror(world: SceneContext, far: float, area: Area, waves: Floats) -> Floats:
     """Return what the water of an area reflects, `[3, h, w]`: the picture above its `far` edge, shaken by the waves."""
     height, width = world.canvas.label.shape
     away = area.y - np.float32(far)
@@ -105,7 +105,7 @@ def _mirror(world: World, far: float, area: Area, waves: Floats) -> Floats:
     return mirror
 
 
-def paint_water(world: World, shore: Shore, sunny: bool) -> None:
+def paint_water(world: SceneContext, shore: Shore, sunny: bool) -> None:
     """Paint water that mirrors what stands beyond it, with ripples, the sun's glitter and foam on a beach."""
     canvas, palette = world.canvas, world.palette
     offset = world.offset()
@@ -134,7 +134,7 @@ def paint_water(world: World, shore: Shore, sunny: bool) -> None:
         canvas.blend(area, color(245, 248, 250) * np.minimum(palette.light, 1), 0.8 * foam)
 
 
-def paint_sand(world: World, shore: Shore) -> None:
+def paint_sand(world: SceneContext, shore: Shore) -> None:
     """Paint the beach along the water's near edge, darker where it is wet."""
     canvas = world.canvas
     offset = world.offset()
@@ -152,7 +152,7 @@ def paint_sand(world: World, shore: Shore) -> None:
     canvas.paint(area, (beyond >= 0) & (beyond < end), rgb, "sand")
 
 
-def paint_road(world: World, road: Road) -> None:
+def paint_road(world: SceneContext, road: Road) -> None:
     """Paint a road of asphalt with a dashed line in its middle and pale edges."""
     canvas = world.canvas
     area = canvas.below(world.horizon + 0.004)
@@ -171,7 +171,7 @@ def paint_road(world: World, road: Road) -> None:
     canvas.paint(area, np.abs(across) < 1, rgb, "road")
 
 
-def paint_flowers(world: World, amount: float) -> None:
+def paint_flowers(world: SceneContext, amount: float) -> None:
     """Paint beds of flowers on the grass near the viewer: dots of one or two colours over green.
 
     Args:

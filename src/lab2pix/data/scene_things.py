@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lab2pix.data.scene_backdrop import World
+from lab2pix.data.scene_backdrop import SceneContext
 from lab2pix.data.scene_canvas import CLASSES, Area, Floats, color, fbm, mix, smooth
 
 __all__ = ["paint_boat", "paint_conifer", "paint_house", "paint_rock", "paint_round_tree"]
@@ -18,7 +18,9 @@ ROOFS = (color(186, 78, 54), color(172, 88, 62), color(140, 66, 54), color(98, 9
 BARK = color(104, 78, 56)
 
 
-def _place(world: World, foot: tuple[float, float], half: float, height: float) -> tuple[Area, Floats, Floats] | None:
+def _place(
+    world: SceneContext, foot: tuple[float, float], half: float, height: float
+) -> tuple[Area, Floats, Floats] | None:
     """Return the area of a thing and its own coordinates: across -1..1 (`[1, w]`), up 0 (foot) to 1 (top, `[h, 1]`)."""
     across, down = foot
     area = world.canvas.area(down - height * 1.02, down + 0.02 * height, across - half * 1.05, across + half * 1.05)
@@ -27,7 +29,7 @@ def _place(world: World, foot: tuple[float, float], half: float, height: float) 
     return area, (area.x - np.float32(across)) / np.float32(half), (np.float32(down) - area.y) / np.float32(height)
 
 
-def _shadow(world: World, foot: tuple[float, float], half: float, flat: float = 0.22) -> None:
+def _shadow(world: SceneContext, foot: tuple[float, float], half: float, flat: float = 0.22) -> None:
     """Darken the ground beside a thing, away from the sun."""
     across, down = foot[0] - world.light * half * 0.7, foot[1]
     area = world.canvas.area(down - half * flat, down + half * flat, across - half * 1.3, across + half * 1.3)
@@ -39,7 +41,7 @@ def _shadow(world: World, foot: tuple[float, float], half: float, flat: float = 
     world.canvas.rgb[:, area.rows, area.columns] *= 1 - 0.45 * smooth(-distance, -1.0, -0.3)
 
 
-def paint_conifer(world: World, foot: tuple[float, float], height: float, haze: float) -> None:
+def paint_conifer(world: SceneContext, foot: tuple[float, float], height: float, haze: float) -> None:
     """Paint a fir: tiers of branches around a short trunk."""
     tiers, half = int(world.rng.integers(5, 9)), height * world.between(0.2, 0.28)
     offset, tone = world.offset(), mix(color(44, 88, 56), color(74, 108, 52), world.between(0, 1))
@@ -64,7 +66,7 @@ def paint_conifer(world: World, foot: tuple[float, float], height: float, haze: 
     world.canvas.paint(area, mask, world.palette.hazy(world.palette.lit(tone, lit), haze), "tree")
 
 
-def paint_round_tree(world: World, foot: tuple[float, float], height: float, haze: float, season: int) -> None:
+def paint_round_tree(world: SceneContext, foot: tuple[float, float], height: float, haze: float, season: int) -> None:
     """Paint a broad-leaved tree: a trunk under lumps of leaves, each lit like a ball.
 
     Args:
@@ -107,7 +109,7 @@ def paint_round_tree(world: World, foot: tuple[float, float], height: float, haz
     world.canvas.paint(area, best + 0.5 * texture > 0.02, rgb, "tree")
 
 
-def paint_house(world: World, foot: tuple[float, float], height: float, haze: float) -> None:
+def paint_house(world: SceneContext, foot: tuple[float, float], height: float, haze: float) -> None:
     """Paint a house seen from a corner: gable with door and window, long side with windows, pitched roof, chimney."""
     half = height * world.between(0.62, 0.85)
     wall, roof = WALLS[int(world.rng.integers(len(WALLS)))], ROOFS[int(world.rng.integers(len(ROOFS)))]
@@ -140,7 +142,7 @@ class _House:
         side_light: sun on the long side.
     """
 
-    world: World
+    world: SceneContext
     area: Area
     u: Floats
     q: Floats
@@ -190,7 +192,7 @@ class _House:
             self.box(middle, 0.18, 0.057, 0.2, tone=glass, light=0.7)
 
 
-def paint_rock(world: World, foot: tuple[float, float], height: float, haze: float) -> None:
+def paint_rock(world: SceneContext, foot: tuple[float, float], height: float, haze: float) -> None:
     """Paint a boulder: a rough lump with facets, lit from above on the sun's side."""
     half, offset = height * world.between(0.75, 1.15), world.offset()
     lean = world.between(-0.35, 0.35)
@@ -208,7 +210,7 @@ def paint_rock(world: World, foot: tuple[float, float], height: float, haze: flo
     world.canvas.paint(area, mask, world.palette.hazy(world.palette.lit(tone, lit), haze), "rock")
 
 
-def paint_boat(world: World, foot: tuple[float, float], height: float, haze: float) -> None:
+def paint_boat(world: SceneContext, foot: tuple[float, float], height: float, haze: float) -> None:
     """Paint a sailing boat, and its picture in the water below it."""
     half = height * 0.42
     turned = -1.0 if world.rng.random() < 0.5 else 1.0
@@ -233,7 +235,7 @@ def paint_boat(world: World, foot: tuple[float, float], height: float, haze: flo
     world.canvas.paint(area, whole, rgb, "boat")
 
 
-def _mirror(world: World, area: Area, rgb: Floats, mask: NDArray[np.bool_]) -> None:
+def _mirror(world: SceneContext, area: Area, rgb: Floats, mask: NDArray[np.bool_]) -> None:
     """Blend a thing's picture, upside down and shaken, into the water under it."""
     top, height = area.rows.stop - 1, world.canvas.label.shape[0]
     count = min(mask.shape[0], height - top)

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from lab2pix.config import Light
 from lab2pix.data.dataset import Sample
 from lab2pix.data.files import write_label_png
-from lab2pix.data.pixels import from_bytes
+from lab2pix.data.pixels import uint8_to_float
 from lab2pix.data.scene_canvas import Canvas
 from lab2pix.data.scene_composition import compose
 from lab2pix.data.scene_light import any_light
@@ -139,7 +139,7 @@ class ScenesDataset(Dataset[Sample]):
         if not 0 <= index < self._count:
             raise IndexError(f"scene {index} of {self._count}")
         pixels, ids = self._scene(index)
-        image = from_bytes(torch.from_numpy(pixels))
+        image = uint8_to_float(torch.from_numpy(pixels))
         label = torch.from_numpy(ids).long()
         if self._flip and np.random.default_rng([self._seed, epoch, index]).random() < 0.5:
             image, label = image.flip(-1), label.flip(-1)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Literal
 
 from lab2pix.config import DataConfig
 from lab2pix.data.dataset import PairDataset
-from lab2pix.data.files import beginning, list_images
+from lab2pix.data.files import list_images, path_prefix
 from lab2pix.data.layouts import find_pairs
-from lab2pix.data.pairs import Pairs, Row
+from lab2pix.data.pairs import PairList, Row
 from lab2pix.data.sketches import Sketcher, sketcher_of
 from lab2pix.data.transforms import JointTransform
 from lab2pix.errors import ConfigError, DataError
@@ -18,13 +18,13 @@ from lab2pix.labels import LabelSpace
 if TYPE_CHECKING:
     from lab2pix.data.scenes import ScenesDataset
 
-__all__ = ["has_held_out_photos", "open_held_out_photos", "open_side", "pairing_known"]
+__all__ = ["has_held_out_photos", "is_paired", "open_held_out_photos", "open_split"]
 
 VAL_SCENES_START = 1_000_000_000
 """Number of the first held-out scene: far behind any that is trained on."""
 
 
-def pairing_known(data: DataConfig) -> bool:
+def is_paired(data: DataConfig) -> bool:
     """Say whether it is known which photo belongs to which label map.
 
     It is for every layout, and for sketches made from photos; not for folders named side by side.
@@ -49,7 +49,7 @@ def pairing_known(data: DataConfig) -> bool:
     return data.labels.root is None and data.images.root is None
 
 
-def open_side(
+def open_split(
     data: DataConfig, label_space: LabelSpace, seed: int, parts: Literal["pairs", "labels", "photos"], *, train: bool
 ) -> PairDataset | ScenesDataset:
     """Open the label maps, the photos, or the pairs that a configuration names.
@@ -97,7 +97,7 @@ def has_held_out_photos(data: DataConfig) -> bool:
     root = data.images.root
     if data.val_split is None:
         return False
-    return pairing_known(data) or root is None or (Path(root).expanduser() / data.val_split).is_dir()
+    return is_paired(data) or root is None or (Path(root).expanduser() / data.val_split).is_dir()
 
 
 def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -> PairDataset | ScenesDataset | None:
@@ -106,12 +106,12 @@ def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -
     Raises:
         DataError: files are missing.
     """
-    if pairing_known(data) or not has_held_out_photos(data):
+    if is_paired(data) or not has_held_out_photos(data):
         return None
-    return open_side(data, label_space, seed, "photos", train=False)
+    return open_split(data, label_space, seed, "photos", train=False)
 
 
-def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images"]) -> Pairs:
+def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images"]) -> PairList:
     """List the label maps or photos of one side's own folder, or of the split's sub-folder where it has one."""
     setting, what = f"data.{key}.root", "label maps" if key == "labels" else "photos"
     if not root.is_dir():
@@ -126,8 +126,8 @@ def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["
                 "data.train_split to the name of one, or data.val_split=null to train on all"
             )
         folder = root
-    files = ((stem, f"{beginning(folder)}{stem}{suffix}") for stem, suffix in list_images(folder))
-    pairs = Pairs(Row(stem, file, file if key == "images" else "") for stem, file in files)
+    files = ((stem, f"{path_prefix(folder)}{stem}{suffix}") for stem, suffix in list_images(folder))
+    pairs = PairList(Row(stem, file, file if key == "images" else "") for stem, file in files)
     if not pairs:
         raise DataError(f"There are no {what} in {folder}; put some there, or correct {setting}")
     return pairs

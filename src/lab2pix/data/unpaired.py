@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lab2pix.data.dataset import Sample, seeded
-from lab2pix.data.pixels import from_bytes
+from lab2pix.data.dataset import Sample, seeded_generator
+from lab2pix.data.pixels import uint8_to_float
 from lab2pix.data.transforms import JointTransform, instance_edges
 from lab2pix.errors import DataError
 
-__all__ = ["Side", "UnpairedDataset", "partners"]
+__all__ = ["SampleSource", "UnpairedDataset", "random_pairing"]
 
 
-class Side(Protocol):
+class SampleSource(Protocol):
     """Where an unpaired set takes its label maps or its photos from; one object may be both."""
 
     @property
@@ -40,7 +40,7 @@ class Side(Protocol):
         """Return a hash of what it holds."""
 
 
-def partners(seed: int, epoch: int, labels: int, photos: int, *, paired: bool) -> Tensor:
+def random_pairing(seed: int, epoch: int, labels: int, photos: int, *, paired: bool) -> Tensor:
     """Draw which photo each label map meets in an epoch.
 
     Each photo is met as often as any other, or once more. Where the pairing is known all label maps and photos stand in
@@ -56,7 +56,7 @@ def partners(seed: int, epoch: int, labels: int, photos: int, *, paired: bool) -
     Returns:
         `[labels]` int64 indices of photos.
     """
-    generator = seeded("partners", seed, epoch)
+    generator = seeded_generator("partners", seed, epoch)
     if paired:
         circle = torch.randperm(labels, generator=generator)
         return torch.empty_like(circle).index_put_((circle,), circle.roll(-1))
@@ -79,7 +79,7 @@ class UnpairedDataset(Dataset[Sample]):
         DataError: there is a single pair, whose label map could meet its own photo only.
     """
 
-    def __init__(self, labels: Side, photos: Side, seed: int) -> None:
+    def __init__(self, labels: SampleSource, photos: SampleSource, seed: int) -> None:
         if labels is photos and len(labels) < 2:
             raise DataError(
                 f"There is only one pair to train on, {labels.name(0)}, so its label map could only meet its own "
@@ -106,11 +106,11 @@ class UnpairedDataset(Dataset[Sample]):
         label, instance = self.labels.read_label(index)
         photo = self.photos.read_photo(self.partner(epoch, index))
         where = (self.seed, epoch, index)
-        label, _, instance = self.labels.transform(label, None, instance, seeded("label", *where))
-        photo = self.photos.transform.photo(photo, seeded("photo", *where))
+        label, _, instance = self.labels.transform(label, None, instance, seeded_generator("label", *where))
+        photo = self.photos.transform.photo(photo, seeded_generator("photo", *where))
         return Sample(
             label=label.contiguous(),
-            image=from_bytes(photo).contiguous(),
+            image=uint8_to_float(photo).contiguous(),
             edges=None if instance is None else instance_edges(instance),
             name=self.name(index),
         )
@@ -123,7 +123,7 @@ class UnpairedDataset(Dataset[Sample]):
         """Return which photo a label map meets in an epoch."""
         if epoch not in self._drawn:
             paired = self.labels is self.photos
-            drawn = partners(self.seed, epoch, len(self.labels), len(self.photos), paired=paired)
+            drawn = random_pairing(self.seed, epoch, len(self.labels), len(self.photos), paired=paired)
             # The epoch before stays: a batch may reach back into it, and more than two are never read at once.
             self._drawn = {e: kept for e, kept in self._drawn.items() if e == epoch - 1} | {epoch: drawn}
         return int(self._drawn[epoch][index])

@@ -8,17 +8,17 @@ import torch
 from PIL import Image
 
 from lab2pix.data.dataset import build_dataset, collate
-from lab2pix.data.pixels import to_bytes, to_picture
-from lab2pix.methods import Method, draw, noise_vector
+from lab2pix.data.pixels import float_to_uint8, to_pil
+from lab2pix.methods import Method, generate, latent_from_seed
 
-__all__ = ["FILM", "FRAMES", "film_frame", "film_frames"]
+__all__ = ["FILM", "FRAMES", "progress_frames", "save_progress_frame"]
 
 FILM = "film"
 FRAMES = 3
 """Scenes in each frame, one below the other."""
 
 
-def film_frame(method: Method, run: Path, step: int) -> dict[str, float]:
+def save_progress_frame(method: Method, run: Path, step: int) -> dict[str, float]:
     """Draw the first held-out scenes as the network sees them now: a validator that gives no score.
 
     Writes `RUN/film/step-00000100.png`.
@@ -27,15 +27,15 @@ def film_frame(method: Method, run: Path, step: int) -> dict[str, float]:
     dataset = build_dataset(config.data, "val", method.label_space, config.seed)
     device = next(method.generator.parameters()).device
     batch = collate([dataset[index] for index in range(min(FRAMES, len(dataset)))])
-    noise = noise_vector(0, 0, config.generator.noise_dim).expand(len(batch), -1)
-    images = to_bytes(draw(method.generator, config, method.label_space, batch.to(device), noise.to(device)))
+    noise = latent_from_seed(0, 0, config.generator.noise_dim).expand(len(batch), -1)
+    images = float_to_uint8(generate(method.generator, config, method.label_space, batch.to(device), noise.to(device)))
     folder = run / FILM
     folder.mkdir(exist_ok=True)
-    to_picture(torch.cat(list(images), dim=1)).save(folder / f"step-{step:08d}.png")
+    to_pil(torch.cat(list(images), dim=1)).save(folder / f"step-{step:08d}.png")
     return {}
 
 
-def film_frames(run: Path, height: int) -> list[tuple[int, list[Image.Image]]]:
+def progress_frames(run: Path, height: int) -> list[tuple[int, list[Image.Image]]]:
     """Return the steps and, for each, its pictures, which are `height` pixels high."""
     frames = []
     for file in sorted((run / FILM).glob("step-*.png")):

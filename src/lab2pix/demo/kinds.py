@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from lab2pix.config import Config
 from lab2pix.errors import ConfigError, did_you_mean
 
-__all__ = ["KINDS", "Kind", "find_kind", "kind_of"]
+__all__ = ["VARIANTS", "DemoVariant", "find_variant", "variant_of"]
 
 
 @dataclass(frozen=True)
-class Kind:
+class DemoVariant:
     """A demonstration.
 
     Attributes:
@@ -61,7 +61,7 @@ class Kind:
 
 _FOLDER = "data.layout=folder data.root=mine data.label_space=mine.yaml"
 
-_V2 = Kind(
+_V2 = DemoVariant(
     method="v2",
     preset="v2-small",
     run_name="demo",
@@ -87,7 +87,7 @@ _V2 = Kind(
     ),
 )
 
-_V1 = Kind(
+_V1 = DemoVariant(
     method="v1",
     preset="v1-small",
     run_name="demo-v1",
@@ -119,7 +119,7 @@ _V1 = Kind(
     ),
 )
 
-_V1_SKETCH = Kind(
+_V1_SKETCH = DemoVariant(
     method="v1-sketch",
     preset="v1-small-sketch",
     run_name="demo-v1-sketch",
@@ -151,21 +151,21 @@ _V1_SKETCH = Kind(
     ),
 )
 
-KINDS = {kind.method: kind for kind in (_V2, _V1, _V1_SKETCH)}
+VARIANTS = {kind.method: kind for kind in (_V2, _V1, _V1_SKETCH)}
 """All demonstrations, by what `--method` calls them."""
 
 
-def find_kind(method: str) -> Kind:
+def find_variant(method: str) -> DemoVariant:
     """Return a demonstration by its name.
 
     Raises:
         ConfigError: there is none of this name.
     """
-    if method not in KINDS:
-        raise ConfigError(f"there is no demo of method '{method}'{did_you_mean(method, KINDS)}")
-    return KINDS[method]
+    if method not in VARIANTS:
+        raise ConfigError(f"there is no demo of method '{method}'{did_you_mean(method, VARIANTS)}")
+    return VARIANTS[method]
 
 
-def kind_of(config: Config) -> Kind | None:
+def variant_of(config: Config) -> DemoVariant | None:
     """Return the demonstration that a run is of; None where it is none."""
-    return next((kind for kind in KINDS.values() if kind.run_name == config.name), None)
+    return next((kind for kind in VARIANTS.values() if kind.run_name == config.name), None)

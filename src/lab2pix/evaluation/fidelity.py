@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lab2pix.errors import DataError, WeightsError
-from lab2pix.evaluation.portions import in_portions
+from lab2pix.evaluation.portions import map_chunks
 from lab2pix.pretrained import WeightsFile, read_weights
 
 __all__ = ["LPIPS", "LPIPS_NETS", "PictureDistance", "diversity", "pixel_distance", "psnr", "ssim"]
@@ -51,7 +51,7 @@ def psnr(generated: Tensor, real: Tensor) -> Tensor:
     Returns:
         Infinity where both are equal.
     """
-    return in_portions(_psnr, (generated.shape[-2], generated.shape[-1]), generated.device, generated, real)
+    return map_chunks(_psnr, (generated.shape[-2], generated.shape[-1]), generated.device, generated, real)
 
 
 def _psnr(generated: Tensor, real: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def ssim(generated: Tensor, real: Tensor) -> Tensor:
             f"pictures of {generated.shape[-1]}x{generated.shape[-2]} pixels (width x height) are smaller than SSIM's "
             f"window; give pictures of at least {SSIM_WINDOW}x{SSIM_WINDOW}"
         )
-    return in_portions(_ssim, (generated.shape[-2], generated.shape[-1]), generated.device, generated, real)
+    return map_chunks(_ssim, (generated.shape[-2], generated.shape[-1]), generated.device, generated, real)
 
 
 def _ssim(generated: Tensor, real: Tensor) -> Tensor:
@@ -154,7 +154,7 @@ class LPIPS:
 
 def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
     """Return the mean absolute difference by picture, `[N]` float64, in levels of 0 to 255."""
-    return in_portions(_pixel_distance, (a.shape[-2], a.shape[-1]), a.device, a, b)
+    return map_chunks(_pixel_distance, (a.shape[-2], a.shape[-1]), a.device, a, b)
 
 
 def _pixel_distance(a: Tensor, b: Tensor) -> Tensor:

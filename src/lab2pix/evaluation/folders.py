@@ -15,7 +15,7 @@ from lab2pix.data.layouts import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.errors import DataError
 
-__all__ = ["Item", "Matches", "is_plain", "list_sha256", "listed", "match", "pictures_in"]
+__all__ = ["Item", "Matches", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
 
 Reader = Callable[[], Tensor]
 
@@ -83,7 +83,7 @@ def _pairs(folder: Path, layout: str, split: str | None, *, labels: bool) -> dic
     return {pair.name: pair for pair in pairs}
 
 
-def match(
+def pair_files(
     generated: Path,
     real: Path | None,
     labels: Path | None,

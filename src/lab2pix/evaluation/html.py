@@ -11,9 +11,9 @@ from pathlib import Path
 from PIL import Image
 
 from lab2pix.atomic import write_atomically
-from lab2pix.evaluation.report import printable
+from lab2pix.evaluation.report import escape_surrogates
 
-__all__ = ["TITLES", "frame", "number", "picture", "score_title", "spread", "write_html"]
+__all__ = ["TITLES", "html_document", "number", "picture", "score_title", "spread", "write_html"]
 
 TITLES = {
     "ppa": "PPA, share of right pixels",
@@ -69,7 +69,7 @@ def picture(image: Image.Image, alternative: str, *, ids: bool = False, longest:
     return f'<img{kind} src="data:image/{"png" if ids else "jpeg"};base64,{data}" alt="{escape(alternative)}">'
 
 
-def frame(title: str, body: str) -> str:
+def html_document(title: str, body: str) -> str:
     """Return a whole page."""
     style = resources.files("lab2pix.evaluation").joinpath("report.css").read_text(encoding="utf-8")
     return (
@@ -81,4 +81,4 @@ def frame(title: str, body: str) -> str:
 
 def write_html(file: Path, title: str, body: str) -> None:
     """Write a page, in full or not at all."""
-    write_atomically(file, printable(frame(title, body)))
+    write_atomically(file, escape_surrogates(html_document(title, body)))

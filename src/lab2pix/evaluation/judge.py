@@ -18,7 +18,7 @@ from lab2pix.evaluation.report import Score
 from lab2pix.evaluation.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.segmenters import Segmenter
 
-__all__ = ["Judge", "Networks"]
+__all__ = ["MetricAccumulator", "Networks"]
 
 KERNEL = {"subsets": 100, "subset_size": 1000}
 """How the kernel distance samples, as KID's usual protocol does."""
@@ -47,7 +47,7 @@ class Networks:
             self.lpips.to(device)
 
 
-class Judge:
+class MetricAccumulator:
     """Looks at each picture once; memory does not grow with them, beyond a few numbers for each.
 
     Args:
@@ -71,12 +71,12 @@ class Judge:
     def _moments(self) -> dict[str, FeatureMoments]:
         return {network.name: FeatureMoments(network.dimension) for network in self.networks.features}
 
-    def see_real(self, names: Sequence[str], pictures: Tensor) -> None:
+    def update_real(self, names: Sequence[str], pictures: Tensor) -> None:
         """Take in photos `[N, 3, H, W]` uint8."""
         for network in self.networks.features:
             self.real[network.name].update(network(pictures), names)
 
-    def see(
+    def update(
         self, names: Sequence[str], samples: Sequence[Tensor], real: Tensor | None = None, label: Tensor | None = None
     ) -> None:
         """Take in the pictures of some label maps.
@@ -88,7 +88,7 @@ class Judge:
             label: `[N, H, W]` canonical ids.
         """
         if real is not None:
-            self.see_real(names, real)
+            self.update_real(names, real)
         ranks: Tensor | None = None
         for number, pictures in enumerate(samples):
             for network in self.networks.features:
@@ -150,7 +150,7 @@ class Judge:
 
     # --- scores ---------------------------------------------------------------------------------------------------
 
-    def scores(self, real: dict[str, FeatureMoments] | None = None) -> dict[str, Score]:
+    def compute(self, real: dict[str, FeatureMoments] | None = None) -> dict[str, Score]:
         """Return every score that what was seen allows.
 
         Args:

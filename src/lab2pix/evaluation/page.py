@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from lab2pix.data.files import read_label
-from lab2pix.data.pixels import to_picture
+from lab2pix.data.pixels import to_pil
 from lab2pix.errors import Lab2PixError
 from lab2pix.evaluation.html import number, picture, score_title, spread, write_html
 from lab2pix.labels import LabelSpace
@@ -129,7 +129,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _colored(path: Path, space: LabelSpace) -> Image.Image:
-    return to_picture(space.to_colors(read_label(path, space)))
+    return to_pil(space.to_colors(read_label(path, space)))
 
 
 def _left_out(report: Mapping[str, Any]) -> str:

@@ -7,13 +7,13 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["in_portions"]
+__all__ = ["map_chunks"]
 
 _PIXELS = 2**17
 """How many pixels the processor computes on at once."""
 
 
-def in_portions(work: Callable[..., Tensor], size: tuple[int, int], device: torch.device, *batches: Tensor) -> Tensor:
+def map_chunks(work: Callable[..., Tensor], size: tuple[int, int], device: torch.device, *batches: Tensor) -> Tensor:
     """Return what `work` makes of batches that it treats picture by picture.
 
     On the processor it gets a few pictures at a time: what a network keeps between two layers then stays in the cache

@@ -15,7 +15,7 @@ from torch import Tensor
 from lab2pix.errors import WeightsError
 from lab2pix.pretrained import file_sha256
 
-__all__ = ["PROGRAM_SUFFIXES", "Program", "ProgramSettings", "Whole", "read_settings"]
+__all__ = ["PROGRAM_SUFFIXES", "ExportedModel", "ProgramSettings", "Whole", "read_settings"]
 
 PROGRAM_SUFFIXES = (".pt2", ".onnx")
 """Exported by `torch.export.save`, or ONNX."""
@@ -70,7 +70,7 @@ def read_settings(file: Path, kind: type[ProgramSettings]) -> Any:
         raise WeightsError(f"{beside} cannot be read as JSON ({' '.join(str(error).split())}); mend it") from error
 
 
-class Program:
+class ExportedModel:
     """An exported network that takes 8-bit pictures of any size.
 
     Args:

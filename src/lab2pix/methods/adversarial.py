@@ -15,8 +15,8 @@ from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights
-from lab2pix.methods.base import PRECISIONS, Engine, Losses, Method
-from lab2pix.methods.eyes import Eyes
+from lab2pix.methods.base import PRECISIONS, Losses, Method, StepContext
+from lab2pix.methods.eyes import FeatureExtractors
 from lab2pix.nn.discriminators import (
     HierarchicalDiscriminator,
     MultiScaleDiscriminator,
@@ -27,17 +27,17 @@ from lab2pix.nn.init import xavier_init
 from lab2pix.nn.spectral import shared_weights
 
 __all__ = [
-    "AdversarialMethod",
     "Carry",
+    "HierarchicalGAN",
     "build_discriminator",
-    "draw_first_weights",
-    "frozen",
-    "generator_settings",
-    "photos",
+    "frozen_parameters",
+    "generator_kwargs",
+    "init_weights",
+    "require_images",
 ]
 
 
-def generator_settings(config: Config) -> dict[str, Any]:
+def generator_kwargs(config: Config) -> dict[str, Any]:
     """Return what the generators of both methods are told alike, as keyword arguments."""
     settings = config.generator
     stride = 2**settings.doublings
@@ -83,7 +83,7 @@ def build_discriminator(config: Config, channels: int, backbone_channels: Sequen
     return MultiScaleDiscriminator(networks)
 
 
-def draw_first_weights(network: nn.Module, config: Config, released: Callable[[nn.Module], None]) -> None:
+def init_weights(network: nn.Module, config: Config, released: Callable[[nn.Module], None]) -> None:
     """Draw a network's first weights as the released program does, or as `train.init_gain` says."""
     if config.train.init_gain is None:
         released(network)
@@ -112,7 +112,7 @@ class Carry:
 
 
 @contextmanager
-def frozen(network: nn.Module) -> Iterator[None]:
+def frozen_parameters(network: nn.Module) -> Iterator[None]:
     """Let gradients pass through a network without filling its own, with each normalised weight computed once."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in parameters:
@@ -125,14 +125,14 @@ def frozen(network: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def photos(batch: Batch) -> Tensor:
+def require_images(batch: Batch) -> Tensor:
     """Return the photos of a batch that must have some."""
     if batch.image is None:
         raise ValueError("training needs photos beside the label maps")
     return batch.image
 
 
-class AdversarialMethod(Method):
+class HierarchicalGAN(Method):
     """A generator against one discriminator per scale, which look through the eyes of a frozen backbone.
 
     Args:
@@ -151,7 +151,7 @@ class AdversarialMethod(Method):
         label_space: LabelSpace,
         *,
         channels: int,
-        initialise: Callable[[nn.Module], None],
+        initialize: Callable[[nn.Module], None],
         masks_real: bool,
         pretrained: bool = True,
     ) -> None:
@@ -159,36 +159,38 @@ class AdversarialMethod(Method):
         # Ids that the label space lacks shall be an error now, not at the first batch.
         label_space.foreground(torch.zeros(1, 1, 1, dtype=torch.int64), config.loss.background_ids)
         hierarchical = config.discriminator.kind == "hierarchical"
-        self.eyes = Eyes(config, levels=3 if hierarchical else 0, pretrained=pretrained)
-        self.discriminator: nn.Module = build_discriminator(config, channels, self.eyes.discriminator_channels)
-        draw_first_weights(self.discriminator, config, initialise)
+        self.feature_extractors = FeatureExtractors(config, levels=3 if hierarchical else 0, pretrained=pretrained)
+        self.discriminator: nn.Module = build_discriminator(
+            config, channels, self.feature_extractors.discriminator_channels
+        )
+        init_weights(self.discriminator, config, initialize)
         self.scales = config.discriminator.scales
         self.masks_real = masks_real
         self.weights = level_weights(
-            [max(1, self._levels(scale)) for scale in range(self.scales)], config.loss.adversarial_reduction
+            [max(1, self._num_feature_levels(scale)) for scale in range(self.scales)], config.loss.adversarial_reduction
         )
         self.generator_term, self.real_term, self.fake_term = ADVERSARIAL_TERMS[config.loss.adversarial]
         # Pixels without a class cannot be read back.
         self.ignored = label_space.num_classes if label_space.unknown_value is not None else None
 
     @property
-    def parts(self) -> Sequence[nn.Module]:
+    def compile_targets(self) -> Sequence[nn.Module]:
         """The generator, and the discriminator of each scale."""
         assert isinstance(self.discriminator, MultiScaleDiscriminator)
         return [self.generator, *self.discriminator.networks]
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
         """Move players and frozen backbones to a device; backbones get the type of the run's passes."""
-        for module in (*self.players.values(), self.eyes):
+        for module in (*self.networks.values(), self.feature_extractors):
             module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         if self.config.train.precision != "fp32":
-            self.eyes.lower(PRECISIONS[self.config.train.precision])
+            self.feature_extractors.lower(PRECISIONS[self.config.train.precision])
 
     @abstractmethod
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Return the blurred photos by scale (Eq. 16, 30), given the sharp ones."""
 
-    def discriminator_backward(self, discriminator: nn.Module, carry: Carry, engine: Engine) -> Losses:
+    def discriminator_backward(self, discriminator: nn.Module, carry: Carry, engine: StepContext) -> Losses:
         """Judge generated, real and blurred images in one pass (Eq. 11-13, 16; for V2 Eq. 25-27, 30).
 
         Returns:
@@ -198,7 +200,7 @@ class AdversarialMethod(Method):
         if self.config.loss.sharpness > 0:
             images.append(self.blurred_images(carry.real))
         features = [carry.generated_features, *([] if carry.real_features is None else [carry.real_features])]
-        features += self._see_together(images[len(features) :], engine)
+        features += self._extract_features_batched(images[len(features) :], engine)
         with engine.autocast():
             inputs = [
                 torch.cat([self._input(carry, scale, group[scale]) for group in images]) for scale in range(self.scales)
@@ -233,25 +235,30 @@ class AdversarialMethod(Method):
 
     # --- parts ----------------------------------------------------------------------------------------------------
 
-    def _sharpness(self, engine: Engine) -> float:
+    def _sharpness(self, engine: StepContext) -> float:
         """Return λ2 at this step."""
         loss = self.config.loss
         return loss.sharpness * (engine.progress if loss.sharpness_schedule == "rising" else 1.0)
 
-    def _see(self, images: Sequence[Tensor], engine: Engine) -> list[list[Tensor]]:
+    def _extract_features(self, images: Sequence[Tensor], engine: StepContext) -> list[list[Tensor]]:
         """Return what the perceptual branches see in images by scale, without a graph."""
         with torch.no_grad(), engine.autocast():
-            return [self.eyes(image, levels=self._levels(scale)).discriminator for scale, image in enumerate(images)]
+            return [
+                self.feature_extractors(image, levels=self._num_feature_levels(scale)).discriminator
+                for scale, image in enumerate(images)
+            ]
 
-    def _see_together(self, groups: Sequence[Sequence[Tensor]], engine: Engine) -> list[list[list[Tensor]]]:
-        """Return what `_see` does for groups of images, looked at side by side."""
-        seen = self._see([torch.cat(images) for images in zip(*groups, strict=True)], engine)
+    def _extract_features_batched(
+        self, groups: Sequence[Sequence[Tensor]], engine: StepContext
+    ) -> list[list[list[Tensor]]]:
+        """Return what `_extract_features` does for groups of images, looked at side by side."""
+        seen = self._extract_features([torch.cat(images) for images in zip(*groups, strict=True)], engine)
         return [
             [[feature.chunk(len(groups))[place] for feature in features] for features in seen]
             for place in range(len(groups))
         ]
 
-    def _levels(self, scale: int) -> int:
+    def _num_feature_levels(self, scale: int) -> int:
         """Return how many levels of the backbone a scale's discriminator looks through; 0 where there is none."""
         return 3 - scale if self.config.discriminator.kind == "hierarchical" and scale < self.scales else 0
 
@@ -259,7 +266,7 @@ class AdversarialMethod(Method):
     def _input(carry: Carry, scale: int, image: Tensor) -> Tensor:
         return image if carry.conditions is None else torch.cat([carry.conditions[scale], image], 1)
 
-    def _judge(self, scale: int, judged: Tensor, features: list[Tensor]) -> ScaleOutput:
+    def _discriminate(self, scale: int, judged: Tensor, features: list[Tensor]) -> ScaleOutput:
         """Let one scale's discriminator see an image, with its label map before it in V2 (Eq. 8, 22)."""
         networks = self.discriminator.networks
         output: ScaleOutput = networks[scale](judged, features)  # type: ignore[index,operator]

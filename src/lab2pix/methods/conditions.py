@@ -10,7 +10,7 @@ from lab2pix.config import Config
 from lab2pix.errors import DataError
 from lab2pix.labels import LabelSpace
 
-__all__ = ["condition_channels", "make_condition"]
+__all__ = ["condition_channels", "encode_condition"]
 
 
 def condition_channels(config: Config, label_space: LabelSpace) -> int:
@@ -20,7 +20,7 @@ def condition_channels(config: Config, label_space: LabelSpace) -> int:
     return label_space.num_channels + int(config.data.instance_edges)
 
 
-def make_condition(config: Config, label_space: LabelSpace, batch: Batch) -> Tensor:
+def encode_condition(config: Config, label_space: LabelSpace, batch: Batch) -> Tensor:
     """Return the one-hot label maps with their instance edges, or sketches with paper +1 and line -1.
 
     Returns:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
-from lab2pix.methods.conditions import make_condition
+from lab2pix.methods.conditions import encode_condition
 
-__all__ = ["draw", "draw_exactly", "draw_scales", "noise_vector"]
+__all__ = ["generate", "generate_deterministic", "generate_pyramid", "latent_from_seed"]
 
 
-def draw_scales(
+def generate_pyramid(
     generator: nn.Module, config: Config, label_space: LabelSpace, batch: Batch, noise: Tensor
 ) -> list[Tensor]:
     """Return all images of one pass, in [-1, 1], largest first: X3, X2, X1 of V1 (Eq. 17), X3 alone of V2.
@@ -27,28 +27,28 @@ def draw_scales(
         batch: label maps.
         noise: `[N, noise_dim]`.
     """
-    images: Tensor | list[Tensor] = generator(make_condition(config, label_space, batch), noise)
+    images: Tensor | list[Tensor] = generator(encode_condition(config, label_space, batch), noise)
     return [images] if isinstance(images, Tensor) else images
 
 
-def draw(generator: nn.Module, config: Config, label_space: LabelSpace, batch: Batch, noise: Tensor) -> Tensor:
+def generate(generator: nn.Module, config: Config, label_space: LabelSpace, batch: Batch, noise: Tensor) -> Tensor:
     """Return X3, `[N, 3, H, W]` in [-1, 1], for a batch of label maps and `[N, noise_dim]` noise."""
-    return draw_scales(generator, config, label_space, batch, noise)[0]
+    return generate_pyramid(generator, config, label_space, batch, noise)[0]
 
 
-def draw_exactly(
+def generate_deterministic(
     generator: nn.Module, config: Config, label_space: LabelSpace, batch: Batch, noise: Tensor
 ) -> list[Tensor]:
-    """Return what `draw_scales` does, in full precision, so that the images of a batch do not depend on each other.
+    """Return what `generate_pyramid` does, in full precision, so that images of a batch do not depend on each other.
 
     The generator is in evaluation mode; no graph is kept.
     """
     # The shortened float32 of newer GPUs rounds otherwise at another batch size.
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
-        return draw_scales(generator, config, label_space, batch, noise)
+        return generate_pyramid(generator, config, label_space, batch, noise)
 
 
-def noise_vector(seed: int, sample: int, length: int) -> Tensor:
+def latent_from_seed(seed: int, sample: int, length: int) -> Tensor:
     """Return z (Eq. 21) of a seed's n-th picture: `[length]` float32 that depends on seed and sample alone."""
     digest = hashlib.sha256(f"lab2pix noise {seed} {sample}".encode()).digest()
     generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)

@@ -11,11 +11,11 @@ from lab2pix.config import Config
 from lab2pix.methods.backbones import load_backbone
 from lab2pix.nn.backbones import Backbone
 
-__all__ = ["Eyes", "Sight"]
+__all__ = ["FeatureExtractors", "Features"]
 
 
 @dataclass(frozen=True)
-class Sight:
+class Features:
     """What the backbones see in one image.
 
     Attributes:
@@ -29,7 +29,7 @@ class Sight:
     consistency: list[Tensor] = field(default_factory=list)
 
 
-class Eyes(nn.Module):
+class FeatureExtractors(nn.Module):
     """The backbones of a run; where both uses name the same network and normalisation, one pass serves both.
 
     Args:
@@ -76,7 +76,7 @@ class Eyes(nn.Module):
         for name in self.networks:
             self._network(name).lower(dtype)
 
-    def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Sight:
+    def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Features:
         """Look at `[N, 3, H, W]` images in [-1, 1].
 
         Args:
@@ -86,22 +86,24 @@ class Eyes(nn.Module):
             consistency: whether to return the five of image consistency.
         """
         if not (levels or perceptual or consistency):
-            return Sight()
+            return Features()
         if self.shared:
-            return self._look(
+            return self._extract(
                 self.discriminator_name, self.normalize_perceptual, image, levels, perceptual, consistency
             )
-        sight = Sight()
+        sight = Features()
         if levels:
-            seen = self._look(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
+            seen = self._extract(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
             sight.discriminator.extend(seen.discriminator)
         if perceptual or consistency:
-            seen = self._look(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
+            seen = self._extract(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
             sight.perceptual.extend(seen.perceptual)
             sight.consistency.extend(seen.consistency)
         return sight
 
-    def _look(self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool) -> Sight:
+    def _extract(
+        self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool
+    ) -> Features:
         """Run one network once."""
         first = consistency and self.first_layers
         network = self._network(name)
@@ -111,6 +113,6 @@ class Eyes(nn.Module):
             perceptual=perceptual or first,
             consistency=consistency and not first,
         )
-        return Sight(
+        return Features(
             seen.discriminator, seen.perceptual if perceptual else [], seen.perceptual if first else seen.consistency
         )

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from lab2pix.synthesis.converting import convert
 from lab2pix.synthesis.folder import GenerateReport, generate_folder
-from lab2pix.synthesis.optimizing import MODES, Chosen, Mode
+from lab2pix.synthesis.optimizing import MODES, InferenceMode, Mode
 from lab2pix.synthesis.synthesizer import LabelSource, Synthesizer
 from lab2pix.synthesis.weights import ModelInfo
 
 __all__ = [
     "MODES",
-    "Chosen",
     "GenerateReport",
+    "InferenceMode",
     "LabelSource",
     "Mode",
     "ModelInfo",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab2pix.errors import OutputError
-from lab2pix.interop.convert import Converted, Wishes, convert_checkpoint
+from lab2pix.interop.convert import ConversionOptions, Converted, convert_checkpoint
 from lab2pix.synthesis import weights
 from lab2pix.synthesis.weights import ModelInfo
 
@@ -45,7 +45,9 @@ def convert(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise OutputError(f"{out} exists and is not an empty folder; choose another one for the converted weights")
-    converted = convert_checkpoint(Path(checkpoint), form, Wishes(label_space, size, doublings, instance_edges))
+    converted = convert_checkpoint(
+        Path(checkpoint), form, ConversionOptions(label_space, size, doublings, instance_edges)
+    )
     info = ModelInfo(converted.config, converted.label_space, 0, converted.network)
     weights.write(out, converted.generator, info)
     return converted

@@ -140,7 +140,7 @@ def _check(out: Path, form: str, overwrite: bool) -> None:
 # --- the network that is exported -----------------------------------------------------------------------------------
 
 
-class _AnySizeEncoder(NoiseEncoder):
+class _DynamicNoiseEncoder(NoiseEncoder):
     """f_z for any size: resized to its own size as well, which changes nothing, as a program has no branches."""
 
     @classmethod
@@ -184,7 +184,7 @@ class _Program(nn.Module):
                 _fold(module)
                 for name, child in module.named_children():
                     if dynamic and isinstance(child, NoiseEncoder):
-                        setattr(module, name, _AnySizeEncoder.of(child))
+                        setattr(module, name, _DynamicNoiseEncoder.of(child))
         self.generator.to(dtype).requires_grad_(False)
 
     def forward(self, label: Tensor, noise: Tensor | None = None, instances: Tensor | None = None) -> Tensor:
@@ -200,7 +200,7 @@ class _Program(nn.Module):
         return cast(Tensor, images if isinstance(images, Tensor) else images[0]).float()
 
     def _condition(self, label: Tensor, instances: Tensor | None) -> Tensor:
-        """Return what `make_condition` does, without a canvas of zeros that would become part of the file."""
+        """Return what `encode_condition` does, without a canvas of zeros that would become part of the file."""
         if self.config.generator.encoder == "sketch":
             return 1 - 2 * label.unsqueeze(1).to(self.dtype)
         one_hot = (label.unsqueeze(1) == self.ids).to(self.dtype)
@@ -324,7 +324,7 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     inputs = program.example(*shape)
     edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
     noise = inputs.get("noise", torch.zeros(shape[0], synthesizer.config.generator.noise_dim))
-    expected = synthesizer.draw(Batch(inputs["label"], edges=edges), noise).cpu()
+    expected = synthesizer.generate(Batch(inputs["label"], edges=edges), noise).cpu()
     try:
         pictures = run(inputs)
     except Exception as error:  # runtimes have errors of their own

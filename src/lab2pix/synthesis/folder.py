@@ -14,7 +14,7 @@ from torch import Tensor
 from lab2pix.batch import Batch
 from lab2pix.data.layouts import find_pairs
 from lab2pix.data.pairs import Pair
-from lab2pix.data.pixels import to_bytes, to_picture
+from lab2pix.data.pixels import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
 from lab2pix.synthesis.synthesizer import Synthesizer
 
@@ -164,7 +164,7 @@ def _noise(
 ) -> Tensor:
     """Return one row of noise per picture of a label map."""
     if interpolate is not None:
-        return synthesizer.noise_path(*interpolate, steps)
+        return synthesizer.interpolate_noise(*interpolate, steps)
     return synthesizer.noise_samples(seed, samples)
 
 
@@ -228,8 +228,8 @@ def _make(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Ite
     batch = Batch(label=torch.cat([item.batch.label for item in items]), edges=torch.cat(edges) if edges else None)
     noise = torch.stack([item.noise for item in items])
     try:
-        images = synthesizer.draw_scales(batch, noise) if scales else [synthesizer.draw(batch, noise)]
-        pictures = [to_bytes(image) for image in images]
+        images = synthesizer.generate_pyramid(batch, noise) if scales else [synthesizer.generate(batch, noise)]
+        pictures = [float_to_uint8(image) for image in images]
     except torch.OutOfMemoryError as error:
         raise TrainingError(
             f"memory ran out with {len(items)} pictures at once; lower --batch-size or choose --device cpu"
@@ -249,7 +249,7 @@ def write_picture(file: Path, picture: Tensor) -> None:
     unfinished = file.with_name(f".{os.getpid()}-{file.name}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        to_picture(picture).save(unfinished, format="PNG")
+        to_pil(picture).save(unfinished, format="PNG")
         unfinished.replace(file)
     except OSError as error:
         with suppress(OSError):

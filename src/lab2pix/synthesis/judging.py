@@ -11,17 +11,17 @@ from torch import Tensor
 from lab2pix.batch import Batch
 from lab2pix.config import DataConfig
 from lab2pix.data.dataset import AnyDataset, build_dataset, collate
-from lab2pix.data.pixels import to_bytes, to_picture
-from lab2pix.data.sides import open_held_out_photos, pairing_known
-from lab2pix.data.unpaired import Side
-from lab2pix.distributed import Team, join_team
+from lab2pix.data.pixels import float_to_uint8, to_pil
+from lab2pix.data.sides import is_paired, open_held_out_photos
+from lab2pix.data.unpaired import SampleSource
+from lab2pix.distributed import DistributedContext, init_distributed
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.evaluation.evaluator import evaluate_folders, run_report
 from lab2pix.evaluation.folders import listed
-from lab2pix.evaluation.held_out import held_out_noise, judge_held_out
-from lab2pix.evaluation.judge import Judge
+from lab2pix.evaluation.held_out import evaluate_generator, held_out_noise
+from lab2pix.evaluation.judge import MetricAccumulator
 from lab2pix.evaluation.protocol import Protocol, check_weights, load_networks
-from lab2pix.evaluation.report import Report, check_place
+from lab2pix.evaluation.report import Report, check_output_path
 from lab2pix.labels import LabelSpace
 from lab2pix.synthesis.synthesizer import Synthesizer
 
@@ -92,7 +92,7 @@ def evaluate(
     """
     if (run is None) == (generated is None):
         raise ConfigError("name what to judge: either a run, or a folder of pictures with --generated")
-    place = None if out is None else check_place(out, overwrite=overwrite)
+    place = None if out is None else check_output_path(out, overwrite=overwrite)
     protocol = Protocol(
         features=tuple(features),
         segmenter=None if segmenter is None else str(segmenter),
@@ -129,7 +129,7 @@ def evaluate(
             unpaired=unpaired, layout=layout, split=split, save_stats=save_stats, name=name, device=device,
             on_progress=on_progress,
         )  # fmt: skip
-    if place is not None and Team.is_first():
+    if place is not None and DistributedContext.is_first():
         report.save(place, overwrite=overwrite)
     return report
 
@@ -178,24 +178,24 @@ def evaluate_run(
         ConfigError: nothing is held out, or the generator draws one picture per label map.
         Lab2PixError: as `Synthesizer.load` and `load_networks` say.
     """
-    with join_team(device) as team:
+    with init_distributed(device) as team:
         synthesizer = Synthesizer.load(source, device=team.device)
         synthesizer.noise_samples(protocol.seed, samples)
         dataset, photos = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
         space = synthesizer.label_space
-        if protocol.lpips is not None and samples == 1 and not pairing_known(synthesizer.config.data):
+        if protocol.lpips is not None and samples == 1 and not is_paired(synthesizer.config.data):
             raise ConfigError("--lpips compares pictures with photos of their own, and this run has none: leave it out")
         if protocol.segmenter is not None and synthesizer.config.generator.encoder == "sketch":
             raise ConfigError("a run on sketches has no classes that a segmenter could read; leave out --segmenter")
         networks = load_networks(protocol, space)
         networks.to(team.device)
-        judge = Judge(networks, samples, seed=protocol.seed)
+        judge = MetricAccumulator(networks, samples, seed=protocol.seed)
 
         def drawn(batch: Batch, places: Sequence[int], seed: int) -> Tensor:
-            return _draw(synthesizer, batch, places, seed)
+            return _generate(synthesizer, batch, places, seed)
 
-        log = judge_held_out(
+        log = evaluate_generator(
             judge, dataset, drawn, photos=photos, count=count, seed=protocol.seed, batch_size=protocol.batch_size,
             team=team, on_progress=on_progress,
         )  # fmt: skip
@@ -209,13 +209,13 @@ def evaluate_run(
         }
 
         def conclude() -> Report:
-            shown = _Shower(synthesizer, dataset, protocol.seed, pictures)
+            shown = _SampleWriter(synthesizer, dataset, protocol.seed, pictures)
             return run_report(judge, log, name or synthesizer.config.name, about, protocol, team, space, shown)
 
-        return team.on_main(conclude)
+        return team.run_on_main(conclude)
 
 
-def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, Side | None]:
+def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, SampleSource | None]:
     """Open the data that a run holds out, and its photos where they are no pairs."""
     config = synthesizer.config
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
@@ -231,22 +231,22 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
     return build_dataset(data, "val", *where), open_held_out_photos(data, *where)
 
 
-def _draw(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:
+def _generate(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:
     noise = held_out_noise(seed, places, synthesizer.config.generator.noise_dim)
-    return to_bytes(synthesizer.draw(Batch(label=batch.label, edges=batch.edges), noise))
+    return float_to_uint8(synthesizer.generate(Batch(label=batch.label, edges=batch.edges), noise))
 
 
 def _sources(
     synthesizer: Synthesizer,
     dataset: AnyDataset,
-    photos: Side | None,
+    photos: SampleSource | None,
     total: int,
     count: int | None,
     split: str | None,
     protocol: Protocol,
 ) -> dict[str, Any]:
     """Return which photos and label maps the pictures were compared with."""
-    data, paired = synthesizer.config.data, pairing_known(synthesizer.config.data)
+    data, paired = synthesizer.config.data, is_paired(synthesizer.config.data)
     about, real, labels = _about(data, split), None, None
     if paired or photos is not None:
         names = map(dataset.name, range(total))
@@ -264,7 +264,7 @@ def _about(data: DataConfig, split: str | None) -> dict[str, Any]:
     return {**about, "scenes_seed": data.scenes.seed} if data.layout == "scenes" else about
 
 
-class _Shower:
+class _SampleWriter:
     """Draws a picture of a report's sheet again, and writes it with its photo and its label map."""
 
     def __init__(self, synthesizer: Synthesizer, dataset: AnyDataset, seed: int, folder: Path | None) -> None:
@@ -283,13 +283,13 @@ class _Shower:
         self.folder.mkdir(parents=True, exist_ok=True)
         space: LabelSpace = self.synthesizer.label_space
         shown = {
-            "file": _draw(self.synthesizer, batch, [place], self.seed)[0],
+            "file": _generate(self.synthesizer, batch, [place], self.seed)[0],
             "label": space.to_colors(batch.label[0]),
-            **({} if batch.image is None else {"real": to_bytes(batch.image[0])}),
+            **({} if batch.image is None else {"real": float_to_uint8(batch.image[0])}),
         }
         files = {}
         for role, pixels in shown.items():
             target = self.folder / f"{key}-{'generated' if role == 'file' else role}.png"
-            to_picture(pixels).save(target)
+            to_pil(pixels).save(target)
             files[role] = str(target)
         return name, files

@@ -16,10 +16,10 @@ from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import draw_exactly
+from lab2pix.methods import generate_deterministic
 from lab2pix.nn.prepared import PreparedGenerator, prepare
 
-__all__ = ["MODES", "Chosen", "Mode", "choose"]
+__all__ = ["MODES", "InferenceMode", "Mode", "choose"]
 
 Mode = Literal["auto", "plain", "fast", "fast-bf16"]
 MODES: tuple[str, ...] = get_args(Mode)
@@ -41,7 +41,7 @@ _SHAPED, _ALONE = 3, 16
 
 
 @dataclass(frozen=True)
-class Chosen:
+class InferenceMode:
     """A way to draw.
 
     Attributes:
@@ -65,7 +65,7 @@ class Chosen:
         return f"{self.mode}" + (f" (one picture: {measured})" if measured else "")
 
 
-def choose(generator: nn.Module, config: Config, label_space: LabelSpace, optimize: str = "auto") -> Chosen:
+def choose(generator: nn.Module, config: Config, label_space: LabelSpace, optimize: str = "auto") -> InferenceMode:
     """Choose how to draw.
 
     `auto` draws one picture of the run's size each way, and takes the prepared generator where it is faster and equal
@@ -84,35 +84,35 @@ def choose(generator: nn.Module, config: Config, label_space: LabelSpace, optimi
     if optimize not in MODES:
         raise ConfigError(f"there is no way to draw called '{optimize}'{did_you_mean(optimize, MODES)}")
     if optimize == "plain":
-        return Chosen("plain", generator)
+        return InferenceMode("plain", generator)
     if optimize == "fast":
-        return Chosen(optimize, prepare(generator))
+        return InferenceMode(optimize, prepare(generator))
     if optimize == "fast-bf16":
         return _nearly_equal(generator, config, label_space)
     try:
         prepared = prepare(generator)
         return _measured(generator, prepared, config, label_space)
     except (ConfigError, NotImplementedError, RuntimeError):  # a kind, or a device, that nothing is prepared for
-        return Chosen("plain", generator)
+        return InferenceMode("plain", generator)
 
 
-def _measured(plain: nn.Module, prepared: nn.Module, config: Config, label_space: LabelSpace) -> Chosen:
+def _measured(plain: nn.Module, prepared: nn.Module, config: Config, label_space: LabelSpace) -> InferenceMode:
     device = next(plain.parameters()).device
     batch, noise = _example(config, label_space, device)
     seconds, images = {}, {}
     for mode, network in (("plain", plain), ("fast", prepared)):
 
         def draw(network: nn.Module = network) -> list[Tensor]:
-            return draw_exactly(network, config, label_space, batch, noise)
+            return generate_deterministic(network, config, label_space, batch, noise)
 
         seconds[mode], images[mode] = _timed(draw, device)
     difference = _difference(images["plain"], images["fast"])
     # Pixels that are not finite are for the plain generator to tell of.
     fast = difference <= _EQUAL and seconds["fast"] < seconds["plain"]
-    return Chosen("fast", prepared, seconds) if fast else Chosen("plain", plain, seconds)
+    return InferenceMode("fast", prepared, seconds) if fast else InferenceMode("plain", plain, seconds)
 
 
-def _nearly_equal(plain: nn.Module, config: Config, label_space: LabelSpace) -> Chosen:
+def _nearly_equal(plain: nn.Module, config: Config, label_space: LabelSpace) -> InferenceMode:
     """Prepare in bfloat16, with as few of the first blocks in float32 as draw nearly the same.
 
     The first ones, as what they round off is carried on by all others.
@@ -122,7 +122,7 @@ def _nearly_equal(plain: nn.Module, config: Config, label_space: LabelSpace) -> 
     examples = _examples(config, label_space, device)
 
     def draw(network: PreparedGenerator, example: tuple[Batch, Tensor]) -> list[Tensor]:
-        images = draw_exactly(network, config, label_space, *example)
+        images = generate_deterministic(network, config, label_space, *example)
         network.forget()
         return images
 
@@ -139,9 +139,9 @@ def _nearly_equal(plain: nn.Module, config: Config, label_space: LabelSpace) -> 
     blocks = len(rough.blocks)
     fewest = 0 if enough(0) else bisect_left(range(blocks + 1), True, lo=1, key=enough)
     if fewest > blocks:  # even what is left in bfloat16 differs by too much
-        return Chosen("fast-bf16", exact, in_float32=blocks)
+        return InferenceMode("fast-bf16", exact, in_float32=blocks)
     rough.compute_as(exact, range(fewest))
-    return Chosen("fast-bf16", rough, in_float32=fewest)
+    return InferenceMode("fast-bf16", rough, in_float32=fewest)
 
 
 def _difference(images: Sequence[Tensor], others: Sequence[Tensor]) -> float:

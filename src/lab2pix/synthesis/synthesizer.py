@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.drawings import resize_label
-from lab2pix.data.pixels import to_bytes
+from lab2pix.data.pixels import float_to_uint8
 from lab2pix.data.transforms import instance_edges, resize_nearest
 from lab2pix.devices import choose_device
 from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import draw_exactly, noise_vector
+from lab2pix.methods import generate_deterministic, latent_from_seed
 from lab2pix.synthesis import weights
-from lab2pix.synthesis.optimizing import Chosen, Mode, choose
+from lab2pix.synthesis.optimizing import InferenceMode, Mode, choose
 from lab2pix.synthesis.reading import LabelSource, read_ids, read_instance_ids
 from lab2pix.synthesis.weights import ModelInfo
 
@@ -91,7 +91,7 @@ class Synthesizer(
         self.generator = generator.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
         self.optimize(optimize)
 
-    def optimize(self, mode: Mode = "auto") -> Chosen:
+    def optimize(self, mode: Mode = "auto") -> InferenceMode:
         """Choose how pictures are drawn from now on, by one of `lab2pix.synthesis.optimizing.MODES`.
 
         A prepared generator has the weights of the moment it was prepared: after changing them, call this again.
@@ -226,7 +226,7 @@ class Synthesizer(
             LabelError: ids or colours that the label space does not have.
         """
         noise = self.noise_samples(seed, samples)
-        return self._draw_one(self.read(label, instances=instances, keep_size=keep_size), noise)
+        return self._generate_one(self.read(label, instances=instances, keep_size=keep_size), noise)
 
     def interpolate(
         self,
@@ -254,13 +254,13 @@ class Synthesizer(
         Raises:
             ConfigError, DataError, LabelError: as when it is called.
         """
-        noise = self.noise_path(seed_a, seed_b, steps)
-        return self._draw_one(self.read(label, instances=instances, keep_size=keep_size), noise)
+        noise = self.interpolate_noise(seed_a, seed_b, steps)
+        return self._generate_one(self.read(label, instances=instances, keep_size=keep_size), noise)
 
     def read(
         self, label: LabelSource, *, instances: Tensor | str | Path | None = None, keep_size: bool = False
     ) -> Batch:
-        """Return a label map as a batch of one, ready for `draw`.
+        """Return a label map as a batch of one, ready for `generate`.
 
         Args:
             label: class ids `[H, W]` (0 to K-1, K for unknown) as tensor or array; a Pillow picture or a file, which
@@ -288,7 +288,7 @@ class Synthesizer(
             edges = instance_edges(resize_nearest(things, size))[None]
         return Batch(label=resize_label(ids, size, self.label_space)[None], edges=edges)
 
-    def draw(self, batch: Batch, noise: Tensor) -> Tensor:
+    def generate(self, batch: Batch, noise: Tensor) -> Tensor:
         """Draw a batch in evaluation mode and full precision, so that its pictures do not depend on each other.
 
         Args:
@@ -301,9 +301,9 @@ class Synthesizer(
         Raises:
             CheckpointError: the weights are damaged so that pixels are not finite.
         """
-        return self._draw(batch, noise)[0]
+        return self._generate(batch, noise)[0]
 
-    def draw_scales(self, batch: Batch, noise: Tensor) -> list[Tensor]:
+    def generate_pyramid(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         """Draw a batch at all the sizes that the generator makes in one pass (Eq. 17).
 
         Args:
@@ -311,14 +311,14 @@ class Synthesizer(
             noise: `[N, noise_dim]`.
 
         Returns:
-            X3, X2, X1: `[N, 3, H, W]`, `[N, 3, H/2, W/2]`, `[N, 3, H/4, W/4]`, else as `draw` returns them.
+            X3, X2, X1: `[N, 3, H, W]`, `[N, 3, H/2, W/2]`, `[N, 3, H/4, W/4]`, else as `generate` returns them.
 
         Raises:
             CheckpointError: the weights are damaged so that pixels are not finite.
             ConfigError: the generator draws at one size only.
         """
         self.require_scales()
-        return self._draw(batch, noise)
+        return self._generate(batch, noise)
 
     def require_scales(self) -> None:
         """Raise ConfigError where the generator draws at one size only."""
@@ -328,25 +328,25 @@ class Synthesizer(
                 "(generator.progressive=false); leave out --scales, or take one of Lab2Pix-V1"
             )
 
-    def _draw(self, batch: Batch, noise: Tensor) -> list[Tensor]:
+    def _generate(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         self.generator.eval()
         batch, noise = batch.to(self.device), noise.to(self.device)
-        images = draw_exactly(self._drawer, self.config, self.label_space, batch, noise)
+        images = generate_deterministic(self._drawer, self.config, self.label_space, batch, noise)
         if not all(bool(image.isfinite().all()) for image in images):
             raise CheckpointError(
                 f"the weights of step {self.step} draw pixels that are not finite; take an earlier checkpoint"
             )
         return images
 
-    def _draw_one(self, batch: Batch, noise: Tensor) -> Tensor:
+    def _generate_one(self, batch: Batch, noise: Tensor) -> Tensor:
         # One at a time: many pictures of one label map should not need more memory than one.
-        return torch.cat([to_bytes(self.draw(batch, row[None])) for row in noise])
+        return torch.cat([float_to_uint8(self.generate(batch, row[None])) for row in noise])
 
     # --- noise ----------------------------------------------------------------------------------------------------
 
     def noise(self, seed: int, sample: int = 0) -> Tensor:
         """Return z (Eq. 21) of a seed's n-th picture: `[noise_dim]` float32, the same on every machine."""
-        return noise_vector(seed, sample, self.config.generator.noise_dim)
+        return latent_from_seed(seed, sample, self.config.generator.noise_dim)
 
     def noise_samples(self, seed: int, samples: int) -> Tensor:
         """Return the noise of a seed's first pictures, `[samples, noise_dim]`.
@@ -359,7 +359,7 @@ class Synthesizer(
         self._require_noise(samples > 1, "it draws one picture per label map, so samples must be 1")
         return torch.stack([self.noise(seed, sample) for sample in range(samples)])
 
-    def noise_path(self, seed_a: int, seed_b: int, steps: int) -> Tensor:
+    def interpolate_noise(self, seed_a: int, seed_b: int, steps: int) -> Tensor:
         """Return noise on the way between two seeds' first pictures, `[steps, noise_dim]`.
 
         The way is along a sphere: halfway along a straight line z would be shorter than any that was trained on.
@@ -369,9 +369,9 @@ class Synthesizer(
         """
         if steps < 2:
             raise ConfigError(f"interpolation in {steps} step(s) has no two ends; ask for 2 or more")
-        return self.noise_mix(seed_a, seed_b, torch.linspace(0, 1, steps, dtype=torch.float64))
+        return self.slerp(seed_a, seed_b, torch.linspace(0, 1, steps, dtype=torch.float64))
 
-    def noise_mix(self, seed_a: int, seed_b: int, parts: Tensor) -> Tensor:
+    def slerp(self, seed_a: int, seed_b: int, parts: Tensor) -> Tensor:
         """Return noise at some places of that way, `[N, noise_dim]`.
 
         Args:

@@ -14,7 +14,7 @@ from torch import nn
 from lab2pix.errors import ConfigError
 from lab2pix.methods import Method
 
-__all__ = ["check_compiler", "compile_players", "without_programs"]
+__all__ = ["check_compiler", "compile_networks", "eager_mode"]
 
 _PROGRAMS = 64
 """How many programs one part may have: each size, mode, and choice of what gets gradients makes another."""
@@ -36,24 +36,24 @@ def check_compiler(device: torch.device) -> None:
         )
 
 
-def compile_players(method: Method) -> None:
+def compile_networks(method: Method) -> None:
     """Let the players' parts run as compiled programs; what they are called, hold and are wrapped in stays as it was.
 
-    The parts are the method's (`Method.parts`); with gradient checkpointing each of the generator's blocks in place of
-    the generator, since those are what is computed again. Programs are made at the first step, one for each size, so
+    What is compiled is `Method.compile_targets`; with gradient checkpointing each of the generator's blocks in place
+    of the generator, since those are what is computed again. Programs are made at the first step, one for each size, so
     that every session has the same ones.
     """
     import torch._dynamo.config as settings
 
     # One more would silently not be compiled.
     settings.recompile_limit = max(settings.recompile_limit, _PROGRAMS)
-    for part in method.parts:
+    for part in method.compile_targets:
         blocks = getattr(part, "blocks", None) if method.config.train.gradient_checkpointing else None
         for module in blocks if isinstance(blocks, nn.ModuleList) else [part]:
             module.compile(dynamic=False)
 
 
-def without_programs(compiled: bool) -> AbstractContextManager[object]:
+def eager_mode(compiled: bool) -> AbstractContextManager[object]:
     """Return a context in which compiled parts run as they were written; for drawings of any size and in any mode."""
     if not compiled:
         return nullcontext()

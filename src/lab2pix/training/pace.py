@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["Pace", "advice"]
+__all__ = ["DataWaitMeter", "data_loading_hint"]
 
 _WINDOW = 60.0  # seconds of training after which waiting is judged
 _TOO_MUCH = 0.2  # share of them
 
 
-class Pace:
+class DataWaitMeter:
     """Counts the seconds that steps took, and those that they waited for their batch."""
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class Pace:
         self._line = (self._waited, self._worked)
         return share
 
-    def starved(self, *, excused: bool = False) -> float | None:
+    def data_bound(self, *, excused: bool = False) -> float | None:
         """Return the share of the last minute if it is too large; only the first time that one is.
 
         Args:
@@ -52,7 +52,7 @@ class Pace:
         return waited / max(waited + worked, 1e-9), waited + worked
 
 
-def advice(share: float, workers: int) -> str:
+def data_loading_hint(share: float, workers: int) -> str:
     """Say what to do about waiting for data.
 
     Args:

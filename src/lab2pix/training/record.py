@@ -22,10 +22,10 @@ from pydantic import ValidationError
 from lab2pix.atomic import write_atomically
 from lab2pix.config import Config
 from lab2pix.configuration import to_yaml
-from lab2pix.distributed import Team
+from lab2pix.distributed import DistributedContext
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
 
-__all__ = ["flatten", "lock_run", "open_run", "read_run_config", "record_session", "start_run"]
+__all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_run", "start_run"]
 
 _IGNORED = (".tmp-", ".lock")
 # What a resumed run may change: nothing of it reaches a weight. (Files may have moved; their list is compared.)
@@ -54,7 +54,7 @@ def read_run_config(run: Path) -> Config:
         ) from error
 
 
-def open_run(config: Config | None, run: Path, *, resume: bool) -> Config:
+def resolve_run(config: Config | None, run: Path, *, resume: bool) -> Config:
     """Return the configuration to train with, after a look at the folder; nothing is written yet.
 
     Args:
@@ -188,7 +188,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
-def _session(team: Team, step: int) -> dict[str, Any]:
+def _session(team: DistributedContext, step: int) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": step,
@@ -202,7 +202,9 @@ def _session(team: Team, step: int) -> dict[str, Any]:
     }
 
 
-def record_session(run: Path, config: Config, team: Team, *, step: int, samples: int, file_hash: str) -> list[str]:
+def record_session(
+    run: Path, config: Config, team: DistributedContext, *, step: int, samples: int, file_hash: str
+) -> list[str]:
     """Write into `run.json` how this session was started, after those before it.
 
     Returns:

@@ -14,36 +14,36 @@ from torch import distributed as dist
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.data.dataset import AnyDataset, build_dataset
-from lab2pix.data.pixels import to_bytes
-from lab2pix.data.sides import has_held_out_photos, open_held_out_photos, pairing_known
-from lab2pix.data.unpaired import Side
-from lab2pix.distributed import Team
+from lab2pix.data.pixels import float_to_uint8
+from lab2pix.data.sides import has_held_out_photos, is_paired, open_held_out_photos
+from lab2pix.data.unpaired import SampleSource
+from lab2pix.distributed import DistributedContext
 from lab2pix.errors import ConfigError, TrainingError, WeightsError, did_you_mean
 from lab2pix.evaluation.features import INCEPTION
-from lab2pix.evaluation.held_out import SEGMENTATION_SCORES, held_out_noise, judge_held_out, score_names
+from lab2pix.evaluation.held_out import SEGMENTATION_SCORES, evaluate_generator, held_out_noise, score_names
 from lab2pix.evaluation.html import TITLES
-from lab2pix.evaluation.judge import Judge, Networks
+from lab2pix.evaluation.judge import MetricAccumulator, Networks
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.report import higher_is_better
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import Method, draw_exactly
+from lab2pix.methods import Method, generate_deterministic
 from lab2pix.training.state import Best, TrainingState
 
 __all__ = [
     "Evaluation",
+    "biased_feature_warnings",
     "build_evaluation",
     "check_best",
     "evaluation_names",
-    "flattery",
-    "higher_wins",
     "is_better",
-    "own_score_names",
+    "is_maximized",
+    "validation_score_names",
 ]
 
 _SEED = 0  # of noise, as `lab2pix evaluate` has it unless told otherwise: the run's seed must not decide its scores
 
 
-def higher_wins(name: str) -> bool:
+def is_maximized(name: str) -> bool:
     """Tell in which direction a score improves: the evaluator's by their names; any other is better where lower."""
     return name in TITLES and higher_is_better(name)
 
@@ -54,10 +54,10 @@ def is_better(name: str, value: float, best: Best | None) -> bool:
         return False
     if best is None or best.score != name:
         return True
-    return value > best.value if higher_wins(name) else value < best.value
+    return value > best.value if is_maximized(name) else value < best.value
 
 
-def own_score_names(method: Method) -> tuple[str, ...]:
+def validation_score_names(method: Method) -> tuple[str, ...]:
     """Return what the method's own validation scores will be called; none where nothing is held out."""
     return method.score_names if method.config.data.val_split is not None else ()
 
@@ -70,7 +70,7 @@ def evaluation_names(config: Config) -> tuple[str, ...]:
     return score_names(
         evaluation.features,
         segmenter=evaluation.segmenter is not None,
-        pairs=pairing_known(config.data),
+        pairs=is_paired(config.data),
         photos=has_held_out_photos(config.data),
         samples=evaluation.samples,
     )
@@ -85,7 +85,7 @@ def check_best(method: Method, *, more: bool = False) -> None:
             the first validation tells.
     """
     name, config = method.config.checkpoint.best, method.config
-    names = (*own_score_names(method), *evaluation_names(config))
+    names = (*validation_score_names(method), *evaluation_names(config))
     if name is None or more or name in names:
         return
     if name in SEGMENTATION_SCORES and config.train.evaluate_every is not None:
@@ -99,7 +99,7 @@ def check_best(method: Method, *, more: bool = False) -> None:
     raise ConfigError(f"checkpoint.best names an unknown score '{name}'{hint}")
 
 
-def flattery(config: Config) -> list[str]:
+def biased_feature_warnings(config: Config) -> list[str]:
     """Return a sentence for each feature network that judges a run which learns against that very network."""
     uses: dict[str, list[str]] = {}
     if config.discriminator.kind == "hierarchical":
@@ -135,8 +135,8 @@ class Evaluation:
         label_space: LabelSpace,
         networks: Networks,
         dataset: AnyDataset,
-        photos: Side | None,
-        team: Team,
+        photos: SampleSource | None,
+        team: DistributedContext,
     ) -> None:
         self.config = config
         self.label_space = label_space
@@ -157,20 +157,20 @@ class Evaluation:
             TrainingError: the network draws what is not finite.
         """
         settings, team = self.config.evaluation, self.team
-        generator = _of_main(state.sampler, team)
+        generator = _broadcast_from_rank0(state.sampling_generator, team)
 
         def draw(batch: Batch, places: Sequence[int], seed: int) -> Tensor:
             noise = held_out_noise(seed, places, self.config.generator.noise_dim).to(team.device)
-            image = draw_exactly(generator, self.config, self.label_space, batch.to(team.device), noise)[0]
+            image = generate_deterministic(generator, self.config, self.label_space, batch.to(team.device), noise)[0]
             if not bool(image.isfinite().all()):
                 raise TrainingError(
                     f"the network draws pixels that are not finite after step {state.step}; resume from the last "
                     "checkpoint with lower learning rates or train.precision=fp32"
                 )
-            return to_bytes(image)
+            return float_to_uint8(image)
 
-        judge = Judge(self.networks, settings.samples, seed=_SEED)
-        judge_held_out(
+        judge = MetricAccumulator(self.networks, settings.samples, seed=_SEED)
+        evaluate_generator(
             judge,
             self.dataset,
             draw,
@@ -181,11 +181,11 @@ class Evaluation:
             team=team,
         )
         self.notes = judge.notes()
-        found = judge.scores() if team.main else {}
+        found = judge.compute() if team.main else {}
         return {name: score.mean for name, score in found.items() if score.mean is not None}
 
 
-def _of_main(network: nn.Module, team: Team) -> nn.Module:
+def _broadcast_from_rank0(network: nn.Module, team: DistributedContext) -> nn.Module:
     """Return process 0's network in every process: between steps, batch statistics are each process' own."""
     if team.size == 1:
         return network
@@ -199,7 +199,7 @@ def _of_main(network: nn.Module, team: Team) -> nn.Module:
     return same
 
 
-def build_evaluation(config: Config, label_space: LabelSpace, team: Team) -> Evaluation | None:
+def build_evaluation(config: Config, label_space: LabelSpace, team: DistributedContext) -> Evaluation | None:
     """Return what judges a run while it trains, or None where `train.evaluate_every` is off.
 
     All processes must call this, before the first step.
@@ -228,15 +228,15 @@ def build_evaluation(config: Config, label_space: LabelSpace, team: Team) -> Eva
             )
     # Process 0 first: it may have to fetch weights for all.
     loaded: list[Networks] = []
-    team.on_main(lambda: loaded.append(_load(config, label_space)))
+    team.run_on_main(lambda: loaded.append(_load(config, label_space)))
     networks = loaded[0] if loaded else _load(config, label_space)
     networks.to(team.device)
     with torch.random.fork_rng([team.device] if team.device.type == "cuda" else []):
-        _try(networks, config.data.size)
+        _dry_run(networks, config.data.size)
     return Evaluation(config, label_space, networks, dataset, photos, team)
 
 
-def _try(networks: Networks, size: tuple[int, int]) -> None:
+def _dry_run(networks: Networks, size: tuple[int, int]) -> None:
     """Let all networks see one picture and two of the run's size, so that one that cannot is found before the run.
 
     Raises:

@@ -9,16 +9,16 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.data.pixels import to_bytes, to_picture
+from lab2pix.data.pixels import float_to_uint8, to_pil
 from lab2pix.labels import LabelSpace
 from lab2pix.training.log import read_log
 
-__all__ = ["plot_losses", "sample_sheet"]
+__all__ = ["plot_losses", "sample_grid"]
 
 _GAP, _TITLE, _LEGIBLE = 4, 18, 128  # pixels
 
 
-def sample_sheet(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Image.Image:
+def sample_grid(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Image.Image:
     """Return one row per sample: the label map in its colours, the generated picture, the photo where there is one.
 
     Args:
@@ -28,9 +28,9 @@ def sample_sheet(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Im
     """
     # Small pictures are enlarged pixel by pixel, so that a person can see them.
     factor = max(1, _LEGIBLE // generated.shape[-1])
-    columns = {"label": label_space.to_colors(batch.label.cpu()).cpu(), "generated": to_bytes(generated)}
+    columns = {"label": label_space.to_colors(batch.label.cpu()).cpu(), "generated": float_to_uint8(generated)}
     if batch.image is not None:
-        columns["real"] = to_bytes(batch.image)
+        columns["real"] = float_to_uint8(batch.image)
     height, width = (side * factor for side in generated.shape[-2:])
     size = (len(columns) * (width + _GAP) + _GAP, len(batch) * (height + _GAP) + _TITLE)
     sheet = Image.new("RGB", size, "white")
@@ -39,7 +39,7 @@ def sample_sheet(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Im
         left = _GAP + column * (width + _GAP)
         draw.text((left, 2), title, fill="black", font=font)
         for row, image in enumerate(images):
-            picture = to_picture(image)
+            picture = to_pil(image)
             sheet.paste(
                 picture.resize((width, height), Image.Resampling.NEAREST), (left, _TITLE + row * (height + _GAP))
             )

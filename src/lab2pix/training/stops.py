@@ -17,9 +17,9 @@ from lab2pix.config import Config
 from lab2pix.errors import TrainingError
 from lab2pix.training.checkpoint import is_disk_full
 
-__all__ = ["TIME_IS_UP", "StopRequest", "explain_failures", "outlive_signals"]
+__all__ = ["TIMEOUT", "InterruptHandler", "translate_errors", "worker_ignore_signals"]
 
-TIME_IS_UP = 1
+TIMEOUT = 1
 """A stop request that is no signal: `train.max_minutes` have passed."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -27,7 +27,7 @@ _AGAIN_AFTER = 1.0  # seconds; torchrun repeats a Ctrl-C that its processes have
 _WORKER_OUTLIVES = 30  # seconds that a data worker goes on after SIGTERM; as long as torchrun waits
 
 
-class StopRequest:
+class InterruptHandler:
     """Listens for Ctrl-C, SIGTERM and the end of the allotted time, while it is entered.
 
     The first signal lets the step at hand and a checkpoint finish; another Ctrl-C quits at once.
@@ -44,10 +44,10 @@ class StopRequest:
 
     @property
     def reason(self) -> int:
-        """The signal's number, `TIME_IS_UP`, or 0 to go on."""
+        """The signal's number, `TIMEOUT`, or 0 to go on."""
         if self._signal:
             return self._signal
-        return TIME_IS_UP if self._deadline is not None and time.monotonic() >= self._deadline else 0
+        return TIMEOUT if self._deadline is not None and time.monotonic() >= self._deadline else 0
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._signal:
@@ -55,7 +55,7 @@ class StopRequest:
         elif number == signal.SIGINT and time.monotonic() - self._since > _AGAIN_AFTER:
             raise KeyboardInterrupt
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> InterruptHandler:
         """Start to listen."""
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread do this
             self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
@@ -67,7 +67,7 @@ class StopRequest:
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
-def outlive_signals(worker: int) -> None:
+def worker_ignore_signals(worker: int) -> None:
     """Leave it to the training to end its data workers: signals often go to the whole group of processes."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # By then the training has made its last step; a worker that hangs must not keep it from ending.
@@ -101,7 +101,7 @@ def _memory_advice(config: Config, processes: int) -> str:
 
 
 @contextmanager
-def explain_failures(config: Config, processes: int = 1) -> Iterator[None]:
+def translate_errors(config: Config, processes: int = 1) -> Iterator[None]:
     """Turn the words of the system, and of torch's compiler, into what the user can do about it.
 
     Raises:

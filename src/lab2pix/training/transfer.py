@@ -12,12 +12,12 @@ from lab2pix.errors import CheckpointError
 from lab2pix.training.checkpoint import latest_checkpoint
 from lab2pix.training.state import TrainingState
 
-__all__ = ["start_from"]
+__all__ = ["init_from"]
 
 _MODEL, _TRAINING = "model.safetensors", "training.safetensors"
 
 
-def start_from(state: TrainingState, source: str) -> list[str]:
+def init_from(state: TrainingState, source: str) -> list[str]:
     """Give the players what they share with another run's, by name and shape; the rest stays random.
 
     The generator and its moving average get the weights that the other run draws with; further players get theirs where
@@ -38,10 +38,10 @@ def start_from(state: TrainingState, source: str) -> list[str]:
     training = model.with_name(_TRAINING)
     learnt = _read(training) if training.is_file() else {}
     notes = []
-    for player, network in state.method.players.items():
+    for player, network in state.method.networks.items():
         own = {name.removeprefix(f"{player}."): t for name, t in learnt.items() if name.startswith(f"{player}.")}
         if player == "generator":
-            own = _instead(own, network, state.method.generator, drawn)
+            own = _replace_generator(own, network, state.method.generator, drawn)
         count = _copy(network, own)
         if player == "generator" and not count:
             raise CheckpointError(
@@ -73,7 +73,7 @@ def _read(file: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"train.start_from: {file} cannot be read ({error}); take another checkpoint") from error
 
 
-def _instead(
+def _replace_generator(
     own: dict[str, Tensor], player: nn.Module, generator: nn.Module, drawn: dict[str, Tensor]
 ) -> dict[str, Tensor]:
     """Return the player's tensors with the generator's replaced by those that the run draws with."""

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lab2pix.data.drawings import SKETCH
-from lab2pix.data.pixels import to_bytes
+from lab2pix.data.pixels import float_to_uint8
 from lab2pix.errors import ConfigError, DataError, Lab2PixError, LabelError
 from lab2pix.synthesis import Synthesizer
 from lab2pix.web import painter_api as api
@@ -176,7 +176,7 @@ class Painter:
         """
         drawer = self.synthesizer
         if query.mix is not None and query.seed_b is not None:
-            return drawer.noise_mix(query.seed, query.seed_b, torch.tensor([query.mix], dtype=torch.float64))
+            return drawer.slerp(query.seed, query.seed_b, torch.tensor([query.mix], dtype=torch.float64))
         if query.samples > 1:
             drawer.noise_samples(query.seed, query.samples)  # refuses a model that has no noise
         return torch.stack([drawer.noise(query.seed + number) for number in range(query.samples)])
@@ -185,7 +185,7 @@ class Painter:
         begun = time.perf_counter()
         picture, lossy = open_picture(body, kind)
         batch = self.synthesizer.read(read_layout(picture, self.synthesizer, query.form, lossy=lossy))
-        pictures = [picture_png(to_bytes(self.synthesizer.draw(batch, row[None]))[0]) for row in noise]
+        pictures = [picture_png(float_to_uint8(self.synthesizer.generate(batch, row[None]))[0]) for row in noise]
         milliseconds = round(1000 * (time.perf_counter() - begun))
         if query.samples == 1:
             return _Drawn(pictures[0], "image/png", milliseconds)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lab2pix.data.drawings import SKETCH, resize_label
 from lab2pix.data.files import is_lossy, to_label, to_rgb, write_label_png
-from lab2pix.data.pixels import to_picture
+from lab2pix.data.pixels import to_pil
 from lab2pix.data.sketches import find_edges
 from lab2pix.data.transforms import resize_image
 from lab2pix.errors import LabelError
@@ -203,7 +203,7 @@ def label_png(ids: Tensor, synthesizer: Synthesizer, shown: Shown) -> bytes:
 def picture_png(pixels: Tensor) -> bytes:
     """Return `[3, H, W]` uint8 as PNG, byte by byte what `lab2pix generate` writes."""
     out = io.BytesIO()
-    to_picture(pixels).save(out, format="PNG")
+    to_pil(pixels).save(out, format="PNG")
     return out.getvalue()
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lab2pix.batch import Batch
 from lab2pix.config import Config
 from lab2pix.labels import LabelSpace
-from lab2pix.methods import build_generator, draw
+from lab2pix.methods import build_generator, generate
 from lab2pix.synthesis import ModelInfo, Synthesizer
 
 SIZE = 64
@@ -51,7 +51,7 @@ def model() -> Synthesizer:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None  # statistics as after a training, or values would explode
         label = torch.randint(0, SPACE.num_classes, (8, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
-        draw(network.train(), config, SPACE, Batch(label), torch.randn(8, 16))
+        generate(network.train(), config, SPACE, Batch(label), torch.randn(8, 16))
     return Synthesizer(network, ModelInfo(config, SPACE, 7), device="cpu")
 
 

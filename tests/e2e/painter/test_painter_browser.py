@@ -50,7 +50,7 @@ def test_the_picture_follows_the_brush(visit: Visit, server: Any) -> None:
     assert ada.off("picture", ada.model(first, seed=1)[0].permute(1, 2, 0).numpy()) > 30
 
 
-def test_every_tool(visit: Visit, server: Any) -> None:
+def test_painter_tools_change_the_label_map(visit: Visit, server: Any) -> None:
     ben = visit()
     ben.open(server.address)
     expected = ben.blank(GRASS)
@@ -157,7 +157,7 @@ def stripes(height: int, width: int) -> Ids:
     return np.repeat(np.arange(8) % 7, height // 8)[:, None].repeat(width, 1)
 
 
-def test_uploads(visit: Visit, server: Any, tmp_path: Path) -> None:
+def test_painter_accepts_uploads(visit: Visit, server: Any, tmp_path: Path) -> None:
     flo = visit()
     flo.open(server.address)
     large, expected = stripes(128, 192), stripes(SIZE, SIZE)
@@ -231,7 +231,7 @@ def test_seed_and_blend(visit: Visit, server: Any) -> None:
     hal.expect_picture(ids, seed=7)
 
 
-def test_variations(visit: Visit, server: Any) -> None:
+def test_painter_variations_use_other_seeds(visit: Visit, server: Any) -> None:
     ina = visit()
     ina.open(server.address)
     ids = ina.ids()

@@ -81,7 +81,7 @@ def test_tabs_do_not_destroy_each_others_work(visit: Visit, server: Any) -> None
 # --- ways to paint ----------------------------------------------------------------------------------------------------
 
 
-def test_the_keyboard_alone(visit: Visit, server: Any) -> None:
+def test_painter_with_the_keyboard_alone(visit: Visit, server: Any) -> None:
     bo = visit()
     bo.open(server.address)
     bo.page.locator("#compare:enabled").wait_for(state="attached")  # once there is a picture
@@ -146,7 +146,7 @@ def test_the_keyboard_alone(visit: Visit, server: Any) -> None:
     bo.expect_picture(np.full((SIZE, SIZE), SKY))
 
 
-def test_a_phone(visit: Visit, server: Any) -> None:
+def test_painter_on_a_phone(visit: Visit, server: Any) -> None:
     cy = visit(**PHONE)
     cy.open(server.address)
     touch = cy.page.context.new_cdp_session(cy.page)
