@@ -35,9 +35,9 @@ from torch import Tensor
 
 from lab2pix import Synthesizer
 from lab2pix.batch import Batch
-from lab2pix.data.pixels import float_to_uint8, uint8_to_float
+from lab2pix.data.transforms import float_to_uint8, uint8_to_float
 from lab2pix.errors import Lab2PixError
-from lab2pix.methods.backbones import load_backbone
+from lab2pix.methods.features import load_backbone
 from lab2pix.nn.backbones import Backbone
 from lab2pix.training import latest_checkpoint, read_run_config
 

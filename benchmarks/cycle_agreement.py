@@ -29,13 +29,14 @@ from torch import Tensor, nn
 
 from lab2pix import Synthesizer
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.data.dataset import build_dataset, collate
-from lab2pix.data.pixels import float_to_uint8, uint8_to_float
-from lab2pix.data.scenes import draw_scene
+from lab2pix.config.schema import Config
+from lab2pix.data.build import build_dataset
+from lab2pix.data.samples import collate
+from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.data.sketches import borders, find_edges
+from lab2pix.data.transforms import float_to_uint8, uint8_to_float
 from lab2pix.errors import Lab2PixError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
 WORLD = 7919
 """Seed of the scenes that the U-Net learns from."""

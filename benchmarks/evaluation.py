@@ -32,9 +32,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 import lab2pix
-from lab2pix.data.pixels import uint8_to_float
-from lab2pix.data.scenes import draw_scene
-from lab2pix.methods.backbones import load_backbone
+from lab2pix.data.scenes.dataset import draw_scene
+from lab2pix.data.transforms import uint8_to_float
+from lab2pix.methods.features import load_backbone
 
 FEATURES = "efficientnet-lite0"
 DIMENSION = 320

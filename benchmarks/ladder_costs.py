@@ -9,14 +9,15 @@ from dataclasses import replace
 
 import torch
 
-from lab2pix.config import Config
-from lab2pix.data.dataset import build_dataset, collate
-from lab2pix.distributed import DistributedContext, init_distributed
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.data.build import build_dataset
+from lab2pix.data.samples import collate
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
 from lab2pix.training.sampler import draw_noise
 from lab2pix.training.state import build_state
 from lab2pix.training.step import build_step_context, training_step
+from lab2pix.utils.distributed import DistributedContext, init_distributed
 
 __all__ = ["StepClock", "seconds_of_steps"]
 

@@ -47,10 +47,10 @@ from surroundings import processor, write_json
 
 import lab2pix
 from lab2pix import LabelSpace, Synthesizer
-from lab2pix.config import Config
-from lab2pix.data.scenes import draw_scene
+from lab2pix.config.schema import Config
+from lab2pix.data.scenes.dataset import draw_scene
+from lab2pix.inference import ModelInfo
 from lab2pix.methods import build_generator
-from lab2pix.synthesis import ModelInfo
 from lab2pix.web.painter_kinds import KINDS
 from lab2pix.web.painter_pictures import picture_png
 from lab2pix.web.painter_routes import describe

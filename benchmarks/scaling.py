@@ -35,12 +35,12 @@ from train_step_plain import PlainParts
 from train_step_v2 import MEANING, Variant
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.configuration import load_config
-from lab2pix.distributed import init_distributed
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
+from lab2pix.recipes import load_config
 from lab2pix.training.state import build_state
 from lab2pix.training.step import build_step_context, training_step
+from lab2pix.utils.distributed import init_distributed
 
 WAYS = {"plain": frozenset[str](), "present": frozenset(MEANING)}
 PROCESS_WAYS = {"plain": frozenset({"discriminator_frozen"}), "present": frozenset(MEANING)}

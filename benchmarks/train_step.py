@@ -37,12 +37,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_step_plain import PlainHalves, PlainParts
 
 from lab2pix.batch import Batch
-from lab2pix.configuration import load_config
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import StepContext
-from lab2pix.methods.adversarial import Carry
 from lab2pix.methods.base import PRECISIONS, Losses
-from lab2pix.training.compiling import compile_networks, eager_mode
+from lab2pix.methods.gan import Carry
+from lab2pix.recipes import load_config
+from lab2pix.training.compile import compile_networks, eager_mode
 
 METHODS: dict[str, ModuleType] = {"v1": train_step_v1, "v2": train_step_v2}
 ENGINE = StepContext(progress=0.5)

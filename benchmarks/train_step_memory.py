@@ -24,12 +24,12 @@ from surroundings import peak_resident, surroundings, write_json
 from train_step_v2 import DOUBLINGS
 
 from lab2pix.batch import Batch
-from lab2pix.configuration import load_config
-from lab2pix.distributed import DistributedContext
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
+from lab2pix.recipes import load_config
 from lab2pix.training.state import build_state
 from lab2pix.training.step import build_step_context, training_step
+from lab2pix.utils.distributed import DistributedContext
 
 FRUGAL = ("train.gradient_checkpointing=true",)
 ONE = ("train.batch_size=1",)

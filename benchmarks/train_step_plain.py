@@ -20,9 +20,9 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.methods import StepContext
-from lab2pix.methods.adversarial import Carry, HierarchicalGAN
 from lab2pix.methods.base import Losses
-from lab2pix.methods.eyes import FeatureExtractors, Features
+from lab2pix.methods.features import FeatureExtractors, Features
+from lab2pix.methods.gan import Carry, HierarchicalGAN
 from lab2pix.nn import blocks, convolutions, encoders
 from lab2pix.nn.coattention import LSCA
 from lab2pix.nn.modulation import SPADE

@@ -10,8 +10,8 @@ from train_step_plain import PlainHalves
 from lab2pix.batch import Batch
 from lab2pix.losses import cycle_segmentation_loss
 from lab2pix.methods import StepContext, encode_condition, lab2pix_v1
-from lab2pix.methods.adversarial import Carry, require_images
 from lab2pix.methods.base import Losses
+from lab2pix.methods.gan import Carry, require_images
 from lab2pix.methods.lab2pix_v1 import Lab2PixV1
 
 __all__ = ["DOUBLINGS", "MEANING", "PRESET", "Variant"]

@@ -12,9 +12,9 @@ from train_step_plain import PlainHalves
 from lab2pix.batch import Batch
 from lab2pix.losses import adversarial_loss, feature_matching_loss
 from lab2pix.methods import StepContext, encode_condition, lab2pix_v2
-from lab2pix.methods.adversarial import Carry, require_images
 from lab2pix.methods.base import Losses
-from lab2pix.methods.eyes import Features
+from lab2pix.methods.features import Features
+from lab2pix.methods.gan import Carry, require_images
 from lab2pix.methods.lab2pix_v2 import GeneratorStep, Lab2PixV2, pyramid
 
 __all__ = ["DOUBLINGS", "MEANING", "PRESET", "Variant"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from lab2pix.quitting import exit_on_signal
+from lab2pix.utils.signals import exit_on_signal
 
 __all__ = ["main"]
 

@@ -20,10 +20,10 @@ import ladders
 from surroundings import write_json
 
 from lab2pix import LabelSpace, Synthesizer
-from lab2pix.configuration import load_config
-from lab2pix.distributed import init_distributed
+from lab2pix.inference import ModelInfo
 from lab2pix.methods import build_generator
-from lab2pix.synthesis import ModelInfo
+from lab2pix.recipes import load_config
+from lab2pix.utils.distributed import init_distributed
 
 
 def arguments(**changed):

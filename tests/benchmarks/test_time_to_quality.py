@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import time_to_quality
 
-from lab2pix.configuration import load_config
+from lab2pix.recipes import load_config
 
 TINY = [
     "generator.width=2", "generator.modulation_hidden=2", "generator.global_encoder.width=2", "discriminator.width=2",

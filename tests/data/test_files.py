@@ -11,7 +11,7 @@ from PIL import Image
 
 from lab2pix.data.files import find_images, read_image, read_instances, read_label, write_label_png
 from lab2pix.errors import DataError, LabelError
-from lab2pix.labels import LabelClass, LabelSpace
+from lab2pix.labels.space import LabelClass, LabelSpace
 
 SPACE = LabelSpace(
     "four",

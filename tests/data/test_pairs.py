@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lab2pix.config import DataConfig
+from lab2pix.config.schema import DataConfig
 from lab2pix.data import build_dataset
-from lab2pix.data.dataset import PairDataset
+from lab2pix.data.datasets import PairDataset
 from lab2pix.data.files import find_images, list_images
-from lab2pix.data.layouts import find_pairs
+from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair, PairList, Row
 from lab2pix.data.transforms import JointTransform
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
 SCENES = LabelSpace.load("scenes")
 # As the file system's names come: anything but a zero, broken Unicode too.

@@ -15,15 +15,15 @@ from PIL import Image
 from scipy.ndimage import label as components
 from torch import Tensor
 
-from lab2pix.config import DataConfig
-from lab2pix.data.dataset import build_dataset
-from lab2pix.data.doctor import check_dataset, contact_sheet
-from lab2pix.data.drawings import find_lines, resize_label, resize_lines
+from lab2pix.config.schema import DataConfig
+from lab2pix.data.build import build_dataset
+from lab2pix.data.check import check_dataset, contact_sheet
+from lab2pix.data.datasets import UnpairedDataset
 from lab2pix.data.files import read_label, write_label_png
+from lab2pix.data.line_drawings import find_lines, resize_label, resize_lines
 from lab2pix.data.sketches import borders, find_edges
-from lab2pix.data.unpaired import UnpairedDataset
 from lab2pix.errors import ConfigError, DataError, LabelError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
 SPACE = LabelSpace.load("sketch")
 
@@ -182,7 +182,7 @@ def test_sketches_of_scenes(sketch: dict[str, str], unpaired: bool, monkeypatch:
         assert sample["label"].shape == (64, 64) and set(sample["label"].unique().tolist()) == {0, 1}
         assert 0.02 < float(sample["label"].float().mean()) < 0.4 and sample["image"] is not None
     with monkeypatch.context() as kept:  # the second epoch draws nothing and looks for no edges
-        kept.delattr("lab2pix.data.scenes._draw")
+        kept.delattr("lab2pix.data.scenes.dataset._draw")
         kept.delattr("lab2pix.data.sketches.Sketcher.draw")
         again = [dataset[(1, i)] for i in range(6)]
     assert all(torch.equal(a["label"], b["label"]) for a, b in zip(first, again, strict=True))
@@ -310,6 +310,6 @@ def test_check_dataset_reports_a_colored_sketch(tmp_path: Path) -> None:
 
 
 def test_scikit_image_is_loaded_only_where_edges_are_found() -> None:
-    words = "import sys, lab2pix.data, lab2pix.data.sides; print('skimage' in sys.modules)"
+    words = "import sys, lab2pix.data, lab2pix.data.build; print('skimage' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
-
-from lab2pix_pictures import SPACE, ColorReader, Folders, Means, export, write_set
-
-from lab2pix.evaluation.folders import list_sha256
+from lab2pix.evaluation.pairing import list_sha256
+from tests.helpers.images import SPACE, ColorReader, Folders, Means, export, write_set
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = ("a", "b", "c", "d")

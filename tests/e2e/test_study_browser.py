@@ -18,8 +18,8 @@ from PIL import Image, ImageFilter
 from torchvision.transforms.functional import to_pil_image
 
 from lab2pix.data.files import write_label_png
-from lab2pix.data.scenes import draw_scene
-from lab2pix.labels import LabelSpace
+from lab2pix.data.scenes.dataset import draw_scene
+from lab2pix.labels.space import LabelSpace
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 

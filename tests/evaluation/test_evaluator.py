@@ -16,16 +16,16 @@ import scipy.linalg
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lab2pix_pictures import NAMES, SPACE, Folders, write, write_set
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
 import lab2pix
-from lab2pix.evaluation import reading
+from lab2pix.evaluation import loading
 from lab2pix.evaluation.features import load_features
-from lab2pix.evaluation.folders import Item
-from lab2pix.evaluation.reading import ReadingLog, read_items
+from lab2pix.evaluation.loading import ReadingLog, read_items
+from lab2pix.evaluation.pairing import Item
+from tests.helpers.images import NAMES, SPACE, Folders, write, write_set
 
 Evaluate = Callable[..., tuple[int, str, str]]
 
@@ -268,7 +268,7 @@ def test_evaluation_reads_only_a_few_files_ahead(folders: Folders, monkeypatch: 
         opened += 1
         return torch.zeros(3, 16, 16, dtype=torch.uint8)
 
-    monkeypatch.setattr(reading, "read_image", counted)
+    monkeypatch.setattr(loading, "read_image", counted)
     seen = 0
     log = ReadingLog()
     for loaded in read_items([item] * 500, None, log, size=None, batch_size=8, skip_broken=False):

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lab2pix_pictures import NAMES, SPACE, ColorReader, Folders, export, write
 from PIL import Image
 
 from lab2pix.errors import ConfigError, DataError, WeightsError
-from lab2pix.evaluation import evaluator, fidelity
-from lab2pix.evaluation.folders import list_sha256, pair_files
-from lab2pix.evaluation.programs import ProgramSettings, read_settings
+from lab2pix.evaluation import evaluator
+from lab2pix.evaluation.exported import ProgramSettings, read_settings
+from lab2pix.evaluation.metrics import image as image_module
+from lab2pix.evaluation.pairing import list_sha256, pair_files
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.training import segmenter
+from tests.helpers.images import NAMES, SPACE, ColorReader, Folders, export, write
 
 Evaluate = Callable[..., tuple[int, str, str]]
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "segmenters.md"
@@ -232,12 +233,12 @@ def test_pixels_are_compared_in_portions(name: str, monkeypatch: pytest.MonkeyPa
     random = torch.Generator().manual_seed(0)
     a, b = (torch.randint(256, (6, 3, 256, 256), generator=random, dtype=torch.uint8) for _ in range(2))
     seen: list[int] = []
-    whole = getattr(fidelity, f"_{name}")
+    whole = getattr(image_module, f"_{name}")
 
     def counted(generated: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         seen.append(len(generated))
         return whole(generated, real)
 
-    monkeypatch.setattr(fidelity, f"_{name}", counted)
-    torch.testing.assert_close(getattr(fidelity, name)(a, b), whole(a, b))
+    monkeypatch.setattr(image_module, f"_{name}", counted)
+    torch.testing.assert_close(getattr(image_module, name)(a, b), whole(a, b))
     assert seen == [2, 2, 2]

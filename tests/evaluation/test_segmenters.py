@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab2pix_pictures import SPACE, ColorReader, Folders, export
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lab2pix.config import DataConfig, ScenesConfig
-from lab2pix.data.dataset import build_dataset
+from lab2pix.config.schema import DataConfig, ScenesConfig
+from lab2pix.data.build import build_dataset
 from lab2pix.data.files import read_image, read_label
-from lab2pix.data.pixels import float_to_uint8
+from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, LabelError, WeightsError
 from lab2pix.evaluation.segmenters import load_segmenter
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
+from tests.helpers.images import SPACE, ColorReader, Folders, export
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
+from lab2pix.inference import Synthesizer, convert
 from lab2pix.interop.checkpoints import read_checkpoint
-from lab2pix.interop.released import discriminator_to_released, generator_to_released
 from lab2pix.interop.released_v1 import ReleasedV1Discriminator, ReleasedV1Generator
-from lab2pix.labels import LabelSpace
+from lab2pix.interop.released_v2 import discriminator_to_released, generator_to_released
+from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
 from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
-from lab2pix.synthesis import Synthesizer, convert
 
 Run = Callable[..., tuple[int, str, str]]
 

@@ -3,12 +3,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from lab2pix_v1_tiny import tiny as tiny_v1
 from torch import nn
 
-from lab2pix.configuration import load_config
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, build_method
+from lab2pix.recipes import load_config
+from tests.helpers.tiny import tiny as tiny_v1
 
 SPACE = LabelSpace.load("scenes")
 V2 = {"base": "v2-small", "generator": {"width": 8}, "train": {"init_gain": None}}

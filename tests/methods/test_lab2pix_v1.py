@@ -7,7 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from lab2pix_v1_tiny import (
+
+from lab2pix import losses
+from lab2pix.methods import StepContext, encode_condition
+from lab2pix.recipes import load_config
+from tests.helpers.tiny import (
     NARROW,
     NO_BACKBONE,
     SKETCH,
@@ -21,10 +25,6 @@ from lab2pix_v1_tiny import (
     still,
     tiny,
 )
-
-from lab2pix import losses
-from lab2pix.configuration import load_config
-from lab2pix.methods import StepContext, encode_condition
 
 BACKBONE = "efficientnet-lite0"
 # On top of a preset of the full widths.

@@ -7,7 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from lab2pix_v1_tiny import (
+from torch import Tensor
+
+from lab2pix import losses
+from lab2pix.batch import Batch
+from lab2pix.methods import (
+    StepContext,
+    build_generator,
+    condition_channels,
+    encode_condition,
+    generate,
+    generate_pyramid,
+)
+from lab2pix.methods.lab2pix_v1 import downsample2x, duplicate_labels
+from lab2pix.recipes import load_config
+from tests.helpers.tiny import (
     NO_BACKBONE,
     SKETCH,
     batch,
@@ -20,20 +34,6 @@ from lab2pix_v1_tiny import (
     still,
     tiny,
 )
-from torch import Tensor
-
-from lab2pix import losses
-from lab2pix.batch import Batch
-from lab2pix.configuration import load_config
-from lab2pix.methods import (
-    StepContext,
-    build_generator,
-    condition_channels,
-    encode_condition,
-    generate,
-    generate_pyramid,
-)
-from lab2pix.methods.lab2pix_v1 import downsample2x, duplicate_labels
 
 # --- what the losses see -----------------------------------------------------------------------------------------
 

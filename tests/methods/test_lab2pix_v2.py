@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from lab2pix.batch import Batch
-from lab2pix.configuration import load_config
 from lab2pix.errors import DataError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import StepContext, build_generator, build_method, encode_condition, generate
 from lab2pix.methods.lab2pix_v2 import GeneratorStep, pyramid
+from lab2pix.recipes import load_config
 
 SMALL = {
     "base": "v2-small",

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError, DataError
 from lab2pix.interop.parity import Row, check_file, check_files, run_parity
-from lab2pix.interop.released import (
+from lab2pix.interop.released_v2 import (
     discriminator_to_released,
     generator_to_released,
     load_released_discriminator,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,14 +13,12 @@ from PIL import Image
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.inference import ModelInfo, Synthesizer
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, generate
-from lab2pix.synthesis import ModelInfo, Synthesizer
 from lab2pix.web.study_make import MadeStudy, make_study
 from lab2pix.web.study_samples import Study
-
-sys.path.insert(0, str(Path(__file__).parent))  # for what tests of several files share
 
 METHODS = ("spade", "lab2pix-v2", "no norm")
 NAMES = ("a", "b", "city/c", "d", "e", "f")

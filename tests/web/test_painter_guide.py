@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
 from lab2pix.web.painter_pictures import picture_png
 
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")

@@ -21,11 +21,11 @@ from starlette.testclient import TestClient
 
 from lab2pix.batch import Batch
 from lab2pix.data.files import write_label_png
-from lab2pix.data.scenes import draw_scene
+from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.data.sketches import find_edges
 from lab2pix.data.transforms import resize_image, resize_nearest
-from lab2pix.labels import LabelSpace
-from lab2pix.synthesis import Synthesizer, generate_folder
+from lab2pix.inference import Synthesizer, generate_folder
+from lab2pix.labels.space import LabelSpace
 from lab2pix.web.guard import host_checker
 from lab2pix.web.painter import create_app
 from lab2pix.web.painter_desk import Painter

@@ -19,8 +19,8 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 from starlette.testclient import TestClient
 
 from lab2pix.data.files import IMAGE_SUFFIXES
-from lab2pix.labels import LabelSpace
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
+from lab2pix.labels.space import LabelSpace
 from lab2pix.web import painter_pictures
 from lab2pix.web.guard import RefusedError, host_checker
 from lab2pix.web.painter import create_app

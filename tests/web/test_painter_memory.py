@@ -16,7 +16,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from PIL import Image
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.web.painter_pictures import open_picture, to_layout
 
 torch.set_num_threads(1)

@@ -14,15 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
-from lab2pix_requests import until
 from starlette.testclient import TestClient
 
 from lab2pix.batch import Batch
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
 from lab2pix.web.guard import RefusedError, host_checker
 from lab2pix.web.painter import create_app
 from lab2pix.web.painter_desk import Painter
 from lab2pix.web.painter_queue import Worker
+from tests.helpers.http import until
 
 
 class Door:

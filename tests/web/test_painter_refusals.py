@@ -18,7 +18,7 @@ pytest.importorskip("starlette", reason="the extra 'web' is not installed")
 from starlette.testclient import TestClient
 
 from lab2pix.errors import CheckpointError
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
 from lab2pix.web.guard import HEADERS, Budget, RefusedError, host_checker
 from lab2pix.web.painter import create_app
 from lab2pix.web.painter_desk import Painter

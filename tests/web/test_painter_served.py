@@ -24,17 +24,17 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import torch
-from lab2pix_requests import label, post, until
 from PIL import Image
 from torch import Tensor
 
 import lab2pix
 from lab2pix import cli
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
-from lab2pix.synthesis import Synthesizer, optimizing, weights
+from lab2pix.inference import Synthesizer, modes, weights
 from lab2pix.web import painter as module
 from lab2pix.web.painter import find_model, serve_painter
 from lab2pix.web.painter_desk import Painter
+from tests.helpers.http import label, post, until
 
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 
@@ -232,7 +232,7 @@ def test_the_fastest_way_is_measured_before_anything_is_served(
     monkeypatch.setattr(module, "create_app", create)
     for plain, fast, mode in ((2.0, 1.0, "fast"), (1.0, 2.0, "plain")):
         times = iter([plain, fast])
-        monkeypatch.setattr(optimizing, "_timed", lambda draw, _, times=times: (next(times), draw()))
+        monkeypatch.setattr(modes, "_timed", lambda draw, _, times=times: (next(times), draw()))
         said: list[str] = []
         with pytest.raises(ServedError, match=mode):
             serve_painter(painter_model, port=0, open_browser=False, device="cpu", say=said.append)
@@ -250,12 +250,12 @@ def test_without_a_model_the_command_says_what_to_give(
 
 
 def test_a_model_that_came_along_is_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(weights, "_SHIPPED", tmp_path / "models")
+    monkeypatch.setattr(weights, "_SHIPPED", tmp_path / "weights")
     with pytest.raises(ConfigError):
         find_model(None)
-    (tmp_path / "models" / "scenes").mkdir(parents=True)
-    (tmp_path / "models" / "scenes" / "model.safetensors").touch()
-    assert find_model(None) == tmp_path / "models" / "scenes"
+    (tmp_path / "weights" / "scenes").mkdir(parents=True)
+    (tmp_path / "weights" / "scenes" / "model.safetensors").touch()
+    assert find_model(None) == tmp_path / "weights" / "scenes"
     assert find_model("mine") == "mine"
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 pytest.importorskip("starlette", reason="the extra 'web' is not installed")
-from lab2pix_requests import PNG, label
 from starlette.testclient import TestClient
 
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
 from lab2pix.web.guard import host_checker
 from lab2pix.web.painter import create_app
 from lab2pix.web.painter_desk import Painter
+from tests.helpers.http import PNG, label
 
 
 @pytest.fixture(scope="module")

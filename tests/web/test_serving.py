@@ -15,10 +15,9 @@ from typing import Any
 import pytest
 
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
-from lab2pix_requests import label, post, until
-
 from lab2pix.web import serving
 from lab2pix.web.guard import HEADERS
+from tests.helpers.http import label, post, until
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from lab2pix.errors import ConfigError, DataError, LabelError, OutputError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.web.study_make import MadeStudy, read_methods
 from lab2pix.web.study_samples import Study
 

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from lab2pix.cli.console import show_progress
 from lab2pix.cli.options import AllowHost, Browser, Host, Port, Seed
-from lab2pix.quitting import exit_on_signal
-from lab2pix.terminal import show_progress
+from lab2pix.utils.signals import exit_on_signal
 
 __all__ = ["app"]
 
@@ -47,7 +47,7 @@ def _make(
     ] = False,
 ) -> None:
     """Choose samples and copy their pictures under names that give no method away."""
-    from lab2pix.labels import LabelSpace
+    from lab2pix.labels.space import LabelSpace
     from lab2pix.web.study_make import make_study, read_methods
 
     folders, space = read_methods(methods), None if label_space is None else LabelSpace.load(label_space)

@@ -13,10 +13,10 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lab2pix.data.drawings import SKETCH, Lines, find_lines
+from lab2pix.data.line_drawings import SKETCH, Lines, find_lines
 from lab2pix.errors import DataError, LabelError
-from lab2pix.label_bands import look_up, row_chunks
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.colors import look_up, row_chunks
+from lab2pix.labels.space import LabelSpace
 
 __all__ = [
     "IMAGE_SUFFIXES",

@@ -10,10 +10,10 @@ from typing import Literal, NamedTuple, cast, overload
 
 from torch import Tensor
 
-from lab2pix.data.drawings import JPEG_BLEED, Lines, find_lines
 from lab2pix.data.files import read_image, read_label, read_label_image, to_label, to_rgb
+from lab2pix.data.line_drawings import JPEG_BLEED, Lines, find_lines
 from lab2pix.errors import DataError, LabelError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
 __all__ = ["Pair", "PairList", "PairStorage", "Row"]
 

@@ -17,12 +17,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from lab2pix.data.pixels import to_pil
-from lab2pix.demo.film import progress_frames
-from lab2pix.demo.kinds import DemoVariant
+from lab2pix.data.transforms import to_pil
 from lab2pix.demo.pictures import Scene
+from lab2pix.demo.timelapse import progress_frames
+from lab2pix.demo.variants import DemoVariant
 from lab2pix.errors import OutputError
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
 
 __all__ = ["write_page"]
 

@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lab2pix.data.dataset import Sample
-from lab2pix.data.pixels import float_to_uint8, to_pil
-from lab2pix.demo.kinds import DemoVariant
-from lab2pix.labels import LabelSpace
-from lab2pix.synthesis import Synthesizer
+from lab2pix.data.samples import Sample
+from lab2pix.data.transforms import float_to_uint8, to_pil
+from lab2pix.demo.variants import DemoVariant
+from lab2pix.inference import Synthesizer
+from lab2pix.labels.space import LabelSpace
 
 __all__ = ["Scene", "draw_scenes", "write_sheet"]
 

@@ -9,18 +9,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab2pix.config import Config
-from lab2pix.configuration import load_config
-from lab2pix.data.dataset import build_dataset
+from lab2pix.config.schema import Config
+from lab2pix.data.build import build_dataset
 from lab2pix.data.files import write_label_png
-from lab2pix.data.scenes import draw_scene
-from lab2pix.demo.film import save_progress_frame
-from lab2pix.demo.kinds import DemoVariant, find_variant, variant_of
+from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.demo.page import write_page
 from lab2pix.demo.pictures import Scene, draw_scenes, write_sheet
+from lab2pix.demo.timelapse import save_progress_frame
+from lab2pix.demo.variants import DemoVariant, find_variant, variant_of
 from lab2pix.errors import ConfigError, OutputError
-from lab2pix.labels import LabelSpace
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
+from lab2pix.labels.space import LabelSpace
+from lab2pix.recipes import load_config
 from lab2pix.training import RunResult, latest_checkpoint, read_run_config, train
 
 __all__ = ["DemoResult", "MachineSpeed", "measure", "plan_steps", "run_demo"]

@@ -12,10 +12,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from lab2pix.atomic import UNFINISHED, sync_file
 from lab2pix.errors import DataError, OutputError
-from lab2pix.evaluation.html import html_document, picture, score_title, spread
-from lab2pix.evaluation.report import escape_surrogates, higher_is_better, mean_and_std, read_report
+from lab2pix.evaluation.report import higher_is_better, mean_and_std, read_report
+from lab2pix.reporting.html import html_document, picture, score_title, spread
+from lab2pix.utils.files import UNFINISHED, escape_surrogates, sync_file
 
 __all__ = ["Comparison", "compare"]
 

@@ -9,18 +9,18 @@ from typing import Any
 
 from torch import distributed as dist
 
-from lab2pix.distributed import DistributedContext, init_distributed
 from lab2pix.errors import ConfigError, DataError, OutputError
-from lab2pix.evaluation.distances import FeatureMoments
+from lab2pix.evaluation.accumulator import MetricAccumulator, Networks
 from lab2pix.evaluation.features import FeatureNetwork
-from lab2pix.evaluation.folders import Item, Matches, is_plain, listed, pair_files
-from lab2pix.evaluation.judge import MetricAccumulator, Networks
+from lab2pix.evaluation.loading import ReadingLog, read_items, read_photos
+from lab2pix.evaluation.metrics.distribution import FeatureMoments
+from lab2pix.evaluation.metrics.segmentation import SegmentationScores
+from lab2pix.evaluation.metrics.statistics import check_statistics, load_statistics, save_statistics
+from lab2pix.evaluation.pairing import Item, Matches, is_plain, listed, pair_files
 from lab2pix.evaluation.protocol import RESIZE, Protocol, check_weights, load_networks, protocol_facts
-from lab2pix.evaluation.reading import ReadingLog, read_items, read_photos
 from lab2pix.evaluation.report import Report, ReportImage, check_writable
-from lab2pix.evaluation.segmentation import SegmentationScores
-from lab2pix.evaluation.statistics import check_statistics, load_statistics, save_statistics
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.distributed import DistributedContext, init_distributed
 
 __all__ = ["evaluate_folders", "gather", "run_report"]
 

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab2pix.config import FEATURE_NAMES
-from lab2pix.data.pixels import uint8_to_float
+from lab2pix.config.schema import FEATURE_NAMES
+from lab2pix.data.transforms import uint8_to_float
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
-from lab2pix.evaluation.portions import map_chunks
-from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, read_settings
-from lab2pix.methods.backbones import load_backbone
-from lab2pix.pretrained import WeightsFile, file_sha256, read_weights
+from lab2pix.evaluation.batching import map_chunks
+from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, read_settings
+from lab2pix.methods.features import load_backbone
+from lab2pix.utils.pretrained import WeightsFile, file_sha256, read_weights
 
 __all__ = ["FEATURE_NETWORKS", "INCEPTION", "FeatureNetwork", "distance_names", "feature_name", "load_features"]
 

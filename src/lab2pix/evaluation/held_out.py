@@ -8,15 +8,16 @@ import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.data.dataset import AnyDataset, collate
-from lab2pix.data.pixels import float_to_uint8
-from lab2pix.data.unpaired import SampleSource
-from lab2pix.distributed import DistributedContext
+from lab2pix.data.build import AnyDataset
+from lab2pix.data.datasets import SampleSource
+from lab2pix.data.samples import collate
+from lab2pix.data.transforms import float_to_uint8
+from lab2pix.evaluation.accumulator import MetricAccumulator
 from lab2pix.evaluation.evaluator import gather
 from lab2pix.evaluation.features import distance_names, feature_name
-from lab2pix.evaluation.judge import MetricAccumulator
-from lab2pix.evaluation.reading import ReadingLog
+from lab2pix.evaluation.loading import ReadingLog
 from lab2pix.methods import latent_from_seed
+from lab2pix.utils.distributed import DistributedContext
 
 __all__ = ["SEGMENTATION_SCORES", "evaluate_generator", "held_out_noise", "sample_key", "score_names"]
 

@@ -8,15 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from lab2pix.distributed import DistributedContext
 from lab2pix.errors import ConfigError
-from lab2pix.evaluation.distances import KERNEL_POOL
+from lab2pix.evaluation.accumulator import KERNEL, MetricAccumulator, Networks
 from lab2pix.evaluation.features import load_features
-from lab2pix.evaluation.fidelity import LPIPS
-from lab2pix.evaluation.judge import KERNEL, MetricAccumulator, Networks
-from lab2pix.evaluation.reading import ReadingLog
+from lab2pix.evaluation.loading import ReadingLog
+from lab2pix.evaluation.metrics.distribution import KERNEL_POOL
+from lab2pix.evaluation.metrics.image import LPIPS
 from lab2pix.evaluation.segmenters import load_segmenter
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.distributed import DistributedContext
 
 __all__ = ["RESIZE", "Protocol", "check_weights", "load_networks", "protocol_facts"]
 

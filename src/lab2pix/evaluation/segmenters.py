@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError, LabelError, WeightsError
-from lab2pix.evaluation.portions import map_chunks
-from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, Whole, read_settings
-from lab2pix.evaluation.segmentation import ScoredClasses
-from lab2pix.labels import LabelSpace
+from lab2pix.evaluation.batching import map_chunks
+from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, Whole, read_settings
+from lab2pix.evaluation.metrics.segmentation import ScoredClasses
+from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
-from lab2pix.pretrained import file_sha256
+from lab2pix.utils.pretrained import file_sha256
 
 __all__ = [
     "SEGMENTER_FILE",

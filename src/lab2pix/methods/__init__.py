@@ -4,13 +4,19 @@ from __future__ import annotations
 
 from torch import nn
 
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.base import Losses, Method, StepContext
-from lab2pix.methods.conditions import condition_channels, encode_condition
-from lab2pix.methods.drawing import generate, generate_deterministic, generate_pyramid, latent_from_seed
 from lab2pix.methods.lab2pix_v1 import Lab2PixV1, build_v1_generator
 from lab2pix.methods.lab2pix_v2 import Lab2PixV2, build_v2_generator
+from lab2pix.methods.sampling import (
+    condition_channels,
+    encode_condition,
+    generate,
+    generate_deterministic,
+    generate_pyramid,
+    latent_from_seed,
+)
 
 __all__ = [
     "Lab2PixV1",

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
 
 __all__ = ["PRECISIONS", "Losses", "Method", "StepContext"]
 

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     adversarial_loss,
     blurred,
@@ -20,7 +20,8 @@ from lab2pix.losses import (
     diversity_loss,
     image_consistency_loss,
 )
-from lab2pix.methods.adversarial import (
+from lab2pix.methods.base import Losses, StepContext
+from lab2pix.methods.gan import (
     Carry,
     HierarchicalGAN,
     frozen_parameters,
@@ -28,8 +29,7 @@ from lab2pix.methods.adversarial import (
     init_weights,
     require_images,
 )
-from lab2pix.methods.base import Losses, StepContext
-from lab2pix.methods.conditions import condition_channels, encode_condition
+from lab2pix.methods.sampling import condition_channels, encode_condition
 from lab2pix.nn.generators import Lab2PixV1Generator
 from lab2pix.nn.icnet import ICNet
 from lab2pix.nn.init import normal_init

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     adversarial_loss,
     blurred,
@@ -21,7 +21,9 @@ from lab2pix.losses import (
     feature_matching_loss,
     perceptual_loss,
 )
-from lab2pix.methods.adversarial import (
+from lab2pix.methods.base import Losses, StepContext
+from lab2pix.methods.features import Features
+from lab2pix.methods.gan import (
     Carry,
     HierarchicalGAN,
     frozen_parameters,
@@ -29,9 +31,7 @@ from lab2pix.methods.adversarial import (
     init_weights,
     require_images,
 )
-from lab2pix.methods.base import Losses, StepContext
-from lab2pix.methods.conditions import condition_channels, encode_condition
-from lab2pix.methods.eyes import Features
+from lab2pix.methods.sampling import condition_channels, encode_condition
 from lab2pix.nn.discriminators import downsample
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init

@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lab2pix.atomic import UNFINISHED, sync_file, sync_folder
 from lab2pix.errors import CheckpointError, TrainingError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.training.state import Best, TrainingState
+from lab2pix.utils.files import UNFINISHED, sync_file, sync_folder
 
 __all__ = [
     "FORMAT",

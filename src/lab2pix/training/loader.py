@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lab2pix.batch import Batch
-from lab2pix.data.dataset import collate
+from lab2pix.data.samples import collate
 from lab2pix.errors import Lab2PixError
+from lab2pix.training.interrupts import worker_ignore_signals
 from lab2pix.training.sampler import StreamSampler
-from lab2pix.training.stops import worker_ignore_signals
 
 __all__ = ["read_batches", "read_in_turn"]
 

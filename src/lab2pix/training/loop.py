@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.data.dataset import AnyDataset, build_dataset
-from lab2pix.distributed import DistributedContext, init_distributed, was_restarted
+from lab2pix.config.schema import Config
+from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.errors import ConfigError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Losses, build_method
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
@@ -26,17 +25,18 @@ from lab2pix.training.checkpoint import (
     prune_checkpoints,
     write_checkpoint,
 )
-from lab2pix.training.compiling import check_compiler, compile_networks, eager_mode
+from lab2pix.training.compile import check_compiler, compile_networks, eager_mode
+from lab2pix.training.evaluation import biased_feature_warnings, build_evaluation, check_best
+from lab2pix.training.init_from import init_from
+from lab2pix.training.interrupts import TIMEOUT, InterruptHandler, translate_errors
 from lab2pix.training.loader import read_batches
 from lab2pix.training.monitor import Monitor, Validator
-from lab2pix.training.record import lock_run, record_session, resolve_run, start_run
+from lab2pix.training.run_folder import lock_run, record_session, resolve_run, start_run
 from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
 from lab2pix.training.schedule import learning_rate_factor, total_steps
-from lab2pix.training.scoring import biased_feature_warnings, build_evaluation, check_best
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
 from lab2pix.training.step import build_step_context, training_step
-from lab2pix.training.stops import TIMEOUT, InterruptHandler, translate_errors
-from lab2pix.training.transfer import init_from
+from lab2pix.utils.distributed import DistributedContext, init_distributed, was_restarted
 
 __all__ = ["RunResult", "train"]
 

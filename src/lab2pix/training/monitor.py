@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.data.dataset import build_dataset, collate
-from lab2pix.distributed import DistributedContext
+from lab2pix.config.schema import Config
+from lab2pix.data.build import build_dataset
+from lab2pix.data.samples import collate
 from lab2pix.errors import ConfigError, did_you_mean
-from lab2pix.evaluation.html import number
 from lab2pix.methods import Losses, Method, StepContext, generate
-from lab2pix.training.display import Display
+from lab2pix.reporting.html import number
+from lab2pix.training.evaluation import Evaluation, evaluation_names, is_better
+from lab2pix.training.figures import plot_losses, sample_grid
 from lab2pix.training.log import RunLog
-from lab2pix.training.pace import DataWaitMeter, data_loading_hint
 from lab2pix.training.page import write_page
+from lab2pix.training.progress import DataWaitMeter, Display, data_loading_hint
 from lab2pix.training.sampler import stable_seed
-from lab2pix.training.scoring import Evaluation, evaluation_names, is_better
-from lab2pix.training.sheets import plot_losses, sample_grid
 from lab2pix.training.state import Best, TrainingState
+from lab2pix.utils.distributed import DistributedContext
 
 __all__ = ["Monitor", "Validator"]
 

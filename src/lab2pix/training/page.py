@@ -10,13 +10,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lab2pix.config import Config
-from lab2pix.configuration import load_config, preset_names
-from lab2pix.evaluation.html import number, score_title, write_html
-from lab2pix.training.chart import chart
+from lab2pix.config.schema import Config
+from lab2pix.recipes import load_config, preset_names
+from lab2pix.reporting.chart import chart
+from lab2pix.reporting.html import number, score_title, write_html
+from lab2pix.training.evaluation import is_maximized
 from lab2pix.training.log import read_scores
-from lab2pix.training.record import flatten
-from lab2pix.training.scoring import is_maximized
+from lab2pix.training.run_folder import flatten
 from lab2pix.training.state import Best, TrainingState
 
 __all__ = ["PAGE", "write_page"]

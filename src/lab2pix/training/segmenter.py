@@ -16,15 +16,14 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lab2pix.atomic import UNFINISHED, sync_file, write_atomically
 from lab2pix.batch import Batch
-from lab2pix.config import DataConfig
-from lab2pix.data.dataset import AnyDataset, build_dataset, collate
-from lab2pix.data.pixels import float_to_uint8
-from lab2pix.devices import choose_device
+from lab2pix.config.schema import DataConfig
+from lab2pix.data.build import AnyDataset, build_dataset
+from lab2pix.data.samples import collate
+from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, OutputError, TrainingError
+from lab2pix.evaluation.metrics.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.report import check_writable
-from lab2pix.evaluation.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.segmenters import (
     SEGMENTER_FILE,
     SEGMENTER_FORMAT,
@@ -32,9 +31,11 @@ from lab2pix.evaluation.segmenters import (
     build_network,
     normalize,
 )
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.training.loader import read_batches
 from lab2pix.training.sampler import StreamSampler
+from lab2pix.utils.distributed import choose_device
+from lab2pix.utils.files import UNFINISHED, sync_file, write_atomically
 
 __all__ = ["SegmenterResult", "SegmenterSettings", "held_out_batches", "train_segmenter"]
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from lab2pix.config import Config
+from lab2pix.config.schema import Config
 from lab2pix.methods import Method
 from lab2pix.training.ema import ModelEma
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.distributed import DistributedContext
+from lab2pix.config.schema import Config
 from lab2pix.errors import TrainingError
 from lab2pix.methods import Losses, StepContext
 from lab2pix.methods.base import PRECISIONS
 from lab2pix.training.state import TrainingState
+from lab2pix.utils.distributed import DistributedContext
 
 __all__ = ["build_step_context", "training_step"]
 

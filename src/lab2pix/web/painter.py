@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab2pix.errors import ConfigError, Lab2PixError
-from lab2pix.synthesis import Synthesizer, weights
+from lab2pix.inference import Synthesizer, weights
 from lab2pix.web.guard import HEADERS, Gate, RefusedError, address_of, host_checker, listen, open_soon
 from lab2pix.web.painter_desk import Painter, explain
 

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from lab2pix.data.drawings import SKETCH
-from lab2pix.data.pixels import float_to_uint8
+from lab2pix.data.line_drawings import SKETCH
+from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, DataError, Lab2PixError, LabelError
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
 from lab2pix.web import painter_api as api
 from lab2pix.web.guard import Budget, RefusedError, error_answer, page_file, read_body, refusal
 from lab2pix.web.painter_examples import Example, find_examples, random_layout

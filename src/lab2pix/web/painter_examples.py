@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from lab2pix.data.dataset import PairDataset, build_dataset
-from lab2pix.data.drawings import resize_label
-from lab2pix.data.scenes import MIN_SIDE, ScenesDataset, draw_scene
+from lab2pix.data.build import build_dataset
+from lab2pix.data.datasets import PairDataset
+from lab2pix.data.line_drawings import resize_label
+from lab2pix.data.scenes.dataset import MIN_SIDE, ScenesDataset, draw_scene
 from lab2pix.errors import Lab2PixError
-from lab2pix.labels import LabelSpace
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
+from lab2pix.labels.space import LabelSpace
 from lab2pix.web.guard import RefusedError
 
 __all__ = ["Example", "draws_scenes", "find_examples", "random_layout"]

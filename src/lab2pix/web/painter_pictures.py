@@ -13,13 +13,12 @@ import torch
 from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 
-from lab2pix.data.drawings import SKETCH, resize_label
 from lab2pix.data.files import is_lossy, to_label, to_rgb, write_label_png
-from lab2pix.data.pixels import to_pil
+from lab2pix.data.line_drawings import SKETCH, resize_label
 from lab2pix.data.sketches import find_edges
-from lab2pix.data.transforms import resize_image
+from lab2pix.data.transforms import resize_image, to_pil
 from lab2pix.errors import LabelError
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
 from lab2pix.web.guard import RefusedError
 from lab2pix.web.painter_kinds import KINDS, MAX_EXIF, Kind, check_scans, plain_png, plain_tiff, webp_size
 

@@ -17,7 +17,7 @@ import h11
 import uvicorn
 from uvicorn.protocols.http.h11_impl import STATUS_PHRASES, H11Protocol
 
-from lab2pix.quitting import on_signals
+from lab2pix.utils.signals import on_signals
 from lab2pix.web.guard import HEADERS, Application, Receive, Scope, Send, closing_error, refusal
 
 __all__ = ["GRACE", "HEADER_SECONDS", "Server", "configure", "run"]

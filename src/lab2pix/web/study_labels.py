@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lab2pix.data.files import read_label, read_label_image, to_rgb
 from lab2pix.errors import DataError
-from lab2pix.labels import Color, LabelSpace, generate_colors
+from lab2pix.labels.space import Color, LabelSpace, generate_colors
 
 __all__ = ["ShowLabel", "ShownLabel", "colors_of_values", "show_as_they_are", "show_classes"]
 

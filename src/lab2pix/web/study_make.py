@@ -10,12 +10,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import lab2pix
-from lab2pix.atomic import write_atomically
 from lab2pix.data.files import read_image
 from lab2pix.errors import ConfigError, DataError, OutputError
-from lab2pix.evaluation.folders import pictures_in
-from lab2pix.labels import LabelSpace
-from lab2pix.synthesis.folder import write_picture
+from lab2pix.evaluation.pairing import pictures_in
+from lab2pix.inference.folder import write_picture
+from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.files import write_atomically
 from lab2pix.web.study_labels import ShowLabel, show_as_they_are, show_classes
 from lab2pix.web.study_samples import FORMAT, MAX_METHODS, ClassColor, Sample, Study, in_drawn_order
 

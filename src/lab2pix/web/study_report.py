@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 import lab2pix
-from lab2pix.atomic import write_atomically
 from lab2pix.errors import DataError, OutputError
+from lab2pix.utils.files import write_atomically
 from lab2pix.web.study_samples import Study
 from lab2pix.web.study_store import FILE_NAME, Answers, read_answers
 

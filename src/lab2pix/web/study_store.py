@@ -19,8 +19,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lab2pix.atomic import sync_folder
 from lab2pix.errors import DataError, OutputError
+from lab2pix.utils.files import sync_folder
 from lab2pix.web.study_samples import Study, participant_key, participant_name
 
 __all__ = ["FILE_NAME", "MAX_SECONDS", "Answer", "AnswerBook", "Answers", "read_answers"]

@@ -15,10 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.inference import ModelInfo, Synthesizer
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, generate
-from lab2pix.synthesis import ModelInfo, Synthesizer
 
 SIZE = 64
 SKY = 0

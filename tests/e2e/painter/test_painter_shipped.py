@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lab2pix.synthesis import weights
+from lab2pix.inference import weights
 
 sys.path.insert(0, str(Path(__file__).parents[3] / "benchmarks"))
 

@@ -13,8 +13,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lab2pix.data.scenes import draw_scene
-from lab2pix.labels import LabelSpace
+from lab2pix.data.scenes.dataset import draw_scene
+from lab2pix.labels.space import LabelSpace
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 
