@@ -8,7 +8,9 @@ METHOD ?=
 DEMO ?= demo$(addprefix -,$(METHOD))
 MODEL ?=
 
-.PHONY: demo paint test check docs clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+
+.PHONY: demo paint test test-fast test-full check docs clean
 
 demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/index.html; unpaired: METHOD=v1, v1-sketch.
 	$(BIN)/lab2pix demo --out $(DEMO) $(addprefix --method ,$(METHOD))
@@ -16,14 +18,23 @@ demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/in
 paint: $(STAMP)  ## Open the painter, with the model that comes along or MODEL=RUN; Ctrl-C ends it.
 	$(BIN)/lab2pix paint $(MODEL)
 
-test: $(STAMP)  ## Run every test, on JOBS processes.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+test: $(STAMP)  ## Run the tests on JOBS processes, without the slowest and those in a browser.
+	$(PYTEST) -m "not xslow and not browser"
 
-check: $(STAMP)  ## Style, types, direction of imports, and docs that build without a warning.
+test-fast: $(STAMP)  ## Run the tests that take less than a second each.
+	$(PYTEST) -m "not slow and not xslow and not browser"
+
+test-full: $(STAMP)  ## Run every test, and print the 25 slowest.
+	$(PYTEST) --durations=25
+
+check: $(STAMP)  ## Style, types, direction of imports, workflows, and docs that build without a warning.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/sphinx-build -E -q -W --keep-going -b html docs docs/_build/html
 
 docs: $(STAMP)  ## Build the documentation into docs/_build/html.

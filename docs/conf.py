@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -44,7 +45,14 @@ suppress_warnings = ["ref.python"]
 html_theme = "furo"
 html_title = f"lab2pix {release}"
 html_copy_source = False
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options: dict[str, Any] = {"navigation_with_keys": True}
+_PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+if "Repository" in _PROJECT["urls"]:
+    html_theme_options |= {
+        "source_repository": _PROJECT["urls"]["Repository"],
+        "source_branch": "main",
+        "source_directory": "docs/",
+    }
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 

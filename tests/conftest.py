@@ -20,6 +20,16 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by the fixtures they use: recorded vectors are `golden`, pages in Chromium `browser`."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for fixture, mark in (("golden_root", "golden"), ("browser", "browser")):
+            if fixture in fixtures:
+                item.add_marker(mark)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests measured, from whichever process."""
     for report in terminalreporter.getreports("passed"):
