@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.painter import tiny_synthesizer
+from tests.helpers.painter import tiny_synthesizer
 from PIL import Image
 from torch import Tensor
 

@@ -13,7 +13,7 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from helpers.painter import label_png, post, wait_until
+from tests.helpers.painter import label_png, post, wait_until
 from starlette.responses import Response
 from starlette.routing import Route
 

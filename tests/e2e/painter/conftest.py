@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.painter import tiny_synthesizer
+from tests.helpers.painter import tiny_synthesizer
 from numpy.typing import NDArray
 
 from lab2pix.inference import Synthesizer

@@ -11,7 +11,7 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 import torch
-from helpers.painter import encode
+from tests.helpers.painter import encode
 from PIL import Image
 
 from lab2pix.data.scenes.dataset import draw_scene

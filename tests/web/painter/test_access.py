@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from helpers.painter import PNG, label_png
+from tests.helpers.painter import PNG, label_png
 from starlette.testclient import TestClient
 
 LABEL = label_png()

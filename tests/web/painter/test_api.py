@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from helpers.painter import JPEG, PNG, encode, tiny_synthesizer
+from tests.helpers.painter import JPEG, PNG, encode, tiny_synthesizer
 from PIL import Image
 from starlette.testclient import TestClient
 from torch import Tensor

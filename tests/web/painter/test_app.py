@@ -24,7 +24,7 @@ from urllib.request import urlopen
 import numpy as np
 import pytest
 import torch
-from helpers.painter import label_png, post, tiny_synthesizer, wait_until
+from tests.helpers.painter import label_png, post, tiny_synthesizer, wait_until
 from PIL import Image
 from torch import Tensor
 

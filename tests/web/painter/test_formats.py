@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from helpers.painter import PNG, encode
+from tests.helpers.painter import PNG, encode
 from PIL import Image
 from starlette.testclient import TestClient
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers.painter import encode
+from tests.helpers.painter import encode
 
 from lab2pix.inference import Synthesizer
 from lab2pix.web.painter.images import encode_png

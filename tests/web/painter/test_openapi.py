@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from helpers.painter import label_png
+from tests.helpers.painter import label_png
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 

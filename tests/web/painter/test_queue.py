@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import pytest
-from helpers.painter import PNG, label_png, wait_until
+from tests.helpers.painter import PNG, label_png, wait_until
 from starlette.testclient import TestClient
 
 from lab2pix.inference import Synthesizer

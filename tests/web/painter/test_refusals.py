@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers.painter import JPEG, PNG, encode, label_png
+from tests.helpers.painter import JPEG, PNG, encode, label_png
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
