@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.helpers.painter import encode
 
 from lab2pix.inference import Synthesizer
 from lab2pix.web.painter.images import encode_png
 from lab2pix.web.painter.routes import openapi_schema
+from tests.helpers.painter import encode
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "guide" / "paint.md").read_text(encoding="utf-8")
 CLIENT, USE = (block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "ainter" in block)
