@@ -24,11 +24,10 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
 from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, OutputError, did_you_mean
 from lab2pix.inference.synthesizer import Synthesizer
-from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Sampling
 from lab2pix.nn.encoders import NoiseEncoder
 from lab2pix.nn.modulation import SPADE
 from lab2pix.nn.prepared_parts import batch_norm_line, folded
@@ -169,16 +168,14 @@ class _Program(nn.Module):
 
     def __init__(self, synthesizer: Synthesizer, dtype: torch.dtype, dynamic: bool) -> None:
         super().__init__()
-        self.config: Config = synthesizer.config
-        self.label_space: LabelSpace = synthesizer.label_space
+        self.name = synthesizer.config.name
+        self.sampling: Sampling = synthesizer.sampling
         self.dtype = dtype
-        self.ids: Tensor
-        self.register_buffer("ids", torch.arange(self.label_space.num_channels).view(1, -1, 1, 1))
         # Built anew: copies of a network share classes, from which unfolding spectral norm takes the weights away.
         with torch.random.fork_rng(devices=[]):
             self.generator = synthesizer.info.build().eval()
         self.generator.load_state_dict(synthesizer.generator.state_dict())
-        self.stride = cast(int, self.generator.stride)
+        self.stride = self.sampling.size_multiple
         with torch.no_grad():
             for module in list(self.generator.modules()):
                 _fold(module)
@@ -195,25 +192,18 @@ class _Program(nn.Module):
             noise: `[N, noise_dim]` float32, where the generator starts from noise.
             instances: `[N, H, W]` int64, where it sees borders between instances.
         """
-        condition = self._condition(label, instances)
+        condition = self.sampling.condition.traceable(label, instances, self.dtype)
         images = self.generator(condition, None if noise is None else noise.to(self.dtype))
         return cast(Tensor, images if isinstance(images, Tensor) else images[0]).float()
-
-    def _condition(self, label: Tensor, instances: Tensor | None) -> Tensor:
-        """Return what `encode_condition` does, without a canvas of zeros that would become part of the file."""
-        if self.config.generator.encoder == "sketch":
-            return 1 - 2 * label.unsqueeze(1).to(self.dtype)
-        one_hot = (label.unsqueeze(1) == self.ids).to(self.dtype)
-        return one_hot if instances is None else torch.cat([one_hot, instance_edges(instances).to(self.dtype)], 1)
 
     def example(self, count: int, height: int, width: int) -> Inputs:
         """Return label maps of patches in which each class occurs sooner or later, and what else goes in."""
         random = torch.Generator().manual_seed(count)
-        patches = torch.randint(self.label_space.num_channels, (count, height // 8, width // 8), generator=random)
+        patches = torch.randint(self.sampling.condition.label_space.num_channels, (count, height // 8, width // 8), generator=random)
         inputs = {"label": patches.repeat_interleave(8, 1).repeat_interleave(8, 2)}
-        if self.config.generator.start == "noise":
-            inputs["noise"] = torch.randn(count, self.config.generator.noise_dim, generator=random)
-        if self.config.data.instance_edges:
+        if (shape := self.sampling.noise_shape((height, width))) is not None:
+            inputs["noise"] = torch.randn(count, *shape, generator=random)
+        if self.sampling.condition.edges:
             inputs["instances"] = inputs["label"].roll(4, -1)
         return inputs
 
@@ -261,7 +251,7 @@ def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: b
         wishes = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
         hint = f"leave out {wishes[0]}" if wishes else "draw with the package instead"
         raise ConfigError(
-            f"this generator ({program.config.name}) cannot be exported as {file.name} ({reason}); {hint}"
+            f"this generator ({program.name}) cannot be exported as {file.name} ({reason}); {hint}"
         ) from error
 
 
@@ -323,7 +313,7 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     """Return the most by which the pictures of a file differ from the generator's own."""
     inputs = program.example(*shape)
     edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
-    noise = inputs.get("noise", torch.zeros(shape[0], synthesizer.config.generator.noise_dim))
+    noise = inputs.get("noise", torch.zeros(shape[0], 0))
     expected = synthesizer.generate(Batch(inputs["label"], edges=edges), noise).cpu()
     try:
         pictures = run(inputs)
@@ -356,7 +346,8 @@ def _describe(
     ids = torch.arange(space.num_channels)
     names = [*space.names, *(["unknown"] if space.unknown_value is not None else [])]
     rows = zip(ids.tolist(), names, space.palette.tolist(), space.encode_values(ids).tolist(), strict=True)
-    shapes = {"label": sides, "noise": [sides[0], synthesizer.config.generator.noise_dim], "instances": sides}
+    noise = synthesizer.sampling.noise_shape(synthesizer.size) or ()
+    shapes = {"label": sides, "noise": [sides[0], *noise], "instances": sides}
     types = {"label": "int64", "noise": "float32", "instances": "int64"}
     return {
         "format": _DESCRIPTION,

@@ -114,7 +114,7 @@ class Painter:
             classes=classes,
             unknown=unknown,
             sketch=space.name == SKETCH,
-            noise=drawer.config.generator.start != "label",
+            noise=drawer.sampling.noise_channels > 0,
             drawing=drawer.mode,
             limits=api.Limits(),
             busy=api.Busy(waiting=self.worker.waiting, capacity=self.worker.capacity),
