@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -56,4 +57,5 @@ class Batch:
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
         given = {name: getattr(self, name) for name in _TENSORS}
-        return replace(self, **{name: function(tensor) for name, tensor in given.items() if tensor is not None})
+        changed: dict[str, Any] = {name: function(tensor) for name, tensor in given.items() if tensor is not None}
+        return replace(self, **changed)

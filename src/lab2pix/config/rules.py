@@ -10,6 +10,7 @@ from lab2pix.errors import ConfigError, did_you_mean
 
 __all__ = ["check_rules", "label_space_files", "nearest_size"]
 
+
 def check_rules(config: RunConfig) -> None:
     """Check what no single setting can know.
 

@@ -20,6 +20,7 @@ from lab2pix.demo.variants import DemoVariant, find_variant, variant_of
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import get_method, read_config
 from lab2pix.recipes import load_config
 from lab2pix.training import RunResult, latest_checkpoint, read_run_config, train
 
@@ -159,7 +160,9 @@ def _check_folder(out: Path, run: Path, kind: DemoVariant) -> None:
         )
 
 
-def _configure(kind: DemoVariant, seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]) -> RunConfig:
+def _configure(
+    kind: DemoVariant, seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]
+) -> RunConfig:
     settings = [f"name={kind.run_name}", f"seed={seed}", f"data.scenes.seed={seed}", "monitor.tensorboard=false"]
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
@@ -243,7 +246,13 @@ def _continue(config: RunConfig, run: Path, minutes: float, device: str | None) 
 
 def _held_out(config: RunConfig) -> list[Scene]:
     """Return the first held-out scenes: none is chosen for how it came out."""
-    dataset = build_dataset(config.data, "val", LabelSpace.load(config.data.label_space), config.seed, paired=get_method(config.method).paired)
+    dataset = build_dataset(
+        config.data,
+        "val",
+        LabelSpace.load(config.data.label_space),
+        config.seed,
+        paired=get_method(config.method).paired,
+    )
     return [Scene.from_sample(dataset[index]) for index in range(min(LABEL_MAPS, len(dataset)))]
 
 

@@ -199,7 +199,9 @@ class _Program(nn.Module):
     def example(self, count: int, height: int, width: int) -> Inputs:
         """Return label maps of patches in which each class occurs sooner or later, and what else goes in."""
         random = torch.Generator().manual_seed(count)
-        patches = torch.randint(self.sampling.condition.label_space.num_channels, (count, height // 8, width // 8), generator=random)
+        patches = torch.randint(
+            self.sampling.condition.label_space.num_channels, (count, height // 8, width // 8), generator=random
+        )
         inputs = {"label": patches.repeat_interleave(8, 1).repeat_interleave(8, 2)}
         if (shape := self.sampling.noise_shape((height, width))) is not None:
             inputs["noise"] = torch.randn(count, *shape, generator=random)

@@ -325,8 +325,8 @@ class Synthesizer(
         """Raise ConfigError where the generator draws at one size only."""
         if self.sampling.outputs == 1:
             raise ConfigError(
-                f"this generator ({self.config.name}) makes one image, not three sizes of it; leave out --scales, or take "
-                "one of Lab2Pix-V1 with generator.progressive"
+                f"this generator ({self.config.name}) makes one image, not three sizes of it; leave out --scales, or "
+                "take one of Lab2Pix-V1 with generator.progressive"
             )
 
     def _generate(self, batch: Batch, noise: Tensor) -> list[Tensor]:
@@ -369,9 +369,7 @@ class Synthesizer(
         self._require_noise(samples > 1, "it draws one picture per label map, so samples must be 1")
         return torch.stack([self.noise(seed, sample, size) for sample in range(samples)])
 
-    def interpolate_noise(
-        self, seed_a: int, seed_b: int, steps: int, size: tuple[int, int] | None = None
-    ) -> Tensor:
+    def interpolate_noise(self, seed_a: int, seed_b: int, steps: int, size: tuple[int, int] | None = None) -> Tensor:
         """Return noise on the way between two seeds' first images, `[steps, ...]`.
 
         The way is along a sphere: halfway along a straight line z would be shorter than any that was trained on.
@@ -401,11 +399,11 @@ class Synthesizer(
         cosine = float(torch.dot(a, b) / (a.norm() * b.norm()))
         angle = math.acos(max(-1.0, min(1.0, cosine)))
         if math.sin(angle) < 1e-6:  # the same seed twice
-            return a.float().expand(len(parts), -1).unflatten(1, shape).clone()
+            return a.float().expand(len(parts), -1).reshape(len(parts), *shape).clone()
         t = parts[:, None]
         path = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / math.sin(angle)
         path[parts == 0], path[parts == 1] = a, b
-        return path.float().unflatten(1, shape)
+        return path.float().view(len(parts), *shape)
 
     def _require_noise(self, wanted: bool, because: str) -> None:
         if wanted and not self.sampling.noise_channels:

@@ -41,6 +41,4 @@ class ImageGradients:
         """Send what the leaves collected through the generator, and further terms with it."""
         self.record(losses)
         ends = [self.scale(value) for value in losses.values()]
-        torch.autograd.backward(
-            [*self.images, *ends], [*(leaf.grad for leaf in self.leaves), *(None for _ in ends)]
-        )
+        torch.autograd.backward([*self.images, *ends], [*(leaf.grad for leaf in self.leaves), *(None for _ in ends)])

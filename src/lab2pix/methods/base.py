@@ -7,7 +7,7 @@ gradients. The training loop owns the rest: optimizers, precision, accumulation,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
+from lab2pix.errors import CheckpointError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.sampling import Sampling
 from lab2pix.methods.schedules import Progress, constant
@@ -247,7 +248,13 @@ class Method(ABC):
         return {}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
-        """Restore what `extra_state` returned."""
+        """Restore what `extra_state` returned.
+
+        Raises:
+            CheckpointError: the state is of something else.
+        """
+        if state:
+            raise CheckpointError(f"method '{self.name}' keeps no further state, but there is {', '.join(state)}")
 
     # --- scores ---------------------------------------------------------------------------------------------------
 

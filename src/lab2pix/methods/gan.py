@@ -70,7 +70,7 @@ class GeneratorConfig(Section):
     global_encoder: GlobalEncoderConfig = GlobalEncoderConfig()
     input: Literal["noise", "label"] = Field(
         "noise",
-        description="What the first scale is made from: noise (Eq. 21), or the small label map (as in the official code).",
+        description="What the first scale is made from: noise (Eq. 21), or the small label map (official code).",
     )
     noise_dim: int = Field(128, ge=1, description="Length of the noise vector z.")
     spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
@@ -123,8 +123,8 @@ class GANTrainConfig(TrainConfig):
     init_gain: float | None = Field(
         None,
         gt=0,
-        description="Initial weights Xavier normal with this gain; 1: signals keep their size; null: as in the official "
-        "code, V1 normal with deviation 0.02, V2 Xavier normal with gain 0.02.",
+        description="Initial weights Xavier normal with this gain; 1: signals keep their size; null: as in the "
+        "official code, V1 normal with deviation 0.02, V2 Xavier normal with gain 0.02.",
     )
 
 
@@ -150,8 +150,8 @@ class HierarchicalGANConfig(RunConfig):
             )
         if min(size) < least:
             raise ConfigError(
-                f"data.size is {list(size)} but the hierarchical discriminators need both sides to be at least {least}, "
-                f"or their deepest level normalizes a single pixel; the smallest valid size is {nearest}"
+                f"data.size is {list(size)} but the hierarchical discriminators need both sides to be at least "
+                f"{least}, or their deepest level normalizes a single pixel; the smallest valid size is {nearest}"
             )
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
@@ -159,8 +159,8 @@ class HierarchicalGANConfig(RunConfig):
         multiple = 2**self.generator.num_upsamples
         if samples == 1 and self.data.size == (multiple, multiple):
             raise ConfigError(
-                f"data.size is {list(self.data.size)}, which makes the generator's first scale one pixel, and a forward "
-                f"pass holds one sample, so its batch norm has nothing to average; set data.size="
+                f"data.size is {list(self.data.size)}, which makes the generator's first scale one pixel, and a "
+                f"forward pass holds one sample, so its batch norm has nothing to average; set data.size="
                 f"{[multiple, 2 * multiple]}, or {advice}"
             )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -77,8 +77,8 @@ class V1LossConfig(AdversarialLossConfig):
     diversity: float = Field(
         0.0,
         ge=0,
-        description="Not in the paper: weight of mode seeking, for which a quarter of a batch repeats the label maps of "
-        "another quarter with other noise; 0: off, and noise may come to change little.",
+        description="Not in the paper: weight of mode seeking, for which a quarter of a batch repeats the label maps "
+        "of another quarter with other noise; 0: off, and noise may come to change little.",
     )
     cycle: float = Field(0.0, ge=0, description="λ4: weight of cycle segmentation (Eq. 19); 0: off.")
     cycle_warmup: float = Field(
@@ -152,13 +152,13 @@ class Lab2PixV1Config(HierarchicalGANConfig):
             )
         if generator.num_upsamples != 5:
             raise ConfigError(
-                f"generator.num_upsamples is {generator.num_upsamples}, but the sketch encoder halves five times; set it "
-                "to 5"
+                f"generator.num_upsamples is {generator.num_upsamples}, but the sketch encoder halves five times; set "
+                "it to 5"
             )
         if self.loss.foreground_rate != 1:
             raise ConfigError(
-                f"loss.foreground_rate is {self.loss.foreground_rate:g}, but sketches have no classes to enhance; set it "
-                "to 1"
+                f"loss.foreground_rate is {self.loss.foreground_rate:g}, but sketches have no classes to enhance; set "
+                "it to 1"
             )
 
 
@@ -341,9 +341,7 @@ class Lab2PixV1(HierarchicalGAN):
         loss = self.config.loss
         consistent = loss.consistency > 0 and scale > 0
         with context.autocast():
-            own = self.feature_extractors(
-                images[scale], levels=self._num_feature_levels(scale), consistency=consistent
-            )
+            own = self.feature_extractors(images[scale], levels=self._num_feature_levels(scale), consistency=consistent)
             output = self._discriminate(scale, images[scale], own.discriminator)
             terms = {
                 "adversarial": adversarial_loss([output.predictions], self.generator_term, [self.weights[scale]], mask)

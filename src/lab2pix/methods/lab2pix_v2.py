@@ -64,8 +64,8 @@ class V2LossConfig(AdversarialLossConfig):
     cycle: float = Field(
         0.0,
         ge=0,
-        description="Not in the paper: weight of cycle segmentation with a head on the perceptual network that learns to "
-        "segment the photos; 0: off.",
+        description="Not in the paper: weight of cycle segmentation with a head on the perceptual network that learns "
+        "to segment the photos; 0: off.",
     )
 
 
@@ -79,8 +79,8 @@ class Lab2PixV2Config(HierarchicalGANConfig):
         """Check losses against each other and against the generator, and the image size."""
         if self.loss.cycle > 0 and self.loss.perceptual == 0:
             raise ConfigError(
-                "loss.cycle segments the features of the perceptual loss, but loss.perceptual is 0; set loss.cycle=0 or "
-                "loss.perceptual above 0"
+                "loss.cycle segments the features of the perceptual loss, but loss.perceptual is 0; set loss.cycle=0 "
+                "or loss.perceptual above 0"
             )
         if self.loss.imle_candidates > 1 and self.generator.input == "label":
             raise ConfigError(
@@ -213,9 +213,7 @@ class Lab2PixV2(HierarchicalGAN):
             image = self.networks["generator"](condition, noise)
             if self.head is not None:
                 with torch.no_grad():
-                    photo_features = self.feature_extractors(
-                        photo, levels=self._num_feature_levels(0), perceptual=True
-                    )
+                    photo_features = self.feature_extractors(photo, levels=self._num_feature_levels(0), perceptual=True)
                 logits = self.head(photo_features.perceptual)
         gradients = ImageGradients(pyramid(image.float(), self.scales), context.scale)
         real, conditions = pyramid(photo, self.scales), pyramid(condition, self.scales)
@@ -275,8 +273,8 @@ class Lab2PixV2(HierarchicalGAN):
     ) -> Iterator[Losses]:
         """Yield one scale's terms of the generator's sum, in groups that share no graph.
 
-        Sending each group back before the next is computed keeps one group's graph in memory. The backbone's features of
-        both images for the discriminator are appended to `features`, without a graph.
+        Sending each group back before the next is computed keeps one group's graph in memory. The backbone's features
+        of both images for the discriminator are appended to `features`, without a graph.
         """
         levels = self._num_feature_levels(scale.index)
         perceptual = scale.index < self.perceptual_scales
@@ -305,7 +303,7 @@ class Lab2PixV2(HierarchicalGAN):
         return ours, theirs
 
     def _reconstruction_losses(self, scale: _Scale, ours: Features, theirs: Features, label: Tensor) -> Losses:
-        """Return the terms that need no discriminator: perceptual (Eq. 28) and, at the full size, cycle segmentation."""
+        """Return the terms without a discriminator: perceptual (Eq. 28) and, at the full size, cycle segmentation."""
         loss = self.config.loss
         terms = {"perceptual": loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)}
         if scale.index == 0 and self.head is not None:

@@ -37,8 +37,8 @@ class Condition:
     Attributes:
         label_space: what class ids mean.
         source: what the method generates from: class ids, line drawings (ids 0 and 1), or images.
-        encoding: of class ids: `one-hot`, one channel per class and one for unknown where the space has it; or `colors`,
-            3 channels, the label space's colors in [-1, 1].
+        encoding: of class ids: `one-hot`, one channel per class and one for unknown where the space has it; or
+            `colors`, 3 channels, the label space's colors in [-1, 1].
         edges: whether a channel that marks borders between instances follows.
         channels_of_images: channels of a source image.
     """
@@ -70,10 +70,7 @@ class Condition:
             return batch.source
         if self.source == "lines":
             return 1 - 2 * batch.label.unsqueeze(1).float()
-        if self.encoding == "colors":
-            encoded = self._colors(batch.label)
-        else:
-            encoded = self.label_space.one_hot(batch.label)
+        encoded = self._colors(batch.label) if self.encoding == "colors" else self.label_space.one_hot(batch.label)
         if not self.edges:
             return encoded
         if batch.edges is None:
@@ -115,8 +112,8 @@ def _names(batch: Batch) -> str:
 class Sampling:
     """All that code outside `lab2pix.methods` knows of how a method makes images.
 
-    The generator is called as `generator(condition, noise)`, or with `style=[N, 3, H, W]` (or None) where `style` is not
-    `none`. It returns `[N, 3, H, W]` in [-1, 1], or a list of images, largest first.
+    The generator is called as `generator(condition, noise)`, or with `style=[N, 3, H, W]` (or None) where `style` is
+    not `none`. It returns `[N, 3, H, W]` in [-1, 1], or a list of images, largest first.
 
     Attributes:
         condition: makes the generator's input.
@@ -126,8 +123,8 @@ class Sampling:
         noise_stride: 0: a vector `[N, noise_channels]`; s: a map `[N, noise_channels, H / s, W / s]`.
         outputs: how many images the generator returns; 3: X3, X2, X1.
         style: whether a style image is taken, or needed, beyond the condition.
-        mode: `eval`, or `train`: batch norm with the statistics of the image itself and dropout seeded by the noise, one
-            image at a time; no state changes.
+        mode: `eval`, or `train`: batch norm with the statistics of the image itself and dropout seeded by the noise,
+            one image at a time; no state changes.
     """
 
     condition: Condition

@@ -1,7 +1,7 @@
 """Checkpoints: whole or not there at all, and enough to go on as if nothing had happened.
 
-A checkpoint is a folder `checkpoints/step-00001000` of four files: `model.safetensors` (the generator to sample with) and
-`config.json` are the exported form that anybody can load; `training.safetensors` (all networks as they are under their
+A checkpoint is a folder `checkpoints/step-00001000` of four files: `model.safetensors` (the generator to sample with)
+and `config.json` are the exported form that anybody can load; `training.safetensors` (all networks as they are under their
 names, averages under `average.NAME.`, the method's further state under `extra.RANK.`) and
 `optimizer.pt` (optimisers, loss scaling, counters) continue the run. It is written beside its place, forced to the disk
 and renamed, so that whoever finds it finds all of it, whenever the process or the machine stopped.
@@ -112,13 +112,13 @@ def _write_files(folder: Path, state: TrainingState, tensors: dict[str, Tensor])
     sync_folder(folder)
 
 
-def write_checkpoint(run: Path, state: TrainingState, extra: Sequence[Mapping[str, Tensor]] = ({},)) -> Path:
+def write_checkpoint(run: Path, state: TrainingState, extra: Sequence[Mapping[str, Tensor]] = ()) -> Path:
     """Write the state as `checkpoints/step-...`; one that is there already stays as it is.
 
     Args:
         run: the run folder.
         state: what to write.
-        extra: `Method.extra_state` of each process, by rank.
+        extra: `Method.extra_state` of each process, by rank; empty: of this process alone.
 
     Returns:
         The checkpoint's folder.
@@ -130,7 +130,7 @@ def write_checkpoint(run: Path, state: TrainingState, extra: Sequence[Mapping[st
     path = parent / f"step-{state.step:08d}"
     if path.exists():
         return path
-    tensors = _training_tensors(state, extra)
+    tensors = _training_tensors(state, extra or [state.method.extra_state()])
     broken = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
     if broken is not None:
         raise TrainingError(

@@ -106,8 +106,8 @@ def _check_sampling(method: Method) -> None:
         return
     if config.evaluation.segmenter is not None and sampling.condition.source != "labels":
         raise ConfigError(
-            f"evaluation.segmenter segments classes, but the run generates from {sampling.condition.source}, which have "
-            "none; set evaluation.segmenter=null"
+            f"evaluation.segmenter segments classes, but the run generates from {sampling.condition.source}, which "
+            "have none; set evaluation.segmenter=null"
         )
     if config.evaluation.samples > 1 and not sampling.noise_channels:
         raise ConfigError(

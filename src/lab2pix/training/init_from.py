@@ -20,8 +20,8 @@ _MODEL, _TRAINING = "model.safetensors", "training.safetensors"
 def init_from(state: TrainingState, source: str) -> list[str]:
     """Give the networks what they share with another run's, by name and shape; the rest keeps its initial weights.
 
-    What is sampled with, and its moving average, get the weights that the other run samples with; all other networks get
-    theirs where the source is a run or one of its checkpoints rather than an exported model. Optimizers and counters
+    What is sampled with, and its moving average, get the weights that the other run samples with; all other networks
+    get theirs where the source is a run or one of its checkpoints rather than an exported model. Optimizers and counters
     start from zero.
 
     Args:
@@ -53,7 +53,9 @@ def init_from(state: TrainingState, source: str) -> list[str]:
         )
     _copy(method.sampling_generator(state.sampling_networks), exported)
     notes = {name: f"{counts[name]} of {len(network.state_dict())}" for name, network in method.networks.items()}
-    notes |= {name: f"{count} of {len(generator.state_dict())}" for name, net in method.networks.items() if net is generator}
+    notes |= {
+        name: f"{count} of {len(generator.state_dict())}" for name, net in method.networks.items() if net is generator
+    }
     return [f"{name}: {text} tensors {where}" for name, text in notes.items()]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,6 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.data.samples import collate
-from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Losses, Progress, build_method, get_method
 from lab2pix.training.checkpoint import (

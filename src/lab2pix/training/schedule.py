@@ -23,4 +23,3 @@ def total_steps(train: TrainConfig, samples: int) -> int:
     if train.epochs is None:
         raise ConfigError("neither train.steps nor train.epochs is set; set one of them to say how long to train")
     return math.ceil(train.epochs * samples / train.batch_size)
-

@@ -90,9 +90,7 @@ def build_state(method: Method, device: torch.device) -> TrainingState:
         method=method,
         optimizers={name: _adam(method, spec, device) for name, spec in method.optimizers.items()},
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
-        averages={
-            name: ModelEma(method.networks[name], decay or 0.0, settings) for name, settings in averaged.items()
-        },
+        averages={name: ModelEma(method.networks[name], decay or 0.0, settings) for name, settings in averaged.items()},
     )
 
 

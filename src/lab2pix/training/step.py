@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.errors import TrainingError
-from lab2pix.methods import Losses, Phase, Progress, RandomSource, StepContext
+from lab2pix.methods import Losses, Phase, RandomSource, StepContext
 from lab2pix.methods.base import PRECISIONS
 from lab2pix.training.state import TrainingState
 from lab2pix.utils.distributed import DistributedContext
