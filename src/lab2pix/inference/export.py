@@ -91,6 +91,9 @@ def export(
     """
     out = Path(out)
     _check(out, form, overwrite)
+    if synthesizer.sampling.mode == "train" or synthesizer.sampling.style == "required":
+        what = "dropout and batch statistics" if synthesizer.sampling.mode == "train" else "a style image"
+        raise ConfigError(f"this generator ({synthesizer.config.name}) samples with {what}, which no program can hold")
     program = _Program(synthesizer, torch.float16 if half else torch.float32, dynamic)
     shapes = [(1, *synthesizer.size)]
     if dynamic:  # the last one is traced, which a side or number of 1 would not suit
@@ -184,28 +187,39 @@ class _Program(nn.Module):
                         setattr(module, name, _DynamicNoiseEncoder.of(child))
         self.generator.to(dtype).requires_grad_(False)
 
-    def forward(self, label: Tensor, noise: Tensor | None = None, instances: Tensor | None = None) -> Tensor:
-        """Draw `[N, 3, H, W]` float32 in [-1, 1].
+    def forward(
+        self,
+        label: Tensor | None = None,
+        noise: Tensor | None = None,
+        instances: Tensor | None = None,
+        source: Tensor | None = None,
+    ) -> Tensor:
+        """Return `[N, 3, H, W]` float32 in [-1, 1].
 
         Args:
             label: `[N, H, W]` int64 class ids.
             noise: `[N, noise_dim]` float32, where the generator starts from noise.
             instances: `[N, H, W]` int64, where it sees borders between instances.
+            source: `[N, C, H, W]` float32 in [-1, 1] in place of `label`, where images are generated from images.
         """
-        condition = self.sampling.condition.traceable(label, instances, self.dtype)
+        given = label if source is None else source
+        assert given is not None
+        condition = self.sampling.condition.traceable(given, instances, self.dtype)
         images = self.generator(condition, None if noise is None else noise.to(self.dtype))
         return cast(Tensor, images if isinstance(images, Tensor) else images[0]).float()
 
     def example(self, count: int, height: int, width: int) -> Inputs:
         """Return label maps of patches in which each class occurs sooner or later, and what else goes in."""
-        random = torch.Generator().manual_seed(count)
-        patches = torch.randint(
-            self.sampling.condition.label_space.num_channels, (count, height // 8, width // 8), generator=random
-        )
-        inputs = {"label": patches.repeat_interleave(8, 1).repeat_interleave(8, 2)}
+        random, condition = torch.Generator().manual_seed(count), self.sampling.condition
+        if condition.source == "images":
+            inputs = {"source": torch.rand(count, condition.channels, height, width, generator=random) * 2 - 1}
+        else:
+            channels = condition.label_space.num_channels
+            patches = torch.randint(channels, (count, -(-height // 8), -(-width // 8)), generator=random)
+            inputs = {"label": patches.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width]}
         if (shape := self.sampling.noise_shape((height, width))) is not None:
             inputs["noise"] = torch.randn(count, *shape, generator=random)
-        if self.sampling.condition.edges:
+        if condition.edges:
             inputs["instances"] = inputs["label"].roll(4, -1)
         return inputs
 
@@ -262,8 +276,14 @@ def _shapes(program: _Program, example: Inputs) -> dict[str, dict[int, Any]]:
     count, height, width = (
         cast(Any, Dim(name, min=least)) for name, least in (("batch", 1), ("rows", 2), ("columns", 2))
     )
-    maps = {0: count, 1: program.stride * height, 2: program.stride * width}
-    return {name: {0: count} if name == "noise" else maps for name in example}
+
+    def shape(name: str, tensor: Tensor) -> dict[int, Any]:
+        if name == "noise" and not program.sampling.noise_stride:
+            return {0: count}
+        factor = program.stride // (program.sampling.noise_stride if name == "noise" else 1)
+        return {0: count, tensor.ndim - 2: factor * height, tensor.ndim - 1: factor * width}
+
+    return {name: shape(name, tensor) for name, tensor in example.items()}
 
 
 def _write_onnx(traced: ExportedProgram, names: list[str], file: Path) -> None:
@@ -316,7 +336,9 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     inputs = program.example(*shape)
     edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
     noise = inputs.get("noise", torch.zeros(shape[0], 0))
-    expected = synthesizer.generate(Batch(inputs["label"], edges=edges), noise).cpu()
+    source, empty = inputs.get("source"), torch.empty(shape[0], 0, 0, dtype=torch.int64)
+    batch = Batch(inputs.get("label", empty), edges=edges, source=source)
+    expected = synthesizer.generate(batch, noise).cpu()
     try:
         pictures = run(inputs)
     except Exception as error:  # runtimes have errors of their own
@@ -333,6 +355,7 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
 
 _MEANINGS = {
     "label": "class ids: 'id' of 'classes'",
+    "source": "image to generate from, -1 to 1",
     "noise": "independent normal numbers; another noise, another picture",
     "instances": "equal numbers are one object, borders between them are seen; label itself where there are none",
 }
@@ -350,7 +373,8 @@ def _describe(
     rows = zip(ids.tolist(), names, space.palette.tolist(), space.encode_values(ids).tolist(), strict=True)
     noise = synthesizer.sampling.noise_shape(synthesizer.size) or ()
     shapes = {"label": sides, "noise": [sides[0], *noise], "instances": sides}
-    types = {"label": "int64", "noise": "float32", "instances": "int64"}
+    shapes["source"] = [sides[0], synthesizer.sampling.condition.channels, *sides[1:]]
+    types = {"label": "int64", "noise": "float32", "instances": "int64", "source": "float32"}
     return {
         "format": _DESCRIPTION,
         "program": {"file": name, "form": form, "made_by": f"lab2pix {version('lab2pix')}"},
