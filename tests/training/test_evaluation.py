@@ -220,7 +220,7 @@ def test_evaluation_by_two_processes_equals_one(server, tmp_path: Path, toys, mo
         assert server.run(*jobs) == [0, 0]
         monkeypatch.setattr(toy, "SIDE", 16)
         space = LabelSpace.load("scenes")
-        state = build_state(ToyMethod(toy_config(**config), space), toy_config(**config), CPU)
+        state = build_state(ToyMethod(toy_config(**config), space), CPU)
         evaluation = build_evaluation(toy_config(**config), space, ALONE)
         assert evaluation is not None
         logged = {line["step"]: line["evaluation"] for line in lines(out, "evaluation")}

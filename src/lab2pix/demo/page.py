@@ -238,8 +238,7 @@ def _facts(
     yield "Pictures", f"{width} x {height} pixels; {record['data']['samples']:,} scenes to train on"
     if kind.unpaired:
         yield "Pairs", f"none: each {kind.condition} met a scene of another one, drawn by lot in every epoch"
-    yield "Generator", f"{parameters:,} weights, width {config.generator.width}"
-    yield "Eyes", f"{config.backbone.discriminator} (ImageNet), {kind.eyes}"
+    yield "Generator", f"{parameters:,} weights"
     losses: dict[str, dict[str, float]] = next((line["losses"] for line in reversed(log) if "losses" in line), {})
     for player, terms in losses.items():
         yield (

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
 
 __all__ = ["VARIANTS", "DemoVariant", "find_variant", "variant_of"]
@@ -166,6 +166,6 @@ def find_variant(method: str) -> DemoVariant:
     return VARIANTS[method]
 
 
-def variant_of(config: Config) -> DemoVariant | None:
+def variant_of(config: RunConfig) -> DemoVariant | None:
     """Return the demonstration that a run is of; None where it is none."""
     return next((kind for kind in VARIANTS.values() if kind.run_name == config.name), None)

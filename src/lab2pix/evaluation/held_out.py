@@ -30,9 +30,9 @@ def sample_key(place: int) -> str:
     return f"{place:06d}"
 
 
-def held_out_noise(seed: int, places: Sequence[int], length: int) -> Tensor:
-    """Return the noise of the label maps at some places, `[len(places), length]`."""
-    return torch.stack([latent_from_seed(seed, place, length) for place in places])
+def held_out_noise(seed: int, places: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Return the noise of the label maps at some places, `[len(places), *shape]`."""
+    return torch.stack([latent_from_seed(seed, place, shape) for place in places])
 
 
 def score_names(

@@ -24,6 +24,7 @@ from lab2pix.evaluation.protocol import Protocol, check_weights, load_networks
 from lab2pix.evaluation.report import Report, check_output_path
 from lab2pix.inference.synthesizer import Synthesizer
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import get_method
 from lab2pix.utils.distributed import DistributedContext, init_distributed
 
 __all__ = ["evaluate", "evaluate_run"]
@@ -187,8 +188,8 @@ def evaluate_run(
         space = synthesizer.label_space
         if protocol.lpips is not None and samples == 1 and not is_paired(synthesizer.config.data):
             raise ConfigError("--lpips compares pictures with photos of their own, and this run has none: leave it out")
-        if protocol.segmenter is not None and synthesizer.config.generator.encoder == "sketch":
-            raise ConfigError("a run on sketches has no classes that a segmenter could read; leave out --segmenter")
+        if protocol.segmenter is not None and synthesizer.sampling.condition.source != "labels":
+            raise ConfigError("the run generates from inputs without classes to segment; leave out --segmenter")
         networks = load_networks(protocol, space)
         networks.to(team.device)
         judge = MetricAccumulator(networks, samples, seed=protocol.seed)
@@ -229,11 +230,13 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
             "generate pictures and judge the folder"
         )
     where = (synthesizer.label_space, config.seed)
-    return build_dataset(data, "val", *where), open_held_out_photos(data, *where)
+    paired = get_method(config.method).paired
+    return build_dataset(data, "val", *where, paired=paired), open_held_out_photos(data, *where)
 
 
 def _generate(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:
-    noise = held_out_noise(seed, places, synthesizer.config.generator.noise_dim)
+    shape = synthesizer.sampling.noise_shape(synthesizer.size) or (0,)
+    noise = held_out_noise(seed, places, shape)
     return float_to_uint8(synthesizer.generate(Batch(label=batch.label, edges=batch.edges), noise))
 
 

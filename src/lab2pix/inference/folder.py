@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -115,10 +116,15 @@ def generate_folder(
     """
     labels, out = Path(labels), Path(out)
     pairs = find_pairs(layout, labels, split, need_images=False)
-    noise = _noise(synthesizer, seed, samples, interpolate, steps)
+
+    @cache
+    def noise(size: tuple[int, int]) -> Tensor:
+        return _noise(synthesizer, seed, samples, interpolate, steps, size)
+
+    count = len(noise(synthesizer.size))
     if scales:
         synthesizer.require_scales()
-    ends = _ends(len(noise), interpolate is not None, scales)
+    ends = _ends(count, interpolate is not None, scales)
     _keep_apart(labels, out, pairs, ends)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pairs = pairs[rank::world]
@@ -140,7 +146,7 @@ def generate_folder(
             report.failed.append((pair.label, str(error)))
             continue
         for index, files in wanted.items():
-            item = _Item(batch, noise[index], files)
+            item = _Item(batch, noise((batch.label.shape[-2], batch.label.shape[-1]))[index], files)
             if waiting and waiting[0].batch.label.shape != batch.label.shape:
                 report.written += _make(synthesizer, waiting, scales)
                 waiting = []
@@ -160,12 +166,17 @@ def _count(things: Sequence[object], name: str) -> str:
 
 
 def _noise(
-    synthesizer: Synthesizer, seed: int, samples: int, interpolate: tuple[int, int] | None, steps: int
+    synthesizer: Synthesizer,
+    seed: int,
+    samples: int,
+    interpolate: tuple[int, int] | None,
+    steps: int,
+    size: tuple[int, int],
 ) -> Tensor:
     """Return one row of noise per picture of a label map."""
     if interpolate is not None:
-        return synthesizer.interpolate_noise(*interpolate, steps)
-    return synthesizer.noise_samples(seed, samples)
+        return synthesizer.interpolate_noise(*interpolate, steps, size)
+    return synthesizer.noise_samples(seed, samples, size)
 
 
 def _keep_apart(labels: Path, out: Path, pairs: Sequence[Pair], ends: Sequence[Sequence[str]]) -> None:

@@ -16,15 +16,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, OutputError
 from lab2pix.interop.convert import build_network
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator
+from lab2pix.methods import build_generator, read_config
 
 __all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "shipped_models", "write"]
 
-FORMAT = "lab2pix-1"
+FORMAT = "lab2pix-2"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
@@ -42,7 +42,7 @@ class ModelInfo(NamedTuple):
         network: what to build where `config` alone does not say: an authors' released network, with its settings.
     """
 
-    config: Config
+    config: RunConfig
     label_space: LabelSpace
     step: int
     network: dict[str, Any] | None = None
@@ -87,7 +87,7 @@ class ModelInfo(NamedTuple):
                 f"{file} says format {found!r}, but this version of lab2pix reads '{FORMAT}'; export the weights anew"
             )
         try:
-            config = Config.model_validate(data["config"])
+            config = read_config(data["config"])
             label_space = LabelSpace.from_dict(data["label_space"], where=f"'label_space' of {file}")
             network = data.get("network")
             if not isinstance(network, dict | None):

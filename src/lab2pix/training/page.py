@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.recipes import load_config, preset_names
 from lab2pix.reporting.chart import chart
 from lab2pix.reporting.html import number, score_title, write_html
@@ -152,7 +152,7 @@ def _step(sheet: Path) -> int:
     return int(sheet.stem.removeprefix("step-"))
 
 
-def _commands(run: Path, config: Config, *, done: bool) -> str:
+def _commands(run: Path, config: RunConfig, *, done: bool) -> str:
     """Return what to type next."""
     evaluation = config.evaluation
     judge = ["lab2pix", "evaluate", str(run), "--out", str(run / "report.json"), "--count", str(evaluation.count)]
@@ -174,10 +174,10 @@ def _commands(run: Path, config: Config, *, done: bool) -> str:
     return f"<dl>{''.join(lines)}</dl>"
 
 
-def _settings(config: Config) -> str:
+def _settings(config: RunConfig) -> str:
     """Show the settings that differ from the preset of the run's name, or else from the defaults."""
     preset = config.name in preset_names()
-    base = load_config(config.name) if preset else Config()
+    base = load_config(config.name) if preset else type(config)()
     before, now = (dict(flatten(part.model_dump(mode="json"))) for part in (base, config))
     rows = [
         f'<tr><th scope="row"><code>{escape(key)}</code></th><td>{_value(value)}</td>'

@@ -58,8 +58,8 @@ class Display:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def losses(self, losses: Mapping[str, Mapping[str, float]], waiting: float = 0.0) -> None:
-        """Show each player's sum of losses from now on, and which share of the time steps waited for data, if much."""
-        shown = [f"{player} {sum(terms.values()):.3f}" for player, terms in losses.items()]
+        """Show each phase's sum of losses from now on, and which share of the time steps waited for data, if much."""
+        shown = [f"{phase} {sum(terms.values()):.3f}" for phase, terms in losses.items()]
         if waiting >= _WORTH_SHOWING:
             shown.append(f"waiting for data {waiting:.0%}")
         self._losses = "  ".join(shown)
