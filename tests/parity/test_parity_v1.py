@@ -17,6 +17,8 @@ from torch import Tensor
 
 from lab2pix.interop.parity import Row, check_file
 from lab2pix.interop.released_v1 import Norm, ReleasedV1Discriminator, ReleasedV1Generator, Task
+from lab2pix.interop.vectors import read_vectors
+from lab2pix.interop.vectors_v1 import V1Vectors
 
 SEEN = (5, 6, 7)
 TASKS = {"semantic": "semantic2image", "sketch": "sketch2image"}
@@ -271,8 +273,20 @@ def expected_rows(task: Task) -> set[str]:
 def test_released_networks_are_met_in_all_they_answered(golden_root: Path, task: Task) -> None:
     rows = check_file(golden_root / f"v1_{task}.safetensors")
     assert not failures(rows)
-    assert all(row.max_abs < 3e-5 for row in rows)
+    # From the same networks in float64 the recording is up to 1.5e-5 away and float32, by processor, up to 3.4e-5.
+    assert all(row.max_abs < 5e-5 for row in rows)
     assert {row.output for row in rows} == expected_rows(task)
+
+
+def test_in_float64_the_sketch_generator_is_as_near_as_the_recording_was_rounded(golden_root: Path) -> None:
+    vectors = read_vectors(golden_root / "v1_sketch.safetensors")
+    case = V1Vectors(vectors)
+    with torch.no_grad():
+        images = case.generator.double()(case.condition.double())
+    for scale, image in zip((3, 2, 1), images, strict=True):
+        recorded = vectors.tensors[f"out.X{scale}"]
+        step = image.shape[-1] // recorded.shape[-1]
+        assert (image[..., ::step, ::step] - recorded).abs().max() < 2e-5
 
 
 # --- files of other shapes ----------------------------------------------------------------------------------------
