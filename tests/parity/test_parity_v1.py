@@ -12,13 +12,13 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lab2pix.interop.vectors import read_vectors
+from lab2pix.interop.vectors_v1 import V1Vectors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lab2pix.interop.parity import Row, check_file
 from lab2pix.interop.released_v1 import Norm, ReleasedV1Discriminator, ReleasedV1Generator, Task
-from lab2pix.interop.vectors import read_vectors
-from lab2pix.interop.vectors_v1 import V1Vectors
 
 SEEN = (5, 6, 7)
 TASKS = {"semantic": "semantic2image", "sketch": "sketch2image"}

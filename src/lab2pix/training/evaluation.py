@@ -197,16 +197,16 @@ class Evaluation:
 
 
 def _broadcast_from_rank0(network: nn.Module, team: DistributedContext) -> nn.Module:
-    """Return process 0's network in every process: between steps, batch statistics are each process' own."""
-    if team.size == 1:
-        return network
-    same = network if team.main else copy.deepcopy(network)
-    with torch.no_grad():
-        for tensor in same.state_dict().values():
-            flat = tensor.contiguous()
-            dist.broadcast(flat, src=0)
-            if not team.main:
-                tensor.copy_(flat)
+    """Return a copy of process 0's network, with weights in row-major order as if they had been read from a file.
+
+    Between steps, batch statistics are each process' own. With weights in another memory order, such as channels last,
+    convolutions run in other kernels, which round differently.
+    """
+    same = copy.deepcopy(network)
+    for tensor in (*same.parameters(), *same.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+        if team.size > 1:
+            dist.broadcast(tensor.data, src=0)
     return same
 
 
