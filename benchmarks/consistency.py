@@ -35,9 +35,9 @@ from torch import Tensor
 
 from lab2pix import Synthesizer
 from lab2pix.batch import Batch
-from lab2pix.data.pixels import from_bytes, to_bytes
+from lab2pix.data.transforms import float_to_uint8, uint8_to_float
 from lab2pix.errors import Lab2PixError
-from lab2pix.methods.backbones import load_backbone
+from lab2pix.methods.features import load_backbone
 from lab2pix.nn.backbones import Backbone
 from lab2pix.training import latest_checkpoint, read_run_config
 
@@ -146,7 +146,7 @@ def moments(backbone: Backbone, pictures: Tensor) -> Moments:
     """Return mean `[C]` and covariance `[C, C]`, float64, of what a backbone sees in `[N, 3, H, W]` uint8."""
     parts = torch.split(pictures, AT_ONCE)
     features = torch.cat(
-        [backbone(backbone.normalize(from_bytes(part))).discriminator[-1].mean(dim=(2, 3)) for part in parts]
+        [backbone(backbone.normalize(uint8_to_float(part))).discriminator[-1].mean(dim=(2, 3)) for part in parts]
     ).double()
     return features.mean(0), torch.cov(features.T)
 
@@ -162,7 +162,7 @@ def draw_sizes(synthesizer: Synthesizer, labels: Tensor) -> list[Tensor]:
     """Draw label maps `[N, H, W]`, each with noise of its own: X3, X2 and X1 in [-1, 1]."""
     noise = torch.stack([synthesizer.noise(0, place) for place in range(len(labels))])
     parts = [
-        synthesizer.draw_scales(Batch(label=label), z)
+        synthesizer.generate_pyramid(Batch(label=label), z)
         for label, z in zip(torch.split(labels, AT_ONCE), torch.split(noise, AT_ONCE), strict=True)
     ]
     return [torch.cat(images) for images in zip(*parts, strict=True)]
@@ -173,7 +173,7 @@ def score(folder: Path, readers: Readers, backbone: Backbone, count: int) -> dic
     synthesizer = Synthesizer.load(folder, device="cpu")
     labels, true = held_out(synthesizer.config, count)
     images = draw_sizes(synthesizer, labels)
-    pictures = to_bytes(images[0])
+    pictures = float_to_uint8(images[0])
     differences = [float((F.avg_pool2d(larger, 2) - smaller).abs().mean()) for larger, smaller in pairwise(images)]
     return {
         **compare_classes(readers(synthesizer.size)(pictures), labels),

@@ -29,13 +29,14 @@ from torch import Tensor, nn
 
 from lab2pix import Synthesizer
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.data.dataset import build_dataset, collate
-from lab2pix.data.pixels import from_bytes, to_bytes
-from lab2pix.data.scenes import draw_scene
+from lab2pix.config.schema import Config
+from lab2pix.data.build import build_dataset
+from lab2pix.data.samples import collate
+from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.data.sketches import borders, find_edges
+from lab2pix.data.transforms import float_to_uint8, uint8_to_float
 from lab2pix.errors import Lab2PixError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
 WORLD = 7919
 """Seed of the scenes that the U-Net learns from."""
@@ -96,7 +97,7 @@ class Reader:
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
         """Return the class ids `[N, H, W]` int64 of `[N, 3, H, W]` uint8."""
-        return torch.cat([self.network(from_bytes(part)).argmax(1) for part in torch.split(pictures, AT_ONCE)])
+        return torch.cat([self.network(uint8_to_float(part)).argmax(1) for part in torch.split(pictures, AT_ONCE)])
 
 
 def scenes(first: int, count: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -121,7 +122,7 @@ def train_reader(size: tuple[int, int], *, steps: int, count: int, seed: int) ->
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 4e-3, total_steps=steps)
     for step in range(steps):
         chosen = torch.randint(count, (AT_ONCE,))
-        picture, label = from_bytes(pictures[chosen]), labels[chosen]
+        picture, label = uint8_to_float(pictures[chosen]), labels[chosen]
         if step % 2:
             picture, label = picture.flip(-1), label.flip(-1)
         optimizer.zero_grad(set_to_none=True)
@@ -167,14 +168,14 @@ def held_out(config: Config, count: int) -> tuple[Tensor, Tensor]:
     dataset = build_dataset(data, "val", LabelSpace.load(data.label_space), config.seed)
     batch = collate([dataset[index] for index in range(count)])
     assert batch.image is not None
-    return batch.label, to_bytes(batch.image)
+    return batch.label, float_to_uint8(batch.image)
 
 
 def draw_all(synthesizer: Synthesizer, labels: Tensor, seed: int) -> Tensor:
     """Draw every label map `[N, H, W]` with noise of its own: `[N, 3, H, W]` uint8."""
     noise = torch.stack([synthesizer.noise(seed, place) for place in range(len(labels))])
     parts = zip(torch.split(labels, AT_ONCE), torch.split(noise, AT_ONCE), strict=True)
-    return torch.cat([to_bytes(synthesizer.draw(Batch(label=label), z)) for label, z in parts])
+    return torch.cat([float_to_uint8(synthesizer.generate(Batch(label=label), z)) for label, z in parts])
 
 
 # --- scores -----------------------------------------------------------------------------------------------------------

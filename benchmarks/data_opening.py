@@ -18,11 +18,11 @@ import torch
 from PIL import Image
 from surroundings import peak_resident
 
-from lab2pix.config import DataConfig
+from lab2pix.config.schema import DataConfig
 from lab2pix.data import build_dataset
 from lab2pix.data.files import IMAGE_SUFFIXES
 from lab2pix.data.pairs import Pair
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
 __all__ = ["SETS", "make_set", "opened", "resident"]
 

@@ -12,17 +12,17 @@ from typing import Any
 import torch
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.configuration import load_config
+from lab2pix.config.schema import Config
 from lab2pix.data import build_dataset
-from lab2pix.data.scenes import write_scenes
-from lab2pix.distributed import Team
-from lab2pix.labels import LabelSpace
+from lab2pix.data.scenes.dataset import write_scenes
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
+from lab2pix.recipes import load_config
 from lab2pix.training.loader import read_batches, read_in_turn
 from lab2pix.training.sampler import StreamSampler, draw_noise
 from lab2pix.training.state import TrainingState, build_state
-from lab2pix.training.step import build_engine, make_step
+from lab2pix.training.step import build_step_context, training_step
+from lab2pix.utils.distributed import DistributedContext
 
 __all__ = ["SOURCES", "Training", "reading", "sources", "transfer"]
 
@@ -40,7 +40,7 @@ def sources(names: list[str], folder: Path, camvid: Path | None, count: int) -> 
         found["files"] = ["data.layout=folder", f"data.root={folder / 'scenes'}", "data.train_split=null"]
         found["files"] += ["data.label_space=scenes"]
     if camvid is not None:
-        labels = Path(__file__).parents[1] / "docs" / "examples" / "camvid.yaml"
+        labels = Path(__file__).parents[1] / "examples" / "camvid.yaml"
         found["camvid"] = ["data.layout=folder", f"data.root={camvid}", f"data.label_space={labels}"]
     return {name: [*found[name], "data.val_split=null"] for name in names if name in found}
 
@@ -100,11 +100,11 @@ class Training:
         torch.manual_seed(0)
         self.config = configuration(source, size, batch, width)
         self.space = LabelSpace.load(self.config.data.label_space)
-        self.team = Team(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+        self.team = DistributedContext(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         method = build_method(self.config, self.space)
         method.to(self.team.device, torch.channels_last)
         self.state: TrainingState = build_state(method, self.config, self.team.device)
-        self.engine = build_engine(self.config, self.state, self.team.device)
+        self.engine = build_step_context(self.config, self.state, self.team.device)
 
     def stretch(self, way: str, epochs: int, steps: int) -> list[list[tuple[float, float, float]]]:
         """Make steps on a set that is opened anew, after one to warm up.
@@ -131,7 +131,7 @@ class Training:
     def _step(self, part: Batch) -> None:
         noise = draw_noise(0, self.state.step, 0, len(part), self.config.generator.noise_dim).to(self.team.device)
         parts = [(part.to(self.team.device), noise)]
-        make_step(self.state, self.state.method.players, parts, self.engine, self.team)
+        training_step(self.state, self.state.method.networks, parts, self.engine, self.team)
         if self.team.device.type == "cuda":
             torch.cuda.synchronize()
 

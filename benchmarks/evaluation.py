@@ -32,9 +32,9 @@ from torchmetrics.functional.image import peak_signal_noise_ratio, structural_si
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 import lab2pix
-from lab2pix.data.pixels import from_bytes
-from lab2pix.data.scenes import draw_scene
-from lab2pix.methods.backbones import load_backbone
+from lab2pix.data.scenes.dataset import draw_scene
+from lab2pix.data.transforms import uint8_to_float
+from lab2pix.methods.features import load_backbone
 
 FEATURES = "efficientnet-lite0"
 DIMENSION = 320
@@ -75,7 +75,7 @@ class Features(nn.Module):
     @torch.inference_mode()
     def forward(self, pictures: Tensor) -> Tensor:
         """Return `[N, 320]` of `[N, 3, H, W]` uint8."""
-        image = self.network.normalize(from_bytes(pictures))
+        image = self.network.normalize(uint8_to_float(pictures))
         return self.network(image, levels=3).discriminator[-1].mean((2, 3))
 
 

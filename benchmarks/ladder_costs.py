@@ -9,14 +9,15 @@ from dataclasses import replace
 
 import torch
 
-from lab2pix.config import Config
-from lab2pix.data.dataset import build_dataset, collate
-from lab2pix.distributed import Team, join_team
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.data.build import build_dataset
+from lab2pix.data.samples import collate
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
 from lab2pix.training.sampler import draw_noise
 from lab2pix.training.state import build_state
-from lab2pix.training.step import build_engine, make_step
+from lab2pix.training.step import build_step_context, training_step
+from lab2pix.utils.distributed import DistributedContext, init_distributed
 
 __all__ = ["StepClock", "seconds_of_steps"]
 
@@ -29,12 +30,12 @@ class StepClock:
         team: this process.
     """
 
-    def __init__(self, config: Config, team: Team) -> None:
+    def __init__(self, config: Config, team: DistributedContext) -> None:
         space = LabelSpace.load(config.data.label_space)
         method = build_method(config, space)
         method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
         self.team, self.state = team, build_state(method, config, team.device)
-        self.engine = replace(build_engine(config, self.state, team.device), progress=0.5)
+        self.engine = replace(build_step_context(config, self.state, team.device), progress=0.5)
         dataset = build_dataset(config.data, "train", space, config.seed)
         size = config.train.batch_size
         batch = collate([dataset[(0, place)] for place in range(size)]).to(team.device)
@@ -44,7 +45,7 @@ class StepClock:
         """Make as many steps as give each player its turn; return the processor time of one, in seconds."""
         began, count = time.process_time(), self.state.method.config.optimizer.discriminator_every
         for _ in range(count):
-            make_step(self.state, dict(self.state.method.players), self.parts, self.engine, self.team)
+            training_step(self.state, dict(self.state.method.networks), self.parts, self.engine, self.team)
         return (time.process_time() - began) / count
 
 
@@ -56,7 +57,7 @@ def seconds_of_steps(configs: Mapping[str, Config], turns: int) -> dict[str, flo
         turns: how many steps of each count, after one that does not.
     """
     torch.set_num_threads(1)
-    with join_team("cpu") as team:
+    with init_distributed("cpu") as team:
         clocks = {name: StepClock(config, team) for name, config in configs.items()}
         for clock in clocks.values():
             clock()

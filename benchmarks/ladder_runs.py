@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
-from lab2pix.configuration import load_config
+from lab2pix.recipes import load_config
 from lab2pix.training import latest_checkpoint, read_run_config
 
 __all__ = ["finished", "part_of", "peak_memory", "train"]

@@ -12,14 +12,15 @@ from typing import Any, TypeAlias
 from PIL import Image, ImageDraw, ImageFont
 
 from lab2pix import Synthesizer
-from lab2pix.data.dataset import build_dataset, collate
-from lab2pix.data.pixels import to_bytes, to_picture
+from lab2pix.data.build import build_dataset
+from lab2pix.data.samples import collate
+from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.evaluation.evaluator import Protocol
 from lab2pix.evaluation.report import higher_is_better, read_report
 from lab2pix.evaluation.segmenters import WEIGHTS_FILE
-from lab2pix.pretrained import file_sha256
-from lab2pix.synthesis.judging import evaluate_run
+from lab2pix.inference.evaluate import evaluate_run
 from lab2pix.training import latest_checkpoint
+from lab2pix.utils.pretrained import file_sha256
 
 __all__ = [
     "PAPER",
@@ -211,11 +212,11 @@ def sheet(runs: Mapping[str, Path], file: Path, *, truth: bool = True, columns: 
         synthesizer = Synthesizer.load(folder, device="cpu")
         dataset = build_dataset(synthesizer.config.data, "val", synthesizer.label_space, 0)
         batch = collate([dataset[(0, place * len(dataset) // columns)] for place in range(columns)])
-        pictures = synthesizer.draw(batch, synthesizer.noise_samples(0, columns))
+        pictures = synthesizer.generate(batch, synthesizer.noise_samples(0, columns))
         if not rows and truth:
-            rows.append(("label map", [to_picture(item) for item in synthesizer.label_space.to_colors(batch.label)]))
-            last = [] if batch.image is None else [to_picture(item) for item in to_bytes(batch.image)]
-        rows.append((title, [to_picture(item) for item in to_bytes(pictures)]))
+            rows.append(("label map", [to_pil(item) for item in synthesizer.label_space.to_colors(batch.label)]))
+            last = [] if batch.image is None else [to_pil(item) for item in float_to_uint8(batch.image)]
+        rows.append((title, [to_pil(item) for item in float_to_uint8(pictures)]))
     if last:
         rows.append(("photo", last))
     width, height = (side * zoom for side in rows[0][1][0].size)

@@ -40,9 +40,9 @@ from ladder_scores import (
 )
 from surroundings import surroundings, write_json
 
-from lab2pix.config import DataConfig, ScenesConfig
-from lab2pix.configuration import load_config
+from lab2pix.config.schema import DataConfig, ScenesConfig
 from lab2pix.errors import Lab2PixError
+from lab2pix.recipes import load_config
 from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
 
 SEEDS = (0, 1, 2)
@@ -105,7 +105,7 @@ LATE_CYCLE = "loss.cycle_warmup=0.9"
 agree on any looks before the discriminators have shown what is real."""
 SEGMENTER_WORLD = 7919
 """Seed of the drawn scenes that the segmenter learns from: another world than the runs'."""
-CAMVID_SPACE = "docs/examples/camvid.yaml"
+CAMVID_SPACE = "examples/camvid.yaml"
 
 
 def camvid_root() -> Path:

@@ -35,12 +35,12 @@ from train_step_plain import PlainParts
 from train_step_v2 import MEANING, Variant
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.configuration import load_config
-from lab2pix.distributed import join_team
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
+from lab2pix.recipes import load_config
 from lab2pix.training.state import build_state
-from lab2pix.training.step import build_engine, make_step
+from lab2pix.training.step import build_step_context, training_step
+from lab2pix.utils.distributed import init_distributed
 
 WAYS = {"plain": frozenset[str](), "present": frozenset(MEANING)}
 PROCESS_WAYS = {"plain": frozenset({"discriminator_frozen"}), "present": frozenset(MEANING)}
@@ -188,18 +188,18 @@ def line(record: dict[str, Any]) -> str:
 def process(args: argparse.Namespace) -> None:
     """Train beside other processes, and let the first write down how long its steps took."""
     torch.set_num_threads(1)
-    with join_team("cpu") as team:
+    with init_distributed("cpu") as team:
         method, batch, noise = build(Point(*args.base), team.device)
         parts = PlainParts(method)
         state = build_state(method, method.config, team.device)
-        engine = replace(build_engine(method.config, state, team.device), progress=0.5)
-        networks = {name: team.wrap(player) for name, player in method.players.items()}
+        engine = replace(build_step_context(method.config, state, team.device), progress=0.5)
+        networks = {name: team.wrap(player) for name, player in method.networks.items()}
         processor: dict[str, list[float]] = {}
 
         def take(way: str) -> float:
             parts.use(PROCESS_WAYS[way])
             clock, own = time.perf_counter(), time.process_time()
-            make_step(state, networks, [(batch, noise)], engine, team)
+            training_step(state, networks, [(batch, noise)], engine, team)
             processor.setdefault(way, []).append(time.process_time() - own)
             return time.perf_counter() - clock
 

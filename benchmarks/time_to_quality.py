@@ -28,9 +28,9 @@ from ladder_scores import facts_of, judge, sheet, summary
 from ladders import SEEDS, SEGMENTER_WORLD, camvid, camvid_root
 from surroundings import surroundings, write_json
 
-from lab2pix.config import DataConfig, ScenesConfig
-from lab2pix.configuration import load_config
+from lab2pix.config.schema import DataConfig, ScenesConfig
 from lab2pix.errors import Lab2PixError
+from lab2pix.recipes import load_config
 from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
 
 PRESET = "v2-small"

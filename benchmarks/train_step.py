@@ -37,15 +37,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from train_step_plain import PlainHalves, PlainParts
 
 from lab2pix.batch import Batch
-from lab2pix.configuration import load_config
-from lab2pix.labels import LabelSpace
-from lab2pix.methods import Engine
-from lab2pix.methods.adversarial import Carry
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import StepContext
 from lab2pix.methods.base import PRECISIONS, Losses
-from lab2pix.training.compiling import compile_players, without_programs
+from lab2pix.methods.gan import Carry
+from lab2pix.recipes import load_config
+from lab2pix.training.compile import compile_networks, eager_mode
 
 METHODS: dict[str, ModuleType] = {"v1": train_step_v1, "v2": train_step_v2}
-ENGINE = Engine(progress=0.5)
+ENGINE = StepContext(progress=0.5)
 BOUNDARY = "discriminators' half"
 
 
@@ -121,7 +121,7 @@ class Step:
         self.method, self.batch, self.noise = method, batch, noise
         self.device = batch.label.device
         self.parts = PlainParts(method)
-        self.eyes = {"fp32": method.eyes}
+        self.eyes = {"fp32": method.feature_extractors}
         self.way = Way(frozenset())
         self.has_programs = False
 
@@ -135,16 +135,16 @@ class Step:
             self.eyes[way.precision] = copy.deepcopy(self.eyes["fp32"])
             self.eyes[way.precision].lower(PRECISIONS[way.precision])
         if way.compiled and not self.has_programs:
-            compile_players(self.method)
+            compile_networks(self.method)
             self.has_programs = True
         self.parts.eyes = self.eyes[way.precision]
         self.parts.use(way.savings)
-        for network in (*self.method.players.values(), self.parts.eyes):
+        for network in (*self.method.networks.values(), self.parts.eyes):
             network.zero_grad(set_to_none=True)
             network.to(memory_format=torch.channels_last if way.channels_last else torch.contiguous_format)
         self.way = way
 
-    def engine(self) -> Engine:
+    def engine(self) -> StepContext:
         """Return how passes run in this way."""
         if self.way.precision == "fp32":
             return ENGINE
@@ -153,11 +153,11 @@ class Step:
 
     def programs(self) -> AbstractContextManager[object]:
         """Let compiled parts run as programs in a way that is compiled, and only there."""
-        return without_programs(self.has_programs and not self.way.compiled)
+        return eager_mode(self.has_programs and not self.way.compiled)
 
     def generator_half(self) -> tuple[Carry, Losses]:
         """Fill the generator's gradients, and V1's segmenters'."""
-        player = self.method.players["generator"]
+        player = self.method.networks["generator"]
         player.zero_grad(set_to_none=True)
         return self.method.generator_backward(player, self.batch, self.noise, self.engine())
 
@@ -170,7 +170,7 @@ class Step:
 
         Programs do the same ones, but the counter does not see into them.
         """
-        with without_programs(self.has_programs), FlopCounterMode(display=False) as counter:
+        with eager_mode(self.has_programs), FlopCounterMode(display=False) as counter:
             self.discriminator_half(self.generator_half()[0])
         return counter.get_total_flops() / 1e12
 
@@ -317,7 +317,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parameters: dict[str, int] = {}
     for device in [torch.device("cpu"), *([torch.device("cuda")] if torch.cuda.is_available() else [])]:
         method, batch, noise = build(args, device)
-        parameters = {name: sum(p.numel() for p in player.parameters()) for name, player in method.players.items()}
+        parameters = {name: sum(p.numel() for p in player.parameters()) for name, player in method.networks.items()}
         here = measure(Step(method, batch, noise), ways(module, args), args.repeats)
         convolutions = bare_convolutions(args, device)
         print(f"{device_name(device)}\n{table(here, convolutions)}", flush=True)

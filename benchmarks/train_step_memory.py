@@ -24,12 +24,12 @@ from surroundings import peak_resident, surroundings, write_json
 from train_step_v2 import DOUBLINGS
 
 from lab2pix.batch import Batch
-from lab2pix.configuration import load_config
-from lab2pix.distributed import Team
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
+from lab2pix.recipes import load_config
 from lab2pix.training.state import build_state
-from lab2pix.training.step import build_engine, make_step
+from lab2pix.training.step import build_step_context, training_step
+from lab2pix.utils.distributed import DistributedContext
 
 FRUGAL = ("train.gradient_checkpointing=true",)
 ONE = ("train.batch_size=1",)
@@ -63,14 +63,14 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
     height, width = args.size
     settings = (f"data.size=[{height},{width}]", f"generator.doublings={DOUBLINGS[0]}", "data.instance_edges=false")
     config = load_config(args.preset, [*settings, "train.ema_decay=0.999", *args.set, *ROWS[args.row]])
-    device, team = torch.device("cpu"), Team(0, 1, torch.device("cpu"))
+    device, team = torch.device("cpu"), DistributedContext(0, 1, torch.device("cpu"))
     torch.manual_seed(0)
     space = LabelSpace.load(config.data.label_space)
     method = build_method(config, space, pretrained=False)
     method.to(device, torch.channels_last if config.train.channels_last else torch.preserve_format)
     state = build_state(method, config, device)
     start = peak_resident()
-    engine = build_engine(config, state, device)
+    engine = build_step_context(config, state, device)
     each = config.train.batch_size // config.train.accumulate
     parts = []
     for _ in range(config.train.accumulate):
@@ -79,7 +79,7 @@ def train(args: argparse.Namespace) -> dict[str, Any]:
         parts.append((Batch(label=label, image=image), torch.randn(each, config.generator.noise_dim)))
     began = time.process_time()
     for _ in range(args.steps):
-        make_step(state, method.players, parts, engine, team)
+        training_step(state, method.networks, parts, engine, team)
     return {
         "parts": [len(batch.label) for batch, _ in parts],
         "before_gib": start / 2**10,

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.methods import Engine
-from lab2pix.methods.adversarial import AdversarialMethod, Carry
+from lab2pix.methods import StepContext
 from lab2pix.methods.base import Losses
-from lab2pix.methods.eyes import Eyes, Sight
+from lab2pix.methods.features import FeatureExtractors, Features
+from lab2pix.methods.gan import Carry, HierarchicalGAN
 from lab2pix.nn import blocks, convolutions, encoders
 from lab2pix.nn.coattention import LSCA
 from lab2pix.nn.modulation import SPADE
@@ -44,14 +44,14 @@ MEANING = {
 class PlainEyes(nn.Module):
     """Backbones as the plain code holds them: a copy per discriminator and one for the losses; each use looks anew."""
 
-    def __init__(self, eyes: Eyes, copies: int) -> None:
+    def __init__(self, eyes: FeatureExtractors, copies: int) -> None:
         super().__init__()
         self.copies = nn.ModuleList([eyes, *(copy.deepcopy(eyes) for _ in range(copies))])
         self.shared = False
 
-    def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Sight:
+    def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Features:
         """Look once through a discriminator's own copy, and once more through the losses'."""
-        sight = Sight()
+        sight = Features()
         if levels:
             sight.discriminator.extend(self.copies[4 - levels](image, levels=levels).discriminator)
         if perceptual or consistency:
@@ -61,11 +61,11 @@ class PlainEyes(nn.Module):
         return sight
 
 
-class PlainHalves(AdversarialMethod):
+class PlainHalves(HierarchicalGAN):
     """A method's two halves of a step, switched by `savings`; it stands before the method among a class's bases."""
 
     home: ClassVar[ModuleType]
-    """Where the method's module looks up `frozen`."""
+    """Where the method's module looks up `frozen_parameters`."""
     plain_passes: ClassVar[Sequence[Sequence[int]]]
     """The plain discriminator passes, one after the other: 0 generated, 1 real, 2 blurred images."""
     images_in_graph: ClassVar[bool]
@@ -82,15 +82,15 @@ class PlainHalves(AdversarialMethod):
     @contextmanager
     def discriminators_as_switched(self) -> Iterator[None]:
         """Leave the discriminators unfrozen in the generator's half, where that saving is off."""
-        frozen = self.home.frozen  # type: ignore[attr-defined]
+        frozen = self.home.frozen_parameters  # type: ignore[attr-defined]
         try:
             if "discriminator_frozen" not in self.savings:
-                self.home.frozen = lambda network: nullcontext()  # type: ignore[attr-defined]
+                self.home.frozen_parameters = lambda network: nullcontext()  # type: ignore[attr-defined]
             yield
         finally:
-            self.home.frozen = frozen  # type: ignore[attr-defined]
+            self.home.frozen_parameters = frozen  # type: ignore[attr-defined]
 
-    def discriminator_backward(self, discriminator: nn.Module, carry: Carry, engine: Engine) -> Losses:
+    def discriminator_backward(self, discriminator: nn.Module, carry: Carry, engine: StepContext) -> Losses:
         """Switch the discriminators' half."""
         discriminator.zero_grad(set_to_none=True)
         if "generator_once" not in self.savings:
@@ -100,12 +100,12 @@ class PlainHalves(AdversarialMethod):
             return super().discriminator_backward(discriminator, carry, engine)
         return self._plain_discriminator(discriminator, carry, engine)
 
-    def _plain_discriminator(self, discriminator: nn.Module, carry: Carry, engine: Engine) -> Losses:
+    def _plain_discriminator(self, discriminator: nn.Module, carry: Carry, engine: StepContext) -> Losses:
         groups = [carry.generated, carry.real, self.blurred_images(carry.real)]
         known: list[list[list[Tensor]]] = []
         if "features_once" in self.savings:
-            real = self._see(carry.real, engine) if carry.real_features is None else carry.real_features
-            known = [carry.generated_features, real, self._see(groups[2], engine)]
+            real = self._extract_features(carry.real, engine) if carry.real_features is None else carry.real_features
+            known = [carry.generated_features, real, self._extract_features(groups[2], engine)]
         judged: dict[int, list[Any]] = defaultdict(list)
         for kinds in ((0, 1, 2),) if "discriminator_one_pass" in self.savings else self.plain_passes:
             predictions = self._judge_together(discriminator, carry, [groups[k] for k in kinds], [*known], kinds)
@@ -138,7 +138,10 @@ class PlainHalves(AdversarialMethod):
         else:
             if self.images_in_graph:
                 together = [image.requires_grad_() for image in together]
-            seen = [self.eyes(image, levels=self._levels(scale)).discriminator for scale, image in enumerate(together)]
+            seen = [
+                self.feature_extractors(image, levels=self._num_feature_levels(scale)).discriminator
+                for scale, image in enumerate(together)
+            ]
         if carry.conditions is not None:
             together = [
                 torch.cat([torch.cat([label] * len(kinds)), image], 1)
@@ -162,7 +165,7 @@ class PlainParts:
         self.norm, self.mix, self.distinct = SPADE.forward, LSCA.forward, encoders.conv3x3_of_enlarged
         self.undivided, self.quick_way = SpectralConv2d._shortens, convolutions.quick_way
         self.norm_as_it_lies = blocks.instance_norm_act
-        self.eyes, self.plain_eyes = method.eyes, PlainEyes(method.eyes, method.scales)
+        self.eyes, self.plain_eyes = method.feature_extractors, PlainEyes(method.feature_extractors, method.scales)
         self.label: Tensor
         method.generator.register_forward_pre_hook(self._keep_label)
 
@@ -175,7 +178,7 @@ class PlainParts:
         method.savings = savings
         # Kept, it would be freed in the middle of the next step's record of memory.
         self.label = torch.empty(0)
-        method.eyes = self.eyes if "features_once" in savings else self.plain_eyes  # type: ignore[assignment]
+        method.feature_extractors = self.eyes if "features_once" in savings else self.plain_eyes  # type: ignore[assignment]
         lean = {"in_place", "labels_once"} <= savings
         SPADE.forward = self.norm if lean else self._plain_norm(savings)  # type: ignore[method-assign]
         lean = {"mixed_small", "labels_once"} <= savings

@@ -9,9 +9,9 @@ from train_step_plain import PlainHalves
 
 from lab2pix.batch import Batch
 from lab2pix.losses import cycle_segmentation_loss
-from lab2pix.methods import Engine, lab2pix_v1, make_condition
-from lab2pix.methods.adversarial import Carry, photos
+from lab2pix.methods import StepContext, encode_condition, lab2pix_v1
 from lab2pix.methods.base import Losses
+from lab2pix.methods.gan import Carry, require_images
 from lab2pix.methods.lab2pix_v1 import Lab2PixV1
 
 __all__ = ["DOUBLINGS", "MEANING", "PRESET", "Variant"]
@@ -46,10 +46,12 @@ class Variant(PlainHalves, Lab2PixV1):
 
     def draw_again(self) -> list[Tensor]:
         """Return the last images, drawn anew."""
-        return self._by_scale(self.generator(make_condition(self.config, self.label_space, self.batch), self.noise))
+        return self._pad_pyramid(
+            self.generator(encode_condition(self.config, self.label_space, self.batch), self.noise)
+        )
 
     def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
     ) -> tuple[Carry, Losses]:
         """Switch the generator's half."""
         self.batch, self.noise = batch, noise
@@ -64,19 +66,23 @@ class Variant(PlainHalves, Lab2PixV1):
             engine.scale(self._cycle(logits, batch)).backward()
         return carry, losses
 
-    def _all_at_once(self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine) -> tuple[Carry, Losses]:
-        images, logits = generator(make_condition(self.config, self.label_space, batch), noise)
-        generated = self._by_scale(images)
+    def _all_at_once(
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
+    ) -> tuple[Carry, Losses]:
+        images, logits = generator(encode_condition(self.config, self.label_space, batch), noise)
+        generated = self._pad_pyramid(images)
         mask = self._mask(batch)
         losses: Losses = {}
         seen: list[list[Tensor]] = []
-        with lab2pix_v1.frozen(self.discriminator):
+        with lab2pix_v1.frozen_parameters(self.discriminator):
             for scale in range(self.scales):
                 for name, value in self._scale_terms(scale, generated, noise, mask, engine, seen).items():
                     losses[name] = losses.get(name, 0.0) + value
             losses["cycle"] = self._cycle(logits, batch)
             engine.scale(torch.stack(list(losses.values())).sum()).backward()
-        carry = Carry(None, [image.detach() for image in generated], self._by_scale([photos(batch)]), seen, None, mask)
+        carry = Carry(
+            None, [image.detach() for image in generated], self._pad_pyramid([require_images(batch)]), seen, None, mask
+        )
         return carry, {name: value.detach() for name, value in losses.items()}
 
     def _cycle(self, logits: list[Tensor], batch: Batch) -> Tensor:

@@ -11,11 +11,11 @@ from train_step_plain import PlainHalves
 
 from lab2pix.batch import Batch
 from lab2pix.losses import adversarial_loss, feature_matching_loss
-from lab2pix.methods import Engine, lab2pix_v2, make_condition
-from lab2pix.methods.adversarial import Carry, photos
+from lab2pix.methods import StepContext, encode_condition, lab2pix_v2
 from lab2pix.methods.base import Losses
-from lab2pix.methods.eyes import Sight
-from lab2pix.methods.lab2pix_v2 import GeneratorTurn, Lab2PixV2, pyramid
+from lab2pix.methods.features import Features
+from lab2pix.methods.gan import Carry, require_images
+from lab2pix.methods.lab2pix_v2 import GeneratorStep, Lab2PixV2, pyramid
 
 __all__ = ["DOUBLINGS", "MEANING", "PRESET", "Variant"]
 
@@ -48,11 +48,11 @@ class Variant(PlainHalves, Lab2PixV2):
 
     def draw_again(self) -> list[Tensor]:
         """Return the pyramid of the last image, drawn anew."""
-        condition = make_condition(self.config, self.label_space, self.batch)
+        condition = encode_condition(self.config, self.label_space, self.batch)
         return pyramid(self.generator(condition, self.noise), self.scales)
 
     def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
     ) -> tuple[Carry, Losses]:
         """Switch the generator's half."""
         self.batch, self.noise = batch, noise
@@ -63,13 +63,15 @@ class Variant(PlainHalves, Lab2PixV2):
         theirs = [[feature.detach() for feature in features] for features in carry.real_features]
         return replace(carry, real_features=theirs), losses
 
-    def _all_at_once(self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine) -> tuple[Carry, Losses]:
-        condition = make_condition(self.config, self.label_space, batch)
+    def _all_at_once(
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
+    ) -> tuple[Carry, Losses]:
+        condition = encode_condition(self.config, self.label_space, batch)
         generated = pyramid(generator(condition, noise), self.scales)
-        real, conditions = pyramid(photos(batch), self.scales), pyramid(condition, self.scales)
-        turn = GeneratorTurn(batch.label, self._mask(batch), engine, photo=None)
+        real, conditions = pyramid(require_images(batch), self.scales), pyramid(condition, self.scales)
+        turn = GeneratorStep(batch.label, self._mask(batch), engine, photo=None)
         losses: Losses = {}
-        with lab2pix_v2.frozen(self.discriminator):
+        with lab2pix_v2.frozen_parameters(self.discriminator):
             for scale in range(self.scales):
                 for group in self._generator_terms(scale, generated[scale], real[scale], conditions[scale], turn):
                     for name, value in group.items():
@@ -79,24 +81,24 @@ class Variant(PlainHalves, Lab2PixV2):
         carry = Carry(conditions, [image.detach() for image in generated], real, ours, theirs, turn.mask)
         return carry, {name: value.detach() for name, value in losses.items()}
 
-    def _look(
-        self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool, photo: Sight | None = None
-    ) -> tuple[Sight, Sight]:
+    def _extract_pair(
+        self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool, photo: Features | None = None
+    ) -> tuple[Features, Features]:
         if "real_without_graph" in self.savings or not levels:
-            return super()._look(generated, real, levels=levels, perceptual=perceptual, photo=photo)
-        both = self.eyes(torch.cat([generated, real]), levels=levels, perceptual=False).discriminator
+            return super()._extract_pair(generated, real, levels=levels, perceptual=perceptual, photo=photo)
+        both = self.feature_extractors(torch.cat([generated, real]), levels=levels, perceptual=False).discriminator
         halves = [feature.chunk(2) for feature in both]
-        ours, theirs = super()._look(generated, real, levels=0, perceptual=perceptual)
-        return Sight([own for own, _ in halves], ours.perceptual), Sight(
+        ours, theirs = super()._extract_pair(generated, real, levels=0, perceptual=perceptual)
+        return Features([own for own, _ in halves], ours.perceptual), Features(
             [true for _, true in halves], theirs.perceptual
         )
 
-    def _judgement(self, scale, generated, real, condition, turn, ours, theirs):  # type: ignore[no-untyped-def]
+    def _discriminator_losses(self, scale, generated, real, condition, turn, ours, theirs):  # type: ignore[no-untyped-def]
         if "real_without_graph" in self.savings:
-            return super()._judgement(scale, generated, real, condition, turn, ours, theirs)
+            return super()._discriminator_losses(scale, generated, real, condition, turn, ours, theirs)
         features = [torch.cat(pair) for pair in zip(ours, theirs, strict=True)]
         together = torch.cat([torch.cat([condition] * 2), torch.cat([generated, real])], 1)
-        output = self._judge(scale, together, features)
+        output = self._discriminate(scale, together, features)
         halves = [layer.chunk(2) for layer in output.features]
         judged = [prediction.chunk(2)[0] for prediction in output.predictions]
         adversarial = adversarial_loss([judged], self.generator_term, [self.weights[scale]], turn.mask)

@@ -23,9 +23,9 @@ from pydantic.fields import FieldInfo  # noqa: E402
 from sphinx.util import logging  # noqa: E402
 
 import lab2pix  # noqa: E402
-from lab2pix.config import Config  # noqa: E402
-from lab2pix.configuration import preset_descriptions  # noqa: E402
-from lab2pix.labels import LabelSpace, label_space_names  # noqa: E402
+from lab2pix.config.schema import Config  # noqa: E402
+from lab2pix.labels.space import LabelSpace, label_space_names  # noqa: E402
+from lab2pix.recipes import preset_descriptions  # noqa: E402
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -234,7 +234,7 @@ def prepare_page(app: Sphinx, docname: str, source: list[str]) -> None:
     if _MARK.search(text):
         for file in (HERE.parent / "src" / "lab2pix").rglob("*.yaml"):
             app.env.note_dependency(str(file))
-        app.env.note_dependency(str(HERE.parent / "src" / "lab2pix" / "config.py"))
+        app.env.note_dependency(str(HERE.parent / "src" / "lab2pix" / "config" / "schema.py"))
     source[0] = _MARK.sub(lambda mark: GENERATED[mark.group(1)](), text)
 
 

@@ -16,7 +16,7 @@ from lab2pix import losses
     height=st.integers(1, 12),
     width=st.integers(1, 12),
 )
-def test_foreground_mask_has_mean_one_and_the_ratio_of_the_paper(seed, rate, share, height, width):
+def test_foreground_mask_matches_eq9(seed, rate, share, height, width):
     generator = torch.Generator().manual_seed(seed)
     foreground = torch.rand(2, height, width, generator=generator) < share
     mask = losses.foreground_mask(foreground, rate)
@@ -27,7 +27,7 @@ def test_foreground_mask_has_mean_one_and_the_ratio_of_the_paper(seed, rate, sha
             assert image[flags].max().item() == pytest.approx(rate * image[~flags].max().item(), rel=1e-4)
 
 
-def test_foreground_mask_by_hand():
+def test_foreground_mask_matches_hand_computed_values():
     # 1 foreground pixel of 4 with T = 5: P = 4 / (5 + 3) = 0.5
     mask = losses.foreground_mask(torch.tensor([[[True, False], [False, False]]]), 5.0)
     torch.testing.assert_close(mask, torch.tensor([[[[2.5, 0.5], [0.5, 0.5]]]]))
@@ -39,7 +39,7 @@ def test_masked_mean_pools_the_mask_to_the_prediction():
     assert losses.masked_mean(torch.arange(4.0).reshape(1, 1, 2, 2), None).item() == pytest.approx(1.5)
 
 
-def test_hinge_terms_by_hand():
+def test_hinge_terms_match_hand_computed_values():
     prediction = torch.tensor([-2.0, 0.0, 2.0])
     assert losses.hinge_real(prediction).tolist() == [3.0, 1.0, 0.0]
     assert losses.hinge_fake(prediction).tolist() == [0.0, 1.0, 3.0]
@@ -119,7 +119,7 @@ def test_feature_matching_reductions():
         ("mean-square", 25 / 4 + 4),
     ],
 )
-def test_image_consistency_by_hand(form, expected):
+def test_image_consistency_matches_hand_computed_values(form, expected):
     pooled = [torch.tensor([[3.0, 4.0], [1.0, 1.0]]).reshape(2, 2, 1, 1), torch.full((2, 1, 1, 1), 2.0)]
     smaller = [torch.tensor([[0.0, 0.0], [1.0, 1.0]]).reshape(2, 2, 1, 1), torch.zeros(2, 1, 1, 1)]
     assert losses.image_consistency_loss(pooled, smaller, form).item() == pytest.approx(expected, rel=1e-5)

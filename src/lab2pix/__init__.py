@@ -9,10 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from lab2pix.configuration import load_config
-    from lab2pix.labels import LabelSpace
-    from lab2pix.synthesis import Synthesizer
-    from lab2pix.synthesis.judging import evaluate
+    from lab2pix.inference import Synthesizer
+    from lab2pix.inference.evaluate import evaluate
+    from lab2pix.labels.space import LabelSpace
+    from lab2pix.recipes import load_config
     from lab2pix.training.loop import train
 
     __version__: str
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 __all__ = ["LabelSpace", "Synthesizer", "__version__", "evaluate", "load_config", "train"]
 
 _HOMES = {
-    "LabelSpace": "lab2pix.labels",
-    "Synthesizer": "lab2pix.synthesis",
-    "evaluate": "lab2pix.synthesis.judging",
-    "load_config": "lab2pix.configuration",
+    "LabelSpace": "lab2pix.labels.space",
+    "Synthesizer": "lab2pix.inference",
+    "evaluate": "lab2pix.inference.evaluate",
+    "load_config": "lab2pix.recipes",
     "train": "lab2pix.training.loop",
 }
 

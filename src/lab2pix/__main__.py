@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from lab2pix.quitting import quit_at_once
+from lab2pix.utils.signals import exit_on_signal
 
 __all__ = ["main"]
 
 
 def main() -> NoReturn:
     """Load the command line and run it."""
-    with quit_at_once():
+    with exit_on_signal():
         from lab2pix.cli import main as run
     run()
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lab2pix.configuration import load_config
+from lab2pix.recipes import load_config
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 

@@ -19,7 +19,7 @@ def data(monkeypatch: pytest.MonkeyPatch):
     return data
 
 
-def test_a_tiny_run_measures_opening_reading_and_waiting(data, tmp_path, capsys) -> None:
+def test_data_benchmark_measures_opening_reading_and_waiting(data, tmp_path, capsys) -> None:
     out = tmp_path / "data.json"
     sets = ["--sets", "coco-stuff, instances", "--sources", "scenes", "--folder", str(tmp_path)]
     data.main([*TINY, *sets, "--out", str(out)])

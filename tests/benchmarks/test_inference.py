@@ -21,7 +21,7 @@ def inference(monkeypatch: pytest.MonkeyPatch):
     return inference
 
 
-def test_a_tiny_run_writes_every_way_of_a_row(inference, tmp_path, capsys) -> None:
+def test_inference_benchmark_measures_every_mode_of_a_row(inference, tmp_path, capsys) -> None:
     out = tmp_path / "inference.json"
     inference.main([*TINY, "--rows", "V2, one picture", "--no-memory", "--out", str(out)])
     record = json.loads(out.read_text())

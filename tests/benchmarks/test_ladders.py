@@ -20,10 +20,10 @@ import ladders
 from surroundings import write_json
 
 from lab2pix import LabelSpace, Synthesizer
-from lab2pix.configuration import load_config
-from lab2pix.distributed import join_team
+from lab2pix.inference import ModelInfo
 from lab2pix.methods import build_generator
-from lab2pix.synthesis import ModelInfo
+from lab2pix.recipes import load_config
+from lab2pix.utils.distributed import init_distributed
 
 
 def arguments(**changed):
@@ -127,7 +127,7 @@ def test_a_step_s_time_is_that_of_whole_steps():
     paired = ladders.ladders()[1]
     words = ladders.Run(paired, "a", 0, 400).settings(["generator.width=2", "train.batch_size=2"])
     config = load_config(words[0], words[1:])
-    with join_team("cpu") as team:
+    with init_distributed("cpu") as team:
         clock = ladder_costs.StepClock(config, team)
         before = [value.clone() for value in clock.state.method.generator.parameters()]
         assert clock() > 0

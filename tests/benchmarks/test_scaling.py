@@ -19,7 +19,7 @@ def scaling(monkeypatch: pytest.MonkeyPatch):
     return scaling
 
 
-def test_a_tiny_run_measures_step_and_picture(scaling, tmp_path, capsys) -> None:
+def test_scaling_benchmark_measures_step_and_image(scaling, tmp_path, capsys) -> None:
     out = tmp_path / "scaling.json"
     scaling.main([*TINY, *NONE, "--batch", "1", "2", "--out", str(out)])
     record = json.loads(out.read_text())

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
 import time_to_quality
 
-from lab2pix.configuration import load_config
+from lab2pix.recipes import load_config
 
 TINY = [
     "generator.width=2", "generator.modulation_hidden=2", "generator.global_encoder.width=2", "discriminator.width=2",
@@ -62,7 +62,7 @@ def test_a_setting_may_be_one_method_s():
     assert time_to_quality.chosen(changes, "spade") == ["train.batch_size=2", "loss.perceptual=5"]
 
 
-def test_a_tiny_run(tmp_path, monkeypatch, capfd):
+def test_time_to_quality_benchmark_runs(tmp_path, monkeypatch, capfd):
     before = torch.get_num_threads()
     common = ["--runs", str(tmp_path / "runs"), "--data", "scenes", "--minutes", "0.001", "--set", *TINY]
     score = ["--out", str(tmp_path), "--count", "4", "--segmenter-steps", "2", "--only", "spade:0", "v2:0"]

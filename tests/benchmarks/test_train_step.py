@@ -23,7 +23,7 @@ def script(monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.mark.parametrize("method", ["v2", "v1"])
-def test_a_tiny_run_writes_every_way(script, method, tmp_path, capsys) -> None:
+def test_train_step_benchmark_measures_every_variant(script, method, tmp_path, capsys) -> None:
     out = tmp_path / "step.json"
     settings = ["channels-last", "bf16", "bf16, channels-last"]
     script.main([*TINY, "--method", method, "--settings", *settings, "--out", str(out)])

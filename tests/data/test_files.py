@@ -11,7 +11,7 @@ from PIL import Image
 
 from lab2pix.data.files import find_images, read_image, read_instances, read_label, write_label_png
 from lab2pix.errors import DataError, LabelError
-from lab2pix.labels import LabelClass, LabelSpace
+from lab2pix.labels.space import LabelClass, LabelSpace
 
 SPACE = LabelSpace(
     "four",
@@ -76,20 +76,20 @@ def test_quantized_palettes_are_sorted_otherwise(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "expected"), [("car", 1), ("tree", 3), ("road", 0)])
-def test_a_palette_of_one_class_counts_by_its_colour(tmp_path: Path, name: str, expected: int) -> None:
+def test_a_palette_of_one_class_counts_by_its_color(tmp_path: Path, name: str, expected: int) -> None:
     """Quantising gives the only colour index 0, whose class is another; a single gray (road) says nothing."""
     ids = torch.full((4, 4), SPACE.names.index(name))
     Image.fromarray(SPACE.to_colors(ids).permute(1, 2, 0).numpy()).quantize().save(tmp_path / "a.png")
     assert read_label(tmp_path / "a.png", SPACE).unique().tolist() == [expected]
 
 
-def test_coloured_jpeg_reads_like_the_png(tmp_path: Path) -> None:
+def test_colored_jpeg_reads_like_the_png(tmp_path: Path) -> None:
     large = IDS.repeat_interleave(24, 0).repeat_interleave(24, 1)
     Image.fromarray(SPACE.to_colors(large).permute(1, 2, 0).numpy()).save(tmp_path / "a.jpg", quality=75)
     assert (read_label(tmp_path / "a.jpg", SPACE) == large).float().mean() > 0.97
 
 
-def test_gray_rgb_in_class_colours_is_colours(tmp_path: Path) -> None:
+def test_gray_rgb_in_class_colors_is_colors(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4), (90, 90, 90)).save(tmp_path / "road.png")
     assert read_label(tmp_path / "road.png", SPACE).unique().tolist() == [2]
 
@@ -99,7 +99,7 @@ def test_black_and_white_is_two_ids(tmp_path: Path) -> None:
     assert torch.equal(read_label(tmp_path / "bits.png", SPACE), torch.eye(5, dtype=torch.int64))
 
 
-def test_written_labels_show_the_class_colours(tmp_path: Path) -> None:
+def test_written_labels_show_the_class_colors(tmp_path: Path) -> None:
     write_label_png(tmp_path / "a.png", IDS, SPACE)
     image = Image.open(tmp_path / "a.png")
     assert image.mode == "P"
@@ -140,7 +140,7 @@ def test_photos_of_which_nobody_knows_which_is_white_are_refused(tmp_path: Path,
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "jpeg", "png", "webp", "bmp", "tif", "tiff", "JPG"])
-def test_photos_of_every_suffix(tmp_path: Path, suffix: str) -> None:
+def test_read_image_accepts_every_suffix(tmp_path: Path, suffix: str) -> None:
     Image.new("RGB", (5, 7), (200, 30, 30)).save(tmp_path / f"a.{suffix}")
     image = read_image(tmp_path / f"a.{suffix}").float()
     assert image.shape == (3, 7, 5)
@@ -159,7 +159,7 @@ def test_exif_rotation_turns_photo_and_label_alike(tmp_path: Path, suffix: str) 
         assert torch.equal(read_label(tmp_path / f"a.{suffix}", SPACE), IDS.rot90(-1))
 
 
-def test_instances(tmp_path: Path) -> None:
+def test_read_instances_reads_16_bit_color_and_palette_files(tmp_path: Path) -> None:
     numbers = np.array([[24001, 24002], [7, 65535]], dtype=np.uint16)
     Image.fromarray(numbers).save(tmp_path / "a.png")
     assert read_instances(tmp_path / "a.png").tolist() == numbers.tolist()
@@ -189,7 +189,7 @@ def test_missing_empty_and_foreign_files_are_named(tmp_path: Path) -> None:
             read_image(tmp_path / name)
 
 
-def test_labels_that_cannot_be_ids(tmp_path: Path) -> None:
+def test_read_label_refuses_files_without_ids(tmp_path: Path) -> None:
     Image.fromarray(values()).save(tmp_path / "gray.jpg")
     with pytest.raises(LabelError, match=r"gray\.jpg is gray and compressed with loss"):
         read_label(tmp_path / "gray.jpg", SPACE)

@@ -13,14 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lab2pix.config import DataConfig
+from lab2pix.config.schema import DataConfig
 from lab2pix.data import build_dataset
-from lab2pix.data.dataset import PairDataset
+from lab2pix.data.datasets import PairDataset
 from lab2pix.data.files import find_images, list_images
-from lab2pix.data.layouts import find_pairs
-from lab2pix.data.pairs import Pair, Pairs, Row
+from lab2pix.data.formats import find_pairs
+from lab2pix.data.pairs import Pair, PairList, Row
 from lab2pix.data.transforms import JointTransform
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
 SCENES = LabelSpace.load("scenes")
 # As the file system's names come: anything but a zero, broken Unicode too.
@@ -39,8 +39,8 @@ PAIRS = st.lists(
 
 
 @given(PAIRS)
-def test_pairs_come_back_as_they_were(pairs: list[Pair]) -> None:
-    kept = Pairs.of(pairs)
+def test_pair_list_returns_pairs_unchanged(pairs: list[Pair]) -> None:
+    kept = PairList.of(pairs)
     assert len(kept) == len(pairs)
     assert list(kept) == pairs == list(pickle.loads(pickle.dumps(kept)))
     assert list(kept[1:]) == pairs[1:] and list(kept[::-2]) == pairs[::-2]
@@ -52,17 +52,17 @@ def test_pairs_come_back_as_they_were(pairs: list[Pair]) -> None:
             kept[place]
 
 
-def test_pairs_of_pairs_are_no_copy() -> None:
-    kept = Pairs([Row("a", "a.png")])
-    assert Pairs.of(kept) is kept
+def test_pair_list_of_a_pair_list_is_no_copy() -> None:
+    kept = PairList([Row("a", "a.png")])
+    assert PairList.of(kept) is kept
     assert kept[0] == Pair("a", Path("a.png"))
 
 
-def test_many_pairs_take_little_memory() -> None:
+def test_pair_list_takes_little_memory() -> None:
     count = 10_000
     tracemalloc.start()
     try:
-        kept = Pairs(Row(f"{i:012}", f"labels/{i:012}.png", f"images/{i:012}.jpg") for i in range(count))
+        kept = PairList(Row(f"{i:012}", f"labels/{i:012}.png", f"images/{i:012}.jpg") for i in range(count))
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -109,7 +109,7 @@ def plain_hash(pairs: list[Pair], root: Path | None) -> str:
 
 @pytest.mark.parametrize("layout", ["folder", "facades"])
 @pytest.mark.parametrize("place", ["full", "here", None])
-def test_hash_is_that_of_names_and_sizes(
+def test_file_hash_is_that_of_names_and_sizes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, place: str | None
 ) -> None:
     for size, name in enumerate(
@@ -126,7 +126,7 @@ def test_hash_is_that_of_names_and_sizes(
     assert made.file_hash() == plain_hash(pairs, start)
 
 
-def test_hash_of_a_name_that_is_no_unicode(tmp_path: Path) -> None:
+def test_file_hash_of_a_name_that_is_no_unicode(tmp_path: Path) -> None:
     try:
         (tmp_path / os.fsdecode(b"\xff.png")).write_bytes(b"12")
     except OSError:
@@ -138,7 +138,7 @@ def test_hash_of_a_name_that_is_no_unicode(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("unpaired", [False, True])
-def test_opening_a_set_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpaired: bool) -> None:
+def test_opening_a_dataset_opens_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unpaired: bool) -> None:
     for kind, suffix in (("images", "jpg"), ("labels", "png"), ("instances", "png")):
         (tmp_path / kind / "train").mkdir(parents=True)
         for index in range(3):

@@ -15,15 +15,15 @@ from PIL import Image
 from scipy.ndimage import label as components
 from torch import Tensor
 
-from lab2pix.config import DataConfig
-from lab2pix.data.dataset import build_dataset
-from lab2pix.data.doctor import check, contact_sheet
-from lab2pix.data.drawings import find_lines, resize_label, resize_lines
+from lab2pix.config.schema import DataConfig
+from lab2pix.data.build import build_dataset
+from lab2pix.data.check import check_dataset, contact_sheet
+from lab2pix.data.datasets import UnpairedDataset
 from lab2pix.data.files import read_label, write_label_png
+from lab2pix.data.line_drawings import find_lines, resize_label, resize_lines
 from lab2pix.data.sketches import borders, find_edges
-from lab2pix.data.unpaired import UnpairedDataset
 from lab2pix.errors import ConfigError, DataError, LabelError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
 SPACE = LabelSpace.load("sketch")
 
@@ -51,7 +51,7 @@ def gray(values: np.ndarray) -> Tensor:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 90), st.integers(150, 255), st.integers(0, 12))
-def test_the_rarer_tone_is_the_line(seed: int, dark: int, light: int, noise: int) -> None:
+def test_find_lines_takes_the_rarer_tone(seed: int, dark: int, light: int, noise: int) -> None:
     rng = np.random.default_rng(seed)
     ids = (rng.random((20, 20)) < 0.3).astype(np.int64)
     ids[0, 0], ids[0, 1] = 0, 1
@@ -65,7 +65,7 @@ def test_the_rarer_tone_is_the_line(seed: int, dark: int, light: int, noise: int
     assert find_lines(on_light, "light", "f").tolist() == (1 - ids).tolist()
 
 
-def test_a_faint_pencil_is_seen_and_a_blank_page_is_blank() -> None:
+def test_find_lines_keeps_faint_lines_and_blank_pages() -> None:
     ids = drawing(20)
     assert find_lines(gray(np.where(ids, 190, 250).astype(np.uint8)), "auto", "f").tolist() == ids.tolist()
     rng = np.random.default_rng(0)
@@ -73,7 +73,7 @@ def test_a_faint_pencil_is_seen_and_a_blank_page_is_blank() -> None:
     assert all(find_lines(page, lines, "f").sum() == 0 for lines in ("auto", "dark", "light"))  # type: ignore[arg-type]
 
 
-def test_colours_are_refused_but_not_the_noise_of_jpeg(tmp_path: Path) -> None:
+def test_find_lines_refuses_colors_but_not_jpeg_noise(tmp_path: Path) -> None:
     pixels = np.repeat(255 * (1 - drawing())[..., None], 3, 2).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "fine.jpg", quality=60)
     assert read_label(tmp_path / "fine.jpg", SPACE).sum() > 50
@@ -84,14 +84,14 @@ def test_colours_are_refused_but_not_the_noise_of_jpeg(tmp_path: Path) -> None:
             read_label(tmp_path / name, SPACE)
 
 
-def test_a_label_map_is_no_drawing(tmp_path: Path) -> None:
+def test_find_lines_refuses_a_label_map(tmp_path: Path) -> None:
     Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).save(tmp_path / "ids.png")
     with pytest.raises(LabelError, match=r"ids\.png holds values from 0 to 11, .*data\.sketch\.from=labels"):
         read_label(tmp_path / "ids.png", SPACE)
 
 
 @pytest.mark.parametrize("kind", ["gray", "bilevel", "rgb", "16 bit", "ids", "transparent", "palette", "ours"])
-def test_drawings_of_any_kind(tmp_path: Path, kind: str) -> None:
+def test_find_lines_reads_drawings_of_any_kind(tmp_path: Path, kind: str) -> None:
     ids, file = drawing(), tmp_path / "a.png"
     paper = (255 * (1 - ids)).astype(np.uint8)
     picture = Image.fromarray(paper)
@@ -124,7 +124,7 @@ def parts(lines: Tensor) -> int:
 
 
 @given(st.integers(5, 64), st.integers(5, 64))
-def test_no_line_is_lost_or_broken_or_fattened(height: int, width: int) -> None:
+def test_resize_lines_keeps_lines_whole_and_thin(height: int, width: int) -> None:
     large = torch.from_numpy(drawing()).long()
     small = resize_lines(large, (height, width))
     assert small.shape == (height, width) and set(small.unique().tolist()) <= {0, 1}
@@ -134,7 +134,7 @@ def test_no_line_is_lost_or_broken_or_fattened(height: int, width: int) -> None:
     assert bool(small[rows * height // 64, columns * width // 64].all())
 
 
-def test_growing_repeats_and_sides_may_differ() -> None:
+def test_resize_lines_upsamples_by_repetition() -> None:
     line = torch.eye(4, dtype=torch.int64)
     assert resize_lines(line, (8, 8)).tolist() == torch.kron(line, torch.ones(2, 2, dtype=torch.int64)).tolist()
     assert resize_lines(line, (2, 8)).sum(0).tolist() == [1] * 8
@@ -160,7 +160,7 @@ def test_real_drawings_at_half_size(data_root: Path) -> None:
 # --- made on the fly ------------------------------------------------------------------------------------------------
 
 
-def test_edges_and_borders() -> None:
+def test_find_edges_and_borders_match_hand_computed_values() -> None:
     photo = torch.zeros(3, 32, 32, dtype=torch.uint8)
     photo[:, 8:24, 8:24] = 200
     edges = find_edges(photo, 1.0)
@@ -182,7 +182,7 @@ def test_sketches_of_scenes(sketch: dict[str, str], unpaired: bool, monkeypatch:
         assert sample["label"].shape == (64, 64) and set(sample["label"].unique().tolist()) == {0, 1}
         assert 0.02 < float(sample["label"].float().mean()) < 0.4 and sample["image"] is not None
     with monkeypatch.context() as kept:  # the second epoch draws nothing and looks for no edges
-        kept.delattr("lab2pix.data.scenes._draw")
+        kept.delattr("lab2pix.data.scenes.dataset._draw")
         kept.delattr("lab2pix.data.sketches.Sketcher.draw")
         again = [dataset[(1, i)] for i in range(6)]
     assert all(torch.equal(a["label"], b["label"]) for a, b in zip(first, again, strict=True))
@@ -287,29 +287,29 @@ def test_pairs_of_drawing_and_photo(root: Path) -> None:
         ),
     ],
 )
-def test_settings_at_odds(settings: dict[str, object], message: str) -> None:
+def test_sketch_settings_that_contradict_are_refused(settings: dict[str, object], message: str) -> None:
     data = data_of(layout="scenes", **settings) if "label_space" not in settings else None
     data = data or DataConfig.model_validate({"layout": "scenes", **settings})
     with pytest.raises(ConfigError, match=message):
         build_dataset(data, "train", LabelSpace.load(data.label_space), 0)
 
 
-def test_the_check_reports_a_coloured_sketch(tmp_path: Path) -> None:
+def test_check_dataset_reports_a_colored_sketch(tmp_path: Path) -> None:
     pixels = np.full((64, 128, 3), 255, dtype=np.uint8)
     pixels[:, :64][drawing() == 1] = 0
     pixels[:, 64:] = (200, 60, 20)  # right up to the seam, over which JPEG spreads it
     (tmp_path / "train").mkdir()
     Image.fromarray(pixels[:, 7:-7]).save(tmp_path / "train/fine.jpg", quality=50)
-    assert check(tmp_path, "sketch", SPACE).ok
+    assert check_dataset(tmp_path, "sketch", SPACE).ok
     contact_sheet(tmp_path, "sketch", SPACE, tmp_path / "sheet.png")
     pixels[:, :64][drawing() == 1] = (0, 0, 255)
     Image.fromarray(pixels).save(tmp_path / "train/blue.png")
-    report = check(tmp_path, "sketch", SPACE)
+    report = check_dataset(tmp_path, "sketch", SPACE)
     assert len(report.wrong_labels) == 1 and "the left half of" in report.wrong_labels[0]
     assert "blue.png has colours" in report.wrong_labels[0]
 
 
 def test_scikit_image_is_loaded_only_where_edges_are_found() -> None:
-    words = "import sys, lab2pix.data, lab2pix.data.sides; print('skimage' in sys.modules)"
+    words = "import sys, lab2pix.data, lab2pix.data.build; print('skimage' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab2pix.configuration import load_config
+from lab2pix.recipes import load_config
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

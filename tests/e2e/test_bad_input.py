@@ -55,7 +55,7 @@ def train(run: Run, tiny: Tiny, folder_data: Path, tmp_path: Path) -> Callable[.
     return call
 
 
-def test_good_input_trains(train: Run, tmp_path: Path) -> None:
+def test_train_accepts_good_input(train: Run, tmp_path: Path) -> None:
     code, _, errors = train()
     assert code == 0, errors
     assert (tmp_path / "run" / "checkpoints" / "step-00000002" / "model.safetensors").is_file()
@@ -70,7 +70,7 @@ def test_label_id_out_of_range(train: Run, folder_data: Path) -> None:
     sentence(train(), file.name, "77", "scenes")
 
 
-def test_truncated_png(train: Run, folder_data: Path) -> None:
+def test_train_names_a_truncated_png(train: Run, folder_data: Path) -> None:
     file = folder_data / "images" / "train" / "a.png"
     file.write_bytes(file.read_bytes()[:2000])
     sentence(train(), file.name)
@@ -93,7 +93,7 @@ def test_sizes_that_disagree(train: Run, folder_data: Path) -> None:
     sentence(train(), "a.png", "48", "80", "64")
 
 
-def test_colours_that_are_no_class(train: Run, folder_data: Path) -> None:
+def test_train_refuses_colors_of_no_class(train: Run, folder_data: Path) -> None:
     file = folder_data / "labels" / "train" / "a.png"
     Image.fromarray(np.full((64, 64, 3), (255, 0, 255), dtype=np.uint8)).save(file)
     sentence(train(), file.name, "scenes")
@@ -129,16 +129,16 @@ def test_one_side_that_was_not_given(run: Run, tiny: Tiny, tmp_path: Path) -> No
         ("train.batch_size=3", ("train.batch_size", "train.accumulate")),
     ],
 )
-def test_settings(run: Run, tmp_path: Path, word: str, parts: tuple[str, ...]) -> None:
+def test_train_settings_errors_are_one_sentence(run: Run, tmp_path: Path, word: str, parts: tuple[str, ...]) -> None:
     sentence(run("train", "v2-small", "train.accumulate=2", word, "--out", tmp_path / "run"), *parts)
     assert not (tmp_path / "run").exists()
 
 
-def test_unknown_preset(run: Run, tmp_path: Path) -> None:
+def test_train_refuses_an_unknown_preset(run: Run, tmp_path: Path) -> None:
     sentence(run("train", "v2-smal", "--out", tmp_path / "run"), "'v2-smal'", "did you mean 'v2-small'")
 
 
-def test_unknown_device(run: Run, tiny: Tiny, tmp_path: Path) -> None:
+def test_train_refuses_an_unknown_device(run: Run, tiny: Tiny, tmp_path: Path) -> None:
     sentence(run("train", "v2-small", *tiny, "--out", tmp_path / "run", "--device", "cpuu"), "cpuu")
 
 
@@ -180,7 +180,7 @@ def test_output_folder_with_other_files(run: Run, tiny: Tiny, tmp_path: Path) ->
     sentence(run("train", "v2-small", *tiny, "--out", tmp_path), tmp_path, "letter.txt")
 
 
-def test_resume_where_nothing_is(run: Run, tmp_path: Path) -> None:
+def test_resume_of_a_missing_run_is_refused(run: Run, tmp_path: Path) -> None:
     sentence(run("train", "--resume", "--out", tmp_path / "run"), tmp_path / "run")
 
 
@@ -210,7 +210,7 @@ def test_weights_that_are_not_there(run: Run, folder_data: Path, tmp_path: Path,
     sentence(run(*words), "nowhere")
 
 
-def test_broken_weights(run: Run, run_folder: Path, folder_data: Path, tmp_path: Path) -> None:
+def test_generate_names_broken_weights(run: Run, run_folder: Path, folder_data: Path, tmp_path: Path) -> None:
     copy = tmp_path / "copy"
     shutil.copytree(run_folder, copy)
     file = next(copy.rglob("model.safetensors"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,11 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
-
-from lab2pix_pictures import SPACE, ColorReader, Folders, Means, export, write_set
-
-from lab2pix.evaluation.folders import list_sha256
+from lab2pix.evaluation.pairing import list_sha256
+from tests.helpers.images import SPACE, ColorReader, Folders, Means, export, write_set
 
 Run = Callable[..., tuple[int, str, str]]
 NAMES = ("a", "b", "c", "d")
@@ -66,14 +62,14 @@ def report(file: Path) -> dict[str, object]:
 # --- what cannot be judged ---------------------------------------------------------------------------------------
 
 
-def test_an_empty_folder(judge: Run, tmp_path: Path) -> None:
+def test_evaluate_refuses_an_empty_folder(judge: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     sentence(judge("--generated", tmp_path / "empty"), tmp_path / "empty", "holds no pictures")
     sentence(judge("--real", tmp_path / "empty"), tmp_path / "empty", "holds no pictures")
     sentence(judge("--real", tmp_path / "none"), tmp_path / "none", "there is no folder")
 
 
-def test_names_that_have_no_partner(judge: Run, folders: Folders, tmp_path: Path) -> None:
+def test_evaluate_names_files_without_partner(judge: Run, folders: Folders, tmp_path: Path) -> None:
     (folders.real / "a.png").unlink()
     (folders.generated / "d.png").rename(folders.generated / "other.png")
     sentence(judge(), "'a' is not in", folders.real, "and 2 more: d, other", "--allow-missing")
@@ -87,25 +83,25 @@ def test_names_that_have_no_partner(judge: Run, folders: Folders, tmp_path: Path
     assert found["protocol"]["allow_missing"] is True
 
 
-def test_folders_that_share_no_name(judge: Run, folders: Folders, tmp_path: Path) -> None:
+def test_evaluate_refuses_folders_that_share_no_name(judge: Run, folders: Folders, tmp_path: Path) -> None:
     other = write_set(tmp_path / "other", ("x", "y"))
     sentence(judge("--real", other.real), "'a' is not in", "--unpaired")
     sentence(judge("--real", other.real, "--allow-missing"), "no name is in all of", folders.generated)
 
 
-def test_two_pictures_of_one_name(judge: Run, folders: Folders) -> None:
+def test_evaluate_refuses_two_images_of_one_name(judge: Run, folders: Folders) -> None:
     (folders.generated / "a.jpg").write_bytes((folders.generated / "a.png").read_bytes())
     sentence(judge(), "a.jpg", "a.png", "have one name")
 
 
-def test_one_picture_alone(judge: Run, folders: Folders) -> None:
+def test_evaluate_refuses_a_single_image(judge: Run, folders: Folders) -> None:
     for folder in (folders.generated, folders.real):
         for name in NAMES[1:]:
             (folder / f"{name}.png").unlink()
     sentence(judge(), "Frechet distance between sets of 1 and 1 pictures is undefined", "at least two")
 
 
-def test_samples_that_are_missing(judge: Run, folders: Folders) -> None:
+def test_evaluate_names_missing_samples(judge: Run, folders: Folders) -> None:
     sentence(judge("--seeds", 2), "a.png is none of 2 samples (NAME_0 to NAME_1)")
     for name in NAMES:
         picture = folders.generated / f"{name}.png"
@@ -115,7 +111,9 @@ def test_samples_that_are_missing(judge: Run, folders: Folders) -> None:
     sentence(judge("--seeds", 2), "'b' has fewer than 2 samples")
 
 
-def test_statistics_that_do_not_fit(judge: Run, folders: Folders, programs: Path, tmp_path: Path) -> None:
+def test_evaluate_refuses_statistics_that_do_not_fit(
+    judge: Run, folders: Folders, programs: Path, tmp_path: Path
+) -> None:
     stats = tmp_path / "real.safetensors"
     assert judge("--save-stats", stats)[0] == 0
     again = ("--out", tmp_path / "again.json")
@@ -129,7 +127,7 @@ def test_statistics_that_do_not_fit(judge: Run, folders: Folders, programs: Path
     sentence(judge("--real", tmp_path / "gone.safetensors", *again), "gone.safetensors")
 
 
-def test_a_truncated_picture_among_many(judge: Run, folders: Folders, tmp_path: Path) -> None:
+def test_evaluate_names_a_truncated_image(judge: Run, folders: Folders, tmp_path: Path) -> None:
     names = tuple(f"many{number:04d}" for number in range(1000))
     many = Folders(tmp_path / "many" / "generated", tmp_path / "many" / "real", tmp_path / "many" / "labels")
     for folder in (many.generated, many.real):
@@ -151,7 +149,7 @@ def test_a_truncated_picture_among_many(judge: Run, folders: Folders, tmp_path: 
     assert found["protocol"]["generated"]["count"] == found["scores"]["ssim"]["count"] == 999
 
 
-def test_nothing_but_broken_pictures(judge: Run, folders: Folders) -> None:
+def test_evaluate_refuses_only_broken_images(judge: Run, folders: Folders) -> None:
     for name in NAMES:
         (folders.generated / f"{name}.png").write_bytes(b"junk")
     sentence(judge("--skip-broken"), "no picture in", folders.generated, "could be read")
@@ -169,7 +167,7 @@ def test_label_maps_and_segmenters_that_do_not_fit(judge: Run, folders: Folders,
     sentence(judge(*truth, *reader), "b.png", "77", "--skip-broken")
 
 
-def test_options_that_are_wrong(judge: Run, run: Run, folders: Folders, tmp_path: Path) -> None:
+def test_evaluate_refuses_wrong_options(judge: Run, run: Run, folders: Folders, tmp_path: Path) -> None:
     sentence(judge("--features", "inceptoin"), "did you mean 'inception'")
     sentence(judge("--lpips", "alexa"), "did you mean 'alex'")
     sentence(judge("--size", "16"), "height x width")
@@ -262,7 +260,7 @@ def test_a_run_and_its_generated_pictures_get_the_same_scores(
     ],
     ids=lambda words: words[0],
 )
-def test_what_a_run_knows_itself_is_not_asked(
+def test_evaluate_run_refuses_options_it_sets_itself(
     words: tuple[str, ...], run: Run, run_folder: Path, tmp_path: Path
 ) -> None:
     result = run("evaluate", run_folder, "--out", tmp_path / "run.json", "--device", "cpu", *words)
@@ -275,14 +273,14 @@ def test_options_that_do_nothing_for_a_run(run: Run, run_folder: Path, tmp_path:
     sentence(run(*words, "--lpips-weights", tmp_path / "x.pth"), "add --lpips")
 
 
-def test_what_is_no_run(run: Run, tmp_path: Path) -> None:
+def test_evaluate_refuses_a_folder_that_is_no_run(run: Run, tmp_path: Path) -> None:
     sentence(run("evaluate", tmp_path, "--out", tmp_path / "run.json", "--device", "cpu"), tmp_path)
 
 
 # --- comparing ---------------------------------------------------------------------------------------------------
 
 
-def test_reports_side_by_side(run: Run, judge: Run, folders: Folders, tmp_path: Path) -> None:
+def test_compare_writes_a_table_of_reports(run: Run, judge: Run, folders: Folders, tmp_path: Path) -> None:
     reports = []
     for number, name in enumerate(("ours", "ours", "photos")):
         reports.append(tmp_path / f"{number}.json")
@@ -301,7 +299,7 @@ def test_reports_side_by_side(run: Run, judge: Run, folders: Folders, tmp_path: 
     assert run("compare", *reports, "--out", tmp_path / "compare", "--overwrite")[0] == 0
 
 
-def test_reports_that_were_not_made_alike(run: Run, judge: Run, tmp_path: Path) -> None:
+def test_compare_refuses_reports_of_other_protocols(run: Run, judge: Run, tmp_path: Path) -> None:
     one, other = tmp_path / "one.json", tmp_path / "other.json"
     assert judge("--out", one)[0] == 0
     assert judge("--out", other, "--size", "16x16")[0] == 0

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from lab2pix_pictures import SPACE, ColorReader, Folders, Means, export, write_set
+from tests.helpers.images import SPACE, ColorReader, Folders, Means, export, write_set
 
 
 @pytest.fixture

@@ -16,16 +16,16 @@ import scipy.linalg
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from lab2pix_pictures import NAMES, SPACE, Folders, write, write_set
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
 import lab2pix
-from lab2pix.evaluation import reading
+from lab2pix.evaluation import loading
 from lab2pix.evaluation.features import load_features
-from lab2pix.evaluation.folders import Item
-from lab2pix.evaluation.reading import ReadingLog, read_items
+from lab2pix.evaluation.loading import ReadingLog, read_items
+from lab2pix.evaluation.pairing import Item
+from tests.helpers.images import NAMES, SPACE, Folders, write, write_set
 
 Evaluate = Callable[..., tuple[int, str, str]]
 
@@ -142,7 +142,7 @@ def test_all_pictures_are_brought_to_a_size_that_was_asked_for(evaluate: Evaluat
 
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch_size=st.integers(1, 6))
-def test_the_batch_size_changes_nothing(folders: Folders, reader: Path, batch_size: int) -> None:
+def test_evaluation_does_not_depend_on_the_batch_size(folders: Folders, reader: Path, batch_size: int) -> None:
     def judged(size: int) -> dict[str, float]:
         report = lab2pix.evaluate(
             generated=folders.generated, real=folders.real, labels=folders.labels, label_space="scenes",
@@ -204,7 +204,7 @@ def test_statistics_stand_for_the_photos_they_were_taken_of(evaluate: Evaluate, 
     assert run("compare", tmp_path / "report.json", out)[0] == 0
 
 
-def test_photos_of_their_own_names(evaluate: Evaluate, folders: Folders, tmp_path: Path) -> None:
+def test_evaluation_pairs_photos_of_other_names(evaluate: Evaluate, folders: Folders, tmp_path: Path) -> None:
     other = write_set(tmp_path / "other", ("x", "y", "z", "w"), size=(64, 96))
     assert evaluate("--unpaired", real=other.real)[0] == 0
     report = json.loads((tmp_path / "report.json").read_text())
@@ -225,7 +225,7 @@ def processes(count: int, out: Path, *words: object) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-def test_two_processes_find_what_one_finds(folders: Folders, reader: Path, means: Path, tmp_path: Path) -> None:
+def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, means: Path, tmp_path: Path) -> None:
     truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--seeds", 3)
     words = ("--generated", several_samples(folders), "--real", folders.real, "--features", means, *truth)
     both = processes(2, tmp_path / "two.json", *words)
@@ -259,7 +259,7 @@ def test_two_processes_agree_on_the_size_of_photos_of_their_own_names(
     assert both["protocol"]["resized"]["real"] == 0
 
 
-def test_few_files_lie_read_and_waiting(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_reads_only_a_few_files_ahead(folders: Folders, monkeypatch: pytest.MonkeyPatch) -> None:
     item = Item("a", (folders.generated / "a.png",))
     opened = 0
 
@@ -268,7 +268,7 @@ def test_few_files_lie_read_and_waiting(folders: Folders, monkeypatch: pytest.Mo
         opened += 1
         return torch.zeros(3, 16, 16, dtype=torch.uint8)
 
-    monkeypatch.setattr(reading, "read_image", counted)
+    monkeypatch.setattr(loading, "read_image", counted)
     seen = 0
     log = ReadingLog()
     for loaded in read_items([item] * 500, None, log, size=None, batch_size=8, skip_broken=False):

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab2pix_pictures import Means, export
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from lab2pix.errors import ConfigError, WeightsError
 from lab2pix.evaluation import features
 from lab2pix.evaluation.features import INCEPTION, load_features
+from tests.helpers.images import Means, export
 
 
 def pictures(count: int = 3, size: tuple[int, int] = (32, 48)) -> Tensor:

@@ -10,16 +10,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from lab2pix_pictures import NAMES, SPACE, ColorReader, Folders, export, write
 from PIL import Image
 
 from lab2pix.errors import ConfigError, DataError, WeightsError
-from lab2pix.evaluation import evaluator, fidelity
-from lab2pix.evaluation.folders import list_sha256, match
-from lab2pix.evaluation.programs import ProgramSettings, read_settings
+from lab2pix.evaluation import evaluator
+from lab2pix.evaluation.exported import ProgramSettings, read_settings
+from lab2pix.evaluation.metrics import image as image_module
+from lab2pix.evaluation.pairing import list_sha256, pair_files
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.training import segmenter
+from tests.helpers.images import NAMES, SPACE, ColorReader, Folders, export, write
 
 Evaluate = Callable[..., tuple[int, str, str]]
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "segmenters.md"
@@ -50,7 +51,7 @@ def test_a_place_that_cannot_be_written_is_found_before_judging(
     def never(*_: object, **__: object) -> None:
         raise AssertionError("judged before the place was looked at")
 
-    monkeypatch.setattr(evaluator, "_look", never)
+    monkeypatch.setattr(evaluator, "_update", never)
     (tmp_path / "folder.json").mkdir()
     (tmp_path / "file").write_text("")
     sentence(evaluate("--out", tmp_path / "folder.json", "--overwrite"), "folder.json is a folder")
@@ -166,11 +167,11 @@ def test_samples_are_told_by_plain_digits_once(tmp_path: Path) -> None:
     for name in ("a_0", "a_1", "a_00"):
         write(tmp_path / "doubled" / f"{name}.png", gray)
     with pytest.raises(DataError, match=r"a_0\.png and .*a_00\.png are both sample 0 of 'a'"):
-        match(tmp_path / "doubled", None, None, samples=2)
+        pair_files(tmp_path / "doubled", None, None, samples=2)
     for name in ("a_0", "a_1", "a_²"):
         write(tmp_path / "squared" / f"{name}.png", gray)
     with pytest.raises(DataError, match=r"a_²\.png is none of 3 samples"):
-        match(tmp_path / "squared", None, None, samples=3)
+        pair_files(tmp_path / "squared", None, None, samples=3)
 
 
 def test_names_that_are_no_utf8(evaluate: Evaluate, folders: Folders, tmp_path: Path) -> None:
@@ -213,7 +214,7 @@ def test_settings_that_no_network_can_have(settings: dict[str, object], key: str
         read_settings(tmp_path / "x.pt2", ProgramSettings)
 
 
-def test_true_is_no_class(tmp_path: Path) -> None:
+def test_label_true_is_no_class_id(tmp_path: Path) -> None:
     file = export(ColorReader(), tmp_path / "x.pt2", {"size": [32, 48], "classes": [True, *SPACE.names[1:]]})
     with pytest.raises(WeightsError, match=r"x\.json: 'classes\.0"):
         load_segmenter(file, SPACE)
@@ -232,12 +233,12 @@ def test_pixels_are_compared_in_portions(name: str, monkeypatch: pytest.MonkeyPa
     random = torch.Generator().manual_seed(0)
     a, b = (torch.randint(256, (6, 3, 256, 256), generator=random, dtype=torch.uint8) for _ in range(2))
     seen: list[int] = []
-    whole = getattr(fidelity, f"_{name}")
+    whole = getattr(image_module, f"_{name}")
 
     def counted(generated: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         seen.append(len(generated))
         return whole(generated, real)
 
-    monkeypatch.setattr(fidelity, f"_{name}", counted)
-    torch.testing.assert_close(getattr(fidelity, name)(a, b), whole(a, b))
+    monkeypatch.setattr(image_module, f"_{name}", counted)
+    torch.testing.assert_close(getattr(image_module, name)(a, b), whole(a, b))
     assert seen == [2, 2, 2]

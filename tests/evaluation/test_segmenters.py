@@ -9,18 +9,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from lab2pix_pictures import SPACE, ColorReader, Folders, export
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lab2pix.config import DataConfig, ScenesConfig
-from lab2pix.data.dataset import build_dataset
+from lab2pix.config.schema import DataConfig, ScenesConfig
+from lab2pix.data.build import build_dataset
 from lab2pix.data.files import read_image, read_label
-from lab2pix.data.pixels import to_bytes
+from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, LabelError, WeightsError
 from lab2pix.evaluation.segmenters import load_segmenter
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
+from tests.helpers.images import SPACE, ColorReader, Folders, export
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -144,7 +144,7 @@ def test_what_was_trained_reads_as_well_as_it_was_scored(trained: Path) -> None:
     held_out = build_dataset(scenes(), "val", SPACE, 0)
     segmenter = load_segmenter(trained, SPACE)
     samples = [held_out[index] for index in range(8)]
-    read = segmenter(torch.stack([to_bytes(sample["image"]) for sample in samples]), (64, 64))
+    read = segmenter(torch.stack([float_to_uint8(sample["image"]) for sample in samples]), (64, 64))
     right = (read == torch.stack([sample["label"] for sample in samples])).double().mean()
     assert float(right) == pytest.approx(
         json.loads((trained / "segmenter.json").read_text())["held_out"]["ppa"], abs=1e-3

@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
+from lab2pix.inference import Synthesizer, convert
 from lab2pix.interop.checkpoints import read_checkpoint
-from lab2pix.interop.released import discriminator_to_released, generator_to_released
 from lab2pix.interop.released_v1 import ReleasedV1Discriminator, ReleasedV1Generator
-from lab2pix.labels import LabelSpace
+from lab2pix.interop.released_v2 import discriminator_to_released, generator_to_released
+from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
 from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
-from lab2pix.synthesis import Synthesizer, convert
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -111,11 +111,11 @@ def test_released_v1_draws_the_recorded_pictures(golden_root: Path, tmp_path: Pa
     else:
         assert synthesizer.size == (256, 256)
         label = F.interpolate(held["in.sketch"], scale_factor=8.0)[:, 0].lt(0).long()
-    images = synthesizer.draw_scales(Batch(label), held["in.noise"])
+    images = synthesizer.generate_pyramid(Batch(label), held["in.noise"])
     assert (images[0][..., ::2, ::2] - held["out.X3"]).abs().max() <= 1e-4
     assert (images[1] - held["out.X2"]).abs().max() <= 1e-4
     assert (images[2] - held["out.X1"]).abs().max() <= 1e-4
-    assert torch.equal(synthesizer.draw(Batch(label), held["in.noise"]), images[0])
+    assert torch.equal(synthesizer.generate(Batch(label), held["in.noise"]), images[0])
 
 
 @pytest.mark.parametrize(("name", "size"), [("v2_normal", (64, 64)), ("v2_more", (64, 128))])
@@ -127,7 +127,7 @@ def test_released_v2_draws_the_recorded_pictures(
     space = str(space_file(tmp_path, 9))
     convert(checkpoint, "lab2pix-v2-released", tmp_path / "out", label_space=space, size=size)
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
-    image = synthesizer.draw(Batch(held["in.label"][:, 0].long()), torch.zeros(2, 128))
+    image = synthesizer.generate(Batch(held["in.label"][:, 0].long()), torch.zeros(2, 128))
     assert (image - held["out.generated"]).abs().max() <= 1e-4
 
 
@@ -153,7 +153,7 @@ def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
         synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True)
     with torch.no_grad():
         expected = network(one_hot(ids[None], 4), synthesizer.noise(0)[None])[0]
-    assert (synthesizer.draw(synthesizer.read(ids), synthesizer.noise(0)[None]) - expected).abs().max() <= 1e-5
+    assert (synthesizer.generate(synthesizer.read(ids), synthesizer.noise(0)[None]) - expected).abs().max() <= 1e-5
 
 
 def test_sketches_take_no_noise(tmp_path: Path) -> None:
@@ -167,7 +167,9 @@ def test_sketches_take_no_noise(tmp_path: Path) -> None:
         synthesizer(lines, samples=2)
     with torch.no_grad():
         expected = network(1 - 2 * lines[None, None].float())
-    for ours, theirs in zip(synthesizer.draw_scales(synthesizer.read(lines), torch.zeros(1, 8)), expected, strict=True):
+    for ours, theirs in zip(
+        synthesizer.generate_pyramid(synthesizer.read(lines), torch.zeros(1, 8)), expected, strict=True
+    ):
         assert (ours - theirs).abs().max() <= 1e-5
 
 
@@ -224,9 +226,9 @@ def test_every_kind_of_v2_and_spade_draws_as_before(
     with torch.no_grad():
         expected = network(one_hot(batch.label, 4), noise)
     assert expected.std() > 1e-3
-    assert (synthesizer.draw(batch, noise) - expected).abs().max() <= 1e-4
+    assert (synthesizer.generate(batch, noise) - expected).abs().max() <= 1e-4
     with pytest.raises(ConfigError, match=r"draws one picture, not three sizes"):
-        synthesizer.draw_scales(batch, noise)
+        synthesizer.generate_pyramid(batch, noise)
 
 
 def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
@@ -245,7 +247,7 @@ def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
     ids = squares(4, (32, 32), 4)
     with torch.no_grad():
         expected = network(one_hot(ids, 4))
-    assert (synthesizer.draw(Batch(ids), torch.zeros(1, 128)) - expected).abs().max() <= 1e-5
+    assert (synthesizer.generate(Batch(ids), torch.zeros(1, 128)) - expected).abs().max() <= 1e-5
 
 
 # --- label spaces -------------------------------------------------------------------------------------------------
@@ -284,9 +286,11 @@ def test_the_last_channel_is_what_it_is_said_to_be(tmp_path: Path) -> None:
     ids = squares(35, (32, 64), 4)
     borders = torch.zeros(1, 1, 32, 64)
     borders[..., 16] = 1
-    with_edges = Synthesizer.load(tmp_path / "True", device="cpu").draw(Batch(ids, edges=borders), torch.zeros(1, 128))
+    with_edges = Synthesizer.load(tmp_path / "True", device="cpu").generate(
+        Batch(ids, edges=borders), torch.zeros(1, 128)
+    )
     ids[:, :8] = 35
-    unknown = Synthesizer.load(tmp_path / "False", device="cpu").draw(Batch(ids), torch.zeros(1, 128))
+    unknown = Synthesizer.load(tmp_path / "False", device="cpu").generate(Batch(ids), torch.zeros(1, 128))
     with torch.no_grad():
         condition = one_hot(ids, 36)
         assert (unknown - network(condition)).abs().max() <= 1e-5
@@ -308,7 +312,7 @@ def test_unknown_pixels_say_nothing_to_a_network_that_knows_none(tmp_path: Path,
     condition = torch.cat([one_hot(ids, 5)[:, :4], edges], 1)
     with torch.no_grad():
         expected = network(condition)
-    image = Synthesizer.load(tmp_path / "out", device="cpu").draw(Batch(ids, edges=edges), torch.zeros(1, 128))
+    image = Synthesizer.load(tmp_path / "out", device="cpu").generate(Batch(ids, edges=edges), torch.zeros(1, 128))
     assert (image - expected).abs().max() <= 1e-5
 
 
@@ -321,7 +325,7 @@ def test_v1_of_cityscapes_needs_no_words_and_survives_unknown_pixels(tmp_path: P
     noise = synthesizer.noise(0)[None]
     with torch.no_grad():
         expected = network(one_hot(ids, 35), noise)[0]
-    assert (synthesizer.draw(Batch(ids), noise) - expected).abs().max() <= 1e-5
+    assert (synthesizer.generate(Batch(ids), noise) - expected).abs().max() <= 1e-5
     assert synthesizer(torch.full((256, 512), 35)).shape == (1, 3, 256, 512)
 
 
@@ -424,7 +428,7 @@ FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
         ("spade.pth", "spade", "--size 64", "--size is '64'"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_converted_is_one_sentence(
+def test_convert_errors_are_one_sentence(
     run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, form: str, words: str, text: str
 ) -> None:
     monkeypatch.chdir(files)
@@ -476,7 +480,7 @@ def test_old_files_with_damage_anywhere_are_refused(tmp_path: Path) -> None:
             read_checkpoint(tmp_path / "bad.pth")
 
 
-def test_nothing_is_overwritten(run: Run, files: Path, tmp_path: Path) -> None:
+def test_convert_overwrites_nothing(run: Run, files: Path, tmp_path: Path) -> None:
     words = (
         "convert",
         files / "v1.pth",
@@ -515,7 +519,7 @@ def test_nothing_is_overwritten(run: Run, files: Path, tmp_path: Path) -> None:
         (None, "another network"),
     ],
 )
-def test_networks_that_nobody_knows(files: Path, tmp_path: Path, network: object, text: str) -> None:
+def test_convert_refuses_unknown_networks(files: Path, tmp_path: Path, network: object, text: str) -> None:
     convert(files / "v1.pth", "lab2pix-v1-released", tmp_path / "out", label_space=str(files / "own4.yaml"))
     file = tmp_path / "out" / "config.json"
     description = json.loads(file.read_text())

@@ -3,12 +3,12 @@ from __future__ import annotations
 import math
 
 import pytest
-from lab2pix_v1_tiny import tiny as tiny_v1
 from torch import nn
 
-from lab2pix.configuration import load_config
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, build_method
+from lab2pix.recipes import load_config
+from tests.helpers.tiny import tiny as tiny_v1
 
 SPACE = LabelSpace.load("scenes")
 V2 = {"base": "v2-small", "generator": {"width": 8}, "train": {"init_gain": None}}
@@ -31,7 +31,7 @@ def sizes(network: nn.Module) -> dict[str, tuple[float, float]]:
 
 @pytest.mark.parametrize("method", ["lab2pix-v1", "lab2pix-v2"])
 @pytest.mark.parametrize("gain", [0.3, 1.0])
-def test_a_gain_draws_the_first_weights_of_both_players(method: str, gain: float) -> None:
+def test_init_gain_sets_the_initial_weights_of_both_networks(method: str, gain: float) -> None:
     built = build_method(config_of(method, f"train.init_gain={gain}"), SPACE, pretrained=False)
     for network in (built.discriminator, build_generator(built.config, SPACE)):
         for name, (deviation, xavier) in sizes(network).items():
@@ -39,7 +39,7 @@ def test_a_gain_draws_the_first_weights_of_both_players(method: str, gain: float
 
 
 @pytest.mark.parametrize("method", ["lab2pix-v1", "lab2pix-v2"])
-def test_without_a_gain_the_first_weights_are_the_released_ones(method: str) -> None:
+def test_without_init_gain_the_initial_weights_are_the_released_ones(method: str) -> None:
     built = build_method(config_of(method), SPACE, pretrained=False)
     for network in (built.discriminator, build_generator(built.config, SPACE)):
         for name, (deviation, xavier) in sizes(network).items():

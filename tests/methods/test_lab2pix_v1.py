@@ -7,7 +7,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from lab2pix_v1_tiny import (
+
+from lab2pix import losses
+from lab2pix.methods import StepContext, encode_condition
+from lab2pix.recipes import load_config
+from tests.helpers.tiny import (
     NARROW,
     NO_BACKBONE,
     SKETCH,
@@ -21,10 +25,6 @@ from lab2pix_v1_tiny import (
     still,
     tiny,
 )
-
-from lab2pix import losses
-from lab2pix.configuration import load_config
-from lab2pix.methods import Engine, make_condition
 
 BACKBONE = "efficientnet-lite0"
 # On top of a preset of the full widths.
@@ -47,7 +47,7 @@ def check_step(config) -> None:
     method = build(config=config)
     ours, theirs, untouched = step(method)
     assert untouched, "the generator's half must not fill discriminator gradients"
-    for player in method.players.values():
+    for player in method.networks.values():
         broken = [name for name, p in player.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert not broken
     wanted = {name for name in ("consistency", "cycle", "diversity") if getattr(config.loss, name) > 0}
@@ -57,7 +57,7 @@ def check_step(config) -> None:
 
 
 @pytest.mark.parametrize("preset", RUNGS)
-def test_a_step_moves_every_parameter_on_every_rung(preset):
+def test_v1_step_updates_every_parameter_at_every_ablation_step(preset):
     check_step(load_config({**FOR_SCENES, "base": preset}))
 
 
@@ -73,21 +73,21 @@ def test_a_step_moves_every_parameter_on_every_rung(preset):
         (*SKETCH, "generator.start=label", "generator.modulation=spade", *NO_BACKBONE),
     ],
 )
-def test_a_step_moves_every_parameter_with_other_settings(overrides):
+def test_v1_step_updates_every_parameter_with_other_settings(overrides):
     check_step(tiny(*overrides))
 
 
-def test_a_step_moves_every_parameter_as_released():
+def test_released_v1_step_updates_every_parameter():
     backbones = ("backbone.discriminator=vgg16", "backbone.perceptual=vgg19")
     plain = ("backbone.normalize=false", "backbone.normalize_discriminator=false")
     consistency = ("loss.consistency_layers=first", "loss.consistency_form=mean-square")
     check_step(tiny(*backbones, *plain, *consistency))
 
 
-def test_generator_and_segmenters_are_one_player():
+def test_generator_and_segmenters_share_an_optimizer():
     method = build(*NO_BACKBONE)
-    assert set(method.players) == {"generator", "discriminator"}
-    names = {name.split(".")[0] for name, _ in method.players["generator"].named_parameters()}
+    assert set(method.networks) == {"generator", "discriminator"}
+    names = {name.split(".")[0] for name, _ in method.networks["generator"].named_parameters()}
     assert names == {"generator", "segmenters"}
     assert method.drawer.generator is method.generator
     assert len(method.drawer.segmenters) == 3
@@ -107,7 +107,7 @@ def test_generator_and_segmenters_are_one_player():
         ("loss.diversity=0.5", "loss.consistency_form=squared", "discriminator.kind=patch"),
     ],
 )
-def test_gradients_equal_those_of_one_plain_graph(overrides):
+def test_v1_gradients_equal_those_of_one_autograd_graph(overrides):
     """Gathering the gradients at the images, scale by scale, changes nothing but the memory it takes."""
     method = still(build("loss.cycle=1", *overrides))
     config, loss, data, z = method.config, method.config.loss, batch(method.config, 4), noise(4)
@@ -117,12 +117,15 @@ def test_gradients_equal_those_of_one_plain_graph(overrides):
     method.drawer.zero_grad(set_to_none=True)
     label = data.label[[0, 0, 2, 3]] if loss.diversity > 0 else data.label
     data = replace(data, label=label)
-    images, logits = method.drawer(make_condition(config, method.label_space, data), z)
+    images, logits = method.drawer(encode_condition(config, method.label_space, data), z)
     while len(images) < 3:
         images.append(F.avg_pool2d(images[-1], 2))
     hierarchical = config.discriminator.kind == "hierarchical"
     levels = [3 - scale if hierarchical else 0 for scale in range(3)]
-    seen = [method.eyes(image, levels=count).discriminator for image, count in zip(images, levels, strict=True)]
+    seen = [
+        method.feature_extractors(image, levels=count).discriminator
+        for image, count in zip(images, levels, strict=True)
+    ]
     judged = [
         network(image, features).predictions
         for network, image, features in zip(method.discriminator.networks, images, seen, strict=True)
@@ -135,7 +138,10 @@ def test_gradients_equal_those_of_one_plain_graph(overrides):
     }
     if loss.consistency > 0:
         pairs = [
-            [method.eyes(image, levels=0, consistency=True).consistency for image in (F.avg_pool2d(large, 2), small)]
+            [
+                method.feature_extractors(image, levels=0, consistency=True).consistency
+                for image in (F.avg_pool2d(large, 2), small)
+            ]
             for large, small in ((images[0], images[1]), (images[1], images[2]))
         ]
         distances = [losses.image_consistency_loss(*pair, loss.consistency_form) for pair in pairs]
@@ -149,20 +155,22 @@ def test_gradients_equal_those_of_one_plain_graph(overrides):
     assert_alike(ours, gradients(method.drawer))
 
 
-def test_engine_scale_reaches_every_gradient():
+def test_v1_loss_scale_reaches_every_gradient():
     method = still(build("loss.diversity=0.1"))
     data, z, once = batch(method.config), noise(), []
     for factor in (1.0, 4.0):
-        step(method, data, z, Engine(scale=lambda loss, factor=factor: loss * factor, progress=0.5))
-        once.append([gradients(player) for player in method.players.values()])
+        step(method, data, z, StepContext(scale=lambda loss, factor=factor: loss * factor, progress=0.5))
+        once.append([gradients(player) for player in method.networks.values()])
     for single, fourfold in zip(*once, strict=True):
         assert_alike(single, fourfold, 4.0)
 
 
-def test_bfloat16_step_is_finite_and_near_float32():
+def test_v1_bfloat16_step_is_finite_and_near_float32():
     totals = []
     for dtype in (None, torch.bfloat16):
-        engine = Engine(autocast=lambda dtype=dtype: torch.autocast("cpu", dtype=dtype)) if dtype else Engine()
+        engine = (
+            StepContext(autocast=lambda dtype=dtype: torch.autocast("cpu", dtype=dtype)) if dtype else StepContext()
+        )
         ours, theirs, _ = step(build(), engine=engine)
         totals.append(torch.stack([*ours.values(), *theirs.values()]).float())
     assert totals[1].isfinite().all()
@@ -201,7 +209,7 @@ def test_generator_and_segmenters_run_once_and_the_discriminators_judge_in_one_p
 
 def test_a_shared_backbone_sees_each_image_once():
     method, looks = build(), []
-    (network,) = method.eyes.networks.values()
+    (network,) = method.feature_extractors.networks.values()
     count_calls(network, looks)
     step(method)
     generated = [(2, 64), (2, 32), (2, 32), (2, 16), (2, 16)]  # X3, X2 and pooled X3, X1 and pooled X2
@@ -211,16 +219,16 @@ def test_a_shared_backbone_sees_each_image_once():
 def test_two_backbones_see_what_each_is_for():
     method = build("backbone.discriminator=vgg16", "loss.sharpness=0")
     looks = {"vgg16": [], BACKBONE: []}
-    for name, network in method.eyes.networks.items():
+    for name, network in method.feature_extractors.networks.items():
         count_calls(network, looks[name])
     step(method)
     assert sorted(looks["vgg16"]) == sorted(2 * [(2, 64), (2, 32), (2, 16)])
     assert sorted(looks[BACKBONE]) == sorted(2 * [(2, 32), (2, 16)])
 
 
-def test_no_backbone_is_held_where_nobody_looks():
-    assert len(build(*NO_BACKBONE).eyes.networks) == 0
-    assert list(build("discriminator.kind=patch").eyes.networks) == [BACKBONE]
+def test_v1_holds_no_backbone_that_is_not_used():
+    assert len(build(*NO_BACKBONE).feature_extractors.networks) == 0
+    assert list(build("discriminator.kind=patch").feature_extractors.networks) == [BACKBONE]
 
 
 def test_the_discriminators_see_the_generated_images_without_a_graph():
@@ -230,6 +238,6 @@ def test_the_discriminators_see_the_generated_images_without_a_graph():
     assert not any(tensor.requires_grad for tensor in tensors)
     assert carry.conditions is None  # V1's discriminators see images only
     method.drawer.zero_grad(set_to_none=True)
-    method.discriminator_backward(method.discriminator, carry, Engine())
+    method.discriminator_backward(method.discriminator, carry, StepContext())
     assert all(p.grad is None for p in method.drawer.parameters())
     assert all(p.requires_grad for p in method.discriminator.parameters())

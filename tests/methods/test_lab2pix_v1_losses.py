@@ -7,7 +7,21 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from lab2pix_v1_tiny import (
+from torch import Tensor
+
+from lab2pix import losses
+from lab2pix.batch import Batch
+from lab2pix.methods import (
+    StepContext,
+    build_generator,
+    condition_channels,
+    encode_condition,
+    generate,
+    generate_pyramid,
+)
+from lab2pix.methods.lab2pix_v1 import downsample2x, duplicate_labels
+from lab2pix.recipes import load_config
+from tests.helpers.tiny import (
     NO_BACKBONE,
     SKETCH,
     batch,
@@ -20,34 +34,27 @@ from lab2pix_v1_tiny import (
     still,
     tiny,
 )
-from torch import Tensor
-
-from lab2pix import losses
-from lab2pix.batch import Batch
-from lab2pix.configuration import load_config
-from lab2pix.methods import Engine, build_generator, condition_channels, draw, draw_scales, make_condition
-from lab2pix.methods.lab2pix_v1 import halve, with_twins
 
 # --- what the losses see -----------------------------------------------------------------------------------------
 
 
-def test_the_photo_reaches_only_the_discriminators():
+def test_v1_photos_reach_only_the_discriminators():
     method, found = still(build("loss.sharpness_schedule=constant")), []
     data = batch(method.config)
     for photo in (data.image, -data.image):
         step(method, replace(data, image=photo))
-        found.append([gradients(player) for player in method.players.values()])
+        found.append([gradients(player) for player in method.networks.values()])
     (generator, discriminator), (other_generator, other_discriminator) = found
     assert all(torch.equal(gradient, other_generator[name]) for name, gradient in generator.items())
     assert not all(torch.allclose(gradient, other_discriminator[name]) for name, gradient in discriminator.items())
 
 
-def test_training_without_photos_is_refused():
+def test_require_images_refuses_a_batch_without_photos():
     with pytest.raises(ValueError, match="photos"):
         generator_half(method := build(*NO_BACKBONE), replace(batch(method.config), image=None))
 
 
-def test_the_mask_weighs_generated_images_only():
+def test_v1_mask_weighs_generated_images_only():
     method = build(*NO_BACKBONE)
     groups = [[[torch.randn(2, 1, 8, 8)] for _ in range(3)] for _ in range(3)]
     mask = method._mask(batch(method.config))
@@ -70,11 +77,11 @@ def test_the_generator_s_adversarial_term_is_masked():
     assert not torch.allclose(*found)
 
 
-def test_sharpness_rises_with_the_run():
+def test_sharpness_weight_rises_with_the_run():
     method = still(build("loss.sharpness=0.8", *NO_BACKBONE))
     carry, _ = generator_half(method)
     zero, half, whole = (
-        method.discriminator_backward(method.discriminator, carry, Engine(progress=progress))
+        method.discriminator_backward(method.discriminator, carry, StepContext(progress=progress))
         for progress in (0.0, 0.5, 1.0)
     )
     assert zero["blurred"].item() == 0
@@ -84,18 +91,18 @@ def test_sharpness_rises_with_the_run():
     torch.testing.assert_close(whole["real"], (1 + 0.8) * zero["real"])
     assert zero["fake"] == half["fake"] == whole["fake"]
     method.config = tiny("loss.sharpness=0.8", "loss.sharpness_schedule=constant", *NO_BACKBONE)
-    constant = method.discriminator_backward(method.discriminator, carry, Engine(progress=0.0))
+    constant = method.discriminator_backward(method.discriminator, carry, StepContext(progress=0.0))
     torch.testing.assert_close(constant["blurred"], whole["blurred"])
 
 
 def test_cycle_segmentation_rises_over_the_first_part_of_the_run_alone():
     method = still(build("loss.cycle_warmup=0.5", "loss.cycle=10"))
     values = [
-        float(generator_half(method, engine=Engine(progress=progress))[1]["cycle"])
+        float(generator_half(method, engine=StepContext(progress=progress))[1]["cycle"])
         for progress in (0.0, 0.25, 0.5, 1.0)
     ]
     constant = still(build("loss.cycle_warmup=0", "loss.cycle=10"))
-    whole = float(generator_half(constant, engine=Engine(progress=0.0))[1]["cycle"])
+    whole = float(generator_half(constant, engine=StepContext(progress=0.0))[1]["cycle"])
     assert whole > 1
     assert values == pytest.approx([whole / 1000, whole / 1000**0.5, whole, whole], rel=1e-4)
 
@@ -110,10 +117,10 @@ def test_every_scale_of_the_photo_is_blurred_by_itself(blur):
         assert torch.equal(image, losses.blurred(sharp, blur))
         assert (image - sharp).abs().mean() > 0.05
     if blur == "average":  # why not the smaller forms of the blurred photo: they would be sharp again
-        torch.testing.assert_close(halve(soft[0]), carry.real[1])
+        torch.testing.assert_close(downsample2x(soft[0]), carry.real[1])
 
 
-def test_photos_are_halved_by_the_mean_of_four():
+def test_downsample2x_is_the_mean_of_four():
     method = build(*NO_BACKBONE)
     data = batch(method.config)
     carry, _ = generator_half(method, data)
@@ -145,7 +152,7 @@ def test_pixels_without_a_class_are_not_read_back():
 def test_sketches_are_one_channel_of_paper_and_line():
     config = tiny(*SKETCH)
     label = torch.tensor([[[0, 1], [1, 0]]])
-    condition = make_condition(config, space_of(config), Batch(label=label))
+    condition = encode_condition(config, space_of(config), Batch(label=label))
     assert condition.tolist() == [[[[1.0, -1.0], [-1.0, 1.0]]]]
     assert condition.dtype == torch.float32
     assert condition_channels(config, space_of(config)) == 1
@@ -160,26 +167,26 @@ def test_sketches_are_read_back_as_two_classes_and_weigh_all_pixels_alike():
 # --- noise -------------------------------------------------------------------------------------------------------
 
 
-def test_twins_are_a_quarter_of_a_batch_drawn_twice():
+def test_duplicate_labels_repeats_a_quarter_of_the_batch():
     label = torch.arange(9).reshape(9, 1, 1)
     image, edges = label.unsqueeze(1).float(), label.unsqueeze(1).float()
     given = Batch(label=label, image=image, edges=edges, names=tuple("abcdefghi"))
-    twice = with_twins(given)
+    twice = duplicate_labels(given)
     assert twice.label.flatten().tolist() == [0, 1, 0, 1, 4, 5, 6, 7, 8]
     assert twice.edges.flatten().tolist() == twice.label.flatten().tolist()
     assert "".join(twice.names) == "ababefghi"
     assert torch.equal(twice.image, image)  # whatever photos: nobody compares with them
-    assert with_twins(Batch(label=label[:3])).label.flatten().tolist() == [0, 0, 2]
-    assert torch.equal(with_twins(Batch(label=label[:1])).label, label[:1])
+    assert duplicate_labels(Batch(label=label[:3])).label.flatten().tolist() == [0, 0, 2]
+    assert torch.equal(duplicate_labels(Batch(label=label[:1])).label, label[:1])
 
 
-def test_twins_are_drawn_in_place_of_others():
+def test_duplicate_labels_replaces_other_labels():
     method = build("loss.diversity=0.1", *NO_BACKBONE)
     conditions: list[Tensor] = []
     method.generator.register_forward_pre_hook(lambda module, given: conditions.append(given[0]))
     data = batch(method.config, 4)
     generator_half(method, data)
-    expected = make_condition(method.config, method.label_space, data)[[0, 0, 2, 3]]
+    expected = encode_condition(method.config, method.label_space, data)[[0, 0, 2, 3]]
     assert len(conditions) == 1
     assert torch.equal(conditions[0], expected)
 
@@ -187,21 +194,21 @@ def test_twins_are_drawn_in_place_of_others():
 # --- pictures and scores -----------------------------------------------------------------------------------------
 
 
-def test_draw_scales_gives_three_images_and_draw_the_largest():
+def test_generate_pyramid_gives_three_images_and_generate_the_largest():
     config = tiny()
     space = space_of(config)
     torch.manual_seed(0)
     generator = build_generator(config, space).eval()
     with torch.no_grad():
-        images = draw_scales(generator, config, space, batch(config), noise())
-        again = draw(generator, config, space, batch(config), noise())
-        other = draw(generator, config, space, batch(config), noise(seed=2))
+        images = generate_pyramid(generator, config, space, batch(config), noise())
+        again = generate(generator, config, space, batch(config), noise())
+        other = generate(generator, config, space, batch(config), noise(seed=2))
     assert [tuple(image.shape) for image in images] == [(2, 3, size, size) for size in (64, 32, 16)]
     assert torch.equal(images[0], again)
     assert not torch.equal(again, other)
     paired = load_config("v2-small", ["generator.width=2", "generator.modulation_hidden=4"])
     with torch.no_grad():
-        single = draw_scales(build_generator(paired, space).eval(), paired, space, batch(paired), noise())
+        single = generate_pyramid(build_generator(paired, space).eval(), paired, space, batch(paired), noise())
     assert len(single) == 1
 
 

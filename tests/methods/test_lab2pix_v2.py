@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from lab2pix.batch import Batch
-from lab2pix.configuration import load_config
 from lab2pix.errors import DataError
-from lab2pix.labels import LabelSpace
-from lab2pix.methods import Engine, build_generator, build_method, draw, make_condition
-from lab2pix.methods.lab2pix_v2 import GeneratorTurn, pyramid
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import StepContext, build_generator, build_method, encode_condition, generate
+from lab2pix.methods.lab2pix_v2 import GeneratorStep, pyramid
+from lab2pix.recipes import load_config
 
 SMALL = {
     "base": "v2-small",
@@ -38,10 +38,10 @@ def noise(count: int = 2, seed: int = 1) -> torch.Tensor:
 
 
 def step(method, data, z, engine=None):
-    engine = engine or Engine()
-    for player in method.players.values():
+    engine = engine or StepContext()
+    for player in method.networks.values():
         player.zero_grad(set_to_none=True)
-    carry, ours = method.generator_backward(method.players["generator"], data, z, engine)
+    carry, ours = method.generator_backward(method.networks["generator"], data, z, engine)
     untouched = all(p.grad is None for p in method.discriminator.parameters())
     theirs = method.discriminator_backward(method.discriminator, carry, engine)
     return ours, theirs, untouched
@@ -63,13 +63,13 @@ def step(method, data, z, engine=None):
         ("loss.cycle=10", "discriminator.scales=1", "loss.nearest_of=2", "backbone.discriminator=efficientnet-lite1"),
     ],
 )
-def test_a_step_moves_every_parameter(overrides):
+def test_v2_step_updates_every_parameter(overrides):
     config = tiny(*overrides)
     method = build_method(config, SPACE)
     data = batch(size=config.data.size, edges=config.data.instance_edges)
     generator_losses, discriminator_losses, untouched = step(method, data, noise())
     assert untouched, "the generator's half must not fill discriminator gradients"
-    for player in method.players.values():
+    for player in method.networks.values():
         missing = [name for name, p in player.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert not missing
     loss = config.loss
@@ -91,7 +91,7 @@ def test_a_step_moves_every_parameter(overrides):
     "overrides",
     [(), ("backbone.discriminator=vgg16",), ("discriminator.kind=patch",), ("loss.cycle=10",)],
 )
-def test_gradients_equal_those_of_one_plain_graph(overrides):
+def test_v2_gradients_equal_those_of_one_autograd_graph(overrides):
     """Gathering the gradient at the image, group by group, changes nothing but the memory it takes."""
     config = tiny(*overrides)
     torch.manual_seed(0)
@@ -99,14 +99,14 @@ def test_gradients_equal_those_of_one_plain_graph(overrides):
     method.generator.eval()
     method.discriminator.eval()
     data, z = batch(), noise()
-    method.generator_backward(method.players["generator"], data, z, Engine())
+    method.generator_backward(method.networks["generator"], data, z, StepContext())
     ours = {name: p.grad.clone() for name, p in method.generator.named_parameters()}
 
     method.generator.zero_grad(set_to_none=True)
-    condition = make_condition(config, SPACE, data)
+    condition = encode_condition(config, SPACE, data)
     generated = pyramid(method.generator(condition, z), method.scales)
     conditions, real = pyramid(condition, method.scales), pyramid(data.image, method.scales)
-    turn = GeneratorTurn(data.label, method._mask(data), Engine(), None)
+    turn = GeneratorStep(data.label, method._mask(data), StepContext(), None)
     terms = [
         value
         for s in range(method.scales)
@@ -122,14 +122,14 @@ def test_the_reader_learns_from_photos_alone_and_the_generator_from_what_it_misr
     config = tiny("loss.cycle=1e4", "loss.feature_matching=0", "discriminator.scales=1", "train.init_gain=1")
     torch.manual_seed(0)
     method = build_method(config, SPACE)
-    drawer, reader = method.players["generator"], method.players["generator"].reader
+    drawer, reader = method.networks["generator"], method.networks["generator"].reader
     method.generator.eval()
     data, z = batch(), noise()
-    method.generator_backward(drawer, data, z, Engine())
+    method.generator_backward(drawer, data, z, StepContext())
     ours = [p.grad.clone() for p in reader.parameters()]
     assert all(p.requires_grad for p in reader.parameters())
     reader.zero_grad(set_to_none=True)
-    logits = reader(method.eyes(data.image, levels=0, perceptual=True).perceptual)
+    logits = reader(method.feature_extractors(data.image, levels=0, perceptual=True).perceptual)
     assert logits.shape == (2, SPACE.num_classes, 32, 32)
     target = data.label[:, ::2, ::2]  # blocks of sixteen pixels: every other one says all
     torch.nn.functional.cross_entropy(logits, target).backward()
@@ -142,7 +142,7 @@ def test_the_reader_learns_from_photos_alone_and_the_generator_from_what_it_misr
         found = []
         for _ in range(steps):
             drawer.zero_grad(set_to_none=True)
-            _, losses = method.generator_backward(drawer, data, z, Engine())
+            _, losses = method.generator_backward(drawer, data, z, StepContext())
             optimizer.step()
             found.append({name: value.item() for name, value in losses.items()})
         return found[0], found[-1]
@@ -167,10 +167,13 @@ def test_the_perceptual_loss_looks_at_the_halved_image_where_no_discriminator_do
         method = build_method(
             tiny(*overrides, f"backbone.discriminator={eyes}", "loss.perceptual=1e6"), SPACE, pretrained=False
         )
-        for part in (method.generator, method.eyes.networks["efficientnet-lite0"]):  # the same ones in every method
+        for part in (
+            method.generator,
+            method.feature_extractors.networks["efficientnet-lite0"],
+        ):  # the same ones in every method
             part.load_state_dict(weights.setdefault(type(part), part.state_dict()))
         method.generator.eval()
-        carry, found = method.generator_backward(method.generator, batch(), noise(), Engine())
+        carry, found = method.generator_backward(method.generator, batch(), noise(), StepContext())
         assert len(carry.generated) == len(carry.real) == len(carry.conditions) == method.scales
         losses[name] = found["perceptual"].item()
         gradients[name] = method.generator.to_image.weight.grad.norm().item()
@@ -182,22 +185,22 @@ def test_the_perceptual_loss_looks_at_the_halved_image_where_no_discriminator_do
 
 def test_the_discriminators_see_the_generated_image_without_a_graph():
     method = build_method(tiny(), SPACE)
-    carry, _ = method.generator_backward(method.generator, batch(), noise(), Engine())
+    carry, _ = method.generator_backward(method.generator, batch(), noise(), StepContext())
     method.generator.zero_grad(set_to_none=True)
     tensors = [*carry.conditions, *carry.generated, *carry.real]
     tensors += [feature for group in (*carry.generated_features, *carry.real_features) for feature in group]
     assert not any(tensor.requires_grad for tensor in tensors)
-    method.discriminator_backward(method.discriminator, carry, Engine())
+    method.discriminator_backward(method.discriminator, carry, StepContext())
     assert all(p.grad is None for p in method.generator.parameters())
     assert all(p.requires_grad for p in method.discriminator.parameters())
 
 
 @pytest.mark.parametrize("cycle", [0, 10])
-def test_each_backbone_is_held_once_and_sees_each_image_once(cycle):
+def test_v2_holds_each_backbone_once_and_runs_it_once_per_image(cycle):
     method = build_method(tiny(f"loss.cycle={cycle}"), SPACE)
-    assert len(method.eyes.networks) == 1
+    assert len(method.feature_extractors.networks) == 1
     calls: list[int] = []
-    (network,) = method.eyes.networks.values()
+    (network,) = method.feature_extractors.networks.values()
     network.register_forward_hook(lambda module, args, output: calls.append(args[0].shape[0]))
     step(method, batch(), noise())
     # generated, real and blurred, two samples each, at two scales
@@ -214,7 +217,7 @@ def test_the_generator_runs_once_and_the_discriminators_judge_in_one_pass():
 
 
 @pytest.mark.parametrize("cycle", [0, 10])
-def test_engine_scale_reaches_every_gradient(cycle):
+def test_v2_loss_scale_reaches_every_gradient(cycle):
     config = tiny(f"loss.cycle={cycle}")
     grads = []
     for factor in (1.0, 4.0):
@@ -222,20 +225,22 @@ def test_engine_scale_reaches_every_gradient(cycle):
         method = build_method(config, SPACE)
         method.generator.eval()
         method.discriminator.eval()
-        step(method, batch(), noise(), Engine(scale=lambda loss, factor=factor: loss * factor))
-        grads.append([p.grad for player in method.players.values() for p in player.parameters()])
+        step(method, batch(), noise(), StepContext(scale=lambda loss, factor=factor: loss * factor))
+        grads.append([p.grad for player in method.networks.values() for p in player.parameters()])
     for single, fourfold in zip(*grads, strict=True):
         torch.testing.assert_close(fourfold, 4 * single, atol=1e-5, rtol=1e-3)
 
 
 @pytest.mark.parametrize("cycle", [0, 10])
-def test_bfloat16_step_is_finite_and_near_float32(cycle):
+def test_v2_bfloat16_step_is_finite_and_near_float32(cycle):
     config = tiny(f"loss.cycle={cycle}")
     totals = []
     for dtype in (None, torch.bfloat16):
         torch.manual_seed(0)
         method = build_method(config, SPACE)
-        engine = Engine(autocast=lambda dtype=dtype: torch.autocast("cpu", dtype=dtype)) if dtype else Engine()
+        engine = (
+            StepContext(autocast=lambda dtype=dtype: torch.autocast("cpu", dtype=dtype)) if dtype else StepContext()
+        )
         ours, theirs, _ = step(method, batch(), noise(), engine)
         totals.append(torch.stack([*ours.values(), *theirs.values()]).float())
     assert totals[1].isfinite().all()
@@ -268,17 +273,17 @@ def test_released_discriminator_sum_is_the_papers_rescaled():
 
 def test_missing_instance_edges_are_one_sentence():
     with pytest.raises(DataError, match="instance_edges"):
-        make_condition(tiny("data.instance_edges=true"), SPACE, batch())
+        encode_condition(tiny("data.instance_edges=true"), SPACE, batch())
 
 
-def test_draw_depends_on_noise_and_label():
+def test_v2_images_depend_on_noise_and_label():
     config = tiny()
     torch.manual_seed(0)
     generator = build_generator(config, SPACE).eval()
     with torch.no_grad():
-        first = draw(generator, config, SPACE, batch(), noise(seed=1))
-        again = draw(generator, config, SPACE, batch(), noise(seed=1))
-        other = draw(generator, config, SPACE, batch(seed=5), noise(seed=1))
+        first = generate(generator, config, SPACE, batch(), noise(seed=1))
+        again = generate(generator, config, SPACE, batch(), noise(seed=1))
+        other = generate(generator, config, SPACE, batch(seed=5), noise(seed=1))
     torch.testing.assert_close(first, again, atol=0, rtol=0)
     assert not torch.allclose(first, other)
     assert first.abs().max() <= 1
@@ -294,7 +299,7 @@ def test_validation_scores_are_zero_for_the_truth():
     assert all(wrong[name] > 0.05 for name in wrong)
 
 
-def test_the_noise_that_comes_nearest_to_the_photo_learns():
+def test_select_imle_noise_takes_the_nearest_to_the_photo():
     method = build_method(tiny("loss.nearest_of=4"), SPACE)
     drawn = []
 
@@ -308,7 +313,7 @@ def test_the_noise_that_comes_nearest_to_the_photo_learns():
     z, photo = noise(3), torch.zeros(3, 3, 64, 64)
     photo[:, :, ::2] = 0.5  # stripes that no cell of the comparison shows: their mean is a quarter
     photo[:, :, 1::2] = 0.0
-    chosen = method._nearest(Flat(), torch.zeros(3, 1, 64, 64), z, photo, Engine())
+    chosen = method._select_imle_noise(Flat(), torch.zeros(3, 1, 64, 64), z, photo, StepContext())
     [candidates] = (given.unflatten(0, (4, 3)) for given in drawn)
     assert torch.equal(candidates[0], z)
     far = (candidates[..., :3].tanh() - 0.25).abs().mean(2)
@@ -316,7 +321,7 @@ def test_the_noise_that_comes_nearest_to_the_photo_learns():
     assert not torch.equal(chosen, z)
 
 
-def test_a_step_chooses_among_noises_and_repeats_itself():
+def test_v2_step_with_imle_is_reproducible():
     method = build_method(tiny("loss.nearest_of=3"), SPACE)
     used = []
     method.generator.register_forward_pre_hook(lambda _, given: used.append((given[1], torch.is_grad_enabled())))

@@ -54,7 +54,7 @@ def prepared(request, script, quick):
 @torch.no_grad()
 def settle_spectral_norms(method) -> None:
     """Give every norm its exact vectors, so that it does not matter how often a weight is used in a step."""
-    for player in method.players.values():
+    for player in method.networks.values():
         for module in player.modules():
             if isinstance(module, nn.utils.parametrize.ParametrizationList) and hasattr(module[0], "_u"):
                 left, _, right = torch.linalg.svd(module.original.flatten(1), full_matrices=False)
@@ -66,7 +66,7 @@ def results(step) -> dict[str, dict[str, torch.Tensor]]:
     """Take a step; return its losses and each player's gradients."""
     carry, losses = step.generator_half()
     losses |= step.discriminator_half(carry)
-    players = step.method.players.items()
+    players = step.method.networks.items()
     gradients = {name: {key: p.grad.clone() for key, p in player.named_parameters()} for name, player in players}
     return {"losses": losses, **gradients}
 
@@ -110,7 +110,7 @@ def test_switching_off_makes_the_step_do_the_plain_work(prepared):
     step.use(variants["all savings"])  # a test before may have left another one
     count("generator", step.method.generator)
     count("discriminator", step.method.discriminator)
-    (network,) = step.method.eyes.networks.values()
+    (network,) = step.method.feature_extractors.networks.values()
     count("backbone", network)
     if which == "v1":
         for segmenter in step.method.drawer.segmenters:

@@ -7,9 +7,9 @@ import torch
 import torchvision
 from torch import nn
 
-from lab2pix.nn.backbones import VGG16, VGG19, Backbone, EfficientNetLite0
+from lab2pix.nn.backbones import VGG16, VGG19, Backbone, CompactVGG19, EfficientNetLite0
 
-NETWORKS = (VGG16, VGG19, EfficientNetLite0)
+NETWORKS = (VGG16, VGG19, CompactVGG19, EfficientNetLite0)
 
 
 @pytest.fixture(scope="module", params=NETWORKS, ids=lambda network: network.name)
@@ -138,10 +138,12 @@ def test_consistency_sees_the_second_convolution_of_each_stage_and_perception_th
         assert found == [(stage, place) for stage in range(1, 6)]  # relu1_1, ... or relu1_2, ...
 
 
-def test_normalize_is_imagenets() -> None:
+def test_normalize_is_each_networks_own() -> None:
     pixels = torch.rand(2, 3, 8, 8)
     expected = torchvision.transforms.functional.normalize(pixels, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
     torch.testing.assert_close(Backbone.normalize(pixels * 2 - 1), expected)
+    torch.testing.assert_close(EfficientNetLite0.normalize(pixels * 2 - 1), (255 * pixels - 127) / 128)
+    torch.testing.assert_close(CompactVGG19.normalize(pixels * 2 - 1), pixels)
 
 
 def test_lowered_it_sees_what_autocast_sees(backbone: Backbone) -> None:

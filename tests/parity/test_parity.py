@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError, DataError
 from lab2pix.interop.parity import Row, check_file, check_files, run_parity
-from lab2pix.interop.released import (
+from lab2pix.interop.released_v2 import (
     discriminator_to_released,
     generator_to_released,
     load_released_discriminator,
@@ -334,7 +334,7 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
 
 
 @pytest.mark.parametrize("name", ["out.generated", "out.global.3", "out.enhance_mask", "out.D1.real"])
-def test_one_wrong_number_fails_its_row_alone(made: Path, name: str) -> None:
+def test_parity_wrong_tensor_fails_its_row_alone(made: Path, name: str) -> None:
     edit(made, nudged(made, name, 3e-4))
     assert list(failures(check_file(made))) == [name]
 
@@ -343,7 +343,7 @@ def test_one_wrong_number_fails_its_row_alone(made: Path, name: str) -> None:
     ("key", "term"),
     [("loss.generator", "GAN_Feat"), ("loss.discriminator", "D_real"), ("grad_norm.generator", None)],
 )
-def test_one_wrong_value_fails_its_row_alone(made: Path, key: str, term: str | None) -> None:
+def test_parity_wrong_scalar_fails_its_row_alone(made: Path, key: str, term: str | None) -> None:
     value = json.loads(made.with_suffix(".json").read_text())[key]
     wrong = value * 1.0003 if term is None else value | {term: value[term] * 1.0003}
     edit(made, values={key: wrong})
@@ -357,7 +357,7 @@ def test_a_wrong_weight_is_seen_everywhere_behind_it(made: Path) -> None:
     assert not {"out.D0.real", "out.global.0", "out.enhance_mask"} & set(failed)
 
 
-def test_not_a_number_is_no_match(made: Path) -> None:
+def test_parity_fails_for_nan(made: Path) -> None:
     edit(made, nudged(made, "out.generated", math.nan), {"grad_norm.generator": math.nan})
     assert list(failures(check_file(made))) == ["out.generated", "grad_norm.generator"]
 
@@ -384,7 +384,7 @@ def test_not_a_number_is_no_match(made: Path) -> None:
         ({}, {"config": None}, "made.safetensors", "config"),
     ],
 )
-def test_what_cannot_be_checked_fails(
+def test_parity_fails_for_what_cannot_be_checked(
     made: Path, tensors: dict[str, Tensor | None], values: dict[str, Any], failed: str, reason: str
 ) -> None:
     edit(made, tensors, values)
@@ -398,7 +398,7 @@ def test_files_that_cannot_be_read_fail(made: Path) -> None:
     assert "cannot read" in failures(check_file(made))["made.safetensors"]
 
 
-def test_files_and_folders_and_the_verdict(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_parity_of_files_and_folders(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = write(made.parent, Shape(discriminators=1), "other")
     assert list(check_files([made.parent])) == [made, other]
     assert run_parity([made, other])
@@ -437,7 +437,7 @@ def test_released_names_are_those_of_the_file(golden_root: Path) -> None:
     assert {f"D.{name}" for name in discriminator_to_released(discriminator)} == own
 
 
-def test_weights_that_do_not_fit_are_named() -> None:
+def test_parity_names_weights_that_do_not_fit() -> None:
     generator, _ = build(Shape())
     released = generator_to_released(generator)
     with pytest.raises(CheckpointError, match=r"conv_img\.bias is \[4\].*wants \[3\]"):

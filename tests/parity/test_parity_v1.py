@@ -319,7 +319,7 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
 @pytest.mark.parametrize(
     "name", ["out.X3", "out.X2", "out.X1", "out.D3.fake.level3", "out.D1.real.level1", "out.enhance_mask"]
 )
-def test_one_wrong_number_fails_its_row_alone(made: Path, name: str) -> None:
+def test_v1_parity_wrong_tensor_fails_its_row_alone(made: Path, name: str) -> None:
     edit(made, nudged(made, name, 3e-4))
     assert list(failures(check_file(made))) == [name]
     edit(made, nudged(made, name, math.nan))
@@ -327,7 +327,7 @@ def test_one_wrong_number_fails_its_row_alone(made: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(("term", "place"), [("G_GAN", "X1"), ("D_blurred", "X3"), ("consistency", "X2-X1")])
-def test_one_wrong_value_fails_its_row_alone(made: Path, term: str, place: str) -> None:
+def test_v1_parity_wrong_scalar_fails_its_row_alone(made: Path, term: str, place: str) -> None:
     losses = json.loads(made.with_suffix(".json").read_text())["losses_by_scale_X3_X2_X1"]
     losses[term][0 if place == "X3" else -1] *= 1.0003
     edit(made, values={"losses_by_scale_X3_X2_X1": losses})
@@ -376,7 +376,7 @@ def test_each_batch_statistic_counts(made: Path) -> None:
         ({}, {"config": Shape(classes=5).config}, "made.safetensors", "says classes 5"),
     ],
 )
-def test_what_cannot_be_checked_fails(
+def test_v1_parity_fails_for_what_cannot_be_checked(
     made: Path, tensors: dict[str, Tensor | None], values: dict[str, Any], failed: str, reason: str
 ) -> None:
     edit(made, tensors, values)

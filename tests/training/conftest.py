@@ -12,18 +12,16 @@ from typing import Any
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-import lab2pix_toy
+from tests.helpers import toy
 
 
 @pytest.fixture
 def toys(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Let `train` train the toy; call it to use other data."""
-    for module, name in lab2pix_toy.PATCHED:
+    for module, name in toy.PATCHED:
         monkeypatch.setattr(module, name, getattr(module, name))
-    lab2pix_toy.use_toys()
-    return lab2pix_toy.use_toys
+    toy.use_toys()
+    return toy.use_toys
 
 
 class Server:
@@ -31,7 +29,7 @@ class Server:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(lab2pix_toy.__file__))],
+            [sys.executable, str(Path(toy.__file__))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -9,9 +9,9 @@ from typing import Annotated, NoReturn
 import typer
 
 import lab2pix
-from lab2pix.cli import comparing, judging, listing, making, painting, segmenter, study
+from lab2pix.cli import data, evaluate, generate, paint, presets, segmenter, study, train
+from lab2pix.cli.console import explain_os_error
 from lab2pix.errors import Lab2PixError, OutputError
-from lab2pix.terminal import explain_os_error
 
 __all__ = ["app", "main"]
 
@@ -22,15 +22,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Turn label maps into photo-realistic pictures with Lab2Pix.",
 )
-app.add_typer(making.app)
-app.add_typer(painting.app)
-app.add_typer(judging.app)
-app.add_typer(comparing.app)
+app.add_typer(train.app)
+app.add_typer(generate.app)
+app.add_typer(paint.app)
+app.add_typer(evaluate.app)
 app.add_typer(segmenter.app, name="segmenter")
 app.add_typer(study.app, name="study")
-app.add_typer(listing.presets_app, name="presets", invoke_without_command=True)
-app.add_typer(listing.data_app, name="data")
-app.add_typer(listing.labels_app, name="labels", invoke_without_command=True)
+app.add_typer(presets.presets_app, name="presets", invoke_without_command=True)
+app.add_typer(data.data_app, name="data")
+app.add_typer(data.labels_app, name="labels", invoke_without_command=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
+from lab2pix.cli.console import read_size, show_progress
 from lab2pix.cli.options import Device, Seed
-from lab2pix.terminal import read_size, show_progress
 
 __all__ = ["app"]
 
@@ -44,11 +44,11 @@ def _train(
     device: Device = None,
 ) -> None:
     """Train a segmenter on real pairs of any layout, and score it on those held out."""
-    from lab2pix.config import DataConfig, ScenesConfig
-    from lab2pix.terminal import label_space_for
+    from lab2pix.cli.console import resolve_label_space
+    from lab2pix.config.schema import DataConfig, ScenesConfig
     from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
 
-    label_space_for(label_space, layout)
+    resolve_label_space(label_space, layout)
     data = DataConfig(
         layout=layout,
         root=root,

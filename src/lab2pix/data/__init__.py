@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from lab2pix.data.dataset import PairDataset, Sample, build_dataset, collate
+from lab2pix.data.build import build_dataset
+from lab2pix.data.datasets import PairDataset, UnpairedDataset
 from lab2pix.data.files import read_image, read_instances, read_label, write_label_png
-from lab2pix.data.layouts import find_pairs, layout_names
-from lab2pix.data.pairs import Pair, Pairs
+from lab2pix.data.formats import find_pairs, layout_names
+from lab2pix.data.pairs import Pair, PairList
+from lab2pix.data.samples import Sample, collate
 from lab2pix.data.sketches import Sketcher, find_edges
 from lab2pix.data.transforms import JointTransform, instance_edges
-from lab2pix.data.unpaired import UnpairedDataset
 
 __all__ = [
     "JointTransform",
     "Pair",
     "PairDataset",
-    "Pairs",
+    "PairList",
     "Sample",
     "Sketcher",
     "UnpairedDataset",

@@ -13,17 +13,17 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from lab2pix.data.drawings import SKETCH, Lines, find_lines
+from lab2pix.data.line_drawings import SKETCH, Lines, find_lines
 from lab2pix.errors import DataError, LabelError
-from lab2pix.label_bands import bands, look_up
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.colors import look_up, row_chunks
+from lab2pix.labels.space import LabelSpace
 
 __all__ = [
     "IMAGE_SUFFIXES",
-    "beginning",
     "find_images",
     "is_lossy",
     "list_images",
+    "path_prefix",
     "read_image",
     "read_instances",
     "read_label",
@@ -66,7 +66,7 @@ def list_images(folder: Path) -> Iterator[tuple[str, str]]:
                 yield below + stem, f".{suffix}"
 
 
-def beginning(folder: Path) -> str:
+def path_prefix(folder: Path) -> str:
     """Return what the path of whatever lies in a folder begins with, as text."""
     text = str(folder)
     return "" if text == "." else text if text.endswith(os.sep) else text + os.sep
@@ -284,7 +284,7 @@ def to_rgb(image: Image.Image) -> Tensor:
         return upper.expand(3, -1, -1).contiguous()
     width, height = image.size
     pixels = torch.empty((3, height, width), dtype=torch.uint8)
-    for rows in bands(height, width):
+    for rows in row_chunks(height, width):
         band = image.crop((0, rows.start, width, rows.stop)).convert("RGB")
         pixels[:, rows] = torch.from_numpy(np.array(band)).permute(2, 0, 1)
     return pixels

@@ -10,14 +10,14 @@ from typing import Literal, NamedTuple, cast, overload
 
 from torch import Tensor
 
-from lab2pix.data.drawings import SEAM, Lines, find_lines
 from lab2pix.data.files import read_image, read_label, read_label_image, to_label, to_rgb
+from lab2pix.data.line_drawings import JPEG_BLEED, Lines, find_lines
 from lab2pix.errors import DataError, LabelError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
-__all__ = ["Form", "Pair", "Pairs", "Row"]
+__all__ = ["Pair", "PairList", "PairStorage", "Row"]
 
-Form = Literal["files", "photo-left", "sketch-left"]
+PairStorage = Literal["files", "photo-left", "sketch-left"]
 """How label map and photo share files: one each; one file, photo left; one file, sketch left."""
 
 
@@ -37,7 +37,7 @@ class Pair:
     label: Path
     image: Path | None = None
     instance: Path | None = None
-    form: Form = "files"
+    form: PairStorage = "files"
 
     def read_label(self, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
         """Read the label map: `[H, W]` int64 canonical ids.
@@ -57,7 +57,7 @@ class Pair:
         if self.form == "sketch-left":
             _check_two_classes(label_space)
             left = to_rgb(picture.crop((0, 0, width, picture.height)))
-            return find_lines(left, lines, f"the left half of {self.label}", seam=SEAM)
+            return find_lines(left, lines, f"the left half of {self.label}", seam=JPEG_BLEED)
         right = picture.crop((width, 0, picture.width, picture.height))
         return to_label(right, label_space, f"the right half of {self.label}", lossy=lossy)
 
@@ -80,10 +80,10 @@ class Row(NamedTuple):
     label: str
     image: str = ""
     instance: str = ""
-    form: Form = "files"
+    form: PairStorage = "files"
 
 
-class Pairs(Sequence[Pair]):
+class PairList(Sequence[Pair]):
     """Many pairs, kept as one text and turned into a `Pair` when one is asked for.
 
     As objects, 120,000 pairs would take five times the memory, and every worker process would come to copy them all:
@@ -102,7 +102,7 @@ class Pairs(Sequence[Pair]):
             self._ends.append(len(self._text))
 
     @classmethod
-    def of(cls, pairs: Sequence[Pair]) -> Pairs:
+    def of(cls, pairs: Sequence[Pair]) -> PairList:
         """Return any pairs in this form."""
         if isinstance(pairs, cls):
             return pairs
@@ -116,12 +116,12 @@ class Pairs(Sequence[Pair]):
     def __getitem__(self, index: int) -> Pair: ...
 
     @overload
-    def __getitem__(self, index: slice) -> Pairs: ...
+    def __getitem__(self, index: slice) -> PairList: ...
 
-    def __getitem__(self, index: int | slice) -> Pair | Pairs:
+    def __getitem__(self, index: int | slice) -> Pair | PairList:
         """Return one pair, or some of them."""
         if isinstance(index, slice):
-            return Pairs(self.row(place) for place in range(*index.indices(len(self))))
+            return PairList(self.row(place) for place in range(*index.indices(len(self))))
         name, label, image, instance, form = self.row(range(len(self))[index])
         return Pair(name, Path(label), Path(image) if image else None, Path(instance) if instance else None, form)
 
@@ -129,7 +129,7 @@ class Pairs(Sequence[Pair]):
         """Return a pair as text; its place counts from 0."""
         text = self._text[self._ends[place - 1] if place else 0 : self._ends[place]]
         name, label, image, instance, form = text.decode("utf-8", "surrogatepass").split("\0")
-        return Row(name, label, image, instance, cast(Form, form))
+        return Row(name, label, image, instance, cast(PairStorage, form))
 
     def rows(self) -> Iterator[Row]:
         """Yield all pairs as text."""

@@ -8,12 +8,12 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lab2pix.config import DataConfig
-from lab2pix.data.drawings import SKETCH, Lines, resize_lines
+from lab2pix.config.schema import DataConfig
+from lab2pix.data.line_drawings import SKETCH, Lines, resize_lines
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image, resize_nearest
 from lab2pix.errors import ConfigError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 
 __all__ = ["Sketcher", "borders", "find_edges", "sketcher_of"]
 

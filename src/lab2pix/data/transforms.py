@@ -1,19 +1,29 @@
-"""What happens to label map, photo and instance map together on their way to the networks."""
+"""Joint transforms of label map, photo and instance map, and conversions between uint8, float and Pillow images."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional
 from torchvision.transforms.v2.functional import InterpolationMode
 
 from lab2pix.errors import ConfigError
 
-__all__ = ["JointTransform", "instance_edges", "resize_image", "resize_nearest"]
+__all__ = [
+    "JointTransform",
+    "float_to_uint8",
+    "instance_edges",
+    "resize_image",
+    "resize_nearest",
+    "to_pil",
+    "uint8_to_float",
+]
 
 
 @dataclass(frozen=True)
@@ -121,3 +131,18 @@ def instance_edges(instance: Tensor) -> Tensor:
     down = (instance[..., 1:, :] != instance[..., :-1, :]).float()
     sides = F.pad(across, (1, 0)) + F.pad(across, (0, 1)) + F.pad(down, (0, 0, 1, 0)) + F.pad(down, (0, 0, 0, 1))
     return sides.clamp(max=1).unsqueeze(-3)
+
+
+def uint8_to_float(pixels: Tensor) -> Tensor:
+    """Turn uint8 of any shape into float32 in [-1, 1], as networks see it."""
+    return pixels.to(torch.float32).div_(127.5).sub_(1.0)
+
+
+def float_to_uint8(image: Tensor) -> Tensor:
+    """Turn floats in [-1, 1] of any shape (what lies outside is clipped) into uint8 on the CPU."""
+    return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
+
+
+def to_pil(pixels: Tensor) -> Image.Image:
+    """Turn `[3, H, W]` uint8 into a Pillow picture."""
+    return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))

@@ -17,12 +17,12 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from lab2pix.data.pixels import to_picture
-from lab2pix.demo.film import film_frames
-from lab2pix.demo.kinds import Kind
+from lab2pix.data.transforms import to_pil
 from lab2pix.demo.pictures import Scene
+from lab2pix.demo.timelapse import progress_frames
+from lab2pix.demo.variants import DemoVariant
 from lab2pix.errors import OutputError
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
 
 __all__ = ["write_page"]
 
@@ -36,7 +36,7 @@ _TERMS = {
 }
 
 
-def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: Kind) -> None:
+def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: DemoVariant) -> None:
     """Write the page.
 
     Args:
@@ -104,7 +104,7 @@ def _uri(png: bytes) -> str:
 
 def _image(picture: Image.Image | Tensor, alternative: str, *, ids: bool = False) -> str:
     buffer = BytesIO()
-    (to_picture(picture) if isinstance(picture, Tensor) else picture).save(buffer, format="PNG")
+    (to_pil(picture) if isinstance(picture, Tensor) else picture).save(buffer, format="PNG")
     kind = ' class="ids"' if ids else ""
     return f'<img{kind} src="{_uri(buffer.getvalue())}" alt="{escape(alternative)}">'
 
@@ -113,7 +113,7 @@ def _figure(image: str, caption: str = "") -> str:
     return f"<figure>{image}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
 
 
-def _label(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
+def _label(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
     present = sorted(set(scene.label.flatten().tolist()))
     names = ", ".join(synthesizer.label_space.names[index] for index in present)
     return _image(
@@ -121,14 +121,14 @@ def _label(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
     )
 
 
-def _real(scene: Scene, kind: Kind) -> str:
+def _real(scene: Scene, kind: DemoVariant) -> str:
     if kind.unpaired:
         alternative = f"The scene that was drawn for this {kind.condition}, never shown with it in training"
         return _image(scene.real, alternative)
     return _image(scene.real, f"The true picture {scene.name}")
 
 
-def _triple(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
+def _triple(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
     assert scene.generated is not None
     drawn = _image(scene.generated[0], f"What the network made of the {kind.condition} {scene.name}")
     parts = (
@@ -139,19 +139,19 @@ def _triple(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
     return f'<div class="triple">{"".join(parts)}</div>'
 
 
-def _seeds(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
+def _seeds(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
     parts = [_figure(_label(scene, synthesizer, kind), kind.condition)]
     for seed in range(kind.seeds):
         parts.append(_figure(_image(synthesizer(scene.label, seed=seed)[0], f"Seed {seed}"), f"seed {seed}"))
     return "\n".join(parts)
 
 
-def _way(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
+def _way(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
     pictures = synthesizer.interpolate(scene.label, 0, kind.seeds - 1, WAY_STEPS)
     return "\n".join(_figure(_image(picture, f"Step {step} of the way")) for step, picture in enumerate(pictures))
 
 
-def _sizes(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
+def _sizes(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
     """Return a section with the three pictures of one pass, enlarged pixel by pixel; nothing where there is but one."""
     if scene.generated is None or not scene.smaller:
         return ""
@@ -168,9 +168,9 @@ def _sizes(scene: Scene, synthesizer: Synthesizer, kind: Kind) -> str:
     )
 
 
-def _film(run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: Kind) -> str:
+def _film(run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: DemoVariant) -> str:
     """Return one row per filmed scene: what it is drawn from, what became of it over time, its true picture."""
-    frames = film_frames(run, synthesizer.size[0])
+    frames = progress_frames(run, synthesizer.size[0])
     count = min((len(parts) for _, parts in frames), default=0)
     rows = []
     for row, scene in enumerate(scenes[:count]):
@@ -210,7 +210,7 @@ def _machine(record: dict[str, Any]) -> str:
     return f"{name}, {record['threads']} of {os.cpu_count()} cores"
 
 
-def _summary(record: dict[str, Any], log: Sequence[dict[str, Any]], kind: Kind) -> str:
+def _summary(record: dict[str, Any], log: Sequence[dict[str, Any]], kind: DemoVariant) -> str:
     on = "a GPU" if record["device"] != "cpu" else _cores(int(record["threads"]))
     return (
         f"In {_duration(_training_seconds(log))} on {on} a small {kind.system} learnt to draw landscapes {kind.learnt}."
@@ -223,7 +223,7 @@ def _cores(count: int) -> str:
 
 
 def _facts(
-    record: dict[str, Any], log: Sequence[dict[str, Any]], synthesizer: Synthesizer, kind: Kind
+    record: dict[str, Any], log: Sequence[dict[str, Any]], synthesizer: Synthesizer, kind: DemoVariant
 ) -> Iterable[tuple[str, str]]:
     """Yield what the page tells about the run, in order."""
     config = synthesizer.config

@@ -11,11 +11,11 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from lab2pix.data.dataset import Sample
-from lab2pix.data.pixels import to_bytes, to_picture
-from lab2pix.demo.kinds import Kind
-from lab2pix.labels import LabelSpace
-from lab2pix.synthesis import Synthesizer
+from lab2pix.data.samples import Sample
+from lab2pix.data.transforms import float_to_uint8, to_pil
+from lab2pix.demo.variants import DemoVariant
+from lab2pix.inference import Synthesizer
+from lab2pix.labels.space import LabelSpace
 
 __all__ = ["Scene", "draw_scenes", "write_sheet"]
 
@@ -46,7 +46,7 @@ class Scene:
         """Take a sample of a data set."""
         image = sample["image"]
         assert image is not None
-        return cls(sample["name"], sample["label"], to_bytes(image))
+        return cls(sample["name"], sample["label"], float_to_uint8(image))
 
 
 def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int, seeds: int = 1) -> list[Scene]:
@@ -56,13 +56,13 @@ def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int, s
         pictures = torch.cat([synthesizer(scene.label, seed=seed) for seed in range(seeds)])
         smaller: tuple[Tensor, ...] = ()
         if synthesizer.config.generator.progressive:
-            images = synthesizer.draw_scales(synthesizer.read(scene.label), synthesizer.noise(0)[None])
-            smaller = tuple(to_bytes(image)[0] for image in images[1:])
+            images = synthesizer.generate_pyramid(synthesizer.read(scene.label), synthesizer.noise(0)[None])
+            smaller = tuple(float_to_uint8(image)[0] for image in images[1:])
         drawn.append(replace(scene, generated=pictures, smaller=smaller))
     return drawn
 
 
-def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace, kind: Kind) -> None:
+def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace, kind: DemoVariant) -> None:
     """Write a PNG of what scenes were drawn from, what was drawn and what is true, enlarged and with titles."""
     sheet = _unpaired_sheet(scenes, label_space, kind) if kind.unpaired else _paired_sheet(scenes, label_space)
     sheet.save(file)
@@ -88,7 +88,7 @@ class _Cells:
 
     def enlarged(self, pixels: Tensor, way: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
         """Return `[3, h, w]` uint8 as a picture of the cells' size."""
-        return to_picture(pixels).resize((self.width, self.height), way)
+        return to_pil(pixels).resize((self.width, self.height), way)
 
     def paste(self, sheet: Image.Image, row: Sequence[Image.Image], left: int, top: int) -> None:
         """Put pictures side by side."""
@@ -113,7 +113,7 @@ def _paired_sheet(scenes: Sequence[Scene], label_space: LabelSpace) -> Image.Ima
     return sheet
 
 
-def _unpaired_sheet(scenes: Sequence[Scene], label_space: LabelSpace, kind: Kind) -> Image.Image:
+def _unpaired_sheet(scenes: Sequence[Scene], label_space: LabelSpace, kind: DemoVariant) -> Image.Image:
     """Return per scene a row: what it was drawn from, several seeds, its scene; below, the three sizes of the first."""
     cells = _Cells(scenes, label_space)
     seeds = 0 if scenes[0].generated is None else len(scenes[0].generated)

@@ -9,21 +9,21 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab2pix.config import Config
-from lab2pix.configuration import load_config
-from lab2pix.data.dataset import build_dataset
+from lab2pix.config.schema import Config
+from lab2pix.data.build import build_dataset
 from lab2pix.data.files import write_label_png
-from lab2pix.data.scenes import draw_scene
-from lab2pix.demo.film import film_frame
-from lab2pix.demo.kinds import Kind, find_kind, kind_of
+from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.demo.page import write_page
 from lab2pix.demo.pictures import Scene, draw_scenes, write_sheet
+from lab2pix.demo.timelapse import save_progress_frame
+from lab2pix.demo.variants import DemoVariant, find_variant, variant_of
 from lab2pix.errors import ConfigError, OutputError
-from lab2pix.labels import LabelSpace
-from lab2pix.synthesis import Synthesizer
+from lab2pix.inference import Synthesizer
+from lab2pix.labels.space import LabelSpace
+from lab2pix.recipes import load_config
 from lab2pix.training import RunResult, latest_checkpoint, read_run_config, train
 
-__all__ = ["DemoResult", "Pace", "measure", "plan_steps", "run_demo"]
+__all__ = ["DemoResult", "MachineSpeed", "measure", "plan_steps", "run_demo"]
 
 CALIBRATION_STEPS = 16
 WARM_UP = 4
@@ -54,7 +54,7 @@ class DemoResult:
 
 
 @dataclass(frozen=True)
-class Pace:
+class MachineSpeed:
     """How fast this machine is.
 
     Attributes:
@@ -98,7 +98,7 @@ def run_demo(
         OutputError: the folder holds something else or a demonstration of another method, or cannot be written.
         TrainingError: as `lab2pix.training.train` does.
     """
-    began, out, kind = time.monotonic(), Path(out), find_kind(method)
+    began, out, kind = time.monotonic(), Path(out), find_variant(method)
     if minutes <= 0:
         raise ConfigError(f"a demo of {minutes} minutes has no time to train; give it some")
     run, page, sheet = out / "run", out / "index.html", out / "samples.png"
@@ -121,7 +121,7 @@ def run_demo(
         _say(
             f"Training for {config.train.steps} steps ({pace.step:.2f} s each); Ctrl-C stops, the same command goes on."
         )
-        result = train(config, run, device=device, validators=(film_frame,))
+        result = train(config, run, device=device, validators=(save_progress_frame,))
     if result is not None and result.interrupted:
         _say(f"Stopped at step {result.step} of {result.total_steps}; the same command goes on from there.")
         return DemoResult(None, None, result.exit_code)
@@ -141,7 +141,7 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _check_folder(out: Path, run: Path, kind: Kind) -> None:
+def _check_folder(out: Path, run: Path, kind: DemoVariant) -> None:
     """Refuse a folder that is none, or in which something else lies than a demonstration."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder for the demo; choose another --out")
@@ -149,7 +149,7 @@ def _check_folder(out: Path, run: Path, kind: Kind) -> None:
         return
     if not (run / "config.yaml").exists():
         raise OutputError(f"{out} holds something else than a demo; choose another --out")
-    found = kind_of(read_run_config(run))
+    found = variant_of(read_run_config(run))
     if found is None:
         raise OutputError(f"{run} holds another run than the demo's; choose another --out")
     if found != kind:
@@ -159,7 +159,7 @@ def _check_folder(out: Path, run: Path, kind: Kind) -> None:
         )
 
 
-def _configure(kind: Kind, seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]) -> Config:
+def _configure(kind: DemoVariant, seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]) -> Config:
     settings = [f"name={kind.run_name}", f"seed={seed}", f"data.scenes.seed={seed}", "monitor.tensorboard=false"]
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
@@ -174,7 +174,7 @@ def _changed(config: Config, changes: dict[str, dict[str, object]]) -> Config:
     return Config.model_validate(tree)
 
 
-def measure(config: Config, device: str | None, at_most: float) -> Pace | None:
+def measure(config: Config, device: str | None, at_most: float) -> MachineSpeed | None:
     """Train some steps in a folder that vanishes, on scenes few enough to be drawn before the clock starts.
 
     Args:
@@ -206,10 +206,10 @@ def measure(config: Config, device: str | None, at_most: float) -> Pace | None:
         lines = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines()]
     seconds = {line["step"]: line["seconds"] for line in lines if "seconds" in line}
     first, last = min(WARM_UP, result.step - 1), result.step
-    return Pace((seconds[last] - seconds.get(first, 0.0)) / (last - first), scene)
+    return MachineSpeed((seconds[last] - seconds.get(first, 0.0)) / (last - first), scene)
 
 
-def plan_steps(config: Config, pace: Pace, seconds: float) -> Config:
+def plan_steps(config: Config, pace: MachineSpeed, seconds: float) -> Config:
     """Return the run that fills so many seconds, what goes on beside its steps included; at most twice the recipe's."""
     left = 0.93 * max(1.0, seconds - FINISH_SECONDS - SHOWS * SHOW_SECONDS)
     batch, scenes = config.train.batch_size, config.data.scenes.train_count
@@ -238,7 +238,7 @@ def _continue(config: Config, run: Path, minutes: float, device: str | None) -> 
         return None
     _say(f"Going on with the demo in {run.parent} ({checkpoint.name if checkpoint else 'from the first step'}) ...")
     config = _changed(config, {"train": {"max_minutes": minutes}})
-    return train(config, run, resume=True, device=device, validators=(film_frame,))
+    return train(config, run, resume=True, device=device, validators=(save_progress_frame,))
 
 
 def _held_out(config: Config) -> list[Scene]:

@@ -12,10 +12,10 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from lab2pix.atomic import UNFINISHED, sync_file
 from lab2pix.errors import DataError, OutputError
-from lab2pix.evaluation.html import frame, picture, score_title, spread
-from lab2pix.evaluation.report import higher_is_better, mean_and_std, printable, read_report
+from lab2pix.evaluation.report import higher_is_better, mean_and_std, read_report
+from lab2pix.reporting.html import html_document, picture, score_title, spread
+from lab2pix.utils.files import UNFINISHED, escape_surrogates, sync_file
 
 __all__ = ["Comparison", "compare"]
 
@@ -113,7 +113,7 @@ class Comparison:
         if folders := [file for file in there if file.is_dir()]:
             raise OutputError(f"{folders[0]} is a folder, but would be a file; choose another --out")
         plot = self._plot()
-        page = frame("Scores side by side", self._body(plot))
+        page = html_document("Scores side by side", self._body(plot))
         texts = dict(zip(FILES, (f"{self.markdown()}\n".encode(), page.encode(), plot), strict=True))
         unfinished = {name: folder / f"{UNFINISHED}{name}" for name in FILES}
         try:
@@ -225,7 +225,7 @@ def compare(reports: Sequence[Path | str], *, allow_different: bool = False) -> 
         )
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for report in read.values():
-        by_name.setdefault(printable(report["name"]), []).append(report)
+        by_name.setdefault(escape_surrogates(report["name"]), []).append(report)
     scores = list(dict.fromkeys(score for report in read.values() for score in report["scores"]))
     rows = {
         name: {score: cell for score in scores if (cell := _cell(group, score)) is not None}

@@ -9,18 +9,18 @@ from typing import Any
 
 from torch import distributed as dist
 
-from lab2pix.distributed import Team, join_team
 from lab2pix.errors import ConfigError, DataError, OutputError
-from lab2pix.evaluation.distances import FeatureMoments
+from lab2pix.evaluation.accumulator import MetricAccumulator, Networks
 from lab2pix.evaluation.features import FeatureNetwork
-from lab2pix.evaluation.folders import Item, Matches, is_plain, listed, match
-from lab2pix.evaluation.judge import Judge, Networks
+from lab2pix.evaluation.loading import ReadingLog, read_items, read_photos
+from lab2pix.evaluation.metrics.distribution import FeatureMoments
+from lab2pix.evaluation.metrics.segmentation import SegmentationScores
+from lab2pix.evaluation.metrics.statistics import check_statistics, load_statistics, save_statistics
+from lab2pix.evaluation.pairing import Item, Matches, is_plain, listed, pair_files
 from lab2pix.evaluation.protocol import RESIZE, Protocol, check_weights, load_networks, protocol_facts
-from lab2pix.evaluation.reading import ReadingLog, read_items, read_photos
-from lab2pix.evaluation.report import Report, Shown, check_writable
-from lab2pix.evaluation.segmentation import SegmentationScores
-from lab2pix.evaluation.statistics import check_statistics, load_statistics, save_statistics
-from lab2pix.labels import LabelSpace
+from lab2pix.evaluation.report import Report, ReportImage, check_writable
+from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.distributed import DistributedContext, init_distributed
 
 __all__ = ["evaluate_folders", "gather", "run_report"]
 
@@ -71,7 +71,7 @@ def evaluate_folders(
     folders = _Folders(Path(generated), _path(real), _path(labels), layout, split, samples, unpaired)
     space = LabelSpace.load(label_space) if isinstance(label_space, str) else label_space
     _check(folders, protocol, space, save_stats)
-    matches = match(
+    matches = pair_files(
         folders.generated,
         None if folders.statistics else folders.real,
         folders.labels if protocol.segmenter is not None else None,
@@ -83,12 +83,12 @@ def evaluate_folders(
     )
     networks = load_networks(protocol, space)
     known = None if folders.statistics is None else _Statistics.load(folders.statistics, networks)
-    with join_team(device) as team:
+    with init_distributed(device) as team:
         networks.to(team.device)
-        judge, log = Judge(networks, samples, seed=protocol.seed), ReadingLog()
-        _look(judge, log, matches, space, protocol, team, on_progress)
+        judge, log = MetricAccumulator(networks, samples, seed=protocol.seed), ReadingLog()
+        _update(judge, log, matches, space, protocol, team, on_progress)
         gather(judge, log, team)
-        return team.on_main(
+        return team.run_on_main(
             lambda: _conclude(judge, log, matches, folders, known, space, protocol, save_stats, name, team)
         )
 
@@ -157,13 +157,13 @@ def _check_options(folders: _Folders, protocol: Protocol) -> None:
         )
 
 
-def _look(
-    judge: Judge,
+def _update(
+    judge: MetricAccumulator,
     log: ReadingLog,
     matches: Matches,
     space: LabelSpace | None,
     protocol: Protocol,
-    team: Team,
+    team: DistributedContext,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     """Let the judge see this process' share."""
@@ -171,20 +171,20 @@ def _look(
     total, done = len(items) + len(matches.loose) // team.size, 0
     how = {"size": protocol.size, "batch_size": protocol.batch_size, "skip_broken": protocol.skip_broken}
     for loaded in read_items(items, space, log, **how):  # type: ignore[arg-type]
-        judge.see(loaded.names, loaded.samples, loaded.real, loaded.label)
+        judge.update(loaded.names, loaded.samples, loaded.real, loaded.label)
         done += len(loaded.names)
         if on_progress is not None:
             on_progress(done, total)
     loose = dict(list(matches.loose.items())[team.rank :: team.size])
     size = protocol.size or (_common_size(log, team) if matches.loose else None)
     for names, pictures in read_photos(loose, log, **{**how, "size": size}):  # type: ignore[arg-type]
-        judge.see_real(names, pictures)
+        judge.update_real(names, pictures)
         done += len(names)
         if on_progress is not None:
             on_progress(min(done, total), total)
 
 
-def _common_size(log: ReadingLog, team: Team) -> tuple[int, int] | None:
+def _common_size(log: ReadingLog, team: DistributedContext) -> tuple[int, int] | None:
     """Return the size of all pictures, which photos of their own names are brought to; None where they differ."""
     seen: list[set[tuple[int, int]]] = [set(log.sizes)]
     if team.size > 1:
@@ -194,7 +194,7 @@ def _common_size(log: ReadingLog, team: Team) -> tuple[int, int] | None:
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def gather(judge: Judge, log: ReadingLog, team: Team) -> None:
+def gather(judge: MetricAccumulator, log: ReadingLog, team: DistributedContext) -> None:
     """Bring together in process 0 what all have seen."""
     if team.size == 1:
         return
@@ -206,7 +206,7 @@ def gather(judge: Judge, log: ReadingLog, team: Team) -> None:
 
 
 def _conclude(
-    judge: Judge,
+    judge: MetricAccumulator,
     log: ReadingLog,
     matches: Matches,
     folders: _Folders,
@@ -215,7 +215,7 @@ def _conclude(
     protocol: Protocol,
     save_stats: Path | str | None,
     name: str | None,
-    team: Team,
+    team: DistributedContext,
 ) -> Report:
     """Compute the scores and say how they came about."""
     if not log.sizes:
@@ -224,10 +224,10 @@ def _conclude(
     size = list(protocol.size or sizes[0]) if len(sizes) == 1 or protocol.size else "various"
     if known is not None:
         check_statistics(known.meta, {"size": size}, known.file)
-    scores = judge.scores(None if known is None else {judge.networks.features[0].name: known.moments})
+    scores = judge.compute(None if known is None else {judge.networks.features[0].name: known.moments})
     sources = _sources(matches, folders, known, space, judge, log)
     if save_stats is not None:
-        view = {**_view(judge.networks.features[0]), "size": size}
+        view = {**_comparability_key(judge.networks.features[0]), "size": size}
         photos = {key: sources["real"][key] for key in ("count", "list_sha256")}
         save_statistics(Path(save_stats), judge.real[view["features"]], {**view, **photos})
     return Report(
@@ -244,12 +244,12 @@ def _conclude(
 
 
 def run_report(
-    judge: Judge,
+    judge: MetricAccumulator,
     log: ReadingLog,
     name: str,
     about: dict[str, Any],
     protocol: Protocol,
-    team: Team,
+    team: DistributedContext,
     space: LabelSpace,
     show: Callable[[str], tuple[str, dict[str, str]]],
 ) -> Report:
@@ -271,12 +271,12 @@ def run_report(
         shown = []
         for item in pictures.get(group, []):
             called, files = show(item.name)
-            shown.append(Shown(called, item.score, files["file"], files.get("real"), files.get("label")))
+            shown.append(ReportImage(called, item.score, files["file"], files.get("real"), files.get("label")))
         if shown:
             pictures[group] = shown
     return Report(
         name=name,
-        scores=judge.scores(),
+        scores=judge.compute(),
         protocol={**about, **protocol_facts(judge, log, protocol, list(size), team)},
         **_classes(judge),
         pictures=pictures,
@@ -285,7 +285,7 @@ def run_report(
     )
 
 
-def _classes(judge: Judge) -> dict[str, Any]:
+def _classes(judge: MetricAccumulator) -> dict[str, Any]:
     """Return what is known of each class, over all sample sets."""
     if not judge.pixels:
         return {}
@@ -307,16 +307,16 @@ class _Statistics:
     def load(cls, file: Path, networks: Networks) -> _Statistics:
         """Read them, and check that they hold what this evaluation's one network sees."""
         moments, meta = load_statistics(file)
-        check_statistics(meta, _view(networks.features[0]), file)
+        check_statistics(meta, _comparability_key(networks.features[0]), file)
         return cls(file, moments, meta)
 
 
-def _view(network: FeatureNetwork) -> dict[str, Any]:
+def _comparability_key(network: FeatureNetwork) -> dict[str, Any]:
     """Return what must be alike for two sets' statistics to be comparable, less the pictures' size."""
     return {"features": network.name, "network": network.describe(), "resize": RESIZE}
 
 
-def _shown(judge: Judge, by_name: dict[str, Item] | None) -> dict[str, Any]:
+def _shown(judge: MetricAccumulator, by_name: dict[str, Item] | None) -> dict[str, Any]:
     """Return the best, median and worst pictures of the first sample set."""
     ranked = sorted((pair for pair in judge.ranking if pair[1] == pair[1]), key=lambda pair: (-pair[1], pair[0]))
     if not ranked:
@@ -324,16 +324,16 @@ def _shown(judge: Judge, by_name: dict[str, Item] | None) -> dict[str, Any]:
     middle = max(0, len(ranked) // 2 - _SHOWN // 2)
     groups = {"best": ranked[:_SHOWN], "median": ranked[middle : middle + _SHOWN], "worst": ranked[::-1][:_SHOWN]}
 
-    def show(name: str, score: float) -> Shown:
-        return Shown(name, score, "") if by_name is None else _show(by_name[name], score)
+    def show(name: str, score: float) -> ReportImage:
+        return ReportImage(name, score, "") if by_name is None else _show(by_name[name], score)
 
     return {"by": judge.ranked_by, **{key: [show(*pair) for pair in group] for key, group in groups.items()}}
 
 
-def _show(item: Item, score: float) -> Shown:
+def _show(item: Item, score: float) -> ReportImage:
     real = None if item.real is None or item.real.form != "files" else str(item.real.image)
     label = None if item.label is None or item.label.form != "files" else str(item.label.label)
-    return Shown(item.name, score, str(item.generated[0]), real, label)
+    return ReportImage(item.name, score, str(item.generated[0]), real, label)
 
 
 def _sources(
@@ -341,7 +341,7 @@ def _sources(
     folders: _Folders,
     known: _Statistics | None,
     space: LabelSpace | None,
-    judge: Judge,
+    judge: MetricAccumulator,
     log: ReadingLog,
 ) -> dict[str, Any]:
     """Return what was compared with what; files that could not be read are in neither counts nor hashes."""

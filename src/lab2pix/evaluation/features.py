@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab2pix.config import FEATURE_NAMES
-from lab2pix.data.pixels import from_bytes
+from lab2pix.config.schema import FEATURE_NAMES
+from lab2pix.data.transforms import uint8_to_float
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
-from lab2pix.evaluation.portions import in_portions
-from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, Program, ProgramSettings, read_settings
-from lab2pix.methods.backbones import load_backbone
-from lab2pix.pretrained import WeightsFile, file_sha256, read_weights
+from lab2pix.evaluation.batching import map_chunks
+from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, read_settings
+from lab2pix.methods.features import load_backbone
+from lab2pix.utils.pretrained import WeightsFile, file_sha256, read_weights
 
 __all__ = ["FEATURE_NETWORKS", "INCEPTION", "FeatureNetwork", "distance_names", "feature_name", "load_features"]
 
@@ -84,7 +84,7 @@ class _Inception(FeatureNetwork):
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
         """See the class."""
-        return in_portions(self._look, (299, 299), self.device, pictures)
+        return map_chunks(self._look, (299, 299), self.device, pictures)
 
     def _look(self, pictures: Tensor) -> Tensor:
         found: Tensor = self.network(pictures.to(self.device))[0]
@@ -113,10 +113,10 @@ class _EfficientNet(FeatureNetwork):
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
         """See the class."""
-        return in_portions(self._look, (pictures.shape[-2], pictures.shape[-1]), self.device, pictures)
+        return map_chunks(self._look, (pictures.shape[-2], pictures.shape[-1]), self.device, pictures)
 
     def _look(self, pictures: Tensor) -> Tensor:
-        image = self.network.normalize(from_bytes(pictures.to(self.device)))
+        image = self.network.normalize(uint8_to_float(pictures.to(self.device)))
         found: Tensor = self.network(image, levels=3).discriminator[-1].mean((2, 3))
         return found.float().cpu()
 
@@ -131,7 +131,7 @@ class _Exported(FeatureNetwork):
     def __init__(self, file: Path) -> None:
         self.name = feature_name(str(file))
         self.settings: ProgramSettings = read_settings(file, ProgramSettings)
-        self.program = Program(file, self.settings)
+        self.program = ExportedModel(file, self.settings)
         self.dimension = self(torch.zeros(2, 3, *(self.settings.size or (64, 64)), dtype=torch.uint8)).shape[1]
 
     def to(self, device: torch.device) -> None:

@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.data.dataset import AnyDataset, collate
-from lab2pix.data.pixels import to_bytes
-from lab2pix.data.unpaired import Side
-from lab2pix.distributed import Team
+from lab2pix.data.build import AnyDataset
+from lab2pix.data.datasets import SampleSource
+from lab2pix.data.samples import collate
+from lab2pix.data.transforms import float_to_uint8
+from lab2pix.evaluation.accumulator import MetricAccumulator
 from lab2pix.evaluation.evaluator import gather
 from lab2pix.evaluation.features import distance_names, feature_name
-from lab2pix.evaluation.judge import Judge
-from lab2pix.evaluation.reading import ReadingLog
-from lab2pix.methods import noise_vector
+from lab2pix.evaluation.loading import ReadingLog
+from lab2pix.methods import latent_from_seed
+from lab2pix.utils.distributed import DistributedContext
 
-__all__ = ["SEGMENTATION_SCORES", "held_out_noise", "judge_held_out", "sample_key", "score_names"]
+__all__ = ["SEGMENTATION_SCORES", "evaluate_generator", "held_out_noise", "sample_key", "score_names"]
 
 SEGMENTATION_SCORES = ("ppa", "pca", "ciou")
 """Scores that a segmenter's reading gives."""
@@ -31,7 +32,7 @@ def sample_key(place: int) -> str:
 
 def held_out_noise(seed: int, places: Sequence[int], length: int) -> Tensor:
     """Return the noise of the label maps at some places, `[len(places), length]`."""
-    return torch.stack([noise_vector(seed, place, length) for place in places])
+    return torch.stack([latent_from_seed(seed, place, length) for place in places])
 
 
 def score_names(
@@ -55,16 +56,16 @@ def score_names(
     )
 
 
-def judge_held_out(
-    judge: Judge,
+def evaluate_generator(
+    judge: MetricAccumulator,
     dataset: AnyDataset,
     draw: Callable[[Batch, Sequence[int], int], Tensor],
     *,
-    photos: Side | None = None,
+    photos: SampleSource | None = None,
     count: int | None = None,
     seed: int,
     batch_size: int,
-    team: Team,
+    team: DistributedContext,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ReadingLog:
     """Let the judge see the first label maps of a held-out part, each process its share; process 0 gets it all.
@@ -89,26 +90,26 @@ def judge_held_out(
         places = mine[start : start + batch_size]
         batch = collate([dataset[(0, place)] for place in places])
         drawn = [draw(batch, places, seed + number) for number in range(judge.sample_sets)]
-        real = None if batch.image is None else to_bytes(batch.image)
+        real = None if batch.image is None else float_to_uint8(batch.image)
         label = None if judge.networks.segmenter is None else batch.label
-        judge.see([sample_key(place) for place in places], drawn, real, label)
+        judge.update([sample_key(place) for place in places], drawn, real, label)
         log.sizes[(drawn[0].shape[-2], drawn[0].shape[-1])] += len(places)
         if on_progress is not None:
             on_progress(start + len(places), len(mine))
     if photos is not None:
-        _see_photos(judge, photos, _share(len(photos), count, team), batch_size)
+        _update_real(judge, photos, _share(len(photos), count, team), batch_size)
     gather(judge, log, team)
     return log
 
 
-def _share(length: int, count: int | None, team: Team) -> list[int]:
+def _share(length: int, count: int | None, team: DistributedContext) -> list[int]:
     """Return which of the first ones this process looks at."""
     return list(range(team.rank, length if count is None else min(count, length), team.size))
 
 
-def _see_photos(judge: Judge, photos: Side, places: Sequence[int], batch_size: int) -> None:
+def _update_real(judge: MetricAccumulator, photos: SampleSource, places: Sequence[int], batch_size: int) -> None:
     nothing = torch.Generator()  # held-out photos are neither cropped nor flipped
     for start in range(0, len(places), batch_size):
         some = places[start : start + batch_size]
         pictures = [photos.transform.photo(photos.read_photo(place), nothing) for place in some]
-        judge.see_real([sample_key(place) for place in some], torch.stack(pictures))
+        judge.update_real([sample_key(place) for place in some], torch.stack(pictures))

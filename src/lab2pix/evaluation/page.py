@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from html import escape
 from pathlib import Path
@@ -10,12 +11,35 @@ from typing import Any
 from PIL import Image
 
 from lab2pix.data.files import read_label
-from lab2pix.data.pixels import to_picture
-from lab2pix.errors import Lab2PixError
-from lab2pix.evaluation.html import number, picture, score_title, spread, write_html
-from lab2pix.labels import LabelSpace
+from lab2pix.data.transforms import to_pil
+from lab2pix.errors import Lab2PixError, OutputError
+from lab2pix.evaluation.report import Report, check_output_path
+from lab2pix.labels.space import LabelSpace
+from lab2pix.reporting.html import number, picture, score_title, spread, write_html
+from lab2pix.utils.files import write_atomically
 
-__all__ = ["write_page"]
+__all__ = ["save_report", "write_page"]
+
+
+def save_report(report: Report, path: Path | str, *, overwrite: bool = False) -> Path:
+    """Write a report's JSON, and the HTML page beside it (same name, `.html`).
+
+    Args:
+        report: what to write.
+        path: where to; ends in `.json`.
+        overwrite: replace a report that is there.
+
+    Raises:
+        OutputError: a report is there already, or the place cannot be written.
+    """
+    path = check_output_path(path, overwrite=overwrite)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(report.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+        write_page(report.to_dict(raw=True), path.with_suffix(".html"), report.space)
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
+    return path
 
 
 def write_page(report: Mapping[str, Any], file: Path, space: LabelSpace | None = None) -> None:
@@ -129,7 +153,7 @@ def _open(path: Path) -> Image.Image:
 
 
 def _colored(path: Path, space: LabelSpace) -> Image.Image:
-    return to_picture(space.to_colors(read_label(path, space)))
+    return to_pil(space.to_colors(read_label(path, space)))
 
 
 def _left_out(report: Mapping[str, Any]) -> str:

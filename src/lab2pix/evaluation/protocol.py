@@ -8,15 +8,15 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
-from lab2pix.distributed import Team
 from lab2pix.errors import ConfigError
-from lab2pix.evaluation.distances import KERNEL_POOL
+from lab2pix.evaluation.accumulator import KERNEL, MetricAccumulator, Networks
 from lab2pix.evaluation.features import load_features
-from lab2pix.evaluation.fidelity import LPIPS
-from lab2pix.evaluation.judge import KERNEL, Judge, Networks
-from lab2pix.evaluation.reading import ReadingLog
+from lab2pix.evaluation.loading import ReadingLog
+from lab2pix.evaluation.metrics.distribution import KERNEL_POOL
+from lab2pix.evaluation.metrics.image import LPIPS
 from lab2pix.evaluation.segmenters import load_segmenter
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.distributed import DistributedContext
 
 __all__ = ["RESIZE", "Protocol", "check_weights", "load_networks", "protocol_facts"]
 
@@ -88,7 +88,9 @@ def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
     return Networks(features, segmenter, lpips)
 
 
-def protocol_facts(judge: Judge, log: ReadingLog, protocol: Protocol, size: Any, team: Team) -> dict[str, Any]:
+def protocol_facts(
+    judge: MetricAccumulator, log: ReadingLog, protocol: Protocol, size: Any, team: DistributedContext
+) -> dict[str, Any]:
     """Return how scores come about, whatever was compared."""
     segmenter = judge.networks.segmenter
     lpips = judge.networks.lpips

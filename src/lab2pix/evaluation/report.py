@@ -10,23 +10,23 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any, Literal
 
-from lab2pix.atomic import write_atomically
 from lab2pix.errors import DataError, OutputError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.files import escape_surrogates
 
 __all__ = [
     "REPORT_FORMAT",
     "Over",
     "Report",
+    "ReportImage",
     "Score",
-    "Shown",
-    "check_place",
+    "check_output_path",
     "check_writable",
     "higher_is_better",
     "mean_and_std",
-    "printable",
     "read_report",
 ]
+
 
 REPORT_FORMAT = "lab2pix-report/1"
 Over = Literal["sample sets", "pictures", "label maps"]
@@ -99,7 +99,7 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 
 @dataclass(frozen=True)
-class Shown:
+class ReportImage:
     """A picture on the report's sheet.
 
     Attributes:
@@ -158,27 +158,6 @@ class Report:
         whole = {"format": REPORT_FORMAT, "name": self.name, "scores": scores, **plain, "pictures": pictures}
         return whole if raw else _printable_parts(whole)
 
-    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
-        """Write the JSON, and the HTML page beside it (same name, `.html`).
-
-        Args:
-            path: where to; ends in `.json`.
-            overwrite: replace a report that is there.
-
-        Raises:
-            OutputError: a report is there already, or the place cannot be written.
-        """
-        from lab2pix.evaluation.page import write_page
-
-        path = check_place(path, overwrite=overwrite)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-            write_page(self.to_dict(raw=True), path.with_suffix(".html"), self.space)
-        except OSError as error:
-            raise OutputError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
-        return path
-
     def __str__(self) -> str:
         """Return the scores as lines, and what a reader should know."""
         width = max(map(len, self.scores), default=0)
@@ -194,10 +173,10 @@ class Report:
         lines += [f"left out: {item['file']}: {item['reason']}" for item in self.broken]
         if self.unmatched:
             lines.append(f"{len(self.unmatched)} without partner left out, such as {self.unmatched[0]}")
-        return printable("\n".join([*lines, *self.notes]))
+        return escape_surrogates("\n".join([*lines, *self.notes]))
 
 
-def check_place(path: Path | str, *, overwrite: bool) -> Path:
+def check_output_path(path: Path | str, *, overwrite: bool) -> Path:
     """Return a report's path.
 
     Raises:
@@ -231,17 +210,12 @@ def check_writable(file: Path) -> None:
         raise OutputError(f"cannot write {file} ({error.strerror or error}); choose another place") from error
 
 
-def printable(text: object) -> str:
-    """Return a text that can be printed and kept, where it holds the name of a file that is no UTF-8."""
-    return str(text).encode("utf-8", "backslashreplace").decode()
-
-
 def _printable_parts(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {printable(key): _printable_parts(part) for key, part in value.items()}
+        return {escape_surrogates(key): _printable_parts(part) for key, part in value.items()}
     if isinstance(value, list | tuple):
         return [_printable_parts(part) for part in value]
-    return printable(value) if isinstance(value, str) else value
+    return escape_surrogates(value) if isinstance(value, str) else value
 
 
 def read_report(path: Path | str) -> dict[str, Any]:

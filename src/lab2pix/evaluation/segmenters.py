@@ -17,12 +17,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError, LabelError, WeightsError
-from lab2pix.evaluation.portions import in_portions
-from lab2pix.evaluation.programs import PROGRAM_SUFFIXES, Program, ProgramSettings, Whole, read_settings
-from lab2pix.evaluation.segmentation import ScoredClasses
-from lab2pix.labels import LabelSpace
+from lab2pix.evaluation.batching import map_chunks
+from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, Whole, read_settings
+from lab2pix.evaluation.metrics.segmentation import ScoredClasses
+from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
-from lab2pix.pretrained import file_sha256
+from lab2pix.utils.pretrained import file_sha256
 
 __all__ = [
     "SEGMENTER_FILE",
@@ -31,7 +31,7 @@ __all__ = [
     "Segmenter",
     "build_network",
     "load_segmenter",
-    "normalised",
+    "normalize",
 ]
 
 SEGMENTER_FORMAT = "lab2pix-segmenter/1"
@@ -70,7 +70,7 @@ def _read(logits: Tensor, size: tuple[int, int], ids: Tensor) -> Tensor:
     return ids[logits.argmax(1)]
 
 
-def normalised(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+def normalize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
     """Return `[N, 3, H, W]` uint8 pictures as the trained networks see them: resized, in ImageNet's units."""
     image = pictures.float()
     if tuple(image.shape[-2:]) != size:
@@ -141,9 +141,9 @@ class _Trained(Segmenter):
         ids = torch.arange(self.space.num_classes, device=self.device)
 
         def read(part: Tensor) -> Tensor:
-            return _read(self.network(normalised(part.to(self.device), self.size)), size, ids).cpu()
+            return _read(self.network(normalize(part.to(self.device), self.size)), size, ids).cpu()
 
-        return in_portions(read, self.size, self.device, pictures)
+        return map_chunks(read, self.size, self.device, pictures)
 
     def describe(self) -> dict[str, Any]:
         """See the class."""
@@ -167,7 +167,7 @@ class _Exported(Segmenter):
 
     def __init__(self, file: Path, space: LabelSpace) -> None:
         self.settings: _ExportedSettings = read_settings(file, _ExportedSettings)
-        self.program = Program(file, self.settings)
+        self.program = ExportedModel(file, self.settings)
         self.name, self.space = file.stem, space
         self.ids = _mapping(self.settings.classes, space, str(file.with_suffix(".json")))
 

@@ -59,7 +59,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     odd = next((name for name, value in held.items() if value.layout != torch.strided or value.is_complex()), None)
     if odd is not None:
         raise CheckpointError(f"{path} cannot be used: {odd} is no plain array of real numbers; take another copy")
-    return _modernised({str(name).removeprefix("module."): tensor for name, tensor in held.items()})
+    return _modernized({str(name).removeprefix("module."): tensor for name, tensor in held.items()})
 
 
 def _unpickle(path: Path) -> object:
@@ -77,7 +77,7 @@ def _unpickle(path: Path) -> object:
     return held
 
 
-def _modernised(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _modernized(state: dict[str, Tensor]) -> dict[str, Tensor]:
     """Add what older versions of PyTorch did not save, and drop what they saved twice."""
     for name in [name for name in state if name.endswith(".running_mean")]:
         state.setdefault(f"{name.removesuffix('running_mean')}num_batches_tracked", torch.tensor(0))
@@ -94,7 +94,7 @@ def _modernised(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _recognised(state: Mapping[str, Tensor]) -> str | None:
+def _recognized(state: Mapping[str, Tensor]) -> str | None:
     """Return the form of a generator's weights, or what else they are; None for strangers."""
     if {"noise_process.weight", "out_7.0.weight"} <= state.keys():
         return "lab2pix-v1-released"
@@ -121,7 +121,7 @@ def check_form(path: Path, state: Mapping[str, Tensor], form: str) -> None:
     """
     if form not in FORMS:
         raise ConfigError(f"no form of checkpoint is called '{form}'{did_you_mean(form, FORMS)}")
-    found = _recognised(state)
+    found = _recognized(state)
     if found == form:
         return
     if found is None:

@@ -11,15 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab2pix.config import Config
+from lab2pix.config.schema import Config
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.checkpoints import check_form, read_checkpoint
-from lab2pix.interop.released import load_released_generator, v2_generator_settings
 from lab2pix.interop.released_v1 import ReleasedV1Generator, load_released_v1, v1_generator_settings
-from lab2pix.labels import LabelSpace, label_space_names
+from lab2pix.interop.released_v2 import load_released_generator, v2_generator_settings
+from lab2pix.labels.space import LabelSpace, label_space_names
 from lab2pix.methods import build_generator
 
-__all__ = ["Converted", "Wishes", "build_network", "convert_checkpoint"]
+__all__ = ["ConversionOptions", "Converted", "build_network", "convert_checkpoint"]
 
 V1 = "lab2pix-v1-released"
 _WIDE = "cityscapes"
@@ -27,7 +27,7 @@ _WIDE = "cityscapes"
 
 
 @dataclass(frozen=True)
-class Wishes:
+class ConversionOptions:
     """What weights do not say; None: as is usual for the label space.
 
     Attributes:
@@ -87,7 +87,7 @@ def build_network(network: Mapping[str, Any]) -> nn.Module:
         raise CheckpointError(f"the settings of the network of kind '{V1}' are garbled ({error})") from error
 
 
-def convert_checkpoint(path: Path, form: str, wishes: Wishes | None = None) -> Converted:
+def convert_checkpoint(path: Path, form: str, wishes: ConversionOptions | None = None) -> Converted:
     """Turn an authors' checkpoint of a generator into one that this package draws with.
 
     Args:
@@ -100,11 +100,11 @@ def convert_checkpoint(path: Path, form: str, wishes: Wishes | None = None) -> C
         ConfigError: a size or number of doublings that the weights cannot have.
         LabelError: there is no such label space.
     """
-    convert: Callable[[Path, dict[str, Tensor], Wishes], Converted] = _from_v1 if form == V1 else _from_v2
+    convert: Callable[[Path, dict[str, Tensor], ConversionOptions], Converted] = _from_v1 if form == V1 else _from_v2
     try:
         state = read_checkpoint(path)
         check_form(path, state, form)
-        return convert(path, state, wishes or Wishes())
+        return convert(path, state, wishes or ConversionOptions())
     except KeyError as error:
         raise CheckpointError(f"{path} lacks the weight {error}; take a whole checkpoint") from error
     except (IndexError, ZeroDivisionError, ValueError, RuntimeError) as error:  # whatever odd shapes lead to
@@ -116,7 +116,7 @@ def convert_checkpoint(path: Path, form: str, wishes: Wishes | None = None) -> C
 # --- Lab2Pix-V1 ---------------------------------------------------------------------------------------------------
 
 
-def _from_v1(path: Path, state: dict[str, Tensor], wishes: Wishes) -> Converted:
+def _from_v1(path: Path, state: dict[str, Tensor], wishes: ConversionOptions) -> Converted:
     settings = v1_generator_settings(state)
     sketch = settings["task"] == "sketch"
     if sketch:
@@ -124,7 +124,7 @@ def _from_v1(path: Path, state: dict[str, Tensor], wishes: Wishes) -> Converted:
     else:
         fit = _fitting(path, settings["classes"], wishes, edges_possible=False)
         space, doublings = fit.space, 7
-        settings["classes"] = fit.widen(state, r"\.(common_conv|seg_process)\.0\.weight$")
+        settings["classes"] = fit.pad_unknown_channel(state, r"\.(common_conv|seg_process)\.0\.weight$")
     _check_doublings(wishes, {doublings})
     area = state["noise_process.weight"].shape[0] // (16 * settings["width"])
     if area == 0:
@@ -157,7 +157,7 @@ def _from_v1(path: Path, state: dict[str, Tensor], wishes: Wishes) -> Converted:
     return Converted(generator.eval(), Config.model_validate(config), space, {"kind": V1, **settings})
 
 
-def _sketch_space(path: Path, channels: int, wishes: Wishes) -> LabelSpace:
+def _sketch_space(path: Path, channels: int, wishes: ConversionOptions) -> LabelSpace:
     space = LabelSpace.load(wishes.label_space or "sketch")
     if channels != 1 or space.name != "sketch":
         raise CheckpointError(
@@ -184,10 +184,10 @@ def _start_size(size: tuple[int, int] | None, stride: int, area: int) -> tuple[i
 # --- Lab2Pix-V2 and SPADE -----------------------------------------------------------------------------------------
 
 
-def _from_v2(path: Path, state: dict[str, Tensor], wishes: Wishes) -> Converted:
+def _from_v2(path: Path, state: dict[str, Tensor], wishes: ConversionOptions) -> Converted:
     settings = v2_generator_settings(state)
     fit = _fitting(path, settings.pop("label_channels"), wishes, edges_possible=True)
-    fit.widen(state, r"^fc\.weight$|\.mlp_shared\.0\.weight$|^fpencoder\.model_down\.0\.weight")
+    fit.pad_unknown_channel(state, r"^fc\.weight$|\.mlp_shared\.0\.weight$|^fpencoder\.model_down\.0\.weight")
     known = settings.pop("doublings")
     noise_rows = state["fc.weight"].shape[0] if settings["start"] == "noise" else None
     area = None if noise_rows is None else noise_rows // (16 * settings["width"])
@@ -215,7 +215,7 @@ def _from_v2(path: Path, state: dict[str, Tensor], wishes: Wishes) -> Converted:
     return Converted(generator.eval(), config, fit.space)
 
 
-def _check_doublings(wishes: Wishes, possible: set[int]) -> None:
+def _check_doublings(wishes: ConversionOptions, possible: set[int]) -> None:
     if wishes.doublings is not None and wishes.doublings not in possible:
         raise ConfigError(
             f"--doublings is {wishes.doublings}, but this checkpoint's generator doubles its size "
@@ -268,7 +268,7 @@ class _Fit:
     edges: bool
     without_unknown: bool
 
-    def widen(self, state: dict[str, Tensor], pattern: str) -> int:
+    def pad_unknown_channel(self, state: dict[str, Tensor], pattern: str) -> int:
         """Give unknown pixels a channel of zero weights where they have none: nothing is said about them.
 
         Args:
@@ -307,7 +307,7 @@ def _fits(space: LabelSpace, channels: int, edges: bool | None, *, edges_possibl
     return found[::-1] if space.name == _WIDE else found
 
 
-def _fitting(path: Path, channels: int, wishes: Wishes, *, edges_possible: bool) -> _Fit:
+def _fitting(path: Path, channels: int, wishes: ConversionOptions, *, edges_possible: bool) -> _Fit:
     names = [wishes.label_space] if wishes.label_space else [name for name in label_space_names() if name != "sketch"]
     spaces = [LabelSpace.load(name) for name in names]
     ways = [_fits(space, channels, wishes.instance_edges, edges_possible=edges_possible) for space in spaces]

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.errors import DataError, Lab2PixError
-from lab2pix.interop.vectors import V2Vectors, Vectors, read_vectors
-from lab2pix.interop.vectors_v1 import V1Vectors
+from lab2pix.interop.golden_v1 import V1Vectors
+from lab2pix.interop.golden_v2 import V2Vectors, Vectors, read_vectors
 
 __all__ = ["TOLERANCE", "Row", "check_file", "check_files", "run_parity"]
 

@@ -4,28 +4,34 @@ from __future__ import annotations
 
 from torch import nn
 
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
-from lab2pix.methods.base import Engine, Losses, Method
-from lab2pix.methods.conditions import condition_channels, make_condition
-from lab2pix.methods.drawing import draw, draw_exactly, draw_scales, noise_vector
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods.base import Losses, Method, StepContext
 from lab2pix.methods.lab2pix_v1 import Lab2PixV1, build_v1_generator
 from lab2pix.methods.lab2pix_v2 import Lab2PixV2, build_v2_generator
+from lab2pix.methods.sampling import (
+    condition_channels,
+    encode_condition,
+    generate,
+    generate_deterministic,
+    generate_pyramid,
+    latent_from_seed,
+)
 
 __all__ = [
-    "Engine",
     "Lab2PixV1",
     "Lab2PixV2",
     "Losses",
     "Method",
+    "StepContext",
     "build_generator",
     "build_method",
     "condition_channels",
-    "draw",
-    "draw_exactly",
-    "draw_scales",
-    "make_condition",
-    "noise_vector",
+    "encode_condition",
+    "generate",
+    "generate_deterministic",
+    "generate_pyramid",
+    "latent_from_seed",
 ]
 
 _METHODS: dict[str, type[Method]] = {Lab2PixV1.name: Lab2PixV1, Lab2PixV2.name: Lab2PixV2}

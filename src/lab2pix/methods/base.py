@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
 
-__all__ = ["PRECISIONS", "Engine", "Losses", "Method"]
+__all__ = ["PRECISIONS", "Losses", "Method", "StepContext"]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What passes compute in, by the name that `train.precision` has for it."""
@@ -25,7 +25,7 @@ Losses = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Engine:
+class StepContext:
     """How the loop wants forward and backward passes run; the plain default is float32 on one process.
 
     Attributes:
@@ -57,12 +57,12 @@ class Method(ABC):
         self.discriminator: nn.Module
 
     @property
-    def players(self) -> Mapping[str, nn.Module]:
+    def networks(self) -> Mapping[str, nn.Module]:
         """The networks that learn, by name."""
         return {"generator": self.generator, "discriminator": self.discriminator}
 
     @property
-    def parts(self) -> Sequence[nn.Module]:
+    def compile_targets(self) -> Sequence[nn.Module]:
         """The networks that the passes of a step call, each a program of its own where the run is compiled."""
         return [self.generator, self.discriminator]
 
@@ -72,7 +72,7 @@ class Method(ABC):
 
     @abstractmethod
     def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
     ) -> tuple[Any, Losses]:
         """Fill the generator's gradients for one part of a batch.
 
@@ -81,7 +81,7 @@ class Method(ABC):
         """
 
     @abstractmethod
-    def discriminator_backward(self, discriminator: nn.Module, carry: Any, engine: Engine) -> Losses:
+    def discriminator_backward(self, discriminator: nn.Module, carry: Any, engine: StepContext) -> Losses:
         """Fill the discriminators' gradients for the part of a batch that `carry` came from."""
 
     @property

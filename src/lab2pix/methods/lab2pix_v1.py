@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     adversarial_loss,
     blurred,
@@ -20,9 +20,16 @@ from lab2pix.losses import (
     diversity_loss,
     image_consistency_loss,
 )
-from lab2pix.methods.adversarial import AdversarialMethod, Carry, draw_first_weights, frozen, generator_settings, photos
-from lab2pix.methods.base import Engine, Losses
-from lab2pix.methods.conditions import condition_channels, make_condition
+from lab2pix.methods.base import Losses, StepContext
+from lab2pix.methods.gan import (
+    Carry,
+    HierarchicalGAN,
+    frozen_parameters,
+    generator_kwargs,
+    init_weights,
+    require_images,
+)
+from lab2pix.methods.sampling import condition_channels, encode_condition
 from lab2pix.nn.generators import Lab2PixV1Generator
 from lab2pix.nn.icnet import ICNet
 from lab2pix.nn.init import normal_init
@@ -37,29 +44,29 @@ def build_v1_generator(config: Config, label_space: LabelSpace) -> Lab2PixV1Gene
         encoder=config.generator.encoder,
         progressive=config.generator.progressive,
         coattention=config.generator.coattention,
-        **generator_settings(config),
+        **generator_kwargs(config),
     )
-    draw_first_weights(generator, config, normal_init)
+    init_weights(generator, config, normal_init)
     return generator
 
 
-CYCLE_RISE = 1000.0
+CYCLE_WARMUP_FACTOR = 1000.0
 """How many times larger λ4 is after its warm-up than at the first step."""
 
 
-def halve(image: Tensor) -> Tensor:
+def downsample2x(image: Tensor) -> Tensor:
     """Halve `[N, C, H, W]` by the average of four: P_2 of Eq. 18, and how real images get their smaller forms."""
     return F.avg_pool2d(image, 2)
 
 
-def twins(count: int) -> int:
+def num_diversity_pairs(count: int) -> int:
     """Return how many label maps of a batch are drawn twice, in place of as many others: a quarter of it."""
     return max(1, count // 4) if count > 1 else 0
 
 
-def with_twins(batch: Batch) -> Batch:
+def duplicate_labels(batch: Batch) -> Batch:
     """Return a batch that begins with some label maps and goes on with the same ones again, for other noise."""
-    pairs = twins(len(batch))
+    pairs = num_diversity_pairs(len(batch))
     places = [*range(pairs), *range(pairs), *range(2 * pairs, len(batch))]
     names = tuple(batch.names[place] for place in places) if batch.names else ()
     edges = None if batch.edges is None else batch.edges[places]
@@ -86,7 +93,7 @@ class GeneratorWithSegmenters(nn.Module):
         return images, logits
 
 
-class Lab2PixV1(AdversarialMethod):
+class Lab2PixV1(HierarchicalGAN):
     """The unpaired method of section 4.1, with its losses weighed as in Eq. 20.
 
     The photos of a batch are any photos: they teach the discriminators what is real, and nothing else.
@@ -100,7 +107,7 @@ class Lab2PixV1(AdversarialMethod):
 
     def __init__(self, config: Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(
-            config, label_space, channels=3, initialise=normal_init, masks_real=False, pretrained=pretrained
+            config, label_space, channels=3, initialize=normal_init, masks_real=False, pretrained=pretrained
         )
         self.generator: nn.Module = build_v1_generator(config, label_space)
         outputs = (3 if config.generator.progressive else 1) if config.loss.cycle > 0 else 0
@@ -112,17 +119,17 @@ class Lab2PixV1(AdversarialMethod):
         self.drawer = GeneratorWithSegmenters(self.generator, segmenters)
 
     @property
-    def parts(self) -> Sequence[nn.Module]:
+    def compile_targets(self) -> Sequence[nn.Module]:
         """The generator, the segmenters, and the discriminator of each scale."""
-        return [*super().parts, *self.drawer.segmenters]
+        return [*super().compile_targets, *self.drawer.segmenters]
 
     @property
-    def players(self) -> Mapping[str, nn.Module]:
+    def networks(self) -> Mapping[str, nn.Module]:
         """The generator with its segmenters, and the discriminators."""
         return {"generator": self.drawer, "discriminator": self.discriminator}
 
     def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
     ) -> tuple[Carry, Losses]:
         """Draw and read once, gather the other losses' gradient at the images, and send all of it back.
 
@@ -132,17 +139,17 @@ class Lab2PixV1(AdversarialMethod):
         """
         loss = self.config.loss
         if loss.diversity > 0:
-            batch = with_twins(batch)
-        condition = make_condition(self.config, self.label_space, batch)
+            batch = duplicate_labels(batch)
+        condition = encode_condition(self.config, self.label_space, batch)
         with engine.autocast():
             images, logits = generator(condition, noise)
-        generated = self._by_scale([image.float() for image in images])
+        generated = self._pad_pyramid([image.float() for image in images])
         leaves = [image.detach().requires_grad_() for image in generated]
         mask = self._mask(batch)
 
         losses: Losses = {}
         seen: list[list[Tensor]] = []
-        with frozen(self.discriminator):
+        with frozen_parameters(self.discriminator):
             for scale in range(self.scales):
                 terms = self._scale_terms(scale, leaves, noise, mask, engine, seen)
                 engine.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
@@ -158,14 +165,14 @@ class Lab2PixV1(AdversarialMethod):
         carry = Carry(
             conditions=None,
             generated=[leaf.detach() for leaf in leaves],
-            real=self._by_scale([photos(batch)]),
+            real=self._pad_pyramid([require_images(batch)]),
             generated_features=seen,
             real_features=None,
             mask=mask,
         )
         return carry, losses
 
-    def _cycle_weight(self, engine: Engine) -> float:
+    def _cycle_weight(self, engine: StepContext) -> float:
         """Return λ4 at this step.
 
         While it rises, a thousandfold and evenly in its logarithm, the segmenters learn as fast as ever (Adam does not
@@ -174,13 +181,13 @@ class Lab2PixV1(AdversarialMethod):
         loss = self.config.loss
         if loss.cycle_warmup == 0:
             return loss.cycle
-        return float(loss.cycle * CYCLE_RISE ** min(0.0, engine.progress / loss.cycle_warmup - 1))
+        return float(loss.cycle * CYCLE_WARMUP_FACTOR ** min(0.0, engine.progress / loss.cycle_warmup - 1))
 
-    def _by_scale(self, images: list[Tensor]) -> list[Tensor]:
+    def _pad_pyramid(self, images: list[Tensor]) -> list[Tensor]:
         """Return one image per discriminator: those at hand, and the smallest of them halved as often as need be."""
         images = images[: self.scales]
         while len(images) < self.scales:
-            images.append(halve(images[-1]))
+            images.append(downsample2x(images[-1]))
         return images
 
     def _scale_terms(
@@ -189,7 +196,7 @@ class Lab2PixV1(AdversarialMethod):
         leaves: list[Tensor],
         noise: Tensor,
         mask: Tensor | None,
-        engine: Engine,
+        engine: StepContext,
         seen: list[list[Tensor]],
     ) -> Losses:
         """Return one scale's adversarial term, how it differs from the scale above, and how its twins differ.
@@ -199,17 +206,19 @@ class Lab2PixV1(AdversarialMethod):
         loss = self.config.loss
         consistent = loss.consistency > 0 and scale > 0
         with engine.autocast():
-            sight = self.eyes(leaves[scale], levels=self._levels(scale), consistency=consistent)
-            judged = self._judge(scale, leaves[scale], sight.discriminator)
+            sight = self.feature_extractors(
+                leaves[scale], levels=self._num_feature_levels(scale), consistency=consistent
+            )
+            judged = self._discriminate(scale, leaves[scale], sight.discriminator)
             terms = {
                 "adversarial": adversarial_loss([judged.predictions], self.generator_term, [self.weights[scale]], mask)
             }
             if consistent:
-                above = self.eyes(halve(leaves[scale - 1]), levels=0, consistency=True).consistency
+                above = self.feature_extractors(downsample2x(leaves[scale - 1]), levels=0, consistency=True).consistency
                 terms["consistency"] = loss.consistency * image_consistency_loss(
                     above, sight.consistency, loss.consistency_form
                 )
-        both = 2 * twins(len(noise))
+        both = 2 * num_diversity_pairs(len(noise))
         if loss.diversity > 0 and both:
             terms["diversity"] = loss.diversity / self.scales * diversity_loss(leaves[scale][:both], noise[:both])
         seen.append([feature.detach() for feature in sight.discriminator])

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.labels import LabelSpace
+from lab2pix.config.schema import Config
+from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     adversarial_loss,
     blurred,
@@ -21,25 +21,32 @@ from lab2pix.losses import (
     feature_matching_loss,
     perceptual_loss,
 )
-from lab2pix.methods.adversarial import AdversarialMethod, Carry, draw_first_weights, frozen, generator_settings, photos
-from lab2pix.methods.base import Engine, Losses
-from lab2pix.methods.conditions import condition_channels, make_condition
-from lab2pix.methods.eyes import Sight
+from lab2pix.methods.base import Losses, StepContext
+from lab2pix.methods.features import Features
+from lab2pix.methods.gan import (
+    Carry,
+    HierarchicalGAN,
+    frozen_parameters,
+    generator_kwargs,
+    init_weights,
+    require_images,
+)
+from lab2pix.methods.sampling import condition_channels, encode_condition
 from lab2pix.nn.discriminators import downsample
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.nn.reader import FeatureReader
 
-__all__ = ["GeneratorTurn", "GeneratorWithReader", "Lab2PixV2", "build_v2_generator", "pyramid"]
+__all__ = ["GeneratorStep", "GeneratorWithSegmentationHead", "Lab2PixV2", "build_v2_generator", "pyramid"]
 
-_CELLS = 8
+_IMLE_GRID = 8
 """Cells a side, over which light and colour of pictures are compared where one of several is chosen."""
 
 
 def build_v2_generator(config: Config, label_space: LabelSpace) -> Lab2PixV2Generator:
     """Return the generator of section 2 of the configuration, initialised as the released V2 is or `init_gain` says."""
-    generator = Lab2PixV2Generator(condition_channels(config, label_space), **generator_settings(config))
-    draw_first_weights(generator, config, xavier_init)
+    generator = Lab2PixV2Generator(condition_channels(config, label_space), **generator_kwargs(config))
+    init_weights(generator, config, xavier_init)
     return generator
 
 
@@ -51,7 +58,7 @@ def pyramid(image: Tensor, scales: int) -> list[Tensor]:
     return images
 
 
-class GeneratorWithReader(nn.Module):
+class GeneratorWithSegmentationHead(nn.Module):
     """The generator and what reads label maps in photos: they learn together, as one player.
 
     Args:
@@ -72,7 +79,7 @@ class GeneratorWithReader(nn.Module):
 
 
 @dataclass(frozen=True)
-class GeneratorTurn:
+class GeneratorStep:
     """What the terms of a generator's pass have in common.
 
     Attributes:
@@ -85,12 +92,12 @@ class GeneratorTurn:
 
     label: Tensor
     mask: Tensor | None
-    engine: Engine
-    photo: Sight | None
+    engine: StepContext
+    photo: Features | None
     seen: list[tuple[list[Tensor], list[Tensor]]] = field(default_factory=list)
 
 
-class Lab2PixV2(AdversarialMethod):
+class Lab2PixV2(HierarchicalGAN):
     """The paired method of section 4.2, with its losses weighed as in Eq. 31.
 
     A step computes nothing twice: the generator runs once; its gradient is gathered at the image, scale by scale and
@@ -105,26 +112,26 @@ class Lab2PixV2(AdversarialMethod):
             config,
             label_space,
             channels=condition_channels(config, label_space) + 3,
-            initialise=xavier_init,
+            initialize=xavier_init,
             masks_real=True,
             pretrained=pretrained,
         )
         self.generator: nn.Module = build_v2_generator(config, label_space)
         sizes = {"all": self.scales, "full": 1, "two": 2}
         self.perceptual_scales = sizes[config.loss.perceptual_scales] if config.loss.perceptual > 0 else 0
-        self.drawer: GeneratorWithReader | None = None
+        self.drawer: GeneratorWithSegmentationHead | None = None
         if config.loss.cycle > 0:
-            reader = FeatureReader(self.eyes.perceptual_channels, label_space.num_classes)
+            reader = FeatureReader(self.feature_extractors.perceptual_channels, label_space.num_classes)
             # Its own name, as validation puts the averaged generator in the place of the trained one for a while.
-            self.drawer = GeneratorWithReader(self.generator, reader)
+            self.drawer = GeneratorWithSegmentationHead(self.generator, reader)
 
     @property
-    def parts(self) -> Sequence[nn.Module]:
+    def compile_targets(self) -> Sequence[nn.Module]:
         """The generator, the reader where there is one, and the discriminator of each scale."""
-        return [*super().parts, *([] if self.drawer is None else [self.drawer.reader])]
+        return [*super().compile_targets, *([] if self.drawer is None else [self.drawer.reader])]
 
     @property
-    def players(self) -> Mapping[str, nn.Module]:
+    def networks(self) -> Mapping[str, nn.Module]:
         """The generator, with its reader where there is one, and the discriminators."""
         return {
             "generator": self.generator if self.drawer is None else self.drawer,
@@ -134,7 +141,7 @@ class Lab2PixV2(AdversarialMethod):
     # --- the generator's half of a step ---------------------------------------------------------------------------
 
     def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: Engine
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
     ) -> tuple[Carry, Losses]:
         """Generate once, gather the losses' gradient at the image scale by scale, and send it through the generator.
 
@@ -143,26 +150,31 @@ class Lab2PixV2(AdversarialMethod):
             `feature_matching` (Eq. 29) as they enter the sum, each where its weight is not 0; with λ4 > 0 also `cycle`,
             what is misread in the picture, and `reading`, what is misread in the photo.
         """
-        condition = make_condition(self.config, self.label_space, batch)
+        condition = encode_condition(self.config, self.label_space, batch)
         if self.config.loss.nearest_of > 1:
-            noise = self._nearest(generator, condition, noise, photos(batch), engine)
+            noise = self._select_imle_noise(generator, condition, noise, require_images(batch), engine)
         sight, read = None, None
         with engine.autocast():
             if self.drawer is None:
                 image = generator(condition, noise)
             else:
                 with torch.no_grad():
-                    sight = self.eyes(photos(batch), levels=self._levels(0), perceptual=True)
+                    sight = self.feature_extractors(
+                        require_images(batch), levels=self._num_feature_levels(0), perceptual=True
+                    )
                 image, read = generator(condition, noise, sight.perceptual)
         scales = max(self.scales, self.perceptual_scales)
         generated = pyramid(image.float(), scales)
         leaves = [scaled.detach().requires_grad_() for scaled in generated]
-        real = pyramid(photos(batch), scales)
+        real = pyramid(require_images(batch), scales)
         conditions = pyramid(condition, self.scales)
 
         losses: Losses = {}
-        turn = GeneratorTurn(batch.label, self._mask(batch), engine, sight)
-        with frozen(self.discriminator), nullcontext() if self.drawer is None else frozen(self.drawer.reader):
+        turn = GeneratorStep(batch.label, self._mask(batch), engine, sight)
+        with (
+            frozen_parameters(self.discriminator),
+            nullcontext() if self.drawer is None else frozen_parameters(self.drawer.reader),
+        ):
             for scale in range(scales):
                 judged = conditions[scale] if scale < self.scales else None
                 for terms in self._generator_terms(scale, leaves[scale], real[scale], judged, turn):
@@ -187,7 +199,9 @@ class Lab2PixV2(AdversarialMethod):
         return carry, losses
 
     @torch.no_grad()
-    def _nearest(self, generator: nn.Module, condition: Tensor, noise: Tensor, photo: Tensor, engine: Engine) -> Tensor:
+    def _select_imle_noise(
+        self, generator: nn.Module, condition: Tensor, noise: Tensor, photo: Tensor, engine: StepContext
+    ) -> Tensor:
         """Return for each sample, of several noises, the one whose picture has light and colour most like the photo's.
 
         The losses that compare with the photo ask every noise for the same picture. Asking only the noise that comes
@@ -201,7 +215,7 @@ class Lab2PixV2(AdversarialMethod):
             photo: `[N, 3, H, W]` in [-1, 1].
             engine: how passes run.
         """
-        cells = min(_CELLS, *photo.shape[-2:])
+        cells = min(_IMLE_GRID, *photo.shape[-2:])
         target = F.adaptive_avg_pool2d(photo, cells)
         noises = torch.cat([noise, *(torch.randn_like(noise) for _ in range(1, self.config.loss.nearest_of))])
         with engine.autocast():
@@ -212,7 +226,7 @@ class Lab2PixV2(AdversarialMethod):
         return torch.unflatten(noises, 0, (-1, len(noise)))[nearest, torch.arange(len(noise), device=noise.device)]
 
     def _generator_terms(
-        self, scale: int, generated: Tensor, real: Tensor, condition: Tensor | None, turn: GeneratorTurn
+        self, scale: int, generated: Tensor, real: Tensor, condition: Tensor | None, turn: GeneratorStep
     ) -> Iterator[Losses]:
         """Yield one scale's terms of the generator's sum, in groups that share no graph.
 
@@ -220,41 +234,43 @@ class Lab2PixV2(AdversarialMethod):
         backbone sees in both images for the discriminator's sake is appended to `turn.seen`, without a graph. A scale
         without a condition has no discriminator, and the perceptual loss alone.
         """
-        engine, levels = turn.engine, self._levels(scale)
+        engine, levels = turn.engine, self._num_feature_levels(scale)
         with_perceptual = scale < self.perceptual_scales
-        together = self.eyes.shared and levels > 0
+        together = self.feature_extractors.shared and levels > 0
         photo = turn.photo if scale == 0 else None
         if with_perceptual and not together:
             with engine.autocast():
-                yours, true = self._look(generated, real, levels=0, perceptual=True, photo=photo)
-                terms = self._likeness(scale, yours, true, turn)
+                yours, true = self._extract_pair(generated, real, levels=0, perceptual=True, photo=photo)
+                terms = self._reconstruction_losses(scale, yours, true, turn)
             yield terms
             del yours, true, terms
         if condition is None:
             return
         with engine.autocast():
-            ours, theirs = self._look(
+            ours, theirs = self._extract_pair(
                 generated, real, levels=levels, perceptual=with_perceptual and together, photo=photo
             )
-            terms = self._judgement(scale, generated, real, condition, turn, ours.discriminator, theirs.discriminator)
+            terms = self._discriminator_losses(
+                scale, generated, real, condition, turn, ours.discriminator, theirs.discriminator
+            )
             if with_perceptual and together:
-                terms |= self._likeness(scale, ours, theirs, turn)
+                terms |= self._reconstruction_losses(scale, ours, theirs, turn)
         turn.seen.append(([feature.detach() for feature in ours.discriminator], theirs.discriminator))
         del ours, theirs
         yield terms
 
-    def _look(
-        self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool, photo: Sight | None = None
-    ) -> tuple[Sight, Sight]:
+    def _extract_pair(
+        self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool, photo: Features | None = None
+    ) -> tuple[Features, Features]:
         """Return what the backbones see in the generated image, with a graph, and in the real one, without."""
-        ours = self.eyes(generated, levels=levels, perceptual=perceptual)
+        ours = self.feature_extractors(generated, levels=levels, perceptual=perceptual)
         if photo is not None:
             return ours, photo
         with torch.no_grad():
-            theirs = self.eyes(real, levels=levels, perceptual=perceptual)
+            theirs = self.feature_extractors(real, levels=levels, perceptual=perceptual)
         return ours, theirs
 
-    def _likeness(self, scale: int, ours: Sight, theirs: Sight, turn: GeneratorTurn) -> Losses:
+    def _reconstruction_losses(self, scale: int, ours: Features, theirs: Features, turn: GeneratorStep) -> Losses:
         """Return the terms that need no discriminator: perceptual (Eq. 28) and, at the full size, what is misread."""
         loss = self.config.loss
         terms = {"perceptual": loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)}
@@ -263,25 +279,25 @@ class Lab2PixV2(AdversarialMethod):
             terms["cycle"] = loss.cycle * cycle_segmentation_loss([logits], turn.label, self.ignored)
         return terms
 
-    def _judgement(
+    def _discriminator_losses(
         self,
         scale: int,
         generated: Tensor,
         real: Tensor,
         condition: Tensor,
-        turn: GeneratorTurn,
+        turn: GeneratorStep,
         ours: list[Tensor],
         theirs: list[Tensor],
     ) -> Losses:
         """Return the terms that come through a discriminator: adversarial (Eq. 24) and feature matching (Eq. 29)."""
         loss = self.config.loss
-        judged = self._judge(scale, torch.cat([condition, generated], 1), ours)
+        judged = self._discriminate(scale, torch.cat([condition, generated], 1), ours)
         terms = {
             "adversarial": adversarial_loss([judged.predictions], self.generator_term, [self.weights[scale]], turn.mask)
         }
         if loss.feature_matching > 0:
             with torch.no_grad():
-                true = self._judge(scale, torch.cat([condition, real], 1), theirs)
+                true = self._discriminate(scale, torch.cat([condition, real], 1), theirs)
             share = 1 / self.scales if loss.feature_matching_reduction == "released" else 1.0
             distance = feature_matching_loss([judged.features], [true.features], loss.feature_matching_reduction)
             terms["feature_matching"] = loss.feature_matching * share * distance
@@ -301,10 +317,10 @@ class Lab2PixV2(AdversarialMethod):
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
         """Return `l1` (mean absolute difference of pixels in [-1, 1]) and, with λ5 > 0, `perceptual` (Eq. 28, X3)."""
-        real = photos(batch)
+        real = require_images(batch)
         scores = {"l1": F.l1_loss(generated, real)}
         if self.config.loss.perceptual > 0:
-            ours = self.eyes(generated, levels=0, perceptual=True)
-            theirs = self.eyes(real, levels=0, perceptual=True)
+            ours = self.feature_extractors(generated, levels=0, perceptual=True)
+            theirs = self.feature_extractors(real, levels=0, perceptual=True)
             scores["perceptual"] = perceptual_loss(ours.perceptual, theirs.perceptual)
         return scores

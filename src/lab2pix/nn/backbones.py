@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from lab2pix.nn.convolutions import FrozenConv2d
 
-__all__ = ["VGG16", "VGG19", "Backbone", "BackboneFeatures", "EfficientNetLite0", "EfficientNetLite1"]
+__all__ = ["VGG16", "VGG19", "Backbone", "BackboneFeatures", "CompactVGG19", "EfficientNetLite0", "EfficientNetLite1"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -51,6 +51,7 @@ class Backbone(nn.Module):
         discriminator_taps, perceptual_taps: the layers after which they are taken.
         consistency_taps: the layers after which the five features of image consistency are taken (Eq. 18).
         feature_scale: what they are multiplied by.
+        mean, std: of each channel of an RGB image in [0, 1], as the network was trained with.
         order: memory order that images are looked at in, on a CPU.
     """
 
@@ -61,6 +62,8 @@ class Backbone(nn.Module):
     perceptual_taps: ClassVar[tuple[int, int, int, int, int]]
     consistency_taps: ClassVar[tuple[int, int, int, int, int]]
     feature_scale: ClassVar[float] = 1.0
+    mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
+    std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
@@ -75,11 +78,11 @@ class Backbone(nn.Module):
         """Stay in evaluation mode, also where a parent's `train()` reaches this far."""
         return super().train(False)
 
-    @staticmethod
-    def normalize(image: Tensor) -> Tensor:
-        """Shift and scale `[N, 3, H, W]` RGB in [-1, 1] as ImageNet's images are for these networks."""
-        mean = torch.tensor(IMAGENET_MEAN, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
-        std = torch.tensor(IMAGENET_STD, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+    @classmethod
+    def normalize(cls, image: Tensor) -> Tensor:
+        """Normalize `[N, 3, H, W]` RGB in [-1, 1] with the mean and deviation that this network was trained with."""
+        mean = torch.tensor(cls.mean, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
+        std = torch.tensor(cls.std, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
         return (image + (1 - 2 * mean)) / (2 * std)
 
     def forward(
@@ -105,11 +108,15 @@ class Backbone(nn.Module):
             image = self.layers[index](image)
             if not any(index in group for group in taps):
                 continue
-            feature = image if self.feature_scale == 1 else image * self.feature_scale
+            feature = self.feature(index, image)
             for group, found in zip(taps, features, strict=True):
                 if index in group:
                     found.append(feature)
         return features
+
+    def feature(self, index: int, output: Tensor) -> Tensor:
+        """Return the feature that is taken after a layer, given the layer's output."""
+        return output if self.feature_scale == 1 else output * self.feature_scale
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
         """Take the weights out of a whole classifier's state dict.
@@ -203,18 +210,75 @@ class VGG19(_VGG):
     consistency_taps = (3, 8, 13, 22, 31)
 
 
+class CompactVGG19(Backbone):
+    """VGG19 at a quarter of its channels, distilled from it up to relu5_1 (Wang et al., CVPR 2020): 1/16 of the work.
+
+    1x1 heads turn relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 into as many channels as VGG19's own, which stand for
+    them in the perceptual loss and in image consistency. Discriminator features are pool3, pool4 and relu5_1, pooled.
+    Images are padded by reflection; the first layer turns RGB in [0, 1] into Caffe's BGR.
+    """
+
+    name = "vgg19-16x"
+    discriminator_channels = (64, 128, 128)
+    perceptual_channels = (64, 128, 256, 512, 512)
+    depths: ClassVar[tuple[int, ...]] = (2, 2, 4, 4, 1)
+    discriminator_taps = (19, 28, 31)
+    perceptual_taps = (2, 7, 12, 21, 30)
+    consistency_taps = perceptual_taps
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    def __init__(self) -> None:
+        layers: list[nn.Module] = [nn.Conv2d(3, 3, 1)]
+        width = 3
+        for depth, channels in zip(self.depths, (16, 32, 64, 128, 128), strict=True):
+            for _ in range(depth):
+                layers += [nn.Conv2d(width, channels, 3, padding=1, padding_mode="reflect"), nn.ReLU(inplace=True)]
+                width = channels
+            layers.append(nn.MaxPool2d(2))
+        super().__init__(layers)
+        widths = (16, 32, 64, 128, 128)
+        self.heads = nn.ModuleList(
+            nn.Conv2d(narrow, wide, 1) for narrow, wide in zip(widths, self.perceptual_channels, strict=True)
+        )
+        self.requires_grad_(False)
+
+    def feature(self, index: int, output: Tensor) -> Tensor:
+        """See `Backbone.feature`: behind relu1_1 to relu5_1 stand the heads."""
+        if index not in self.perceptual_taps:
+            return output
+        head: Tensor = self.heads[self.perceptual_taps.index(index)](output)
+        return head
+
+    @classmethod
+    def local_name(cls, name: str) -> str:
+        """Return this module's name of one of the published weights: `conv0`, `conv34`, `conv41_aux`."""
+        layer, _, kind = name.partition(".")
+        digits = layer.removeprefix("conv").removesuffix("_aux")
+        if digits == "0":
+            return f"layers.0.{kind}"
+        if not (layer.startswith("conv") and len(digits) == 2 and digits.isdecimal()):
+            return name
+        stage, place = int(digits[0]), int(digits[1])
+        if layer.endswith("_aux"):
+            return f"heads.{stage - 1}.{kind}"
+        first = 1 + sum(2 * depth + 1 for depth in cls.depths[: stage - 1])
+        return f"layers.{first + 2 * (place - 1)}.{kind}"
+
+
 class _EfficientNetLite(Backbone):
     """A network of the package `efficientnet-lite-pytorch`: a fiftieth of VGG19's work, for CPUs.
 
     Discriminator features are the blocks' results at 1/8, 1/16, 1/32; perceptual ones, and those of image consistency,
     at 1/2, 1/4, 1/8, 1/16, 1/32.
-    Without an activation they are about ten times as large as VGG's, so they are divided by ten: between two different
-    pictures Lite0's five differ by 1.0, 1.2, 1.0, 0.7, 0.24 on average (L1), which Eq. 28 with its weights makes 0.6.
+    Without an activation they are about ten times as large as VGG's, so they are divided by ten: between two landscape
+    photographs Lite0's five differ by 0.7, 0.8, 0.7, 0.5, 0.2 on average (L1), which Eq. 28 with its weights makes 0.5.
     """
 
     discriminator_channels = (40, 112, 320)
     perceptual_channels = (16, 24, 40, 112, 320)
     feature_scale = 0.1
+    # Trained on (x - 127) / 128 of pixels in 0 to 255, unlike torchvision's networks.
+    mean, std = (127 / 255,) * 3, (128 / 255,) * 3
 
     def __init__(self) -> None:
         from efficientnet_lite_pytorch import EfficientNet

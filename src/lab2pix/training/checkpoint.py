@@ -22,10 +22,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lab2pix.atomic import UNFINISHED, sync_file, sync_folder
 from lab2pix.errors import CheckpointError, TrainingError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.training.state import Best, TrainingState
+from lab2pix.utils.files import UNFINISHED, sync_file, sync_folder
 
 __all__ = [
     "FORMAT",
@@ -74,8 +74,8 @@ def _tensors(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return {f"{prefix}{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
 
 
-def _players(state: TrainingState) -> dict[str, Tensor]:
-    players = state.method.players.items()
+def _networks(state: TrainingState) -> dict[str, Tensor]:
+    players = state.method.networks.items()
     return {name: tensor for player, net in players for name, tensor in _tensors(net, f"{player}.").items()}
 
 
@@ -94,7 +94,7 @@ def _write_files(folder: Path, state: TrainingState, players: dict[str, Tensor])
         "seconds": state.seconds,
         "best": None if state.best is None else asdict(state.best),
     }
-    save_file(_tensors(state.sampler), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(_tensors(state.sampling_generator), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
     save_file(players, folder / "training.safetensors", metadata={"format": "pt"})
     torch.save(rest, folder / "optimizer.pt")
@@ -116,7 +116,7 @@ def write_checkpoint(run: Path, state: TrainingState) -> Path:
     path = parent / f"step-{state.step:08d}"
     if path.exists():
         return path
-    players = _players(state)
+    players = _networks(state)
     broken = next((name for name, value in players.items() if not value.isfinite().all()), None)
     if broken is not None:
         raise TrainingError(
@@ -198,7 +198,7 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
             f"'{mine.name}' of {mine.num_classes} classes that data.label_space gives now; restore that one"
         )
     tensors = _read(path, "training.safetensors", load_file)
-    for player, network in state.method.players.items():
+    for player, network in state.method.networks.items():
         own = {name.removeprefix(f"{player}."): t for name, t in tensors.items() if name.startswith(f"{player}.")}
         _load_weights(network, own, path / "training.safetensors")
     if state.average is not None:

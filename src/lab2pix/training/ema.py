@@ -7,10 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MovingAverage"]
+__all__ = ["ModelEma"]
 
 
-class MovingAverage:
+class ModelEma:
     """A copy of a network whose parameters follow the original slowly and whose buffers are the original's.
 
     Args:

@@ -10,10 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from lab2pix.batch import Batch
-from lab2pix.data.dataset import collate
+from lab2pix.data.samples import collate
 from lab2pix.errors import Lab2PixError
+from lab2pix.training.interrupts import worker_ignore_signals
 from lab2pix.training.sampler import StreamSampler
-from lab2pix.training.stops import outlive_signals
 
 __all__ = ["read_batches", "read_in_turn"]
 
@@ -75,7 +75,7 @@ def read_in_turn(
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,
-        worker_init_fn=outlive_signals,
+        worker_init_fn=worker_ignore_signals,
         pin_memory=pin,
         # Its own source of random numbers: it would draw from the one that the step draws from, and change it.
         generator=torch.Generator(),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lab2pix.atomic import write_atomically
+from lab2pix.utils.files import write_atomically
 
 __all__ = ["RunLog", "read_log", "read_scores"]
 

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.data.dataset import AnyDataset, build_dataset
-from lab2pix.distributed import Team, join_team, was_restarted
+from lab2pix.config.schema import Config
+from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.errors import ConfigError
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Losses, build_method
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
@@ -26,17 +25,18 @@ from lab2pix.training.checkpoint import (
     prune_checkpoints,
     write_checkpoint,
 )
-from lab2pix.training.compiling import check_compiler, compile_players, without_programs
+from lab2pix.training.compile import check_compiler, compile_networks, eager_mode
+from lab2pix.training.evaluation import biased_feature_warnings, build_evaluation, check_best
+from lab2pix.training.init_from import init_from
+from lab2pix.training.interrupts import TIMEOUT, InterruptHandler, translate_errors
 from lab2pix.training.loader import read_batches
 from lab2pix.training.monitor import Monitor, Validator
-from lab2pix.training.record import lock_run, open_run, record_session, start_run
+from lab2pix.training.run_folder import lock_run, record_session, resolve_run, start_run
 from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
 from lab2pix.training.schedule import learning_rate_factor, total_steps
-from lab2pix.training.scoring import build_evaluation, check_best, flattery
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
-from lab2pix.training.step import build_engine, make_step
-from lab2pix.training.stops import TIME_IS_UP, StopRequest, explain_failures
-from lab2pix.training.transfer import start_from
+from lab2pix.training.step import build_step_context, training_step
+from lab2pix.utils.distributed import DistributedContext, init_distributed, was_restarted
 
 __all__ = ["RunResult", "train"]
 
@@ -103,11 +103,11 @@ def train(
     """
     run = Path(out)
     with ExitStack() as stack:
-        team = stack.enter_context(join_team(device))
-        resume = team.on_main(lambda: resume or (was_restarted() and (run / "config.yaml").exists()))
-        config = team.on_main(lambda: open_run(config, run, resume=resume))
-        stop = StopRequest(config.train.max_minutes)
-        stack.enter_context(explain_failures(config, team.size))
+        team = stack.enter_context(init_distributed(device))
+        resume = team.run_on_main(lambda: resume or (was_restarted() and (run / "config.yaml").exists()))
+        config = team.run_on_main(lambda: resolve_run(config, run, resume=resume))
+        stop = InterruptHandler(config.train.max_minutes)
+        stack.enter_context(translate_errors(config, team.size))
 
         _check_share(config, team)
         if config.train.compile:
@@ -119,22 +119,22 @@ def train(
         state = _build(config, label_space, team)
         inherited: list[str] = []
         if config.train.start_from is not None and latest_checkpoint(run) is None:
-            inherited = start_from(state, config.train.start_from)
+            inherited = init_from(state, config.train.start_from)
         check_best(state.method, more=bool(validators))
-        team.on_main(lambda: _check_held_out(config, label_space))
+        team.run_on_main(lambda: _check_held_out(config, label_space))
         evaluation = build_evaluation(config, label_space, team)
 
         if not resume:
-            team.on_main(lambda: start_run(config, run))
-        team.on_main(lambda: stack.enter_context(lock_run(run)))
-        checkpoint = team.on_main(lambda: _find_checkpoint(run))
+            team.run_on_main(lambda: start_run(config, run))
+        team.run_on_main(lambda: stack.enter_context(lock_run(run)))
+        checkpoint = team.run_on_main(lambda: _find_checkpoint(run))
         if checkpoint is not None:
             load_checkpoint(checkpoint, state)
-        engine = build_engine(config, state, team.device)
+        engine = build_step_context(config, state, team.device)
         if config.train.compile:
-            compile_players(state.method)
-        networks = {name: team.wrap(player) for name, player in state.method.players.items()}
-        notes = team.on_main(lambda: _record(run, state, team, dataset))
+            compile_networks(state.method)
+        networks = {name: team.wrap(player) for name, player in state.method.networks.items()}
+        notes = team.run_on_main(lambda: _record(run, state, team, dataset))
 
         sampler.steps = range(state.step, total)
         batches = stack.enter_context(closing(_batches(dataset, sampler, config, team)))
@@ -142,14 +142,14 @@ def train(
             run, state, team, engine, total=total, samples=samples, validators=validators, evaluation=evaluation
         )
         stack.enter_context(monitor)
-        for note in [*notes, *inherited, *(flattery(config) if evaluation is not None else ())]:
+        for note in [*notes, *inherited, *(biased_feature_warnings(config) if evaluation is not None else ())]:
             monitor.note(note)
         stack.enter_context(stop)
         return _run_steps(networks, batches, monitor, stop)
 
 
 def _run_steps(
-    networks: Mapping[str, nn.Module], batches: Iterator[list[Batch]], monitor: Monitor, stop: StopRequest
+    networks: Mapping[str, nn.Module], batches: Iterator[list[Batch]], monitor: Monitor, stop: InterruptHandler
 ) -> RunResult:
     """Make the steps that are left, or as many as there is time for."""
     run, state, team, total = monitor.run, monitor.state, monitor.team, monitor.total
@@ -168,22 +168,22 @@ def _run_steps(
         torch.manual_seed(stable_seed("step", config.seed, state.step, team.rank))
         parts = _parts(batch, config, state.step, team)
         engine = replace(monitor.engine, progress=state.step / max(1, total - 1))
-        losses = make_step(state, networks, parts, engine, team)
+        losses = training_step(state, networks, parts, engine, team)
         now = time.monotonic()
         state.seconds = now - began
         monitor.pace.count(came - asked, now - came)
 
-        reason = team.agree(stop.reason)
-        interrupted = reason not in (0, TIME_IS_UP)
+        reason = team.all_reduce_max(stop.reason)
+        interrupted = reason not in (0, TIMEOUT)
         last = state.step == total or reason != 0
         monitor.step(losses)
-        with without_programs(config.train.compile):
-            improved = monitor.look(ends=last and not interrupted)
+        with eager_mode(config.train.compile):
+            improved = monitor.maybe_evaluate(ends=last and not interrupted)
         if state.step % config.checkpoint.every == 0 or last or improved:
-            team.on_main(lambda: _save(run, state, monitor))
+            team.run_on_main(lambda: _save(run, state, monitor))
 
     if reason:
-        why = "train.max_minutes have passed" if reason == TIME_IS_UP else signal.Signals(reason).name
+        why = "train.max_minutes have passed" if reason == TIMEOUT else signal.Signals(reason).name
         monitor.note(f"stopped at step {state.step} of {total} ({why}); the state is saved, go on with --resume")
     return RunResult(
         path=run,
@@ -192,20 +192,20 @@ def _run_steps(
         losses=monitor.average(losses),
         scores=monitor.scores,
         seconds=state.seconds,
-        signal=reason if reason != TIME_IS_UP else 0,
+        signal=reason if reason != TIMEOUT else 0,
     )
 
 
-def _build(config: Config, label_space: LabelSpace, team: Team) -> TrainingState:
+def _build(config: Config, label_space: LabelSpace, team: DistributedContext) -> TrainingState:
     """Return the state before the first step, the same in every process."""
     torch.manual_seed(stable_seed("weights", config.seed))
     method = build_method(config, label_space)
-    method.generator = team.synchronise_norms(method.generator)
+    method.generator = team.convert_sync_batchnorm(method.generator)
     method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
     return build_state(method, config, team.device)
 
 
-def _sampler(config: Config, team: Team, samples: int, total: int) -> StreamSampler:
+def _sampler(config: Config, team: DistributedContext, samples: int, total: int) -> StreamSampler:
     return StreamSampler(
         samples,
         seed=config.seed,
@@ -218,19 +218,19 @@ def _sampler(config: Config, team: Team, samples: int, total: int) -> StreamSamp
 
 
 def _batches(
-    dataset: AnyDataset, sampler: StreamSampler, config: Config, team: Team
+    dataset: AnyDataset, sampler: StreamSampler, config: Config, team: DistributedContext
 ) -> Generator[list[Batch], None, None]:
     return read_batches(dataset, sampler, config.data.workers, pin=team.device.type == "cuda")
 
 
-def _parts(batches: Sequence[Batch], config: Config, step: int, team: Team) -> list[tuple[Batch, Tensor]]:
+def _parts(batches: Sequence[Batch], config: Config, step: int, team: DistributedContext) -> list[tuple[Batch, Tensor]]:
     """Return each part of this process' batch with its noise, on the device."""
     sizes = [len(batch) for batch in batches]
     noise = draw_noise(config.seed, step, team.rank, sum(sizes), config.generator.noise_dim).to(team.device)
     return [(batch.to(team.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
 
 
-def _check_share(config: Config, team: Team) -> None:
+def _check_share(config: Config, team: DistributedContext) -> None:
     """Check rules about the samples of one pass again, now that it is known how many processes share a batch."""
     share = config.train.batch_size // (config.train.accumulate * team.size)
     if share != 1:
@@ -259,7 +259,7 @@ def _find_checkpoint(run: Path) -> Path | None:
     return latest_checkpoint(run)
 
 
-def _record(run: Path, state: TrainingState, team: Team, dataset: AnyDataset) -> list[str]:
+def _record(run: Path, state: TrainingState, team: DistributedContext, dataset: AnyDataset) -> list[str]:
     config, samples = state.method.config, len(dataset)
     return record_session(run, config, team, step=state.step, samples=samples, file_hash=dataset.file_hash())
 

@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.data.dataset import build_dataset, collate
-from lab2pix.distributed import Team
+from lab2pix.config.schema import Config
+from lab2pix.data.build import build_dataset
+from lab2pix.data.samples import collate
 from lab2pix.errors import ConfigError, did_you_mean
-from lab2pix.evaluation.html import number
-from lab2pix.methods import Engine, Losses, Method, draw
-from lab2pix.training.display import Display
+from lab2pix.methods import Losses, Method, StepContext, generate
+from lab2pix.reporting.html import number
+from lab2pix.training.evaluation import Evaluation, evaluation_names, is_better
+from lab2pix.training.figures import plot_losses, sample_grid
 from lab2pix.training.log import RunLog
-from lab2pix.training.pace import Pace, advice
 from lab2pix.training.page import write_page
+from lab2pix.training.progress import DataWaitMeter, Display, data_loading_hint
 from lab2pix.training.sampler import stable_seed
-from lab2pix.training.scoring import Evaluation, evaluation_names, is_better
-from lab2pix.training.sheets import plot_losses, sample_sheet
 from lab2pix.training.state import Best, TrainingState
+from lab2pix.utils.distributed import DistributedContext
 
 __all__ = ["Monitor", "Validator"]
 
@@ -54,8 +54,8 @@ class Monitor:
         self,
         run: Path,
         state: TrainingState,
-        team: Team,
-        engine: Engine,
+        team: DistributedContext,
+        engine: StepContext,
         *,
         total: int,
         samples: int,
@@ -73,11 +73,11 @@ class Monitor:
         self.config: Config = state.method.config
         self.scores: dict[str, float] = {}
         self.notes: list[str] = []
-        self.pace = Pace()
+        self.pace = DataWaitMeter()
         self.display = Display(total, state.step, active=team.main)
         self.file = run / "log.jsonl"
         self.log = RunLog(self.file, state.step) if team.main else None
-        self._board = _open_board(run / "tensorboard", state.step, self.config) if team.main else None
+        self._board = _open_tensorboard(run / "tensorboard", state.step, self.config) if team.main else None
         self._held_out: Any = None
 
     def __enter__(self) -> Monitor:
@@ -117,9 +117,9 @@ class Monitor:
             if self.log is not None:
                 self._write(values, waiting)
         # Scenes are drawn in the first epoch, and kept.
-        starved = self.pace.starved(excused=self.config.data.layout == "scenes" and not self._epoch())
+        starved = self.pace.data_bound(excused=self.config.data.layout == "scenes" and not self._epoch())
         if starved is not None:
-            self.note(advice(starved, self.config.data.workers))
+            self.note(data_loading_hint(starved, self.config.data.workers))
         self.display.update(step)
 
     def _epoch(self) -> int:
@@ -140,7 +140,7 @@ class Monitor:
             for name, value in values.items():
                 self._board.add_scalar(name, value, self.state.step)
 
-    def look(self, *, ends: bool) -> bool:
+    def maybe_evaluate(self, *, ends: bool) -> bool:
         """Show and judge the run where it is time to; all processes must call this after a step.
 
         Args:
@@ -156,15 +156,15 @@ class Monitor:
         every, step = self.config.train.evaluate_every, self.state.step
         shows = ends or step % self.config.monitor.sample_every == 0
         judges = every is not None and (ends or step % every == 0)
-        improved = self.team.on_main(self.show) if shows else False
+        improved = self.team.run_on_main(self.log_samples) if shows else False
         if judges:
             improved = self.evaluate() or improved
         if shows or judges:
-            self.team.on_main(self._draw_page)
+            self.team.run_on_main(self._draw_page)
         return improved
 
     @torch.no_grad()
-    def show(self) -> bool:
+    def log_samples(self) -> bool:
         """Write a sample sheet and take validation scores; for process 0 alone.
 
         Returns:
@@ -173,7 +173,7 @@ class Monitor:
         Raises:
             ConfigError: no score of that name.
         """
-        with _drawing(self.state):
+        with _evaluation_mode(self.state):
             self._write_sheet()
             scores = self._score()
             for validator in self.validators:
@@ -182,7 +182,7 @@ class Monitor:
         if name is not None and name not in (*scores, *evaluation_names(self.config)):
             hint = did_you_mean(name, scores) if scores else "; this run takes no scores (set data.val_split)"
             raise ConfigError(f"checkpoint.best names an unknown score '{name}'{hint}")
-        return self._take("scores", scores)
+        return self._log_scores("scores", scores)
 
     def evaluate(self) -> bool:
         """Take the evaluator's scores; all processes must call this.
@@ -195,7 +195,7 @@ class Monitor:
         """
         assert self.evaluation is not None
         devices = [self.team.device] if self.team.device.type == "cuda" else []
-        with _drawing(self.state), torch.random.fork_rng(devices):
+        with _evaluation_mode(self.state), torch.random.fork_rng(devices):
             scores = self.evaluation.scores(self.state)
         if scores:
             found = ", ".join(f"{name} {number(value)}" for name, value in scores.items())
@@ -203,9 +203,9 @@ class Monitor:
             for text in self.evaluation.notes:
                 if text not in self.notes:
                     self.note(text)
-        return self.team.on_main(lambda: self._take("evaluation", scores))
+        return self.team.run_on_main(lambda: self._log_scores("evaluation", scores))
 
-    def _take(self, kind: str, scores: Mapping[str, float]) -> bool:
+    def _log_scores(self, kind: str, scores: Mapping[str, float]) -> bool:
         """Keep scores in the log, and tell whether the one that counts is the best so far."""
         self.scores.update(scores)
         if scores and self.log is not None:
@@ -226,7 +226,7 @@ class Monitor:
         batch = next(self._batches(count, count))
         if self.config.data.unpaired and self.config.data.val_split is None:
             batch = replace(batch, image=None)  # photos of other label maps, which would pass for the true ones
-        sheet = sample_sheet(batch, self._draw(batch, "sheet"), self.state.method.label_space)
+        sheet = sample_grid(batch, self._generate(batch, "sheet"), self.state.method.label_space)
         file = self.run / "samples" / f"step-{self.state.step:08d}.png"
         file.parent.mkdir(exist_ok=True)
         sheet.save(file)
@@ -237,7 +237,7 @@ class Monitor:
         sums: dict[str, float] = {}
         seen = 0
         for place, batch in enumerate(self._batches(_SCORED, _SCORED_AT_ONCE)):
-            generated = self._draw(batch, "score", place)
+            generated = self._generate(batch, "score", place)
             with self.engine.autocast():
                 scores = self.state.method.validation_scores(batch, generated)
             for name, score in scores.items():
@@ -258,21 +258,21 @@ class Monitor:
             samples = [self._held_out[(0, index)] for index in chosen[start : start + at_once]]
             yield collate(samples).to(self.team.device)
 
-    def _draw(self, batch: Batch, *purpose: object) -> Tensor:
+    def _generate(self, batch: Batch, *purpose: object) -> Tensor:
         """Return pictures of a batch, with noise that stays the same all through the run."""
         method = self.state.method
         random = torch.Generator().manual_seed(stable_seed(*purpose, self.config.seed))
         noise = torch.randn(len(batch), self.config.generator.noise_dim, generator=random).to(self.team.device)
         with self.engine.autocast():
-            return draw(method.generator, self.config, method.label_space, batch, noise).float()
+            return generate(method.generator, self.config, method.label_space, batch, noise).float()
 
 
 @contextmanager
-def _drawing(state: TrainingState) -> Iterator[None]:
+def _evaluation_mode(state: TrainingState) -> Iterator[None]:
     """Let the method draw with the weights that will be exported, without a trace in what is trained."""
     method, trained = state.method, state.method.generator
     modes = [(module, module.training) for module in trained.modules()]
-    method.generator = state.sampler.eval()
+    method.generator = state.sampling_generator.eval()
     try:
         yield
     finally:
@@ -281,7 +281,7 @@ def _drawing(state: TrainingState) -> Iterator[None]:
             module.training = training
 
 
-def _open_board(folder: Path, step: int, config: Config) -> Any:
+def _open_tensorboard(folder: Path, step: int, config: Config) -> Any:
     if not config.monitor.tensorboard:
         return None
     try:

@@ -10,13 +10,13 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from lab2pix.config import Config
-from lab2pix.configuration import load_config, preset_names
-from lab2pix.evaluation.html import number, score_title, write_html
-from lab2pix.training.chart import chart
+from lab2pix.config.schema import Config
+from lab2pix.recipes import load_config, preset_names
+from lab2pix.reporting.chart import chart
+from lab2pix.reporting.html import number, score_title, write_html
+from lab2pix.training.evaluation import is_maximized
 from lab2pix.training.log import read_scores
-from lab2pix.training.record import flatten
-from lab2pix.training.scoring import higher_wins
+from lab2pix.training.run_folder import flatten
 from lab2pix.training.state import Best, TrainingState
 
 __all__ = ["PAGE", "write_page"]
@@ -82,7 +82,7 @@ def _title(name: str) -> str:
 
 def _best_step(name: str, values: Mapping[int, float]) -> int:
     """Return the first step with the best value."""
-    choose = max if higher_wins(name) else min
+    choose = max if is_maximized(name) else min
     value = choose(values.values())
     return min(step for step, other in values.items() if other == value)
 
@@ -93,7 +93,7 @@ def _scores(scores: Mapping[str, Mapping[int, float]], kept: Best | None) -> str
     rows, panels = [], []
     for name, values in scores.items():
         best, last = _best_step(name, values), max(values)
-        better = "higher" if higher_wins(name) else "lower"
+        better = "higher" if is_maximized(name) else "lower"
         note = ""
         if kept is not None and kept.score == name:
             note = f'<br><span class="soft" style="font-weight:400">kept: checkpoints/step-{kept.step:08d}</span>'

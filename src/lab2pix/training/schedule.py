@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from lab2pix.config import TrainConfig
+from lab2pix.config.schema import TrainConfig
 from lab2pix.errors import ConfigError
 
 __all__ = ["learning_rate_factor", "total_steps"]

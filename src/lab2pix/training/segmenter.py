@@ -16,25 +16,26 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lab2pix.atomic import UNFINISHED, sync_file, write_atomically
 from lab2pix.batch import Batch
-from lab2pix.config import DataConfig
-from lab2pix.data.dataset import AnyDataset, build_dataset, collate
-from lab2pix.data.pixels import to_bytes
-from lab2pix.devices import choose_device
+from lab2pix.config.schema import DataConfig
+from lab2pix.data.build import AnyDataset, build_dataset
+from lab2pix.data.samples import collate
+from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, OutputError, TrainingError
+from lab2pix.evaluation.metrics.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.report import check_writable
-from lab2pix.evaluation.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.segmenters import (
     SEGMENTER_FILE,
     SEGMENTER_FORMAT,
     WEIGHTS_FILE,
     build_network,
-    normalised,
+    normalize,
 )
-from lab2pix.labels import LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.training.loader import read_batches
 from lab2pix.training.sampler import StreamSampler
+from lab2pix.utils.distributed import choose_device
+from lab2pix.utils.files import UNFINISHED, sync_file, write_atomically
 
 __all__ = ["SegmenterResult", "SegmenterSettings", "held_out_batches", "train_segmenter"]
 
@@ -120,7 +121,7 @@ def train_segmenter(
     network = build_network(settings.architecture, settings.encoder, space.num_classes, settings.encoder_weights)
     network.to(chosen, memory_format=torch.channels_last)  # type: ignore[call-overload]
     began = time.monotonic()
-    losses = _optimise(network, train, data, space, settings, chosen, on_progress)
+    losses = _optimize(network, train, data, space, settings, chosen, on_progress)
     scores = _score(network, held_out, data, space, chosen)
     seconds = time.monotonic() - began
     info = {
@@ -160,7 +161,7 @@ def _check(data: DataConfig, out: Path, overwrite: bool) -> None:
     check_writable(out / SEGMENTER_FILE)
 
 
-def _optimise(
+def _optimize(
     network: nn.Module,
     dataset: AnyDataset,
     data: DataConfig,
@@ -198,7 +199,7 @@ def _optimise(
 def _loss(network: nn.Module, batch: Batch, size: tuple[int, int], space: LabelSpace) -> Tensor:
     if batch.image is None:
         raise ConfigError("a segmenter learns from pairs, but this data set has label maps without photos")
-    logits = network(normalised(to_bytes(batch.image).to(batch.label.device), size))
+    logits = network(normalize(float_to_uint8(batch.image).to(batch.label.device), size))
     return F.cross_entropy(logits, batch.label, ignore_index=space.num_classes)
 
 
@@ -223,7 +224,7 @@ def _score(
     scores = SegmentationScores(ScoredClasses.of(space))
     for batch in held_out_batches(dataset, 16):
         assert batch.image is not None
-        logits = network(normalised(to_bytes(batch.image).to(device), data.size))
+        logits = network(normalize(float_to_uint8(batch.image).to(device), data.size))
         scores.update(logits.argmax(1).cpu(), batch.label)
     return {name: round(value, 4) for name, value in scores.compute().items()}
 

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 from torch.optim import Adam, Optimizer
 
-from lab2pix.config import Config
+from lab2pix.config.schema import Config
 from lab2pix.methods import Method
-from lab2pix.training.ema import MovingAverage
+from lab2pix.training.ema import ModelEma
 
 __all__ = ["Best", "TrainingState", "build_state", "set_learning_rates"]
 
@@ -41,13 +41,13 @@ class TrainingState:
     method: Method
     optimizers: dict[str, Optimizer]
     scaler: torch.amp.GradScaler
-    average: MovingAverage | None
+    average: ModelEma | None
     step: int = 0
     seconds: float = 0.0
     best: Best | None = None
 
     @property
-    def sampler(self) -> nn.Module:
+    def sampling_generator(self) -> nn.Module:
         """The generator to draw with: the average where there is one."""
         return self.method.generator if self.average is None else self.average.network
 
@@ -68,9 +68,9 @@ def build_state(method: Method, config: Config, device: torch.device) -> Trainin
     decay = config.train.ema_decay
     return TrainingState(
         method=method,
-        optimizers={name: _adam(player, rates[name], betas, device) for name, player in method.players.items()},
+        optimizers={name: _adam(player, rates[name], betas, device) for name, player in method.networks.items()},
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
-        average=None if decay is None else MovingAverage(method.generator, decay),
+        average=None if decay is None else ModelEma(method.generator, decay),
     )
 
 

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from lab2pix.batch import Batch
-from lab2pix.config import Config
-from lab2pix.distributed import Team
+from lab2pix.config.schema import Config
 from lab2pix.errors import TrainingError
-from lab2pix.methods import Engine, Losses
+from lab2pix.methods import Losses, StepContext
 from lab2pix.methods.base import PRECISIONS
 from lab2pix.training.state import TrainingState
+from lab2pix.utils.distributed import DistributedContext
 
-__all__ = ["build_engine", "make_step"]
+__all__ = ["build_step_context", "training_step"]
 
 
-def build_engine(config: Config, state: TrainingState, device: torch.device) -> Engine:
+def build_step_context(config: Config, state: TrainingState, device: torch.device) -> StepContext:
     """Return how forward and backward passes run: their precision, and the scale of accumulated losses."""
     precision, parts = config.train.precision, config.train.accumulate
 
@@ -35,15 +35,15 @@ def build_engine(config: Config, state: TrainingState, device: torch.device) -> 
         scaled: Tensor = state.scaler.scale(loss / parts if parts > 1 else loss)
         return scaled
 
-    return Engine(autocast=autocast, scale=scale)
+    return StepContext(autocast=autocast, scale=scale)
 
 
-def make_step(
+def training_step(
     state: TrainingState,
     networks: Mapping[str, nn.Module],
     parts: Sequence[tuple[Batch, Tensor]],
-    engine: Engine,
-    team: Team,
+    engine: StepContext,
+    team: DistributedContext,
 ) -> dict[str, Losses]:
     """Make one optimiser step of each player whose turn it is, and count it.
 
@@ -63,7 +63,7 @@ def make_step(
     method, generator, discriminator = state.method, networks["generator"], networks["discriminator"]
     carries, losses = [], []
     for index, (batch, noise) in enumerate(parts):
-        with _quiet(generator, last=index == len(parts) - 1):
+        with _no_sync(generator, last=index == len(parts) - 1):
             carry, terms = method.generator_backward(generator, batch, noise, engine)
         carries.append(carry)
         losses.append(terms)
@@ -71,7 +71,7 @@ def make_step(
     losses = []
     if (state.step + 1) % method.config.optimizer.discriminator_every == 0:
         while carries:
-            with _quiet(discriminator, last=len(carries) == 1):
+            with _no_sync(discriminator, last=len(carries) == 1):
                 losses.append(method.discriminator_backward(discriminator, carries.pop(0), engine))
         found["discriminator"] = _finish(state, "discriminator", losses, team)
     state.scaler.update()
@@ -81,14 +81,14 @@ def make_step(
     return found
 
 
-def _quiet(network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
+def _no_sync(network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
     """Let processes exchange gradients in the last part only."""
     if last or not isinstance(network, DistributedDataParallel):
         return nullcontext()
     return network.no_sync()
 
 
-def _finish(state: TrainingState, player: str, losses: Sequence[Losses], team: Team) -> Losses:
+def _finish(state: TrainingState, player: str, losses: Sequence[Losses], team: DistributedContext) -> Losses:
     """Check a player's losses, then let its optimiser use the gradients."""
     names = list(losses[0])
     values = torch.stack([torch.stack([terms[name].detach().float() for name in names]) for terms in losses])
@@ -99,7 +99,9 @@ def _finish(state: TrainingState, player: str, losses: Sequence[Losses], team: T
     return dict(zip(names, values.mean(0).unbind(), strict=True))
 
 
-def _check_finite(state: TrainingState, player: str, names: Sequence[str], values: Tensor, team: Team) -> None:
+def _check_finite(
+    state: TrainingState, player: str, names: Sequence[str], values: Tensor, team: DistributedContext
+) -> None:
     # Before the optimiser's turn: it would carry the damage into every weight.
     broken = team.maximum((~values.isfinite()).any(0).int()).tolist()
     if any(broken):

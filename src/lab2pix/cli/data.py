@@ -1,0 +1,102 @@
+"""Verbs about data sets and label spaces."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from lab2pix.cli.console import print_table, read_size, resolve_label_space
+from lab2pix.cli.options import Labels, Layout, Root, Seed, Split
+
+__all__ = ["data_app", "labels_app"]
+
+data_app = typer.Typer(no_args_is_help=True, help="Look at data sets, or draw one.")
+labels_app = typer.Typer(help="List the shipped label spaces, or show one.")
+
+
+@data_app.command("check")
+def _data_check(
+    root: Root,
+    layout: Layout = "folder",
+    labels: Labels = None,
+    split: Split = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Read a whole data set and name everything that is wrong with it; exit 1 if anything is."""
+    from lab2pix.data.check import check_dataset
+
+    report = check_dataset(root, layout, resolve_label_space(labels, layout), split=split)
+    print(json.dumps(report.to_dict(), indent=2) if as_json else report)
+    raise typer.Exit(0 if report.ok else 1)
+
+
+@data_app.command("preview")
+def _data_preview(
+    root: Root,
+    *,
+    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
+    layout: Layout = "folder",
+    labels: Labels = None,
+    split: Split = None,
+    count: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 8,
+) -> None:
+    """Write a contact sheet: photo, coloured labels, overlay."""
+    from lab2pix.data.check import contact_sheet
+
+    print(contact_sheet(root, layout, resolve_label_space(labels, layout), out, split=split, count=count))
+
+
+@data_app.command("scenes")
+def _data_scenes(
+    out: Annotated[Path, typer.Argument(help="Folder for images/ and labels/.")],
+    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 100,
+    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "256x256",
+    seed: Seed = 0,
+    *,
+    light: Annotated[
+        Literal["sun", "any"],
+        typer.Option(
+            help="Light as the height of the sun says, or any: storm, moonlight, dusk under the same label map."
+        ),
+    ] = "sun",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw anew what was drawn there before.")] = False,
+) -> None:
+    """Draw landscapes with their label maps, in the layout `folder`."""
+    from lab2pix.data.scenes.dataset import write_scenes
+
+    write_scenes(out, count, read_size(size), seed, light=light, overwrite=overwrite)
+    where = f"data.layout=folder data.root={out} data.label_space=scenes data.train_split=null data.val_split=null"
+    print(f"{count} scenes in {out}; train on them with {where}")
+
+
+@data_app.command("layouts")
+def _data_layouts() -> None:
+    """List how files may lie on disk."""
+    from lab2pix.data.formats import layout_descriptions
+
+    print_table(("layout", "where the files lie"), layout_descriptions().items())
+
+
+@labels_app.callback()
+def _labels(context: typer.Context) -> None:
+    from lab2pix.labels.space import LabelSpace, label_space_names
+
+    if context.invoked_subcommand is None:
+        spaces = [LabelSpace.load(name) for name in label_space_names()]
+        rows = [(s.name, str(s.num_classes), "" if s.unknown_value is None else str(s.unknown_value)) for s in spaces]
+        print_table(("label space", "classes", "unknown in files"), rows)
+
+
+@labels_app.command("show")
+def _labels_show(
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A shipped label space or a YAML file.")],
+) -> None:
+    """Print ids, names, colours and which classes are foreground."""
+    from lab2pix.labels.space import LabelSpace
+
+    classes = LabelSpace.load(name).classes
+    rows = [(str(i), c.name, "#" + bytes(c.color).hex(), "yes" if c.foreground else "") for i, c in enumerate(classes)]
+    print_table(("id", "name", "colour", "foreground"), rows)

@@ -1,0 +1,1 @@
+"""The settings of a run: schema, rules between settings, and error messages."""

@@ -1,0 +1,183 @@
+"""Builds the dataset that a configuration describes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from lab2pix.config.schema import DataConfig
+from lab2pix.data.datasets import PairDataset, UnpairedDataset
+from lab2pix.data.files import list_images, path_prefix
+from lab2pix.data.formats import find_pairs
+from lab2pix.data.pairs import PairList, Row
+from lab2pix.data.scenes.dataset import ScenesDataset
+from lab2pix.data.sketches import Sketcher, sketcher_of
+from lab2pix.data.transforms import JointTransform
+from lab2pix.errors import ConfigError, DataError
+from lab2pix.labels.space import LabelSpace
+
+__all__ = ["AnyDataset", "build_dataset", "has_held_out_photos", "is_paired", "open_held_out_photos", "open_split"]
+
+
+AnyDataset: TypeAlias = PairDataset | ScenesDataset | UnpairedDataset
+"""What `build_dataset` gives: each has a length, samples by index or `(epoch, index)`, and a `file_hash()`."""
+
+
+def build_dataset(data: DataConfig, split: Literal["train", "val"], label_space: LabelSpace, seed: int) -> AnyDataset:
+    """Find the data set that a configuration describes.
+
+    Args:
+        data: the data part of the configuration.
+        split: `train` (random crops and flips, and with `data.unpaired` photos of other label maps), or `val` (neither;
+            no photos where nobody knows which label map they belong to).
+        label_space: the classes of the label maps.
+        seed: decides crops, flips and which photo meets which label map.
+
+    Raises:
+        ConfigError: settings are missing or at odds.
+        DataError: files are missing or without partner.
+    """
+    train = split == "train"
+    if not train and data.val_split is None:
+        raise ConfigError("data.val_split is null, so nothing is held out; name a split")
+    if is_paired(data):
+        pairs = open_split(data, label_space, seed, "pairs", train=train)
+        return UnpairedDataset(pairs, pairs, seed) if data.unpaired and train else pairs
+    labels = open_split(data, label_space, seed, "labels", train=train)
+    return UnpairedDataset(labels, open_split(data, label_space, seed, "photos", train=True), seed) if train else labels
+
+
+VAL_SCENES_START = 1_000_000_000
+"""Number of the first held-out scene: far behind any that is trained on."""
+
+
+def is_paired(data: DataConfig) -> bool:
+    """Say whether it is known which photo belongs to which label map.
+
+    It is for every layout, and for sketches made from photos; not for folders named side by side.
+
+    Raises:
+        ConfigError: folders are named for sides that there are none of.
+    """
+    if not data.unpaired:
+        for key, side in (("labels", data.labels), ("images", data.images)):
+            if side.root is not None:
+                raise ConfigError(
+                    f"data.{key}.root is set, but data.unpaired is false, and pairs lie together in data.root; "
+                    "set data.unpaired=true or leave it out"
+                )
+    if data.sketch.from_ == "photo":
+        if data.labels.root is not None:
+            raise ConfigError(
+                "data.labels.root is set, but data.sketch.from is 'photo', so sketches are made from the photos; leave "
+                "one of them out"
+            )
+        return True
+    return data.labels.root is None and data.images.root is None
+
+
+def open_split(
+    data: DataConfig, label_space: LabelSpace, seed: int, parts: Literal["pairs", "labels", "photos"], *, train: bool
+) -> PairDataset | ScenesDataset:
+    """Open the label maps, the photos, or the pairs that a configuration names.
+
+    Args:
+        data: the data part of the configuration.
+        label_space: the classes of the label maps.
+        seed: decides crops and flips of pairs.
+        parts: what is wanted.
+        train: whether it is the split to train on.
+
+    Raises:
+        ConfigError: settings are missing or at odds.
+        DataError: files are missing or without partner.
+    """
+    sketcher = sketcher_of(data, label_space)
+    split = data.train_split if train else data.val_split
+    if sketcher is not None and sketcher.source == "photo":
+        parts = "photos"
+    folder = {"labels": data.labels.root, "photos": data.images.root, "pairs": None}[parts]
+    if folder is not None:
+        root = Path(folder).expanduser()
+        pairs = _list_folder(root, split, data, "labels" if parts == "labels" else "images")
+    elif data.layout == "scenes":
+        return _open_scenes(data, label_space, sketcher, parts, train=train)
+    elif data.root is None:
+        raise ConfigError(f"data.root is missing: layout '{data.layout}' needs the data set's folder")
+    else:
+        root = Path(data.root).expanduser()
+        wanted = {"need_images": parts != "labels", "need_labels": parts != "photos"}
+        pairs = find_pairs(data.layout, root, split, **wanted)
+    return PairDataset(
+        pairs,
+        label_space,
+        JointTransform(data.size, data.resize, data.flip, train),
+        seed=seed,
+        edges=data.instance_edges and parts != "photos",
+        root=root,
+        sketcher=sketcher,
+    )
+
+
+def has_held_out_photos(data: DataConfig) -> bool:
+    """Say whether photos are held out: in pairs, or in a folder of their own."""
+    root = data.images.root
+    if data.val_split is None:
+        return False
+    return is_paired(data) or root is None or (Path(root).expanduser() / data.val_split).is_dir()
+
+
+def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -> PairDataset | ScenesDataset | None:
+    """Open the held-out photos of which nobody knows the label maps; None where there are no such photos.
+
+    Raises:
+        DataError: files are missing.
+    """
+    if is_paired(data) or not has_held_out_photos(data):
+        return None
+    return open_split(data, label_space, seed, "photos", train=False)
+
+
+def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images"]) -> PairList:
+    """List the label maps or photos of one side's own folder, or of the split's sub-folder where it has one."""
+    setting, what = f"data.{key}.root", "label maps" if key == "labels" else "photos"
+    if not root.is_dir():
+        raise DataError(f"There is no folder {root}; give the folder of {what} ({setting})")
+    folder = root / split if split else root
+    if not folder.is_dir():
+        if split == data.val_split:
+            raise DataError(f"{root} has no folder '{split}' to hold out; add it, or set data.val_split=null")
+        if data.val_split and (root / data.val_split).is_dir():
+            raise DataError(
+                f"{root} has a folder '{data.val_split}' to hold out but no '{split}' to train on; set "
+                "data.train_split to the name of one, or data.val_split=null to train on all"
+            )
+        folder = root
+    files = ((stem, f"{path_prefix(folder)}{stem}{suffix}") for stem, suffix in list_images(folder))
+    pairs = PairList(Row(stem, file, file if key == "images" else "") for stem, file in files)
+    if not pairs:
+        raise DataError(f"There are no {what} in {folder}; put some there, or correct {setting}")
+    return pairs
+
+
+def _open_scenes(
+    data: DataConfig, label_space: LabelSpace, sketcher: Sketcher | None, parts: str, *, train: bool
+) -> ScenesDataset:
+    """Return the drawn scenes to train on or to hold out."""
+    scenes = LabelSpace.load("scenes").names
+    if sketcher is not None and sketcher.source == "labels" and sketcher.label_space.names != scenes:
+        raise ConfigError(
+            f"data.sketch.label_space is '{sketcher.label_space.name}', but layout 'scenes' draws label space 'scenes'"
+        )
+    if parts != "photos" and label_space.names != scenes and (sketcher is None or sketcher.source == "files"):
+        hint = "; set data.sketch.from to photo or labels" if sketcher is not None else ""
+        raise ConfigError(
+            f"data.label_space is '{label_space.name}', but layout 'scenes' draws label space 'scenes'{hint}"
+        )
+    if data.resize is not None:
+        raise ConfigError("data.resize has no use for layout 'scenes', which draws at data.size; set it to null")
+    if data.instance_edges:
+        raise ConfigError("data.instance_edges is true, but layout 'scenes' draws no instances; set it to false")
+    count, first = (data.scenes.train_count, 0) if train else (data.scenes.val_count, VAL_SCENES_START)
+    seed, light = data.scenes.seed, data.scenes.light
+    return ScenesDataset(count, data.size, seed, first, flip=data.flip, train=train, sketcher=sketcher, light=light)

@@ -1,0 +1,278 @@
+"""Datasets of label maps and photos, paired and unpaired."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lab2pix.data.files import path_prefix, read_instances
+from lab2pix.data.pairs import Pair, PairList
+from lab2pix.data.samples import Sample, seeded_generator
+from lab2pix.data.transforms import JointTransform, instance_edges, uint8_to_float
+from lab2pix.errors import DataError
+from lab2pix.labels.space import LabelSpace
+
+if TYPE_CHECKING:
+    from lab2pix.data.sketches import Sketcher
+
+__all__ = ["PairDataset", "SampleSource", "UnpairedDataset", "check_sizes", "random_pairing", "size_text"]
+
+
+class PairDataset(Dataset[Sample]):
+    """Pairs of label map and photo.
+
+    What a sample is depends on the seed, the epoch and its place alone, not on the order in which samples are read.
+
+    Args:
+        pairs: the pairs, with photos.
+        label_space: the classes of the label maps.
+        transform: resize, crop, flip.
+        seed: decides crops and flips, together with epoch and place.
+        edges: make the instance-boundary channel, too.
+        root: folder that file names are hashed relative to; None: as they are.
+        sketcher: makes line drawings, which are the label maps then; None: label maps are read.
+
+    Raises:
+        DataError: edges are wanted and a pair has no instance map.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        label_space: LabelSpace,
+        transform: JointTransform,
+        *,
+        seed: int = 0,
+        edges: bool = False,
+        root: Path | None = None,
+        sketcher: Sketcher | None = None,
+    ) -> None:
+        pairs = PairList.of(pairs)
+        without = next((row for row in pairs.rows() if not row.instance), None) if edges else None
+        if without is not None:
+            raise DataError(f"{without.label} comes without an instance map; add it, or set data.instance_edges=false")
+        self.pairs = pairs
+        self.label_space = label_space
+        self.transform = transform
+        self.seed = seed
+        self.edges = edges
+        self.root = root
+        self.sketcher = sketcher
+
+    def __len__(self) -> int:
+        """Return the number of pairs."""
+        return len(self.pairs)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Read and transform a sample.
+
+        Args:
+            key: its place, or `(epoch, place)`; the epoch alone is 0.
+
+        Raises:
+            DataError: a file is unreadable, or photo and label map differ in size.
+            LabelError: the label map holds what the label space does not have.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        pair = self.pairs[index]
+        image = None if pair.image is None else pair.read_image()
+        label, instance = self._label(pair, image)
+        generator = seeded_generator(self.seed, epoch, index)
+        label, photo, instance = self.transform(label, image, instance, generator)
+        return Sample(
+            label=label.contiguous(),
+            image=None if photo is None else uint8_to_float(photo).contiguous(),
+            edges=None if instance is None else instance_edges(instance),
+            name=pair.name,
+        )
+
+    def name(self, index: int) -> str:
+        """Return what messages call a pair."""
+        return self.pairs[index].name
+
+    def read_label(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Read a label map and the instance map that goes with it, but not its photo.
+
+        Returns:
+            Both `[H, W]` int64, before crop and flip; no instance map where no edges are wanted.
+
+        Raises:
+            DataError: a file is unreadable, or both differ in size.
+            LabelError: the label map holds what the label space does not have.
+        """
+        return self._label(self.pairs[index], None)
+
+    def read_photo(self, index: int) -> Tensor:
+        """Read a photo, but not its label map: `[3, H, W]` uint8, before resize, crop and flip.
+
+        Raises:
+            DataError: the file is unreadable.
+        """
+        return self.pairs[index].read_image()
+
+    def _label(self, pair: Pair, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Read label map and instance map, and compare their sizes and that of the photo if there is one."""
+        read = pair.read_label(self.label_space) if self.sketcher is None else self.sketcher.read(pair, image)
+        if image is not None:
+            check_sizes(pair, read, image)
+        instance = None
+        if self.edges and pair.instance is not None:
+            instance = read_instances(pair.instance)
+            check_sizes(pair, read, instance, what="instance map")
+        return read if self.sketcher is None else self.sketcher.draw(read, self.transform.whole), instance
+
+    def file_hash(self) -> str:
+        """Return a hash of the file list: names and sizes in bytes of all files, in their order."""
+        digest = hashlib.sha256()
+        start = "" if self.root is None else path_prefix(self.root)
+        for row in self.pairs.rows():
+            for path in dict.fromkeys((row.label, row.image, row.instance)):
+                if path:
+                    name = path.removeprefix(start).replace(os.sep, "/")
+                    size = os.stat(path).st_size  # noqa: PTH116 (speed on large sets)
+                    digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+
+def size_text(part: Tensor) -> str:
+    """Return the size of `[..., H, W]` as people write it: width x height."""
+    return f"{part.shape[-1]}x{part.shape[-2]}"
+
+
+def check_sizes(pair: Pair, label: Tensor, other: Tensor, what: str = "photo") -> None:
+    """Refuse a label map and a partner of different sizes.
+
+    Raises:
+        DataError: height or width differ.
+    """
+    if label.shape[-2:] != other.shape[-2:]:
+        raise DataError(
+            f"{pair.label} is {size_text(label)} pixels and its {what} {size_text(other)}; "
+            "give both the same size, or remove the pair"
+        )
+
+
+class SampleSource(Protocol):
+    """Where an unpaired set takes its label maps or its photos from; one object may be both."""
+
+    @property
+    def transform(self) -> JointTransform:
+        """Resize, crop and flip of whatever it gives."""
+
+    def __len__(self) -> int:
+        """Return how many label maps, or photos, there are."""
+
+    def name(self, index: int) -> str:
+        """Return what messages call one."""
+
+    def read_label(self, index: int) -> tuple[Tensor, Tensor | None]:
+        """Return a label map and its instance map, if wanted, `[H, W]` int64, before crop and flip."""
+
+    def read_photo(self, index: int) -> Tensor:
+        """Return a photo `[3, H, W]` uint8, before crop and flip."""
+
+    def file_hash(self) -> str:
+        """Return a hash of what it holds."""
+
+
+def random_pairing(seed: int, epoch: int, labels: int, photos: int, *, paired: bool) -> Tensor:
+    """Draw which photo each label map meets in an epoch.
+
+    Each photo is met as often as any other, or once more. Where the pairing is known all label maps and photos stand in
+    one circle, shuffled anew in each epoch, and each label map meets the photo of the next.
+
+    Args:
+        seed: decides the draw, together with the epoch.
+        epoch: which epoch.
+        labels: how many label maps, 1 or more.
+        photos: how many photos, 1 or more.
+        paired: photo i belongs to label map i, and they must not meet; then there are 2 or more of both.
+
+    Returns:
+        `[labels]` int64 indices of photos.
+    """
+    generator = seeded_generator("partners", seed, epoch)
+    if paired:
+        circle = torch.randperm(labels, generator=generator)
+        return torch.empty_like(circle).index_put_((circle,), circle.roll(-1))
+    rounds = [torch.randperm(photos, generator=generator) for _ in range(-(-labels // photos))]
+    return torch.cat(rounds)[:labels]
+
+
+class UnpairedDataset(Dataset[Sample]):
+    """Label maps, each with a photo of another, as samples of training; the interface of `PairDataset`.
+
+    Which photo it is depends on seed and epoch alone; crops and flips of both sides on seed, epoch and place, each side
+    by itself. Reading a label map does not read its own photo, nor the other way round.
+
+    Args:
+        labels: where the label maps come from.
+        photos: where the photos come from; the same object where photo i belongs to label map i.
+        seed: decides all of it.
+
+    Raises:
+        DataError: there is a single pair, whose label map could meet its own photo only.
+    """
+
+    def __init__(self, labels: SampleSource, photos: SampleSource, seed: int) -> None:
+        if labels is photos and len(labels) < 2:
+            raise DataError(
+                f"There is only one pair to train on, {labels.name(0)}, so its label map could only meet its own "
+                "photo; add more"
+            )
+        self.labels, self.photos, self.seed = labels, photos, seed
+        self._drawn: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Return the number of label maps."""
+        return len(self.labels)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> Sample:
+        """Read and transform a label map and the photo that it meets.
+
+        Args:
+            key: the label map's place, or `(epoch, place)`; the epoch alone is 0.
+
+        Raises:
+            DataError: a file is unreadable.
+            LabelError: the label map holds what the label space does not have.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        label, instance = self.labels.read_label(index)
+        photo = self.photos.read_photo(self.partner(epoch, index))
+        where = (self.seed, epoch, index)
+        label, _, instance = self.labels.transform(label, None, instance, seeded_generator("label", *where))
+        photo = self.photos.transform.photo(photo, seeded_generator("photo", *where))
+        return Sample(
+            label=label.contiguous(),
+            image=uint8_to_float(photo).contiguous(),
+            edges=None if instance is None else instance_edges(instance),
+            name=self.name(index),
+        )
+
+    def name(self, index: int) -> str:
+        """Return what messages call a label map."""
+        return self.labels.name(index)
+
+    def partner(self, epoch: int, index: int) -> int:
+        """Return which photo a label map meets in an epoch."""
+        if epoch not in self._drawn:
+            paired = self.labels is self.photos
+            drawn = random_pairing(self.seed, epoch, len(self.labels), len(self.photos), paired=paired)
+            # The epoch before stays: a batch may reach back into it, and more than two are never read at once.
+            self._drawn = {e: kept for e, kept in self._drawn.items() if e == epoch - 1} | {epoch: drawn}
+        return int(self._drawn[epoch][index])
+
+    def file_hash(self) -> str:
+        """Return a hash of what both sides hold."""
+        labels = self.labels.file_hash()
+        photos = labels if self.photos is self.labels else self.photos.file_hash()
+        sides = f"unpaired\n{labels}\n{photos}"
+        return hashlib.sha256(sides.encode()).hexdigest()

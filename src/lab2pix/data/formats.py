@@ -1,0 +1,339 @@
+"""Where the parts of a pair (label map, photo, instance map) lie on disk, for every layout that data sets come in.
+
+Files are listed, matched and kept as text: a set of 120,000 pairs is found in a second or two.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from lab2pix.data.files import list_images, path_prefix
+from lab2pix.data.pairs import PairList, PairStorage, Row
+from lab2pix.errors import DataError, did_you_mean
+
+__all__ = ["LAYOUTS", "DatasetFormat", "Scan", "find_pairs", "layout_descriptions", "layout_names", "scan"]
+
+Parts = Literal["pairs", "labels", "photos"]
+"""What is looked for: label maps with their photos, label maps alone, or photos alone."""
+
+
+@dataclass
+class Scan:
+    """What lies in a data set, the right and the wrong.
+
+    Attributes:
+        pairs: complete pairs, sorted by name.
+        unmatched: files without their partner.
+        doubles: files that claim the same name as another.
+        empty: folder of label maps or photos that holds none, while the other one holds some.
+    """
+
+    pairs: PairList = field(default_factory=PairList)
+    unmatched: list[Path] = field(default_factory=list)
+    doubles: list[Path] = field(default_factory=list)
+    empty: Path | None = None
+
+
+@dataclass(frozen=True)
+class DatasetFormat:
+    """One way in which files lie.
+
+    Attributes:
+        description: the way in a line.
+        scan: finds the pairs of a split below a root; the last argument says which parts are wanted.
+    """
+
+    description: str
+    scan: Callable[[Path, str | None, Parts], Scan]
+
+
+def layout_names() -> list[str]:
+    """Return the names of all layouts, `scenes` among them, which needs no files."""
+    return sorted([*LAYOUTS, "scenes"])
+
+
+def layout_descriptions() -> dict[str, str]:
+    """Return a line on each layout, by name."""
+    drawn = {"scenes": "no files: landscapes that are drawn while they are needed"}
+    return dict(sorted({**{name: layout.description for name, layout in LAYOUTS.items()}, **drawn}.items()))
+
+
+def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True, need_labels: bool = True) -> Scan:
+    """Find the pairs of a split and whatever is wrong among its files; no file is opened.
+
+    Args:
+        layout: name of the layout.
+        root: the data set's folder; for labels alone also a folder of label maps, or one file.
+        split: which part; None: all there is.
+        need_images: False finds label maps alone and asks for no photos.
+        need_labels: False finds photos alone and asks for no label maps.
+
+    Raises:
+        DataError: no such layout, folder or split.
+    """
+    parts: Parts = "labels" if not need_images else "pairs" if need_labels else "photos"
+    if layout not in LAYOUTS:
+        if layout == "scenes":
+            raise DataError("Layout 'scenes' has no files; write some with `lab2pix data scenes` and use 'folder'")
+        raise DataError(f"No layout is called '{layout}'{did_you_mean(layout, layout_names())}")
+    if parts == "labels" and root.is_file():
+        return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(layout, "files"))]))
+    if not root.is_dir():
+        what = "file or folder" if parts == "labels" else "folder"
+        raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
+    return LAYOUTS[layout].scan(root, split, parts)
+
+
+def find_pairs(
+    layout: str, root: Path | str, split: str | None, *, need_images: bool = True, need_labels: bool = True
+) -> PairList:
+    """Find the pairs of a split, sorted by name.
+
+    Args:
+        layout: name of the layout.
+        root: the data set's folder; for labels alone also a folder of label maps, or one file.
+        split: which part; None: all there is.
+        need_images: False finds label maps alone and asks for no photos.
+        need_labels: False finds photos alone and asks for no label maps.
+
+    Raises:
+        DataError: no such layout, folder or split; nothing in it; a file without partner; two files of one name.
+    """
+    root = Path(root)
+    found = scan(layout, root, split, need_images=need_images, need_labels=need_labels)
+    if found.unmatched:
+        verb = "has" if len(found.unmatched) == 1 else "have"
+        why = f", because there are no pictures in {found.empty}" if found.empty is not None else ""
+        raise DataError(
+            f"{_listed(found.unmatched)} in {root} {verb} no partner in layout '{layout}'{why}; add the "
+            "missing files or remove these (`lab2pix data check` lists them all)"
+        )
+    if found.doubles:
+        raise DataError(f"{_listed(found.doubles)} in {root} share their name with another file; keep one of each")
+    if not found.pairs:
+        place = root if split is None else f"split '{split}' of {root}"
+        what = "label maps" if not need_images else "pairs" if need_labels else "photos"
+        raise DataError(f"Found no {what} of layout '{layout}' in {place}")
+    return found.pairs
+
+
+def _listed(paths: list[Path]) -> str:
+    """Name the first few of some files."""
+    return ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
+
+
+# --- matching -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The pictures of one part of the pairs: in which folder, with which ending before the suffix, and the suffixes.
+
+    A file's name is `folder / (name + ending + suffix)`; suffixes alone are kept, by name.
+    """
+
+    folder: str
+    ending: str
+    suffixes: dict[str, str]
+
+    def path(self, name: str) -> str:
+        """Return the file of a name; empty where there is none."""
+        suffix = self.suffixes.get(name)
+        return "" if suffix is None else f"{self.folder}{name}{self.ending}{suffix}"
+
+
+_NOTHING = _Part("", "", {})
+
+
+def _look(
+    folder: Path | None, found: Scan, ending: str = "", keep: Callable[[str], bool] = lambda suffix: True
+) -> _Part:
+    """Return the pictures below a folder by their path in it, less suffix and ending; doubles go to `found`."""
+    if folder is None:
+        return _NOTHING
+    part = _Part(path_prefix(folder), ending, {})
+    for stem, suffix in list_images(folder):
+        if not stem.endswith(ending) or not keep(suffix.lower()):
+            continue
+        name = stem[: len(stem) - len(ending)]
+        if name in part.suffixes:
+            found.doubles.append(folder / f"{stem}{suffix}")
+        else:
+            part.suffixes[name] = suffix
+    return part
+
+
+def _match(
+    folders: tuple[Path | None, Path | None, Path | None],
+    endings: tuple[str, str, str] = ("", "", ""),
+    prefix: str = "",
+) -> Scan:
+    """Match the pictures of three folders (photos, labels, instances) by name; None: the other part alone."""
+    found = Scan()
+    photos, labels, instances = (_look(folder, found, ending) for folder, ending in zip(folders, endings, strict=True))
+    if folders[1] is None:
+        found.pairs = _photos_alone(photos, prefix)
+        return found
+    need_images = folders[0] is not None
+    if need_images and bool(photos.suffixes) != bool(labels.suffixes):
+        found.empty = folders[1] if photos.suffixes else folders[0]
+    found.pairs = PairList(
+        Row(prefix + name, labels.path(name), photos.path(name), instances.path(name))
+        for name in sorted(labels.suffixes)
+        if not need_images or name in photos.suffixes
+    )
+    if need_images:
+        found.unmatched += _without(labels, photos)
+        found.unmatched += _without(photos, labels)
+    found.unmatched += _without(instances, labels)
+    return found
+
+
+def _photos_alone(photos: _Part, prefix: str = "") -> PairList:
+    files = ((name, photos.path(name)) for name in sorted(photos.suffixes))
+    return PairList(Row(prefix + name, file, file) for name, file in files)
+
+
+def _without(part: _Part, other: _Part) -> list[Path]:
+    """Return the files of a part whose names another part does not have."""
+    return [Path(part.path(name)) for name in sorted(part.suffixes.keys() - other.suffixes.keys())]
+
+
+def _subfolders(folder: Path) -> list[str]:
+    """Return the names of a folder's visible sub-folders, sorted."""
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
+
+
+def _part(root: Path, *parts: str | None) -> Path:
+    """Return a folder below the root that must be there.
+
+    Raises:
+        DataError: it is not; the text names what lies beside it.
+    """
+    folder = root.joinpath(*(part for part in parts if part))
+    if not folder.is_dir():
+        beside = _subfolders(folder.parent)
+        there = f"; beside it: {', '.join(beside[:8])}" if beside else ""
+        raise DataError(
+            f"There is no folder {folder}{there}; check data.root, the layout "
+            "and the split (data.train_split, data.val_split; null is none)"
+        )
+    return folder
+
+
+def _joined(scans: Iterable[Scan]) -> Scan:
+    """Put what was found in several places into one."""
+    scans = list(scans)
+    whole = Scan(PairList(chain.from_iterable(found.pairs.rows() for found in scans)))
+    for found in scans:
+        whole.unmatched += found.unmatched
+        whole.doubles += found.doubles
+        whole.empty = whole.empty or found.empty
+    return whole
+
+
+# --- the layouts ----------------------------------------------------------------------------------------------------
+
+
+def _scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
+    if parts == "labels" and not (root / "labels").is_dir():
+        return _match((None, _part(root, split), None))
+    if parts == "photos":
+        return _match((_part(root, "images", split), None, None))
+    images = _part(root, "images", split) if parts == "pairs" else None
+    return _match((images, _part(root, "labels", split), root.joinpath("instances", split or "")))
+
+
+def _scan_cityscapes(root: Path, split: str | None, parts: Parts) -> Scan:
+    photos = None if parts == "labels" else _part(root, "leftImg8bit", split)
+    labels = None if parts == "photos" else _part(root, "gtFine", split)
+    return _match((photos, labels, labels), ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds"))
+
+
+def _scan_coco_stuff(root: Path, split: str | None, parts: Parts) -> Scan:
+    kinds = {"pairs": ("img", "label"), "labels": ("label",), "photos": ("img",)}[parts]
+
+    def one(name: str, prefix: str = "") -> Scan:
+        photos, labels = (root / f"{name}_{kind}" if kind in kinds else None for kind in ("img", "label"))
+        return _match((photos, labels, None if labels is None else root / f"{name}_inst"), prefix=prefix)
+
+    if split is not None:
+        for kind in kinds:
+            _part(root, f"{split}_{kind}")
+        return one(split)
+    endings = [f"_{kind}" for kind in kinds]
+    names = {name.removesuffix(end) for name in _subfolders(root) for end in endings if name.endswith(end)}
+    return _joined(one(name, f"{name}/") for name in sorted(names))
+
+
+_ADE20K_FOLDERS = {"train": "training", "val": "validation"}
+
+
+def _scan_ade20k(root: Path, split: str | None, parts: Parts) -> Scan:
+    inner = root / "ADEChallengeData2016"
+    root = inner if inner.is_dir() else root
+    part = _ADE20K_FOLDERS.get(split or "", split)
+    photos = None if parts == "labels" else _part(root, "images", part)
+    return _match((photos, None if parts == "photos" else _part(root, "annotations", part), None))
+
+
+def _scan_halves(form: PairStorage) -> Callable[[Path, str | None, Parts], Scan]:
+    def find(root: Path, split: str | None, parts: Parts) -> Scan:
+        found = Scan()
+        both = _look(_part(root, split), found)
+        files = ((name, both.path(name)) for name in sorted(both.suffixes))
+        found.pairs = PairList(Row(name, file, "" if parts == "labels" else file, "", form) for name, file in files)
+        return found
+
+    return find
+
+
+def _scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
+    """Match the CMP base form, which keeps photos (.jpg) and label maps (.png) in one folder."""
+    found = Scan()
+    folder = _part(root, split)
+    photos = _NOTHING if parts == "labels" else _look(folder, found, keep=lambda suffix: suffix != ".png")
+    if parts == "photos":
+        found.pairs = _photos_alone(photos)
+        return found
+    labels = _look(folder, found, keep=lambda suffix: suffix == ".png")
+    found.pairs = PairList(
+        Row(name, labels.path(name), photos.path(name))
+        for name in sorted(labels.suffixes)
+        if parts == "labels" or name in photos.suffixes
+    )
+    if parts == "pairs":
+        found.unmatched = [*_without(labels, photos), *_without(photos, labels)]
+    return found
+
+
+_FORMS: dict[str, PairStorage] = {"facades": "photo-left", "sketch": "sketch-left"}
+
+LAYOUTS: dict[str, DatasetFormat] = {
+    "folder": DatasetFormat(
+        "images/[SPLIT/]NAME.* and labels/[SPLIT/]NAME.*, optional instances/[SPLIT/]NAME.*; sub-folders kept",
+        _scan_folder,
+    ),
+    "cityscapes": DatasetFormat(
+        "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, *_instanceIds.png",
+        _scan_cityscapes,
+    ),
+    "coco-stuff": DatasetFormat(
+        "SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png", _scan_coco_stuff
+    ),
+    "ade20k": DatasetFormat(
+        "ADEChallengeData2016/images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
+        _scan_ade20k,
+    ),
+    "facades": DatasetFormat("SPLIT/*.jpg, photo left and coloured labels right", _scan_halves("photo-left")),
+    "facades-base": DatasetFormat("NAME.jpg and palette NAME.png in one folder", _scan_facades_base),
+    "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", _scan_halves("sketch-left")),
+}
+"""Every layout of files, by name."""

@@ -1,0 +1,120 @@
+"""Line drawings: which pixels of a picture are lines, and how to shrink a drawing without losing any."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from lab2pix.data.transforms import resize_nearest
+from lab2pix.errors import LabelError
+from lab2pix.labels.colors import row_chunks
+from lab2pix.labels.space import LabelSpace
+
+__all__ = ["JPEG_BLEED", "SKETCH", "Lines", "find_lines", "resize_label", "resize_lines"]
+
+Lines = Literal["auto", "dark", "light"]
+"""Which pixels of a drawing are its lines; auto: the rarer ones."""
+
+SKETCH = "sketch"
+"""Name of the label space of line drawings: 0 blank, 1 line."""
+
+JPEG_BLEED = 16
+"""Columns beside the seam of an AB file into which JPEG spreads the other half's colours: one block of chroma."""
+
+_COLORED = 32
+"""From which difference of red, green and blue a pixel is colourful; JPEG makes a few levels of gray pictures."""
+_COLORED_SHARE = 0.001
+"""Part of the pixels that may be colourful all the same."""
+_CONTRAST = 32
+"""Least difference of the lightest and the darkest pixel; a page with less is blank."""
+_SHADED_SHARE = 0.25
+"""Part of the pixels that may lie between the tones of lines and paper, as softened edges do."""
+_IDS = 32
+"""What is darker than this all over holds ids rather than tones."""
+
+
+def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0, dtype: torch.dtype = torch.int64) -> Tensor:
+    """Tell the lines of a drawing from its paper.
+
+    What is darker than the middle between the darkest and the lightest pixel is dark. A page of one tone is blank.
+    A picture without any value above 1 holds ids instead, 1 for a line unless `lines` is `dark`.
+
+    Args:
+        pixels: `[3, H, W]` uint8 RGB.
+        lines: which pixels are lines; `auto`: the dark ones or the light ones, whichever are fewer.
+        where: what to call the drawing in an error, usually the file.
+        seam: columns at the right that may show colours of another picture, see `JPEG_BLEED`.
+        dtype: of the result.
+
+    Returns:
+        `[H, W]`, 0 blank and 1 line.
+
+    Raises:
+        LabelError: the drawing has colours or many tones, or is a label map.
+    """
+    inner = pixels[..., : max(1, pixels.shape[-1] - seam)]
+    colored = (inner.amax(dim=0) - inner.amin(dim=0)) > _COLORED
+    share = _share(colored)
+    if share > _COLORED_SHARE:
+        raise LabelError(
+            f"{where} has colours in {share:.1%} of its pixels, but a line drawing is gray; "
+            "save it in gray, or choose the layout and label space of what it shows"
+        )
+    gray = torch.empty(pixels.shape[1:])
+    for rows in row_chunks(*gray.shape):
+        gray[rows] = pixels[:, rows].float().mean(dim=0)
+    darkest, lightest = float(gray.min()), float(gray.max())
+    if lightest <= 1:
+        return (gray.round() == (0 if lines == "dark" else 1)).to(dtype)
+    if lightest < _IDS:
+        raise LabelError(
+            f"{where} holds values from {darkest:g} to {lightest:g}, as label maps do, but no line drawing; give a "
+            "drawing, or to train on the borders of its classes set data.sketch.from=labels"
+        )
+    if lightest - darkest < _CONTRAST:
+        return torch.zeros(gray.shape, dtype=dtype)
+    quarter = (lightest - darkest) / 4
+    shaded = _share((gray > darkest + quarter) & (gray < lightest - quarter))
+    if shaded > _SHADED_SHARE:
+        raise LabelError(
+            f"{where} has tones between line and paper in {shaded:.1%} of its pixels, as label maps and photos do; "
+            "give a line drawing, or to train on lines that are made of it set data.sketch.from to labels or photo"
+        )
+    dark = gray < (darkest + lightest) / 2
+    light_lines = lines == "light" or (lines == "auto" and _share(dark) > 0.5)
+    return (~dark if light_lines else dark).to(dtype)
+
+
+def _share(mask: Tensor) -> float:
+    """Return which part of a mask is true; a mean, or a sum, would make large numbers of all of it."""
+    return int(torch.count_nonzero(mask)) / mask.numel()
+
+
+def resize_lines(lines: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize a drawing so that every line stays, unbroken and no thicker than a pixel asks for.
+
+    Where it shrinks, each line pixel marks the one pixel that it falls on: neighbours stay neighbours, which nearest
+    neighbours or a threshold on the average do not grant to lines of one pixel. Where it grows, pixels repeat.
+
+    Args:
+        lines: `[H, W]` int64, 1 where there is a line.
+        size: the wanted height and width in pixels.
+
+    Returns:
+        `[size]` int64.
+    """
+    height, width = (min(old, new) for old, new in zip(lines.shape, size, strict=True))
+    if (height, width) != tuple(lines.shape):
+        small = torch.zeros((height, width), dtype=lines.dtype)
+        for band in row_chunks(*lines.shape):
+            rows, columns = lines[band].nonzero(as_tuple=True)
+            small[(rows + band.start) * height // lines.shape[0], columns * width // lines.shape[1]] = 1
+        lines = small
+    return resize_nearest(lines, size)
+
+
+def resize_label(ids: Tensor, size: tuple[int, int], label_space: LabelSpace) -> Tensor:
+    """Resize ids `[H, W]` as their label space asks for: lines so that none is lost, classes by nearest neighbour."""
+    return resize_lines(ids, size) if label_space.name == SKETCH else resize_nearest(ids, size)

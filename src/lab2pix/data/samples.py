@@ -1,0 +1,48 @@
+"""One sample, and the batch that samples are collated into."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+
+from lab2pix.batch import Batch
+
+__all__ = ["Sample", "collate", "seeded_generator"]
+
+
+class Sample(TypedDict):
+    """One sample of training.
+
+    `label` `[H, W]` int64 class ids; `image` `[3, H, W]` float32 RGB in [-1, 1]; `edges` `[1, H, W]` float32, 1 on
+    borders between instances, None where not asked for; `name` what messages call it.
+    """
+
+    label: Tensor
+    image: Tensor | None
+    edges: Tensor | None
+    name: str
+
+
+def collate(samples: Sequence[Sample]) -> Batch:
+    """Put samples of one size into a batch; photos and edges are left out unless every sample has them."""
+
+    def stack(parts: list[Tensor | None]) -> Tensor | None:
+        present = [part for part in parts if part is not None]
+        return torch.stack(present) if len(present) == len(parts) else None
+
+    return Batch(
+        label=torch.stack([sample["label"] for sample in samples]),
+        image=stack([sample["image"] for sample in samples]),
+        edges=stack([sample["edges"] for sample in samples]),
+        names=tuple(sample["name"] for sample in samples),
+    )
+
+
+def seeded_generator(*parts: object) -> torch.Generator:
+    """Return a random generator that starts the same wherever the parts are the same."""
+    words = "/".join(map(str, parts)).encode()
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))

@@ -1,0 +1,1 @@
+"""Procedurally drawn landscapes with exact label maps."""

@@ -1,0 +1,233 @@
+"""Drawn landscapes with their label maps: a data set that needs no download, made from (seed, index) alone."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lab2pix.config.schema import Light
+from lab2pix.data.files import write_label_png
+from lab2pix.data.samples import Sample
+from lab2pix.data.scenes.canvas import Canvas
+from lab2pix.data.scenes.composition import compose
+from lab2pix.data.scenes.light import any_light
+from lab2pix.data.sketches import Sketcher
+from lab2pix.data.transforms import JointTransform, uint8_to_float
+from lab2pix.errors import ConfigError, OutputError
+from lab2pix.labels.space import LabelSpace
+
+__all__ = ["MAX_SIDE", "MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
+
+MIN_SIDE, MAX_SIDE = 32, 8192
+"""Smallest height and width in pixels at which a scene still shows something."""
+
+CACHE_BYTES = 256 * 2**20
+"""How much of the drawn scenes a data set keeps in memory, so that later epochs need not draw them again."""
+
+
+def draw_scene(seed: int, index: int, size: tuple[int, int], light: Light = "sun") -> tuple[Tensor, Tensor]:
+    """Draw one landscape and its label map.
+
+    Args:
+        seed: which world the scenes are from, 0 or more.
+        index: which of its scenes, 0 or more.
+        size: height and width in pixels; the same scene at another size of the same aspect is the same composition.
+        light: `sun`: noon, afternoon or dusk, as the height of the sun says; `any`: these, an overcast sky, a storm, a
+            rosy morning, moonlight, or something between two, at random under any label map, which stays the same.
+
+    Returns:
+        The picture, `[3, H, W]` uint8 RGB, and its label map, `[H, W]` int64 ids of label space `scenes`.
+
+    Raises:
+        ConfigError: the size is too small, or seed or index is negative.
+    """
+    image, label = _draw(seed, index, size, light)
+    return torch.from_numpy(image), torch.from_numpy(label).long()
+
+
+def _draw(seed: int, index: int, size: tuple[int, int], light: Light) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Return what `draw_scene` does, as compact arrays."""
+    if min(size) < MIN_SIDE:
+        raise ConfigError(
+            f"A scene of {size[0]}x{size[1]} pixels is too small to show anything; "
+            f"choose a height and width of {MIN_SIDE} or more."
+        )
+    if max(size) > MAX_SIDE:
+        raise ConfigError(
+            f"A scene of {size[0]}x{size[1]} pixels is too large to draw in memory; "
+            f"choose a height and width of at most {MAX_SIDE}."
+        )
+    if seed < 0 or index < 0:
+        raise ConfigError(f"Scene {index} of seed {seed} cannot be drawn; choose numbers of 0 or more.")
+    canvas = Canvas(size, 3 if min(size) < 100 else 2)
+    # The light has random numbers of its own, so that label maps are the same in any.
+    compose(
+        canvas,
+        np.random.default_rng([seed, index]),
+        any_light(np.random.default_rng([seed, index, 1])) if light == "any" else None,
+    )
+    return canvas.finish()
+
+
+def _name(seed: int, index: int) -> str:
+    return f"scene-{seed}-{index:06d}"
+
+
+class ScenesDataset(Dataset[Sample]):
+    """Drawn scenes as samples of training, with the interface of `PairDataset`.
+
+    Attributes:
+        size: height and width of the samples in pixels.
+        transform: the flip of a scene whose label map and photo part, see `UnpairedDataset`.
+    """
+
+    def __init__(
+        self,
+        count: int,
+        size: tuple[int, int],
+        seed: int,
+        first_index: int = 0,
+        *,
+        flip: bool = True,
+        train: bool = True,
+        sketcher: Sketcher | None = None,
+        light: Light = "sun",
+    ) -> None:
+        """Choose the scenes `first_index` to `first_index + count - 1` of a seed.
+
+        Args:
+            count: how many scenes.
+            size: height and width in pixels.
+            seed: which world the scenes are from; also decides which are mirrored in which epoch.
+            first_index: the first scene; sets that must not share scenes start far apart.
+            flip: mirror half of the scenes, others in each epoch.
+            train: whether this set is trained on; one that is not is never mirrored.
+            sketcher: makes line drawings of photos or label maps, which are the label maps then.
+            light: what light they lie in, see `draw_scene`.
+
+        Raises:
+            ConfigError: there would be no scene.
+        """
+        if count < 1:
+            raise ConfigError(f"A data set of {count} scenes is empty; choose 1 or more.")
+        self.size = size
+        self.transform = JointTransform(size, None, flip, train)
+        self._sketcher, self._light = sketcher, light
+        self._count, self._seed, self._first, self._flip = count, seed, first_index, flip and train
+        self._cache: dict[int, tuple[NDArray[np.uint8], NDArray[np.uint8]]] = {}
+        self._cache_slots = CACHE_BYTES // (4 * size[0] * size[1])
+
+    def __len__(self) -> int:
+        """Return the number of scenes."""
+        return self._count
+
+    def __getitem__(self, item: int | tuple[int, int]) -> Sample:
+        """Return a sample: `label` `[H, W]` int64, `image` `[3, H, W]` float32 in [-1, 1], `edges` None, `name`.
+
+        Args:
+            item: the scene's place in the set, or (epoch, place); the epoch decides whether it is mirrored.
+        """
+        epoch, index = item if isinstance(item, tuple) else (0, item)
+        if not 0 <= index < self._count:
+            raise IndexError(f"scene {index} of {self._count}")
+        pixels, ids = self._scene(index)
+        image = uint8_to_float(torch.from_numpy(pixels))
+        label = torch.from_numpy(ids).long()
+        if self._flip and np.random.default_rng([self._seed, epoch, index]).random() < 0.5:
+            image, label = image.flip(-1), label.flip(-1)
+        return Sample(label=label, image=image, edges=None, name=self.name(index))
+
+    def name(self, index: int) -> str:
+        """Return what messages call a scene."""
+        return _name(self._seed, self._first + index)
+
+    def read_label(self, index: int) -> tuple[Tensor, None]:
+        """Return a scene's label map `[H, W]` int64, never mirrored, and no instance map."""
+        return torch.from_numpy(self._scene(index)[1]).long(), None
+
+    def read_photo(self, index: int) -> Tensor:
+        """Return a scene's picture `[3, H, W]` uint8, never mirrored."""
+        return torch.from_numpy(self._scene(index)[0])
+
+    def file_hash(self) -> str:
+        """Return a hash of which scenes these are, in place of a list of files."""
+        text = f"scenes {self._seed} {self._first} {self._count} {self.size[0]}x{self.size[1]}"
+        text += "" if self._light == "sun" else f" {self._light}"
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _scene(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Return a scene from memory, or draw and (while there is room) keep it."""
+        scene = self._cache.get(index)
+        if scene is None:
+            scene = _draw(self._seed, self._first + index, self.size, self._light)
+            if self._sketcher is not None:
+                pixels, ids = scene
+                read = torch.from_numpy(pixels if self._sketcher.source == "photo" else ids)
+                scene = pixels, self._sketcher.draw(read, self.size).to(torch.uint8).numpy()
+            if len(self._cache) < self._cache_slots:
+                self._cache[index] = scene
+        return scene
+
+
+def write_scenes(
+    out: Path,
+    count: int,
+    size: tuple[int, int],
+    seed: int,
+    first: int = 0,
+    *,
+    light: Light = "sun",
+    overwrite: bool = False,
+) -> None:
+    """Write scenes in the layout `folder`: `images/NAME.png` and `labels/NAME.png` (palette, ids as values).
+
+    Args:
+        out: the folder to write to; made where it is missing.
+        count: how many scenes.
+        size: height and width in pixels.
+        seed: which world the scenes are from.
+        first: index of the first scene.
+        light: what light they lie in, see `draw_scene`.
+        overwrite: draw again what an earlier call wrote.
+
+    Raises:
+        ConfigError: no scene, or a size too small.
+        OutputError: `out` holds other files, or the same scenes and `overwrite` is off, or cannot be written to.
+    """
+    if count < 1:
+        raise ConfigError(f"Writing {count} scenes makes no data set; choose 1 or more.")
+    space = LabelSpace.load("scenes")
+    files = {index: f"{_name(seed, index)}.png" for index in range(first, first + count)}
+    try:
+        _check_output(out, {Path(kind, file) for kind in ("images", "labels") for file in files.values()}, overwrite)
+        for kind in ("images", "labels"):
+            (out / kind).mkdir(parents=True, exist_ok=True)
+        for index, file in files.items():
+            image, label = _draw(seed, index, size, light)
+            Image.fromarray(image.transpose(1, 2, 0)).save(out / "images" / file)
+            write_label_png(out / "labels" / file, torch.from_numpy(label).long(), space)
+    except OSError as error:
+        raise OutputError(f"Cannot write scenes to {out}: {error.strerror or error}; choose another folder.") from error
+
+
+def _check_output(out: Path, ours: set[Path], overwrite: bool) -> None:
+    """Refuse a folder that holds anything but the files that are about to be written."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise OutputError(f"{out} is a file; give a folder for the scenes.")
+    there = {path.relative_to(out) for path in out.rglob("*") if not path.is_dir()}
+    others = sorted(there - ours)
+    if others:
+        raise OutputError(f"{out} already holds {others[0]}, which is none of these scenes; choose an empty folder.")
+    if there and not overwrite:
+        raise OutputError(
+            f"{out} already holds these scenes; choose an empty folder or ask for them to be overwritten."
+        )

@@ -1,0 +1,225 @@
+"""Reads what is to be judged, ahead of the judge, in batches of one size."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lab2pix.data.files import read_image
+from lab2pix.data.line_drawings import resize_label
+from lab2pix.data.pairs import Pair
+from lab2pix.data.transforms import resize_image
+from lab2pix.errors import DataError, LabelError
+from lab2pix.evaluation.pairing import Item, read_photo
+from lab2pix.labels.space import LabelSpace
+
+__all__ = ["Loaded", "ReadingLog", "read_items", "read_photos"]
+
+_READERS = 4
+
+
+@dataclass
+class ReadingLog:
+    """What happened to the files on the way.
+
+    Attributes:
+        resized: how many `generated` and `real` pictures, and `labels`, had another size.
+        sizes: how many pictures were judged at each height and width.
+        broken: what was left out since a file could not be read: its `name`, whether it is one `of` the label maps or
+            of the photos with names of their own, the `file`, and the `reason`.
+    """
+
+    resized: Counter[str] = field(default_factory=Counter)
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    broken: list[dict[str, str]] = field(default_factory=list)
+
+    def merge(self, other: ReadingLog) -> None:
+        """Add what happened in another process."""
+        self.resized += other.resized
+        self.sizes += other.sizes
+        self.broken += other.broken
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Some label maps' pictures, of one size.
+
+    Attributes:
+        names: what they are called.
+        samples: per sample set `[N, 3, H, W]` uint8.
+        real: `[N, 3, H, W]` uint8, or None.
+        label: `[N, H, W]` canonical ids, or None.
+    """
+
+    names: list[str]
+    samples: list[Tensor]
+    real: Tensor | None
+    label: Tensor | None
+
+
+@dataclass(frozen=True)
+class _One:
+    name: str
+    samples: list[Tensor]
+    real: Tensor | None
+    label: Tensor | None
+    resized: Counter[str]
+
+
+class _BrokenError(Exception):
+    """A file that cannot be read; holds whose it is, its path, and the reader's own error."""
+
+    def __init__(self, name: str, file: Path, error: DataError | LabelError) -> None:
+        super().__init__(str(error))
+        self.name = name
+        self.file = file
+        self.error = error
+
+
+def read_items(
+    items: Sequence[Item],
+    space: LabelSpace | None,
+    log: ReadingLog,
+    *,
+    size: tuple[int, int] | None,
+    batch_size: int,
+    skip_broken: bool,
+) -> Iterator[Loaded]:
+    """Yield pictures with their photos and label maps, in order.
+
+    Photos are resized to their picture's size (antialiased bicubic), label maps by nearest neighbour.
+
+    Args:
+        items: the files.
+        space: what the label maps hold; None leaves them out.
+        log: told what happens.
+        size: height and width to bring all to; None: each picture's own.
+        batch_size: most pictures of a sample set at once.
+        skip_broken: go on without label maps of which a file cannot be read.
+
+    Raises:
+        DataError, LabelError: a file cannot be read.
+    """
+
+    def load(item: Item) -> _One:
+        return _load(item, space, size)
+
+    waiting: list[_One] = []
+    for one in _ahead(load, items, "label maps", log, batch_size, skip_broken):
+        here = one.samples[0].shape
+        if waiting and (len(waiting) == batch_size or waiting[0].samples[0].shape != here):
+            yield _join(waiting)
+            waiting = []
+        waiting.append(one)
+        log.resized += one.resized
+        log.sizes[(here[-2], here[-1])] += 1
+    if waiting:
+        yield _join(waiting)
+
+
+def read_photos(
+    photos: dict[str, Pair], log: ReadingLog, *, size: tuple[int, int] | None, batch_size: int, skip_broken: bool
+) -> Iterator[tuple[list[str], Tensor]]:
+    """Yield photos that belong to no picture of their own: names and `[N, 3, H, W]` uint8."""
+
+    def load(entry: tuple[str, Pair]) -> _One:
+        name, pair = entry
+        picture = _guard(name, pair.image or pair.label, lambda: read_photo(pair))
+        resized: Counter[str] = Counter()
+        picture = _resized(picture, size, "real", resized)
+        return _One(name, [picture], None, None, resized)
+
+    waiting: list[_One] = []
+    for one in _ahead(load, list(photos.items()), "photos", log, batch_size, skip_broken):
+        if waiting and (len(waiting) == batch_size or waiting[0].samples[0].shape != one.samples[0].shape):
+            yield [part.name for part in waiting], torch.stack([part.samples[0] for part in waiting])
+            waiting = []
+        waiting.append(one)
+        log.resized += one.resized
+    if waiting:
+        yield [part.name for part in waiting], torch.stack([part.samples[0] for part in waiting])
+
+
+def _ahead(
+    load: Any, entries: Sequence[Any], what: str, log: ReadingLog, batch_size: int, skip_broken: bool
+) -> Iterator[_One]:
+    """Yield what is loaded in order; while a batch is looked at, the next one is read."""
+    most = max(_READERS, batch_size)
+    with ThreadPoolExecutor(_READERS) as pool:
+        coming: deque[Future[_One]] = deque()
+        rest = iter(entries)
+        try:
+            while True:
+                while len(coming) < most and (entry := next(rest, None)) is not None:
+                    coming.append(pool.submit(load, entry))
+                if not coming:
+                    return
+                try:
+                    yield coming.popleft().result()
+                except _BrokenError as broken:
+                    if not skip_broken:
+                        raise _with_hint(broken) from broken.error
+                    about = {"of": what, "name": broken.name, "file": str(broken.file), "reason": str(broken.error)}
+                    log.broken.append(about)
+        finally:
+            for future in coming:
+                future.cancel()
+
+
+def _with_hint(broken: _BrokenError) -> DataError | LabelError:
+    text = str(broken.error)
+    where = "" if str(broken.file) in text else f"{broken.file}: "
+    return type(broken.error)(f"{where}{text} (--skip-broken goes on without such files)")
+
+
+def _guard(name: str, file: Path, read: Any) -> Any:
+    try:
+        return read()
+    except (DataError, LabelError) as error:
+        raise _BrokenError(name, file, error) from error
+
+
+def _resized(picture: Tensor, size: tuple[int, int] | None, what: str, count: Counter[str]) -> Tensor:
+    if size is None or tuple(picture.shape[-2:]) == size:
+        return picture
+    count[what] += 1
+    return resize_image(picture, size)
+
+
+def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None) -> _One:
+    resized: Counter[str] = Counter()
+    samples = []
+    for file in item.generated:
+        # All samples of a label map have the first one's size.
+        samples.append(_resized(_guard(item.name, file, partial(read_image, file)), size, "generated", resized))
+        size = size or (samples[0].shape[-2], samples[0].shape[-1])
+    real = label = None
+    if item.real is not None:
+        pair = item.real
+        real = _resized(_guard(item.name, pair.image or pair.label, lambda: read_photo(pair)), size, "real", resized)
+    if item.label is not None and space is not None:
+        other = item.label
+        ids = _guard(item.name, other.label, lambda: other.read_label(space))
+        here = (samples[0].shape[-2], samples[0].shape[-1])
+        resized["labels"] += tuple(ids.shape) != here
+        label = resize_label(ids, here, space)
+    return _One(item.name, samples, real, label, resized)
+
+
+def _join(parts: Sequence[_One]) -> Loaded:
+    reals = [part.real for part in parts if part.real is not None]
+    labels = [part.label for part in parts if part.label is not None]
+    return Loaded(
+        names=[part.name for part in parts],
+        samples=[torch.stack(pictures) for pictures in zip(*(part.samples for part in parts), strict=True)],
+        real=torch.stack(reals) if reals else None,
+        label=torch.stack(labels) if labels else None,
+    )

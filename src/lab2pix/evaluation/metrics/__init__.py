@@ -1,0 +1,1 @@
+"""Metrics: distribution distances, image quality, segmentation accuracy."""

@@ -1,0 +1,140 @@
+"""Scores of pictures as a segmenter reads them: PPA, PCA and C-IoU (5.3), all from one table of pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from lab2pix.errors import DataError
+from lab2pix.labels.space import LabelSpace
+
+__all__ = ["ScoredClasses", "SegmentationScores"]
+
+
+@dataclass(frozen=True)
+class ScoredClasses:
+    """Which classes count, and how label maps spell them.
+
+    Attributes:
+        names: the scored classes in the order of their scored ids.
+        table: `[num_channels]` int64, scored id of each canonical id; -1 for unknown and for classes that a benchmark
+            leaves out.
+    """
+
+    names: tuple[str, ...]
+    table: Tensor
+
+    @classmethod
+    def of(cls, space: LabelSpace) -> Self:
+        """Return a label space's evaluation classes, or all its classes where it names none.
+
+        Classes that share an evaluation id count as one, under the first one's name.
+        """
+        targets = space.evaluation or tuple(range(space.num_classes))
+        wanted = sorted({target for target in targets if target is not None})
+        names = tuple(space.names[targets.index(target)] for target in wanted)
+        table = [-1 if target is None else wanted.index(target) for target in targets]
+        return cls(names, torch.tensor(table + [-1] * (space.num_channels - space.num_classes)))
+
+
+class SegmentationScores:
+    """Counts pixels by what they are and what they were read as; memory does not grow with the pictures.
+
+    Pixels whose label is unknown or left out do not count. A pixel that counts and is read as unknown or as a class
+    that is left out is wrong.
+
+    Args:
+        classes: what counts.
+    """
+
+    def __init__(self, classes: ScoredClasses) -> None:
+        self.classes = classes
+        count = len(classes.names)
+        # Rows: what is there. Columns: what was read, the last one for everything that is no scored class.
+        self.table = torch.zeros(count, count + 1, dtype=torch.int64)
+
+    def update(self, predicted: Tensor, label: Tensor) -> Tensor:
+        """Count a batch.
+
+        Args:
+            predicted: `[N, H, W]` canonical ids that the segmenter reads; -1 for none of the classes.
+            label: `[N, H, W]` canonical ids that should be there.
+
+        Returns:
+            `[N]` float64, the share of right pixels by picture; NaN where no pixel counts.
+        """
+        if predicted.shape != label.shape:
+            raise ValueError(f"predicted is {tuple(predicted.shape)} but label {tuple(label.shape)}")
+        count = len(self.classes.names)
+        table = self.classes.table.to(label.device)
+        there, read = table[label], table[predicted.clamp(min=0)]
+        read = torch.where((read < 0) | (predicted < 0), count, read)
+        counting = there >= 0
+        cells = (there * (count + 1) + read)[counting]
+        self.table += torch.bincount(cells, minlength=self.table.numel()).view_as(self.table).cpu()
+        right = ((there == read) & counting).flatten(1).sum(1).double()
+        return (right / counting.flatten(1).sum(1)).cpu()
+
+    def merge(self, other: SegmentationScores) -> None:
+        """Add what another one counted."""
+        self.table += other.table
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what was counted, as plain tensors."""
+        return {"table": self.table}
+
+    def load(self, state: Mapping[str, Tensor]) -> None:
+        """Take what `state` returned."""
+        self.table = state["table"].clone()
+
+    def compute(self) -> dict[str, float]:
+        """Return the scores.
+
+        Returns:
+            `ppa`: share of right pixels; `pca`: mean over the classes that label maps hold of the share of their
+            pixels that is right; `ciou`: mean over the classes that label maps or readings hold of intersection over
+            union (all in 0 to 1).
+
+        Raises:
+            DataError: no pixel counted.
+        """
+        if not int(self.table.sum()):
+            raise DataError(
+                "no pixel of the label maps belongs to a class that counts, so PPA, PCA and C-IoU are undefined; "
+                "give label maps of the label space that was named"
+            )
+        right, there, union = self._parts()
+        return {
+            "ppa": float(right.sum() / there.sum()),
+            "pca": float((right / there)[there > 0].mean()),
+            "ciou": float((right / union)[union > 0].mean()),
+        }
+
+    def per_class(self) -> list[dict[str, Any]]:
+        """Return each class's `name`, `iou`, `accuracy` (None where undefined) and `pixels` in the label maps."""
+        right, there, union = self._parts()
+        rows = zip(self.classes.names, right.tolist(), there.tolist(), union.tolist(), strict=True)
+        return [
+            {
+                "name": name,
+                "iou": hit / joint if joint else None,
+                "accuracy": hit / total if total else None,
+                "pixels": int(total),
+            }
+            for name, hit, total, joint in rows
+        ]
+
+    def left_out(self) -> list[str]:
+        """Return the classes that neither label maps nor readings hold: no mean counts them."""
+        return [row["name"] for row in self.per_class() if row["iou"] is None]
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return right pixels, pixels there, and the union with pixels read so, by class, float64."""
+        table = self.table.double()
+        square = table[:, :-1]
+        right, there = square.diag(), table.sum(1)
+        return right, there, there + square.sum(0) - right

@@ -1,0 +1,193 @@
+"""Which picture belongs to which photo and label map: by name, below their folders, whatever their suffix."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from lab2pix.data.files import find_images, read_image
+from lab2pix.data.formats import find_pairs
+from lab2pix.data.pairs import Pair
+from lab2pix.errors import DataError
+
+__all__ = ["Item", "Matches", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
+
+Reader = Callable[[], Tensor]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One label map's files.
+
+    Attributes:
+        name: what they are called.
+        generated: its pictures, one per sample set.
+        real: its photo.
+        label: its label map.
+    """
+
+    name: str
+    generated: tuple[Path, ...]
+    real: Pair | None = None
+    label: Pair | None = None
+
+
+@dataclass
+class Matches:
+    """What is to be judged.
+
+    Attributes:
+        items: sorted by name.
+        unmatched: names that lack a partner.
+        loose: photos that are no item's own, where names need not match.
+    """
+
+    items: list[Item]
+    unmatched: list[str] = field(default_factory=list)
+    loose: dict[str, Pair] = field(default_factory=dict)
+
+
+def pictures_in(folder: Path, what: str) -> dict[str, Path]:
+    """Return a folder's pictures by name: the path below it without suffix.
+
+    Raises:
+        DataError: no such folder, no picture in it, or two of one name.
+    """
+    if not folder.is_dir():
+        raise DataError(f"there is no folder {folder}; give the folder of the {what}")
+    found: dict[str, Path] = {}
+    for file in find_images(folder):
+        name = file.relative_to(folder).with_suffix("").as_posix()
+        if name in found:
+            raise DataError(f"{found[name]} and {file} have one name; keep one of the two")
+        found[name] = file
+    if not found:
+        raise DataError(f"{folder} holds no pictures; give the folder of the {what}")
+    return found
+
+
+def is_plain(folder: Path) -> bool:
+    """Say whether a folder that could be a data set of layout `folder` holds photos alone."""
+    return not any((folder / name).is_dir() for name in ("images", "labels"))
+
+
+def _pairs(folder: Path, layout: str, split: str | None, *, labels: bool) -> dict[str, Pair]:
+    if not labels and layout == "folder" and is_plain(folder):
+        return {name: Pair(name, file, file) for name, file in pictures_in(folder, "photos").items()}
+    pairs = find_pairs(layout, folder, split, need_images=not labels, need_labels=labels)
+    return {pair.name: pair for pair in pairs}
+
+
+def pair_files(
+    generated: Path,
+    real: Path | None,
+    labels: Path | None,
+    *,
+    samples: int = 1,
+    layout: str = "folder",
+    split: str | None = None,
+    unpaired: bool = False,
+    allow_missing: bool = False,
+) -> Matches:
+    """Find what belongs together.
+
+    Args:
+        generated: folder of pictures; with several samples `NAME_0`, `NAME_1`, ... as `lab2pix generate` writes them.
+            A data set's root that is also `real` or `labels` stands for its photos.
+        real: folder of photos, or a data set's root.
+        labels: folder of label maps, or a data set's root.
+        samples: pictures per label map.
+        layout: how photos and label maps lie; see `lab2pix.data.layout_names`.
+        split: which part of a data set; None: all of it.
+        unpaired: whether the photos' names have nothing to do with the pictures'.
+        allow_missing: go on where a partner is missing, with those that have all.
+
+    Raises:
+        DataError: an empty folder, or partners that are missing.
+    """
+    if generated.resolve() in [side.resolve() for side in (real, labels) if side is not None]:
+        sets = _photos_of(generated, layout, split, samples)
+    else:
+        sets = _by_sample(pictures_in(generated, "generated pictures"), samples, generated)
+    photos = {} if real is None else _pairs(real, layout, split, labels=False)
+    maps = {} if labels is None else _pairs(labels, layout, split, labels=True)
+    sides: dict[str, Iterable[str]] = {str(generated): sets}
+    if real is not None and not unpaired:
+        sides[str(real)] = photos
+    if labels is not None:
+        sides[str(labels)] = maps
+    shared = set.intersection(*(set(names) for names in sides.values()))
+    unmatched = sorted(set().union(*sides.values()) - shared)
+    incomplete = sorted(name for name, files in sets.items() if len(files) < samples)
+    unmatched += [name for name in incomplete if name in shared]
+    if unmatched and not allow_missing:
+        raise DataError(_complaint(unmatched, sides, samples, incomplete))
+    items = [
+        Item(name, tuple(sets[name].values()), None if unpaired else photos.get(name), maps.get(name))
+        for name in sorted(shared - set(incomplete))
+    ]
+    if not items:
+        raise DataError(f"no name is in all of {', '.join(sides)}; give folders whose pictures have the same names")
+    return Matches(items, unmatched, photos if unpaired else {})
+
+
+def _photos_of(root: Path, layout: str, split: str | None, samples: int) -> dict[str, dict[int, Path]]:
+    """Return a data set's own photos as the pictures to judge: what a segmenter makes of them is its limit."""
+    photos = _pairs(root, layout, split, labels=False)
+    if samples > 1 or any(pair.form != "files" for pair in photos.values()):
+        what = "has one photo for each label map" if samples > 1 else "keeps photo and label map in one file"
+        raise DataError(f"{root} is both --generated and a data set's root, but {what}; give a folder of pictures")
+    return {name: {0: pair.image or pair.label} for name, pair in photos.items()}
+
+
+def _by_sample(files: Mapping[str, Path], samples: int, folder: Path) -> dict[str, dict[int, Path]]:
+    """Return the pictures of each label map by sample number."""
+    if samples == 1:
+        return {name: {0: file} for name, file in files.items()}
+    sets: dict[str, dict[int, Path]] = {}
+    for name, file in files.items():
+        base, line, number = name.rpartition("_")
+        if not line or not (number.isascii() and number.isdecimal()) or int(number) >= samples:
+            raise DataError(
+                f"{file} is none of {samples} samples (NAME_0 to NAME_{samples - 1}); give pictures that "
+                f"`lab2pix generate --samples {samples}` made, or another number"
+            )
+        other = sets.setdefault(base, {}).setdefault(int(number), file)
+        if other is not file:
+            raise DataError(f"{other} and {file} are both sample {int(number)} of '{base}'; keep one of the two")
+    return {name: dict(sorted(found.items())) for name, found in sets.items()}
+
+
+def _complaint(unmatched: list[str], sides: Mapping[str, Iterable[str]], samples: int, incomplete: list[str]) -> str:
+    first = unmatched[0]
+    lacking = [folder for folder, names in sides.items() if first not in set(names)]
+    where = f"is not in {' nor in '.join(lacking)}" if lacking else f"has fewer than {samples} samples"
+    others = [name for name in unmatched[1:4] if name != first]
+    more = (
+        f" (and {len(unmatched) - 1} more: {', '.join(others)}{', ...' if len(unmatched) > 4 else ''})"
+        if others
+        else ""
+    )
+    hint = "" if incomplete and not lacking else "; if photos are not meant to pair, add --unpaired"
+    return f"'{first}' {where}{more}; add what is missing, or --allow-missing to leave them out{hint}"
+
+
+def list_sha256(names: Iterable[str]) -> str:
+    """Return a hash of a list of names, whatever their order; of bytes that are no UTF-8, as files have them."""
+    return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def listed(names: Iterable[str]) -> dict[str, Any]:
+    """Return what a protocol says of a list of files: `count` and `list_sha256`."""
+    names = list(names)
+    return {"count": len(names), "list_sha256": list_sha256(names)}
+
+
+def read_photo(pair: Pair) -> Tensor:
+    """Read a photo `[3, H, W]` uint8, of any layout."""
+    return pair.read_image() if pair.form != "files" or pair.image is None else read_image(pair.image)

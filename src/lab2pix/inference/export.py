@@ -1,0 +1,382 @@
+"""Generators as programs that run without this package: ONNX, or torch.export, with a small JSON beside each.
+
+A program takes class ids and noise and gives pictures; one-hot label maps and borders between instances are made inside
+it. Spectral norm is divided out, and the norms' statistics are part of the convolutions that give scale and shift.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, Self, cast, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.nn.utils import parametrize
+
+from lab2pix.batch import Batch
+from lab2pix.config.schema import Config
+from lab2pix.data.transforms import instance_edges
+from lab2pix.errors import ConfigError, OutputError, did_you_mean
+from lab2pix.inference.synthesizer import Synthesizer
+from lab2pix.labels.space import LabelSpace
+from lab2pix.nn.encoders import NoiseEncoder
+from lab2pix.nn.modulation import SPADE
+from lab2pix.nn.prepared_parts import batch_norm_line, folded
+
+__all__ = ["FORMATS", "Exported", "Format", "export"]
+
+Format = Literal["onnx", "torch"]
+FORMATS: tuple[str, ...] = get_args(Format)
+"""`onnx`, for onnxruntime and the like, and `torch`, for `torch.export.load`."""
+
+_SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
+_DESCRIPTION = "lab2pix-program-1"
+_BOUNDS = {torch.float32: 1e-4, torch.float16: 3e-2}
+"""The most that a program's picture, in [-1, 1], may differ from the package's own by the type that it computes in."""
+_OPSET = 18
+
+Inputs = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A program that was written.
+
+    Attributes:
+        file: the program.
+        description: the JSON beside it.
+        difference: the most that any of its pixels, in [-1, 1], differed from the package's own.
+    """
+
+    file: Path
+    description: Path
+    difference: float
+
+    def __str__(self) -> str:
+        """Say where it is, and how well it agrees."""
+        return f"{self.file} and {self.description.name} written; pictures differ by at most {self.difference:.1e}"
+
+
+def export(
+    synthesizer: Synthesizer,
+    out: str | Path,
+    *,
+    form: str = "onnx",
+    dynamic: bool = False,
+    half: bool = False,
+    overwrite: bool = False,
+) -> Exported:
+    """Write a generator as a program, and check that it draws what the package draws.
+
+    Args:
+        synthesizer: the model.
+        out: `.onnx` or `.pt2`, as the form wants; `NAME.json` beside it says what goes in and what comes out.
+        form: one of `FORMATS`.
+        dynamic: any number of pictures of any size that the generator draws; else one of the model's own size.
+        half: weights and computation in float16; noise and pictures stay float32.
+        overwrite: replace what is there.
+
+    Raises:
+        ConfigError: no such form, the extra `onnx` is missing, or a generator that cannot be exported so.
+        OutputError: something is there already, cannot be written, or draws otherwise than the package.
+    """
+    out = Path(out)
+    _check(out, form, overwrite)
+    program = _Program(synthesizer, torch.float16 if half else torch.float32, dynamic)
+    shapes = [(1, *synthesizer.size)]
+    if dynamic:  # the last one is traced, which a side or number of 1 would not suit
+        sides = (3 * program.stride, 4 * program.stride)
+        shapes.append((2, *(sides if sides != synthesizer.size else sides[::-1])))
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", dir=out.parent) as beside:
+            unfinished = Path(beside, out.name)
+            run = _write(program, program.example(*shapes[-1]), unfinished, form, dynamic)
+            difference = max(_difference(synthesizer, program, run, shape) for shape in shapes)
+            bound = _BOUNDS[program.dtype]
+            if not difference <= bound:
+                raise OutputError(
+                    f"the program for {out} draws otherwise than the package, by {difference:.1e} where {bound:.0e} is "
+                    f"allowed, and was removed; {'leave out --fp16' if half else 'export in the other format'}"
+                )
+            del run
+            described = _describe(synthesizer, program, out.name, form, dynamic, difference)
+            text = json.dumps(described, indent=2, ensure_ascii=False)
+            unfinished.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
+            for name in (out.with_suffix(".json").name, out.name):
+                Path(beside, name).replace(out.with_name(name))
+    except OSError as error:
+        raise OutputError(f"cannot write {out} ({error}); choose another place") from error
+    return Exported(out, out.with_suffix(".json"), difference)
+
+
+def _check(out: Path, form: str, overwrite: bool) -> None:
+    """Refuse before any work what cannot become anything."""
+    if form not in FORMATS:
+        raise ConfigError(f"there is no format '{form}' to export to{did_you_mean(form, (*FORMATS, 'weights'))}")
+    if out.suffix != _SUFFIXES[form]:
+        raise ConfigError(f"{out} does not end in {_SUFFIXES[form]}, as programs of format {form} do; rename it")
+    for file in (out, out.with_suffix(".json")):
+        if file.exists() and not overwrite:
+            raise OutputError(f"{file} exists; choose another name, or pass --overwrite")
+    if form == "onnx":
+        try:
+            for module in ("onnx", "onnxscript", "onnxruntime"):
+                importlib.import_module(module)
+        except ImportError as error:
+            raise ConfigError("exporting to ONNX needs the extra 'onnx': pip install 'lab2pix[onnx]'") from error
+
+
+# --- the network that is exported -----------------------------------------------------------------------------------
+
+
+class _DynamicNoiseEncoder(NoiseEncoder):
+    """f_z for any size: resized to its own size as well, which changes nothing, as a program has no branches."""
+
+    @classmethod
+    def of(cls, encoder: NoiseEncoder) -> Self:
+        made = cls(encoder.in_features, encoder.channels, encoder.size)
+        made.load_state_dict(encoder.state_dict())
+        return made
+
+    def forward(self, noise: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Turn `[N, noise_dim]` into `[N, channels, h, w]`."""
+        x = nn.Linear.forward(self, noise).view(-1, self.channels, *self.size)
+        return F.interpolate(x, size=size or self.size, mode="bilinear", align_corners=False)
+
+
+class _Program(nn.Module):
+    """A copy of a generator that takes class ids and noise.
+
+    Args:
+        synthesizer: the model.
+        dtype: what it computes in.
+        dynamic: whether the number of pictures and their size may vary.
+
+    Attributes:
+        stride: what height and width are multiples of.
+    """
+
+    def __init__(self, synthesizer: Synthesizer, dtype: torch.dtype, dynamic: bool) -> None:
+        super().__init__()
+        self.config: Config = synthesizer.config
+        self.label_space: LabelSpace = synthesizer.label_space
+        self.dtype = dtype
+        self.ids: Tensor
+        self.register_buffer("ids", torch.arange(self.label_space.num_channels).view(1, -1, 1, 1))
+        # Built anew: copies of a network share classes, from which unfolding spectral norm takes the weights away.
+        with torch.random.fork_rng(devices=[]):
+            self.generator = synthesizer.info.build().eval()
+        self.generator.load_state_dict(synthesizer.generator.state_dict())
+        self.stride = cast(int, self.generator.stride)
+        with torch.no_grad():
+            for module in list(self.generator.modules()):
+                _fold(module)
+                for name, child in module.named_children():
+                    if dynamic and isinstance(child, NoiseEncoder):
+                        setattr(module, name, _DynamicNoiseEncoder.of(child))
+        self.generator.to(dtype).requires_grad_(False)
+
+    def forward(self, label: Tensor, noise: Tensor | None = None, instances: Tensor | None = None) -> Tensor:
+        """Draw `[N, 3, H, W]` float32 in [-1, 1].
+
+        Args:
+            label: `[N, H, W]` int64 class ids.
+            noise: `[N, noise_dim]` float32, where the generator starts from noise.
+            instances: `[N, H, W]` int64, where it sees borders between instances.
+        """
+        condition = self._condition(label, instances)
+        images = self.generator(condition, None if noise is None else noise.to(self.dtype))
+        return cast(Tensor, images if isinstance(images, Tensor) else images[0]).float()
+
+    def _condition(self, label: Tensor, instances: Tensor | None) -> Tensor:
+        """Return what `encode_condition` does, without a canvas of zeros that would become part of the file."""
+        if self.config.generator.encoder == "sketch":
+            return 1 - 2 * label.unsqueeze(1).to(self.dtype)
+        one_hot = (label.unsqueeze(1) == self.ids).to(self.dtype)
+        return one_hot if instances is None else torch.cat([one_hot, instance_edges(instances).to(self.dtype)], 1)
+
+    def example(self, count: int, height: int, width: int) -> Inputs:
+        """Return label maps of patches in which each class occurs sooner or later, and what else goes in."""
+        random = torch.Generator().manual_seed(count)
+        patches = torch.randint(self.label_space.num_channels, (count, height // 8, width // 8), generator=random)
+        inputs = {"label": patches.repeat_interleave(8, 1).repeat_interleave(8, 2)}
+        if self.config.generator.start == "noise":
+            inputs["noise"] = torch.randn(count, self.config.generator.noise_dim, generator=random)
+        if self.config.data.instance_edges:
+            inputs["instances"] = inputs["label"].roll(4, -1)
+        return inputs
+
+
+def _fold(module: nn.Module) -> None:
+    """Divide spectral norm out of a convolution; put a SPADE's batch norm into what gives its scale and shift."""
+    if parametrize.is_parametrized(module, "weight"):
+        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    if isinstance(module, SPADE):
+        factor, summand = batch_norm_line(module.norm)
+        (scale, one), (shift, zero) = folded(module.gamma), folded(module.beta)
+        # (x * factor + summand) * (1 + gamma) + beta = x * (1 + gamma') + beta'
+        assert module.gamma.bias is not None and module.beta.bias is not None
+        module.gamma.weight.copy_(scale * factor.view(-1, 1, 1, 1))
+        module.gamma.bias.copy_((one + 1) * factor - 1)
+        module.beta.weight.copy_(shift + scale * summand.view(-1, 1, 1, 1))
+        module.beta.bias.copy_(zero + (one + 1) * summand)
+        module.norm = nn.Identity()  # type: ignore[assignment]
+
+
+# --- writing and running it ------------------------------------------------------------------------------------------
+
+Run = Callable[[Inputs], Tensor]
+
+
+def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: bool) -> Run:
+    """Write a program, and return what runs the file."""
+    try:
+        # Warnings of the tracer are about its own inside.
+        with torch.no_grad(), warnings.catch_warnings(action="ignore"):
+            traced = torch.export.export(
+                program, (), example, dynamic_shapes=_shapes(program, example) if dynamic else None, strict=False
+            )
+            for node in traced.graph.nodes:
+                node.meta.pop("stack_trace", None)  # names this machine's folders
+            if form == "torch":
+                torch.export.save(traced, file)
+            else:
+                _write_onnx(traced, list(example), file)
+            return _open_onnx(file) if form == "onnx" else _open_torch(file)
+    except OSError:
+        raise
+    except Exception as error:  # tracing and translation each end with whatever they trip over
+        reason = " ".join(str(error).split())[:200]
+        wishes = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
+        hint = f"leave out {wishes[0]}" if wishes else "draw with the package instead"
+        raise ConfigError(
+            f"this generator ({program.config.name}) cannot be exported as {file.name} ({reason}); {hint}"
+        ) from error
+
+
+def _shapes(program: _Program, example: Inputs) -> dict[str, dict[int, Any]]:
+    # Tracing takes a first scale of a single row or column for a special case, and torch's programs then refuse it.
+    count, height, width = (
+        cast(Any, Dim(name, min=least)) for name, least in (("batch", 1), ("rows", 2), ("columns", 2))
+    )
+    maps = {0: count, 1: program.stride * height, 2: program.stride * width}
+    return {name: {0: count} if name == "noise" else maps for name in example}
+
+
+def _write_onnx(traced: ExportedProgram, names: list[str], file: Path) -> None:
+    import onnx
+
+    made = torch.onnx.export(
+        traced, (), input_names=names, output_names=["picture"], opset_version=_OPSET, dynamo=True, verbose=False
+    )
+    assert made is not None
+    program = made.model_proto
+    graph = program.graph
+    del graph.value_info[:]
+    for part in (program, graph, *graph.node, *graph.input, *graph.output):
+        del part.metadata_props[:]  # how the tracer came to it, longer than the weights of small networks
+    for entry in (*graph.input, *graph.output):
+        sides = {0: "N"} if entry.name == "noise" else {0: "N", -2: "H", -1: "W"}
+        dims = entry.type.tensor_type.shape.dim
+        for place, side in sides.items():
+            if dims[place].dim_param:
+                dims[place].dim_param = side
+    onnx.save(program, str(file))
+
+
+def _open_onnx(file: Path) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors alone
+    session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
+
+    def run(inputs: Inputs) -> Tensor:
+        pictures: np.ndarray[Any, Any] = session.run(None, {name: given.numpy() for name, given in inputs.items()})[0]
+        return torch.from_numpy(pictures)
+
+    return run
+
+
+def _open_torch(file: Path) -> Run:
+    module = torch.export.load(file).module()
+
+    def run(inputs: Inputs) -> Tensor:
+        with torch.no_grad():
+            return cast(Tensor, module(**inputs))
+
+    return run
+
+
+def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tuple[int, int, int]) -> float:
+    """Return the most by which the pictures of a file differ from the generator's own."""
+    inputs = program.example(*shape)
+    edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
+    noise = inputs.get("noise", torch.zeros(shape[0], synthesizer.config.generator.noise_dim))
+    expected = synthesizer.generate(Batch(inputs["label"], edges=edges), noise).cpu()
+    try:
+        pictures = run(inputs)
+    except Exception as error:  # runtimes have errors of their own
+        reason = " ".join(str(error).split())[:200]
+        raise OutputError(
+            f"the program cannot draw {shape} ({reason}), and was removed; take the other format"
+        ) from error
+    if pictures.shape != expected.shape:
+        return torch.inf
+    return float((pictures - expected).abs().nan_to_num(nan=torch.inf).max())
+
+
+# --- the description -------------------------------------------------------------------------------------------------
+
+_MEANINGS = {
+    "label": "class ids: 'id' of 'classes'",
+    "noise": "independent normal numbers; another noise, another picture",
+    "instances": "equal numbers are one object, borders between them are seen; label itself where there are none",
+}
+
+
+def _describe(
+    synthesizer: Synthesizer, program: _Program, name: str, form: str, dynamic: bool, difference: float
+) -> dict[str, Any]:
+    """Return what whoever runs the program has to know, as plain values."""
+    height, width = synthesizer.size
+    sides = ["N", "H", "W"] if dynamic else [1, height, width]
+    space = synthesizer.label_space
+    ids = torch.arange(space.num_channels)
+    names = [*space.names, *(["unknown"] if space.unknown_value is not None else [])]
+    rows = zip(ids.tolist(), names, space.palette.tolist(), space.encode_values(ids).tolist(), strict=True)
+    shapes = {"label": sides, "noise": [sides[0], synthesizer.config.generator.noise_dim], "instances": sides}
+    types = {"label": "int64", "noise": "float32", "instances": "int64"}
+    return {
+        "format": _DESCRIPTION,
+        "program": {"file": name, "form": form, "made_by": f"lab2pix {version('lab2pix')}"},
+        "model": {"name": synthesizer.config.name, "step": synthesizer.step},
+        "computes_in": str(program.dtype).removeprefix("torch."),
+        "largest_difference": difference,
+        "size": [height, width],
+        "multiple_of": program.stride if dynamic else None,
+        "inputs": [
+            {"name": given, "shape": shapes[given], "type": types[given], "meaning": _MEANINGS[given]}
+            for given in program.example(1, program.stride, program.stride)
+        ],
+        "output": {
+            "name": "picture", "shape": [sides[0], 3, *sides[1:]], "type": "float32",
+            "meaning": "red, green, blue in -1 to 1: (picture + 1) * 127.5 is 8-bit",
+        },
+        "label_space": space.name,
+        "classes": [
+            {"id": number, "name": called, "color": color, "value_in_files": value}
+            for number, called, color, value in rows
+        ],
+    }  # fmt: skip

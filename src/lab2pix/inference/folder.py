@@ -1,0 +1,259 @@
+"""Pictures of whole folders of label maps, each made once, whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lab2pix.batch import Batch
+from lab2pix.data.formats import find_pairs
+from lab2pix.data.pairs import Pair
+from lab2pix.data.transforms import float_to_uint8, to_pil
+from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
+from lab2pix.inference.synthesizer import Synthesizer
+
+__all__ = ["GenerateReport", "generate_folder"]
+
+
+@dataclass
+class GenerateReport:
+    """What became of a folder of label maps; printed, it tells the user.
+
+    Attributes:
+        out: the folder of the pictures.
+        written: pictures made.
+        skipped: pictures that were there already.
+        failed: label maps that could not be used, with the reason.
+    """
+
+    out: Path
+    written: list[Path] = field(default_factory=list)
+    skipped: list[Path] = field(default_factory=list)
+    failed: list[tuple[Path, str]] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every label map has its pictures."""
+        return not self.failed
+
+    def __str__(self) -> str:
+        """Return one line of counts, and one for each label map that could not be used."""
+        lines = [f"{_count(self.written, 'picture')} written to {self.out}"]
+        if self.skipped:
+            lines[0] += f", {len(self.skipped)} were there already (--overwrite makes them anew)"
+        if self.failed:
+            lines.append(f"{_count(self.failed, 'label map')} could not be used:")
+            lines += [f"  {'' if str(path) in reason else f'{path}: '}{reason}" for path, reason in self.failed]
+        return "\n".join(lines)
+
+
+_SCALES = ("", "_x2", "_x1")
+"""What is appended to the names of X3, X2 and X1."""
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One picture to make: a label map, noise, and where it goes, by scale (0: the largest)."""
+
+    batch: Batch
+    noise: Tensor
+    files: dict[int, Path]
+
+
+def generate_folder(
+    synthesizer: Synthesizer,
+    labels: Path | str,
+    out: Path | str,
+    *,
+    seed: int = 0,
+    samples: int = 1,
+    interpolate: tuple[int, int] | None = None,
+    steps: int = 8,
+    overwrite: bool = False,
+    batch_size: int = 8,
+    layout: str = "folder",
+    split: str | None = None,
+    keep_size: bool = False,
+    scales: bool = False,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> GenerateReport:
+    """Make pictures of all label maps of a folder, sub-folders kept; photos are not needed.
+
+    A label map `city/a.png` becomes `OUT/city/a.png`; with several samples `a_0.png`, `a_1.png`; with interpolation
+    `a_000.png`, `a_001.png`. With scales, X2 and X1 lie beside X3 as `a_x2.png`, `a_x1.png` (`a_0_x2.png`, ...). Under
+    torchrun each process makes its share of them.
+
+    Args:
+        synthesizer: draws them.
+        labels: a folder of label maps, or one; or the root of a data set in `layout`.
+        out: the folder for the pictures.
+        seed: decides the noise, the same for each label map.
+        samples: pictures per label map.
+        interpolate: two seeds to go between, instead of `seed` and `samples`.
+        steps: pictures on that way, both ends included.
+        overwrite: make pictures anew that are there already.
+        batch_size: pictures at once; changes speed and memory only.
+        layout: how the files lie; see `lab2pix.data.layout_names`.
+        split: which part of a data set; None: all of it.
+        keep_size: draw at each label map's own size instead of the one trained at.
+        scales: write X2 and X1 of each picture as well.
+        on_progress: called with the label maps done and their number.
+
+    Returns:
+        What was written, skipped, and what could not be used and why.
+
+    Raises:
+        ConfigError: several pictures of a generator that draws one per label map, or scales of one that draws at one.
+        DataError: no label maps, or two whose pictures would have one name.
+        OutputError: pictures would land among the label maps, or cannot be written.
+    """
+    labels, out = Path(labels), Path(out)
+    pairs = find_pairs(layout, labels, split, need_images=False)
+    noise = _noise(synthesizer, seed, samples, interpolate, steps)
+    if scales:
+        synthesizer.require_scales()
+    ends = _ends(len(noise), interpolate is not None, scales)
+    _keep_apart(labels, out, pairs, ends)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    pairs = pairs[rank::world]
+    report = GenerateReport(out)
+
+    waiting: list[_Item] = []
+    for done, pair in enumerate(pairs):
+        if on_progress is not None:
+            on_progress(done, len(pairs))
+        wanted, there = _wanted(out, pair.name, ends, overwrite)
+        report.skipped += there
+        if not wanted:
+            continue
+        try:
+            batch = _read(synthesizer, pair, keep_size)
+        except Lab2PixError as error:
+            if labels.is_file():
+                raise
+            report.failed.append((pair.label, str(error)))
+            continue
+        for index, files in wanted.items():
+            item = _Item(batch, noise[index], files)
+            if waiting and waiting[0].batch.label.shape != batch.label.shape:
+                report.written += _make(synthesizer, waiting, scales)
+                waiting = []
+            waiting.append(item)
+            if len(waiting) == batch_size:
+                report.written += _make(synthesizer, waiting, scales)
+                waiting = []
+    if waiting:
+        report.written += _make(synthesizer, waiting, scales)
+    if on_progress is not None:
+        on_progress(len(pairs), len(pairs))
+    return report
+
+
+def _count(things: Sequence[object], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _noise(
+    synthesizer: Synthesizer, seed: int, samples: int, interpolate: tuple[int, int] | None, steps: int
+) -> Tensor:
+    """Return one row of noise per picture of a label map."""
+    if interpolate is not None:
+        return synthesizer.interpolate_noise(*interpolate, steps)
+    return synthesizer.noise_samples(seed, samples)
+
+
+def _keep_apart(labels: Path, out: Path, pairs: Sequence[Pair], ends: Sequence[Sequence[str]]) -> None:
+    """Refuse to write where label maps lie, for they would be overwritten or pictures taken for label maps later.
+
+    Two pictures of one name are refused, too: `a_x2.png` may be a scale of `a`, or a label map's own.
+    """
+    made: dict[Path, str] = {}
+    for pair in pairs:
+        for _, _, file in _files(out, pair.name, ends):
+            if file in made:
+                raise DataError(
+                    f"label maps {made[file]} and {pair.name} would both become {file}; rename one of them, or choose "
+                    "a folder of its own for each"
+                )
+            made[file] = pair.name
+    inside = labels.is_dir() and out.resolve().is_relative_to(labels.resolve())
+    if inside or (labels.is_file() and labels.resolve() in {file.resolve() for file in made}):
+        raise OutputError(f"the pictures would land among the label maps in {out}; choose another folder")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out} is a file, not a folder for pictures; choose another place")
+
+
+def _ends(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
+    """Return what is appended to a label map's name, per picture, per scale."""
+    digits = 3 if interpolated else 0
+    numbers = [""] if count == 1 and not digits else [f"_{index:0{digits}d}" for index in range(count)]
+    return [[f"{number}{scale}.png" for scale in _SCALES[: 3 if scales else 1]] for number in numbers]
+
+
+def _files(out: Path, name: str, ends: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, Path]]:
+    """Yield each file of a label map's pictures with the picture's number and its scale."""
+    for index, row in enumerate(ends):
+        for scale, end in enumerate(row):
+            yield index, scale, out / f"{name}{end}"
+
+
+def _wanted(
+    out: Path, name: str, ends: Sequence[Sequence[str]], overwrite: bool
+) -> tuple[dict[int, dict[int, Path]], list[Path]]:
+    """Return the files to make of a label map, by picture and scale, and those that are there already."""
+    wanted: dict[int, dict[int, Path]] = {}
+    there: list[Path] = []
+    for index, scale, file in _files(out, name, ends):
+        if overwrite or not file.exists():
+            wanted.setdefault(index, {})[scale] = file
+        else:
+            there.append(file)
+    return wanted, there
+
+
+def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
+    ids = pair.read_label(synthesizer.label_space, synthesizer.config.data.sketch.lines)
+    return synthesizer.read(ids, instances=pair.instance, keep_size=keep_size)
+
+
+def _make(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
+    """Draw pictures of one size together and write them."""
+    edges = [item.batch.edges for item in items if item.batch.edges is not None]
+    batch = Batch(label=torch.cat([item.batch.label for item in items]), edges=torch.cat(edges) if edges else None)
+    noise = torch.stack([item.noise for item in items])
+    try:
+        images = synthesizer.generate_pyramid(batch, noise) if scales else [synthesizer.generate(batch, noise)]
+        pictures = [float_to_uint8(image) for image in images]
+    except torch.OutOfMemoryError as error:
+        raise TrainingError(
+            f"memory ran out with {len(items)} pictures at once; lower --batch-size or choose --device cpu"
+        ) from error
+    for place, item in enumerate(items):
+        for scale, file in item.files.items():
+            write_picture(file, pictures[scale][place])
+            yield file
+
+
+def write_picture(file: Path, picture: Tensor) -> None:
+    """Write `[3, H, W]` uint8 as PNG, in full or not at all.
+
+    Raises:
+        OutputError: the place cannot be written.
+    """
+    unfinished = file.with_name(f".{os.getpid()}-{file.name}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        to_pil(picture).save(unfinished, format="PNG")
+        unfinished.replace(file)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise OutputError(
+            f"cannot write {file} ({error.strerror or error}); mend that, then run again: what is made stays"
+        ) from error

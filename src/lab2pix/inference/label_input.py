@@ -1,0 +1,62 @@
+"""Label maps in every form that users have them in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lab2pix.data.files import read_instances, read_label, to_label
+from lab2pix.data.line_drawings import Lines
+from lab2pix.errors import LabelError
+from lab2pix.labels.space import LabelSpace
+
+__all__ = ["LabelSource", "read_ids", "read_instance_ids"]
+
+LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
+"""A label map: class ids `[H, W]` as tensor or array, a Pillow picture (ids, palette or colours), or a file."""
+
+
+def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tensor:
+    """Return canonical class ids `[H, W]` int64, on the processor.
+
+    Args:
+        label: what a user gives.
+        label_space: what its ids or colours mean.
+        lines: which pixels of a line drawing are lines.
+
+    Raises:
+        DataError: a file that cannot be read.
+        LabelError: ids or colours that the label space does not have, or no label map at all.
+    """
+    if isinstance(label, str | Path):
+        return read_label(Path(label), label_space, lines)
+    if isinstance(label, Image.Image):
+        return to_label(label, label_space, "the label picture", lines=lines)
+    if isinstance(label, np.ndarray) and label.dtype.kind in "iu":
+        label = label.astype(np.int64)  # torch knows few unsigned types
+    ids = torch.as_tensor(label)
+    if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
+        raise LabelError(
+            f"a label map must be whole numbers [height, width], not {ids.dtype} {list(ids.shape)}; give class ids"
+        )
+    if not ids.numel():
+        raise LabelError(f"the label map is empty ({list(ids.shape)}); give one of at least one pixel")
+    ids = ids.to(device="cpu", dtype=torch.int64)
+    wrong = ids[(ids < 0) | (ids >= label_space.num_channels)]
+    if wrong.numel():
+        raise LabelError(
+            f"the label map holds id {int(wrong[0])}, but label space '{label_space.name}' has 0 to "
+            f"{label_space.num_channels - 1}; give ids of that space"
+        )
+    return ids
+
+
+def read_instance_ids(instances: Tensor | str | Path) -> Tensor:
+    """Return an instance map `[H, W]` int64 of a tensor or a file."""
+    return instances.cpu().to(torch.int64) if isinstance(instances, Tensor) else read_instances(Path(instances))

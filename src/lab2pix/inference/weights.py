@@ -1,0 +1,254 @@
+"""Where exported weights lie, and how they are read and written: safetensors and JSON, nothing in them is executed."""
+
+from __future__ import annotations
+
+import json
+import re
+from importlib import resources
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple, Self
+
+import torch
+from huggingface_hub import snapshot_download
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from lab2pix.config.schema import Config
+from lab2pix.errors import CheckpointError, OutputError
+from lab2pix.interop.convert import build_network
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import build_generator
+
+__all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "shipped_models", "write"]
+
+FORMAT = "lab2pix-1"
+WEIGHTS_FILE = "model.safetensors"
+CONFIG_FILE = "config.json"
+
+_SHIPPED = Path(str(resources.files("lab2pix"))) / "weights"
+_HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
+
+
+class ModelInfo(NamedTuple):
+    """What weights need beside themselves; `config.json` holds it.
+
+    Attributes:
+        config: the run that made them.
+        label_space: what their class ids mean.
+        step: optimiser steps they were trained for.
+        network: what to build where `config` alone does not say: an authors' released network, with its settings.
+    """
+
+    config: Config
+    label_space: LabelSpace
+    step: int
+    network: dict[str, Any] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values that JSON can hold."""
+        plain = {
+            "format": FORMAT,
+            "config": self.config.model_dump(mode="json"),
+            "label_space": self.label_space.to_dict(),
+            "step": self.step,
+        }
+        return plain if self.network is None else {**plain, "network": self.network}
+
+    def build(self) -> nn.Module:
+        """Return the generator that this describes, with random weights.
+
+        Raises:
+            CheckpointError: it is of a kind that this version does not know.
+        """
+        if self.network is not None:
+            return build_network(self.network)
+        return build_generator(self.config, self.label_space)
+
+    @classmethod
+    def read(cls, file: Path) -> Self:
+        """Read `config.json`.
+
+        Raises:
+            CheckpointError: it is missing, damaged, or of another format.
+            LabelError: its label space contradicts itself.
+        """
+        try:
+            data = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{file} is missing, which belongs beside the weights; copy it there too") from error
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file} cannot be read ({error}); take another copy") from error
+        found = data.get("format") if isinstance(data, dict) else None
+        if found != FORMAT:
+            raise CheckpointError(
+                f"{file} says format {found!r}, but this version of lab2pix reads '{FORMAT}'; export the weights anew"
+            )
+        try:
+            config = Config.model_validate(data["config"])
+            label_space = LabelSpace.from_dict(data["label_space"], where=f"'label_space' of {file}")
+            network = data.get("network")
+            if not isinstance(network, dict | None):
+                raise TypeError("'network'")
+            return cls(config, label_space, int(data.get("step", 0)), network)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, ("config", *first["loc"])))
+            raise CheckpointError(
+                f"{file} does not fit this version of lab2pix ('{key}': {first['msg']}); use the version that made it"
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{file} lacks or garbles {error}; take another copy") from error
+
+
+def shipped_models() -> dict[str, Path]:
+    """Return the weights files that come with the package, by the model's name."""
+    return {file.parent.name: file for file in sorted(_SHIPPED.glob(f"*/{WEIGHTS_FILE}"))}
+
+
+def find(source: str | Path) -> Path | None:
+    """Return the weights file that a path means, or None where the text can only be a name on the hub.
+
+    Args:
+        source: a run folder (its newest checkpoint counts), a folder with `model.safetensors`, such a file, or the
+            name of a model that comes with the package, before which a folder of this name counts if it holds one.
+
+    Raises:
+        CheckpointError: there is nothing, or nothing of this kind.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise CheckpointError(
+                f"{path} is no .safetensors file; give a run folder, a checkpoint folder or its {WEIGHTS_FILE}"
+            )
+        return path
+    shipped = shipped_models()
+    if str(source) in shipped and not _holds_model(path):
+        return shipped[str(source)]
+    if path.is_dir():
+        return _find_in_folder(path)
+    # A misspelt folder should not become a question to the net: `runs/mine` is a path where `runs` is.
+    if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not path.parent.exists():
+        return None
+    names = "".join(f", or {name}, which comes with the package" for name in shipped)
+    raise CheckpointError(
+        f"there is no {path}; give a run folder, a checkpoint folder, a {WEIGHTS_FILE} or a hub name such as "
+        f"org/name{names}"
+    )
+
+
+def _holds_model(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in (WEIGHTS_FILE, "config.yaml")) or any(folder.glob("step-*"))
+
+
+def _find_in_folder(folder: Path) -> Path:
+    if (folder / WEIGHTS_FILE).is_file():
+        return folder / WEIGHTS_FILE
+    for parent in (folder / "checkpoints", folder):
+        steps = {int(path.name[5:]): path for path in parent.glob("step-*") if path.name[5:].isdecimal()}
+        whole = [path for _, path in sorted(steps.items()) if (path / CONFIG_FILE).is_file()]
+        if whole:
+            return whole[-1] / WEIGHTS_FILE
+    if (folder / "config.yaml").is_file():
+        raise CheckpointError(f"{folder} is a run without a checkpoint so far; let it train until it has written one")
+    raise CheckpointError(f"{folder} holds neither a run nor {WEIGHTS_FILE}; give a folder that does")
+
+
+def fetch(
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    force_download: bool = False,
+    local_files_only: bool = False,
+    token: str | bool | None = None,
+) -> Path:
+    """Fetch a model from the Hugging Face hub, or its cache, and return its weights file.
+
+    Raises:
+        CheckpointError: the hub has no such model, cannot be reached, or the model is not one of lab2pix.
+    """
+    try:
+        folder = snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=cache_dir,
+            force_download=force_download,
+            local_files_only=local_files_only,
+            token=token,
+            allow_patterns=[WEIGHTS_FILE, CONFIG_FILE],
+        )
+    except Exception as error:  # the hub's client, its transport and its cache each have errors of their own
+        reason = " ".join(str(error).split())[:160]
+        raise CheckpointError(
+            f"there is no folder {name}, and no model of this name came from the Hugging Face hub ({reason}); "
+            "check the spelling, or copy the model here"
+        ) from error
+    file = Path(folder) / WEIGHTS_FILE
+    if not file.is_file():
+        raise CheckpointError(f"{name} on the Hugging Face hub has no {WEIGHTS_FILE}; it is no model of lab2pix")
+    return file
+
+
+def read(file: Path) -> tuple[nn.Module, ModelInfo]:
+    """Return the generator in a weights file, and what lies beside it.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, or the two do not belong together.
+    """
+    info = ModelInfo.read(file.with_name(CONFIG_FILE))
+    try:
+        tensors = load_file(file)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{file} is missing; take another checkpoint") from error
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(f"{file} cannot be read ({error}); take another copy") from error
+    with torch.random.fork_rng(devices=[]):  # loading must not change the random numbers that the caller draws next
+        generator = info.build()
+    try:
+        generator.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"{file} holds weights of another network than the {CONFIG_FILE} beside it describes; put both from one "
+            "checkpoint together"
+        ) from error
+    return generator, info
+
+
+def write(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = False) -> None:
+    """Write `model.safetensors` and `config.json`; each is whole or as it was before.
+
+    Args:
+        folder: where to.
+        generator: the network.
+        info: what lies beside it.
+        half: write floating-point numbers in float16.
+
+    Raises:
+        OutputError: the folder cannot be written, or a number is too large for float16.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
+    if half:
+        tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=".", dir=folder) as beside:
+            save_file(tensors, Path(beside, WEIGHTS_FILE), metadata={"format": "pt"})
+            text = json.dumps(info.to_dict(), indent=2, ensure_ascii=False)
+            Path(beside, CONFIG_FILE).write_text(text, encoding="utf-8")
+            for name in (WEIGHTS_FILE, CONFIG_FILE):
+                Path(beside, name).replace(folder / name)
+    except (OSError, SafetensorError) as error:
+        raise OutputError(f"cannot write weights to {folder} ({error}); choose another folder") from error
+
+
+def _halved(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    smaller = tensor.half()
+    if not bool(smaller.isfinite().all()):
+        raise OutputError(f"weight {name} is too large for float16; write the weights in float32")
+    return smaller

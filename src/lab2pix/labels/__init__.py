@@ -1,0 +1,1 @@
+"""Label spaces: classes, colors and ids in files."""

@@ -1,0 +1,144 @@
+"""Reads label maps some rows at a time, so that a large one takes little more memory than its ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+__all__ = ["BAND", "Colored", "look_up", "match_colors", "row_chunks"]
+
+BAND = 2**18
+"""Pixels that are looked at together."""
+
+
+def row_chunks(height: int, width: int) -> Iterator[slice]:
+    """Yield slices of rows that together are the whole of a map, from the top."""
+    step = max(1, BAND // max(1, width))
+    return (slice(top, min(top + step, height)) for top in range(0, height, step))
+
+
+def look_up(table: Tensor, places: Tensor) -> Tensor:
+    """Return `table[places]` of a table in one dimension and places `[H, W]` of any whole numbers."""
+    found = torch.empty(places.shape, dtype=table.dtype)
+    for rows in row_chunks(*places.shape):
+        found[rows] = table[places[rows].long()]
+    return found
+
+
+@dataclass
+class _ColorErrors:
+    """Pixels of wrong colours: how many, and the colour that most have in one band."""
+
+    pixels: int = 0
+    most: int = 0
+    color: int = 0
+
+    def add(self, colors: Tensor, counts: Tensor) -> None:
+        if len(colors):
+            self.pixels += int(counts.sum())
+            place = int(counts.argmax())
+            if int(counts[place]) > self.most:
+                self.most, self.color = int(counts[place]), int(colors[place])
+
+
+@dataclass(frozen=True)
+class Colored:
+    """What the colours of a map are.
+
+    Attributes:
+        ids: `[H, W]`, those of the nearest known colours; of strays a neighbour's, if they form seams alone.
+        share: part of the pixels that are wrong: strays if these form more than seams, else all that are unsure.
+        color: a colour that many of them have, 8-bit RGB.
+        noisy: whether there are more colours than a map without blur has.
+        spotted: whether strays form more than seams.
+    """
+
+    ids: Tensor
+    share: float
+    color: tuple[int, int, int]
+    noisy: bool
+    spotted: bool
+
+
+def match_colors(
+    rgb: Tensor, known: Tensor, *, ids: Tensor, many: int, stray: float, unsure: float, seam: int
+) -> Colored:
+    """Find out what each pixel's colour means.
+
+    Args:
+        rgb: `[3, H, W]` uint8.
+        known: `[C, 3]` uint8 colours.
+        ids: `[C]`, what they mean.
+        many: a map of more colours is noisy.
+        stray: distance from which on a pixel of a noisy map takes the class of its neighbours.
+        unsure: distance from which on a pixel is not surely of a class.
+        seam: side of the smallest square of strays that is more than a seam.
+    """
+    size = (rgb.shape[1], rgb.shape[2])
+    found, strays = torch.empty(size, dtype=ids.dtype), torch.empty(size, dtype=torch.bool)
+    seen: set[int] = set()
+    far, near = _ColorErrors(), _ColorErrors()
+    for rows in row_chunks(*size):
+        red, green, blue = rgb[:, rows].to(torch.int32)
+        colors, inverse = torch.unique((red << 16) | (green << 8) | blue, return_inverse=True)
+        counts = torch.bincount(inverse.flatten(), minlength=len(colors))
+        nearest, apart = _nearest(colors, known.float())
+        found[rows], strays[rows] = ids[nearest][inverse], (apart > stray)[inverse]
+        far.add(colors[apart > stray], counts[apart > stray])
+        near.add(colors[apart > unsure], counts[apart > unsure])
+        if len(seen) <= many:
+            seen.update(colors[: many + 1].tolist())
+    noisy = len(seen) > many
+    spotted = noisy and far.pixels > 0 and _has_square(strays, seam)
+    wrong = far if spotted else near
+    if noisy and far.pixels and not spotted:
+        found = _fill(found, strays, seam)
+    share, color = wrong.pixels / max(1, strays.numel()), wrong.color
+    return Colored(found, share, (color >> 16, (color >> 8) & 255, color & 255), noisy, spotted)
+
+
+def _nearest(colors: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Return which known colour `[C, 3]` is nearest to each packed colour, and how far it is."""
+    unpacked = torch.stack([colors >> 16, (colors >> 8) & 255, colors & 255], dim=1).float()
+    parts = [
+        torch.cdist(part, known, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
+        for part in torch.split(unpacked, 8192)  # photos taken for label maps would fill the memory otherwise
+    ]
+    return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
+
+
+def _has_square(mask: Tensor, side: int) -> bool:
+    """Say whether a bool mask `[H, W]` holds a full square of `side` pixels."""
+    if min(mask.shape) < side:
+        return False
+    for rows in row_chunks(*mask.shape):
+        part = mask[rows.start : rows.stop + side - 1]
+        if len(part) >= side and bool((F.max_pool2d(1.0 - part.float()[None, None], side, stride=1) == 0).any()):
+            return True
+    return False
+
+
+def _fill(ids: Tensor, stray: Tensor, seam: int) -> Tensor:
+    """Give strays the id of a neighbour that is none, ring by ring from the outside (`[H, W]` each).
+
+    As no square of `seam` is full of them, none is as far as that from the nearest of the others.
+    """
+    filled = ids.clone()
+    height, width = ids.shape
+    for rows in row_chunks(height, width) if min(height, width) >= seam else [slice(0, height)]:
+        if bool(stray[rows].any()):
+            top = max(0, rows.start - seam)
+            around = slice(top, rows.stop + seam)
+            filled[rows] = _fill_rings(ids[around], stray[around])[rows.start - top : rows.stop - top]
+    return filled
+
+
+def _fill_rings(ids: Tensor, stray: Tensor) -> Tensor:
+    filled = torch.where(stray, -1.0, ids.float())[None, None]
+    while bool((filled < 0).any()):
+        filled = torch.where(filled < 0, F.max_pool2d(filled, 3, stride=1, padding=1), filled)
+    return filled[0, 0].to(ids.dtype)

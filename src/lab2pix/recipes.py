@@ -1,0 +1,231 @@
+"""From a preset, a YAML file or a dict to a checked `Config`; every error is one sentence with the key's path.
+
+Layers are merged in this order, later ones win: the chain of `base:` files, the file itself, the overrides. Paths
+inside a configuration, such as `data.root`, are relative to the folder the program is started in, not to the file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from importlib.resources.abc import Traversable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import ValidationError
+from yaml import YAMLError
+
+from lab2pix.config.messages import format_validation_error, setting_groups
+from lab2pix.config.rules import check_rules
+from lab2pix.config.schema import Config
+from lab2pix.errors import ConfigError, did_you_mean
+
+__all__ = ["lacks_data_root", "load_config", "preset_descriptions", "preset_names", "require_data_root", "to_yaml"]
+
+_SUFFIXES = (".yaml", ".yml")
+
+
+class _Dumper(yaml.SafeDumper):
+    """Writes groups of settings line by line, and lists such as sizes within a line."""
+
+
+_Dumper.add_representer(
+    list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
+)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Settings and where they come from, for messages."""
+
+    origin: str
+    values: DictConfig
+
+
+def preset_names() -> list[str]:
+    """Return the names of the shipped presets, sorted."""
+    return [entry.name.removesuffix(".yaml") for entry in _preset_files()]
+
+
+def preset_descriptions() -> dict[str, str]:
+    """Return what each preset is, by name: the comment in the first line of its file."""
+    return {
+        entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        for entry in _preset_files()
+    }
+
+
+def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
+    """Return the settings of a run, merged and checked.
+
+    Args:
+        source: name of a preset, path of a YAML file, settings as a (nested) mapping, or a finished `Config`.
+            A file or a mapping may name a preset or another file as its `base`.
+        overrides: `key.sub=value` each; the value is read as YAML: `null`, `[64, 64]`, `2e-4`, `text`.
+
+    Raises:
+        ConfigError: the source does not exist, a key is unknown, a value is of the wrong type or out of range, or two
+            settings are at odds.
+    """
+    layers = [*_layers(source), *(_override(text) for text in overrides)]
+    try:
+        merged = OmegaConf.merge(*(layer.values for layer in layers))
+        values = OmegaConf.to_container(merged, resolve=True)
+    except TypeError as error:  # OmegaConf's word for a list where a group of settings must be
+        raise ConfigError(f"{_listed_group(layers)} is a list but must be a group of settings") from error
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{_prefix(layers[-1].origin)}{_first_line(error)}") from error
+    try:
+        # As JSON, because there strict means what users expect: no 16 from "16", but a list for a tuple.
+        config = Config.model_validate_json(json.dumps(values, default=str), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigError(_origin(layers, first["loc"]) + format_validation_error(first)) from error
+    check_rules(config)
+    return config
+
+
+def lacks_data_root(config: Config) -> bool:
+    """Say whether the data set's folder is not set though something is to be read from it."""
+    data = config.data
+    no_labels = data.labels.root is None and data.sketch.from_ != "photo"
+    return not data.root and data.layout != "scenes" and (no_labels or data.images.root is None)
+
+
+def require_data_root(config: Config) -> None:
+    """Check that a run knows where its data set lies, which presets of real data sets cannot know.
+
+    Raises:
+        ConfigError: `data.root` is not set though the layout reads files.
+    """
+    if lacks_data_root(config):
+        if config.data.labels.root or config.data.images.root:
+            given, lacking = ("labels", "images") if config.data.labels.root else ("images", "labels")
+            raise ConfigError(
+                f"data.{given}.root is set, but neither data.{lacking}.root nor data.root: add "
+                f"data.{lacking}.root=/path/to/{'photos' if lacking == 'images' else 'label-maps'}"
+            )
+        raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.layout}")
+
+
+def to_yaml(config: Config) -> str:
+    """Return the whole configuration as YAML that `load_config` reads back to the same."""
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
+
+
+def _preset_files() -> list[Traversable]:
+    folder = files("lab2pix") / "presets"
+    return sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
+
+
+def _layers(source: str | Path | Mapping[str, Any] | Config) -> list[_Layer]:
+    if isinstance(source, Config):
+        return [_Layer("", OmegaConf.create(source.model_dump(mode="json")))]
+    if isinstance(source, Mapping):
+        return _with_base(_Layer("", OmegaConf.create(dict(source))), Path(), ())
+    return _named_layers(str(source), Path(), ())
+
+
+def _named_layers(name: str, folder: Path, seen: tuple[str, ...], asked_by: str = "") -> list[_Layer]:
+    """Return the layers of a preset or a file, its bases first; `folder` is what relative paths start from."""
+    if name in preset_names():
+        entry: Traversable = files("lab2pix") / "presets" / f"{name}.yaml"
+        identity, origin = name, name
+    else:
+        path = folder / Path(name).expanduser()
+        if not path.is_file():
+            raise ConfigError(asked_by + _not_found(name, path))
+        entry, identity, origin = path, str(path.resolve()), str(path)
+    if identity in seen:
+        raise ConfigError(f"{origin}: its chain of base files leads back to itself; remove one `base`")
+    return _with_base(_Layer(origin, _read(entry, origin)), Path(origin).parent, (*seen, identity))
+
+
+def _with_base(layer: _Layer, folder: Path, seen: tuple[str, ...]) -> list[_Layer]:
+    base = layer.values.pop("base", None)
+    if base is None:
+        return [layer]
+    if not isinstance(base, str):
+        raise ConfigError(f"{_prefix(layer.origin)}base is {base!r} but must be the name of a preset or a YAML file")
+    return [*_named_layers(base, folder, seen, asked_by=_prefix(layer.origin)), layer]
+
+
+def _not_found(name: str, path: Path) -> str:
+    if path.is_dir():
+        return f"{path} is a folder but must be a YAML file or the name of a preset"
+    if name.endswith(_SUFFIXES) or "/" in name or "\\" in name:
+        return f"no configuration file {path}"
+    return f"unknown preset '{name}'{did_you_mean(name, preset_names())}"
+
+
+def _read(entry: Traversable, origin: str) -> DictConfig:
+    try:
+        with entry.open(encoding="utf-8") as file:
+            # OmegaConf's reader, not yaml's: it reads 2e-4 as a number and refuses a key given twice.
+            values = OmegaConf.load(file)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or _first_line(error)
+        raise ConfigError(f"{origin}: not valid YAML{where}: {problem}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{origin}: not a text file in UTF-8; a configuration is YAML") from error
+    except OSError as error:
+        if error.strerror:
+            raise ConfigError(f"{origin}: cannot be read: {error.strerror}") from error
+        values = OmegaConf.create([])  # OmegaConf's own complaint about a file that holds a single word
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{origin}: {_first_line(error)}") from error
+    if not isinstance(values, DictConfig):
+        raise ConfigError(f"{origin}: must hold settings as `key: value` lines")
+    return values
+
+
+def _override(text: str) -> _Layer:
+    key, equals, _ = text.partition("=")
+    if not equals or not key or any(not part for part in key.split(".")):
+        raise ConfigError(f"'{text}' is no setting; write key=value, such as train.batch_size=4")
+    try:
+        return _Layer("", OmegaConf.from_dotlist([text]))
+    except (OmegaConfBaseException, YAMLError, ValueError) as error:
+        raise ConfigError(f"'{text}' cannot be read: {_first_line(error)}") from error
+
+
+def _origin(layers: Sequence[_Layer], path: Sequence[int | str]) -> str:
+    """Return the start of a message: the last layer that says anything about `path`."""
+    for layer in reversed(layers):
+        values: Any = OmegaConf.to_container(layer.values)
+        if all(_descend(values, path)):
+            return _prefix(layer.origin)
+    return ""
+
+
+def _descend(values: Any, path: Sequence[int | str]) -> Iterator[bool]:
+    for part in path:
+        if not isinstance(values, dict):
+            return  # a list or a plain value: this layer set it as a whole
+        yield part in values
+        values = values.get(part)
+
+
+def _listed_group(layers: Sequence[_Layer]) -> str:
+    """Return which group of settings a layer gives as a list, with the layer's origin."""
+    for layer in layers:
+        for path in setting_groups():
+            value = OmegaConf.select(layer.values, path)
+            if isinstance(value, ListConfig):
+                return f"{_prefix(layer.origin)}{path}"
+    return "the configuration"
+
+
+def _prefix(origin: str) -> str:
+    return f"{origin}: " if origin else ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0].rstrip(".") if str(error).strip() else type(error).__name__

@@ -1,0 +1,61 @@
+"""`train.compile`: steps through programs that torch's compiler makes of the players."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from lab2pix.errors import ConfigError
+from lab2pix.methods import Method
+
+__all__ = ["check_compiler", "compile_networks", "eager_mode"]
+
+_PROGRAMS = 64
+"""How many programs one part may have: each size, mode, and choice of what gets gradients makes another."""
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise ConfigError where torch's compiler lacks what it needs to make programs for a device."""
+    if device.type == "cpu":
+        named = os.environ.get("CXX")
+        if not any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "c++"])):
+            raise ConfigError(
+                f"train.compile is true, but there is no C++ compiler here ({named or 'g++ or clang++'}), which "
+                "programs for CPUs are made with; install one, or set train.compile=false"
+            )
+    elif device.type == "cuda" and find_spec("triton") is None:
+        raise ConfigError(
+            "train.compile is true, but the package triton, which programs for GPUs are made with, is not installed; "
+            "install it, or set train.compile=false"
+        )
+
+
+def compile_networks(method: Method) -> None:
+    """Let the players' parts run as compiled programs; what they are called, hold and are wrapped in stays as it was.
+
+    What is compiled is `Method.compile_targets`; with gradient checkpointing each of the generator's blocks in place
+    of the generator, since those are what is computed again. Programs are made at the first step, one for each size, so
+    that every session has the same ones.
+    """
+    import torch._dynamo.config as settings
+
+    # One more would silently not be compiled.
+    settings.recompile_limit = max(settings.recompile_limit, _PROGRAMS)
+    for part in method.compile_targets:
+        blocks = getattr(part, "blocks", None) if method.config.train.gradient_checkpointing else None
+        for module in blocks if isinstance(blocks, nn.ModuleList) else [part]:
+            module.compile(dynamic=False)
+
+
+def eager_mode(compiled: bool) -> AbstractContextManager[object]:
+    """Return a context in which compiled parts run as they were written; for drawings of any size and in any mode."""
+    if not compiled:
+        return nullcontext()
+    stance: Callable[..., AbstractContextManager[object]] = torch.compiler.set_stance
+    return stance("force_eager")

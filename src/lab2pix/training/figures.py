@@ -1,0 +1,112 @@
+"""Pictures of a run: the sample sheet and the loss plot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from lab2pix.batch import Batch
+from lab2pix.data.transforms import float_to_uint8, to_pil
+from lab2pix.labels.space import LabelSpace
+from lab2pix.training.log import read_log
+
+__all__ = ["plot_losses", "sample_grid"]
+
+_GAP, _TITLE, _LEGIBLE = 4, 18, 128  # pixels
+
+
+def sample_grid(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Image.Image:
+    """Return one row per sample: the label map in its colours, the generated picture, the photo where there is one.
+
+    Args:
+        batch: what was drawn from.
+        generated: `[N, 3, H, W]` in [-1, 1].
+        label_space: gives the colours.
+    """
+    # Small pictures are enlarged pixel by pixel, so that a person can see them.
+    factor = max(1, _LEGIBLE // generated.shape[-1])
+    columns = {"label": label_space.to_colors(batch.label.cpu()).cpu(), "generated": float_to_uint8(generated)}
+    if batch.image is not None:
+        columns["real"] = float_to_uint8(batch.image)
+    height, width = (side * factor for side in generated.shape[-2:])
+    size = (len(columns) * (width + _GAP) + _GAP, len(batch) * (height + _GAP) + _TITLE)
+    sheet = Image.new("RGB", size, "white")
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for column, (title, images) in enumerate(columns.items()):
+        left = _GAP + column * (width + _GAP)
+        draw.text((left, 2), title, fill="black", font=font)
+        for row, image in enumerate(images):
+            picture = to_pil(image)
+            sheet.paste(
+                picture.resize((width, height), Image.Resampling.NEAREST), (left, _TITLE + row * (height + _GAP))
+            )
+    return sheet
+
+
+def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
+    """Return, per panel and term, the steps and values."""
+    panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
+    for line in read_log(log):
+        found: Mapping[str, Mapping[str, float]] = dict(line.get("losses", {}))
+        if "scores" in line:
+            found = {"validation scores": line["scores"]}
+        for panel, terms in found.items():
+            for term, value in terms.items():
+                steps, values = panels.setdefault(panel, {}).setdefault(term, ([], []))
+                steps.append(line["step"])
+                values.append(value)
+    return panels
+
+
+def _smooth(values: Sequence[float]) -> list[float]:
+    """Return a moving average over about a thirtieth of the curve, unbiased at its start."""
+    keep = 1 - 1 / max(1.0, len(values) / 30)
+    total = weight = 0.0
+    smooth = []
+    for value in values:
+        total, weight = keep * total + value, keep * weight + 1
+        smooth.append(total / weight)
+    return smooth
+
+
+def plot_losses(log: Path, file: Path) -> None:
+    """Draw the curves of a log: faint as they are, bold smoothed; one panel per player and one for the scores.
+
+    Args:
+        log: the run's `log.jsonl`.
+        file: the PNG to write.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = _curves(log)
+    if not panels:
+        return
+    figure = Figure(figsize=(8, 3.2 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    for index, (panel, curves) in enumerate(panels.items()):
+        axes = figure.add_subplot(len(panels), 1, index + 1)
+        for color, (term, (steps, values)) in enumerate(curves.items()):
+            smooth = values if panel not in ("generator", "discriminator") else _smooth(values)
+            axes.plot(steps, values, color=f"C{color}", alpha=0.2, linewidth=0.8)
+            marker = "o" if len(values) < 20 else None
+            axes.plot(
+                steps,
+                smooth,
+                color=f"C{color}",
+                label=term.replace("_", " "),
+                linewidth=1.6,
+                marker=marker,
+                markersize=3,
+            )
+        ends = [abs(_smooth(values)[-1]) for _, values in curves.values()]
+        if max(ends) > 20 * min(ends):  # a small term beside a large one would be a flat line at 0
+            axes.set_yscale("symlog", linthresh=0.1)
+        axes.set_title(panel)
+        axes.set_xlabel("step")
+        axes.grid(alpha=0.3)
+        axes.legend(fontsize="small")
+    figure.savefig(file, dpi=100)

@@ -1,0 +1,146 @@
+"""Progress of a training run on the terminal, and the share of time spent waiting for data."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from datetime import timedelta
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+__all__ = ["DataWaitMeter", "Display", "data_loading_hint"]
+
+
+_PLAIN_EVERY = 5.0  # seconds between plain lines
+_WORTH_SHOWING = 0.05  # share of the time that steps waited for data
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.2f} steps/s")
+
+
+class Display:
+    """Rate, losses and time left, on standard error.
+
+    Args:
+        total: steps of the run.
+        start: steps made before.
+        active: false for processes that stay silent.
+    """
+
+    def __init__(self, total: int, start: int, *, active: bool = True) -> None:
+        self.console = Console(stderr=True, quiet=not active)
+        self.total = total
+        self._start = start
+        self._began = time.monotonic()
+        self._spoke = -_PLAIN_EVERY
+        self._losses = ""
+        self._progress: Progress | None = None
+        if active and self.console.is_terminal:
+            columns = (
+                MofNCompleteColumn(),
+                BarColumn(None),
+                _Rate(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[losses]}"),
+            )
+            self._progress = Progress(*columns, console=self.console, speed_estimate_period=120)
+            self._task = self._progress.add_task("training", total=total, completed=start, losses="")
+            self._progress.start()
+
+    def note(self, text: str) -> None:
+        """Say a sentence."""
+        self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def losses(self, losses: Mapping[str, Mapping[str, float]], waiting: float = 0.0) -> None:
+        """Show each player's sum of losses from now on, and which share of the time steps waited for data, if much."""
+        shown = [f"{player} {sum(terms.values()):.3f}" for player, terms in losses.items()]
+        if waiting >= _WORTH_SHOWING:
+            shown.append(f"waiting for data {waiting:.0%}")
+        self._losses = "  ".join(shown)
+
+    def update(self, step: int) -> None:
+        """Show that a step was made."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step, losses=self._losses)
+            return
+        now = time.monotonic()
+        if now - self._spoke < _PLAIN_EVERY and step != self.total:
+            return
+        self._spoke = now
+        rate = (step - self._start) / max(now - self._began, 1e-9)
+        left = timedelta(seconds=round((self.total - step) / rate)) if rate > 0 else "unknown"
+        self.note(f"step {step}/{self.total}  {rate:.2f} steps/s  {left} left  {self._losses}".rstrip())
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._progress is not None:
+            self._progress.stop()
+
+
+_WINDOW = 60.0  # seconds of training after which waiting is judged
+_TOO_MUCH = 0.2  # share of them
+
+
+class DataWaitMeter:
+    """Counts the seconds that steps took, and those that they waited for their batch."""
+
+    def __init__(self) -> None:
+        self._waited = self._worked = 0.0
+        self._line = self._window = (0.0, 0.0)
+        self._told = False
+
+    def count(self, waited: float, worked: float) -> None:
+        """Take note of a step: how long it waited for its batch, and how long it then took, in seconds."""
+        self._waited += waited
+        self._worked += worked
+
+    @property
+    def share(self) -> float:
+        """The share of the session's time that went by waiting."""
+        return self._since((0.0, 0.0))[0]
+
+    def share_since_last(self) -> float:
+        """Return the share of the time since this was last asked."""
+        share, _ = self._since(self._line)
+        self._line = (self._waited, self._worked)
+        return share
+
+    def data_bound(self, *, excused: bool = False) -> float | None:
+        """Return the share of the last minute if it is too large; only the first time that one is.
+
+        Args:
+            excused: waiting is as it should be for now; a minute to judge begins after it.
+        """
+        share, seconds = self._since(self._window)
+        if self._told or (seconds < _WINDOW and not excused):
+            return None
+        self._window = (self._waited, self._worked)
+        self._told = share > _TOO_MUCH and not excused
+        return share if self._told else None
+
+    def _since(self, then: tuple[float, float]) -> tuple[float, float]:
+        waited, worked = self._waited - then[0], self._worked - then[1]
+        return waited / max(waited + worked, 1e-9), waited + worked
+
+
+def data_loading_hint(share: float, workers: int) -> str:
+    """Say what to do about waiting for data.
+
+    Args:
+        share: which part of the time goes by waiting.
+        workers: what `data.workers` is.
+    """
+    processors = os.cpu_count() or 1
+    more = min(max(2, 2 * workers), processors)
+    way = (
+        f"--resume with data.workers={more} (now {workers}), which changes speed only"
+        if more > workers
+        else f"data.workers={workers} keep all processors busy, so store the files at about data.size"
+    )
+    return f"{share:.0%} of the last minute went by waiting for data: {way}"

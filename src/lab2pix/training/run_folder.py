@@ -1,0 +1,242 @@
+"""The run folder: whose it is, and how it came about."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from pydantic import ValidationError
+
+from lab2pix.config.schema import Config
+from lab2pix.errors import CheckpointError, ConfigError, OutputError
+from lab2pix.recipes import to_yaml
+from lab2pix.utils.distributed import DistributedContext
+from lab2pix.utils.files import write_atomically
+
+__all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_run", "start_run"]
+
+_IGNORED = (".tmp-", ".lock")
+# What a resumed run may change: nothing of it reaches a weight. (Files may have moved; their list is compared.)
+_FREE = (
+    *("monitor.", "checkpoint.", "data.workers", "data.root", "data.labels.root", "data.images.root"),
+    *("backbone.weights", "train.max_minutes", "train.evaluate_every", "evaluation."),
+)
+
+
+def read_run_config(run: Path) -> Config:
+    """Return the configuration that a run was started with.
+
+    Raises:
+        CheckpointError: the folder holds no run, or its config.yaml cannot be read.
+    """
+    file = run / "config.yaml"
+    try:
+        return Config.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{run} holds no run to resume ({file.name} is missing); start one without --resume"
+        ) from error
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+        raise CheckpointError(
+            f"{file} cannot be read as a run's configuration; restore it as it was written"
+        ) from error
+
+
+def resolve_run(config: Config | None, run: Path, *, resume: bool) -> Config:
+    """Return the configuration to train with, after a look at the folder; nothing is written yet.
+
+    Args:
+        config: what is asked for; None: whatever the run to resume was started with.
+        run: the run folder.
+        resume: continue the run that the folder holds.
+
+    Raises:
+        CheckpointError: there is no run to resume.
+        ConfigError: a resumed run is asked for settings that change its results; or a new run has none.
+        OutputError: the folder cannot be written, or holds something else.
+    """
+    if resume:
+        stored = read_run_config(run)
+        asked = stored if config is None else config
+        _check_same(stored, asked, run)
+        _check_writable(run)
+        return asked
+    if config is None:
+        raise ConfigError("a new run needs a configuration; name a preset or a file")
+    _check_free(run)
+    return config
+
+
+def start_run(config: Config, run: Path) -> None:
+    """Make the folder of a new run and write its `config.yaml`.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        write_atomically(run / "config.yaml", to_yaml(config))
+    except OSError as error:
+        raise OutputError(f"cannot write into the folder {run} ({error.strerror}); choose another --out") from error
+
+
+def _check_writable(run: Path) -> None:
+    if not os.access(run, os.W_OK | os.X_OK):
+        raise OutputError(f"no permission to write into {run}; choose another --out or change its permissions")
+
+
+def _check_free(run: Path) -> None:
+    if not run.exists():
+        parent = next(path for path in run.absolute().parents if path.exists())
+        if not parent.is_dir():
+            raise OutputError(f"cannot make the folder {run}: {parent} is a file; choose another --out")
+        _check_writable(parent)
+        return
+    if not run.is_dir():
+        raise OutputError(f"{run} is a file, not a folder; choose another --out")
+    _check_writable(run)
+    entries = sorted(path.name for path in run.iterdir() if not path.name.startswith(_IGNORED))
+    if "config.yaml" in entries:
+        raise OutputError(f"{run} already holds a run; continue it with --resume, or choose another --out")
+    if entries:
+        raise OutputError(f"{run} is not empty (it holds '{entries[0]}'); choose another --out for the run")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield every plain value of nested settings with its dotted path."""
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_same(stored: Config, asked: Config, run: Path) -> None:
+    before, now = (dict(flatten(config.model_dump(mode="json"))) for config in (stored, asked))
+    changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and not key.startswith(_FREE)]
+    if changed:
+        named = ", ".join(f"{key} (was {before.get(key)}, asked {now.get(key)})" for key in changed)
+        raise ConfigError(
+            f"the run in {run} cannot be resumed with other settings: {named}; leave them out, or start a new run with "
+            "another --out"
+        )
+
+
+@contextmanager
+def lock_run(run: Path) -> Iterator[None]:
+    """Keep a second training out of the folder for as long as this process lives.
+
+    Raises:
+        OutputError: another process is training in it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # a system without POSIX locks
+        yield
+        return
+    with (run / ".lock").open("w") as file:
+        try:
+            # A POSIX lock dies with its process, is not handed on to data workers, and leaves nothing to tidy up.
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError) as error:
+            raise OutputError(f"another process is training in {run}; wait for it or choose another --out") from error
+        except OSError:  # a file system that has no locks
+            pass
+        yield
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        # The package's own repository, wherever the run is started from.
+        words = ["git", "-C", str(Path(__file__).parent), *arguments]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _git_state() -> dict[str, Any] | None:
+    # An installed package may lie inside a repository that knows nothing of it.
+    commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
+    return None if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in ("lab2pix", "torch", "torchvision", "numpy"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    found["torch"] = str(torch.__version__)  # says for which CUDA it was built
+    return found
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+
+
+def _session(team: DistributedContext, step: int) -> dict[str, Any]:
+    return {
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "from_step": step,
+        "command": shlex.join(sys.argv),
+        "versions": _versions(),
+        "device": team.device.type,
+        "device_name": _device_name(team.device),
+        "processes": team.size,
+        "threads": torch.get_num_threads(),
+        "git": _git_state(),
+    }
+
+
+def record_session(
+    run: Path, config: Config, team: DistributedContext, *, step: int, samples: int, file_hash: str
+) -> list[str]:
+    """Write into `run.json` how this session was started, after those before it.
+
+    Returns:
+        What whoever continues the run should know: sentences for the log.
+
+    Raises:
+        CheckpointError: the training files are not those that the run was trained with so far.
+    """
+    file = run / "run.json"
+    session = _session(team, step)
+    record: dict[str, Any] = {
+        "name": config.name,
+        "seed": config.seed,
+        **{key: value for key, value in session.items() if key not in ("started", "from_step")},
+        "data": {"samples": samples, "file_hash": file_hash},
+        "sessions": [],
+    }
+    notes = []
+    if file.exists():
+        record = json.loads(file.read_text(encoding="utf-8"))
+        if step == 0:  # nothing was learnt from the files as they were; a broken one may have been mended since
+            record["data"] = {"samples": samples, "file_hash": file_hash}
+        if record["data"]["file_hash"] != file_hash:
+            raise CheckpointError(
+                f"the training files are not those that the run in {run} was started with "
+                f"({record['data']['samples']} samples then, {samples} now); restore them, or start a new run"
+            )
+        if record["processes"] != team.size:
+            notes.append(
+                f"the run was started on {record['processes']} process(es) and goes on with {team.size}: batch "
+                "statistics and noise differ from those of the unbroken run, and so will its results"
+            )
+    record["sessions"].append(session)
+    write_atomically(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    return notes

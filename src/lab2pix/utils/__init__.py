@@ -1,0 +1,1 @@
+"""Utilities without knowledge of label maps: files, processes, pretrained weights, signals."""

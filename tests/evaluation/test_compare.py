@@ -1,0 +1,142 @@
+"""Reports that cannot stand side by side, and names that are hard to draw."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from lab2pix.errors import DataError, OutputError
+from lab2pix.evaluation import compare as module
+from lab2pix.evaluation.compare import compare
+from lab2pix.evaluation.page import save_report
+from lab2pix.evaluation.report import Report, Score
+from tests.helpers.images import Folders, write_set
+
+Evaluate = Callable[..., tuple[int, str, str]]
+
+
+def written(file: Path, name: str = "a", **protocol: Any) -> Path:
+    """Write a report of a made-up score."""
+    return save_report(Report(name, {"ppa": Score.of_sets([0.5])}, {"size": [8, 8], **protocol}), file)
+
+
+@pytest.mark.parametrize(
+    ("key", "one", "other", "named"),
+    [
+        ("generated", {"count": 4, "list_sha256": "aa"}, {"count": 4, "list_sha256": "bb"}, "generated.list_sha256"),
+        ("real", {"count": 4, "list_sha256": "aa"}, {"count": 4, "list_sha256": "bb"}, "real.list_sha256"),
+        ("labels", {"label_space": "scenes"}, {"label_space": "ade20k"}, "labels.label_space"),
+        ("real", {"split": "val", "list_sha256": "aa"}, {"split": "test", "list_sha256": "aa"}, "real.split"),
+        ("real", {"scenes_seed": 1, "list_sha256": "aa"}, {"list_sha256": "aa"}, "real.scenes_seed"),
+        ("real", {"list_sha256": "aa"}, None, "real"),
+    ],
+)
+def test_reports_on_other_data_are_refused(
+    key: str, one: dict[str, Any], other: dict[str, Any] | None, named: str, tmp_path: Path
+) -> None:
+    reports = [written(tmp_path / "one.json", **{key: one}), written(tmp_path / "other.json", **{key: other})]
+    with pytest.raises(DataError, match=rf"not made alike: '{named}' is .* in .*one\.json but .* in .*other\.json"):
+        compare(reports)
+    [difference] = compare(reports, allow_different=True).differences
+    assert difference.startswith(f"'{named}' is ")
+
+
+def test_a_run_and_a_folder_of_the_same_data_are_alike(tmp_path: Path) -> None:
+    files = {"count": 4, "list_sha256": "aa"}
+    run = {
+        "generated": {"run": "r", "step": 9, "seed": 0, **files},
+        "real": {"layout": "folder", "split": "v", **files},
+    }
+    folder = {"generated": {"folder": "f", **files}, "real": {"folder": "g", **files}}
+    reports = [written(tmp_path / "run.json", **run), written(tmp_path / "folder.json", **folder)]
+    assert compare(reports).differences == []
+
+
+def test_folders_of_other_label_maps_are_told_apart_though_as_many(
+    evaluate: Evaluate, run: Evaluate, tmp_path: Path
+) -> None:
+    other = write_set(tmp_path / "other", ("v", "w", "x", "y", "z"))
+    assert evaluate("--unpaired")[0] == 0
+    words = ("--unpaired", "--out", tmp_path / "other.json")
+    assert evaluate(*words, generated=other.generated)[0] == 0
+    code, _, errors = run("compare", tmp_path / "report.json", tmp_path / "other.json")
+    assert code == 2
+    assert "'generated.list_sha256' is" in errors
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"scores": {}}, "it has no 'scores'"),
+        ({"scores": {"a": 1}}, "its score 'a' has no list of numbers as 'values'"),
+        ({"scores": {"a": {"values": ["x"]}}}, "its score 'a' has no list of numbers"),
+        ({"scores": {"a": {"values": [float("nan")]}}}, "its score 'a' has no list of numbers"),
+        ({"protocol": None}, "it has no 'protocol'"),
+        ({"name": 7}, "it has no 'name'"),
+    ],
+)
+def test_a_report_that_lacks_something_is_one_sentence(
+    change: dict[str, Any], message: str, run: Evaluate, tmp_path: Path
+) -> None:
+    file = written(tmp_path / "report.json")
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    code, _, errors = run("compare", file, "--out", tmp_path / "out")
+    assert code == 2, errors
+    [line] = errors.strip().splitlines()
+    assert f"{file} is no whole report" in line
+    assert message in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_comparison_plot_escapes_names(tmp_path: Path) -> None:
+    names = (r"cost $\x$", "写真", "$a$")
+    table = compare([written(tmp_path / f"{number}.json", name) for number, name in enumerate(names)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        folder = table.write(tmp_path / "out")
+    assert sorted(file.name for file in folder.iterdir()) == ["compare.html", "compare.md", "compare.png"]
+    for name in names:
+        assert name in (folder / "compare.html").read_text()
+        assert name in (folder / "compare.md").read_text()
+
+
+def test_comparison_write_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = compare([written(tmp_path / "report.json")])
+    taken = tmp_path / "taken"
+    (taken / "compare.html").mkdir(parents=True)
+    with pytest.raises(OutputError, match=r"compare\.html is a folder"):
+        table.write(taken, overwrite=True)
+    assert [file.name for file in taken.iterdir()] == ["compare.html"]
+
+    def full(file: Path) -> None:
+        if file.name.endswith(".png"):
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "sync_file", full)
+    with pytest.raises(OutputError, match="No space left on device"):
+        table.write(tmp_path / "out")
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_score_that_is_nowhere_finite_is_shown_as_such(
+    evaluate: Evaluate, run: Evaluate, folders: Folders, tmp_path: Path
+) -> None:
+    code, output, errors = evaluate(generated=folders.real)
+    assert code == 0, errors
+    assert "psnr           –  (0 pictures, 5 not finite)" in output
+    assert "5 pictures equal their photos, where PSNR is infinite" in output
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["scores"]["psnr"]["mean"], report["scores"]["psnr"]["not_finite"]) == (None, 5)
+    assert "0 pictures, 5 not finite" in (tmp_path / "report.html").read_text()
+    code, output, errors = run("compare", tmp_path / "report.json", "--out", tmp_path / "out")
+    assert code == 0, errors
+    [head, _, row] = output.splitlines()[:3]
+    cells = dict(zip(head.split("|"), row.split("|"), strict=True))
+    assert cells[" psnr ↑ "] == " – "
+    assert Image.open(tmp_path / "out" / "compare.png").width > 300

@@ -1,0 +1,1 @@
+"""What several tests share: toys, requests, images, tiny models."""

@@ -1,0 +1,252 @@
+"""The smallest thing that trains: a method, its data, and a server of forked training processes.
+
+As a program it reads one JSON job per line from standard input, trains in a forked child, and answers with the child's
+process id at once and its exit status at the end; torch is imported once for all jobs.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+from lab2pix.batch import Batch
+from lab2pix.config.schema import Config
+from lab2pix.errors import DataError, Lab2PixError
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Losses, Method, StepContext, encode_condition
+from lab2pix.training import Validator, evaluation, loop, monitor
+from lab2pix.training.sampler import stable_seed
+
+SIDE = 8
+SAMPLES = 7  # a batch of 4 is never a whole part of an epoch
+
+
+class ToyData:
+    """Random label maps and photos, mirrored by (epoch, index)."""
+
+    def __init__(self, count: int = SAMPLES, *, broken: int | None = None, delay: float = 0.0) -> None:
+        self.count, self.broken, self.delay = count, broken, delay
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, key: tuple[int, int]) -> dict[str, Any]:
+        epoch, index = key
+        if index == self.broken:
+            raise DataError(f"photo {index} cannot be read")
+        time.sleep(self.delay)
+        generator = torch.Generator().manual_seed(index)
+        label = torch.randint(0, 14, (SIDE, SIDE), generator=generator)
+        image = torch.rand(3, SIDE, SIDE, generator=generator) * 2 - 1
+        if stable_seed(epoch, index) % 2:
+            label, image = label.flip(-1), image.flip(-1)
+        return {"label": label, "image": image, "edges": None, "name": f"{epoch}-{index}"}
+
+    def file_hash(self) -> str:
+        return f"toy-{self.count}"
+
+
+class ToyGenerator(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.start = nn.Linear(4, 8)
+        self.first = spectral_norm(nn.Conv2d(14 + 8, 8, 3, padding=1))
+        self.norm = nn.BatchNorm2d(8, affine=False)
+        self.last = nn.Conv2d(8, 3, 3, padding=1)
+
+    def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
+        z = self.start(noise)[:, :, None, None].expand(-1, -1, *condition.shape[-2:])
+        return torch.tanh(self.last(F.relu(self.norm(self.first(torch.cat([condition, z], 1))))))
+
+
+class ToyMethod(Method):
+    name = "lab2pix-v2"
+
+    def __init__(self, config: Config, label_space: LabelSpace) -> None:
+        super().__init__(config, label_space)
+        self.generator = ToyGenerator()
+        self.discriminator = nn.Sequential(
+            spectral_norm(nn.Conv2d(17, 8, 3, padding=1)), nn.InstanceNorm2d(8), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 1)
+        )
+        self.nan_at: int | None = None
+        self.calls = 0
+
+    def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
+        for network in self.networks.values():
+            network.to(device=device, memory_format=memory_format)
+
+    def generator_backward(
+        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
+    ) -> tuple[Any, Losses]:
+        self.calls += 1
+        condition = encode_condition(self.config, self.label_space, batch)
+        with engine.autocast():
+            image = generator(condition, noise)
+            self.discriminator.requires_grad_(False)
+            judged = self.discriminator(torch.cat([condition, image], 1))
+            self.discriminator.requires_grad_(True)
+            losses = {"adversarial": -judged.float().mean(), "pixel": 10 * F.l1_loss(image.float(), batch.image)}
+        if self.calls == self.nan_at:
+            losses["pixel"] = losses["pixel"] * float("nan")
+        engine.scale(sum(losses.values())).backward()
+        return (condition, image.detach(), batch.image), {name: value.detach() for name, value in losses.items()}
+
+    def discriminator_backward(self, discriminator: nn.Module, carry: Any, engine: StepContext) -> Losses:
+        condition, fake, real = carry
+        with engine.autocast():
+            judged = discriminator(
+                torch.cat([torch.cat([condition, fake], 1), torch.cat([condition, real], 1)])
+            ).float()
+        no, yes = judged.chunk(2)
+        losses = {"fake": F.relu(1 + no).mean(), "real": F.relu(1 - yes).mean()}
+        engine.scale(sum(losses.values())).backward()
+        return {name: value.detach() for name, value in losses.items()}
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        return ("l1",)
+
+    def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
+        assert not self.generator.training
+        return {"l1": F.l1_loss(generated, batch.image)}
+
+
+DEFAULTS: dict[str, Any] = {
+    "data": {"layout": "scenes", "size": [SIDE, SIDE]},
+    "generator": {"noise_dim": 4},
+    "train": {"batch_size": 4, "steps": 12},
+    "checkpoint": {"every": 5},
+    "monitor": {"log_every": 1, "sample_every": 6, "samples": 2, "tensorboard": False},
+}
+
+
+def toy_config(**changes: Any) -> Config:
+    """Return a small configuration; a change is named `train__steps=3`."""
+    values = copy.deepcopy(DEFAULTS)
+    for key, value in changes.items():
+        place = values
+        *groups, leaf = key.split("__")
+        for group in groups:
+            place = place.setdefault(group, {})
+        place[leaf] = value
+    return Config.model_validate(values)
+
+
+PATCHED = (
+    *((loop, "build_method"), (loop, "build_dataset"), (monitor, "build_dataset"), (monitor, "plot_losses")),
+    (evaluation, "build_dataset"),
+)
+"""What `use_toys` replaces, for tests to put back."""
+
+
+def use_toys(data: ToyData | None = None, *, plots: bool = False) -> None:
+    """Let the loop train the toy; the loss plot, which takes longer than the training, only where asked for."""
+    data = data or ToyData()
+    loop.build_method = ToyMethod
+    loop.build_dataset = lambda *arguments: data
+    monitor.build_dataset = evaluation.build_dataset = lambda *arguments: ToyData(5)
+    if not plots:
+        monitor.plot_losses = lambda *arguments: None
+
+
+def weights(run: Path, step: int) -> dict[str, Tensor]:
+    """Return all tensors of a checkpoint, by file and name."""
+    folder = run / "checkpoints" / f"step-{step:08d}"
+    return {
+        f"{file}:{name}": tensor
+        for file in ("model", "training")
+        for name, tensor in load_file(folder / f"{file}.safetensors").items()
+    }
+
+
+def lines(run: Path, key: str = "losses") -> list[dict[str, Any]]:
+    """Return the lines of a log that hold a key, without their times."""
+    found = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in ("seconds", "waiting")} for line in found if key in line]
+
+
+def assert_same_run(one: Path, other: Path, step: int) -> None:
+    """Compare weights and logged losses of two runs, bit for bit."""
+    mine, theirs = weights(one, step), weights(other, step)
+    assert mine.keys() == theirs.keys()
+    assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    assert lines(one) == lines(other)
+
+
+def stop_at(step: int, number: int = signal.SIGTERM) -> Validator:
+    """A validator that sends this process a signal."""
+
+    def validator(method: ToyMethod, run: Path, now: int) -> dict[str, float]:
+        if now == step:
+            os.kill(os.getpid(), number)
+        return {}
+
+    return validator
+
+
+def _die_at(call: int) -> None:
+    """Kill this process, with no chance to tidy up, before the n-th time that it forces or removes files."""
+    calls = itertools.count(1)
+
+    def deadly(function: Any) -> Any:
+        def wrapped(*arguments: Any, **options: Any) -> Any:
+            if next(calls) == call:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*arguments, **options)
+
+        return wrapped
+
+    os.fsync, shutil.rmtree = deadly(os.fsync), deadly(shutil.rmtree)
+
+
+def _work(job: dict[str, Any]) -> int:
+    os.environ.update(job.get("env", {}))
+    _die_at(job.get("die_at", 0))
+    global SIDE  # noqa: PLW0603 - this process makes one run
+    SIDE = job.get("side", SIDE)
+    use_toys(ToyData(delay=job.get("delay", 0.0)))
+    try:
+        result = loop.train(toy_config(**job.get("config", {})), Path(job["out"]), resume=job.get("resume", False))
+    except Lab2PixError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    except BaseException:
+        traceback.print_exc()
+        return 70
+    return result.exit_code
+
+
+def _serve() -> None:
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        jobs = json.loads(line)
+        pids = []
+        for job in jobs:
+            pid = os.fork()
+            if pid == 0:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
+                status = _work(job)
+                sys.stderr.flush()
+                os._exit(status)
+            pids.append(pid)
+        print(json.dumps(pids), flush=True)
+        print(json.dumps([os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]), flush=True)
+
+
+if __name__ == "__main__":
+    _serve()

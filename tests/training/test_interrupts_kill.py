@@ -1,0 +1,136 @@
+"""Processes that are killed, that stop on a signal, and that work in pairs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lab2pix.errors import OutputError
+from lab2pix.training import train
+from lab2pix.training.checkpoint import latest_checkpoint
+from tests.helpers.toy import toy_config
+
+STEPS = 24
+CONFIG = {"train__steps": STEPS, "checkpoint__every": 4, "monitor__sample_every": 8, "train__ema_decay": 0.9}
+
+
+def assert_same_end(one: Path, other: Path) -> None:
+    folders = [latest_checkpoint(run) for run in (one, other)]
+    assert [folder and folder.name for folder in folders] == [f"step-{STEPS:08d}"] * 2
+    for file in ("model.safetensors", "training.safetensors"):
+        mine, theirs = (load_file(folder / file) for folder in folders if folder)
+        assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
+    logs = []
+    for run in (one, other):
+        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+        logs.append([{**line, "seconds": 0, "waiting": 0} for line in lines if "note" not in line])
+    assert logs[0] == logs[1]
+    assert [line["step"] for line in logs[0] if "losses" in line] == list(range(1, STEPS + 1))
+
+
+def wait_for_steps(run: Path, count: int) -> None:
+    deadline = time.monotonic() + 60
+    while not (run / "log.jsonl").exists() or (run / "log.jsonl").read_text().count('"losses"') < count:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def pair(port: int, **job: Any) -> list[dict[str, Any]]:
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    return [{**job, "env": {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}} for rank in range(2)]
+
+
+def jobs(size: int, **job: Any) -> list[dict[str, Any]]:
+    if size == 1:
+        return [job]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return pair(port, **job)
+
+
+@pytest.fixture(scope="module", params=[1, 2], ids=["alone", "pair"])
+def whole(request: pytest.FixtureRequest, server, tmp_path_factory: pytest.TempPathFactory) -> tuple[int, Path]:
+    """A run that nobody disturbed, on one process and on two."""
+    run = tmp_path_factory.mktemp("runs") / "whole"
+    assert server.run(*jobs(request.param, out=str(run), config=CONFIG)) == [0] * request.param
+    return request.param, run
+
+
+def test_run_killed_at_any_moment_resumes_bit_for_bit(server, whole: tuple[int, Path], tmp_path: Path) -> None:
+    size, undisturbed = whole
+    run = tmp_path / "run"
+    moments = random.Random(size)
+    for step in (0, 2, 5, 9, 12, 17):  # about then, wherever the process happens to be
+        resume = (run / "config.yaml").exists()
+        pids = server.start(*jobs(size, out=str(run), config=CONFIG, resume=resume, delay=0.01))
+        if step:
+            wait_for_steps(run, step)
+        time.sleep(moments.uniform(0, 0.1))
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        assert set(server.wait()) <= {-signal.SIGKILL, 70}  # the other of a pair may notice before it is killed
+    resume = (run / "config.yaml").exists()
+    assert server.run(*jobs(size, out=str(run), config=CONFIG, resume=resume)) == [0] * size
+    assert_same_end(undisturbed, run)
+    assert not list((run / "checkpoints").glob(".tmp*"))
+
+
+def test_run_killed_between_any_two_writes_resumes_bit_for_bit(server, whole: tuple[int, Path], tmp_path: Path) -> None:
+    if whole[0] == 2:
+        pytest.skip("process 0 alone writes")
+    run = tmp_path / "run"
+    for die_at in range(1, 40):  # config.yaml, run.json, each file of a checkpoint, its folder, the pruning
+        job = {"out": str(run), "config": CONFIG, "resume": (run / "config.yaml").exists()}
+        if server.run({**job, "die_at": die_at}) == [0]:
+            break
+    else:
+        assert server.run(job) == [0]
+    assert die_at > 15
+    assert_same_end(whole[1], run)
+
+
+def test_sigterm_ends_all_processes_at_one_step(server, whole: tuple[int, Path], tmp_path: Path) -> None:
+    size, undisturbed = whole
+    run = tmp_path / "run"
+    pids = server.start(*jobs(size, out=str(run), config=CONFIG, delay=0.05))
+    wait_for_steps(run, 2)
+    os.kill(pids[-1], signal.SIGTERM)  # one process alone is told; it must not leave the other behind
+    assert server.wait() == [143] * size
+    assert server.run(*jobs(size, out=str(run), config=CONFIG, resume=True)) == [0] * size
+    assert_same_end(undisturbed, run)
+
+
+def test_pair_differs_from_one_and_says_so_on_resume(server, whole: tuple[int, Path], tmp_path: Path) -> None:
+    if whole[0] == 1:
+        pytest.skip("one process is the other case")
+    run = tmp_path / "run"
+    pids = server.start(*jobs(2, out=str(run), config=CONFIG, delay=0.05))
+    wait_for_steps(run, 2)
+    os.kill(pids[0], signal.SIGTERM)
+    server.wait()
+    assert server.run(*jobs(1, out=str(run), config=CONFIG, resume=True)) == [0]
+    notes = [json.loads(line).get("note", "") for line in (run / "log.jsonl").read_text().splitlines()]
+    assert any("started on 2 process(es) and goes on with 1" in note for note in notes)
+
+
+def test_second_training_in_one_folder_is_refused(server, toys, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    (pid,) = server.start({"out": str(run), "config": CONFIG, "delay": 0.2})
+    wait_for_steps(run, 1)
+    with pytest.raises(OutputError, match="another process is training in"):
+        train(toy_config(**CONFIG), run, resume=True)
+    os.kill(pid, signal.SIGTERM)
+    assert server.wait() == [143]
