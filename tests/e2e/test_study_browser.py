@@ -43,7 +43,7 @@ def alter(image: Image.Image, method: str) -> Image.Image:
 
 @pytest.fixture
 def study(run: Run, tmp_path: Path) -> Path:
-    """A study of three methods and five drawn scenes."""
+    """A study of three methods and five scenes."""
     space = LabelSpace.load("scenes")
     for kind in ("labels", "truth", *METHODS):
         (tmp_path / kind).mkdir()
@@ -226,7 +226,7 @@ def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wish
         for place, method in enumerate(ranking):
             ada.drag(ada.cards()[method], place)
         assert ada.placed() == ranking
-        if number == 3:  # a change of mind: the last to the front, and back again, within the bar
+        if number == 3:  # drag within the bar: the last to the front and back
             ada.drag(ada.slot(2), 0)
             assert ada.placed() == [ranking[2], ranking[0], ranking[1]]
             ada.drag(ada.slot(0), 2)
@@ -239,7 +239,7 @@ def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wish
         ada.page.locator("#previous").click()
         ada.expect_sample(number)
         assert ada.placed() == wished[number - 1]
-    ada.page.locator("#next").dblclick()  # nothing is to be sent, so the second click comes to the next sample
+    ada.page.locator("#next").dblclick()  # nothing is sent, so the second click reaches the next sample
     ada.expect_sample(3)
     assert len(lines(study)) == 3
     again = visit(viewport=PHONE["viewport"])
@@ -269,7 +269,7 @@ def rank_by_keys(
         api.expect(bo.page.locator("#message")).to_have_text("Give every image a place first.")
         bo.press_ranks(ranking)
         assert bo.placed() == ranking
-        if number == 2:  # one up and down again, taken back and undone
+        if number == 2:  # move and undo, remove and undo
             before = bo.placed()
             bo.page.keyboard.press("ArrowUp" if before.index(list(bo.cards())[2]) else "ArrowDown")
             assert bo.placed() != before

@@ -43,7 +43,7 @@ def make(run: Run, images: Path) -> Run:
 
 
 def sentence(result: tuple[int, str, str], *parts: object) -> None:
-    """Check that a command failed with one sentence that holds all the parts."""
+    """Check that a command failed with one sentence that contains all the parts."""
     code, output, errors = result
     assert (code, output) == (2, ""), errors
     assert errors.startswith("error: ") and errors.count("\n") == 1, errors

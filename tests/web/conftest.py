@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.helpers.painter import tiny_synthesizer
 from PIL import Image
 from torch import Tensor
+
+from tests.helpers.painter import tiny_synthesizer
 
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 from starlette.testclient import TestClient

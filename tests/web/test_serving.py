@@ -13,12 +13,12 @@ from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from tests.helpers.painter import label_png, post, wait_until
 from starlette.responses import Response
 from starlette.routing import Route
 
 from lab2pix.web import serving
 from lab2pix.web.security import HEADERS
+from tests.helpers.painter import label_png, post, wait_until
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.helpers.painter import tiny_synthesizer
 from numpy.typing import NDArray
 
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
+from tests.helpers.painter import tiny_synthesizer
 
 SIZE = 64
 SKY = 0

@@ -11,11 +11,11 @@ from urllib.parse import parse_qs, urlsplit
 import numpy as np
 import pytest
 import torch
-from tests.helpers.painter import encode
 from PIL import Image
 
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.labels.space import LabelSpace
+from tests.helpers.painter import encode
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 

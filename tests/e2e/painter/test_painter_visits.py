@@ -18,7 +18,7 @@ PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobil
 Visit = Callable[..., Any]
 
 
-# --- what is kept -----------------------------------------------------------------------------------------------------
+# --- stored drawings --------------------------------------------------------------------------------------------------
 
 
 def test_reload_keeps_the_drawing(visit: Visit, server: Any) -> None:
@@ -35,11 +35,11 @@ def test_reload_keeps_the_drawing(visit: Visit, server: Any) -> None:
     ada.expect_image(expected, seed=12)
     ada.expect_ids(expected)
     assert ada.page.locator("#tools :checked").get_attribute("value") == "box"
-    ada.drag((40, 40), (50, 50))  # with the class that was chosen
+    ada.drag((40, 40), (50, 50))  # with the selected class
     expected[40:51, 40:51] = HOUSE
     ada.expect_image(expected, seed=12)
     ada.page.close()
-    again = visit(ada)  # a new tab, after the first one was closed
+    again = visit(ada)  # a new tab after the first was closed
     again.open(server.address)
     again.expect_image(expected, seed=12)
 
@@ -50,9 +50,9 @@ def test_tabs_keep_separate_drawings(visit: Visit, server: Any) -> None:
     water = first.blank(WATER)
     second = visit(first)
     second.open(server.address)
-    assert (second.ids() != WATER).any()  # one of its own
+    assert (second.ids() != WATER).any()  # its own drawing
     grass = second.blank(GRASS)
-    with first.page.expect_popup() as waiting:  # a tab that begins with all that the first one remembers
+    with first.page.expect_popup() as waiting:  # a tab with a copy of the first one's session
         first.page.evaluate("window.open(location.href)")
     third = visit.join(waiting.value)  # type: ignore[attr-defined]
     third.page.locator("body[data-ready]").wait_for()
@@ -78,7 +78,7 @@ def test_tabs_keep_separate_drawings(visit: Visit, server: Any) -> None:
     third.expect_ids(house)
 
 
-# --- ways to paint ----------------------------------------------------------------------------------------------------
+# --- input devices ----------------------------------------------------------------------------------------------------
 
 
 def test_drawing_with_the_keyboard(visit: Visit, server: Any) -> None:
@@ -106,7 +106,7 @@ def test_drawing_with_the_keyboard(visit: Visit, server: Any) -> None:
     for _ in range(WATER):
         press("ArrowDown")
     press("r")
-    press("d")  # to the drawing, whose cursor is in the middle
+    press("d")  # focus the drawing; the cursor is in the center
     api.expect(bo.page.locator("#cross")).not_to_have_attribute("hidden", "")
     press("Space")
     for _ in range(10):
@@ -118,7 +118,7 @@ def test_drawing_with_the_keyboard(visit: Visit, server: Any) -> None:
     bo.expect_ids(expected)
     press("p")
     press(".")
-    press(".")  # two classes on: grass
+    press(".")  # two classes further: grass
     for key, count in (("ArrowUp", 30), ("ArrowLeft", 20), ("ArrowDown", 12)):
         press("Space")
         for _ in range(count):
@@ -129,8 +129,8 @@ def test_drawing_with_the_keyboard(visit: Visit, server: Any) -> None:
     assert set(np.unique(drawn)) == {SKY, WATER, GRASS}
     assert (drawn[8, 22:43] == GRASS).all()
     assert (drawn[8:21, 22] == GRASS).all()
-    assert drawn[20, 40] == GRASS  # within the corners, of which the first is where the box ended
-    assert drawn[35, 25] == SKY  # beyond the side that closes the polygon
+    assert drawn[20, 40] == GRASS  # inside; the first corner is where the box ended
+    assert drawn[35, 25] == SKY  # outside the closing side
     bo.expect_image(drawn)
     press("Control+z")
     bo.expect_image(expected)
@@ -140,7 +140,7 @@ def test_drawing_with_the_keyboard(visit: Visit, server: Any) -> None:
     press("Space")
     press("Escape")
     api.expect(bo.page.locator("#help")).to_be_hidden()
-    press("b")  # does nothing any more
+    press("b")  # no effect
     assert bo.page.locator("#tools :checked").get_attribute("value") == "polygon"
     press("Control+z")
     bo.expect_image(np.full((SIZE, SIZE), SKY))
@@ -156,7 +156,7 @@ def test_drawing_by_touch(visit: Visit, server: Any) -> None:
         touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": places})
 
     def tap(selector: str) -> None:
-        """Tap until it is chosen: while the page still scrolls to what was tapped before, a touch is no tap."""
+        """Tap until the choice is made; while the page scrolls, a touch does not count as a tap."""
         choice = cy.page.locator(selector).locator("input")
         for _ in range(10):
             cy.page.locator(selector).tap()
@@ -184,7 +184,7 @@ def test_drawing_by_touch(visit: Visit, server: Any) -> None:
         if np.array_equal(cy.ids(), expected):
             break
     cy.expect_ids(expected)
-    send("touchStart", (30, 30))  # two fingers enlarge, and neither paints
+    send("touchStart", (30, 30))  # two fingers zoom without painting
     send("touchStart", (30, 30), (34, 34))
     send("touchMove", (20, 20), (50, 50))
     send("touchEnd")
@@ -197,7 +197,7 @@ def test_drawing_by_touch(visit: Visit, server: Any) -> None:
         ".map((one) => [one.id || one.textContent, one.getBoundingClientRect()])"
         ".filter(([, box]) => box.width > 0 && (box.width < 32 || box.height < 32)).map(([name]) => name)"
     )
-    assert small == []  # nothing is too small for a finger
+    assert small == []  # every control is large enough for touch
 
 
 def test_page_recovers_when_the_server_returns(visit: Visit, serve: Callable[..., Any], model_folder: Any) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.helpers.painter import PNG, label_png
 from starlette.testclient import TestClient
+
+from tests.helpers.painter import PNG, label_png
 
 LABEL = label_png()
 

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.helpers.painter import JPEG, PNG, encode, tiny_synthesizer
 from PIL import Image
 from starlette.testclient import TestClient
 from torch import Tensor
@@ -25,6 +24,7 @@ from lab2pix.data.sketches import find_edges
 from lab2pix.data.transforms import resize_image, resize_nearest
 from lab2pix.inference import Synthesizer, generate_folder
 from lab2pix.labels.space import LabelSpace
+from tests.helpers.painter import JPEG, PNG, encode, tiny_synthesizer
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from tests.helpers.painter import PNG, encode
 from PIL import Image
 from starlette.testclient import TestClient
 
 from lab2pix.web.painter import images
 from lab2pix.web.painter.formats import FORMATS
 from lab2pix.web.responses import HTTPError
+from tests.helpers.painter import PNG, encode
 
 IDS = np.random.default_rng(0).integers(0, 14, (4, 4), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
 RGB = np.full((32, 32, 3), 90, np.uint8)

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.helpers.painter import encode
 
 from lab2pix.inference import Synthesizer
 from lab2pix.web.painter.images import encode_png
 from lab2pix.web.painter.routes import openapi_schema
+from tests.helpers.painter import encode
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "guide" / "paint.md").read_text(encoding="utf-8")
 CLIENT, USE = (block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "ainter" in block)
@@ -45,7 +45,7 @@ def label(ids: np.ndarray) -> bytes:
 
 def test_guide_client_generates_images(client: Any, synthesizer: Synthesizer, ids: np.ndarray, label: bytes) -> None:
     assert client.model()["size"] == [64, 64]
-    assert client.draw(label, seed=3) == encode_png(synthesizer(ids, seed=3)[0])
+    assert client.generate(label, seed=3) == encode_png(synthesizer(ids, seed=3)[0])
     assert client.blend(label, 1, 2, 1.0) == encode_png(synthesizer(ids, seed=2)[0])
     assert client.blend(label, 1, 2, 0.5) == encode_png(synthesizer.interpolate(ids, 1, 2, 3)[1])
 
@@ -56,15 +56,15 @@ def test_guide_example_runs(
     monkeypatch.chdir(tmp_path)
     Path("label.png").write_bytes(label)
     exec(USE, {**names, "PainterClient": lambda: client})
-    assert Path("image.png").read_bytes() == client.draw(label, seed=1)
+    assert Path("image.png").read_bytes() == client.generate(label, seed=1)
 
 
 def test_guide_client_raises_the_servers_message(names: dict[str, Any], client: Any, label: bytes) -> None:
     with pytest.raises(names["PainterError"], match="not a PNG image") as error:
-        client.draw(b"text")
+        client.generate(b"text")
     assert error.value.status == 415
     with pytest.raises(names["PainterError"], match="'seed' cannot be '-1'"):
-        client.draw(label, seed=-1)
+        client.generate(label, seed=-1)
 
 
 @pytest.fixture
@@ -94,15 +94,15 @@ def test_guide_client_waits_as_told(
     monkeypatch.setattr("time.sleep", sleep)
     impatient = names["PainterClient"](client.address, patience=0.0)
     with pytest.raises(names["PainterError"], match="8 requests are waiting already"):
-        impatient.draw(label)
+        impatient.generate(label)
     assert waits == []
-    assert client.draw(label).startswith(b"\x89PNG")
+    assert client.generate(label).startswith(b"\x89PNG")
     assert waits and all(wait >= 1 for wait in waits)
 
 
 def test_guide_client_is_typed() -> None:
     functions = [node for node in ast.walk(ast.parse(CLIENT)) if isinstance(node, ast.FunctionDef)]
-    assert {function.name for function in functions} == {"__init__", "model", "draw", "blend", "_ask"}
+    assert {function.name for function in functions} == {"__init__", "model", "generate", "blend", "_request"}
     for function in functions:
         assert function.returns is not None, function.name
         own = [part for part in (*function.args.args, *function.args.kwonlyargs) if part.arg != "self"]

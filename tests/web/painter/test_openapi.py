@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.helpers.painter import label_png
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from tests.helpers.painter import label_png
 
 schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
 

@@ -8,7 +8,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import httpx
 import pytest
-from tests.helpers.painter import PNG, label_png, wait_until
 from starlette.testclient import TestClient
 
 from lab2pix.inference import Synthesizer
@@ -17,6 +16,7 @@ from lab2pix.web.painter.queue import JobQueue
 from lab2pix.web.painter.service import PainterService
 from lab2pix.web.responses import HTTPError
 from lab2pix.web.security import host_checker
+from tests.helpers.painter import PNG, label_png, wait_until
 
 Post = Callable[..., Future[httpx.Response]]
 Blocked = tuple[threading.Event, list[int]]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from tests.helpers.painter import JPEG, PNG, encode, label_png
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -18,6 +17,7 @@ from lab2pix.web.painter.images import MAX_BYTES
 from lab2pix.web.painter.service import PainterService
 from lab2pix.web.responses import HTTPError
 from lab2pix.web.security import HEADERS, MemoryBudget, host_checker
+from tests.helpers.painter import JPEG, PNG, encode, label_png
 
 ANYTHING = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 LABEL = label_png()

@@ -46,7 +46,7 @@ def client(study_folder: Path, study: Study, store: AnswerStore) -> Iterator[Tes
 
 @pytest.fixture
 def post(client: TestClient) -> Post:
-    """Sends JSON; gives status and answer."""
+    """Sends JSON; returns status and response."""
 
     def call(path: str, body: object) -> tuple[int, dict[str, Any]]:
         response = client.post(f"/api/{path}", json=body)
@@ -57,7 +57,7 @@ def post(client: TestClient) -> Post:
 
 @pytest.fixture
 def answer(post: Post) -> dict[str, Any]:
-    """What the page sends for Ada's first sample, in the order in which its images are shown."""
+    """The page's request for Ada's first sample, ranked in the order of display."""
     first = post("participant", {"participant": "Ada"})[1]["samples"][0]
     return {
         "participant": "Ada",
@@ -107,9 +107,9 @@ def test_no_classes_without_label_space(build: Callable[..., BuiltStudy]) -> Non
     with AnswerStore(built.folder, built.study) as store:
         app = create_app(built.folder, built.study, store, host_checker("127.0.0.1"))
         with TestClient(app, base_url="http://127.0.0.1:8000") as client:
-            told = client.post("/api/participant", json={"participant": "Ada"}).json()
-    assert told["classes"] == []
-    assert [sample["classes"] for sample in told["samples"]] == [[]] * 4
+            response = client.post("/api/participant", json={"participant": "Ada"}).json()
+    assert response["classes"] == []
+    assert [sample["classes"] for sample in response["samples"]] == [[]] * 4
 
 
 def test_images_are_served_without_times(client: TestClient, study_folder: Path, study: Study) -> None:
@@ -265,7 +265,7 @@ def test_invalid_json_is_refused(client: TestClient, body: bytes) -> None:
 def test_body_over_the_limit_is_refused(client: TestClient) -> None:
     def send(size: int) -> int:
         body = b'{"participant": "Ada"}'.ljust(size)
-        chunks = (body[start : start + 1000] for start in range(0, size, 1000))  # its length is not told before
+        chunks = (body[start : start + 1000] for start in range(0, size, 1000))  # without a content length
         return client.post("/api/participant", content=chunks, headers={"content-type": "application/json"}).status_code
 
     assert (send(MAX_BODY), send(MAX_BODY + 1), send(10**6)) == (200, 413, 413)

@@ -112,7 +112,7 @@ def test_build_reports_progress(build: Build) -> None:
     assert calls == [(done, 6) for done in range(6)]
 
 
-# --- what is refused, and that nothing is left behind ---------------------------------------------------------------
+# --- refused input --------------------------------------------------------------------------------------------------
 
 
 def test_missing_names_are_refused(build: Build, folders: dict[str, Path], tmp_path: Path) -> None:

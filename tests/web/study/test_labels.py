@@ -20,7 +20,7 @@ def save(file: Path, rows: object, kind: type = np.uint8, **settings: object) ->
 
 
 def seen(*files: Path) -> list[list[list[Color]]]:
-    """Return what is shown of each file of a study, as rows of colors."""
+    """Return the rendered files of a study, as rows of colors."""
     show = render_raw_labels(files)
     shown = [show(file) for file in files]
     assert all(one.classes == [] for one in shown)

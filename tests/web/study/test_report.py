@@ -28,7 +28,7 @@ S, L, N = "spade", "lab2pix-v2", "no norm"
 
 @pytest.fixture
 def rank(study_folder: Path, study: Study) -> Rank:
-    """Lets a participant rank as many samples as there are rankings."""
+    """Stores rankings of a participant."""
 
     def call(name: str, rankings: list[list[str]]) -> None:
         with AnswerStore(study_folder, study) as store:
@@ -103,7 +103,7 @@ def test_compare_methods_returns_none_without_differences() -> None:
 
 
 def random_points(people: int, samples: int, taste: float, seed: int = 0) -> list[NDArray[np.int64]]:
-    """Draw rankings of three methods by people of whom each has a taste of its own."""
+    """Sample rankings of three methods by people with different tastes."""
     rng = np.random.default_rng(seed)
     tastes = rng.normal(size=(people, 1, 3)) * taste
     noise = rng.normal(size=(people, samples, 3))
@@ -119,7 +119,7 @@ def test_interval_of_one_person_is_the_plain_bootstrap() -> None:
     low, high = np.percentile(means[:, 0], [2.5, 97.5])
     assert (low, high) == pytest.approx((plain.confidence_interval.low, plain.confidence_interval.high), abs=0.03)
     assert means.mean(axis=0) == pytest.approx(points.mean(axis=0), abs=0.02)
-    assert means.sum(axis=1) == pytest.approx(np.full(4000, 6.0))  # each ranking gives away six points
+    assert means.sum(axis=1) == pytest.approx(np.full(4000, 6.0))  # each ranking assigns six points
 
 
 def test_interval_is_wider_if_people_differ() -> None:
@@ -134,7 +134,7 @@ def test_interval_has_its_nominal_coverage() -> None:
     held = 0
     for seed in range(150):
         low, high = np.percentile(bootstrap_means(random_points(12, 20, 0.5, seed), 300, seed)[:, 0], [2.5, 97.5])
-        held += low <= 2 <= high  # all methods are alike over all people: 2 points of 3 on average
+        held += low <= 2 <= high  # the expected score of every method is 2
     assert 0.85 <= held / 150 <= 0.99
 
 

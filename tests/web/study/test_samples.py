@@ -1,4 +1,4 @@
-"""What a participant sees: the same for ever by name, every method at each place about equally often."""
+"""Assignment of samples to participants: reproducible and uniform; participants' names; the study's file."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab2pix.web.study.samples import MAX_NAME, Sample, Study, participant_key, 
 
 
 def study_of(methods: int, pool: int, samples: int, seed: int = 0) -> Study:
-    """Return a study whose images are on no disk."""
+    """Return a study without image files."""
     names = [f"m{number}" for number in range(methods)]
     numbers = iter(range(10**9))
     return Study(
@@ -48,7 +48,7 @@ def seen(study: Study, name: str) -> list[tuple[str, tuple[str, ...]]]:
 
 
 def test_seeded_shuffle_never_changes() -> None:
-    # Written down once: another order would show a returning participant other samples.
+    # Fixed values: another order would show a returning participant other samples.
     assert seeded_shuffle(["a", "b", "c", "d", "e"], 0, "pool") == ["c", "a", "b", "d", "e"]
     assert seeded_shuffle(["e", "d", "c", "b", "a"], 0, "pool") == ["c", "a", "b", "d", "e"]
     assert seeded_shuffle(["a", "b", "c", "d", "e"], 1, "pool") != ["c", "a", "b", "d", "e"]
@@ -80,7 +80,7 @@ def test_methods_are_uniform_over_positions() -> None:
             shown.update((method, place) for place, method in enumerate(task.methods))
     expected = people * 100 / 5
     assert len(shown) == 25
-    # A binomial count of 2000 draws at 1/5 has a deviation of 18; five of them is far beyond chance.
+    # A binomial count of 2000 draws at 1/5 has a standard deviation of 18; the tolerance is five of them.
     assert all(abs(count - expected) < 5 * 18 for count in shown.values()), shown
 
 

@@ -1,4 +1,4 @@
-"""The answers: on the disk when told so, whole after a crash, each counted once."""
+"""Answer storage: durability, crash recovery, and each answer counted once."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_repeated_answer_is_stored_once(
 def test_last_answer_counts(store: AnswerStore, study_folder: Path, study: Study, samples: list[str]) -> None:
     store.append("id-00001", "Ada", samples[0], BEST_FIRST, 1)
     store.append("id-00002", "Ada", samples[0], BEST_FIRST[::-1], 1)
-    # The network delivers the first one again, late: it must not take the place of the second.
+    # The first request arrives again late: it must not replace the second.
     assert store.append("id-00001", "Ada", samples[0], BEST_FIRST, 1) == "already stored"
     answers = read_answers(study_folder, study)
     assert [one.ranking for one in answers.latest.values()] == [BEST_FIRST[::-1]]
@@ -134,7 +134,7 @@ def test_truncated_line_loses_only_that_answer(
     with AnswerStore(study_folder, study) as store:
         found = [one.id for one in store.answers.latest.values()]
         assert found == ["id-00001", "id-00002", "id-00003"][: 3 if complete else 2]
-        # The page sends the answer again, since it was never told that it is kept.
+        # The page sends the answer again, because it got no response.
         store.append("id-00003", "Ada", samples[2], BEST_FIRST, 1)
         store.append("id-00004", "Ada", samples[3], BEST_FIRST, 1)
     assert ids(study_folder, study) == ["id-00001", "id-00002", "id-00003", "id-00004"]
@@ -159,12 +159,12 @@ def test_killed_process_keeps_acknowledged_answers(study_folder: Path, study: St
     assert done.returncode < 0, done.stderr
     assert done.stdout.split("\n")[:3] == ["stored"] * 3
     assert len(ids(study_folder, study)) == 3
-    with AnswerStore(study_folder, study) as store:  # the dead process holds nothing
+    with AnswerStore(study_folder, study) as store:  # the dead process holds no lock
         assert len(store.answers.latest) == 3
 
 
 class Disk:
-    """Stands in for what writes; accepts so many bytes, then is full."""
+    """File that accepts so many bytes and then is full."""
 
     def __init__(self, real: object, room: int) -> None:
         self.real, self.room = real, room
@@ -190,7 +190,7 @@ def test_full_disk_leaves_the_file_unchanged(
         with pytest.raises(OutputError, match="free space"):
             store.append("id-00002", "Ada", samples[1], BEST_FIRST, 1)
     assert (study_folder / FILE_NAME).read_bytes() == before
-    assert store.append("id-00002", "Ada", samples[1], BEST_FIRST, 1) == "stored"  # not taken for kept already
+    assert store.append("id-00002", "Ada", samples[1], BEST_FIRST, 1) == "stored"  # the failed answer does not count
     assert ids(study_folder, study) == ["id-00001", "id-00002"]
 
 
@@ -248,7 +248,7 @@ def test_second_process_is_refused(study_folder: Path, study: Study, samples: li
         assert other.stdout.readline() == "open\n"
         with pytest.raises(OutputError, match="already being served"):
             AnswerStore(study_folder, study)
-        assert read_answers(study_folder, study).latest == {}  # a report may be read meanwhile
+        assert read_answers(study_folder, study).latest == {}  # reading needs no lock
         other.stdin.close()
     with AnswerStore(study_folder, study) as store:
         assert store.append("id-00001", "Ada", samples[0], BEST_FIRST, 1) == "stored"
