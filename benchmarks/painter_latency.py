@@ -22,8 +22,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from _environment import environment
 from playwright.sync_api import Browser, Page, sync_playwright
-from surroundings import surroundings
 
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 NUMBER = "() => Number(document.getElementById('picture').dataset.number || 0)"
@@ -107,7 +107,7 @@ def main(given: Sequence[str] | None = None) -> None:
     print(f"start to first picture: {found['start_to_first_picture']:.1f} s")
     print(f"brush release to picture: median {statistics.median(took):.2f} s, worst {max(took):.2f} s of {len(took)}")
     if args.out:
-        args.out.write_text(json.dumps({**surroundings(), **found}, indent=2) + "\n", encoding="utf-8")
+        args.out.write_text(json.dumps({**environment(), **found}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -40,10 +40,10 @@ from urllib.parse import urlencode
 import numpy as np
 import schemathesis
 import torch
+from _environment import processor, write_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from surroundings import processor, write_json
 
 import lab2pix
 from lab2pix import LabelSpace, Synthesizer
