@@ -24,10 +24,8 @@ from lab2pix import Synthesizer
 from lab2pix.config.schema import DataConfig, ScenesConfig
 from lab2pix.data.samples import collate
 from lab2pix.data.transforms import float_to_uint8, to_pil
-from lab2pix.evaluation.evaluator import Protocol
 from lab2pix.evaluation.report import read_report
 from lab2pix.evaluation.segmenters import WEIGHTS_FILE
-from lab2pix.inference.evaluate import evaluate_run
 from lab2pix.recipes import load_config
 from lab2pix.training import latest_checkpoint, read_run_config
 from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
@@ -227,10 +225,11 @@ def evaluate(run: Path, segmenter: Path, *, samples: int, count: int, more: Sequ
     protocol = report["protocol"] if report else {"generated": {"step": None}, "segmenter": None}
     known = protocol["generated"]["step"], (protocol["segmenter"] or {}).get("weights_sha256")
     if report is None or known != (step, file_sha256(segmenter / WEIGHTS_FILE)):
-        found = evaluate_run(
-            run, Protocol(segmenter=str(segmenter)), samples=samples, count=count, device="cpu", pictures=None
-        )
-        found.save(file, overwrite=True)
+        words = [str(run), "--out", str(file), "--segmenter", str(segmenter), "--device", "cpu", "--overwrite"]
+        words += ["--samples", str(samples), "--count", str(count)]
+        command = [sys.executable, "-m", "lab2pix", "evaluate", *words]
+        if subprocess.run(command, stdout=subprocess.DEVNULL, check=False).returncode:
+            raise ValueError(f"{run} could not be evaluated; the reason is above")
         report = read_report(file)
     return {name: float(report["scores"][name]["mean"]) for name in (*SCORES, *more)}
 

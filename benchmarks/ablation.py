@@ -45,7 +45,6 @@ from _runs import (
 )
 
 from lab2pix.errors import Lab2PixError
-from lab2pix.evaluation.report import higher_is_better
 
 UNPAIRED = {
     "a": "unpaired-a-spade",
@@ -101,6 +100,8 @@ SCENES = (
     "data.scenes.train_count=500",
     "data.scenes.val_count=256",
 )
+LOWER = ("frechet_efficientnet_lite0",)
+"""Scores for which lower is better."""
 PAPER: dict[str, dict[str, tuple[float, float, float, float]]] = {
     "unpaired": {
         "a": (0.48, 0.09, 0.08, 133.2),
@@ -143,7 +144,7 @@ def compare_rows(scores: BySeed, paper: Mapping[str, Sequence[float]]) -> list[d
 def _verdict(change: float | None, spread: float | None, name: str) -> str:
     if change is None or spread is None or abs(change) <= spread:
         return "equal" if spread == 0 else "open"
-    return "better" if (change > 0) == higher_is_better(name) else "worse"
+    return "better" if (change < 0) == (name in LOWER) else "worse"
 
 
 def _digits(name: str) -> int:
@@ -153,7 +154,7 @@ def _digits(name: str) -> int:
 def markdown(table: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], costs: Mapping[str, float]) -> str:
     """Return the table in the paper's form, with the best of each column in bold and the seconds of a step."""
     best = {
-        name: (max if higher_is_better(name) else min)(table, key=lambda row, name=name: table[row][name]["mean"])
+        name: (min if name in LOWER else max)(table, key=lambda row, name=name: table[row][name]["mean"])
         for name in SCORES
     }
     lines = ["| row | preset | PPA | PCA | C-IoU | Fréchet | step (s) |", "|---|---|" + "---:|" * 5]

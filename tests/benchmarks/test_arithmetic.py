@@ -103,14 +103,15 @@ def test_ablation_table_marks_the_best():
 def test_evaluate_reuses_a_report_of_the_same_step_and_segmenter(tmp_path, monkeypatch):
     weights, made, at = tmp_path / "model.safetensors", [], {}
 
-    class Report:
-        def save(self, file, *, overwrite):
-            segmenter = {"weights_sha256": _runs.file_sha256(weights)}
-            means = {name: {"mean": len(made)} for name in _runs.SCORES}
-            protocol = {"generated": {"step": at["step"]}, "segmenter": segmenter}
-            file.write_text(json.dumps({"protocol": protocol, "scores": means}))
+    def run(command, **_):
+        made.append(command)
+        segmenter = {"weights_sha256": _runs.file_sha256(weights)}
+        means = {name: {"mean": len(made)} for name in _runs.SCORES}
+        protocol = {"generated": {"step": at["step"]}, "segmenter": segmenter}
+        Path(command[command.index("--out") + 1]).write_text(json.dumps({"protocol": protocol, "scores": means}))
+        return Namespace(returncode=0)
 
-    monkeypatch.setattr(_runs, "evaluate_run", lambda *_, **__: made.append(1) or Report())
+    monkeypatch.setattr(_runs.subprocess, "run", run)
     monkeypatch.setattr(_runs, "read_report", lambda file: json.loads(file.read_text()))
     monkeypatch.setattr(_runs, "latest_checkpoint", lambda _: Path(f"step-{at['step']:08d}"))
     found = []
