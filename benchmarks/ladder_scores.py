@@ -16,9 +16,10 @@ from lab2pix.data.build import build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.evaluation.evaluator import Protocol
-from lab2pix.evaluation.report import higher_is_better, read_report
+from lab2pix.evaluation.report import read_report
 from lab2pix.evaluation.segmenters import WEIGHTS_FILE
 from lab2pix.inference.evaluate import evaluate_run
+from lab2pix.reporting.scores import higher_is_better
 from lab2pix.training import latest_checkpoint
 from lab2pix.utils.pretrained import file_sha256
 

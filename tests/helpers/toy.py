@@ -30,7 +30,7 @@ from lab2pix.errors import DataError, Lab2PixError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Losses, Method, StepContext, encode_condition
 from lab2pix.training import Validator, evaluation, loop, monitor
-from lab2pix.training.sampler import stable_seed
+from lab2pix.utils.seeding import stable_seed
 
 SIDE = 8
 SAMPLES = 7  # a batch of 4 is never a whole part of an epoch

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +9,7 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import Config
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.seeding import latent_generator
 
 __all__ = [
     "condition_channels",
@@ -87,6 +86,4 @@ def generate_deterministic(
 
 def latent_from_seed(seed: int, sample: int, length: int) -> Tensor:
     """Return z (Eq. 21) of a seed's n-th picture: `[length]` float32 that depends on seed and sample alone."""
-    digest = hashlib.sha256(f"lab2pix noise {seed} {sample}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(length, generator=generator)
+    return torch.randn(length, generator=latent_generator(seed, sample))

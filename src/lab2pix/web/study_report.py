@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 import lab2pix
 from lab2pix.errors import DataError, OutputError
+from lab2pix.utils.extras import import_extra
 from lab2pix.utils.files import write_atomically
 from lab2pix.web.study_samples import Study
 from lab2pix.web.study_store import FILE_NAME, Answers, read_answers
@@ -321,8 +322,7 @@ def compare_methods(points: NDArray[Any], over: str) -> Test | None:
     Returns:
         The test; `None` for a single block, or where no block tells any method from another.
     """
-    from scipy import stats
-
+    stats = import_extra("scipy.stats", "web", "the statistical test of a study")
     blocks, methods = points.shape
     if blocks < 2 or bool((points == points[:, :1]).all()):
         return None
