@@ -16,8 +16,9 @@ from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.checkpoints import check_form, read_checkpoint
 from lab2pix.interop.released_v1 import ReleasedV1Generator, load_released_v1, v1_generator_settings
 from lab2pix.interop.released_v2 import load_released_generator, v2_generator_settings
-from lab2pix.labels.space import LabelSpace, label_space_names
+from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, build_sampling, read_config
+from lab2pix.utils.registry import label_space_names
 
 __all__ = ["ConversionOptions", "Converted", "build_network", "convert_checkpoint"]
 

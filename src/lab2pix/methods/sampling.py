@@ -18,6 +18,7 @@ from lab2pix.batch import Batch
 from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.seeding import latent_generator
 
 __all__ = [
     "Condition",
@@ -262,6 +263,4 @@ def _norms_and_dropout_in_train_mode(network: nn.Module) -> Iterator[None]:
 
 def latent_from_seed(seed: int, sample: int, shape: tuple[int, ...]) -> Tensor:
     """Return the noise of a seed's n-th image: float32 that depends on seed, sample and shape alone (Eq. 21)."""
-    digest = hashlib.sha256(f"lab2pix noise {seed} {sample}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=latent_generator(seed, sample))
