@@ -91,7 +91,7 @@ def peak_allocated(call: Callable[[], Any], device: torch.device) -> float:
         return (torch.cuda.max_memory_allocated() - before) / 2**20
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         call()
-    events = list(profile.profiler.kineto_results.events())  # type: ignore[union-attr]
+    events = list(profile.profiler.kineto_results.events())
     held = highest = 0
     for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
         held += event.nbytes()

@@ -222,7 +222,7 @@ def evaluate(run: Path, segmenter: Path, *, samples: int, count: int, more: Sequ
     checkpoint = latest_checkpoint(run)
     step = int(checkpoint.name.removeprefix("step-")) if checkpoint else 0
     report = read_report(file) if file.exists() else None
-    protocol = report["protocol"] if report else {"generated": {"step": None}, "segmenter": None}
+    protocol: Any = report["protocol"] if report else {"generated": {"step": None}, "segmenter": None}
     known = protocol["generated"]["step"], (protocol["segmenter"] or {}).get("weights_sha256")
     if report is None or known != (step, file_sha256(segmenter / WEIGHTS_FILE)):
         words = [str(run), "--out", str(file), "--segmenter", str(segmenter), "--device", "cpu", "--overwrite"]

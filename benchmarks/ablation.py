@@ -153,10 +153,8 @@ def _digits(name: str) -> int:
 
 def markdown(table: Mapping[str, Mapping[str, Any]], titles: Mapping[str, str], costs: Mapping[str, float]) -> str:
     """Return the table in the paper's form, with the best of each column in bold and the seconds of a step."""
-    best = {
-        name: (min if name in LOWER else max)(table, key=lambda row, name=name: table[row][name]["mean"])
-        for name in SCORES
-    }
+    means = {name: {row: scores[name]["mean"] for row, scores in table.items()} for name in SCORES}
+    best = {name: (min if name in LOWER else max)(rows, key=lambda row: rows[row]) for name, rows in means.items()}
     lines = ["| row | preset | PPA | PCA | C-IoU | Fréchet | step (s) |", "|---|---|" + "---:|" * 5]
     for row, scores in table.items():
         texts = [cell(scores[name], _digits(name)) for name in SCORES]

@@ -262,9 +262,9 @@ def stretch(training: TrainingSteps, reader_name: str, epochs: int, steps: int) 
         it waits for the reader to start.
     """
     reader = batches(training.config, reader_name, epochs * steps)
-    found = []
+    found: list[list[tuple[float, ...]]] = []
     for _ in range(epochs):
-        taken = []
+        taken: list[tuple[float, ...]] = []
         for _ in range(steps):
             start, cpu = time.perf_counter(), time.process_time()
             (part,) = next(reader)
