@@ -318,6 +318,7 @@ def test_nearest_size_is_a_multiple_and_large_enough(
     assert nearest_size(size, multiple, least) == nearest
 
 
+@pytest.mark.slow
 def test_config_names_match_registered_components() -> None:
     from lab2pix.config.schema import LAYOUT_NAMES
     from lab2pix.data.formats import layout_names

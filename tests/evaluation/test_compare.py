@@ -26,6 +26,7 @@ def written(file: Path, name: str = "a", **protocol: Any) -> Path:
     return save_report(Report(name, {"ppa": Score.of_sets([0.5])}, {"size": [8, 8], **protocol}), file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "one", "other", "named"),
     [

@@ -47,6 +47,7 @@ def step(method, data, z, engine=None):
     return ours, theirs, untouched
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -87,6 +88,7 @@ def test_v2_step_updates_every_parameter(overrides):
     assert all(value.isfinite() and not value.requires_grad for value in generator_losses.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [(), ("backbone.discriminator=vgg16",), ("discriminator.kind=patch",), ("loss.cycle=10",)],
@@ -118,6 +120,7 @@ def test_v2_gradients_equal_those_of_one_autograd_graph(overrides):
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_the_reader_learns_from_photos_alone_and_the_generator_from_what_it_misreads():
     config = tiny("loss.cycle=1e4", "loss.feature_matching=0", "discriminator.scales=1", "train.init_gain=1")
     torch.manual_seed(0)
@@ -154,6 +157,7 @@ def test_the_reader_learns_from_photos_alone_and_the_generator_from_what_it_misr
     assert after["cycle"] < 0.97 * before["cycle"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("eyes", ["efficientnet-lite0", "vgg16"])
 def test_the_perceptual_loss_looks_at_the_halved_image_where_no_discriminator_does(eyes):
     losses, gradients, weights = {}, {}, {}
@@ -195,6 +199,7 @@ def test_the_discriminators_see_the_generated_image_without_a_graph():
     assert all(p.requires_grad for p in method.discriminator.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_holds_each_backbone_once_and_runs_it_once_per_image(cycle):
     method = build_method(tiny(f"loss.cycle={cycle}"), SPACE)
@@ -216,6 +221,7 @@ def test_the_generator_runs_once_and_the_discriminators_judge_in_one_pass():
     assert runs == {"generator": 1, "discriminator": [6]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_loss_scale_reaches_every_gradient(cycle):
     config = tiny(f"loss.cycle={cycle}")
@@ -231,6 +237,7 @@ def test_v2_loss_scale_reaches_every_gradient(cycle):
         torch.testing.assert_close(fourfold, 4 * single, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_bfloat16_step_is_finite_and_near_float32(cycle):
     config = tiny(f"loss.cycle={cycle}")
@@ -247,6 +254,7 @@ def test_v2_bfloat16_step_is_finite_and_near_float32(cycle):
     torch.testing.assert_close(totals[1], totals[0], atol=0.15, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_the_foreground_mask_follows_background_ids_and_rate():
     data = batch()
     assert build_method(tiny("loss.foreground_rate=1"), SPACE)._mask(data) is None
@@ -321,6 +329,7 @@ def test_select_imle_noise_takes_the_nearest_to_the_photo():
     assert not torch.equal(chosen, z)
 
 
+@pytest.mark.slow
 def test_v2_step_with_imle_is_reproducible():
     method = build_method(tiny("loss.nearest_of=3"), SPACE)
     used = []

@@ -278,6 +278,7 @@ def test_released_networks_are_met_in_all_they_answered(golden_root: Path, task:
 # --- files of other shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -316,6 +317,7 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
     return {name: tensor}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["out.X3", "out.X2", "out.X1", "out.D3.fake.level3", "out.D1.real.level1", "out.enhance_mask"]
 )
@@ -349,6 +351,7 @@ def test_each_batch_statistic_counts(made: Path) -> None:
     assert not {"out.X2", "out.X1"} & failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "values", "failed", "reason"),
     [
