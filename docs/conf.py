@@ -25,8 +25,9 @@ from sphinx.util import logging  # noqa: E402
 
 import lab2pix  # noqa: E402
 from lab2pix.config.schema import Config  # noqa: E402
-from lab2pix.labels.space import LabelSpace, label_space_names  # noqa: E402
+from lab2pix.labels.space import LabelSpace  # noqa: E402
 from lab2pix.recipes import preset_descriptions  # noqa: E402
+from lab2pix.utils.registry import label_space_names  # noqa: E402
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from lab2pix.config.messages import setting_names
-from lab2pix.config.rules import label_space_files, nearest_size
+from lab2pix.config.rules import nearest_size
 from lab2pix.config.schema import Config
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
@@ -316,16 +316,6 @@ def test_nearest_size_is_a_multiple_and_large_enough(
     size: tuple[int, int], multiple: int, least: int, nearest: tuple[int, int]
 ) -> None:
     assert nearest_size(size, multiple, least) == nearest
-
-
-@pytest.mark.slow
-def test_config_names_match_registered_components() -> None:
-    from lab2pix.config.schema import LAYOUT_NAMES
-    from lab2pix.data.formats import layout_names
-    from lab2pix.labels.space import label_space_names
-
-    assert sorted(LAYOUT_NAMES) == sorted(layout_names())
-    assert label_space_files() == sorted(label_space_names())
 
 
 def test_resolved_presets_are_plain_yaml() -> None:

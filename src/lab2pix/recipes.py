@@ -1,4 +1,4 @@
-"""From a preset, a YAML file or a dict to a checked `Config`; every error is one sentence with the key's path.
+"""From a preset, a YAML file or a dict to a checked `RunConfig`; every error is one sentence with the key's path.
 
 Layers are merged in this order, later ones win: the chain of `base:` files, the file itself, the overrides. Paths
 inside a configuration, such as `data.root`, are relative to the folder the program is started in, not to the file.
@@ -22,8 +22,9 @@ from yaml import YAMLError
 
 from lab2pix.config.messages import format_validation_error, setting_groups
 from lab2pix.config.rules import check_rules
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
+from lab2pix.methods import get_method
 
 __all__ = ["lacks_data_root", "load_config", "preset_descriptions", "preset_names", "require_data_root", "to_yaml"]
 
@@ -60,11 +61,11 @@ def preset_descriptions() -> dict[str, str]:
     }
 
 
-def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequence[str] = ()) -> Config:
+def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
     """Return the settings of a run, merged and checked.
 
     Args:
-        source: name of a preset, path of a YAML file, settings as a (nested) mapping, or a finished `Config`.
+        source: name of a preset, path of a YAML file, settings as a (nested) mapping, or a finished `RunConfig`.
             A file or a mapping may name a preset or another file as its `base`.
         overrides: `key.sub=value` each; the value is read as YAML: `null`, `[64, 64]`, `2e-4`, `text`.
 
@@ -80,24 +81,25 @@ def load_config(source: str | Path | Mapping[str, Any] | Config, overrides: Sequ
         raise ConfigError(f"{_listed_group(layers)} is a list but must be a group of settings") from error
     except OmegaConfBaseException as error:
         raise ConfigError(f"{_prefix(layers[-1].origin)}{_first_line(error)}") from error
+    config_class = _config_class(layers)
     try:
         # As JSON, because there strict means what users expect: no 16 from "16", but a list for a tuple.
-        config = Config.model_validate_json(json.dumps(values, default=str), strict=True)
+        config = config_class.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
-        raise ConfigError(_origin(layers, first["loc"]) + format_validation_error(first)) from error
+        raise ConfigError(_origin(layers, first["loc"]) + format_validation_error(first, config_class)) from error
     check_rules(config)
     return config
 
 
-def lacks_data_root(config: Config) -> bool:
+def lacks_data_root(config: RunConfig) -> bool:
     """Say whether the data set's folder is not set though something is to be read from it."""
     data = config.data
     no_labels = data.labels.root is None and data.sketch.from_ != "photo"
     return not data.root and data.layout != "scenes" and (no_labels or data.images.root is None)
 
 
-def require_data_root(config: Config) -> None:
+def require_data_root(config: RunConfig) -> None:
     """Check that a run knows where its data set lies, which presets of real data sets cannot know.
 
     Raises:
@@ -113,7 +115,7 @@ def require_data_root(config: Config) -> None:
         raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.layout}")
 
 
-def to_yaml(config: Config) -> str:
+def to_yaml(config: RunConfig) -> str:
     """Return the whole configuration as YAML that `load_config` reads back to the same."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
@@ -123,8 +125,8 @@ def _preset_files() -> list[Traversable]:
     return sorted((entry for entry in folder.iterdir() if entry.name.endswith(".yaml")), key=lambda entry: entry.name)
 
 
-def _layers(source: str | Path | Mapping[str, Any] | Config) -> list[_Layer]:
-    if isinstance(source, Config):
+def _layers(source: str | Path | Mapping[str, Any] | RunConfig) -> list[_Layer]:
+    if isinstance(source, RunConfig):
         return [_Layer("", OmegaConf.create(source.model_dump(mode="json")))]
     if isinstance(source, Mapping):
         return _with_base(_Layer("", OmegaConf.create(dict(source))), Path(), ())
@@ -213,10 +215,22 @@ def _descend(values: Any, path: Sequence[int | str]) -> Iterator[bool]:
         values = values.get(part)
 
 
+def _config_class(layers: Sequence[_Layer]) -> type[RunConfig]:
+    """Return the class of a run's settings: that of the method which the last layer to name one names."""
+    for layer in reversed(layers):
+        name = layer.values.get("method")
+        if name is not None:
+            try:
+                return get_method(str(name)).Config
+            except ConfigError as error:
+                raise ConfigError(f"{_prefix(layer.origin)}{error}") from error
+    return get_method(RunConfig().method).Config
+
+
 def _listed_group(layers: Sequence[_Layer]) -> str:
     """Return which group of settings a layer gives as a list, with the layer's origin."""
     for layer in layers:
-        for path in setting_groups():
+        for path in setting_groups(_config_class(layers)):
             value = OmegaConf.select(layer.values, path)
             if isinstance(value, ListConfig):
                 return f"{_prefix(layer.origin)}{path}"

@@ -15,8 +15,9 @@ import lab2pix
 from lab2pix import cli
 from lab2pix.cli.console import explain_os_error, read_seed_pair, read_size, resolve_label_space
 from lab2pix.errors import ConfigError, TrainingError
-from lab2pix.labels.space import LabelSpace, label_space_names
+from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config, preset_names
+from lab2pix.utils.registry import label_space_names
 
 Run = Callable[..., tuple[int, str, str]]
 

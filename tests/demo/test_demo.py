@@ -118,11 +118,16 @@ def test_page_of_v1_says_that_nothing_was_paired(unpaired: tuple[str, Path]) -> 
     page = Page(text)
     assert "$" not in page.words
     condition = "drawing" if method == "v1-sketch" else "label map"
-    for words in ("a small Lab2Pix-V1 learnt", "without pairs", "never shown with it", f"One {condition}, other noise"):
+    for words in (
+        "a small Lab2Pix-V1 learnt",
+        "without pairs",
+        "never shown with it",
+        f"One {condition}, different noise",
+    ):
         assert words in page.words
     assert f"The scene that was drawn for this {condition}, never shown with it in training" in text
     assert "disagreement" not in page.words
-    assert "share of pixels in which its own segmenter sees something else" in page.words
+    assert "Share of pixels that its own segmenter classifies differently" in page.words
     # 8 scenes with 3 pictures, five seeds, 7 on the way, three sizes, the loss plot, and the film.
     assert len(page.pictures) >= 24 + 6 + 7 + 4 + 1 + 3 * 3
     sizes = {32, 64, 128} if method == "v1-sketch" else {16, 32, 64}

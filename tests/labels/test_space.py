@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from lab2pix.errors import LabelError
-from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors, label_space_names
+from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
+from lab2pix.utils.registry import label_space_names
 
 SPACE = LabelSpace(
     "three",

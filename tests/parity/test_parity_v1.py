@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from lab2pix.interop.vectors import read_vectors
+from lab2pix.interop.vectors_v1 import V1Vectors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -271,8 +273,20 @@ def expected_rows(task: Task) -> set[str]:
 def test_released_networks_are_met_in_all_they_answered(golden_root: Path, task: Task) -> None:
     rows = check_file(golden_root / f"v1_{task}.safetensors")
     assert not failures(rows)
-    assert all(row.max_abs < 3e-5 for row in rows)
+    # From the same networks in float64 the recording is up to 1.5e-5 away and float32, by processor, up to 3.4e-5.
+    assert all(row.max_abs < 5e-5 for row in rows)
     assert {row.output for row in rows} == expected_rows(task)
+
+
+def test_in_float64_the_sketch_generator_is_as_near_as_the_recording_was_rounded(golden_root: Path) -> None:
+    vectors = read_vectors(golden_root / "v1_sketch.safetensors")
+    case = V1Vectors(vectors)
+    with torch.no_grad():
+        images = case.generator.double()(case.condition.double())
+    for scale, image in zip((3, 2, 1), images, strict=True):
+        recorded = vectors.tensors[f"out.X{scale}"]
+        step = image.shape[-1] // recorded.shape[-1]
+        assert (image[..., ::step, ::step] - recorded).abs().max() < 2e-5
 
 
 # --- files of other shapes ----------------------------------------------------------------------------------------

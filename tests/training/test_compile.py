@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, TrainingError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
@@ -103,7 +103,7 @@ def test_a_compiler_that_fails_is_named() -> None:
         torch.compile(add, backend=backend)(torch.zeros(2))
 
 
-def small(preset: str, *overrides: str) -> Config:
+def small(preset: str, *overrides: str) -> RunConfig:
     return load_config(
         preset,
         [
@@ -133,7 +133,8 @@ def test_with_checkpointing_blocks_are_the_programs(monkeypatch: pytest.MonkeyPa
         small("v2-small", "train.gradient_checkpointing=true"), LabelSpace.load("scenes"), pretrained=False
     )
     compile_networks(method)
-    assert compiled == [*method.generator.blocks, *method.discriminator.networks, method.drawer.reader]
+    generator, head, discriminators = method.networks.values()
+    assert compiled == [*generator.blocks, head, *discriminators.networks]
 
 
 @pytest.mark.xslow

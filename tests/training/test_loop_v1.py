@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from lab2pix import load_config
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.training import latest_checkpoint, train
 
 SETTINGS = (
@@ -26,7 +26,7 @@ SETTINGS = (
 NO_BACKBONE = ("discriminator.kind=patch", "loss.consistency=0")
 
 
-def small(preset: str, *overrides: str) -> Config:
+def small(preset: str, *overrides: str) -> RunConfig:
     return load_config(preset, [*SETTINGS, *overrides])
 
 
@@ -55,7 +55,7 @@ def test_v1_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[st
     terms = {"adversarial", "cycle", "diversity"} | ({"consistency"} if config.loss.consistency else set())
     assert set(whole.losses["generator"]) == terms
     assert set(whole.losses["discriminator"]) == {"real", "fake", "blurred"}
-    assert set(whole.scores) == {"cycle", "disagreement"}
+    assert set(whole.scores) == {"cycle", "seg_error"}
 
     stopped = train(small(preset, *overrides, "train.max_minutes=1e-5"), tmp_path / "parts", device="cpu")
     assert 0 < stopped.step < 3

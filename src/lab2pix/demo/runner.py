@@ -1,4 +1,4 @@
-"""From nothing to pictures within a given time: measure this machine, train, draw, show."""
+"""Runs the demonstration within a given time: calibrates steps, trains, generates, writes the page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.files import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
@@ -20,6 +20,7 @@ from lab2pix.demo.variants import DemoVariant, find_variant, variant_of
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import get_method, read_config
 from lab2pix.recipes import load_config
 from lab2pix.training import RunResult, latest_checkpoint, read_run_config, train
 
@@ -28,24 +29,24 @@ __all__ = ["DemoResult", "MachineSpeed", "measure", "plan_steps", "run_demo"]
 CALIBRATION_STEPS = 16
 WARM_UP = 4
 SHOWS = 8
-"""How often the training draws what it has learnt so far."""
+"""Number of frames of the time lapse."""
 SHOW_SECONDS = 4.0
-"""What each of these takes, checkpoint and scores included, on a slow machine."""
+"""Duration of each, checkpoint and scores included, on a slow machine."""
 FINISH_SECONDS = 10.0
-"""What drawing, the page and leaving take."""
+"""Duration of generation, page and exit."""
 SHOWN = 8
 LABEL_MAPS = 16
-"""Held-out label maps that are written as files, for the reader's own tries."""
+"""Held-out label maps that are written as files."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """How the demonstration ended.
+    """Result of the demonstration.
 
     Attributes:
-        page: the page, or None where a signal ended the training before.
-        sheet: the pictures in one file, likewise.
-        exit_code: what a shell expects: 0, or 128 + the signal.
+        page: the page; None where a signal interrupted training.
+        sheet: the contact sheet; None likewise.
+        exit_code: 0, or 128 + the signal.
     """
 
     page: Path | None
@@ -55,10 +56,10 @@ class DemoResult:
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """How fast this machine is.
+    """Speed of this machine.
 
     Attributes:
-        step: seconds per training step, scenes drawn already.
+        step: seconds per training step, without drawing scenes.
         scene: seconds to draw a scene.
     """
 
@@ -76,27 +77,27 @@ def run_demo(
     device: str | None = None,
     overrides: tuple[str, ...] = (),
 ) -> DemoResult:
-    """Train a small network on drawn landscapes and show what it makes of label maps that it has not seen.
+    """Train a small network on drawn landscapes and show its images of held-out label maps.
 
-    A folder with a finished demonstration stays as it is; one that was interrupted is continued.
+    A finished demonstration is left as it is; an interrupted one is resumed.
 
     Args:
-        out: folder for the page, the pictures and the run.
+        out: folder for the page, the images and the run.
         method: `v2` (preset `v2-small`); `v1` (`v1-small`), which learns without pairs; `v1-sketch`
             (`v1-small-sketch`), which does so from line drawings.
-        minutes: time for everything; where a step takes long, the last one may end after it.
-        seed: decides every random number.
-        size: side, or height and width, of the pictures in pixels; None: as the preset has it.
-        device: `cpu`, `cuda` or `mps`; None: the best there is.
-        overrides: more settings to change, such as `generator.width=8`.
+        minutes: total time; a slow last step may exceed it.
+        seed: seed of all random numbers.
+        size: side, or height and width, of the images in pixels; None: the preset's.
+        device: `cpu`, `cuda` or `mps`; None: the best one available.
+        overrides: further settings, such as `generator.width=8`.
 
     Returns:
-        Where the page and the pictures are.
+        Paths of the page and the contact sheet.
 
     Raises:
-        ConfigError: no time, no such method, or settings that do not fit.
+        ConfigError: no time, an unknown method, or conflicting settings.
         OutputError: the folder holds something else or a demonstration of another method, or cannot be written.
-        TrainingError: as `lab2pix.training.train` does.
+        TrainingError: as `lab2pix.training.train`.
     """
     began, out, kind = time.monotonic(), Path(out), find_variant(method)
     if minutes <= 0:
@@ -142,7 +143,7 @@ def _say(text: str) -> None:
 
 
 def _check_folder(out: Path, run: Path, kind: DemoVariant) -> None:
-    """Refuse a folder that is none, or in which something else lies than a demonstration."""
+    """Raise OutputError where the path is a file, or a folder that holds something else than a demonstration."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder for the demo; choose another --out")
     if not out.is_dir() or not any(out.iterdir()):
@@ -159,7 +160,9 @@ def _check_folder(out: Path, run: Path, kind: DemoVariant) -> None:
         )
 
 
-def _configure(kind: DemoVariant, seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]) -> Config:
+def _configure(
+    kind: DemoVariant, seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]
+) -> RunConfig:
     settings = [f"name={kind.run_name}", f"seed={seed}", f"data.scenes.seed={seed}", "monitor.tensorboard=false"]
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
@@ -167,23 +170,23 @@ def _configure(kind: DemoVariant, seed: int, size: int | tuple[int, int] | None,
     return load_config(kind.preset, [*settings, *overrides])
 
 
-def _changed(config: Config, changes: dict[str, dict[str, object]]) -> Config:
+def _changed(config: RunConfig, changes: dict[str, dict[str, object]]) -> RunConfig:
     tree = config.model_dump(mode="json")
     for section, values in changes.items():
         tree[section].update(values)
-    return Config.model_validate(tree)
+    return read_config(tree)
 
 
-def measure(config: Config, device: str | None, at_most: float) -> MachineSpeed | None:
-    """Train some steps in a folder that vanishes, on scenes few enough to be drawn before the clock starts.
+def measure(config: RunConfig, device: str | None, at_most: float) -> MachineSpeed | None:
+    """Measure speed by some training steps in a temporary folder, on few scenes that are drawn beforehand.
 
     Args:
         config: the run.
-        device: what to train on.
-        at_most: minutes.
+        device: the device.
+        at_most: time limit in minutes.
 
     Returns:
-        The pace, or None where Ctrl-C came first.
+        The speed; None after Ctrl-C.
     """
     began = time.monotonic()
     for index in range(4):
@@ -209,14 +212,14 @@ def measure(config: Config, device: str | None, at_most: float) -> MachineSpeed 
     return MachineSpeed((seconds[last] - seconds.get(first, 0.0)) / (last - first), scene)
 
 
-def plan_steps(config: Config, pace: MachineSpeed, seconds: float) -> Config:
-    """Return the run that fills so many seconds, what goes on beside its steps included; at most twice the recipe's."""
+def plan_steps(config: RunConfig, pace: MachineSpeed, seconds: float) -> RunConfig:
+    """Return the run that takes `seconds`, everything included; at most twice the steps of its preset."""
     left = 0.93 * max(1.0, seconds - FINISH_SECONDS - SHOWS * SHOW_SECONDS)
     batch, scenes = config.train.batch_size, config.data.scenes.train_count
-    # A sample without pairs takes its label map from one scene and its picture from another.
-    drawn = batch * (2 if config.data.unpaired else 1)
+    # An unpaired sample takes its label map from one scene and its image from another.
+    drawn = batch * (1 if get_method(config.method).paired else 2)
     steps = left / (pace.step + drawn * pace.scene)
-    if steps * drawn > scenes:  # from the second epoch on the scenes are there already
+    if steps * drawn > scenes:  # scenes are cached from the second epoch on
         steps = (left - scenes * pace.scene) / pace.step
     longest = 2 * (config.train.steps or 3000)
     total = max(SHOWS, min(int(steps), longest))
@@ -231,8 +234,8 @@ def plan_steps(config: Config, pace: MachineSpeed, seconds: float) -> Config:
     )
 
 
-def _continue(config: Config, run: Path, minutes: float, device: str | None) -> RunResult | None:
-    """Go on with an interrupted run; None where it had ended and only the page is missing."""
+def _continue(config: RunConfig, run: Path, minutes: float, device: str | None) -> RunResult | None:
+    """Resume an interrupted run; returns None where it is finished and only the page is missing."""
     checkpoint = latest_checkpoint(run)
     if checkpoint is not None and checkpoint.name == f"step-{config.train.steps:08d}":
         return None
@@ -241,9 +244,15 @@ def _continue(config: Config, run: Path, minutes: float, device: str | None) -> 
     return train(config, run, resume=True, device=device, validators=(save_progress_frame,))
 
 
-def _held_out(config: Config) -> list[Scene]:
-    """Return the first held-out scenes: none is chosen for how it came out."""
-    dataset = build_dataset(config.data, "val", LabelSpace.load(config.data.label_space), config.seed)
+def _held_out(config: RunConfig) -> list[Scene]:
+    """Return the first held-out scenes."""
+    dataset = build_dataset(
+        config.data,
+        "val",
+        LabelSpace.load(config.data.label_space),
+        config.seed,
+        paired=get_method(config.method).paired,
+    )
     return [Scene.from_sample(dataset[index]) for index in range(min(LABEL_MAPS, len(dataset)))]
 
 

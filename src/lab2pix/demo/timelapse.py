@@ -1,4 +1,4 @@
-"""How the network learns: the same scenes drawn again and again while it is trained."""
+"""Time lapse of training: images of the same scenes after every few steps."""
 
 from __future__ import annotations
 
@@ -10,26 +10,28 @@ from PIL import Image
 from lab2pix.data.build import build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.data.transforms import float_to_uint8, to_pil
-from lab2pix.methods import Method, generate, latent_from_seed
+from lab2pix.methods import generate, latent_from_seed
+from lab2pix.training.state import TrainingState
 
 __all__ = ["FILM", "FRAMES", "progress_frames", "save_progress_frame"]
 
 FILM = "film"
 FRAMES = 3
-"""Scenes in each frame, one below the other."""
+"""Scenes per frame, one below the other."""
 
 
-def save_progress_frame(method: Method, run: Path, step: int) -> dict[str, float]:
-    """Draw the first held-out scenes as the network sees them now: a validator that gives no score.
+def save_progress_frame(state: TrainingState, run: Path, step: int) -> dict[str, float]:
+    """Generate images of the first held-out scenes: a validator without scores.
 
     Writes `RUN/film/step-00000100.png`.
     """
-    config = method.config
-    dataset = build_dataset(config.data, "val", method.label_space, config.seed)
-    device = next(method.generator.parameters()).device
+    method, generator, config = state.method, state.sampling_generator, state.method.config
+    dataset = build_dataset(config.data, "val", method.label_space, config.seed, paired=method.paired)
+    device = next(generator.parameters()).device
     batch = collate([dataset[index] for index in range(min(FRAMES, len(dataset)))])
-    noise = latent_from_seed(0, 0, config.generator.noise_dim).expand(len(batch), -1)
-    images = float_to_uint8(generate(method.generator, config, method.label_space, batch.to(device), noise.to(device)))
+    shape = method.sampling.noise_shape(config.data.size)
+    noise = None if shape is None else torch.stack([latent_from_seed(0, 0, shape)] * len(batch)).to(device)
+    images = float_to_uint8(generate(generator, method.sampling, batch.to(device), noise))
     folder = run / FILM
     folder.mkdir(exist_ok=True)
     to_pil(torch.cat(list(images), dim=1)).save(folder / f"step-{step:08d}.png")
@@ -37,7 +39,7 @@ def save_progress_frame(method: Method, run: Path, step: int) -> dict[str, float
 
 
 def progress_frames(run: Path, height: int) -> list[tuple[int, list[Image.Image]]]:
-    """Return the steps and, for each, its pictures, which are `height` pixels high."""
+    """Return the steps with their images, each `height` pixels high."""
     frames = []
     for file in sorted((run / FILM).glob("step-*.png")):
         with Image.open(file) as strip:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -17,6 +17,7 @@ from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
 from lab2pix.inference.synthesizer import Synthesizer
+from lab2pix.utils.files import atomic_write
 
 __all__ = ["GenerateReport", "generate_folder"]
 
@@ -99,7 +100,7 @@ def generate_folder(
         steps: pictures on that way, both ends included.
         overwrite: make pictures anew that are there already.
         batch_size: pictures at once; changes speed and memory only.
-        layout: how the files lie; see `lab2pix.data.layout_names`.
+        layout: how the files lie; see `lab2pix.utils.registry.LAYOUTS`.
         split: which part of a data set; None: all of it.
         keep_size: draw at each label map's own size instead of the one trained at.
         scales: write X2 and X1 of each picture as well.
@@ -115,10 +116,15 @@ def generate_folder(
     """
     labels, out = Path(labels), Path(out)
     pairs = find_pairs(layout, labels, split, need_images=False)
-    noise = _noise(synthesizer, seed, samples, interpolate, steps)
+
+    @cache
+    def noise(size: tuple[int, int]) -> Tensor:
+        return _noise(synthesizer, seed, samples, interpolate, steps, size)
+
+    count = len(noise(synthesizer.size))
     if scales:
         synthesizer.require_scales()
-    ends = _ends(len(noise), interpolate is not None, scales)
+    ends = _ends(count, interpolate is not None, scales)
     _keep_apart(labels, out, pairs, ends)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pairs = pairs[rank::world]
@@ -140,7 +146,7 @@ def generate_folder(
             report.failed.append((pair.label, str(error)))
             continue
         for index, files in wanted.items():
-            item = _Item(batch, noise[index], files)
+            item = _Item(batch, noise((batch.label.shape[-2], batch.label.shape[-1]))[index], files)
             if waiting and waiting[0].batch.label.shape != batch.label.shape:
                 report.written += _make(synthesizer, waiting, scales)
                 waiting = []
@@ -160,12 +166,17 @@ def _count(things: Sequence[object], name: str) -> str:
 
 
 def _noise(
-    synthesizer: Synthesizer, seed: int, samples: int, interpolate: tuple[int, int] | None, steps: int
+    synthesizer: Synthesizer,
+    seed: int,
+    samples: int,
+    interpolate: tuple[int, int] | None,
+    steps: int,
+    size: tuple[int, int],
 ) -> Tensor:
     """Return one row of noise per picture of a label map."""
     if interpolate is not None:
-        return synthesizer.interpolate_noise(*interpolate, steps)
-    return synthesizer.noise_samples(seed, samples)
+        return synthesizer.interpolate_noise(*interpolate, steps, size)
+    return synthesizer.noise_samples(seed, samples, size)
 
 
 def _keep_apart(labels: Path, out: Path, pairs: Sequence[Pair], ends: Sequence[Sequence[str]]) -> None:
@@ -246,14 +257,10 @@ def write_picture(file: Path, picture: Tensor) -> None:
     Raises:
         OutputError: the place cannot be written.
     """
-    unfinished = file.with_name(f".{os.getpid()}-{file.name}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        to_pil(picture).save(unfinished, format="PNG")
-        unfinished.replace(file)
+        with atomic_write(file, sync=False) as [unfinished]:
+            to_pil(picture).save(unfinished, format="PNG")
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         raise OutputError(
             f"cannot write {file} ({error.strerror or error}); mend that, then run again: what is made stays"
         ) from error

@@ -6,7 +6,6 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -16,15 +15,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, OutputError
 from lab2pix.interop.convert import build_network
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator
+from lab2pix.methods import build_generator, read_config
+from lab2pix.utils.files import atomic_write
 
 __all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "shipped_models", "write"]
 
-FORMAT = "lab2pix-1"
+FORMAT = "lab2pix-2"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
@@ -42,7 +42,7 @@ class ModelInfo(NamedTuple):
         network: what to build where `config` alone does not say: an authors' released network, with its settings.
     """
 
-    config: Config
+    config: RunConfig
     label_space: LabelSpace
     step: int
     network: dict[str, Any] | None = None
@@ -87,7 +87,7 @@ class ModelInfo(NamedTuple):
                 f"{file} says format {found!r}, but this version of lab2pix reads '{FORMAT}'; export the weights anew"
             )
         try:
-            config = Config.model_validate(data["config"])
+            config = read_config(data["config"])
             label_space = LabelSpace.from_dict(data["label_space"], where=f"'label_space' of {file}")
             network = data.get("network")
             if not isinstance(network, dict | None):
@@ -234,13 +234,9 @@ def write(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = F
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".", dir=folder) as beside:
-            save_file(tensors, Path(beside, WEIGHTS_FILE), metadata={"format": "pt"})
-            text = json.dumps(info.to_dict(), indent=2, ensure_ascii=False)
-            Path(beside, CONFIG_FILE).write_text(text, encoding="utf-8")
-            for name in (WEIGHTS_FILE, CONFIG_FILE):
-                Path(beside, name).replace(folder / name)
+        with atomic_write(folder / WEIGHTS_FILE, folder / CONFIG_FILE) as (weights, config):
+            save_file(tensors, weights, metadata={"format": "pt"})
+            config.write_text(json.dumps(info.to_dict(), indent=2, ensure_ascii=False), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write weights to {folder} ({error}); choose another folder") from error
 

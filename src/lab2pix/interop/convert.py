@@ -11,13 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.checkpoints import check_form, read_checkpoint
 from lab2pix.interop.released_v1 import ReleasedV1Generator, load_released_v1, v1_generator_settings
 from lab2pix.interop.released_v2 import load_released_generator, v2_generator_settings
-from lab2pix.labels.space import LabelSpace, label_space_names
-from lab2pix.methods import build_generator
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import build_generator, build_sampling, read_config
+from lab2pix.utils.registry import label_space_names
 
 __all__ = ["ConversionOptions", "Converted", "build_network", "convert_checkpoint"]
 
@@ -55,18 +56,17 @@ class Converted:
     """
 
     generator: nn.Module
-    config: Config
+    config: RunConfig
     label_space: LabelSpace
     network: dict[str, Any] | None = None
 
     def __str__(self) -> str:
         """Return a line that says what was understood."""
-        settings, data = self.config.generator, self.config.data
+        data, sampling = self.config.data, build_sampling(self.config, self.label_space)
         parts = [
             f"label space '{self.label_space.name}'" + (" with instance edges" if data.instance_edges else ""),
-            f"{data.size[0]}x{data.size[1]} (height x width) by {settings.doublings} doublings",
-            f"width {settings.width}",
-            "starts from the label map" if settings.start == "label" else "starts from noise",
+            f"{data.size[0]}x{data.size[1]} (height x width), multiples of {sampling.size_multiple}",
+            "starts from noise" if sampling.noise_channels else "starts from the label map",
         ]
         return f"{self.config.name}: " + ", ".join(parts)
 
@@ -140,21 +140,21 @@ def _from_v1(path: Path, state: dict[str, Tensor], wishes: ConversionOptions) ->
     config = {
         "name": V1,
         "method": "lab2pix-v1",
-        "data": {"label_space": space.name, "size": size, "unpaired": True},
+        "data": {"label_space": space.name, "size": size},
         "generator": {
             "width": settings["width"],
-            "doublings": doublings,
+            "num_upsamples": doublings,
             "encoder": settings["task"],
             "progressive": True,
             "coattention": True,
             "modulation": "spade",
             "modulation_hidden": settings["hidden"],
-            "start": "label" if sketch else "noise",
+            "input": "label" if sketch else "noise",
             "noise_dim": settings["noise_dim"],
             "spectral_norm": False,
         },
     }
-    return Converted(generator.eval(), Config.model_validate(config), space, {"kind": V1, **settings})
+    return Converted(generator.eval(), read_config(config), space, {"kind": V1, **settings})
 
 
 def _sketch_space(path: Path, channels: int, wishes: ConversionOptions) -> LabelSpace:
@@ -186,10 +186,11 @@ def _start_size(size: tuple[int, int] | None, stride: int, area: int) -> tuple[i
 
 def _from_v2(path: Path, state: dict[str, Tensor], wishes: ConversionOptions) -> Converted:
     settings = v2_generator_settings(state)
+    settings["input"] = settings.pop("start")
     fit = _fitting(path, settings.pop("label_channels"), wishes, edges_possible=True)
     fit.pad_unknown_channel(state, r"^fc\.weight$|\.mlp_shared\.0\.weight$|^fpencoder\.model_down\.0\.weight")
     known = settings.pop("doublings")
-    noise_rows = state["fc.weight"].shape[0] if settings["start"] == "noise" else None
+    noise_rows = state["fc.weight"].shape[0] if settings["input"] == "noise" else None
     area = None if noise_rows is None else noise_rows // (16 * settings["width"])
     wide = fit.space.name == _WIDE
     usual = (6, 5) if wide else (5, 6)
@@ -198,13 +199,14 @@ def _from_v2(path: Path, state: dict[str, Tensor], wishes: ConversionOptions) ->
     doublings, size = _geometry(options, wishes.size, area, wide)
     spectral = settings.pop("spectral_norm")
     encoder = {"width": settings.pop("global_width"), "max_width": settings.pop("global_max_width")}
-    config = Config.model_validate(
+    config = read_config(
         {
+            "method": "lab2pix-v2",
             "name": "spade" if settings["modulation"] == "spade" else "lab2pix-v2-released",
             "data": {"label_space": fit.space.name, "size": size, "instance_edges": fit.edges},
             "generator": {
                 **settings,
-                "doublings": doublings,
+                "num_upsamples": doublings,
                 "spectral_norm": spectral,
                 **({"global_encoder": encoder} if encoder["width"] else {}),
             },

@@ -1,18 +1,19 @@
-"""Lab2Pix-V2: learning from pairs (4.2); with other settings, every rung of the paired ladder down to SPADE (5.4)."""
+"""Lab2Pix-V2: paired learning (4.2); with other settings, every step of the paired ablation down to SPADE (5.4)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import ClassVar
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     adversarial_loss,
@@ -21,33 +22,88 @@ from lab2pix.losses import (
     feature_matching_loss,
     perceptual_loss,
 )
+from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext
 from lab2pix.methods.features import Features
 from lab2pix.methods.gan import (
-    Carry,
+    AdversarialLossConfig,
+    GeneratorOutputs,
     HierarchicalGAN,
+    HierarchicalGANConfig,
+    LossVariant,
     frozen_parameters,
     generator_kwargs,
     init_weights,
     require_images,
 )
-from lab2pix.methods.sampling import condition_channels, encode_condition
+from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.discriminators import downsample
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.nn.reader import FeatureReader
 
-__all__ = ["GeneratorStep", "GeneratorWithSegmentationHead", "Lab2PixV2", "build_v2_generator", "pyramid"]
+__all__ = ["Lab2PixV2", "Lab2PixV2Config", "pyramid"]
 
 _IMLE_GRID = 8
-"""Cells a side, over which light and colour of pictures are compared where one of several is chosen."""
+"""Cells per side over which light and color of images are compared where one of several is chosen."""
+
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
-def build_v2_generator(config: Config, label_space: LabelSpace) -> Lab2PixV2Generator:
-    """Return the generator of section 2 of the configuration, initialised as the released V2 is or `init_gain` says."""
-    generator = Lab2PixV2Generator(condition_channels(config, label_space), **generator_kwargs(config))
-    init_weights(generator, config, xavier_init)
-    return generator
+class V2LossConfig(AdversarialLossConfig):
+    """The loss terms and their weights (Eq. 31)."""
+
+    perceptual: float = Field(10.0, ge=0, description="λ5: weight of the perceptual loss (Eq. 28); 0: off.")
+    feature_matching: float = Field(10.0, ge=0, description="λ6: weight of feature matching (Eq. 29); 0: off.")
+    imle_candidates: int = Field(
+        1,
+        ge=1,
+        description="Not in the paper: images generated of each label map in a step, of which the one nearest to the "
+        "photo learns, so that noise comes to mean light and color; 1: off, and noise may come to change little.",
+    )
+    cycle: float = Field(
+        0.0,
+        ge=0,
+        description="Not in the paper: weight of cycle segmentation with a head on the perceptual network that learns "
+        "to segment the photos; 0: off.",
+    )
+
+
+class Lab2PixV2Config(HierarchicalGANConfig):
+    """Settings of Lab2Pix-V2."""
+
+    method: Literal["lab2pix-v2"] = Field("lab2pix-v2", description="Lab2Pix-V2: paired.")
+    loss: V2LossConfig = V2LossConfig()
+
+    def check_rules(self) -> None:
+        """Check losses against each other and against the generator, and the image size."""
+        if self.loss.cycle > 0 and self.loss.perceptual == 0:
+            raise ConfigError(
+                "loss.cycle segments the features of the perceptual loss, but loss.perceptual is 0; set loss.cycle=0 "
+                "or loss.perceptual above 0"
+            )
+        if self.loss.imle_candidates > 1 and self.generator.input == "label":
+            raise ConfigError(
+                "loss.imle_candidates chooses among images of different noise, but generator.input is 'label', which "
+                "takes none; set loss.imle_candidates=1 or generator.input=noise"
+            )
+        super().check_rules()
+
+
+@dataclass(frozen=True)
+class V2LossVariant(LossVariant):
+    """Where the paper and the official code differ.
+
+    Attributes:
+        perceptual_at_full_size: perceptual loss at the full size only, or at every scale (Eq. 28).
+        feature_matching: mean over layers and sum over scales (Eq. 29), or sum over layers and mean over scales.
+    """
+
+    perceptual_at_full_size: bool = False
+    feature_matching: Literal["mean", "released"] = "mean"
+
+
+# --- the method -------------------------------------------------------------------------------------------------------
 
 
 def pyramid(image: Tensor, scales: int) -> list[Tensor]:
@@ -58,254 +114,224 @@ def pyramid(image: Tensor, scales: int) -> list[Tensor]:
     return images
 
 
-class GeneratorWithSegmentationHead(nn.Module):
-    """The generator and what reads label maps in photos: they learn together, as one player.
-
-    Args:
-        generator: draws.
-        reader: reads label maps off a backbone's features.
-    """
-
-    def __init__(self, generator: nn.Module, reader: nn.Module) -> None:
-        super().__init__()
-        self.generator = generator
-        self.reader = reader
-
-    def forward(
-        self, condition: Tensor, noise: Tensor, features: Sequence[Tensor] = ()
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return pictures, and what is read in the photos whose features are given (`[N, classes, h, w]` logits)."""
-        return self.generator(condition, noise), self.reader(features) if features else None
-
-
 @dataclass(frozen=True)
-class GeneratorStep:
-    """What the terms of a generator's pass have in common.
+class _Scale:
+    """One scale of a step: images with and without gradient, and what the losses compare them by.
 
     Attributes:
-        label: ids, `[N, H, W]`.
-        mask: foreground weights, or None.
-        engine: how passes run.
-        photo: what the backbones see in the photos, where somebody has looked already.
-        seen: what they see in generated and real images for the discriminators' sake, scale by scale.
+        index: 0 for the full size.
+        generated, real: `[N, 3, h, w]`.
+        condition: label map `[N, C, h, w]`.
+        photo: features of the real image where they have been computed.
     """
 
-    label: Tensor
-    mask: Tensor | None
-    engine: StepContext
+    index: int
+    generated: Tensor
+    real: Tensor
+    condition: Tensor
     photo: Features | None
-    seen: list[tuple[list[Tensor], list[Tensor]]] = field(default_factory=list)
 
 
 class Lab2PixV2(HierarchicalGAN):
     """The paired method of section 4.2, with its losses weighed as in Eq. 31.
 
-    A step computes nothing twice: the generator runs once; its gradient is gathered at the image, scale by scale and
-    network by network, so that no two of their graphs are in memory together; the discriminators judge generated, real
+    A step computes nothing twice: the generator runs once; its gradient is collected at the image, scale by scale and
+    network by network, so that no two of their graphs are in memory together; the discriminators see generated, real
     and blurred images in one pass; a backbone sees each image once.
     """
 
     name: ClassVar[str] = "lab2pix-v2"
+    Config = Lab2PixV2Config
+    variants: ClassVar[Mapping[str, V2LossVariant]] = {
+        "paper": V2LossVariant(),
+        "official": V2LossVariant(
+            reduction="released",
+            halved=False,
+            sharpness_normalized=True,
+            foreground_per_image=False,
+            normalize=False,
+            perceptual_at_full_size=True,
+            feature_matching="released",
+        ),
+    }
+    config: Lab2PixV2Config
+    variant: V2LossVariant
 
-    def __init__(self, config: Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
+    def __init__(self, config: Lab2PixV2Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(
             config,
             label_space,
-            channels=condition_channels(config, label_space) + 3,
+            channels=self.build_sampling(config, label_space).condition.channels + 3,
+            losses=config.loss.perceptual > 0,
             initialize=xavier_init,
             masks_real=True,
             pretrained=pretrained,
         )
-        self.generator: nn.Module = build_v2_generator(config, label_space)
-        sizes = {"all": self.scales, "full": 1, "two": 2}
-        self.perceptual_scales = sizes[config.loss.perceptual_scales] if config.loss.perceptual > 0 else 0
-        self.drawer: GeneratorWithSegmentationHead | None = None
+        generator = self.build_generator(config, label_space)
+        full_size = 1 if self.variant.perceptual_at_full_size else self.scales
+        self.perceptual_scales = full_size if config.loss.perceptual > 0 else 0
+        self.head: nn.Module | None = None
         if config.loss.cycle > 0:
-            reader = FeatureReader(self.feature_extractors.perceptual_channels, label_space.num_classes)
-            # Its own name, as validation puts the averaged generator in the place of the trained one for a while.
-            self.drawer = GeneratorWithSegmentationHead(self.generator, reader)
+            self.head = FeatureReader(self.feature_extractors.perceptual_channels, label_space.num_classes)
+        learners = {} if self.head is None else {"segmentation_head": self.head}
+        self.networks = {"generator": generator, **learners, **self.networks}
 
-    @property
-    def compile_targets(self) -> Sequence[nn.Module]:
-        """The generator, the reader where there is one, and the discriminator of each scale."""
-        return [*super().compile_targets, *([] if self.drawer is None else [self.drawer.reader])]
+    @classmethod
+    def build_sampling(cls, config: Lab2PixV2Config, label_space: LabelSpace) -> Sampling:
+        """Return how images are sampled: from one-hot classes, with noise unless the label map is the start."""
+        settings = config.generator
+        return Sampling(
+            Condition(label_space, edges=config.data.instance_edges),
+            size_multiple=2**settings.num_upsamples,
+            noise_channels=0 if settings.input == "label" else settings.noise_dim,
+        )
 
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        """The generator, with its reader where there is one, and the discriminators."""
-        return {
-            "generator": self.generator if self.drawer is None else self.drawer,
-            "discriminator": self.discriminator,
-        }
+    @classmethod
+    def build_generator(cls, config: Lab2PixV2Config, label_space: LabelSpace) -> nn.Module:
+        """Return the generator, initialized as in the official code or as `train.init_gain` says."""
+        channels = cls.build_sampling(config, label_space).condition.channels
+        generator = Lab2PixV2Generator(channels, **generator_kwargs(config))
+        init_weights(generator, config, xavier_init)
+        return generator
 
-    # --- the generator's half of a step ---------------------------------------------------------------------------
+    # --- the generator's half of a step -------------------------------------------------------------------------------
 
-    def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
-    ) -> tuple[Carry, Losses]:
-        """Generate once, gather the losses' gradient at the image scale by scale, and send it through the generator.
+    def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        """Generate once, collect the losses' gradient at the image scale by scale, and send it through the generator.
 
         Returns:
-            What the discriminators' pass needs, and `adversarial` (Eq. 24), `perceptual` (Eq. 28) and
-            `feature_matching` (Eq. 29) as they enter the sum, each where its weight is not 0; with λ4 > 0 also `cycle`,
-            what is misread in the picture, and `reading`, what is misread in the photo.
+            `adversarial` (Eq. 24), `perceptual` (Eq. 28) and `feature_matching` (Eq. 29) as they enter the sum, each
+            where its weight is not 0; with λ4 > 0 also `cycle`, the segmentation error of the generated image, and
+            `seg_loss_real`, that of the photo.
         """
-        condition = encode_condition(self.config, self.label_space, batch)
-        if self.config.loss.nearest_of > 1:
-            noise = self._select_imle_noise(generator, condition, noise, require_images(batch), engine)
-        sight, read = None, None
-        with engine.autocast():
-            if self.drawer is None:
-                image = generator(condition, noise)
-            else:
+        condition, photo = self.sampling.condition(batch), require_images(batch)
+        if self.config.loss.imle_candidates > 1:
+            assert noise is not None
+            noise = self._select_imle_noise(condition, noise, photo, context)
+        photo_features, logits = None, None
+        with context.autocast():
+            image = self.networks["generator"](condition, noise)
+            if self.head is not None:
                 with torch.no_grad():
-                    sight = self.feature_extractors(
-                        require_images(batch), levels=self._num_feature_levels(0), perceptual=True
-                    )
-                image, read = generator(condition, noise, sight.perceptual)
-        scales = max(self.scales, self.perceptual_scales)
-        generated = pyramid(image.float(), scales)
-        leaves = [scaled.detach().requires_grad_() for scaled in generated]
-        real = pyramid(require_images(batch), scales)
-        conditions = pyramid(condition, self.scales)
-
-        losses: Losses = {}
-        turn = GeneratorStep(batch.label, self._mask(batch), engine, sight)
-        with (
-            frozen_parameters(self.discriminator),
-            nullcontext() if self.drawer is None else frozen_parameters(self.drawer.reader),
-        ):
-            for scale in range(scales):
-                judged = conditions[scale] if scale < self.scales else None
-                for terms in self._generator_terms(scale, leaves[scale], real[scale], judged, turn):
-                    engine.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
-                    for name, value in terms.items():
-                        losses[name] = losses[name] + value.detach() if name in losses else value.detach()
-        ends, gradients = list(generated), [leaf.grad for leaf in leaves]
-        if read is not None:
-            reading = cycle_segmentation_loss([read], batch.label, self.ignored)
-            losses["reading"] = reading.detach()
-            ends.append(engine.scale(reading))
-            gradients.append(None)
-        torch.autograd.backward(ends, gradients)
-        carry = Carry(
+                    photo_features = self.feature_extractors(photo, levels=self._num_feature_levels(0), perceptual=True)
+                logits = self.head(photo_features.perceptual)
+        gradients = ImageGradients(pyramid(image.float(), self.scales), context.scale)
+        real, conditions = pyramid(photo, self.scales), pyramid(condition, self.scales)
+        mask = self._mask(batch)
+        features: list[tuple[list[Tensor], list[Tensor]]] = []
+        with ExitStack() as stack:
+            for network in (self.networks["discriminator"], *([] if self.head is None else [self.head])):
+                stack.enter_context(frozen_parameters(network))
+            for index, (generated, true, label) in enumerate(zip(gradients.leaves, real, conditions, strict=True)):
+                scale = _Scale(index, generated, true, label, photo_features if index == 0 else None)
+                for terms in self._generator_terms(scale, batch.label, mask, context, features):
+                    gradients.backward(terms)
+        read = {} if logits is None else {"seg_loss_real": cycle_segmentation_loss([logits], batch.label, self.ignored)}
+        gradients.flush(read)
+        context.cache["outputs"] = GeneratorOutputs(
             conditions=conditions,
-            generated=[leaf.detach() for leaf in leaves[: self.scales]],
-            real=real[: self.scales],
-            generated_features=[ours for ours, _ in turn.seen],
-            real_features=[theirs for _, theirs in turn.seen],
-            mask=turn.mask,
+            generated=[leaf.detach() for leaf in gradients.leaves],
+            real=real,
+            generated_features=[ours for ours, _ in features],
+            real_features=[theirs for _, theirs in features],
+            mask=mask,
         )
-        return carry, losses
+        return gradients.losses
 
     @torch.no_grad()
-    def _select_imle_noise(
-        self, generator: nn.Module, condition: Tensor, noise: Tensor, photo: Tensor, engine: StepContext
-    ) -> Tensor:
-        """Return for each sample, of several noises, the one whose picture has light and colour most like the photo's.
+    def _select_imle_noise(self, condition: Tensor, noise: Tensor, photo: Tensor, context: StepContext) -> Tensor:
+        """Return for each sample, of several noises, the one whose image is nearest to the photo in light and color.
 
-        The losses that compare with the photo ask every noise for the same picture. Asking only the noise that comes
-        nearest leaves the others free for what the label map does not say: implicit maximum likelihood estimation (Li
-        et al., 2020), not in the paper.
+        The losses that compare with the photo ask every noise for the same image. Asking only the nearest noise leaves
+        the others free for what the label map does not say: implicit maximum likelihood estimation (Li et al., 2020),
+        not in the paper.
 
         Args:
-            generator: as it is called in training.
             condition: `[N, C, H, W]`.
-            noise: `[N, noise_dim]`, the first of them.
+            noise: `[N, noise_dim]`, the first candidates.
             photo: `[N, 3, H, W]` in [-1, 1].
-            engine: how passes run.
+            context: how passes run.
         """
         cells = min(_IMLE_GRID, *photo.shape[-2:])
         target = F.adaptive_avg_pool2d(photo, cells)
-        noises = torch.cat([noise, *(torch.randn_like(noise) for _ in range(1, self.config.loss.nearest_of))])
-        with engine.autocast():
-            drawn = generator(condition, noises)  # what depends on the label map alone is computed once
-        images = drawn if self.drawer is None else drawn[0]
-        cells_of = torch.unflatten(F.adaptive_avg_pool2d(images.float(), cells), 0, (-1, len(noise)))
-        nearest = (cells_of - target).abs().mean((2, 3, 4)).argmin(0)
+        more = [context.random.normal(*noise.shape) for _ in range(1, self.config.loss.imle_candidates)]
+        noises = torch.cat([noise, *more])
+        with context.autocast():
+            # What depends on the label map alone is computed once.
+            images: Tensor = self.networks["generator"](condition, noises)
+        pooled = torch.unflatten(F.adaptive_avg_pool2d(images.float(), cells), 0, (-1, len(noise)))
+        nearest = (pooled - target).abs().mean((2, 3, 4)).argmin(0)
         return torch.unflatten(noises, 0, (-1, len(noise)))[nearest, torch.arange(len(noise), device=noise.device)]
 
     def _generator_terms(
-        self, scale: int, generated: Tensor, real: Tensor, condition: Tensor | None, turn: GeneratorStep
+        self,
+        scale: _Scale,
+        label: Tensor,
+        mask: Tensor | None,
+        context: StepContext,
+        features: list[tuple[list[Tensor], list[Tensor]]],
     ) -> Iterator[Losses]:
         """Yield one scale's terms of the generator's sum, in groups that share no graph.
 
-        Whoever sends each group backward before asking for the next holds one group's graph at a time. What the
-        backbone sees in both images for the discriminator's sake is appended to `turn.seen`, without a graph. A scale
-        without a condition has no discriminator, and the perceptual loss alone.
+        Sending each group back before the next is computed keeps one group's graph in memory. The backbone's features
+        of both images for the discriminator are appended to `features`, without a graph.
         """
-        engine, levels = turn.engine, self._num_feature_levels(scale)
-        with_perceptual = scale < self.perceptual_scales
-        together = self.feature_extractors.shared and levels > 0
-        photo = turn.photo if scale == 0 else None
-        if with_perceptual and not together:
-            with engine.autocast():
-                yours, true = self._extract_pair(generated, real, levels=0, perceptual=True, photo=photo)
-                terms = self._reconstruction_losses(scale, yours, true, turn)
+        levels = self._num_feature_levels(scale.index)
+        perceptual = scale.index < self.perceptual_scales
+        one_pass = self.feature_extractors.shared and levels > 0
+        if perceptual and not one_pass:
+            with context.autocast():
+                terms = self._reconstruction_losses(scale, *self._extract_pair(scale, 0, True), label)
             yield terms
-            del yours, true, terms
-        if condition is None:
-            return
-        with engine.autocast():
-            ours, theirs = self._extract_pair(
-                generated, real, levels=levels, perceptual=with_perceptual and together, photo=photo
-            )
-            terms = self._discriminator_losses(
-                scale, generated, real, condition, turn, ours.discriminator, theirs.discriminator
-            )
-            if with_perceptual and together:
-                terms |= self._reconstruction_losses(scale, ours, theirs, turn)
-        turn.seen.append(([feature.detach() for feature in ours.discriminator], theirs.discriminator))
+            del terms
+        with context.autocast():
+            ours, theirs = self._extract_pair(scale, levels, perceptual and one_pass)
+            terms = self._discriminator_losses(scale, mask, ours.discriminator, theirs.discriminator)
+            if perceptual and one_pass:
+                terms |= self._reconstruction_losses(scale, ours, theirs, label)
+        features.append(([feature.detach() for feature in ours.discriminator], theirs.discriminator))
         del ours, theirs
         yield terms
 
-    def _extract_pair(
-        self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool, photo: Features | None = None
-    ) -> tuple[Features, Features]:
-        """Return what the backbones see in the generated image, with a graph, and in the real one, without."""
-        ours = self.feature_extractors(generated, levels=levels, perceptual=perceptual)
-        if photo is not None:
-            return ours, photo
+    def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[Features, Features]:
+        """Return features of the generated image, with a graph, and of the real one, without."""
+        ours = self.feature_extractors(scale.generated, levels=levels, perceptual=perceptual)
+        if scale.photo is not None:
+            return ours, scale.photo
         with torch.no_grad():
-            theirs = self.feature_extractors(real, levels=levels, perceptual=perceptual)
+            theirs = self.feature_extractors(scale.real, levels=levels, perceptual=perceptual)
         return ours, theirs
 
-    def _reconstruction_losses(self, scale: int, ours: Features, theirs: Features, turn: GeneratorStep) -> Losses:
-        """Return the terms that need no discriminator: perceptual (Eq. 28) and, at the full size, what is misread."""
+    def _reconstruction_losses(self, scale: _Scale, ours: Features, theirs: Features, label: Tensor) -> Losses:
+        """Return the terms without a discriminator: perceptual (Eq. 28) and, at the full size, cycle segmentation."""
         loss = self.config.loss
         terms = {"perceptual": loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)}
-        if scale == 0 and self.drawer is not None:
-            logits = self.drawer.reader(ours.perceptual)
-            terms["cycle"] = loss.cycle * cycle_segmentation_loss([logits], turn.label, self.ignored)
+        if scale.index == 0 and self.head is not None:
+            logits = self.head(ours.perceptual)
+            terms["cycle"] = loss.cycle * cycle_segmentation_loss([logits], label, self.ignored)
         return terms
 
     def _discriminator_losses(
-        self,
-        scale: int,
-        generated: Tensor,
-        real: Tensor,
-        condition: Tensor,
-        turn: GeneratorStep,
-        ours: list[Tensor],
-        theirs: list[Tensor],
+        self, scale: _Scale, mask: Tensor | None, ours: list[Tensor], theirs: list[Tensor]
     ) -> Losses:
         """Return the terms that come through a discriminator: adversarial (Eq. 24) and feature matching (Eq. 29)."""
-        loss = self.config.loss
-        judged = self._discriminate(scale, torch.cat([condition, generated], 1), ours)
+        loss, index = self.config.loss, scale.index
+        output = self._discriminate(index, torch.cat([scale.condition, scale.generated], 1), ours)
         terms = {
-            "adversarial": adversarial_loss([judged.predictions], self.generator_term, [self.weights[scale]], turn.mask)
+            "adversarial": adversarial_loss([output.predictions], self.generator_term, [self.weights[index]], mask)
         }
         if loss.feature_matching > 0:
             with torch.no_grad():
-                true = self._discriminate(scale, torch.cat([condition, real], 1), theirs)
-            share = 1 / self.scales if loss.feature_matching_reduction == "released" else 1.0
-            distance = feature_matching_loss([judged.features], [true.features], loss.feature_matching_reduction)
+                true = self._discriminate(index, torch.cat([scale.condition, scale.real], 1), theirs)
+            reduction = self.variant.feature_matching
+            share = 1.0 if reduction == "mean" else 1 / self.scales
+            distance = feature_matching_loss([output.features], [true.features], reduction)
             terms["feature_matching"] = loss.feature_matching * share * distance
         return terms
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Return the photo halved and doubled, and its smaller forms."""
-        return pyramid(blurred(real[0], self.config.loss.blur), self.scales)
+        return pyramid(blurred(real[0]), self.scales)
 
     # --- scores ---------------------------------------------------------------------------------------------------
 

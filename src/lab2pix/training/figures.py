@@ -1,4 +1,4 @@
-"""Pictures of a run: the sample sheet and the loss plot."""
+"""Figures of a run: the sample sheet and the loss plot."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.data.transforms import float_to_uint8, to_pil
-from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Method
 from lab2pix.training.log import read_log
 
 __all__ = ["plot_losses", "sample_grid"]
@@ -18,17 +18,17 @@ __all__ = ["plot_losses", "sample_grid"]
 _GAP, _TITLE, _LEGIBLE = 4, 18, 128  # pixels
 
 
-def sample_grid(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Image.Image:
-    """Return one row per sample: the label map in its colours, the generated picture, the photo where there is one.
+def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
+    """Return one row per sample: the colored label map, the generated image, the photo where there is one.
 
     Args:
-        batch: what was drawn from.
+        batch: the samples.
         generated: `[N, 3, H, W]` in [-1, 1].
-        label_space: gives the colours.
+        method: says what is generated from.
     """
-    # Small pictures are enlarged pixel by pixel, so that a person can see them.
+    # Small images are upsampled pixel by pixel to be legible.
     factor = max(1, _LEGIBLE // generated.shape[-1])
-    columns = {"label": label_space.to_colors(batch.label.cpu()).cpu(), "generated": float_to_uint8(generated)}
+    columns = {**_inputs(batch, method), "generated": float_to_uint8(generated)}
     if batch.image is not None:
         columns["real"] = float_to_uint8(batch.image)
     height, width = (side * factor for side in generated.shape[-2:])
@@ -46,8 +46,17 @@ def sample_grid(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Ima
     return sheet
 
 
+def _inputs(batch: Batch, method: Method) -> dict[str, Tensor]:
+    """Return what is generated from as `[N, 3, H, W]` uint8: label maps in their colors, or images' first channels."""
+    if method.sampling.condition.source != "images":
+        return {"label": method.label_space.to_colors(batch.label.cpu()).cpu()}
+    assert batch.source is not None
+    shown = batch.source[:, :3] if batch.source.shape[1] >= 3 else batch.source[:, :1].expand(-1, 3, -1, -1)
+    return {"source": float_to_uint8(shown)}
+
+
 def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Return, per panel and term, the steps and values."""
+    """Return steps and values by panel and term."""
     panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     for line in read_log(log):
         found: Mapping[str, Mapping[str, float]] = dict(line.get("losses", {}))
@@ -73,11 +82,11 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def plot_losses(log: Path, file: Path) -> None:
-    """Draw the curves of a log: faint as they are, bold smoothed; one panel per player and one for the scores.
+    """Plot the curves of a log, thin as they are and bold smoothed: one panel per phase and one for the scores.
 
     Args:
         log: the run's `log.jsonl`.
-        file: the PNG to write.
+        file: the PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -90,7 +99,7 @@ def plot_losses(log: Path, file: Path) -> None:
     for index, (panel, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(len(panels), 1, index + 1)
         for color, (term, (steps, values)) in enumerate(curves.items()):
-            smooth = values if panel not in ("generator", "discriminator") else _smooth(values)
+            smooth = values if panel == "validation scores" else _smooth(values)
             axes.plot(steps, values, color=f"C{color}", alpha=0.2, linewidth=0.8)
             marker = "o" if len(values) < 20 else None
             axes.plot(
@@ -103,7 +112,7 @@ def plot_losses(log: Path, file: Path) -> None:
                 markersize=3,
             )
         ends = [abs(_smooth(values)[-1]) for _, values in curves.values()]
-        if max(ends) > 20 * min(ends):  # a small term beside a large one would be a flat line at 0
+        if max(ends) > 20 * min(ends):  # a small term next to a large one would look like zero
             axes.set_yscale("symlog", linthresh=0.1)
         axes.set_title(panel)
         axes.set_xlabel("step")

@@ -48,6 +48,14 @@ def test_draw_scene_takes_any_size(size: tuple[int, int]) -> None:
         assert label.min() >= 0 and label.max() < len(CLASSES)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("index", [26, 61, 69, 73])
+def test_draw_scene_of_a_road_whose_first_row_begins_above_the_horizon(index: int) -> None:
+    """A root of a negative depth is NaN there; NumPy warns of it, and of its cast to a byte."""
+    image, _ = draw_scene(0, index, (32, 32))
+    assert image.amax((0, 2)).min() > 0
+
+
 def test_draw_scene_depends_on_seed_and_index_alone() -> None:
     image, label = draw_scene(3, 5, SIZE)
     draw_scene(4, 0, (40, 40))

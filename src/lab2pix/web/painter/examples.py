@@ -16,6 +16,7 @@ from lab2pix.data.scenes.dataset import MIN_SIDE, ScenesDataset, draw_scene
 from lab2pix.errors import Lab2PixError
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import get_method
 from lab2pix.web.responses import HTTPError
 
 __all__ = ["Example", "find_examples", "random_scene"]
@@ -71,7 +72,8 @@ def find_examples(synthesizer: Synthesizer) -> list[Example]:
         return _make_examples([(_describe(ids, space), ids) for ids in scenes])
     found: list[tuple[str, Tensor]] = []
     try:
-        held_out = build_dataset(synthesizer.config.data, "val", space, synthesizer.config.seed)
+        paired = get_method(synthesizer.config.method).paired
+        held_out = build_dataset(synthesizer.config.data, "val", space, synthesizer.config.seed, paired=paired)
         if isinstance(held_out, PairDataset | ScenesDataset):
             for index in range(min(MAX_EXAMPLES, len(held_out))):
                 ids, _ = held_out.read_label(index)

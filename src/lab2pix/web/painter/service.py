@@ -87,7 +87,7 @@ class PainterService:
             classes=classes,
             unknown=unknown,
             sketch=space.name == SKETCH,
-            noise=synthesizer.config.generator.start != "label",
+            noise=synthesizer.sampling.noise_channels > 0,
             mode=synthesizer.mode,
             limits=schemas.Limits(),
             queue=schemas.QueueInfo(waiting=self.queue.waiting, capacity=self.queue.capacity),
@@ -147,7 +147,7 @@ class PainterService:
         return Response(content, media_type="image/png")
 
     def _noise(self, query: schemas.SynthesizeQuery) -> Tensor:
-        """Return the noise of the requested images, `[samples, noise_dim]`.
+        """Return the noise of the requested images, `[samples, ...]`.
 
         Raises:
             ConfigError: several images or an interpolation are requested of a model without noise.
