@@ -82,6 +82,7 @@ def test_v1_step_updates_every_parameter_with_other_settings(overrides):
     check_step(tiny(*overrides))
 
 
+@pytest.mark.slow
 def test_official_v1_step_updates_every_parameter():
     backbones = ("backbone.discriminator=vgg16", "backbone.perceptual=vgg19")
     check_step(tiny(*backbones, "loss.variant=official"))

@@ -114,6 +114,7 @@ def test_v2_gradients_equal_those_of_one_autograd_graph(overrides):
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_segmentation_head_learns_from_photos_and_generator_from_its_errors():
     config = tiny("loss.cycle=1e4", "loss.feature_matching=0", "discriminator.scales=1", "train.init_gain=1")
     torch.manual_seed(0)
