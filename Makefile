@@ -21,7 +21,7 @@ paint: $(STAMP)  ## Open the painter, with the model that comes along or MODEL=R
 test: $(STAMP)  ## Run the tests on JOBS processes, without the slowest and those in a browser.
 	$(PYTEST) -m "not xslow and not browser"
 
-test-fast: $(STAMP)  ## Run the tests that take less than a second each.
+test-fast: $(STAMP)  ## Run the tests that take less than a second.
 	$(PYTEST) -m "not slow and not xslow and not browser"
 
 test-full: $(STAMP)  ## Run every test, and print the 25 slowest.

@@ -36,6 +36,7 @@ def test_package_runs_as_a_module() -> None:
     assert done.stdout.strip() == f"lab2pix {lab2pix.__version__}"
 
 
+@pytest.mark.slow
 def test_package_attributes_load_lazily() -> None:
     assert lab2pix.LabelSpace is LabelSpace
     assert lab2pix.load_config is load_config

@@ -37,6 +37,7 @@ def sentence(result: tuple[int, str, str], *parts: object) -> None:
 # --- where the report goes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_page_that_lies_there_is_kept(evaluate: Evaluate, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
     sentence(evaluate(), "report.html is there already", "--overwrite")

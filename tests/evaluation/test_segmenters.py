@@ -129,6 +129,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_training_learns_and_says_how_well(trained: Path) -> None:
     info = json.loads((trained / "segmenter.json").read_text())
     losses = info["training"]["losses"]
@@ -170,6 +171,7 @@ def test_damaged_and_missing_segmenters_are_refused(trained: Path, tmp_path: Pat
         load_segmenter(tmp_path, SPACE)
 
 
+@pytest.mark.slow
 def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
     for split, seed in (("train", 0), ("val", 1)):

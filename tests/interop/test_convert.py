@@ -92,6 +92,7 @@ def one_hot(ids: Tensor, channels: int) -> Tensor:
 # --- the recorded weights -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["semantic", "sketch"])
 @pytest.mark.parametrize("form", ["plain", "module", "safetensors"])
 def test_released_v1_draws_the_recorded_pictures(golden_root: Path, tmp_path: Path, task: str, form: str) -> None:
@@ -195,6 +196,7 @@ def test_the_size_follows_from_the_noise_or_is_said(
 # --- V2 and SPADE -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "size", "wishes"),
     [
@@ -253,6 +255,7 @@ def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
 # --- label spaces -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "space", "edges", "doublings", "size"),
     [
@@ -316,6 +319,7 @@ def test_unknown_pixels_say_nothing_to_a_network_that_knows_none(tmp_path: Path,
     assert (image - expected).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 def test_v1_of_cityscapes_needs_no_words_and_survives_unknown_pixels(tmp_path: Path) -> None:
     network = v1(35, start_size=(2, 4))
     done = convert(saved(tmp_path, network.state_dict()), "lab2pix-v1-released", tmp_path / "out")
@@ -379,6 +383,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form", "words", "text"),
     [

@@ -272,6 +272,7 @@ def test_released_networks_are_met_in_all_they_answered(golden_root: Path, name:
 # --- files of other shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -333,12 +334,14 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
     return {name: tensor}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.generated", "out.global.3", "out.enhance_mask", "out.D1.real"])
 def test_parity_wrong_tensor_fails_its_row_alone(made: Path, name: str) -> None:
     edit(made, nudged(made, name, 3e-4))
     assert list(failures(check_file(made))) == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "term"),
     [("loss.generator", "GAN_Feat"), ("loss.discriminator", "D_real"), ("grad_norm.generator", None)],
@@ -362,6 +365,7 @@ def test_parity_fails_for_nan(made: Path) -> None:
     assert list(failures(check_file(made))) == ["out.generated", "grad_norm.generator"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "values", "failed", "reason"),
     [
@@ -398,6 +402,7 @@ def test_files_that_cannot_be_read_fail(made: Path) -> None:
     assert "cannot read" in failures(check_file(made))["made.safetensors"]
 
 
+@pytest.mark.slow
 def test_parity_of_files_and_folders(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = write(made.parent, Shape(discriminators=1), "other")
     assert list(check_files([made.parent])) == [made, other]

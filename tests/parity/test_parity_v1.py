@@ -292,6 +292,7 @@ def test_in_float64_the_sketch_generator_is_as_near_as_the_recording_was_rounded
 # --- files of other shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -330,6 +331,7 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
     return {name: tensor}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["out.X3", "out.X2", "out.X1", "out.D3.fake.level3", "out.D1.real.level1", "out.enhance_mask"]
 )
@@ -363,6 +365,7 @@ def test_each_batch_statistic_counts(made: Path) -> None:
     assert not {"out.X2", "out.X1"} & failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "values", "failed", "reason"),
     [

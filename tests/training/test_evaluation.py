@@ -222,6 +222,7 @@ def test_the_same_step_gets_the_same_scores_as_from_evaluate(
     assert logged[2] != logged[4]
 
 
+@pytest.mark.slow
 def test_evaluation_by_two_processes_equals_one(server, tmp_path: Path, toys, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where batch statistics are each process' own until the next step."""
     run = tmp_path / "run"
