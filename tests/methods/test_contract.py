@@ -66,7 +66,14 @@ def test_example_keeps_the_contract_in_under_80_lines(example: type[Method]) -> 
 
 def test_example_trains_as_a_program(tmp_path: Path) -> None:
     words = ["data.layout=scenes", "data.size=[32,32]", "data.scenes.train_count=4", "data.scenes.val_count=2"]
-    command = [sys.executable, str(EXAMPLE), str(tmp_path / "run"), *words, "train.steps=2", "monitor.tensorboard=false"]
+    command = [
+        sys.executable,
+        str(EXAMPLE),
+        str(tmp_path / "run"),
+        *words,
+        "train.steps=2",
+        "monitor.tensorboard=false",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "run" / "checkpoints" / "step-00000002" / "model.safetensors").is_file()
@@ -96,7 +103,10 @@ def backward_without_scale(self: ToyMethod, batch, noise, context):
     [
         ({"phases": property(both_phases_update_the_generator)}, "fills gradients of discriminator"),
         ({"phases": property(generator_phase_alone)}, "no phase fills gradients of discriminator"),
-        ({"optimizers": property(lambda self: dict([*ToyMethod.optimizers.fget(self).items()][:1]))}, "no optimizer updates"),
+        (
+            {"optimizers": property(lambda self: dict([*ToyMethod.optimizers.fget(self).items()][:1]))},
+            "no optimizer updates",
+        ),
         ({"generator_backward": backward_without_scale}, "ignores the context's scale"),
         ({"load_extra_state": lambda self, state: None}, "extra_state differs"),
         ({"name": "another"}, "its name is 'another'"),
