@@ -149,6 +149,6 @@ def _parity(
     fast: Annotated[bool, typer.Option("--fast", help="Check prepared generators, where there are any.")] = False,
 ) -> None:
     """Compare networks and losses with golden vectors; exit status 1 on any difference."""
-    from lab2pix.interop.parity import run_parity
+    from lab2pix.testing.parity import run_parity
 
     raise typer.Exit(0 if run_parity(paths, fast=fast) else 1)
