@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from lab2pix import Synthesizer
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.data.scenes.dataset import draw_scene
@@ -153,7 +153,7 @@ def reader_for(size: tuple[int, int], file: Path | None, *, steps: int, count: i
     return reader
 
 
-def held_out(config: Config, count: int) -> tuple[Tensor, Tensor]:
+def held_out(config: RunConfig, count: int) -> tuple[Tensor, Tensor]:
     """Return the first held-out scenes of a run: label maps or drawings `[N, H, W]`, pictures `[N, 3, H, W]` uint8.
 
     Raises:
@@ -201,7 +201,7 @@ def compare_lines(found: Tensor, wanted: Tensor) -> Scores:
     return {"precision": precision, "recall": recall, "f1": 2 * precision * recall / max(precision + recall, 1e-9)}
 
 
-def judge_of(config: Config, reader: Reader) -> tuple[str, Callable[[Tensor, Tensor], Scores]]:
+def judge_of(config: RunConfig, reader: Reader) -> tuple[str, Callable[[Tensor, Tensor], Scores]]:
     """Return what is compared, in words, and the function that compares pictures with what they were drawn from."""
     if config.generator.encoder == "semantic":
         return "classes that the U-Net reads", lambda pictures, wanted: compare_classes(reader(pictures), wanted)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data import build_dataset
 from lab2pix.data.scenes.dataset import write_scenes
 from lab2pix.labels.space import LabelSpace
@@ -45,7 +45,7 @@ def sources(names: list[str], folder: Path, camvid: Path | None, count: int) -> 
     return {name: [*found[name], "data.val_split=null"] for name in names if name in found}
 
 
-def configuration(source: list[str], size: tuple[int, int], batch: int, width: int) -> Config:
+def configuration(source: list[str], size: tuple[int, int], batch: int, width: int) -> RunConfig:
     """Return a small training of V2 on a source."""
     widths = (
         f"{part}={width}" for part in ("generator.width", "discriminator.width", "generator.global_encoder.width")
@@ -63,7 +63,7 @@ def configuration(source: list[str], size: tuple[int, int], batch: int, width: i
     )
 
 
-def batches(config: Config, way: str, dataset: Any, steps: range) -> Iterator[list[Batch]]:
+def batches(config: RunConfig, way: str, dataset: Any, steps: range) -> Iterator[list[Batch]]:
     """Return a reader of a training's batches."""
     sampler = StreamSampler(len(dataset), seed=0, batch_size=config.train.batch_size, steps=steps)
     if way == "plain":

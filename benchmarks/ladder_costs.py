@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import torch
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.labels.space import LabelSpace
@@ -30,7 +30,7 @@ class StepClock:
         team: this process.
     """
 
-    def __init__(self, config: Config, team: DistributedContext) -> None:
+    def __init__(self, config: RunConfig, team: DistributedContext) -> None:
         space = LabelSpace.load(config.data.label_space)
         method = build_method(config, space)
         method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
@@ -43,13 +43,13 @@ class StepClock:
 
     def __call__(self) -> float:
         """Make as many steps as give each player its turn; return the processor time of one, in seconds."""
-        began, count = time.process_time(), self.state.method.config.optimizer.discriminator_every
+        began, count = time.process_time(), self.state.method.config.optimizer.discriminator_interval
         for _ in range(count):
             training_step(self.state, dict(self.state.method.networks), self.parts, self.engine, self.team)
         return (time.process_time() - began) / count
 
 
-def seconds_of_steps(configs: Mapping[str, Config], turns: int) -> dict[str, float]:
+def seconds_of_steps(configs: Mapping[str, RunConfig], turns: int) -> dict[str, float]:
     """Return the median processor time of a step by name, on one thread and the CPU, all taking turns.
 
     Args:

@@ -47,10 +47,9 @@ from surroundings import processor, write_json
 
 import lab2pix
 from lab2pix import LabelSpace, Synthesizer
-from lab2pix.config.schema import Config
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.inference import ModelInfo
-from lab2pix.methods import build_generator
+from lab2pix.methods import build_generator, read_config
 from lab2pix.web.painter_kinds import KINDS
 from lab2pix.web.painter_pictures import picture_png
 from lab2pix.web.painter_routes import describe
@@ -75,7 +74,7 @@ def arguments(given_: Sequence[str] | None = None) -> argparse.Namespace:
 def tiny_model(folder: Path) -> Path:
     """Save a model that was never trained."""
     torch.manual_seed(0)
-    config = Config.model_validate({"name": "tiny", "data": {"size": [SIDE, SIDE]}, "generator": TINY})
+    config = read_config({"name": "tiny", "data": {"size": [SIDE, SIDE]}, "generator": TINY})
     space = LabelSpace.load("scenes")
     return Synthesizer(build_generator(config, space), ModelInfo(config, space, 0), device="cpu").save(folder)
 

@@ -35,7 +35,7 @@ from train_step_plain import PlainParts
 from train_step_v2 import MEANING, Variant
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config
 from lab2pix.training.state import build_state
@@ -85,7 +85,7 @@ def points(args: argparse.Namespace) -> Iterator[tuple[str, int, Point]]:
             yield axis, value, replace(base, **{axis: value})
 
 
-def configuration(point: Point) -> Config:
+def configuration(point: Point) -> RunConfig:
     """Return V2 with small networks; its eyes hold random weights."""
     widths = (f"{part}={point.width}" for part in ("generator.width", "discriminator.width"))
     limits = (f"{part}={8 * point.width}" for part in ("discriminator.max_width", "generator.global_encoder.max_width"))

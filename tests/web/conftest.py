@@ -13,10 +13,9 @@ from PIL import Image
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
 from lab2pix.inference import ModelInfo, Synthesizer
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate
+from lab2pix.methods import build_generator, generate, read_config
 from lab2pix.web.study_make import MadeStudy, make_study
 from lab2pix.web.study_samples import Study
 
@@ -79,7 +78,7 @@ def study(study_folder: Path) -> Study:
 def make_drawer(space: str = "scenes", *, data: dict[str, object] | None = None, **generator: object) -> Synthesizer:
     """Return an untrained model of 64x64 whose weights and statistics are such that label map and noise show."""
     torch.manual_seed(0)
-    config = Config.model_validate(
+    config = read_config(
         {
             "name": "tiny",
             "data": {"layout": "folder", "label_space": space, "size": (64, 64), **(data or {})},

@@ -15,10 +15,9 @@ import torch
 from numpy.typing import NDArray
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
 from lab2pix.inference import ModelInfo, Synthesizer
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate
+from lab2pix.methods import build_generator, generate, read_config
 
 SIZE = 64
 SKY = 0
@@ -41,7 +40,7 @@ def model() -> Synthesizer:
     small = {"width": 4, "modulation_hidden": 8, "noise_dim": 16, "spectral_norm": False}
     data = {"layout": "folder", "label_space": "scenes", "size": (SIZE, SIZE)}
     encoder = {"global_encoder": {"width": 4, "max_width": 16}}
-    config = Config.model_validate({"method": "lab2pix-v2", "data": data, "generator": {**small, **encoder}})
+    config = read_config({"method": "lab2pix-v2", "data": data, "generator": {**small, **encoder}})
     network = build_generator(config, SPACE)
     with torch.no_grad():
         for parameter in network.parameters():
