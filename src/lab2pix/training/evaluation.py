@@ -100,7 +100,8 @@ def biased_feature_warnings(config: Config) -> list[str]:
         uses.setdefault(config.backbone.perceptual, []).append("backbone.perceptual")
     return [
         f"distances in features of {name} are biased in favor of this run, which learns against that network "
-        f"({' and '.join(uses[name])}); to compare it with other methods, set evaluation.features to another one, such as [inception]"
+        f"({' and '.join(uses[name])}); to compare it with other methods, set evaluation.features to another one, such "
+        "as [inception]"
         for name in config.evaluation.features
         if name in uses
     ]
