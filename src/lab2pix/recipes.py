@@ -36,7 +36,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads the scalars of YAML 1.2 (2e-4 is a number, `on` is text), and refuses a key that is given twice."""
+    """Reads the scalars of YAML 1.2 (2e-4 is a number, `on` is text) and keys as text; refuses a key that is repeated."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See `yaml.SafeLoader`."""
@@ -44,7 +44,7 @@ class _Loader(yaml.SafeLoader):
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise ConstructorError(None, None, f"found duplicate key {name}", node.value[index][0].start_mark)
-        return super().construct_mapping(node, deep)
+        return dict(zip(names, super().construct_mapping(node, deep).values(), strict=True))
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -265,7 +265,7 @@ def _merge(
         elif where not in groups:
             values[key] = value
         elif value is not None:  # a group without a line is as its base says
-            kind = "a list" if isinstance(value, list) else f"'{value}'"
+            kind = "a list" if isinstance(value, list) else repr(value)
             raise ConfigError(f"{prefix}{where} is {kind} but must be a group of settings")
 
 
