@@ -36,7 +36,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads the scalars of YAML 1.2 (2e-4 is a number, `on` is text) and keys as text; refuses a key that is repeated."""
+    """Reads scalars of YAML 1.2 (2e-4 is a number, `on` is text) and keys as text; refuses a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See `yaml.SafeLoader`."""
