@@ -22,7 +22,7 @@ from lab2pix.interop.released_v1 import ReleasedV1Discriminator, ReleasedV1Gener
 from lab2pix.interop.released_v2 import discriminator_to_released, generator_to_released
 from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
-from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -62,7 +62,8 @@ def settled(network: nn.Module) -> nn.Module:
 
 def v2(channels: int, **settings: object) -> Lab2PixV2Generator:
     defaults = {"width": 2, "modulation_hidden": 5, "global_width": 3, "global_max_width": 10}
-    network = settled(shaken(Lab2PixV2Generator(channels, **{**defaults, **settings})))  # type: ignore[arg-type]
+    given = GeneratorSettings(**{**defaults, **settings})  # type: ignore[arg-type]
+    network = settled(shaken(Lab2PixV2Generator(channels, given)))
     assert isinstance(network, Lab2PixV2Generator)
     return network
 
@@ -198,18 +199,18 @@ def test_the_size_follows_from_the_noise_or_is_said(
 @pytest.mark.parametrize(
     ("settings", "size", "wishes"),
     [
-        ({"modulation": "spade", "start": "label", "doublings": 5}, (64, 64), {}),
-        ({"modulation": "spade", "start": "label", "doublings": 6}, (64, 128), {"doublings": 6}),
-        ({"modulation": "spade", "start": "label", "doublings": 7, "width": 4}, (128, 128), {}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 5}, (64, 64), {}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 6}, (64, 128), {"doublings": 6}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 7, "width": 4}, (128, 128), {}),
         (
-            {"modulation": "spade", "start": "noise", "doublings": 6, "start_size": (1, 2), "noise_dim": 7},
+            {"modulation": "spade", "input": "noise", "num_upsamples": 6, "start_size": (1, 2), "noise_dim": 7},
             (64, 128),
             {},
         ),
-        ({"modulation": "spade", "start": "label", "spectral_norm": False}, (32, 32), {}),
-        ({"start": "noise", "doublings": 5, "start_size": (2, 3), "noise_dim": 7}, (64, 96), {}),
-        ({"start": "label", "doublings": 7, "width": 4}, (128, 128), {}),
-        ({"start": "label", "doublings": 6, "global_max_width": 500}, (64, 64), {}),
+        ({"modulation": "spade", "input": "label", "spectral_norm": False}, (32, 32), {}),
+        ({"input": "noise", "num_upsamples": 5, "start_size": (2, 3), "noise_dim": 7}, (64, 96), {}),
+        ({"input": "label", "num_upsamples": 7, "width": 4}, (128, 128), {}),
+        ({"input": "label", "num_upsamples": 6, "global_max_width": 500}, (64, 64), {}),
     ],
 )
 def test_every_kind_of_v2_and_spade_draws_as_before(
@@ -268,7 +269,7 @@ def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
 def test_published_networks_need_no_words(
     tmp_path: Path, channels: int, space: str, edges: bool, doublings: int, size: tuple[int, int]
 ) -> None:
-    network = v2(channels, modulation="spade", start="label", doublings=doublings, modulation_hidden=2)
+    network = v2(channels, modulation="spade", input="label", num_upsamples=doublings, modulation_hidden=2)
     done = convert(saved(tmp_path, generator_to_released(network)), "spade", tmp_path / "out")
     assert done.label_space == LabelSpace.load(space)
     assert done.config.data.instance_edges is edges
@@ -350,8 +351,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "spade-noise": generator_to_released(v2(4, modulation="spade", start_size=(1, 2))),
         "v1-d": ReleasedV1Discriminator((4, 4), width=2, max_width=8).state_dict(),
         "v2-d": discriminator_to_released(judge),
-        "ours-v1": Lab2PixV1Generator(4, width=4).state_dict(),
-        "ours-v2": Lab2PixV2Generator(4, width=4).state_dict(),
+        "ours-v1": Lab2PixV1Generator(4, GeneratorSettings(width=4)).state_dict(),
+        "ours-v2": Lab2PixV2Generator(4, GeneratorSettings(width=4)).state_dict(),
         "stranger": {"layer1.0.weight": torch.zeros(1)},
         "v1-short": {name: value for name, value in v1_state.items() if "_5_fusion.mask" not in name},
         "v1-shorter": {name: value for name, value in v1_state.items() if "SPADEResBlock_3" not in name},

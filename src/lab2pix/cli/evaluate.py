@@ -128,7 +128,9 @@ def _compare(
 def _parity(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="Golden vectors to check against.")],
     *,
-    fast: Annotated[bool, typer.Option("--fast", help="Let prepared generators answer, where there are any.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Compute with fused and accelerated networks, where there are any.")
+    ] = False,
 ) -> None:
     """Compare this package's networks and losses with recorded ones; exit 1 on any difference."""
     from lab2pix.interop.parity import run_parity

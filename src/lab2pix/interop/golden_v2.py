@@ -29,9 +29,9 @@ from lab2pix.losses import (
     perceptual_loss,
 )
 from lab2pix.nn.backbones import Backbone
-from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, ScaleOutput, downsample
-from lab2pix.nn.generators import Lab2PixV2Generator
-from lab2pix.nn.prepared import prepare
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample
+from lab2pix.nn.fast import accelerate, fuse
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 
 __all__ = ["V2Vectors", "Vectors", "one_by_one", "read_vectors"]
 
@@ -87,7 +87,7 @@ class V2Vectors:
 
     Args:
         vectors: the file's content.
-        fast: draw with a prepared generator; gradients are the plain one's.
+        fast: draw with a fused generator; gradients are those of accelerated networks.
 
     Raises:
         CheckpointError: the file lacks something or holds weights under unknown names.
@@ -102,6 +102,9 @@ class V2Vectors:
             self.generator = self._generator()
             self.discriminator = self._discriminator()
             self.ids, self.condition, self.image = self._inputs()
+            if fast:
+                for network in (self.generator, self.discriminator):
+                    accelerate(network, torch.device("cpu"))
         except KeyError as error:
             raise CheckpointError(f"the vector file lacks {error}, without which nothing can be compared") from error
 
@@ -123,39 +126,30 @@ class V2Vectors:
             )
         doublings = _DOUBLINGS[config["num_upsampling_layers"]]
         first, shared = weights["fc.weight"], weights["head_0.norm_0.mlp_shared.0.weight"]
-        generator = Lab2PixV2Generator(
-            shared.shape[1],
+        settings = GeneratorSettings(
             width=config["ngf"],
-            doublings=doublings,
+            num_upsamples=doublings,
             start_size=(config["height"] >> doublings, config["width"] >> doublings),
             modulation="dg-norm" if any(name.startswith("fpencoder.") for name in weights) else "spade",
             modulation_hidden=config["modulation_hidden"],
             global_width=config["global_width"],
             global_max_width=config["global_max_width"],
-            start="noise" if first.ndim == 2 else "label",
+            input="noise" if first.ndim == 2 else "label",
             noise_dim=first.shape[1],
         )
+        generator = Lab2PixV2Generator(shared.shape[1], settings)
         load_released_generator(generator, weights)
         return generator.eval()
 
     def _discriminator(self) -> MultiScaleDiscriminator:
         config, weights = self.config, self.vectors.part("D.")
-        networks = []
-        for scale in range(config["num_D"]):
-            levels = 3 - scale
-            networks.append(
-                HierarchicalDiscriminator(
-                    weights[f"discriminator_{scale}.common.0.0.weight"].shape[1],
-                    [
-                        weights[f"discriminator_{scale}.backboneNet.p{3 + level}.bias"].shape[0]
-                        for level in range(levels)
-                    ],
-                    levels=levels,
-                    width=config["ndf"],
-                    max_width=config["max_dim"],
-                )
-            )
-        discriminator = MultiScaleDiscriminator(networks)
+        discriminator = MultiScaleDiscriminator.hierarchical(
+            weights["discriminator_0.common.0.0.weight"].shape[1],
+            [weights[f"discriminator_0.backboneNet.p{3 + level}.bias"].shape[0] for level in range(3)],
+            scales=config["num_D"],
+            width=config["ndf"],
+            max_width=config["max_dim"],
+        )
         load_released_discriminator(discriminator, weights)
         return discriminator.eval()
 
@@ -204,11 +198,11 @@ class V2Vectors:
 
     @cached_property
     def drawn(self) -> Tensor:
-        """The same as `generated`, or, where asked for, what a prepared generator draws: without a graph."""
+        """The same as `generated`, or, where asked for, what a fused generator draws: without a graph."""
         if not self.fast:
             return self.generated.detach()
         noise = self.vectors.tensors.get("in.noise")
-        image: Tensor = prepare(self.generator)(self.condition, None if noise is None else noise.float())
+        image: Tensor = fuse(self.generator)(self.condition, None if noise is None else noise.float())
         return image
 
     @cached_property

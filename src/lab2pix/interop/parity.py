@@ -231,7 +231,7 @@ def check_file(path: Path, *, fast: bool = False) -> list[Row]:
 
     Args:
         path: `NAME.safetensors`, with `NAME.json` beside it.
-        fast: let a prepared generator draw the pictures; there is none of the released V1.
+        fast: compute with fused and accelerated networks; there are none of the released V1.
 
     Returns:
         A row per recorded tensor, loss value and gradient norm. What cannot be compared is a row that failed: also a

@@ -66,12 +66,12 @@ _DISCRIMINATOR_RULES: Rules = [
     (r"\.trunk\.0\.0\.", ".common.0.0."),
     (r"\.trunk\.(\d+)\.0\.", r".common.\1.0.0."),
     (r"\.perceptual\.(\d+)\.0\.", _plus_one(".pre{}.0.0.")),
-    (r"\.fuse\.(\d+)\.0\.", _plus_one(".gcb{}.0.0.")),
+    (r"\.fusion\.(\d+)\.0\.", _plus_one(".gcb{}.0.0.")),
     (r"\.heads\.(\d+)\.0\.0\.", _plus_one(".conv{}_out.0.0.")),
     (r"\.heads\.(\d+)\.1\.", _plus_one(".conv{}_out.2.")),
     # Here too an activation stands between any two convolutions.
     (r"\.(conv[35]_branch)\.(\d+)\.0\.", lambda match: f".{match[1]}.{2 * int(match[2])}.0."),
-    (r"\.deeper\.(\d+)\.", _plus_one(".conv{}_line.0.")),
+    (r"\.stages\.(\d+)\.", _plus_one(".conv{}_line.0.")),
 ]
 
 
@@ -88,7 +88,7 @@ def _released_names(network: nn.Module, rules: Rules) -> dict[str, str]:
 
 def _rules(network: nn.Module) -> Rules:
     if isinstance(network, Lab2PixV2Generator):
-        return _generator_rules(network.doublings + 1)
+        return _generator_rules(network.num_upsamples + 1)
     return _DISCRIMINATOR_RULES
 
 

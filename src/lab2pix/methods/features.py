@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from lab2pix.config.schema import Config
@@ -147,11 +146,6 @@ class FeatureExtractors(nn.Module):
         network = self.networks[name]
         assert isinstance(network, Backbone)
         return network
-
-    def lower(self, dtype: torch.dtype) -> None:
-        """Hold the networks in the type that passes compute in under autocast; see `Backbone.lower`."""
-        for name in self.networks:
-            self._network(name).lower(dtype)
 
     def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Features:
         """Look at `[N, 3, H, W]` images in [-1, 1].

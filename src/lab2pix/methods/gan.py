@@ -6,54 +6,49 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import Config
 from lab2pix.labels.space import LabelSpace
-from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights
+from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights, sharpness_loss
 from lab2pix.methods.base import PRECISIONS, Losses, Method, StepContext
 from lab2pix.methods.features import FeatureExtractors
-from lab2pix.nn.discriminators import (
-    HierarchicalDiscriminator,
-    MultiScaleDiscriminator,
-    PatchDiscriminator,
-    ScaleOutput,
-)
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, PatchDiscriminator, ScaleOutput
+from lab2pix.nn.fast import accelerate, to_low_precision
+from lab2pix.nn.generators import GeneratorSettings
 from lab2pix.nn.init import xavier_init
-from lab2pix.nn.spectral import shared_weights
 
 __all__ = [
     "Carry",
     "HierarchicalGAN",
     "build_discriminator",
     "frozen_parameters",
-    "generator_kwargs",
+    "generator_settings",
     "init_weights",
     "require_images",
 ]
 
 
-def generator_kwargs(config: Config) -> dict[str, Any]:
-    """Return what the generators of both methods are told alike, as keyword arguments."""
+def generator_settings(config: Config) -> GeneratorSettings:
+    """Return the settings that the generators of both methods share."""
     settings = config.generator
     stride = 2**settings.doublings
-    return {
-        "width": settings.width,
-        "doublings": settings.doublings,
-        "start_size": (config.data.size[0] // stride, config.data.size[1] // stride),
-        "modulation": settings.modulation,
-        "modulation_hidden": settings.modulation_hidden,
-        "global_width": settings.global_encoder.width,
-        "global_max_width": settings.global_encoder.max_width,
-        "start": settings.start,
-        "noise_dim": settings.noise_dim,
-        "spectral_norm": settings.spectral_norm,
-        "gradient_checkpointing": config.train.gradient_checkpointing,
-    }
+    return GeneratorSettings(
+        width=settings.width,
+        num_upsamples=settings.doublings,
+        start_size=(config.data.size[0] // stride, config.data.size[1] // stride),
+        modulation=settings.modulation,
+        modulation_hidden=settings.modulation_hidden,
+        global_width=settings.global_encoder.width,
+        global_max_width=settings.global_encoder.max_width,
+        input=settings.start,
+        noise_dim=settings.noise_dim,
+        spectral_norm=settings.spectral_norm,
+    )
 
 
 def build_discriminator(config: Config, channels: int, backbone_channels: Sequence[int]) -> MultiScaleDiscriminator:
@@ -65,22 +60,10 @@ def build_discriminator(config: Config, channels: int, backbone_channels: Sequen
         backbone_channels: widths of the perceptual branch's features, by level.
     """
     settings = config.discriminator
-    networks: list[nn.Module] = []
-    for scale in range(settings.scales):
-        if settings.kind == "hierarchical":
-            levels = 3 - scale
-            networks.append(
-                HierarchicalDiscriminator(
-                    channels,
-                    backbone_channels[:levels],
-                    levels=levels,
-                    width=settings.width,
-                    max_width=settings.max_width,
-                )
-            )
-        else:
-            networks.append(PatchDiscriminator(channels, width=settings.width, max_width=settings.max_width))
-    return MultiScaleDiscriminator(networks)
+    widths = {"width": settings.width, "max_width": settings.max_width}
+    if settings.kind == "hierarchical":
+        return MultiScaleDiscriminator.hierarchical(channels, backbone_channels, scales=settings.scales, **widths)
+    return MultiScaleDiscriminator([PatchDiscriminator(channels, **widths) for _ in range(settings.scales)])
 
 
 def init_weights(network: nn.Module, config: Config, released: Callable[[nn.Module], None]) -> None:
@@ -113,12 +96,12 @@ class Carry:
 
 @contextmanager
 def frozen_parameters(network: nn.Module) -> Iterator[None]:
-    """Let gradients pass through a network without filling its own, with each normalised weight computed once."""
+    """Let gradients pass through a network without filling its own, and compute each normalized weight once."""
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
-        with shared_weights():
+        with parametrize.cached():
             yield
     finally:
         for parameter in parameters:
@@ -184,7 +167,8 @@ class HierarchicalGAN(Method):
         for module in (*self.networks.values(), self.feature_extractors):
             module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         if self.config.train.precision != "fp32":
-            self.feature_extractors.lower(PRECISIONS[self.config.train.precision])
+            to_low_precision(self.feature_extractors, PRECISIONS[self.config.train.precision])
+        accelerate(self.feature_extractors, device)
 
     @abstractmethod
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
@@ -194,7 +178,7 @@ class HierarchicalGAN(Method):
         """Judge generated, real and blurred images in one pass (Eq. 11-13, 16; for V2 Eq. 25-27, 30).
 
         Returns:
-            `real`, `fake` and, with λ2 > 0, `blurred`: the terms as they enter the sum.
+            `real`, `fake` and, with λ2 > 0, `sharpness`: the terms as they enter the sum.
         """
         images = [carry.generated, carry.real]
         if self.config.loss.sharpness > 0:
@@ -219,18 +203,19 @@ class HierarchicalGAN(Method):
         return {name: value.detach() for name, value in losses.items()}
 
     def _discriminator_terms(self, groups: list[list[list[Tensor]]], mask: Tensor | None, sharpness: float) -> Losses:
-        """Weigh the terms of real, fake and blurred images: the real one counts once more with the blurred (Eq. 30)."""
+        """Return the weighted terms of real and fake images, and of sharpness (Eq. 11-13, 16; for V2 Eq. 25-27, 30)."""
         loss = self.config.loss
         share = 0.5 if loss.discriminator_halved else 1.0
         if loss.sharpness_normalized:
             share /= 1 + sharpness
         masks = mask if self.masks_real else None
         terms = {
-            "real": share * (1 + sharpness) * adversarial_loss(groups[1], self.real_term, self.weights, masks),
+            "real": share * adversarial_loss(groups[1], self.real_term, self.weights, masks),
             "fake": share * adversarial_loss(groups[0], self.fake_term, self.weights, mask),
         }
         if loss.sharpness > 0:
-            terms["blurred"] = share * sharpness * adversarial_loss(groups[2], self.fake_term, self.weights, masks)
+            both = (self.real_term, self.fake_term)
+            terms["sharpness"] = share * sharpness * sharpness_loss(groups[1], groups[2], both, self.weights, masks)
         return terms
 
     # --- parts ----------------------------------------------------------------------------------------------------

@@ -25,14 +25,14 @@ from lab2pix.methods.gan import (
     Carry,
     HierarchicalGAN,
     frozen_parameters,
-    generator_kwargs,
+    generator_settings,
     init_weights,
     require_images,
 )
 from lab2pix.methods.sampling import condition_channels, encode_condition
 from lab2pix.nn.generators import Lab2PixV1Generator
-from lab2pix.nn.icnet import ICNet
 from lab2pix.nn.init import normal_init
+from lab2pix.nn.segmentation import ICNet
 
 __all__ = ["GeneratorWithSegmenters", "Lab2PixV1", "build_v1_generator"]
 
@@ -41,11 +41,12 @@ def build_v1_generator(config: Config, label_space: LabelSpace) -> Lab2PixV1Gene
     """Return the generator that the configuration describes, initialised as the released V1 is or `init_gain` says."""
     generator = Lab2PixV1Generator(
         condition_channels(config, label_space),
+        generator_settings(config),
         encoder=config.generator.encoder,
         progressive=config.generator.progressive,
         coattention=config.generator.coattention,
-        **generator_kwargs(config),
     )
+    generator.set_grad_checkpointing(config.train.gradient_checkpointing)
     init_weights(generator, config, normal_init)
     return generator
 

@@ -27,7 +27,7 @@ from lab2pix.methods.gan import (
     Carry,
     HierarchicalGAN,
     frozen_parameters,
-    generator_kwargs,
+    generator_settings,
     init_weights,
     require_images,
 )
@@ -35,7 +35,7 @@ from lab2pix.methods.sampling import condition_channels, encode_condition
 from lab2pix.nn.discriminators import downsample
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
-from lab2pix.nn.reader import FeatureReader
+from lab2pix.nn.segmentation import FPNHead
 
 __all__ = ["GeneratorStep", "GeneratorWithSegmentationHead", "Lab2PixV2", "build_v2_generator", "pyramid"]
 
@@ -45,7 +45,8 @@ _IMLE_GRID = 8
 
 def build_v2_generator(config: Config, label_space: LabelSpace) -> Lab2PixV2Generator:
     """Return the generator of section 2 of the configuration, initialised as the released V2 is or `init_gain` says."""
-    generator = Lab2PixV2Generator(condition_channels(config, label_space), **generator_kwargs(config))
+    generator = Lab2PixV2Generator(condition_channels(config, label_space), generator_settings(config))
+    generator.set_grad_checkpointing(config.train.gradient_checkpointing)
     init_weights(generator, config, xavier_init)
     return generator
 
@@ -121,7 +122,7 @@ class Lab2PixV2(HierarchicalGAN):
         self.perceptual_scales = sizes[config.loss.perceptual_scales] if config.loss.perceptual > 0 else 0
         self.drawer: GeneratorWithSegmentationHead | None = None
         if config.loss.cycle > 0:
-            reader = FeatureReader(self.feature_extractors.perceptual_channels, label_space.num_classes)
+            reader = FPNHead(self.feature_extractors.perceptual_channels, label_space.num_classes)
             # Its own name, as validation puts the averaged generator in the place of the trained one for a while.
             self.drawer = GeneratorWithSegmentationHead(self.generator, reader)
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from lab2pix.errors import ConfigError
 from lab2pix.methods import Method
+from lab2pix.nn.fast._torch import raise_recompile_limit
 
 __all__ = ["check_compiler", "compile_networks", "eager_mode"]
 
@@ -43,10 +44,7 @@ def compile_networks(method: Method) -> None:
     of the generator, since those are what is computed again. Programs are made at the first step, one for each size, so
     that every session has the same ones.
     """
-    import torch._dynamo.config as settings
-
-    # One more would silently not be compiled.
-    settings.recompile_limit = max(settings.recompile_limit, _PROGRAMS)
+    raise_recompile_limit(_PROGRAMS)  # one more would silently not be compiled
     for part in method.compile_targets:
         blocks = getattr(part, "blocks", None) if method.config.train.gradient_checkpointing else None
         for module in blocks if isinstance(blocks, nn.ModuleList) else [part]:

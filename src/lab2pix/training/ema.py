@@ -7,6 +7,8 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from lab2pix.nn.fast._torch import lerp_all_
+
 __all__ = ["ModelEma"]
 
 
@@ -32,6 +34,6 @@ class ModelEma:
         decay = min(self.decay, (1 + step) / (10 + step))
         averages: list[Tensor] = list(self.network.parameters())
         originals: list[Tensor] = list(network.parameters())
-        torch._foreach_lerp_(averages, originals, 1 - decay)
+        lerp_all_(averages, originals, 1 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             mine.copy_(theirs)

@@ -18,6 +18,7 @@ from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Losses, build_method
+from lab2pix.nn.fast import accelerate
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
     latest_checkpoint,
@@ -202,6 +203,9 @@ def _build(config: Config, label_space: LabelSpace, team: DistributedContext) ->
     method = build_method(config, label_space)
     method.generator = team.convert_sync_batchnorm(method.generator)
     method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
+    if not config.train.compile:  # the compiler optimizes the plain networks
+        for network in method.networks.values():
+            accelerate(network, team.device)
     return build_state(method, config, team.device)
 
 

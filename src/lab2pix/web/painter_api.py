@@ -158,7 +158,7 @@ class ModelAnswer(_Part):
     unknown: int | None = Field(description="Id of pixels without class; null: every pixel has one.")
     sketch: bool = Field(description="Whether it draws from line drawings: id 0 is paper, 1 is line.")
     noise: bool = Field(description="Whether another seed gives another picture.")
-    drawing: str = Field(description="How it draws: plain, or through a prepared generator, fast or fast-bf16.")
+    drawing: str = Field(description="How it draws: plain, or with a fused generator, fast or fast-bf16.")
     limits: Limits
     busy: Busy
 
