@@ -63,7 +63,8 @@ def settled(network: nn.Module) -> nn.Module:
 
 def v2(channels: int, **settings: object) -> Lab2PixV2Generator:
     defaults = {"width": 2, "modulation_hidden": 5, "global_width": 3, "global_max_width": 10}
-    network = settled(shaken(Lab2PixV2Generator(channels, **{**defaults, **settings})))  # type: ignore[arg-type]
+    given = GeneratorSettings(**{**defaults, **settings})  # type: ignore[arg-type]
+    network = settled(shaken(Lab2PixV2Generator(channels, given)))
     assert isinstance(network, Lab2PixV2Generator)
     return network
 
@@ -201,18 +202,18 @@ def test_the_size_follows_from_the_noise_or_is_said(
 @pytest.mark.parametrize(
     ("settings", "size", "wishes"),
     [
-        ({"modulation": "spade", "start": "label", "doublings": 5}, (64, 64), {}),
-        ({"modulation": "spade", "start": "label", "doublings": 6}, (64, 128), {"doublings": 6}),
-        ({"modulation": "spade", "start": "label", "doublings": 7, "width": 4}, (128, 128), {}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 5}, (64, 64), {}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 6}, (64, 128), {"doublings": 6}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 7, "width": 4}, (128, 128), {}),
         (
-            {"modulation": "spade", "start": "noise", "doublings": 6, "start_size": (1, 2), "noise_dim": 7},
+            {"modulation": "spade", "input": "noise", "num_upsamples": 6, "start_size": (1, 2), "noise_dim": 7},
             (64, 128),
             {},
         ),
-        ({"modulation": "spade", "start": "label", "spectral_norm": False}, (32, 32), {}),
-        ({"start": "noise", "doublings": 5, "start_size": (2, 3), "noise_dim": 7}, (64, 96), {}),
-        ({"start": "label", "doublings": 7, "width": 4}, (128, 128), {}),
-        ({"start": "label", "doublings": 6, "global_max_width": 500}, (64, 64), {}),
+        ({"modulation": "spade", "input": "label", "spectral_norm": False}, (32, 32), {}),
+        ({"input": "noise", "num_upsamples": 5, "start_size": (2, 3), "noise_dim": 7}, (64, 96), {}),
+        ({"input": "label", "num_upsamples": 7, "width": 4}, (128, 128), {}),
+        ({"input": "label", "num_upsamples": 6, "global_max_width": 500}, (64, 64), {}),
     ],
 )
 def test_every_kind_of_v2_and_spade_draws_as_before(
