@@ -94,7 +94,7 @@ def build(args: argparse.Namespace, device: torch.device | None = None) -> tuple
         sys.exit(f"--size {height} {width} is too small for --method {args.method}; take at least 64 64.")
     overrides = [
         f"data.size=[{height},{width}]",
-        f"generator.doublings={fitting[0]}",
+        f"generator.num_upsamples={fitting[0]}",
         f"generator.width={args.width}",
         f"discriminator.width={args.width}",
         f"discriminator.max_width={8 * args.width}",

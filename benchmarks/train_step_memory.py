@@ -61,7 +61,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Make the steps of a row in this process; return its highest memory in GiB and the processor's time of a step."""
     height, width = args.size
-    settings = (f"data.size=[{height},{width}]", f"generator.doublings={DOUBLINGS[0]}", "data.instance_edges=false")
+    settings = (f"data.size=[{height},{width}]", f"generator.num_upsamples={DOUBLINGS[0]}", "data.instance_edges=false")
     config = load_config(args.preset, [*settings, "train.ema_decay=0.999", *args.set, *ROWS[args.row]])
     device, team = torch.device("cpu"), DistributedContext(0, 1, torch.device("cpu"))
     torch.manual_seed(0)

@@ -25,7 +25,7 @@ Run = Callable[..., tuple[int, str, str]]
 def test_cli_loads_nothing_heavy_before_a_command_needs_it() -> None:
     script = (
         "import sys, lab2pix.cli; "
-        "heavy = {'torch', 'numpy', 'pydantic', 'omegaconf', 'matplotlib', 'PIL'} & set(sys.modules); "
+        "heavy = {'torch', 'numpy', 'pydantic', 'matplotlib', 'PIL'} & set(sys.modules); "
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], check=True)

@@ -119,7 +119,7 @@ def test_page_of_v1_says_that_nothing_was_paired(unpaired: tuple[str, Path]) -> 
     assert "$" not in page.words
     condition = "drawing" if method == "v1-sketch" else "label map"
     for words in (
-        "a small Lab2Pix-V1 learnt",
+        "a small Lab2Pix-V1 learned",
         "without pairs",
         "never shown with it",
         f"One {condition}, different noise",

@@ -86,8 +86,8 @@ def test_options_that_would_do_nothing(evaluate: Evaluate, folders: Folders, tmp
     stats = tmp_path / "stats.safetensors"
     assert evaluate("--save-stats", stats)[0] == 0
     again = ("--out", tmp_path / "again.json")
-    sentence(evaluate(*again, "--split", "val", real=stats), "--split says where photos or label maps lie")
-    sentence(evaluate(*again, "--layout", "ade20k", real=stats), "--layout says where photos or label maps lie")
+    sentence(evaluate(*again, "--split", "val", real=stats), "--split describes photos or label maps")
+    sentence(evaluate(*again, "--layout", "ade20k", real=stats), "--layout describes photos or label maps")
 
 
 def test_a_feature_network_that_is_named_twice(means: Path, tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
 from lab2pix.data.files import write_label_png
 from lab2pix.data.transforms import float_to_uint8, instance_edges
 from lab2pix.errors import ConfigError, OutputError
@@ -22,7 +21,7 @@ from lab2pix.inference import ModelInfo, Synthesizer
 from lab2pix.inference import export as export_module
 from lab2pix.inference.export import export
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate
+from lab2pix.methods import build_generator, generate, read_config
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
@@ -43,7 +42,7 @@ def make(
     """Return a small generator whose statistics are those of what it draws, as after a training."""
     torch.manual_seed(0)
     tiny = {"width": 2, "modulation_hidden": 4, "noise_dim": 8, "global_encoder": {"width": 2, "max_width": 4}}
-    config = Config.model_validate(
+    config = read_config(
         {
             "name": "tiny",
             "method": method,

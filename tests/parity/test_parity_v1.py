@@ -403,9 +403,9 @@ def test_v1_parity_fails_for_what_cannot_be_checked(
 def test_a_file_without_networks_or_answers_fails(made: Path) -> None:
     held = load_file(made)
     edit(made, {name: None for name in held if name.startswith("out.")})
-    assert "no recorded answer" in failures(check_file(made))["made.safetensors"]
+    assert "no recorded output" in failures(check_file(made))["made.safetensors"]
     edit(made, {name: None for name in held if name.startswith("D3.")})
-    assert "not the networks of Lab2Pix" in failures(check_file(made))["made.safetensors"]
+    assert "not the networks of any method" in failures(check_file(made))["made.safetensors"]
 
 
 def test_a_file_with_two_discriminators_is_checked_in_what_it_holds(made: Path) -> None:

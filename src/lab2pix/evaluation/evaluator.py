@@ -18,11 +18,11 @@ from lab2pix.evaluation.metrics.segmentation import SegmentationScores
 from lab2pix.evaluation.metrics.statistics import check_statistics, load_statistics, save_statistics
 from lab2pix.evaluation.pairing import Item, Matches, is_plain, listed, pair_files
 from lab2pix.evaluation.protocol import RESIZE, Protocol, load_networks, protocol_facts
-from lab2pix.evaluation.report import Report, ReportImage, check_writable
+from lab2pix.evaluation.report import Report, ReportFiles, ReportImage, check_writable
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext, init_distributed
 
-__all__ = ["evaluate_folders", "gather", "run_report"]
+__all__ = ["build_report", "evaluate_folders", "gather"]
 
 STATISTICS_SUFFIX = ".safetensors"
 _SHOWN = 4
@@ -230,62 +230,54 @@ def _conclude(
     size = list(protocol.size or sizes[0]) if len(sizes) == 1 or protocol.size else "various"
     if known is not None:
         check_statistics(known.meta, {"size": size}, known.file)
-    scores = judge.compute(None if known is None else {judge.networks.features[0].name: known.moments})
-    sources = _sources(matches, folders, known, space, judge, log)
+    moments = None if known is None else {judge.networks.features[0].name: known.moments}
+    sources = _sources(matches, folders, known, space, log)
+    report = build_report(
+        judge, log, name or folders.generated.resolve().name, sources, protocol, size, team, space, moments
+    )
     if save_stats is not None:
         view = {**_comparability_key(judge.networks.features[0]), "size": size}
         photos = {key: sources["real"][key] for key in ("count", "list_sha256")}
         save_statistics(Path(save_stats), judge.real[view["features"]], {**view, **photos})
-    return Report(
-        name=name or folders.generated.resolve().name,
-        scores=scores,
-        protocol={**sources, **protocol_facts(judge, log, protocol, size, team)},
-        **_classes(judge),
-        pictures=_shown(judge, {item.name: item for item in matches.items}),
-        broken=sorted(log.broken, key=lambda item: item["file"]),
-        unmatched=matches.unmatched,
-        notes=judge.notes() if folders.real is not None else [],
-        space=space,
-    )
+    items = {item.name: item for item in matches.items}
+    report.show(lambda key: _files(items[key]))
+    report.broken = sorted(log.broken, key=lambda item: item["file"])
+    report.unmatched = matches.unmatched
+    if folders.real is None:
+        report.notes = []
+    return report
 
 
-def run_report(
+def build_report(
     judge: MetricAccumulator,
     log: ReadingLog,
     name: str,
-    about: dict[str, Any],
+    sources: dict[str, Any],
     protocol: Protocol,
+    size: Any,
     team: DistributedContext,
-    space: LabelSpace,
-    show: Callable[[str], tuple[str, dict[str, str]]],
+    space: LabelSpace | None,
+    real: dict[str, FeatureMoments] | None = None,
 ) -> Report:
-    """Return the report on a run.
+    """Compute the scores and return them with their protocol.
 
     Args:
-        judge: accumulator of all label maps.
+        judge: accumulator of all images.
         log: record of the sizes.
         name: name of the method.
-        about: the run's part of the protocol.
+        sources: the compared data, for the protocol.
         protocol: the protocol.
+        size: height and width, for the protocol.
         team: the processes.
         space: label space of the label maps.
-        show: returns a sample's name and its files (`file`, `real`, `label`), given its `sample_key`.
+        real: statistics in place of photos; see `MetricAccumulator.compute`.
     """
-    [size] = log.sizes
-    pictures = _shown(judge, None)
-    for group in ("best", "median", "worst"):
-        shown = []
-        for item in pictures.get(group, []):
-            found, files = show(item.name)
-            shown.append(ReportImage(found, item.score, files["file"], files.get("real"), files.get("label")))
-        if shown:
-            pictures[group] = shown
     return Report(
         name=name,
-        scores=judge.compute(),
-        protocol={**about, **protocol_facts(judge, log, protocol, list(size), team)},
+        scores=judge.compute(real),
+        protocol={**sources, **protocol_facts(judge, log, protocol, size, team)},
         **_classes(judge),
-        pictures=pictures,
+        pictures=_ranked(judge),
         notes=judge.notes(),
         space=space,
     )
@@ -322,24 +314,20 @@ def _comparability_key(network: FeatureNetwork) -> dict[str, Any]:
     return {"features": network.name, "network": network.describe(), "resize": RESIZE}
 
 
-def _shown(judge: MetricAccumulator, by_name: dict[str, Item] | None) -> dict[str, Any]:
-    """Return the best, median and worst images of the first sample set."""
+def _ranked(judge: MetricAccumulator) -> dict[str, Any]:
+    """Return the best, median and worst images of the first sample set, without their files."""
     ranked = sorted((pair for pair in judge.ranking if pair[1] == pair[1]), key=lambda pair: (-pair[1], pair[0]))
     if not ranked:
         return {}
     middle = max(0, len(ranked) // 2 - _SHOWN // 2)
     groups = {"best": ranked[:_SHOWN], "median": ranked[middle : middle + _SHOWN], "worst": ranked[::-1][:_SHOWN]}
-
-    def show(name: str, score: float) -> ReportImage:
-        return ReportImage(name, score, "") if by_name is None else _show(by_name[name], score)
-
-    return {"by": judge.ranked_by, **{key: [show(*pair) for pair in group] for key, group in groups.items()}}
+    return {"by": judge.ranked_by, **{key: [ReportImage(*pair, "") for pair in group] for key, group in groups.items()}}
 
 
-def _show(item: Item, score: float) -> ReportImage:
+def _files(item: Item) -> ReportFiles:
     real = None if item.real is None or item.real.form != "files" else str(item.real.image)
     label = None if item.label is None or item.label.form != "files" else str(item.label.label)
-    return ReportImage(item.name, score, str(item.generated[0]), real, label)
+    return {"file": str(item.generated[0]), "real": real, "label": label}
 
 
 def _sources(
@@ -347,7 +335,6 @@ def _sources(
     folders: _Folders,
     known: _Statistics | None,
     space: LabelSpace | None,
-    judge: MetricAccumulator,
     log: ReadingLog,
 ) -> dict[str, Any]:
     """Return the compared folders; counts and hashes leave out files that cannot be read."""

@@ -139,6 +139,7 @@ def run(network: nn.Module, inputs: Any, autocast: bool) -> dict[str, Tensor]:
     return found | {f"buffer {name}": value for name, value in network.named_buffers()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["train", "eval"])
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last], ids=["contiguous", "last"])
 @pytest.mark.parametrize(
@@ -184,6 +185,7 @@ def test_accelerated_equals_plain(name: str, dtype: torch.dtype, memory_format: 
             assert (found[key].double() - value.double()).norm() <= allowed, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("grad", [True, False])
 @pytest.mark.parametrize("modulation", ["dg-norm", "spade"])
 def test_accelerated_v2_computes_the_label_path_once_for_several_noises(modulation: Any, grad: bool) -> None:
