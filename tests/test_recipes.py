@@ -57,7 +57,7 @@ def test_every_preset_loads_under_its_own_name_and_survives_yaml(name: str, tmp_
 
 
 RECIPES = {
-    # name: layout, label space, (height, width), resize, doublings, scales, batch, epochs, instance edges
+    # name: format, label space, (height, width), resize, doublings, scales, batch, epochs, instance edges
     "v2-cityscapes": ("cityscapes", "cityscapes", (256, 512), None, 6, 2, 20, 200, True),
     "v2-cityscapes-h": ("cityscapes", "cityscapes", (512, 1024), None, 7, 3, 8, 200, True),
     "v2-coco-stuff": ("coco-stuff", "coco-stuff", (256, 256), (286, 286), 5, 2, 40, 100, True),
@@ -70,7 +70,7 @@ RECIPES = {
 def test_v2_presets_match_the_published_recipes(name: str) -> None:
     c = load_config(name)
     assert RECIPES[name] == (
-        c.data.layout,
+        c.data.format,
         c.data.label_space,
         c.data.size,
         c.data.resize,
@@ -224,12 +224,13 @@ def test_wrong_base_config_is_named_not_its_child(tmp_path: Path) -> None:
         ("steps", "'steps' is no setting; write key=value, such as train.batch_size=4"),
         ("train..steps=3", "'train..steps=3' is no setting; write key=value, such as train.batch_size=4"),
         ("name=${nothing}", "Interpolation key 'nothing' not found"),
-        ("data.layout=cityscpaes", "data.layout is 'cityscpaes'; did you mean 'cityscapes'?"),
+        ("data.format=cityscpaes", "data.format is 'cityscpaes'; did you mean 'cityscapes'?"),
         ("data.label_space=scene", "data.label_space is 'scene'; did you mean 'scenes'?"),
         ("data.label_space=my.yaml", "data.label_space names 'my.yaml', but there is no such file"),
         (
             "data.size=[65,100]",
-            "data.size is [65, 100] but both sides must be multiples of 32, 2 to the power of generator.num_upsamples=5; "
+            "data.size is [65, 100] but both sides must be multiples of 32, 2 to the power of "
+            "generator.num_upsamples=5; "
             "the nearest valid size is [64, 96]",
         ),
         (

@@ -118,14 +118,14 @@ def lacks_data_root(config: RunConfig) -> bool:
     """Say whether the data set's folder is not set though something is to be read from it."""
     data = config.data
     no_labels = data.labels.root is None and data.sketch.from_ != "photo"
-    return not data.root and data.layout != "scenes" and (no_labels or data.images.root is None)
+    return not data.root and data.format != "scenes" and (no_labels or data.images.root is None)
 
 
 def require_data_root(config: RunConfig) -> None:
     """Check that a run knows where its data set lies, which presets of real data sets cannot know.
 
     Raises:
-        ConfigError: `data.root` is not set though the layout reads files.
+        ConfigError: `data.root` is not set though the format reads files.
     """
     if lacks_data_root(config):
         if config.data.labels.root or config.data.images.root:
@@ -134,7 +134,7 @@ def require_data_root(config: RunConfig) -> None:
                 f"data.{given}.root is set, but neither data.{lacking}.root nor data.root: add "
                 f"data.{lacking}.root=/path/to/{'photos' if lacking == 'images' else 'label-maps'}"
             )
-        raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.layout}")
+        raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.format}")
 
 
 def to_yaml(config: RunConfig) -> str:

@@ -169,7 +169,7 @@ class ToyMethod(Method):
 
 
 DEFAULTS: dict[str, Any] = {
-    "data": {"layout": "scenes", "size": [SIDE, SIDE]},
+    "data": {"format": "scenes", "size": [SIDE, SIDE]},
     "train": {"batch_size": 4, "steps": 12},
     "checkpoint": {"every": 5},
     "monitor": {"log_every": 1, "sample_every": 6, "samples": 2, "tensorboard": False},

@@ -46,7 +46,7 @@ def make(
         {
             "name": "tiny",
             "method": method,
-            "data": {"layout": "folder", "label_space": space, "size": size, "instance_edges": edges},
+            "data": {"format": "folder", "label_space": space, "size": size, "instance_edges": edges},
             "generator": tiny | settings,
         }
     )

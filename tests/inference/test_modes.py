@@ -30,7 +30,7 @@ def make(method: str = "lab2pix-v2", *, edges: bool = False, **generator: object
     config = read_config(
         {
             "method": method,
-            "data": {"layout": "folder", "label_space": "scenes", "size": SIZE, "instance_edges": edges},
+            "data": {"format": "folder", "label_space": "scenes", "size": SIZE, "instance_edges": edges},
             "generator": settings | generator,
         }
     )

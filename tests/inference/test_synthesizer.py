@@ -42,7 +42,7 @@ def make(
     config = read_config(
         {
             "method": method,
-            "data": {"layout": "folder", "label_space": space, "size": size, "instance_edges": edges},
+            "data": {"format": "folder", "label_space": space, "size": size, "instance_edges": edges},
             "generator": {**TINY, **generator},
         }
     )
@@ -460,14 +460,14 @@ def test_one_label_map_that_cannot_be_read_is_an_error_at_once(
         generate_folder(synthesizer, labels / "torn.png", tmp_path / "out")
 
 
-def test_generate_folder_reads_a_dataset_by_its_layout(tmp_path: Path) -> None:
+def test_generate_folder_reads_a_dataset_by_its_format(tmp_path: Path) -> None:
     synth = make("cityscapes", edges=True)
     folder = tmp_path / "set" / "gtFine" / "val" / "ulm"
     folder.mkdir(parents=True)
     Image.fromarray(np.full((64, 64), 7, dtype=np.uint8)).save(folder / "ulm_1_gtFine_labelIds.png")
     Image.fromarray(np.full((64, 64), 7, dtype=np.uint16)).save(folder / "ulm_1_gtFine_instanceIds.png")
     Image.fromarray(np.zeros((64, 64, 3), dtype=np.uint8)).save(folder / "ulm_1_gtFine_color.png")
-    report = generate_folder(synth, tmp_path / "set", tmp_path / "out", layout="cityscapes", split="val")
+    report = generate_folder(synth, tmp_path / "set", tmp_path / "out", format="cityscapes", split="val")
     assert report.ok
     assert list(pictures(tmp_path / "out")) == ["ulm/ulm_1.png"]
 

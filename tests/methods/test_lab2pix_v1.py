@@ -33,7 +33,7 @@ BACKBONE = "efficientnet-lite0"
 # On top of a preset of the full widths.
 FOR_SCENES = {
     **NARROW,
-    "data": {"layout": "scenes", "label_space": "scenes", "size": [64, 64]},
+    "data": {"format": "scenes", "label_space": "scenes", "size": [64, 64]},
     "backbone": {"discriminator": BACKBONE, "perceptual": BACKBONE},
     "loss": {"background_ids": None},
 }

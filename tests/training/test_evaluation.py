@@ -399,7 +399,7 @@ def test_evaluation_refuses_a_held_out_set_of_one(tmp_path: Path, monkeypatch: p
     assert not (tmp_path / "run").exists()
 
 
-SIDES = ("data.layout=folder", "data.unpaired=true")
+SIDES = ("data.format=folder", "data.unpaired=true")
 
 
 def test_evaluation_without_photos_is_refused(tmp_path: Path) -> None:

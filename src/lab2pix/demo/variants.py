@@ -59,7 +59,7 @@ class DemoVariant:
         return f"{self.real}, never shown with it" if self.unpaired else self.real
 
 
-_FOLDER = "data.layout=folder data.root=mine data.label_space=mine.yaml"
+_FOLDER = "data.format=folder data.root=mine data.label_space=mine.yaml"
 
 _V2 = DemoVariant(
     method="v2",

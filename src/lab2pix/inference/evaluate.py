@@ -107,7 +107,7 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
     config = synthesizer.config
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
     own = config.data.val_split or "val"
-    if data.layout == "scenes" and split not in (None, own):
+    if data.format == "scenes" and split not in (None, own):
         raise ConfigError(f"run '{config.name}' draws its scenes, and '{own}' is the only part that it holds out")
     if data.val_split is None:
         raise ConfigError(
@@ -149,8 +149,8 @@ def _sources(
 
 
 def _about(data: DataConfig, split: str | None) -> dict[str, Any]:
-    about = {"layout": data.layout, "root": data.root, "split": split or data.val_split}
-    return {**about, "scenes_seed": data.scenes.seed} if data.layout == "scenes" else about
+    about = {"format": data.format, "root": data.root, "split": split or data.val_split}
+    return {**about, "scenes_seed": data.scenes.seed} if data.format == "scenes" else about
 
 
 def _write_sample(

@@ -163,8 +163,8 @@ class Lab2PixV1Config(HierarchicalGANConfig):
         """Check that encoder, label space and format all mean classes, or all mean lines."""
         data, generator = self.data, self.generator
         if generator.encoder == "semantic":
-            if data.layout == "sketch" or data.label_space == "sketch":
-                key = "layout" if data.layout == "sketch" else "label_space"
+            if data.format == "sketch" or data.label_space == "sketch":
+                key = "format" if data.format == "sketch" else "label_space"
                 raise ConfigError(
                     f"data.{key} is 'sketch', but generator.encoder is 'semantic'; use a sketch preset such as "
                     "v1-edges2shoes, or set generator.encoder=sketch"

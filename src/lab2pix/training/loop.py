@@ -121,8 +121,8 @@ def train(
         sampler = _sampler(config, team, samples, total)
         state = _build(config, label_space, team)
         inherited: list[str] = []
-        if config.train.start_from is not None and latest_checkpoint(run) is None:
-            inherited = init_from(state, config.train.start_from)
+        if config.train.init_from is not None and latest_checkpoint(run) is None:
+            inherited = init_from(state, config.train.init_from)
         state.refresh_batches = lambda: _refresh_batches(dataset, state, sampler.part_size, team.device)
         check_best(state.method, more=bool(validators))
         team.run_on_main(lambda: _check_held_out(config, label_space))
