@@ -216,7 +216,8 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v1-cityscapes",
             ("data.size=[200,500]",),
-            "data.size is [200, 500] but both sides must be multiples of 128, 2 to the power of generator.num_upsamples=7; "
+            "data.size is [200, 500] but both sides must be multiples of 128, 2 to the power of "
+            "generator.num_upsamples=7; "
             "the nearest valid size is [256, 512]",
         ),
         (
