@@ -30,7 +30,7 @@ from _environment import TrainingSteps, environment, open_dataset, peak_resident
 from PIL import Image
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config, DataConfig
+from lab2pix.config.schema import DataConfig, RunConfig
 from lab2pix.data import build_dataset
 from lab2pix.data.files import IMAGE_SUFFIXES
 from lab2pix.data.pairs import Pair
@@ -217,7 +217,7 @@ def sources(names: Sequence[str], folder: Path, camvid: Path | None, count: int)
     return {name: [*found[name], "data.val_split=null"] for name in names if name in found}
 
 
-def configuration(source: list[str], size: Sequence[int], batch: int, width: int) -> Config:
+def configuration(source: list[str], size: Sequence[int], batch: int, width: int) -> RunConfig:
     """Return a small training of V2 on a source."""
     parts = ("generator.width", "discriminator.width", "generator.global_encoder.width")
     settings = [*source, f"data.size=[{size[0]},{size[1]}]", f"train.batch_size={batch}", "train.channels_last=true"]
@@ -225,7 +225,7 @@ def configuration(source: list[str], size: Sequence[int], batch: int, width: int
     return load_config("v2-small", settings)
 
 
-def batches(config: Config, reader: str, steps: int) -> Iterator[list[Batch]]:
+def batches(config: RunConfig, reader: str, steps: int) -> Iterator[list[Batch]]:
     """Open the set, and return a reader of that many batches."""
     dataset = open_dataset(config)
     sampler = StreamSampler(len(dataset), seed=0, batch_size=config.train.batch_size, steps=range(steps))

@@ -50,7 +50,7 @@ def test_v2_resume_is_bit_exact(tmp_path: Path, overrides: tuple[str, ...]) -> N
     whole = train(config, tmp_path / "whole")
     read = {"cycle", "seg_loss_real"} if config.loss.cycle else set()
     assert set(whole.losses["generator"]) == {"adversarial", "perceptual", "feature_matching"} | read
-    assert set(whole.losses["discriminator"]) == {"real", "fake", "blurred"}
+    assert set(whole.losses["discriminator"]) == {"real", "fake", "sharpness"}
     assert set(whole.scores) == {"l1", "perceptual"}
     train(small(*overrides, "train.max_minutes=1e-5"), tmp_path / "parts")
     resumed = train(config, tmp_path / "parts", resume=True)

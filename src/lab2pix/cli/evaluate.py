@@ -146,7 +146,9 @@ def _compare(
 def _parity(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="Golden vectors to check against.")],
     *,
-    fast: Annotated[bool, typer.Option("--fast", help="Check prepared generators, where there are any.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Compute with fused and accelerated networks, where there are any.")
+    ] = False,
 ) -> None:
     """Compare networks and losses with golden vectors; exit status 1 on any difference."""
     from lab2pix.testing.parity import run_parity

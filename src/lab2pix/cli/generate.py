@@ -45,7 +45,7 @@ def _generate(
         typer.Option(help="Refuse weights made for another label space than this one.", show_default=False),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Draw through a prepared generator where that is faster: equal to 1e-4.")
+        bool, typer.Option("--fast", help="Use a fused generator where that is faster: equal to 1e-4.")
     ] = False,
     optimize: Annotated[
         str | None,

@@ -18,6 +18,7 @@ from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Losses, Progress, build_method, get_method
+from lab2pix.nn.fast import accelerate
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
     latest_checkpoint,
@@ -204,6 +205,10 @@ def _build(config: RunConfig, label_space: LabelSpace, team: DistributedContext)
     method = build_method(config, label_space)
     method.networks = {name: team.convert_sync_batchnorm(network) for name, network in method.networks.items()}
     method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
+    if not config.train.compile:  # the compiler optimizes the plain networks
+        for name, network in method.networks.items():
+            if name not in method.plain_networks:
+                accelerate(network, team.device)
     return build_state(method, team.device)
 
 
