@@ -15,7 +15,7 @@ from torch import Tensor
 from lab2pix.batch import Batch
 from lab2pix.inference import ModelInfo, Synthesizer
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate, read_config
+from lab2pix.methods import build_generator, build_sampling, generate, read_config
 from lab2pix.web.study_make import MadeStudy, make_study
 from lab2pix.web.study_samples import Study
 
@@ -103,7 +103,7 @@ def make_drawer(space: str = "scenes", *, data: dict[str, object] | None = None,
                 module.momentum = None
         coarse = torch.randint(0, label_space.num_classes, (8, 8, 8))
         label = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
-        generate(network.train(), config, label_space, Batch(label), torch.randn(8, 16))
+        generate(network.train(), build_sampling(config, label_space), Batch(label), torch.randn(8, 16))
     return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
 
 

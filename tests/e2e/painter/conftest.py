@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from lab2pix.batch import Batch
 from lab2pix.inference import ModelInfo, Synthesizer
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate, read_config
+from lab2pix.methods import build_generator, build_sampling, generate, read_config
 
 SIZE = 64
 SKY = 0
@@ -50,7 +50,7 @@ def model() -> Synthesizer:
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.momentum = None  # statistics as after a training, or values would explode
         label = torch.randint(0, SPACE.num_classes, (8, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
-        generate(network.train(), config, SPACE, Batch(label), torch.randn(8, 16))
+        generate(network.train(), build_sampling(config, SPACE), Batch(label), torch.randn(8, 16))
     return Synthesizer(network, ModelInfo(config, SPACE, 7), device="cpu")
 
 
