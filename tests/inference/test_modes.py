@@ -15,7 +15,7 @@ from lab2pix.data.files import write_label_png
 from lab2pix.errors import ConfigError
 from lab2pix.inference import ModelInfo, Synthesizer, modes
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate, read_config
+from lab2pix.methods import build_generator, build_sampling, generate, read_config
 
 Run = Callable[..., tuple[int, str, str]]
 SIZE = (64, 64)
@@ -42,7 +42,7 @@ def make(method: str = "lab2pix-v2", *, edges: bool = False, **generator: object
                 module.momentum = None
         label = torch.randint(0, space.num_classes, (8, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
         batch = Batch(label, edges=torch.zeros(8, 1, *SIZE))
-        generate(network.train(), config, space, batch, torch.randn(8, 16))
+        generate(network.train(), build_sampling(config, space), batch, torch.randn(8, 16))
     return Synthesizer(network, ModelInfo(config, space, 7), device="cpu")
 
 
@@ -53,7 +53,7 @@ def ids(seed: int = 0) -> Tensor:
 
 def images(synthesizer: Synthesizer, seed: int = 0) -> list[Tensor]:
     batch, noise = synthesizer.read(ids(seed)), synthesizer.noise_samples(seed, 1)
-    if synthesizer.config.generator.progressive:
+    if synthesizer.sampling.outputs > 1:
         return synthesizer.generate_pyramid(batch, noise)
     return [synthesizer.generate(batch, noise)]
 

@@ -156,7 +156,7 @@ def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
     assert synthesizer(squares(4, (256, 256))[0], keep_size=True).shape[-2:] == (256, 256)
     with pytest.raises(ConfigError, match=r"128x128.*2 or more squares.*256x256"):
         synthesizer(squares(4, (128, 128))[0], keep_size=True)
-    with pytest.raises(ConfigError, match=r"100x300.*multiples of 128; the nearest that does: 128x256"):
+    with pytest.raises(ConfigError, match=r"100x300.*multiples of 128; the nearest valid size is 128x256"):
         synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True)
     with torch.no_grad():
         expected = network(one_hot(ids[None], 4), synthesizer.noise(0)[None])[0]
