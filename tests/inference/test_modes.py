@@ -76,26 +76,6 @@ def test_fast_mode_matches_plain(build: str) -> None:
             assert 10 * math.log10(4 / float(difference.square().mean())) > 40
 
 
-def test_bfloat16_keeps_as_many_blocks_in_float32_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    synthesizer = make()
-    plain, blocks = images(synthesizer)[0], len(synthesizer.generator.blocks)  # type: ignore[arg-type]
-
-    def drawn(limit: float) -> tuple[int, float]:
-        monkeypatch.setattr(modes, "_NEARLY_EQUAL", limit)
-        chosen = synthesizer.optimize("fast-bf16")
-        told = f"fast-bf16 ({chosen.in_float32} blocks in float32)" if chosen.in_float32 else "fast-bf16"
-        assert str(chosen) == told
-        return chosen.in_float32, float((images(synthesizer)[0] - plain).square().mean())
-
-    none, rough = drawn(1.0)
-    every, fine = drawn(1e-9)
-    assert (none, every) == (0, blocks)
-    assert fine**0.5 <= 1e-4 < rough**0.5  # not even all blocks were enough: all of it is in float32
-    some = [drawn(limit) for limit in (rough**0.5 * 2.0**power for power in range(-3, 5))]
-    counts = [count for count, _ in some]
-    assert counts == sorted(counts, reverse=True) and any(0 < count < blocks for count in counts)
-
-
 def test_fast_mode_images_do_not_depend_on_history() -> None:
     synthesizer = make()
     synthesizer.optimize("fast")
@@ -190,11 +170,11 @@ class TestCommands:
     def test_parity_through_prepared_generators(
         self, run: Run, golden_root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from lab2pix.interop import golden_v2
+        from lab2pix.methods import lab2pix_v2
 
         prepared = []
-        prepare = golden_v2.prepare
-        monkeypatch.setattr(golden_v2, "prepare", lambda generator: prepared.append(generator) or prepare(generator))
+        prepare = lab2pix_v2.prepare
+        monkeypatch.setattr(lab2pix_v2, "prepare", lambda generator: prepared.append(generator) or prepare(generator))
         code, out, _ = run("parity", golden_root / "v2_normal.safetensors", golden_root / "v2_more.safetensors")
         assert code == 0 and not prepared
         code, fast, _ = run(
