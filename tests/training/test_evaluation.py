@@ -49,9 +49,10 @@ TINY = (
     *("data.size=[64,64]", "data.scenes.train_count=6", "data.scenes.val_count=5", "monitor.log_every=1"),
     *("generator.width=2", "generator.modulation_hidden=4", "generator.global_encoder.width=4"),
     *("generator.global_encoder.max_width=8", "discriminator.width=4", "discriminator.max_width=8"),
-    *("segmenter.width=4", "segmenter.blocks=[1,1,1,1]", "train.batch_size=2", "train.steps=4", "checkpoint.every=2"),
+    *("train.batch_size=2", "train.steps=4", "checkpoint.every=2"),
     *("checkpoint.keep=9", "monitor.sample_every=3", "monitor.samples=2", "monitor.tensorboard=false"),
 )
+SMALL_SEGMENTERS = ("segmenter.width=4", "segmenter.blocks=[1,1,1,1]")
 
 
 class ToyFeatures(FeatureNetwork):
@@ -97,7 +98,7 @@ def test_evaluated_run_makes_the_same_steps(tmp_path: Path, decay: float | None)
 
 @pytest.mark.parametrize("preset", ["v1-small", "v2-small"])
 def test_evaluated_run_of_each_method_makes_the_same_steps(tmp_path: Path, preset: str) -> None:
-    cheap = ("discriminator.kind=patch", "loss.consistency=0") if preset == "v1-small" else ()
+    cheap = ("discriminator.kind=patch", "loss.consistency=0", *SMALL_SEGMENTERS) if preset == "v1-small" else ()
     for name, every in (("plain", "null"), ("judged", "1")):
         overrides = (*TINY, *cheap, "train.steps=3", f"train.evaluate_every={every}", "evaluation.count=2")
         train(load_config(preset, overrides), tmp_path / name, device="cpu")
@@ -419,7 +420,7 @@ def sides(tmp_path: Path) -> tuple[str, ...]:
 
 
 def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: Path, sides: tuple[str, ...]) -> None:
-    cheap = ("discriminator.kind=patch", "loss.consistency=0", "train.steps=2", "train.evaluate_every=2")
+    cheap = (*SMALL_SEGMENTERS, "discriminator.kind=patch", "loss.consistency=0", "train.steps=2", "train.evaluate_every=2")
     train(load_config("v1-small", [*TINY, *cheap, *sides]), tmp_path / "run", device="cpu")
     [line] = lines(tmp_path / "run", "evaluation")
     assert set(line["evaluation"]) == set(DISTANCES)
