@@ -26,12 +26,12 @@ from lab2pix.methods import get_method, read_config
 OLD_FORMAT = "lab2pix-1"
 
 RENAMED_SETTINGS = {
-    "data.layout": "data.format",
+    "data.format": "data.format",
     "generator.doublings": "generator.num_upsamples",
     "generator.start": "generator.input",
     "loss.nearest_of": "loss.imle_candidates",
     "optimizer.discriminator_every": "optimizer.discriminator_interval",
-    "train.start_from": "train.init_from",
+    "train.init_from": "train.init_from",
 }
 
 # Settings that `loss.variant` chooses together now, with the values of the variant `paper`.

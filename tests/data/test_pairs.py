@@ -149,8 +149,8 @@ def test_opening_a_dataset_opens_no_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Image, "open", refuse)
     monkeypatch.setattr(Path, "open", refuse)
-    data = DataConfig(root=str(tmp_path), val_split=None, size=(32, 32), instance_edges=True, unpaired=unpaired)
-    made = build_dataset(data, "train", SCENES, 0)
+    data = DataConfig(root=str(tmp_path), val_split=None, size=(32, 32), instance_edges=True)
+    made = build_dataset(data, "train", SCENES, 0, paired=not unpaired)
     assert len(made) == 3 and len(made.file_hash()) == 64
     with pytest.raises(AssertionError, match="was opened"):
         made[(0, 0)]

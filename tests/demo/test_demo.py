@@ -22,6 +22,7 @@ from lab2pix.errors import ConfigError, OutputError
 from lab2pix.inference import generate_folder
 from lab2pix.inference.synthesizer import Synthesizer
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import get_method
 from lab2pix.recipes import load_config
 from lab2pix.training import RunResult
 
@@ -268,7 +269,7 @@ def test_demo_step_plan_fits_the_time(step: float, minutes: float, preset: str) 
     plan = plan_steps(config, pace, 60 * minutes).train
     assert plan.steps is not None
     assert plan.steps % runner.SHOWS == 0
-    a_sample = 2 if config.data.unpaired else 1
+    a_sample = 1 if get_method(config.method).paired else 2
     drawn = min(plan.steps * plan.batch_size * a_sample, config.data.scenes.train_count)
     needed = plan.steps * step + drawn * pace.scene + runner.SHOWS * runner.SHOW_SECONDS + runner.FINISH_SECONDS
     assert needed <= 60 * minutes or plan.steps == runner.SHOWS

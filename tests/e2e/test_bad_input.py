@@ -111,7 +111,7 @@ def test_data_root_that_was_not_given(run: Run, tiny: Tiny, tmp_path: Path) -> N
 
 
 def test_one_side_that_was_not_given(run: Run, tiny: Tiny, tmp_path: Path) -> None:
-    words = ("data.format=folder", "data.unpaired=true", f"data.labels.root={tmp_path}", "--out", tmp_path / "run")
+    words = ("data.format=folder", f"data.labels.root={tmp_path}", "--out", tmp_path / "run")
     sentence(run("train", "v1-small", *tiny, *words), "data.labels.root is set", "add data.images.root=")
 
 

@@ -89,6 +89,7 @@ class ToyGenerator(nn.Module):
 class ToyConfig(RunConfig):
     method: Literal["toy"] = "toy"
     interval: int = 1
+    features: str | None = None
 
 
 @register
@@ -159,6 +160,9 @@ class ToyMethod(Method):
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         self.seen = state["seen"]
+
+    def feature_networks(self) -> dict[str, str]:
+        return {} if self.config.features is None else {self.config.features: "backbone.discriminator"}
 
     @property
     def score_names(self) -> tuple[str, ...]:

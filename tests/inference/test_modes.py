@@ -170,11 +170,11 @@ class TestCommands:
     def test_parity_through_fused_generators(
         self, run: Run, golden_root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from lab2pix.interop import golden_v2
+        from lab2pix.methods import lab2pix_v2
 
         fused = []
-        fuse = golden_v2.fuse
-        monkeypatch.setattr(golden_v2, "fuse", lambda generator: fused.append(generator) or fuse(generator))
+        fuse = lab2pix_v2.fuse
+        monkeypatch.setattr(lab2pix_v2, "fuse", lambda generator: fused.append(generator) or fuse(generator))
         code, out, _ = run("parity", golden_root / "v2_normal.safetensors", golden_root / "v2_more.safetensors")
         assert code == 0 and not fused
         code, fast, _ = run(

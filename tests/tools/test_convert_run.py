@@ -20,7 +20,7 @@ SMALL = {"width": 2, "modulation_hidden": 2, "global_encoder": {"width": 2, "max
 OLD_CONFIGS: dict[str, dict[str, Any]] = {
     "lab2pix-v1": {
         "method": "lab2pix-v1",
-        "data": {"layout": "scenes", "label_space": "scenes", "size": [128, 256], "unpaired": True},
+        "data": {"format": "scenes", "label_space": "scenes", "size": [128, 256], "unpaired": True},
         "generator": {**SMALL, "doublings": 7, "start": "noise", "encoder": "semantic", "progressive": True},
         "discriminator": {"scales": 3, "width": 2, "max_width": 4},
         "segmenter": {"width": 4, "blocks": [1, 1, 1, 1]},
@@ -28,14 +28,14 @@ OLD_CONFIGS: dict[str, dict[str, Any]] = {
     },
     "lab2pix-v2": {
         "method": "lab2pix-v2",
-        "data": {"layout": "scenes", "label_space": "scenes", "size": [64, 64], "unpaired": False},
+        "data": {"format": "scenes", "label_space": "scenes", "size": [64, 64], "unpaired": False},
         "generator": {**SMALL, "doublings": 5, "start": "noise", "encoder": "semantic"},
         "discriminator": {"scales": 1, "width": 2, "max_width": 4},
         "segmenter": {"width": 32, "blocks": [3, 4, 6, 3]},
         "backbone": {"discriminator": "efficientnet-lite0", "perceptual": "efficientnet-lite0", "normalize": True},
         "loss": {"cycle": 30.0, "consistency": 0.0, "nearest_of": 6, "adversarial": "hinge"},
         "optimizer": {"discriminator_every": 2},
-        "train": {"start_from": "runs/before", "batch_size": 4},
+        "train": {"init_from": "runs/before", "batch_size": 4},
     },
 }
 OLD_NAMES = {

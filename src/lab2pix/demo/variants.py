@@ -29,7 +29,6 @@ class DemoVariant:
         comparing: text above the images.
         colors: heading of the legend.
         noise: remark on different noise, as HTML.
-        backbone_use: use of the backbone.
         yours: text after "or for one that you".
         own: text on training with other data, as HTML.
         commands: commands for that, each with a comment.
@@ -48,7 +47,6 @@ class DemoVariant:
     comparing: str
     colors: str
     noise: str
-    backbone_use: str
     yours: str
     own: str
     commands: Sequence[tuple[str, str]]
@@ -76,7 +74,6 @@ _V2 = DemoVariant(
     "the one the label map was made with.",
     colors="What the colors mean",
     noise="They may differ little: the losses that compare with the true picture ask for one answer.",
-    backbone_use="for discriminators and perceptual loss",
     yours="paint yourself in the colors above",
     own="Point it at a folder of your own: photos in <code>mine/images/train</code>, label maps of the same names in "
     "<code>mine/labels/train</code>, some of both in <code>val</code>, and a small YAML file that names the classes.",
@@ -105,7 +102,6 @@ _V1 = DemoVariant(
     colors="What the colors mean",
     noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
     "(<code>loss.diversity</code>, which the paper does not have).",
-    backbone_use="for discriminators and image consistency",
     yours="paint yourself in the colors above",
     own="Point it at two folders of your own, label maps in <code>maps</code> and photos in <code>shots</code>, that "
     "need not belong together, and a small YAML file that names the classes.",
@@ -137,7 +133,6 @@ _V1_SKETCH = DemoVariant(
     colors="What the drawings show",
     noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
     "(<code>loss.diversity</code>, which the paper does not have).",
-    backbone_use="for discriminators and image consistency",
     yours="draw yourself, one pixel thin",
     own="Point it at a folder of photos of your own; the drawings to learn from are made of their edges. Then draw "
     "from drawings of yours, dark lines on light paper or the reverse.",

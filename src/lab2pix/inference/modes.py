@@ -67,7 +67,7 @@ def choose(generator: nn.Module, sampling: Sampling, size: tuple[int, int], opti
         ConfigError: no such mode, or a generator that cannot be fused in a mode that is forced.
     """
     if optimize not in MODES:
-        raise ConfigError(f"there is no inference mode called '{optimize}'{did_you_mean(optimize, MODES)}")
+        raise ConfigError(f"there is no way to draw called '{optimize}'{did_you_mean(optimize, MODES)}")
     if optimize == "plain":
         return InferenceMode("plain", generator)
     if optimize != "auto":

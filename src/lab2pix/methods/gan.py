@@ -359,7 +359,7 @@ class HierarchicalGAN(Method):
 
     @property
     def compile_targets(self) -> Sequence[nn.Module]:
-        """The generator (its blocks where they are computed again), what learns with it, and each discriminator."""
+        """The generator (its blocks where they are computed again), and each segmenter and discriminator."""
         targets: list[nn.Module] = []
         for name, network in self.networks.items():
             parts: Any = network

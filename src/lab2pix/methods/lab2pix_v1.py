@@ -312,12 +312,6 @@ class Lab2PixV1(HierarchicalGAN):
         init_weights(generator, config, normal_init)
         return generator
 
-    @property
-    def compile_targets(self) -> Sequence[nn.Module]:
-        """Each segmenter by itself."""
-        targets = [target for target in super().compile_targets if target is not self.segmenters]
-        return [*targets, *self.segmenters]
-
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Generate and segment once, collect the other losses' gradients at the images, and send all of it back.
 
