@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 import torchmetrics
+from _environment import environment, write_json
 from PIL import Image
-from surroundings import processor, write_json
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -159,17 +159,11 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
             f"{row['processor_s']:>9.2f}{row['per_processor_second']:>8.1f}{row['processor_ratio']:>8.2f}"
         )
     if args.out:
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "machine": f"{processor()}, {torch.get_num_threads()} threads",
-            "versions": {
-                "lab2pix": lab2pix.__version__,
-                "torch": torch.__version__,
-                "torchmetrics": torchmetrics.__version__,
-            },
-            "pictures": {"count": args.count, "size": list(args.size), "batch": args.batch, "repeats": args.repeats},
+        record = environment() | {
+            "images": {"count": args.count, "size": list(args.size), "batch": args.batch, "repeats": args.repeats},
             "rows": rows,
         }
+        record["versions"]["torchmetrics"] = torchmetrics.__version__
         write_json(args.out, record)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "src"))
 
+import fastapi  # noqa: E402, F401 (before autodoc overwrites the annotations of BaseModel)
 from pydantic import BaseModel  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 from sphinx.util import logging  # noqa: E402
 
 import lab2pix  # noqa: E402
-from lab2pix.config.schema import Config  # noqa: E402
+from lab2pix.config.schema import RunConfig  # noqa: E402
 from lab2pix.labels.space import LabelSpace  # noqa: E402
 from lab2pix.recipes import preset_descriptions  # noqa: E402
 from lab2pix.utils.registry import label_space_names  # noqa: E402
@@ -45,7 +47,14 @@ suppress_warnings = ["ref.python"]
 html_theme = "furo"
 html_title = f"lab2pix {release}"
 html_copy_source = False
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options: dict[str, Any] = {"navigation_with_keys": True}
+_PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+if "Repository" in _PROJECT["urls"]:
+    html_theme_options |= {
+        "source_repository": _PROJECT["urls"]["Repository"],
+        "source_branch": "main",
+        "source_directory": "docs/",
+    }
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 
@@ -62,8 +71,8 @@ napoleon_use_ivar = True
 
 def settings_tables() -> str:
     """Return a heading, a sentence and a table for each group of settings."""
-    parts = [_settings_table("", "The run itself", Config)]
-    parts += [_settings_table(path, f"`{path}`", model) for path, model in _groups("", Config)]
+    parts = [_settings_table("", "The run itself", RunConfig)]
+    parts += [_settings_table(path, f"`{path}`", model) for path, model in _groups("", RunConfig)]
     return "\n\n".join(parts)
 
 
@@ -166,7 +175,7 @@ GENERATED: dict[str, Callable[[], str]] = {
 _MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
 _FENCE = re.compile(r"^(```|~~~|:::).*?^\1", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"(?<![`}])`lab2pix((?:\.\w+)+)(?:\(\))?`(?!`)")
-_SECTIONS = "|".join(name for name, _ in _groups("", Config) if "." not in name)
+_SECTIONS = "|".join(name for name, _ in _groups("", RunConfig) if "." not in name)
 _SETTING = re.compile(rf"`((?:{_SECTIONS})(?:\.[a-z_]+)+)(?=[`=:])")
 _OTHER_NAMES = ("guide/parity",)
 """Pages that speak of names in vector files, which look like settings."""
@@ -195,7 +204,7 @@ def known_settings() -> set[str]:
     """Return the dotted path of every setting."""
     return {
         f"{path}.{field.alias or name}"
-        for path, model in _groups("", Config)
+        for path, model in _groups("", RunConfig)
         for name, field in model.model_fields.items()
     }
 

@@ -20,6 +20,21 @@ def pytest_configure() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folder and by the fixtures they use; the other marks are written at the tests."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for mark, applies in (
+            ("slow", "e2e" in item.path.parts),
+            ("xslow", "benchmarks" in item.path.parts),
+            ("golden", "golden_root" in fixtures),
+            ("browser", "browser" in fixtures),
+        ):
+            if applies:
+                item.add_marker(mark)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Print what tests measured, from whichever process."""
     for report in terminalreporter.getreports("passed"):

@@ -1,46 +1,61 @@
-"""The one thing that travels from the data to the methods."""
+"""A batch of training samples, or of inputs to generate from."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = ["Batch"]
 
+_TENSORS = ("label", "image", "edges", "instances", "source", "style")
+
 
 @dataclass(frozen=True)
 class Batch:
-    """Label maps and the photos they belong to.
+    """Inputs, and the images that they are to become.
 
     Attributes:
-        label: `[N, H, W]` int64 class ids, 0 to K-1; K stands for unknown where the label space has it.
-        image: `[N, 3, H, W]` float32 RGB in [-1, 1], or None where labels alone are at hand.
-        edges: `[N, 1, H, W]` float32, 1 where a 4-neighbour belongs to another instance; None where not asked for.
-        names: what each sample is called, for messages and file names.
+        label: `[N, H, W]` int64 class ids, 0 to K-1; K stands for unknown where the label space has it. Empty,
+            `[N, 0, 0]`, where the run generates from images.
+        image: `[N, 3, H, W]` float32 RGB in [-1, 1], or None where inputs alone are given.
+        edges: `[N, 1, H, W]` float32, 1 where a 4-neighbor belongs to another instance; None where not asked for.
+        instances: `[N, H, W]` int64, equal numbers are one object; None where not asked for.
+        source: `[N, C, H, W]` float32 in [-1, 1], the images to generate from; None where there are label maps.
+        style: `[N, 3, H, W]` float32 in [-1, 1], images whose style the result takes; None where there are none.
+        names: of the samples, for messages and file names.
     """
 
     label: Tensor
     image: Tensor | None = None
     edges: Tensor | None = None
+    instances: Tensor | None = None
+    source: Tensor | None = None
+    style: Tensor | None = None
     names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of samples."""
         return int(self.label.shape[0])
 
+    def __getitem__(self, rows: slice | list[int]) -> Batch:
+        """Return some of the samples."""
+        chosen = list(range(len(self))[rows]) if isinstance(rows, slice) else rows
+        names = tuple(self.names[row] for row in chosen) if self.names else ()
+        return replace(self._map(lambda tensor: tensor[rows]), names=names)
+
     def pin_memory(self) -> Batch:
-        """Return the same batch in memory that a GPU can fetch from by itself."""
-        image, edges = (None if part is None else part.pin_memory() for part in (self.image, self.edges))
-        return replace(self, label=self.label.pin_memory(), image=image, edges=edges)
+        """Return the same batch in page-locked memory."""
+        return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device | str) -> Batch:
         """Return the same batch on another device."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
-        def move(tensor: Tensor | None) -> Tensor | None:
-            return None if tensor is None else tensor.to(device, non_blocking=True)
-
-        return replace(
-            self, label=self.label.to(device, non_blocking=True), image=move(self.image), edges=move(self.edges)
-        )
+    def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:
+        given = {name: getattr(self, name) for name in _TENSORS}
+        changed: dict[str, Any] = {name: function(tensor) for name, tensor in given.items() if tensor is not None}
+        return replace(self, **changed)

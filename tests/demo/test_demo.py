@@ -85,6 +85,7 @@ def unpaired(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return request.param, out
 
 
+@pytest.mark.slow
 def test_page_needs_nothing_beside_it_and_shows_everything(finished: Path) -> None:
     text = (finished / "index.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -110,6 +111,7 @@ def test_sheet_shows_labels_and_pictures_side_by_side(finished: Path) -> None:
     assert len({tuple(pixel) for pixel in sheet[30:200, 410:600].reshape(-1, 3).tolist()}) > 100
 
 
+@pytest.mark.slow
 def test_page_of_v1_says_that_nothing_was_paired(unpaired: tuple[str, Path]) -> None:
     method, out = unpaired
     text = (out / "index.html").read_text(encoding="utf-8")
@@ -214,6 +216,7 @@ def test_demo_that_is_finished_stays_as_it_is(
     assert f"is finished: open {finished / 'index.html'}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interrupted_demo_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

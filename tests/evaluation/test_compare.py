@@ -25,6 +25,7 @@ def written(file: Path, name: str = "a", **protocol: Any) -> Path:
     return Report(name, {"ppa": Score.of_sets([0.5])}, {"size": [8, 8], **protocol}).save(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "one", "other", "named"),
     [

@@ -49,6 +49,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(s) + np.trace(t) - 2 * np.trace(root).real)
 
 
+@pytest.mark.slow
 def test_scores_are_those_that_others_compute_of_the_same_files(
     evaluate: Evaluate, folders: Folders, reader: Path, tmp_path: Path
 ) -> None:
@@ -135,6 +136,7 @@ def test_all_pictures_are_brought_to_a_size_that_was_asked_for(evaluate: Evaluat
     assert (protocol["size"], protocol["resized"]) == ([20, 16], {"generated": 5, "real": 5, "labels": 0})
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch_size=st.integers(1, 6))
 def test_evaluation_does_not_depend_on_the_batch_size(folders: Folders, reader: Path, batch_size: int) -> None:
@@ -220,6 +222,7 @@ def processes(count: int, out: Path, *words: object) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, means: Path, tmp_path: Path) -> None:
     truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--seeds", 3)
     words = ("--generated", several_samples(folders), "--real", folders.real, "--features", means, *truth)
@@ -239,6 +242,7 @@ def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, 
     assert both["protocol"]["generated"] == alone["protocol"]["generated"]
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_the_size_of_photos_of_their_own_names(
     folders: Folders, means: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def random_inception(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, st
     return file, hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_inception_sees_what_torch_fidelity_sees(
     random_inception: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ def test_efficientnet_sees_each_picture_by_itself() -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_exported_programs_see_what_their_network_sees(suffix: str, tmp_path: Path) -> None:
     how = {"size": [32, 48], "range": "0-255", "mean": [10, 20, 30], "std": [2, 4, 8], "bgr": True}

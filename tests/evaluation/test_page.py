@@ -36,6 +36,7 @@ def pictures(page: str) -> list[Image.Image]:
     return [Image.open(BytesIO(base64.b64decode(data))) for data in found]
 
 
+@pytest.mark.slow
 def test_the_page_shows_scores_classes_pictures_and_protocol(report: Report, tmp_path: Path) -> None:
     page = report.save(tmp_path / "deep" / "report.json").with_suffix(".html").read_text()
     assert "a &lt;b&gt; &amp; c" in page

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import StepContext, build_method
+from lab2pix.methods import Progress, StepContext, build_method
 from lab2pix.recipes import load_config
 
 NARROW = {
     "base": "v1-small",
     "data": {"size": [64, 64]},
-    "generator": {"width": 2, "modulation_hidden": 4, "global_encoder": {"width": 2, "max_width": 8}, "doublings": 5},
+    "generator": {
+        "width": 2,
+        "modulation_hidden": 4,
+        "global_encoder": {"width": 2, "max_width": 8},
+        "num_upsamples": 5,
+    },
     "discriminator": {"width": 4, "max_width": 8},
     "segmenter": {"width": 4, "blocks": [1, 1, 1, 1]},
     "loss": {"diversity": 0, "cycle_warmup": 0},
@@ -36,12 +43,17 @@ def build(*overrides: str, config=None):
     return build_method(config, space_of(config), pretrained=False)
 
 
+def at(fraction: float) -> Progress:
+    """Return the progress at a part of a run."""
+    return Progress(round(fraction * 1000), 1001)
+
+
 def still(method):
-    """Stop what changes from call to call, batch statistics and power iterations; let pictures not start all gray."""
-    for player in method.networks.values():
-        player.eval()
+    """Stop what changes from call to call, batch statistics and power iterations; let images not start all gray."""
+    for network in method.networks.values():
+        network.eval()
     with torch.no_grad():
-        for head in method.generator.to_image:
+        for head in method.networks["generator"].to_image:
             head.weight.mul_(1000)
     return method
 
@@ -59,19 +71,32 @@ def noise(count: int = 2, seed: int = 1) -> Tensor:
     return torch.randn(count, 128, generator=torch.Generator().manual_seed(seed))
 
 
-def generator_half(method, data: Batch | None = None, z: Tensor | None = None, engine: StepContext | None = None):
-    method.networks["generator"].zero_grad(set_to_none=True)
+def generator_half(method, data: Batch | None = None, z: Tensor | None = None, context: StepContext | None = None):
+    """Return what the generator's phase hands on, and its losses."""
+    for network in method.networks.values():
+        network.zero_grad(set_to_none=True)
     data = batch(method.config) if data is None else data
     z = noise(len(data)) if z is None else z
-    return method.generator_backward(method.networks["generator"], data, z, engine or StepContext(progress=0.5))
+    context = replace(context or StepContext(progress=at(0.5)), cache={})
+    losses = method.generator_backward(data, z, context)
+    return context.cache["outputs"], losses
 
 
-def step(method, data: Batch | None = None, z: Tensor | None = None, engine: StepContext | None = None):
-    method.discriminator.zero_grad(set_to_none=True)
-    carry, ours = generator_half(method, data, z, engine)
-    untouched = all(p.grad is None for p in method.discriminator.parameters())
-    theirs = method.discriminator_backward(method.discriminator, carry, engine or StepContext(progress=0.5))
+def discriminator_half(method, outputs, context: StepContext | None = None):
+    """Return the losses of the discriminators' phase."""
+    return method.discriminator_backward(None, None, replace(context or StepContext(), cache={"outputs": outputs}))
+
+
+def step(method, data: Batch | None = None, z: Tensor | None = None, context: StepContext | None = None):
+    outputs, ours = generator_half(method, data, z, context)
+    untouched = all(p.grad is None for p in method.networks["discriminator"].parameters())
+    theirs = discriminator_half(method, outputs, context or StepContext(progress=at(0.5)))
     return ours, theirs, untouched
+
+
+def learners(method) -> nn.ModuleDict:
+    """Return the networks that learn in the generator's phase."""
+    return nn.ModuleDict({name: network for name, network in method.networks.items() if name != "discriminator"})
 
 
 def gradients(player) -> dict[str, Tensor]:

@@ -15,8 +15,9 @@ import signal
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,10 +26,21 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import DataError, Lab2PixError
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Losses, Method, StepContext, encode_condition
+from lab2pix.methods import (
+    Condition,
+    Losses,
+    Method,
+    OptimizerSpec,
+    Phase,
+    Sampling,
+    StepContext,
+    every,
+    linear_decay,
+    register,
+)
 from lab2pix.training import Validator, evaluation, loop, monitor
 from lab2pix.utils.seeding import stable_seed
 
@@ -74,68 +86,97 @@ class ToyGenerator(nn.Module):
         return torch.tanh(self.last(F.relu(self.norm(self.first(torch.cat([condition, z], 1))))))
 
 
-class ToyMethod(Method):
-    name = "lab2pix-v2"
+class ToyConfig(RunConfig):
+    method: Literal["toy"] = "toy"
+    interval: int = 1
 
-    def __init__(self, config: Config, label_space: LabelSpace) -> None:
-        super().__init__(config, label_space)
-        self.generator = ToyGenerator()
-        self.discriminator = nn.Sequential(
+
+@register
+class ToyMethod(Method):
+    name = "toy"
+    Config = ToyConfig
+    lr = 2e-4
+
+    def __init__(self, config: ToyConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
+        super().__init__(config, label_space, pretrained=pretrained)
+        discriminator = nn.Sequential(
             spectral_norm(nn.Conv2d(17, 8, 3, padding=1)), nn.InstanceNorm2d(8), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 1)
         )
+        self.networks = {"generator": self.build_generator(config, label_space), "discriminator": discriminator}
         self.nan_at: int | None = None
         self.calls = 0
+        self.seen = torch.zeros(4)  # further state: how bright the last images were
 
-    def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
-        for network in self.networks.values():
-            network.to(device=device, memory_format=memory_format)
+    @classmethod
+    def build_sampling(cls, config: ToyConfig, label_space: LabelSpace) -> Sampling:
+        return Sampling(Condition(label_space), noise_channels=4)
 
-    def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
-    ) -> tuple[Any, Losses]:
+    @classmethod
+    def build_generator(cls, config: ToyConfig, label_space: LabelSpace) -> nn.Module:
+        return ToyGenerator()
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerSpec]:
+        schedule = linear_decay(0.5)
+        return {name: OptimizerSpec((name,), self.lr, (0.0, 0.9), schedule=schedule) for name in self.networks}
+
+    @property
+    def phases(self) -> list[Phase]:
+        return [
+            Phase("generator", self.generator_backward, ("generator",)),
+            Phase("discriminator", self.discriminator_backward, ("discriminator",), every(self.config.interval)),
+        ]
+
+    def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         self.calls += 1
-        condition = encode_condition(self.config, self.label_space, batch)
-        with engine.autocast():
-            image = generator(condition, noise)
-            self.discriminator.requires_grad_(False)
-            judged = self.discriminator(torch.cat([condition, image], 1))
-            self.discriminator.requires_grad_(True)
+        condition, discriminator = self.sampling.condition(batch), self.networks["discriminator"]
+        with context.autocast():
+            image = self.networks["generator"](condition, noise)
+            discriminator.requires_grad_(False)
+            judged = discriminator(torch.cat([condition, image], 1))
+            discriminator.requires_grad_(True)
             losses = {"adversarial": -judged.float().mean(), "pixel": 10 * F.l1_loss(image.float(), batch.image)}
         if self.calls == self.nan_at:
             losses["pixel"] = losses["pixel"] * float("nan")
-        engine.scale(sum(losses.values())).backward()
-        return (condition, image.detach(), batch.image), {name: value.detach() for name, value in losses.items()}
+        context.scale(sum(losses.values())).backward()
+        context.cache["images"] = condition, image.detach(), batch.image
+        self.seen = torch.cat([self.seen[1:], image.detach().float().mean().cpu()[None]])
+        return {name: value.detach() for name, value in losses.items()}
 
-    def discriminator_backward(self, discriminator: nn.Module, carry: Any, engine: StepContext) -> Losses:
-        condition, fake, real = carry
-        with engine.autocast():
-            judged = discriminator(
+    def discriminator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        condition, fake, real = context.cache["images"]
+        with context.autocast():
+            judged = self.networks["discriminator"](
                 torch.cat([torch.cat([condition, fake], 1), torch.cat([condition, real], 1)])
             ).float()
         no, yes = judged.chunk(2)
         losses = {"fake": F.relu(1 + no).mean(), "real": F.relu(1 - yes).mean()}
-        engine.scale(sum(losses.values())).backward()
+        context.scale(sum(losses.values())).backward()
         return {name: value.detach() for name, value in losses.items()}
+
+    def extra_state(self) -> dict[str, Tensor]:
+        return {"seen": self.seen}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        self.seen = state["seen"]
 
     @property
     def score_names(self) -> tuple[str, ...]:
         return ("l1",)
 
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
-        assert not self.generator.training
         return {"l1": F.l1_loss(generated, batch.image)}
 
 
 DEFAULTS: dict[str, Any] = {
-    "data": {"layout": "scenes", "size": [SIDE, SIDE]},
-    "generator": {"noise_dim": 4},
+    "data": {"format": "scenes", "size": [SIDE, SIDE]},
     "train": {"batch_size": 4, "steps": 12},
     "checkpoint": {"every": 5},
     "monitor": {"log_every": 1, "sample_every": 6, "samples": 2, "tensorboard": False},
 }
 
 
-def toy_config(**changes: Any) -> Config:
+def toy_config(**changes: Any) -> ToyConfig:
     """Return a small configuration; a change is named `train__steps=3`."""
     values = copy.deepcopy(DEFAULTS)
     for key, value in changes.items():
@@ -144,11 +185,11 @@ def toy_config(**changes: Any) -> Config:
         for group in groups:
             place = place.setdefault(group, {})
         place[leaf] = value
-    return Config.model_validate(values)
+    return ToyConfig.model_validate(values)
 
 
 PATCHED = (
-    *((loop, "build_method"), (loop, "build_dataset"), (monitor, "build_dataset"), (monitor, "plot_losses")),
+    *((loop, "build_dataset"), (monitor, "build_dataset"), (monitor, "plot_losses")),
     (evaluation, "build_dataset"),
 )
 """What `use_toys` replaces, for tests to put back."""
@@ -157,9 +198,8 @@ PATCHED = (
 def use_toys(data: ToyData | None = None, *, plots: bool = False) -> None:
     """Let the loop train the toy; the loss plot, which takes longer than the training, only where asked for."""
     data = data or ToyData()
-    loop.build_method = ToyMethod
-    loop.build_dataset = lambda *arguments: data
-    monitor.build_dataset = evaluation.build_dataset = lambda *arguments: ToyData(5)
+    loop.build_dataset = lambda *arguments, **options: data
+    monitor.build_dataset = evaluation.build_dataset = lambda *arguments, **options: ToyData(5)
     if not plots:
         monitor.plot_losses = lambda *arguments: None
 
@@ -191,7 +231,7 @@ def assert_same_run(one: Path, other: Path, step: int) -> None:
 def stop_at(step: int, number: int = signal.SIGTERM) -> Validator:
     """A validator that sends this process a signal."""
 
-    def validator(method: ToyMethod, run: Path, now: int) -> dict[str, float]:
+    def validator(state: Any, run: Path, now: int) -> dict[str, float]:
         if now == step:
             os.kill(os.getpid(), number)
         return {}

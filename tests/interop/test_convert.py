@@ -18,11 +18,12 @@ from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.inference import Synthesizer, convert
 from lab2pix.interop.checkpoints import read_checkpoint
-from lab2pix.interop.released_v1 import ReleasedV1Discriminator, ReleasedV1Generator
-from lab2pix.interop.released_v2 import discriminator_to_released, generator_to_released
+from lab2pix.interop.keymap import rename
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
-from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
+from lab2pix.nn.official_v1 import OfficialV1Discriminator, OfficialV1Generator
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -32,6 +33,10 @@ def space_file(folder: Path, classes: int, *, unknown: bool = False) -> Path:
     file = folder / f"own{classes}{'u' * unknown}.yaml"
     file.write_text(f"classes: [{names}]\n" + "unknown_value: 255\n" * unknown)
     return file
+
+
+def official(network: nn.Module) -> dict[str, Tensor]:
+    return rename(network, official_rules(network))
 
 
 def shaken(network: nn.Module) -> nn.Module:
@@ -62,15 +67,16 @@ def settled(network: nn.Module) -> nn.Module:
 
 def v2(channels: int, **settings: object) -> Lab2PixV2Generator:
     defaults = {"width": 2, "modulation_hidden": 5, "global_width": 3, "global_max_width": 10}
-    network = settled(shaken(Lab2PixV2Generator(channels, **{**defaults, **settings})))  # type: ignore[arg-type]
+    given = GeneratorSettings(**{**defaults, **settings})  # type: ignore[arg-type]
+    network = settled(shaken(Lab2PixV2Generator(channels, given)))
     assert isinstance(network, Lab2PixV2Generator)
     return network
 
 
-def v1(classes: int = 4, **settings: object) -> ReleasedV1Generator:
+def v1(classes: int = 4, **settings: object) -> OfficialV1Generator:
     defaults = {"width": 2, "hidden": 3, "norm": "batch", "noise_dim": 8, "start_size": (1, 2)}
-    network = shaken(ReleasedV1Generator(classes, **{**defaults, **settings}))  # type: ignore[arg-type]
-    assert isinstance(network, ReleasedV1Generator)
+    network = shaken(OfficialV1Generator(classes, **{**defaults, **settings}))  # type: ignore[arg-type]
+    assert isinstance(network, OfficialV1Generator)
     return network
 
 
@@ -92,6 +98,7 @@ def one_hot(ids: Tensor, channels: int) -> Tensor:
 # --- the recorded weights -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["semantic", "sketch"])
 @pytest.mark.parametrize("form", ["plain", "module", "safetensors"])
 def test_released_v1_draws_the_recorded_pictures(golden_root: Path, tmp_path: Path, task: str, form: str) -> None:
@@ -102,7 +109,7 @@ def test_released_v1_draws_the_recorded_pictures(golden_root: Path, tmp_path: Pa
     save_file(state, checkpoint) if form == "safetensors" else torch.save(state, checkpoint)
     space = str(space_file(tmp_path, 11)) if task == "semantic" else None
 
-    convert(checkpoint, "lab2pix-v1-released", tmp_path / "out", label_space=space)
+    convert(checkpoint, "lab2pix-v1-official", tmp_path / "out", label_space=space)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
     if task == "semantic":
@@ -125,7 +132,7 @@ def test_released_v2_draws_the_recorded_pictures(
     held = load_file(golden_root / f"{name}.safetensors")
     checkpoint = saved(tmp_path, {key[2:]: value for key, value in held.items() if key.startswith("G.")})
     space = str(space_file(tmp_path, 9))
-    convert(checkpoint, "lab2pix-v2-released", tmp_path / "out", label_space=space, size=size)
+    convert(checkpoint, "lab2pix-v2-official", tmp_path / "out", label_space=space, size=size)
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
     image = synthesizer.generate(Batch(held["in.label"][:, 0].long()), torch.zeros(2, 128))
     assert (image - held["out.generated"]).abs().max() <= 1e-4
@@ -137,7 +144,7 @@ def test_released_v2_draws_the_recorded_pictures(
 def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
     network = v1(norm="instance", width=3)
     convert(
-        saved(tmp_path, network.state_dict()), "lab2pix-v1-released", tmp_path / "out",
+        saved(tmp_path, network.state_dict()), "lab2pix-v1-official", tmp_path / "out",
         label_space=str(space_file(tmp_path, 4)),
     )  # fmt: skip
     synthesizer = Synthesizer.load(str(tmp_path / "out"), device="cpu")
@@ -147,9 +154,9 @@ def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
     assert not torch.equal(pictures[0], pictures[1])
     assert torch.equal(pictures[:1], synthesizer(ids))
     assert synthesizer(squares(4, (256, 256))[0], keep_size=True).shape[-2:] == (256, 256)
-    with pytest.raises(ConfigError, match=r"128x128.*more than one of them.*256x256"):
+    with pytest.raises(ConfigError, match=r"128x128.*2 or more squares.*256x256"):
         synthesizer(squares(4, (128, 128))[0], keep_size=True)
-    with pytest.raises(ConfigError, match=r"100x300.*multiples of 128; the nearest that does: 128x256"):
+    with pytest.raises(ConfigError, match=r"100x300.*multiples of 128; the nearest valid size is 128x256"):
         synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True)
     with torch.no_grad():
         expected = network(one_hot(ids[None], 4), synthesizer.noise(0)[None])[0]
@@ -159,7 +166,7 @@ def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
 def test_sketches_take_no_noise(tmp_path: Path) -> None:
     network = v1(1, task="sketch", norm="instance", start_size=(2, 2))
     checkpoint = saved(tmp_path, network.state_dict())
-    convert(checkpoint, "lab2pix-v1-released", tmp_path / "out", size=(64, 96))
+    convert(checkpoint, "lab2pix-v1-official", tmp_path / "out", size=(64, 96))
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
     lines = squares(2, (64, 96))[0]
     assert torch.equal(synthesizer(lines, seed=1), synthesizer(lines, seed=2))
@@ -187,7 +194,7 @@ def test_the_size_follows_from_the_noise_or_is_said(
 ) -> None:
     checkpoint = saved(tmp_path, v1(start_size=start).state_dict())
     space = str(space_file(tmp_path, 4))
-    done = convert(checkpoint, "lab2pix-v1-released", tmp_path / "out", label_space=space, size=size)
+    done = convert(checkpoint, "lab2pix-v1-official", tmp_path / "out", label_space=space, size=size)
     assert done.config.data.size == expected
     assert f"{expected[0]}x{expected[1]}" in str(done)
 
@@ -195,29 +202,30 @@ def test_the_size_follows_from_the_noise_or_is_said(
 # --- V2 and SPADE -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "size", "wishes"),
     [
-        ({"modulation": "spade", "start": "label", "doublings": 5}, (64, 64), {}),
-        ({"modulation": "spade", "start": "label", "doublings": 6}, (64, 128), {"doublings": 6}),
-        ({"modulation": "spade", "start": "label", "doublings": 7, "width": 4}, (128, 128), {}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 5}, (64, 64), {}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 6}, (64, 128), {"num_upsamples": 6}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 7, "width": 4}, (128, 128), {}),
         (
-            {"modulation": "spade", "start": "noise", "doublings": 6, "start_size": (1, 2), "noise_dim": 7},
+            {"modulation": "spade", "input": "noise", "num_upsamples": 6, "start_size": (1, 2), "noise_dim": 7},
             (64, 128),
             {},
         ),
-        ({"modulation": "spade", "start": "label", "spectral_norm": False}, (32, 32), {}),
-        ({"start": "noise", "doublings": 5, "start_size": (2, 3), "noise_dim": 7}, (64, 96), {}),
-        ({"start": "label", "doublings": 7, "width": 4}, (128, 128), {}),
-        ({"start": "label", "doublings": 6, "global_max_width": 500}, (64, 64), {}),
+        ({"modulation": "spade", "input": "label", "spectral_norm": False}, (32, 32), {}),
+        ({"input": "noise", "num_upsamples": 5, "start_size": (2, 3), "noise_dim": 7}, (64, 96), {}),
+        ({"input": "label", "num_upsamples": 7, "width": 4}, (128, 128), {}),
+        ({"input": "label", "num_upsamples": 6, "global_max_width": 500}, (64, 64), {}),
     ],
 )
 def test_every_kind_of_v2_and_spade_draws_as_before(
     tmp_path: Path, settings: dict[str, object], size: tuple[int, int], wishes: dict[str, int]
 ) -> None:
     network = v2(4, **settings)
-    form = "spade" if settings.get("modulation") == "spade" else "lab2pix-v2-released"
-    checkpoint = saved(tmp_path, generator_to_released(network))
+    form = "spade" if settings.get("modulation") == "spade" else "lab2pix-v2-official"
+    checkpoint = saved(tmp_path, official(network))
     space = str(space_file(tmp_path, 4))
     convert(checkpoint, form, tmp_path / "out", label_space=space, size=size, **wishes)  # type: ignore[arg-type]
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
@@ -227,13 +235,13 @@ def test_every_kind_of_v2_and_spade_draws_as_before(
         expected = network(one_hot(batch.label, 4), noise)
     assert expected.std() > 1e-3
     assert (synthesizer.generate(batch, noise) - expected).abs().max() <= 1e-4
-    with pytest.raises(ConfigError, match=r"draws one picture, not three sizes"):
+    with pytest.raises(ConfigError, match=r"makes one image, not three sizes"):
         synthesizer.generate_pyramid(batch, noise)
 
 
 def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
-    network = v2(4, modulation="spade", start="label", start_size=(1, 1))
-    state = generator_to_released(network)
+    network = v2(4, modulation="spade", input="label", start_size=(1, 1))
+    state = official(network)
     for name in [name for name in state if name.endswith("weight_orig")]:
         weight, u, v = (state[name.removesuffix("orig") + part] for part in ("orig", "u", "v"))
         sigma = torch.dot(u, weight.flatten(1) @ v)
@@ -253,6 +261,7 @@ def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
 # --- label spaces -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("channels", "space", "edges", "doublings", "size"),
     [
@@ -268,20 +277,20 @@ def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
 def test_published_networks_need_no_words(
     tmp_path: Path, channels: int, space: str, edges: bool, doublings: int, size: tuple[int, int]
 ) -> None:
-    network = v2(channels, modulation="spade", start="label", doublings=doublings, modulation_hidden=2)
-    done = convert(saved(tmp_path, generator_to_released(network)), "spade", tmp_path / "out")
+    network = v2(channels, modulation="spade", input="label", num_upsamples=doublings, modulation_hidden=2)
+    done = convert(saved(tmp_path, official(network)), "spade", tmp_path / "out")
     assert done.label_space == LabelSpace.load(space)
     assert done.config.data.instance_edges is edges
-    assert done.config.generator.doublings == doublings
+    assert done.config.generator.num_upsamples == doublings
     assert done.config.data.size == size
     assert Synthesizer.load(tmp_path / "out", device="cpu", expect_label_space=space).size == size
 
 
 def test_the_last_channel_is_what_it_is_said_to_be(tmp_path: Path) -> None:
-    network = v2(36, modulation="spade", start="label", modulation_hidden=3)
-    checkpoint = saved(tmp_path, generator_to_released(network))
+    network = v2(36, modulation="spade", input="label", modulation_hidden=3)
+    checkpoint = saved(tmp_path, official(network))
     for edges in (True, False):
-        done = convert(checkpoint, "spade", tmp_path / str(edges), instance_edges=edges, doublings=5, size=(32, 64))
+        done = convert(checkpoint, "spade", tmp_path / str(edges), instance_edges=edges, num_upsamples=5, size=(32, 64))
         assert done.config.data.instance_edges is edges
     ids = squares(35, (32, 64), 4)
     borders = torch.zeros(1, 1, 32, 64)
@@ -301,9 +310,9 @@ def test_the_last_channel_is_what_it_is_said_to_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dg_norm", [True, False])
 def test_unknown_pixels_say_nothing_to_a_network_that_knows_none(tmp_path: Path, dg_norm: bool) -> None:
-    network = v2(5, modulation="dg-norm" if dg_norm else "spade", start="label")
-    checkpoint = saved(tmp_path, generator_to_released(network))
-    form = "lab2pix-v2-released" if dg_norm else "spade"
+    network = v2(5, modulation="dg-norm" if dg_norm else "spade", input="label")
+    checkpoint = saved(tmp_path, official(network))
+    form = "lab2pix-v2-official" if dg_norm else "spade"
     space = str(space_file(tmp_path, 4, unknown=True))
     convert(checkpoint, form, tmp_path / "out", label_space=space, size=(32, 32), instance_edges=True)
     ids, edges = squares(4, (32, 32), 4), torch.zeros(1, 1, 32, 32)
@@ -316,9 +325,10 @@ def test_unknown_pixels_say_nothing_to_a_network_that_knows_none(tmp_path: Path,
     assert (image - expected).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 def test_v1_of_cityscapes_needs_no_words_and_survives_unknown_pixels(tmp_path: Path) -> None:
     network = v1(35, start_size=(2, 4))
-    done = convert(saved(tmp_path, network.state_dict()), "lab2pix-v1-released", tmp_path / "out")
+    done = convert(saved(tmp_path, network.state_dict()), "lab2pix-v1-official", tmp_path / "out")
     assert (done.label_space.name, done.config.data.size) == ("cityscapes", (256, 512))
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu", expect_label_space="cityscapes")
     ids = squares(35, (256, 512), 64)
@@ -340,18 +350,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space_file(folder, 7)
     judge = MultiScaleDiscriminator([HierarchicalDiscriminator(7, (4, 4, 4), levels=3, width=2, max_width=8)])
     v1_state = v1().state_dict()
-    v2_state = generator_to_released(v2(4, start="label"))
+    v2_state = official(v2(4, input="label"))
     states = {
         "v1": v1_state,
         "v1-three": v1(start_size=(1, 3)).state_dict(),
         "sketch": v1(1, task="sketch").state_dict(),
         "v2": v2_state,
-        "spade": generator_to_released(v2(4, start="label", modulation="spade")),
-        "spade-noise": generator_to_released(v2(4, modulation="spade", start_size=(1, 2))),
-        "v1-d": ReleasedV1Discriminator((4, 4), width=2, max_width=8).state_dict(),
-        "v2-d": discriminator_to_released(judge),
-        "ours-v1": Lab2PixV1Generator(4, width=4).state_dict(),
-        "ours-v2": Lab2PixV2Generator(4, width=4).state_dict(),
+        "spade": official(v2(4, input="label", modulation="spade")),
+        "spade-noise": official(v2(4, modulation="spade", start_size=(1, 2))),
+        "v1-d": OfficialV1Discriminator((4, 4), width=2, max_width=8).state_dict(),
+        "v2-d": official(judge),
+        "ours-v1": Lab2PixV1Generator(4, GeneratorSettings(width=4)).state_dict(),
+        "ours-v2": Lab2PixV2Generator(4, GeneratorSettings(width=4)).state_dict(),
         "stranger": {"layer1.0.weight": torch.zeros(1)},
         "v1-short": {name: value for name, value in v1_state.items() if "_5_fusion.mask" not in name},
         "v1-shorter": {name: value for name, value in v1_state.items() if "SPADEResBlock_3" not in name},
@@ -376,20 +386,21 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
+FORMS = {"v1": "lab2pix-v1-official", "v2": "lab2pix-v2-official"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "form", "words", "text"),
     [
-        ("v2.pth", "spade", "", "it holds a generator of form 'lab2pix-v2-released'; say --from lab2pix-v2"),
-        ("spade.pth", "v2", "", "it holds a generator of form 'spade'; say --from spade"),
-        ("v1.pth", "spade", "", "it holds a generator of form 'lab2pix-v1-released'"),
-        ("v1-d.pth", "v1", "", "holds a discriminator of the released Lab2Pix-V1; give the file"),
-        ("v2-d.pth", "v2", "", "holds discriminators of the released Lab2Pix-V2"),
+        ("v2.pth", "spade", "", "it holds a generator of format 'lab2pix-v2-official'; say --from lab2pix-v2"),
+        ("spade.pth", "v2", "", "it holds a generator of format 'spade'; say --from spade"),
+        ("v1.pth", "spade", "", "it holds a generator of format 'lab2pix-v1-official'"),
+        ("v1-d.pth", "v1", "", "holds a discriminator of the official Lab2Pix-V1; give the file"),
+        ("v2-d.pth", "v2", "", "holds discriminators of the official Lab2Pix-V2"),
         ("ours-v1.pth", "v1", "", "weights of lab2pix itself"),
         ("ours-v2.pth", "v2", "", "give them to generate as they are"),
-        ("stranger.pth", "spade", "", "no generator of form 'spade', but weights such as layer1.0.weight"),
+        ("stranger.pth", "spade", "", "no generator of format 'spade', but weights such as layer1.0.weight"),
         ("not-weights.pth", "spade", "", "does not hold weights by name"),
         ("empty.pth", "spade", "", "does not hold weights by name"),
         ("list.pth", "spade", "", "does not hold weights by name"),
@@ -398,7 +409,7 @@ FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
         ("junk.safetensors", "spade", "", "cannot be read"),
         ("gone.pth", "spade", "", "there is no file"),
         ("", "spade", "", "there is no file"),
-        ("v1.pth", "lab2pix-v1-relased", "", "did you mean 'lab2pix-v1-released'?"),
+        ("v1.pth", "lab2pix-v1-relased", "", "did you mean 'lab2pix-v1-official'?"),
         ("v1.pth", "v1", "--label-space own7.yaml", "4 channels, but label space 'own7' has 7"),
         ("v1.pth", "v1", "--label-space cityscapes", "35 classes and unknown (without a"),
         ("v1.pth", "v1", "", "which no shipped label space has; say --label-space"),
@@ -408,20 +419,20 @@ FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
         ("sketch.pth", "v1", "--size 100x64", "100x64"),
         ("v1.pth", "v1", "-own4 --size 256x256", "can have 128x256, 256x128"),
         ("v1-three.pth", "v1", "-own4", "can have 128x384, 384x128"),
-        ("v1.pth", "v1", "-own4 --doublings 6", "doubles its size 7 times"),
+        ("v1.pth", "v1", "-own4 --num-upsamples 6", "doubles its size 7 times"),
         ("v1-short.pth", "v1", "-own4", "lacks SPADEResBlock_5_fusion.mask"),
         ("v1-shorter.pth", "v1", "-own4", "lacks the weight 'SPADEResBlock_3"),
         ("v1-long.pth", "v1", "-own4", "has the unknown extra.weight"),
         ("v1-bent.pth", "v1", "-own4", "out_5.0.weight of [3, 9, 3, 3]"),
-        ("v1-flat.pth", "v1", "-own4", "v1-flat.pth holds weights of shapes that no generator of form 'lab2pix-v1-rel"),
+        ("v1-flat.pth", "v1", "-own4", "weights of shapes that no generator of format 'lab2pix-v1-off"),
         ("v1-scalar.pth", "v1", "-own4", "holds weights of shapes that no generator"),
         ("v1-hollow.pth", "v1", "-own4", "holds weights of shapes that no generator"),
         ("v1-starved.pth", "v1", "-own4", "v1-starved.pth holds weights of shapes that no generator"),
         ("v1-sparse.pth", "v1", "-own4", "noise_process.bias is no plain array of real numbers"),
         ("v1-complex.pth", "v1", "-own4", "noise_process.bias is no plain array of real numbers"),
-        ("v2-flat.pth", "v2", "-own4", "no generator of form 'lab2pix-v2-released' has"),
-        ("v2.pth", "v2", "-own4 --doublings 6", "doubles its size 5 times"),
-        ("spade.pth", "spade", "-own4 --doublings 7", "5 or 6 times"),
+        ("v2-flat.pth", "v2", "-own4", "no generator of format 'lab2pix-v2-official' has"),
+        ("v2.pth", "v2", "-own4 --num-upsamples 6", "doubles its size 5 times"),
+        ("spade.pth", "spade", "-own4 --num-upsamples 7", "5 or 6 times"),
         ("spade.pth", "spade", "-own4 --size 100x64", "multiples of 32 or 64"),
         ("spade-noise.pth", "spade", "-own4 --size 64x64", "2 such squares must fill"),
         ("spade-noise.pth", "spade", "-own4", "a map of 2 pixels"),
@@ -459,7 +470,7 @@ def test_a_pickle_that_would_execute_code_does_not(run: Run, tmp_path: Path, new
     mark = tmp_path / "executed"
     state = {"noise_process.weight": torch.zeros(1), "trap": Trap(f"touch {mark}")}
     torch.save(state, tmp_path / "bad.pth", _use_new_zipfile_serialization=new)
-    code, _, errors = run("convert", tmp_path / "bad.pth", "--from", "lab2pix-v1-released", "--out", tmp_path / "out")
+    code, _, errors = run("convert", tmp_path / "bad.pth", "--from", "lab2pix-v1-official", "--out", tmp_path / "out")
     assert code == 2
     assert "could execute anything" in errors
     assert "system" in errors
@@ -485,7 +496,7 @@ def test_convert_overwrites_nothing(run: Run, files: Path, tmp_path: Path) -> No
         "convert",
         files / "v1.pth",
         "--from",
-        "lab2pix-v1-released",
+        "lab2pix-v1-official",
         "--label-space",
         files / "own4.yaml",
         "--out",
@@ -501,9 +512,9 @@ def test_convert_overwrites_nothing(run: Run, files: Path, tmp_path: Path) -> No
     (tmp_path / "new").mkdir()
     code, output, _ = run(*words, tmp_path / "new")
     assert code == 0
-    assert "label space 'own4', 128x256 (height x width) by 7 doublings" in output
+    assert "label space 'own4', 128x256 (height x width)" in output
     with pytest.raises(OutputError, match="is not an empty folder"):
-        convert(files / "v1.pth", "lab2pix-v1-released", tmp_path / "new", label_space=str(files / "own4.yaml"))
+        convert(files / "v1.pth", "lab2pix-v1-official", tmp_path / "new", label_space=str(files / "own4.yaml"))
 
 
 # --- what is written ----------------------------------------------------------------------------------------------
@@ -512,25 +523,25 @@ def test_convert_overwrites_nothing(run: Run, files: Path, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("network", "text"),
     [
-        ({"kind": "lab3pix"}, "no network of kind 'lab3pix'"),
-        ({"kind": "lab2pix-v1-released", "classes": 4}, "are garbled"),
-        ({"kind": "lab2pix-v1-released", "classes": 4, "start_size": [1, 2], "depth": 3}, "are garbled"),
-        ("lab2pix-v1-released", "lacks or garbles 'network'"),
+        ({"norm": "layer"}, "'config.generator.official.norm'"),
+        ({"norm": "batch"}, "another network"),
         (None, "another network"),
     ],
 )
-def test_convert_refuses_unknown_networks(files: Path, tmp_path: Path, network: object, text: str) -> None:
-    convert(files / "v1.pth", "lab2pix-v1-released", tmp_path / "out", label_space=str(files / "own4.yaml"))
+def test_settings_of_another_official_network_are_refused(
+    files: Path, tmp_path: Path, network: object, text: str
+) -> None:
+    convert(files / "v1.pth", "lab2pix-v1-official", tmp_path / "out", label_space=str(files / "own4.yaml"))
     file = tmp_path / "out" / "config.json"
     description = json.loads(file.read_text())
-    assert description["network"]["kind"] == "lab2pix-v1-released"
-    file.write_text(json.dumps({**description, "network": network}))
+    description["config"]["generator"]["official"] = network
+    file.write_text(json.dumps(description))
     with pytest.raises(CheckpointError, match=text):
         Synthesizer.load(tmp_path / "out", device="cpu")
 
 
 def test_converted_weights_are_saved_again_as_they_are(files: Path, tmp_path: Path) -> None:
-    convert(files / "v1.pth", "lab2pix-v1-released", tmp_path / "one", label_space=str(files / "own4.yaml"))
+    convert(files / "v1.pth", "lab2pix-v1-official", tmp_path / "one", label_space=str(files / "own4.yaml"))
     first = Synthesizer.load(tmp_path / "one", device="cpu")
     again = Synthesizer.load(first.save(tmp_path / "two"), device="cpu")
     ids = squares(4, (128, 256))[0]

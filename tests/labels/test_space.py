@@ -166,6 +166,7 @@ def test_jpeg_of_wrong_colors_is_refused() -> None:
         space.decode_colors(as_jpeg(rgb), "wall.jpg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("band", [1, 700, 4000])
 @pytest.mark.parametrize("shape", [(96, 128), (96, 7)])
 def test_decode_colors_reads_large_maps_in_row_chunks(

@@ -29,11 +29,12 @@ def sizes(network: nn.Module) -> dict[str, tuple[float, float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lab2pix-v1", "lab2pix-v2"])
 @pytest.mark.parametrize("gain", [0.3, 1.0])
 def test_init_gain_sets_the_initial_weights_of_both_networks(method: str, gain: float) -> None:
     built = build_method(config_of(method, f"train.init_gain={gain}"), SPACE, pretrained=False)
-    for network in (built.discriminator, build_generator(built.config, SPACE)):
+    for network in (built.networks["discriminator"], build_generator(built.config, SPACE)):
         for name, (deviation, xavier) in sizes(network).items():
             assert deviation == pytest.approx(gain * xavier, rel=0.1), name
 
@@ -41,6 +42,6 @@ def test_init_gain_sets_the_initial_weights_of_both_networks(method: str, gain: 
 @pytest.mark.parametrize("method", ["lab2pix-v1", "lab2pix-v2"])
 def test_without_init_gain_the_initial_weights_are_the_released_ones(method: str) -> None:
     built = build_method(config_of(method), SPACE, pretrained=False)
-    for network in (built.discriminator, build_generator(built.config, SPACE)):
+    for network in (built.networks["discriminator"], build_generator(built.config, SPACE)):
         for name, (deviation, xavier) in sizes(network).items():
             assert deviation == pytest.approx(0.02 if method == "lab2pix-v1" else 0.02 * xavier, rel=0.1), name

@@ -9,17 +9,20 @@ import torch
 import torch.nn.functional as F
 
 from lab2pix import losses
-from lab2pix.methods import StepContext, encode_condition
+from lab2pix.methods import StepContext
 from lab2pix.recipes import load_config
 from tests.helpers.tiny import (
     NARROW,
     NO_BACKBONE,
     SKETCH,
     assert_alike,
+    at,
     batch,
     build,
+    discriminator_half,
     generator_half,
     gradients,
+    learners,
     noise,
     step,
     still,
@@ -30,7 +33,7 @@ BACKBONE = "efficientnet-lite0"
 # On top of a preset of the full widths.
 FOR_SCENES = {
     **NARROW,
-    "data": {"layout": "scenes", "label_space": "scenes", "size": [64, 64]},
+    "data": {"format": "scenes", "label_space": "scenes", "size": [64, 64]},
     "backbone": {"discriminator": BACKBONE, "perceptual": BACKBONE},
     "loss": {"background_ids": None},
 }
@@ -52,59 +55,59 @@ def check_step(config) -> None:
         assert not broken
     wanted = {name for name in ("consistency", "cycle", "diversity") if getattr(config.loss, name) > 0}
     assert set(ours) == {"adversarial"} | wanted
-    assert set(theirs) == {"real", "fake"} | ({"blurred"} if config.loss.sharpness else set())
+    assert set(theirs) == {"real", "fake"} | ({"sharpness"} if config.loss.sharpness else set())
     assert all(value.isfinite() and not value.requires_grad for value in (*ours.values(), *theirs.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", RUNGS)
 def test_v1_step_updates_every_parameter_at_every_ablation_step(preset):
     check_step(load_config({**FOR_SCENES, "base": preset}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
-        ("data.size=[64,128]", "generator.doublings=6", *NO_BACKBONE),
-        ("loss.cycle=0", "loss.adversarial=hinge", "loss.blur=nearest", *NO_BACKBONE),
+        ("data.size=[64,128]", "generator.num_upsamples=6", *NO_BACKBONE),
+        ("loss.cycle=0", "loss.adversarial=hinge", *NO_BACKBONE),
         ("loss.diversity=0.1", "loss.sharpness_schedule=constant", *NO_BACKBONE),
         ("data.instance_edges=true", "generator.progressive=false", "discriminator.scales=2", *NO_BACKBONE),
         ("generator.progressive=false", "discriminator.scales=1", *NO_BACKBONE),
         SKETCH,
-        (*SKETCH, "generator.start=label", "generator.modulation=spade", *NO_BACKBONE),
+        (*SKETCH, "generator.input=label", "generator.modulation=spade", *NO_BACKBONE),
     ],
 )
 def test_v1_step_updates_every_parameter_with_other_settings(overrides):
     check_step(tiny(*overrides))
 
 
-def test_released_v1_step_updates_every_parameter():
+@pytest.mark.slow
+def test_official_v1_step_updates_every_parameter():
     backbones = ("backbone.discriminator=vgg16", "backbone.perceptual=vgg19")
-    plain = ("backbone.normalize=false", "backbone.normalize_discriminator=false")
-    consistency = ("loss.consistency_layers=first", "loss.consistency_form=mean-square")
-    check_step(tiny(*backbones, *plain, *consistency))
+    check_step(tiny(*backbones, "loss.variant=official"))
 
 
 def test_generator_and_segmenters_share_an_optimizer():
     method = build(*NO_BACKBONE)
-    assert set(method.networks) == {"generator", "discriminator"}
-    names = {name.split(".")[0] for name, _ in method.networks["generator"].named_parameters()}
-    assert names == {"generator", "segmenters"}
-    assert method.drawer.generator is method.generator
-    assert len(method.drawer.segmenters) == 3
-    assert len(build("generator.progressive=false", *NO_BACKBONE).drawer.segmenters) == 1
-    assert len(build("loss.cycle=0", *NO_BACKBONE).drawer.segmenters) == 0
+    assert list(method.networks) == ["generator", "segmenters", "discriminator"]
+    assert method.optimizers["generator"].networks == ("generator", "segmenters")
+    assert len(method.segmenters) == 3
+    assert len(build("generator.progressive=false", *NO_BACKBONE).segmenters) == 1
+    assert list(build("loss.cycle=0", *NO_BACKBONE).networks) == ["generator", "discriminator"]
 
 
 # --- one plain graph ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
         ("loss.consistency=0.1",),
-        ("loss.consistency=0.1", "backbone.normalize=false", "loss.consistency_layers=first"),
+        ("loss.consistency=0.1", "loss.variant=official"),
         ("generator.progressive=false", *NO_BACKBONE),
-        ("loss.diversity=0.5", "loss.consistency_form=squared", "discriminator.kind=patch"),
+        ("loss.diversity=0.5", "discriminator.kind=patch"),
     ],
 )
 def test_v1_gradients_equal_those_of_one_autograd_graph(overrides):
@@ -112,12 +115,13 @@ def test_v1_gradients_equal_those_of_one_autograd_graph(overrides):
     method = still(build("loss.cycle=1", *overrides))
     config, loss, data, z = method.config, method.config.loss, batch(method.config, 4), noise(4)
     _, values = generator_half(method, data, z)
-    ours = gradients(method.drawer)
+    ours = gradients(learners(method))
 
-    method.drawer.zero_grad(set_to_none=True)
+    learners(method).zero_grad(set_to_none=True)
     label = data.label[[0, 0, 2, 3]] if loss.diversity > 0 else data.label
     data = replace(data, label=label)
-    images, logits = method.drawer(encode_condition(config, method.label_space, data), z)
+    images = method.networks["generator"](method.sampling.condition(data), z)
+    logits = [segmenter(image) for segmenter, image in zip(method.segmenters, images, strict=False)]
     while len(images) < 3:
         images.append(F.avg_pool2d(images[-1], 2))
     hierarchical = config.discriminator.kind == "hierarchical"
@@ -128,9 +132,10 @@ def test_v1_gradients_equal_those_of_one_autograd_graph(overrides):
     ]
     judged = [
         network(image, features).predictions
-        for network, image, features in zip(method.discriminator.networks, images, seen, strict=True)
+        for network, image, features in zip(method.networks["discriminator"].networks, images, seen, strict=True)
     ]
     mask = losses.foreground_mask(method.label_space.foreground(label, None), loss.foreground_rate)
+    mask = mask if method.variant.foreground_per_image else mask.mean(0, keepdim=True)
     weights = [[4 / 7, 2 / 7, 1 / 7], [2 / 3, 1 / 3], [1.0]] if hierarchical else [[1.0]] * 3
     terms = {
         "adversarial": losses.adversarial_loss(judged, losses.vanilla_real, weights, mask),
@@ -144,7 +149,7 @@ def test_v1_gradients_equal_those_of_one_autograd_graph(overrides):
             ]
             for large, small in ((images[0], images[1]), (images[1], images[2]))
         ]
-        distances = [losses.image_consistency_loss(*pair, loss.consistency_form) for pair in pairs]
+        distances = [losses.image_consistency_loss(*pair, method.variant.consistency) for pair in pairs]
         terms["consistency"] = loss.consistency * sum(distances)
     if loss.diversity > 0:
         terms["diversity"] = loss.diversity * sum(losses.diversity_loss(x[:2], z[:2]) for x in images) / 3
@@ -152,26 +157,28 @@ def test_v1_gradients_equal_those_of_one_autograd_graph(overrides):
     assert {name: value.item() for name, value in values.items()} == pytest.approx(
         {name: value.item() for name, value in terms.items()}, rel=1e-4
     )
-    assert_alike(ours, gradients(method.drawer))
+    assert_alike(ours, gradients(learners(method)))
 
 
+@pytest.mark.slow
 def test_v1_loss_scale_reaches_every_gradient():
     method = still(build("loss.diversity=0.1"))
     data, z, once = batch(method.config), noise(), []
     for factor in (1.0, 4.0):
-        step(method, data, z, StepContext(scale=lambda loss, factor=factor: loss * factor, progress=0.5))
+        step(method, data, z, StepContext(scale=lambda loss, factor=factor: loss * factor, progress=at(0.5)))
         once.append([gradients(player) for player in method.networks.values()])
     for single, fourfold in zip(*once, strict=True):
         assert_alike(single, fourfold, 4.0)
 
 
+@pytest.mark.slow
 def test_v1_bfloat16_step_is_finite_and_near_float32():
     totals = []
     for dtype in (None, torch.bfloat16):
-        engine = (
+        context = (
             StepContext(autocast=lambda dtype=dtype: torch.autocast("cpu", dtype=dtype)) if dtype else StepContext()
         )
-        ours, theirs, _ = step(build(), engine=engine)
+        ours, theirs, _ = step(build(), context=context)
         totals.append(torch.stack([*ours.values(), *theirs.values()]).float())
     assert totals[1].isfinite().all()
     torch.testing.assert_close(totals[1], totals[0], atol=0.15, rtol=0.1)
@@ -194,12 +201,12 @@ def test_generator_and_segmenters_run_once_and_the_discriminators_judge_in_one_p
     method = build()
     generator, pair, whole = [], [], []
     segmenters: list[list[tuple[int, int]]] = [[], [], []]
-    count_calls(method.generator, generator)
-    count_calls(method.drawer.segmenters[0], segmenters[0])
-    count_calls(method.drawer.segmenters[1], segmenters[1])
-    count_calls(method.drawer.segmenters[2], segmenters[2])
-    count_calls(method.discriminator, whole)
-    count_calls(method.discriminator.networks[0], pair)
+    count_calls(method.networks["generator"], generator)
+    count_calls(method.segmenters[0], segmenters[0])
+    count_calls(method.segmenters[1], segmenters[1])
+    count_calls(method.segmenters[2], segmenters[2])
+    count_calls(method.networks["discriminator"], whole)
+    count_calls(method.networks["discriminator"].networks[0], pair)
     step(method)
     assert generator == [(2, 64)]
     assert segmenters == [[(2, 64)], [(2, 32)], [(2, 16)]]
@@ -216,6 +223,7 @@ def test_a_shared_backbone_sees_each_image_once():
     assert sorted(looks) == sorted([*generated, (4, 64), (4, 32), (4, 16)])  # and real and blurred ones together
 
 
+@pytest.mark.slow
 def test_two_backbones_see_what_each_is_for():
     method = build("backbone.discriminator=vgg16", "loss.sharpness=0")
     looks = {"vgg16": [], BACKBONE: []}
@@ -237,7 +245,7 @@ def test_the_discriminators_see_the_generated_images_without_a_graph():
     tensors = [*carry.generated, *carry.real, *(feature for group in carry.generated_features for feature in group)]
     assert not any(tensor.requires_grad for tensor in tensors)
     assert carry.conditions is None  # V1's discriminators see images only
-    method.drawer.zero_grad(set_to_none=True)
-    method.discriminator_backward(method.discriminator, carry, StepContext())
-    assert all(p.grad is None for p in method.drawer.parameters())
-    assert all(p.requires_grad for p in method.discriminator.parameters())
+    learners(method).zero_grad(set_to_none=True)
+    discriminator_half(method, carry, StepContext())
+    assert all(p.grad is None for p in learners(method).parameters())
+    assert all(p.requires_grad for p in method.networks["discriminator"].parameters())

@@ -14,8 +14,7 @@ from lab2pix.batch import Batch
 from lab2pix.methods import (
     StepContext,
     build_generator,
-    condition_channels,
-    encode_condition,
+    build_sampling,
     generate,
     generate_pyramid,
 )
@@ -24,8 +23,10 @@ from lab2pix.recipes import load_config
 from tests.helpers.tiny import (
     NO_BACKBONE,
     SKETCH,
+    at,
     batch,
     build,
+    discriminator_half,
     generator_half,
     gradients,
     noise,
@@ -38,19 +39,20 @@ from tests.helpers.tiny import (
 # --- what the losses see -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_v1_photos_reach_only_the_discriminators():
     method, found = still(build("loss.sharpness_schedule=constant")), []
     data = batch(method.config)
     for photo in (data.image, -data.image):
         step(method, replace(data, image=photo))
         found.append([gradients(player) for player in method.networks.values()])
-    (generator, discriminator), (other_generator, other_discriminator) = found
+    (generator, _, discriminator), (other_generator, _, other_discriminator) = found
     assert all(torch.equal(gradient, other_generator[name]) for name, gradient in generator.items())
     assert not all(torch.allclose(gradient, other_discriminator[name]) for name, gradient in discriminator.items())
 
 
 def test_require_images_refuses_a_batch_without_photos():
-    with pytest.raises(ValueError, match="photos"):
+    with pytest.raises(ValueError, match="images"):
         generator_half(method := build(*NO_BACKBONE), replace(batch(method.config), image=None))
 
 
@@ -61,7 +63,7 @@ def test_v1_mask_weighs_generated_images_only():
     masked, plain = (method._discriminator_terms(groups, weights, 1.0) for weights in (mask, None))
     assert mask.std() > 0.1
     assert torch.equal(masked["real"], plain["real"])
-    assert torch.equal(masked["blurred"], plain["blurred"])
+    assert torch.equal(masked["sharpness"], plain["sharpness"])
     assert not torch.allclose(masked["fake"], plain["fake"])
     expected = sum(losses.masked_mean(losses.vanilla_fake(level[0]), mask) for level in groups[0]) / 2
     torch.testing.assert_close(masked["fake"], expected)
@@ -81,43 +83,41 @@ def test_sharpness_weight_rises_with_the_run():
     method = still(build("loss.sharpness=0.8", *NO_BACKBONE))
     carry, _ = generator_half(method)
     zero, half, whole = (
-        method.discriminator_backward(method.discriminator, carry, StepContext(progress=progress))
-        for progress in (0.0, 0.5, 1.0)
+        discriminator_half(method, carry, StepContext(progress=at(progress))) for progress in (0.0, 0.5, 1.0)
     )
-    assert zero["blurred"].item() == 0
-    assert whole["blurred"].item() > 0.1
-    torch.testing.assert_close(half["blurred"], 0.5 * whole["blurred"])
-    torch.testing.assert_close(half["real"], (1 + 0.4) * zero["real"])
-    torch.testing.assert_close(whole["real"], (1 + 0.8) * zero["real"])
-    assert zero["fake"] == half["fake"] == whole["fake"]
+    assert zero["sharpness"].item() == 0
+    assert whole["sharpness"].item() > 0.1
+    torch.testing.assert_close(half["sharpness"], 0.5 * whole["sharpness"])
+    for term in ("real", "fake"):
+        assert zero[term] == half[term] == whole[term]
     method.config = tiny("loss.sharpness=0.8", "loss.sharpness_schedule=constant", *NO_BACKBONE)
-    constant = method.discriminator_backward(method.discriminator, carry, StepContext(progress=0.0))
-    torch.testing.assert_close(constant["blurred"], whole["blurred"])
+    constant = discriminator_half(method, carry, StepContext(progress=at(0.0)))
+    torch.testing.assert_close(constant["sharpness"], whole["sharpness"])
 
 
+@pytest.mark.slow
 def test_cycle_segmentation_rises_over_the_first_part_of_the_run_alone():
     method = still(build("loss.cycle_warmup=0.5", "loss.cycle=10"))
     values = [
-        float(generator_half(method, engine=StepContext(progress=progress))[1]["cycle"])
+        float(generator_half(method, context=StepContext(progress=at(progress)))[1]["cycle"])
         for progress in (0.0, 0.25, 0.5, 1.0)
     ]
     constant = still(build("loss.cycle_warmup=0", "loss.cycle=10"))
-    whole = float(generator_half(constant, engine=StepContext(progress=0.0))[1]["cycle"])
+    whole = float(generator_half(constant, context=StepContext(progress=at(0.0)))[1]["cycle"])
     assert whole > 1
     assert values == pytest.approx([whole / 1000, whole / 1000**0.5, whole, whole], rel=1e-4)
 
 
-@pytest.mark.parametrize("blur", ["average", "nearest"])
-def test_every_scale_of_the_photo_is_blurred_by_itself(blur):
-    method = build(f"loss.blur={blur}", *NO_BACKBONE)
+def test_every_scale_of_the_photo_is_blurred_by_itself():
+    method = build(*NO_BACKBONE)
     carry, _ = generator_half(method)
     soft = method.blurred_images(carry.real)
     assert [image.shape for image in soft] == [image.shape for image in carry.real]
     for image, sharp in zip(soft, carry.real, strict=True):
-        assert torch.equal(image, losses.blurred(sharp, blur))
+        assert torch.equal(image, losses.blurred(sharp, "average"))
         assert (image - sharp).abs().mean() > 0.05
-    if blur == "average":  # why not the smaller forms of the blurred photo: they would be sharp again
-        torch.testing.assert_close(downsample2x(soft[0]), carry.real[1])
+    # Why not the smaller forms of the blurred photo: they would be sharp again.
+    torch.testing.assert_close(downsample2x(soft[0]), carry.real[1])
 
 
 def test_downsample2x_is_the_mean_of_four():
@@ -134,10 +134,10 @@ def test_pixels_without_a_class_are_not_read_back():
     unknown = method.label_space.num_classes
     data.label[:, :32] = unknown
     slopes: list[Tensor] = []
-    for segmenter in method.drawer.segmenters:
+    for segmenter in method.segmenters:
         segmenter.register_forward_hook(lambda module, given, logits: logits.register_hook(slopes.append) and None)
     generator_half(method, data)
-    assert condition_channels(config, method.label_space) == unknown + 1
+    assert build_sampling(config, method.label_space).condition.channels == unknown + 1
     assert len(slopes) == 3
     for slope in slopes:
         half = slope.shape[-2] // 2
@@ -152,15 +152,15 @@ def test_pixels_without_a_class_are_not_read_back():
 def test_sketches_are_one_channel_of_paper_and_line():
     config = tiny(*SKETCH)
     label = torch.tensor([[[0, 1], [1, 0]]])
-    condition = encode_condition(config, space_of(config), Batch(label=label))
+    condition = build_sampling(config, space_of(config)).condition(Batch(label=label))
     assert condition.tolist() == [[[[1.0, -1.0], [-1.0, 1.0]]]]
     assert condition.dtype == torch.float32
-    assert condition_channels(config, space_of(config)) == 1
+    assert build_sampling(config, space_of(config)).condition.channels == 1
 
 
 def test_sketches_are_read_back_as_two_classes_and_weigh_all_pixels_alike():
     method = build(*SKETCH, *NO_BACKBONE)
-    assert [segmenter.classifier.out_channels for segmenter in method.drawer.segmenters] == [2, 2, 2]
+    assert [segmenter.classifier.out_channels for segmenter in method.segmenters] == [2, 2, 2]
     assert method._mask(batch(method.config)) is None
 
 
@@ -183,10 +183,10 @@ def test_duplicate_labels_repeats_a_quarter_of_the_batch():
 def test_duplicate_labels_replaces_other_labels():
     method = build("loss.diversity=0.1", *NO_BACKBONE)
     conditions: list[Tensor] = []
-    method.generator.register_forward_pre_hook(lambda module, given: conditions.append(given[0]))
+    method.networks["generator"].register_forward_pre_hook(lambda module, given: conditions.append(given[0]))
     data = batch(method.config, 4)
     generator_half(method, data)
-    expected = encode_condition(method.config, method.label_space, data)[[0, 0, 2, 3]]
+    expected = build_sampling(method.config, method.label_space).condition(data)[[0, 0, 2, 3]]
     assert len(conditions) == 1
     assert torch.equal(conditions[0], expected)
 
@@ -200,15 +200,17 @@ def test_generate_pyramid_gives_three_images_and_generate_the_largest():
     torch.manual_seed(0)
     generator = build_generator(config, space).eval()
     with torch.no_grad():
-        images = generate_pyramid(generator, config, space, batch(config), noise())
-        again = generate(generator, config, space, batch(config), noise())
-        other = generate(generator, config, space, batch(config), noise(seed=2))
+        images = generate_pyramid(generator, build_sampling(config, space), batch(config), noise())
+        again = generate(generator, build_sampling(config, space), batch(config), noise())
+        other = generate(generator, build_sampling(config, space), batch(config), noise(seed=2))
     assert [tuple(image.shape) for image in images] == [(2, 3, size, size) for size in (64, 32, 16)]
     assert torch.equal(images[0], again)
     assert not torch.equal(again, other)
     paired = load_config("v2-small", ["generator.width=2", "generator.modulation_hidden=4"])
     with torch.no_grad():
-        single = generate_pyramid(build_generator(paired, space).eval(), paired, space, batch(paired), noise())
+        single = generate_pyramid(
+            build_generator(paired, space).eval(), build_sampling(paired, space), batch(paired), noise()
+        )
     assert len(single) == 1
 
 
@@ -229,10 +231,10 @@ def test_validation_scores_say_how_much_of_the_label_map_is_read_back():
     data.label[0] = classes  # a map of nothing but unknown pixels
     logits = 20.0 * F.one_hot(data.label.clamp(max=classes - 1), classes).permute(0, 3, 1, 2)
     logits[1, :, :16] = logits[1, :, :16].roll(1, 0)  # a quarter of the other map is misread
-    method.drawer.segmenters[0] = Reads(logits)
+    method.segmenters[0] = Reads(logits)
     scores = method.validation_scores(data, data.image)
-    assert tuple(scores) == method.score_names == ("cycle", "disagreement")
-    assert scores["disagreement"].item() == pytest.approx(0.25)
+    assert tuple(scores) == method.score_names == ("cycle", "seg_error")
+    assert scores["seg_error"].item() == pytest.approx(0.25)
     assert scores["cycle"].item() == pytest.approx(0.25 * 20, rel=1e-4)
 
 

@@ -6,9 +6,10 @@ import torch
 from lab2pix.batch import Batch
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import StepContext, build_generator, build_method, encode_condition, generate
-from lab2pix.methods.lab2pix_v2 import GeneratorStep, pyramid
+from lab2pix.methods import StepContext, build_generator, build_method, build_sampling, generate
+from lab2pix.methods.lab2pix_v2 import _Scale, pyramid
 from lab2pix.recipes import load_config
+from tests.helpers.tiny import discriminator_half, generator_half, step
 
 SMALL = {
     "base": "v2-small",
@@ -37,30 +38,24 @@ def noise(count: int = 2, seed: int = 1) -> torch.Tensor:
     return torch.randn(count, 128, generator=torch.Generator().manual_seed(seed))
 
 
-def step(method, data, z, engine=None):
-    engine = engine or StepContext()
-    for player in method.networks.values():
-        player.zero_grad(set_to_none=True)
-    carry, ours = method.generator_backward(method.networks["generator"], data, z, engine)
-    untouched = all(p.grad is None for p in method.discriminator.parameters())
-    theirs = method.discriminator_backward(method.discriminator, carry, engine)
-    return ours, theirs, untouched
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
         (),
         ("discriminator.scales=3", "data.size=[128,128]"),
         ("discriminator.kind=patch", "generator.modulation=spade", "loss.foreground_rate=1", "loss.sharpness=0"),
-        ("generator.start=label", "loss.adversarial=vanilla", "loss.blur=average"),
-        ("data.instance_edges=true", "loss.perceptual_scales=full", "loss.feature_matching_reduction=released"),
+        ("generator.input=label", "loss.adversarial=vanilla"),
+        ("data.instance_edges=true", "loss.variant=official"),
         ("loss.perceptual=0", "loss.feature_matching=0"),
-        ("discriminator.scales=1", "loss.perceptual_scales=two"),
-        ("discriminator.scales=1", "loss.perceptual_scales=two", "loss.perceptual=0"),
-        ("data.size=[64,128]", "generator.doublings=6"),
+        ("data.size=[64,128]", "generator.num_upsamples=6"),
         ("loss.cycle=10",),
-        ("loss.cycle=10", "discriminator.scales=1", "loss.nearest_of=2", "backbone.discriminator=efficientnet-lite1"),
+        (
+            "loss.cycle=10",
+            "discriminator.scales=1",
+            "loss.imle_candidates=2",
+            "backbone.discriminator=efficientnet-lite1",
+        ),
     ],
 )
 def test_v2_step_updates_every_parameter(overrides):
@@ -79,14 +74,15 @@ def test_v2_step_updates_every_parameter(overrides):
             "perceptual": loss.perceptual,
             "feature_matching": loss.feature_matching,
             "cycle": loss.cycle,
-            "reading": loss.cycle,
+            "seg_loss_real": loss.cycle,
         }.items()
         if weight > 0
     }
-    assert set(discriminator_losses) == {"real", "fake"} | ({"blurred"} if loss.sharpness else set())
+    assert set(discriminator_losses) == {"real", "fake"} | ({"sharpness"} if loss.sharpness else set())
     assert all(value.isfinite() and not value.requires_grad for value in generator_losses.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [(), ("backbone.discriminator=vgg16",), ("discriminator.kind=patch",), ("loss.cycle=10",)],
@@ -96,44 +92,45 @@ def test_v2_gradients_equal_those_of_one_autograd_graph(overrides):
     config = tiny(*overrides)
     torch.manual_seed(0)
     method = build_method(config, SPACE, pretrained=False)
-    method.generator.eval()
-    method.discriminator.eval()
+    method.networks["generator"].eval()
+    method.networks["discriminator"].eval()
     data, z = batch(), noise()
-    method.generator_backward(method.networks["generator"], data, z, StepContext())
-    ours = {name: p.grad.clone() for name, p in method.generator.named_parameters()}
+    generator_half(method, data, z)
+    ours = {name: p.grad.clone() for name, p in method.networks["generator"].named_parameters()}
 
-    method.generator.zero_grad(set_to_none=True)
-    condition = encode_condition(config, SPACE, data)
-    generated = pyramid(method.generator(condition, z), method.scales)
+    method.networks["generator"].zero_grad(set_to_none=True)
+    condition = build_sampling(config, SPACE).condition(data)
+    generated = pyramid(method.networks["generator"](condition, z), method.scales)
     conditions, real = pyramid(condition, method.scales), pyramid(data.image, method.scales)
-    turn = GeneratorStep(data.label, method._mask(data), StepContext(), None)
+    scales = [_Scale(*parts, None) for parts in zip(range(method.scales), generated, real, conditions, strict=True)]
     terms = [
         value
-        for s in range(method.scales)
-        for group in method._generator_terms(s, generated[s], real[s], conditions[s], turn)
+        for scale in scales
+        for group in method._generator_terms(scale, data.label, method._mask(data), StepContext(), [])
         for value in group.values()
     ]
     torch.stack(terms).sum().backward()
-    for name, parameter in method.generator.named_parameters():
+    for name, parameter in method.networks["generator"].named_parameters():
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-3)
 
 
-def test_the_reader_learns_from_photos_alone_and_the_generator_from_what_it_misreads():
+@pytest.mark.slow
+def test_segmentation_head_learns_from_photos_and_generator_from_its_errors():
     config = tiny("loss.cycle=1e4", "loss.feature_matching=0", "discriminator.scales=1", "train.init_gain=1")
     torch.manual_seed(0)
     method = build_method(config, SPACE)
-    drawer, reader = method.networks["generator"], method.networks["generator"].reader
-    method.generator.eval()
+    head = method.networks["segmentation_head"]
+    method.networks["generator"].eval()
     data, z = batch(), noise()
-    method.generator_backward(drawer, data, z, StepContext())
-    ours = [p.grad.clone() for p in reader.parameters()]
-    assert all(p.requires_grad for p in reader.parameters())
-    reader.zero_grad(set_to_none=True)
-    logits = reader(method.feature_extractors(data.image, levels=0, perceptual=True).perceptual)
+    generator_half(method, data, z)
+    ours = [p.grad.clone() for p in head.parameters()]
+    assert all(p.requires_grad for p in head.parameters())
+    head.zero_grad(set_to_none=True)
+    logits = head(method.feature_extractors(data.image, levels=0, perceptual=True).perceptual)
     assert logits.shape == (2, SPACE.num_classes, 32, 32)
     target = data.label[:, ::2, ::2]  # blocks of sixteen pixels: every other one says all
     torch.nn.functional.cross_entropy(logits, target).backward()
-    for mine, parameter in zip(ours, reader.parameters(), strict=True):
+    for mine, parameter in zip(ours, head.parameters(), strict=True):
         torch.testing.assert_close(mine, parameter.grad, atol=1e-6, rtol=1e-4)
 
     def learn(part, steps):
@@ -141,60 +138,45 @@ def test_the_reader_learns_from_photos_alone_and_the_generator_from_what_it_misr
         optimizer = torch.optim.Adam(part.parameters(), lr=2e-3)
         found = []
         for _ in range(steps):
-            drawer.zero_grad(set_to_none=True)
-            _, losses = method.generator_backward(drawer, data, z, StepContext())
+            _, losses = generator_half(method, data, z)
             optimizer.step()
             found.append({name: value.item() for name, value in losses.items()})
         return found[0], found[-1]
 
-    before, after = learn(reader, 30)
-    assert after["reading"] < 0.7 * before["reading"]
-    before, after = learn(method.generator, 15)
-    assert after["reading"] == pytest.approx(before["reading"])
+    before, after = learn(head, 30)
+    assert after["seg_loss_real"] < 0.7 * before["seg_loss_real"]
+    before, after = learn(method.networks["generator"], 15)
+    assert after["seg_loss_real"] == pytest.approx(before["seg_loss_real"])
     assert after["cycle"] < 0.97 * before["cycle"]
 
 
-@pytest.mark.parametrize("eyes", ["efficientnet-lite0", "vgg16"])
-def test_the_perceptual_loss_looks_at_the_halved_image_where_no_discriminator_does(eyes):
-    losses, gradients, weights = {}, {}, {}
-    for name, overrides in {
-        "full": ("discriminator.scales=1", "loss.perceptual_scales=full"),
-        "two": ("discriminator.scales=1", "loss.perceptual_scales=two"),
-        "both judged": ("discriminator.scales=2", "loss.perceptual_scales=two"),
-        "all": ("discriminator.scales=2", "loss.perceptual_scales=all"),
-    }.items():
+def test_official_perceptual_loss_compares_the_full_size_only():
+    found = {}
+    for variant in ("paper", "official"):
         torch.manual_seed(0)
-        method = build_method(
-            tiny(*overrides, f"backbone.discriminator={eyes}", "loss.perceptual=1e6"), SPACE, pretrained=False
-        )
-        for part in (
-            method.generator,
-            method.feature_extractors.networks["efficientnet-lite0"],
-        ):  # the same ones in every method
-            part.load_state_dict(weights.setdefault(type(part), part.state_dict()))
-        method.generator.eval()
-        carry, found = method.generator_backward(method.generator, batch(), noise(), StepContext())
-        assert len(carry.generated) == len(carry.real) == len(carry.conditions) == method.scales
-        losses[name] = found["perceptual"].item()
-        gradients[name] = method.generator.to_image.weight.grad.norm().item()
-    assert losses["two"] > 1.2 * losses["full"]
-    assert losses["two"] == pytest.approx(losses["all"], rel=1e-5)
-    assert losses["both judged"] == pytest.approx(losses["all"], rel=1e-5)
-    assert gradients["two"] != pytest.approx(gradients["full"], rel=1e-3)
+        method = build_method(tiny(f"loss.variant={variant}"), SPACE, pretrained=False)
+        method.networks["generator"].eval()
+        calls = []
+        (network,) = method.feature_extractors.networks.values()
+        network.register_forward_hook(lambda _, given, out, calls=calls: calls.append(bool(out.perceptual)))
+        generator_half(method, batch(), noise())
+        found[variant] = calls
+    assert found == {"paper": [True] * 4, "official": [True, True, False, False, False, False]}
 
 
 def test_the_discriminators_see_the_generated_image_without_a_graph():
     method = build_method(tiny(), SPACE)
-    carry, _ = method.generator_backward(method.generator, batch(), noise(), StepContext())
-    method.generator.zero_grad(set_to_none=True)
+    carry, _ = generator_half(method, batch(), noise())
+    method.networks["generator"].zero_grad(set_to_none=True)
     tensors = [*carry.conditions, *carry.generated, *carry.real]
     tensors += [feature for group in (*carry.generated_features, *carry.real_features) for feature in group]
     assert not any(tensor.requires_grad for tensor in tensors)
-    method.discriminator_backward(method.discriminator, carry, StepContext())
-    assert all(p.grad is None for p in method.generator.parameters())
-    assert all(p.requires_grad for p in method.discriminator.parameters())
+    discriminator_half(method, carry, StepContext())
+    assert all(p.grad is None for p in method.networks["generator"].parameters())
+    assert all(p.requires_grad for p in method.networks["discriminator"].parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_holds_each_backbone_once_and_runs_it_once_per_image(cycle):
     method = build_method(tiny(f"loss.cycle={cycle}"), SPACE)
@@ -210,12 +192,15 @@ def test_v2_holds_each_backbone_once_and_runs_it_once_per_image(cycle):
 def test_the_generator_runs_once_and_the_discriminators_judge_in_one_pass():
     method = build_method(tiny(), SPACE)
     runs = {"generator": 0, "discriminator": []}
-    method.generator.register_forward_hook(lambda *_: runs.__setitem__("generator", runs["generator"] + 1))
-    method.discriminator.register_forward_hook(lambda m, args, out: runs["discriminator"].append(args[0][0].shape[0]))
+    method.networks["generator"].register_forward_hook(lambda *_: runs.__setitem__("generator", runs["generator"] + 1))
+    method.networks["discriminator"].register_forward_hook(
+        lambda m, args, out: runs["discriminator"].append(args[0][0].shape[0])
+    )
     step(method, batch(), noise())
     assert runs == {"generator": 1, "discriminator": [6]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_loss_scale_reaches_every_gradient(cycle):
     config = tiny(f"loss.cycle={cycle}")
@@ -223,14 +208,15 @@ def test_v2_loss_scale_reaches_every_gradient(cycle):
     for factor in (1.0, 4.0):
         torch.manual_seed(0)
         method = build_method(config, SPACE)
-        method.generator.eval()
-        method.discriminator.eval()
+        method.networks["generator"].eval()
+        method.networks["discriminator"].eval()
         step(method, batch(), noise(), StepContext(scale=lambda loss, factor=factor: loss * factor))
         grads.append([p.grad for player in method.networks.values() for p in player.parameters()])
     for single, fourfold in zip(*grads, strict=True):
         torch.testing.assert_close(fourfold, 4 * single, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_bfloat16_step_is_finite_and_near_float32(cycle):
     config = tiny(f"loss.cycle={cycle}")
@@ -238,22 +224,23 @@ def test_v2_bfloat16_step_is_finite_and_near_float32(cycle):
     for dtype in (None, torch.bfloat16):
         torch.manual_seed(0)
         method = build_method(config, SPACE)
-        engine = (
+        context = (
             StepContext(autocast=lambda dtype=dtype: torch.autocast("cpu", dtype=dtype)) if dtype else StepContext()
         )
-        ours, theirs, _ = step(method, batch(), noise(), engine)
+        ours, theirs, _ = step(method, batch(), noise(), context)
         totals.append(torch.stack([*ours.values(), *theirs.values()]).float())
     assert totals[1].isfinite().all()
     torch.testing.assert_close(totals[1], totals[0], atol=0.15, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_the_foreground_mask_follows_background_ids_and_rate():
     data = batch()
     assert build_method(tiny("loss.foreground_rate=1"), SPACE)._mask(data) is None
     everything = build_method(tiny("loss.background_ids=[]"), SPACE)._mask(data)
     torch.testing.assert_close(everything, torch.ones_like(everything))
     per_image = build_method(tiny("loss.background_ids=[0,1]"), SPACE)._mask(data)
-    shared = build_method(tiny("loss.background_ids=[0,1]", "loss.foreground_per_image=false"), SPACE)._mask(data)
+    shared = build_method(tiny("loss.background_ids=[0,1]", "loss.variant=official"), SPACE)._mask(data)
     assert per_image.shape == (2, 1, 64, 64)
     assert shared.shape == (1, 1, 64, 64)
     torch.testing.assert_close(shared, per_image.mean(0, keepdim=True))
@@ -265,7 +252,8 @@ def test_released_discriminator_sum_is_the_papers_rescaled():
     method = build_method(tiny(), SPACE)
     groups = [[[torch.randn(2, 1, 8, 8) for _ in range(3 - s)] for s in range(2)] for _ in range(3)]
     paper = method._discriminator_terms(groups, None, 1.0)
-    released = build_method(tiny("loss.sharpness_normalized=true", "loss.discriminator_halved=false"), SPACE)
+    released = build_method(tiny("loss.variant=official"), SPACE)
+    released.weights = method.weights
     theirs = released._discriminator_terms(groups, None, 1.0)
     for name, value in paper.items():
         torch.testing.assert_close(theirs[name], value)  # at λ2 = 1 both factors are 1/2
@@ -273,7 +261,7 @@ def test_released_discriminator_sum_is_the_papers_rescaled():
 
 def test_missing_instance_edges_are_one_sentence():
     with pytest.raises(DataError, match="instance_edges"):
-        encode_condition(tiny("data.instance_edges=true"), SPACE, batch())
+        build_sampling(tiny("data.instance_edges=true"), SPACE).condition(batch())
 
 
 def test_v2_images_depend_on_noise_and_label():
@@ -281,9 +269,9 @@ def test_v2_images_depend_on_noise_and_label():
     torch.manual_seed(0)
     generator = build_generator(config, SPACE).eval()
     with torch.no_grad():
-        first = generate(generator, config, SPACE, batch(), noise(seed=1))
-        again = generate(generator, config, SPACE, batch(), noise(seed=1))
-        other = generate(generator, config, SPACE, batch(seed=5), noise(seed=1))
+        first = generate(generator, build_sampling(config, SPACE), batch(), noise(seed=1))
+        again = generate(generator, build_sampling(config, SPACE), batch(), noise(seed=1))
+        other = generate(generator, build_sampling(config, SPACE), batch(seed=5), noise(seed=1))
     torch.testing.assert_close(first, again, atol=0, rtol=0)
     assert not torch.allclose(first, other)
     assert first.abs().max() <= 1
@@ -300,7 +288,7 @@ def test_validation_scores_are_zero_for_the_truth():
 
 
 def test_select_imle_noise_takes_the_nearest_to_the_photo():
-    method = build_method(tiny("loss.nearest_of=4"), SPACE)
+    method = build_method(tiny("loss.imle_candidates=4"), SPACE)
     drawn = []
 
     class Flat(torch.nn.Module):
@@ -313,7 +301,8 @@ def test_select_imle_noise_takes_the_nearest_to_the_photo():
     z, photo = noise(3), torch.zeros(3, 3, 64, 64)
     photo[:, :, ::2] = 0.5  # stripes that no cell of the comparison shows: their mean is a quarter
     photo[:, :, 1::2] = 0.0
-    chosen = method._select_imle_noise(Flat(), torch.zeros(3, 1, 64, 64), z, photo, StepContext())
+    method.networks["generator"] = Flat()
+    chosen = method._select_imle_noise(torch.zeros(3, 1, 64, 64), z, photo, StepContext())
     [candidates] = (given.unflatten(0, (4, 3)) for given in drawn)
     assert torch.equal(candidates[0], z)
     far = (candidates[..., :3].tanh() - 0.25).abs().mean(2)
@@ -321,10 +310,13 @@ def test_select_imle_noise_takes_the_nearest_to_the_photo():
     assert not torch.equal(chosen, z)
 
 
+@pytest.mark.slow
 def test_v2_step_with_imle_is_reproducible():
-    method = build_method(tiny("loss.nearest_of=3"), SPACE)
+    method = build_method(tiny("loss.imle_candidates=3"), SPACE)
     used = []
-    method.generator.register_forward_pre_hook(lambda _, given: used.append((given[1], torch.is_grad_enabled())))
+    method.networks["generator"].register_forward_pre_hook(
+        lambda _, given: used.append((given[1], torch.is_grad_enabled()))
+    )
     for _ in range(2):
         torch.manual_seed(5)
         step(method, batch(), noise())

@@ -16,16 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError, DataError
-from lab2pix.interop.parity import Row, check_file, check_files, run_parity
-from lab2pix.interop.released_v2 import (
-    discriminator_to_released,
-    generator_to_released,
-    load_released_discriminator,
-    load_released_generator,
-)
+from lab2pix.interop.keymap import load_renamed, rename
+from lab2pix.interop.vectors import Row
+from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
-from lab2pix.nn.generators import Lab2PixV2Generator
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
+from lab2pix.testing.parity import check_file, check_files, run_parity
 
 SEEN = (5, 6, 7)
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -62,10 +59,11 @@ def build(shape: Shape) -> tuple[Lab2PixV2Generator, MultiScaleDiscriminator]:
     channels = shape.classes + shape.dont_care + (shape.edges is not None)
     ngf, ndf, max_dim, hidden, global_width, global_max = shape.widths
     doublings = {"normal": 5, "more": 6, "most": 7}[shape.upsampling]
-    generator = Lab2PixV2Generator(
-        channels, width=ngf, doublings=doublings, start="label", modulation_hidden=hidden, global_width=global_width,
+    settings = GeneratorSettings(
+        width=ngf, num_upsamples=doublings, input="label", modulation_hidden=hidden, global_width=global_width,
         global_max_width=global_max, start_size=(shape.size[0] >> doublings, shape.size[1] >> doublings),
     )  # fmt: skip
+    generator = Lab2PixV2Generator(channels, settings)
     discriminator = MultiScaleDiscriminator(
         [
             HierarchicalDiscriminator(channels + 3, SEEN[:levels], levels=levels, width=ndf, max_width=max_dim)
@@ -84,6 +82,14 @@ def build(shape: Shape) -> tuple[Lab2PixV2Generator, MultiScaleDiscriminator]:
                 buffer.normal_(0, 0.1)
         network.half().float().eval()
     return generator, discriminator
+
+
+def official(network: nn.Module) -> dict[str, Tensor]:
+    return rename(network, official_rules(network))
+
+
+def load_official(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    load_renamed(network, official_rules(network), weights, "official network")
 
 
 def marked(instance: Tensor) -> Tensor:
@@ -215,8 +221,8 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
         "D_real": released.adversarial(real, mask, -1, True),
     }
 
-    tensors = {f"G.{key}": value for key, value in generator_to_released(generator).items()}
-    tensors |= {f"D.{key}": value for key, value in discriminator_to_released(discriminator).items()}
+    tensors = {f"G.{key}": value for key, value in official(generator).items()}
+    tensors |= {f"D.{key}": value for key, value in official(discriminator).items()}
     halved = {
         key: value.half() if value.is_floating_point() and not key.endswith(("_u", "_v")) else value
         for key, value in tensors.items()
@@ -272,6 +278,7 @@ def test_released_networks_are_met_in_all_they_answered(golden_root: Path, name:
 # --- files of other shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -333,12 +340,14 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
     return {name: tensor}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.generated", "out.global.3", "out.enhance_mask", "out.D1.real"])
 def test_parity_wrong_tensor_fails_its_row_alone(made: Path, name: str) -> None:
     edit(made, nudged(made, name, 3e-4))
     assert list(failures(check_file(made))) == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "term"),
     [("loss.generator", "GAN_Feat"), ("loss.discriminator", "D_real"), ("grad_norm.generator", None)],
@@ -362,6 +371,7 @@ def test_parity_fails_for_nan(made: Path) -> None:
     assert list(failures(check_file(made))) == ["out.generated", "grad_norm.generator"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "values", "failed", "reason"),
     [
@@ -398,6 +408,7 @@ def test_files_that_cannot_be_read_fail(made: Path) -> None:
     assert "cannot read" in failures(check_file(made))["made.safetensors"]
 
 
+@pytest.mark.slow
 def test_parity_of_files_and_folders(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = write(made.parent, Shape(discriminators=1), "other")
     assert list(check_files([made.parent])) == [made, other]
@@ -420,9 +431,9 @@ def test_released_names_lead_there_and_back() -> None:
     shape = Shape(discriminators=3)
     generator, discriminator = build(shape)
     other_generator, other_discriminator = build(shape)
-    load_released_generator(other_generator, generator_to_released(generator))
-    released = discriminator_to_released(discriminator) | {"discriminator_0.backboneNet.0.weight": torch.zeros(1)}
-    load_released_discriminator(other_discriminator, released)
+    load_official(other_generator, official(generator))
+    released = official(discriminator)
+    load_official(other_discriminator, released)
     for ours, theirs in ((generator, other_generator), (discriminator, other_discriminator)):
         for (name, one), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
             assert torch.equal(one, other), name
@@ -432,17 +443,17 @@ def test_released_names_are_those_of_the_file(golden_root: Path) -> None:
     held = load_file(golden_root / "v2_normal.safetensors")
     shape = Shape(classes=9, widths=(4, 2, 16, 16, 8, 64))
     generator, discriminator = build(shape)
-    assert {f"G.{name}" for name in generator_to_released(generator)} == {n for n in held if n.startswith("G.")}
+    assert {f"G.{name}" for name in official(generator)} == {n for n in held if n.startswith("G.")}
     own = {n for n in held if n.startswith("D.") and "backboneNet" not in n}
-    assert {f"D.{name}" for name in discriminator_to_released(discriminator)} == own
+    assert {f"D.{name}" for name in official(discriminator)} == own
 
 
 def test_parity_names_weights_that_do_not_fit() -> None:
     generator, _ = build(Shape())
-    released = generator_to_released(generator)
+    released = official(generator)
     with pytest.raises(CheckpointError, match=r"conv_img\.bias is \[4\].*wants \[3\]"):
-        load_released_generator(generator, released | {"conv_img.bias": torch.zeros(4)})
+        load_official(generator, released | {"conv_img.bias": torch.zeros(4)})
     with pytest.raises(CheckpointError, match=r"lacks fc\.bias"):
-        load_released_generator(generator, {name: value for name, value in released.items() if name != "fc.bias"})
+        load_official(generator, {name: value for name, value in released.items() if name != "fc.bias"})
     with pytest.raises(CheckpointError, match=r"unknown up_9\.bias"):
-        load_released_generator(generator, released | {"up_9.bias": torch.zeros(1)})
+        load_official(generator, released | {"up_9.bias": torch.zeros(1)})

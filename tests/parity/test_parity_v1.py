@@ -15,8 +15,10 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lab2pix.interop.parity import Row, check_file
-from lab2pix.interop.released_v1 import Norm, ReleasedV1Discriminator, ReleasedV1Generator, Task
+from lab2pix.interop.vectors import Row, read_vectors
+from lab2pix.methods.lab2pix_v1 import _Vectors
+from lab2pix.nn.official_v1 import Norm, OfficialV1Discriminator, OfficialV1Generator, Task
+from lab2pix.testing.parity import check_file
 
 SEEN = (5, 6, 7)
 TASKS = {"semantic": "semantic2image", "sketch": "sketch2image"}
@@ -60,12 +62,12 @@ def random_weights(network: torch.nn.Module) -> dict[str, Tensor]:
 def make_weights(shape: Shape) -> dict[str, Tensor]:
     ngf, ndf, hidden, max_dim, noise_dim = shape.widths
     start = (shape.size[0] // 128, shape.size[1] // 128) if shape.task == "semantic" else (2, 2)
-    generator = ReleasedV1Generator(
+    generator = OfficialV1Generator(
         shape.classes, task=shape.task, width=ngf, hidden=hidden, norm=shape.norm, noise_dim=noise_dim, start_size=start
     )
     weights = {f"G.{name}": value for name, value in random_weights(generator).items()}
     for levels in (1, 2, 3):
-        judge = ReleasedV1Discriminator(SEEN[:levels], width=ndf, max_width=max_dim, norm=shape.norm)
+        judge = OfficialV1Discriminator(SEEN[:levels], width=ndf, max_width=max_dim, norm=shape.norm)
         weights |= {f"D{levels}.{name}": value for name, value in random_weights(judge).items()}
         for level in range(levels):
             weights[f"D{levels}.backboneNet.p{3 + level}.weight"] = torch.randn(SEEN[level], 3, 1, 1)
@@ -271,13 +273,26 @@ def expected_rows(task: Task) -> set[str]:
 def test_released_networks_are_met_in_all_they_answered(golden_root: Path, task: Task) -> None:
     rows = check_file(golden_root / f"v1_{task}.safetensors")
     assert not failures(rows)
-    assert all(row.max_abs < 3e-5 for row in rows)
+    # From the same networks in float64 the recording is up to 1.5e-5 away and float32, by processor, up to 3.4e-5.
+    assert all(row.max_abs < 5e-5 for row in rows)
     assert {row.output for row in rows} == expected_rows(task)
+
+
+def test_in_float64_the_sketch_generator_is_as_near_as_the_recording_was_rounded(golden_root: Path) -> None:
+    vectors = read_vectors(golden_root / "v1_sketch.safetensors")
+    case = _Vectors(vectors)
+    with torch.no_grad():
+        images = case.generator.double()(case.condition.double())
+    for scale, image in zip((3, 2, 1), images, strict=True):
+        recorded = vectors.tensors[f"out.X{scale}"]
+        step = image.shape[-1] // recorded.shape[-1]
+        assert (image[..., ::step, ::step] - recorded).abs().max() < 2e-5
 
 
 # --- files of other shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -316,6 +331,7 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
     return {name: tensor}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["out.X3", "out.X2", "out.X1", "out.D3.fake.level3", "out.D1.real.level1", "out.enhance_mask"]
 )
@@ -349,6 +365,7 @@ def test_each_batch_statistic_counts(made: Path) -> None:
     assert not {"out.X2", "out.X1"} & failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "values", "failed", "reason"),
     [
@@ -386,9 +403,9 @@ def test_v1_parity_fails_for_what_cannot_be_checked(
 def test_a_file_without_networks_or_answers_fails(made: Path) -> None:
     held = load_file(made)
     edit(made, {name: None for name in held if name.startswith("out.")})
-    assert "no recorded answer" in failures(check_file(made))["made.safetensors"]
+    assert "no recorded output" in failures(check_file(made))["made.safetensors"]
     edit(made, {name: None for name in held if name.startswith("D3.")})
-    assert "not the networks of Lab2Pix" in failures(check_file(made))["made.safetensors"]
+    assert "not the networks of any method" in failures(check_file(made))["made.safetensors"]
 
 
 def test_a_file_with_two_discriminators_is_checked_in_what_it_holds(made: Path) -> None:

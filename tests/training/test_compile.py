@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, TrainingError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
@@ -34,6 +34,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> None:
         yield
 
 
+@pytest.mark.xslow
 @NEEDS_COMPILER
 def test_a_compiled_run_resumes_bit_for_bit(tmp_path: Path, toys) -> None:
     from torch._dynamo.utils import counters
@@ -56,6 +57,7 @@ def test_a_compiled_run_resumes_bit_for_bit(tmp_path: Path, toys) -> None:
         torch.testing.assert_close(mine[name], value, rtol=0, atol=2e-2, msg=name)
 
 
+@pytest.mark.xslow
 @NEEDS_COMPILER
 def test_two_compiled_processes_resume_bit_for_bit(server, tmp_path: Path) -> None:
     def jobs(**job) -> list[dict]:
@@ -101,7 +103,7 @@ def test_a_compiler_that_fails_is_named() -> None:
         torch.compile(add, backend=backend)(torch.zeros(2))
 
 
-def small(preset: str, *overrides: str) -> Config:
+def small(preset: str, *overrides: str) -> RunConfig:
     return load_config(
         preset,
         [
@@ -131,9 +133,11 @@ def test_with_checkpointing_blocks_are_the_programs(monkeypatch: pytest.MonkeyPa
         small("v2-small", "train.gradient_checkpointing=true"), LabelSpace.load("scenes"), pretrained=False
     )
     compile_networks(method)
-    assert compiled == [*method.generator.blocks, *method.discriminator.networks, method.drawer.reader]
+    generator, head, discriminators = method.networks.values()
+    assert compiled == [*generator.blocks, head, *discriminators.networks]
 
 
+@pytest.mark.xslow
 def test_pictures_are_drawn_without_programs() -> None:
     made: list[object] = []
 

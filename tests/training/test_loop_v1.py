@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from lab2pix import load_config
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.training import latest_checkpoint, train
 
 SETTINGS = (
@@ -26,7 +26,7 @@ SETTINGS = (
 NO_BACKBONE = ("discriminator.kind=patch", "loss.consistency=0")
 
 
-def small(preset: str, *overrides: str) -> Config:
+def small(preset: str, *overrides: str) -> RunConfig:
     return load_config(preset, [*SETTINGS, *overrides])
 
 
@@ -54,8 +54,8 @@ def test_v1_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[st
     whole = train(config, tmp_path / "whole", device="cpu")
     terms = {"adversarial", "cycle", "diversity"} | ({"consistency"} if config.loss.consistency else set())
     assert set(whole.losses["generator"]) == terms
-    assert set(whole.losses["discriminator"]) == {"real", "fake", "blurred"}
-    assert set(whole.scores) == {"cycle", "disagreement"}
+    assert set(whole.losses["discriminator"]) == {"real", "fake", "sharpness"}
+    assert set(whole.scores) == {"cycle", "seg_error"}
 
     stopped = train(small(preset, *overrides, "train.max_minutes=1e-5"), tmp_path / "parts", device="cpu")
     assert 0 < stopped.step < 3
@@ -67,9 +67,9 @@ def test_v1_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[st
     for player in ("generator", "segmenters", "discriminator"):
         assert any(player in name for name in mine), player
 
-    blurred = [line["losses"]["discriminator"]["blurred"] for line in steps_of(tmp_path / "parts")]
-    assert (blurred[0] == 0) == (preset == "v1-small")  # λ2 rises from 0, but for sketches
-    assert all(value > 0 for value in blurred[1:])
+    sharpness = [line["losses"]["discriminator"]["sharpness"] for line in steps_of(tmp_path / "parts")]
+    assert (sharpness[0] == 0) == (preset == "v1-small")  # λ2 rises from 0, but for sketches
+    assert all(value > 0 for value in sharpness[1:])
 
 
 def test_sharpness_weight_is_complete_at_the_last_step(tmp_path: Path) -> None:
@@ -78,7 +78,7 @@ def test_sharpness_weight_is_complete_at_the_last_step(tmp_path: Path) -> None:
     for schedule in ("rising", "constant"):
         config = small("v1-small", *NO_BACKBONE, f"loss.sharpness_schedule={schedule}")
         train(config, tmp_path / schedule, device="cpu")
-        found[schedule] = [line["losses"]["discriminator"]["blurred"] for line in steps_of(tmp_path / schedule)]
+        found[schedule] = [line["losses"]["discriminator"]["sharpness"] for line in steps_of(tmp_path / schedule)]
     shares = [rising / constant for rising, constant in zip(found["rising"], found["constant"], strict=True)]
     assert shares == pytest.approx([0, 0.5, 1], abs=0.02)  # the discriminators have hardly learnt
 

@@ -123,7 +123,7 @@ def test_run_page_says_when_nothing_is_held_out(tmp_path: Path) -> None:
 @pytest.fixture
 def state() -> TrainingState:
     config = load_config("v2-small", ["train.steps=500", "generator.noise_dim=4"])
-    state = build_state(ToyMethod(config, LabelSpace.load("scenes")), config, torch.device("cpu"))
+    state = build_state(ToyMethod(config, LabelSpace.load("scenes")), torch.device("cpu"))
     state.step = 100
     return state
 

@@ -23,6 +23,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from lab2pix.errors import CheckpointError, ConfigError, TrainingError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Averaging, Progress, linear_decay
 from lab2pix.training import checkpoint as checkpoints
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
@@ -37,7 +38,7 @@ from lab2pix.training.interrupts import TIMEOUT, InterruptHandler
 from lab2pix.training.log import RunLog
 from lab2pix.training.progress import Display
 from lab2pix.training.sampler import StreamSampler, draw_noise
-from lab2pix.training.schedule import learning_rate_factor, total_steps
+from lab2pix.training.schedule import total_steps
 from lab2pix.training.state import Best, TrainingState, build_state
 from lab2pix.utils.distributed import choose_device
 from lab2pix.utils.seeding import stable_seed
@@ -84,11 +85,11 @@ def test_batch_that_cannot_be_split_names_one_that_can() -> None:
 
 
 def test_noise_depends_on_seed_step_and_process_alone() -> None:
-    noise = draw_noise(1, 2, 0, 4, 5)
+    noise = draw_noise(1, 2, 0, 4, (5,))
     assert noise.shape == (4, 5)
-    assert torch.equal(noise, draw_noise(1, 2, 0, 4, 5))
+    assert torch.equal(noise, draw_noise(1, 2, 0, 4, (5,)))
     for other in ((2, 2, 0), (1, 3, 0), (1, 2, 1)):
-        assert not torch.equal(noise, draw_noise(*other, 4, 5))
+        assert not torch.equal(noise, draw_noise(*other, 4, (5,)))
     assert stable_seed("noise", 1, 2) == 16834677327401657
 
 
@@ -109,16 +110,26 @@ def test_total_steps_wants_one_of_two() -> None:
 
 
 def test_learning_rate_is_constant_then_falls_to_nothing() -> None:
-    factors = [learning_rate_factor(step, 10, 0.5) for step in range(10)]
-    assert factors == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
-    assert {learning_rate_factor(step, 10, 0.0) for step in range(10)} == {1.0}
-    assert learning_rate_factor(5, 10, 1.0) == pytest.approx(0.5)
-    assert learning_rate_factor(0, 1, 1.0) == 1.0
+    def factor(step: int, total: int, fraction: float) -> float:
+        return linear_decay(fraction)(Progress(step, total))
+
+    assert [factor(step, 10, 0.5) for step in range(10)] == pytest.approx([1, 1, 1, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+    assert {factor(step, 10, 0.0) for step in range(10)} == {1.0}
+    assert factor(5, 10, 1.0) == pytest.approx(0.5)
+    assert factor(0, 1, 1.0) == 1.0
+
+
+def test_progress_counts_epochs_of_a_set_that_is_no_multiple_of_the_batch() -> None:
+    places = [Progress(step, 6, samples=7, batch_size=4) for step in range(6)]
+    assert [place.epoch for place in places] == [0, 0, 1, 1, 2, 2]
+    assert [place.step_in_epoch for place in places] == [0, 1, 0, 1, 0, 1]
+    assert places[0].epochs == 4
+    assert (places[0].fraction, places[5].fraction) == (0, 1)
 
 
 def test_ema_follows_weights_and_copies_buffers() -> None:
     network = nn.Sequential(spectral_norm(nn.Conv2d(2, 2, 3)), nn.BatchNorm2d(2, affine=False))
-    average = ModelEma(network, 0.5)
+    average = ModelEma(network, 0.5, Averaging())
     before = network[0].parametrizations.weight.original.detach().clone()
     with torch.no_grad():
         for parameter in network.parameters():
@@ -135,11 +146,24 @@ def test_ema_follows_weights_and_copies_buffers() -> None:
     assert not any(parameter.requires_grad for parameter in average.network.parameters())
 
 
+def test_ema_averages_buffers_and_keeps_its_decay_where_the_method_says_so() -> None:
+    network = nn.BatchNorm2d(2)
+    average = ModelEma(network, 0.75, Averaging(buffers="average", warmup=False))
+    with torch.no_grad():
+        network.running_mean.fill_(4)
+        network.weight.fill_(5)
+        network.num_batches_tracked.fill_(7)
+    average.update(network, 0)
+    assert (average.network.running_mean == 1).all()
+    assert (average.network.weight == 2).all()
+    assert average.network.num_batches_tracked == 7
+
+
 @pytest.fixture
 def state() -> TrainingState:
     torch.manual_seed(0)
     config = toy_config(train__ema_decay=0.9)
-    state = build_state(ToyMethod(config, LabelSpace.load("scenes")), config, CPU)
+    state = build_state(ToyMethod(config, LabelSpace.load("scenes")), CPU)
     state.step = 3
     return state
 
@@ -148,7 +172,7 @@ def test_checkpoint_restores_the_training_state(state: TrainingState, tmp_path: 
     state.seconds, state.best = 1.5, Best("l1", 0.5, 2)
     path = write_checkpoint(tmp_path, state)
     torch.manual_seed(1)
-    other = build_state(ToyMethod(state.method.config, state.method.label_space), state.method.config, CPU)
+    other = build_state(ToyMethod(state.method.config, state.method.label_space), CPU)
     load_checkpoint(path, other)
     assert (other.step, other.seconds, other.best) == (3, 1.5, Best("l1", 0.5, 2))
     assert torch.equal(state.sampling_generator.last.weight, other.sampling_generator.last.weight)
@@ -187,7 +211,7 @@ def test_broken_weights_are_never_written(state: TrainingState, tmp_path: Path) 
     old = write_checkpoint(tmp_path, state)
     state.step = 4
     with torch.no_grad():
-        next(state.method.discriminator.parameters())[0] = float("inf")
+        next(state.method.networks["discriminator"].parameters())[0] = float("inf")
     with pytest.raises(TrainingError, match=r"weight 'discriminator.* is not finite after step 4"):
         write_checkpoint(tmp_path, state)
     assert latest_checkpoint(tmp_path) == old
@@ -210,7 +234,7 @@ def test_latest_few_and_best_stay(state: TrainingState, tmp_path: Path) -> None:
 def test_checkpoint_that_does_not_fit_is_refused(state: TrainingState, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, state)
     config = state.method.config
-    other = build_state(ToyMethod(config, LabelSpace.load("facades")), config, CPU)
+    other = build_state(ToyMethod(config, LabelSpace.load("facades")), CPU)
     with pytest.raises(CheckpointError, match=r"label space 'scenes' of 14 classes, which is not the 'facades' of 12"):
         load_checkpoint(path, other)
     (path / "training.safetensors").write_bytes((path / "training.safetensors").read_bytes()[:200])
@@ -223,7 +247,7 @@ def test_checkpoint_that_does_not_fit_is_refused(state: TrainingState, tmp_path:
 
 def test_other_network_is_refused(state: TrainingState, tmp_path: Path) -> None:
     path = write_checkpoint(tmp_path, state)
-    state.method.generator.last = nn.Conv2d(8, 3, 1)
+    state.method.networks["generator"].last = nn.Conv2d(8, 3, 1)
     with pytest.raises(CheckpointError, match="weights of another network"):
         load_checkpoint(path, state)
 

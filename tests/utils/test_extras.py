@@ -16,7 +16,7 @@ from lab2pix.evaluation.features import load_features
 from lab2pix.evaluation.metrics.image import LPIPS
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.labels.space import LabelSpace
-from lab2pix.web.study_report import compare_methods
+from lab2pix.web.study.report import compare_methods
 
 SKETCH = LabelSpace.load("sketch")
 FROM_PHOTOS = DataConfig(label_space="sketch", sketch=SketchConfig.model_validate({"from": "photo"}))

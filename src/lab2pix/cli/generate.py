@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from lab2pix.cli.console import read_seed_pair, read_size, show_progress
-from lab2pix.cli.options import Device, Layout, Seed, Split
+from lab2pix.cli.options import Device, FormatOption, Seed, Split
 
 __all__ = ["app"]
 
@@ -32,7 +32,7 @@ def _generate(
     steps: Annotated[int, typer.Option(min=2, help="Pictures on the way from A to B.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make pictures anew that are there already.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes speed and memory only.")] = 8,
-    layout: Layout = "folder",
+    format: FormatOption = "folder",
     split: Split = None,
     keep_size: Annotated[
         bool, typer.Option("--keep-size", help="Draw at each label map's own size, not the one trained at.")
@@ -45,7 +45,7 @@ def _generate(
         typer.Option(help="Refuse weights made for another label space than this one.", show_default=False),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Draw through a prepared generator where that is faster: equal to 1e-4.")
+        bool, typer.Option("--fast", help="Use a fused generator where that is faster: equal to 1e-4.")
     ] = False,
     optimize: Annotated[
         str | None,
@@ -74,7 +74,7 @@ def _generate(
             steps=steps,
             overwrite=overwrite,
             batch_size=batch_size,
-            layout=layout,
+            format=format,
             split=split,
             keep_size=keep_size,
             scales=scales,
@@ -118,7 +118,7 @@ def _convert(
     checkpoint: Annotated[Path, typer.Argument(help="A generator's file, such as latest_net_G.pth.")],
     *,
     form: Annotated[
-        str, typer.Option("--from", metavar="FORM", help="lab2pix-v1-released, lab2pix-v2-released or spade.")
+        str, typer.Option("--from", metavar="FORM", help="lab2pix-v1-official, lab2pix-v2-official or spade.")
     ],
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],
     label_space: Annotated[
@@ -128,7 +128,7 @@ def _convert(
         str | None,
         typer.Option(metavar="HxW", help="Height and width it draws at; else the usual.", show_default=False),
     ] = None,
-    doublings: Annotated[
+    num_upsamples: Annotated[
         int | None, typer.Option(help="5 or 6, which SPADE's weights do not tell.", show_default=False)
     ] = None,
     instance_edges: Annotated[
@@ -150,7 +150,7 @@ def _convert(
         out,
         label_space=label_space,
         size=sides,
-        doublings=doublings,
+        num_upsamples=num_upsamples,
         instance_edges=instance_edges,
     )
     print(f"{converted}\nwritten to {out}")

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
-from lab2pix.config.schema import Config
 from lab2pix.errors import did_you_mean
 
 if TYPE_CHECKING:
@@ -39,27 +38,28 @@ _BOUNDS = {
 }
 
 
-def setting_names() -> list[str]:
+def setting_names(config_class: type[BaseModel]) -> list[str]:
     """Return the dotted path of every setting and every group of settings."""
-    return list(_walk(Config, ""))
+    return list(_walk(config_class, ""))
 
 
-def setting_groups() -> list[str]:
+def setting_groups(config_class: type[BaseModel]) -> list[str]:
     """Return the dotted path of every group of settings, outer ones first."""
-    names = setting_names()
+    names = setting_names(config_class)
     groups = {name.rpartition(".")[0] for name in names if "." in name}
     return [name for name in names if name in groups]
 
 
-def format_validation_error(error: ErrorDetails) -> str:
+def format_validation_error(error: ErrorDetails, config_class: type[BaseModel]) -> str:
     """Return what is wrong, where, and what would be right, as one sentence.
 
     Args:
-        error: one entry of a pydantic `ValidationError` of `Config`.
+        error: one entry of a pydantic `ValidationError`.
+        config_class: the class that was validated; its settings are suggested.
     """
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
-        return f"unknown setting '{path}'{_nearest(error['loc'])}"
+        return f"unknown setting '{path}'{_nearest(error['loc'], setting_names(config_class))}"
     return _explain_value(error)
 
 
@@ -89,11 +89,10 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from _walk(info.annotation, f"{prefix}{name}.")
 
 
-def _nearest(path: Sequence[int | str]) -> str:
+def _nearest(path: Sequence[int | str], names: Sequence[str]) -> str:
     """Return the half sentence that names the nearest setting: a sibling first, else one from anywhere."""
     *parents, last = (str(part) for part in path)
     prefix = "".join(f"{part}." for part in parents)
-    names = setting_names()
     siblings = {name.removeprefix(prefix): name for name in names if name.rpartition(".")[0] == prefix[:-1]}
     near = difflib.get_close_matches(last, siblings, n=1, cutoff=0.6)
     if near:

@@ -23,26 +23,31 @@ AnyDataset: TypeAlias = PairDataset | ScenesDataset | UnpairedDataset
 """What `build_dataset` gives: each has a length, samples by index or `(epoch, index)`, and a `file_hash()`."""
 
 
-def build_dataset(data: DataConfig, split: Literal["train", "val"], label_space: LabelSpace, seed: int) -> AnyDataset:
+def build_dataset(
+    data: DataConfig, split: Literal["train", "val"], label_space: LabelSpace, seed: int, *, paired: bool
+) -> AnyDataset:
     """Find the data set that a configuration describes.
 
     Args:
         data: the data part of the configuration.
-        split: `train` (random crops and flips, and with `data.unpaired` photos of other label maps), or `val` (neither;
-            no photos where nobody knows which label map they belong to).
+        split: `train` (random crops and flips, and for unpaired learning photos of other label maps), or `val`
+            (neither; no photos where it is not known which label map they belong to).
         label_space: the classes of the label maps.
         seed: decides crops, flips and which photo meets which label map.
+        paired: whether the method learns from pairs.
 
     Raises:
-        ConfigError: settings are missing or at odds.
+        ConfigError: settings are missing or contradict each other.
         DataError: files are missing or without partner.
     """
     train = split == "train"
     if not train and data.val_split is None:
         raise ConfigError("data.val_split is null, so nothing is held out; name a split")
+    if paired:
+        _check_pairs(data)
     if is_paired(data):
         pairs = open_split(data, label_space, seed, "pairs", train=train)
-        return UnpairedDataset(pairs, pairs, seed) if data.unpaired and train else pairs
+        return UnpairedDataset(pairs, pairs, seed) if train and not paired else pairs
     labels = open_split(data, label_space, seed, "labels", train=train)
     return UnpairedDataset(labels, open_split(data, label_space, seed, "photos", train=True), seed) if train else labels
 
@@ -54,18 +59,11 @@ VAL_SCENES_START = 1_000_000_000
 def is_paired(data: DataConfig) -> bool:
     """Say whether it is known which photo belongs to which label map.
 
-    It is for every layout, and for sketches made from photos; not for folders named side by side.
+    It is for every format, and for sketches made from photos; not for folders named side by side.
 
     Raises:
-        ConfigError: folders are named for sides that there are none of.
+        ConfigError: a folder of label maps is named, but sketches are made from photos.
     """
-    if not data.unpaired:
-        for key, side in (("labels", data.labels), ("images", data.images)):
-            if side.root is not None:
-                raise ConfigError(
-                    f"data.{key}.root is set, but data.unpaired is false, and pairs lie together in data.root; "
-                    "set data.unpaired=true or leave it out"
-                )
     if data.sketch.from_ == "photo":
         if data.labels.root is not None:
             raise ConfigError(
@@ -74,6 +72,15 @@ def is_paired(data: DataConfig) -> bool:
             )
         return True
     return data.labels.root is None and data.images.root is None
+
+
+def _check_pairs(data: DataConfig) -> None:
+    for key, side in (("labels", data.labels), ("images", data.images)):
+        if side.root is not None:
+            raise ConfigError(
+                f"data.{key}.root is set, but the method learns from pairs, which are together in data.root; leave it "
+                "out, or choose an unpaired method"
+            )
 
 
 def open_split(
@@ -100,14 +107,14 @@ def open_split(
     if folder is not None:
         root = Path(folder).expanduser()
         pairs = _list_folder(root, split, data, "labels" if parts == "labels" else "images")
-    elif data.layout == "scenes":
+    elif data.format == "scenes":
         return _open_scenes(data, label_space, sketcher, parts, train=train)
     elif data.root is None:
-        raise ConfigError(f"data.root is missing: layout '{data.layout}' needs the data set's folder")
+        raise ConfigError(f"data.root is missing: format '{data.format}' needs the data set's folder")
     else:
         root = Path(data.root).expanduser()
         wanted = {"need_images": parts != "labels", "need_labels": parts != "photos"}
-        pairs = find_pairs(data.layout, root, split, **wanted)
+        pairs = find_pairs(data.format, root, split, **wanted)
     return PairDataset(
         pairs,
         label_space,
@@ -167,17 +174,17 @@ def _open_scenes(
     scenes = LabelSpace.load("scenes").names
     if sketcher is not None and sketcher.source == "labels" and sketcher.label_space.names != scenes:
         raise ConfigError(
-            f"data.sketch.label_space is '{sketcher.label_space.name}', but layout 'scenes' draws label space 'scenes'"
+            f"data.sketch.label_space is '{sketcher.label_space.name}', but format 'scenes' draws label space 'scenes'"
         )
     if parts != "photos" and label_space.names != scenes and (sketcher is None or sketcher.source == "files"):
         hint = "; set data.sketch.from to photo or labels" if sketcher is not None else ""
         raise ConfigError(
-            f"data.label_space is '{label_space.name}', but layout 'scenes' draws label space 'scenes'{hint}"
+            f"data.label_space is '{label_space.name}', but format 'scenes' draws label space 'scenes'{hint}"
         )
     if data.resize is not None:
-        raise ConfigError("data.resize has no use for layout 'scenes', which draws at data.size; set it to null")
+        raise ConfigError("data.resize has no use for format 'scenes', which draws at data.size; set it to null")
     if data.instance_edges:
-        raise ConfigError("data.instance_edges is true, but layout 'scenes' draws no instances; set it to false")
+        raise ConfigError("data.instance_edges is true, but format 'scenes' draws no instances; set it to false")
     count, first = (data.scenes.train_count, 0) if train else (data.scenes.val_count, VAL_SCENES_START)
     seed, light = data.scenes.seed, data.scenes.light
     return ScenesDataset(count, data.size, seed, first, flip=data.flip, train=train, sketcher=sketcher, light=light)

@@ -173,8 +173,7 @@ def _facts(
     yield "Images", f"{width} x {height} pixels; {record['data']['samples']:,} scenes to train on"
     if kind.unpaired:
         yield "Pairs", f"none: each {kind.condition} met a random scene of another one in every epoch"
-    yield "Generator", f"{parameters:,} weights, width {config.generator.width}"
-    yield "Backbone", f"{config.backbone.discriminator} (ImageNet), {kind.backbone_use}"
+    yield "Generator", f"{parameters:,} weights"
     losses: dict[str, dict[str, float]] = next((line["losses"] for line in reversed(log) if "losses" in line), {})
     for network, terms in losses.items():
         values = ", ".join(f"{term.replace('_', ' ')} {value:.3g}" for term, value in terms.items())

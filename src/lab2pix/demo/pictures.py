@@ -57,7 +57,7 @@ def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int, s
     for scene in scenes[:count]:
         pictures = torch.cat([synthesizer(scene.label, seed=seed) for seed in range(seeds)])
         smaller: tuple[Tensor, ...] = ()
-        if synthesizer.config.generator.progressive:
+        if synthesizer.sampling.outputs > 1:
             images = synthesizer.generate_pyramid(synthesizer.read(scene.label), synthesizer.noise(0)[None])
             smaller = tuple(float_to_uint8(image)[0] for image in images[1:])
         drawn.append(replace(scene, generated=pictures, smaller=smaller))

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.files import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
@@ -20,6 +20,7 @@ from lab2pix.demo.variants import DemoVariant, find_variant, variant_of
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import get_method, read_config
 from lab2pix.recipes import load_config
 from lab2pix.training import RunResult, latest_checkpoint, read_run_config, train
 
@@ -159,7 +160,9 @@ def _check_folder(out: Path, run: Path, kind: DemoVariant) -> None:
         )
 
 
-def _configure(kind: DemoVariant, seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]) -> Config:
+def _configure(
+    kind: DemoVariant, seed: int, size: int | tuple[int, int] | None, overrides: tuple[str, ...]
+) -> RunConfig:
     settings = [f"name={kind.run_name}", f"seed={seed}", f"data.scenes.seed={seed}", "monitor.tensorboard=false"]
     if size is not None:
         height, width = (size, size) if isinstance(size, int) else size
@@ -167,14 +170,14 @@ def _configure(kind: DemoVariant, seed: int, size: int | tuple[int, int] | None,
     return load_config(kind.preset, [*settings, *overrides])
 
 
-def _changed(config: Config, changes: dict[str, dict[str, object]]) -> Config:
+def _changed(config: RunConfig, changes: dict[str, dict[str, object]]) -> RunConfig:
     tree = config.model_dump(mode="json")
     for section, values in changes.items():
         tree[section].update(values)
-    return Config.model_validate(tree)
+    return read_config(tree)
 
 
-def measure(config: Config, device: str | None, at_most: float) -> MachineSpeed | None:
+def measure(config: RunConfig, device: str | None, at_most: float) -> MachineSpeed | None:
     """Measure speed by some training steps in a temporary folder, on few scenes that are drawn beforehand.
 
     Args:
@@ -209,12 +212,12 @@ def measure(config: Config, device: str | None, at_most: float) -> MachineSpeed 
     return MachineSpeed((seconds[last] - seconds.get(first, 0.0)) / (last - first), scene)
 
 
-def plan_steps(config: Config, pace: MachineSpeed, seconds: float) -> Config:
+def plan_steps(config: RunConfig, pace: MachineSpeed, seconds: float) -> RunConfig:
     """Return the run that takes `seconds`, everything included; at most twice the steps of its preset."""
     left = 0.93 * max(1.0, seconds - FINISH_SECONDS - SHOWS * SHOW_SECONDS)
     batch, scenes = config.train.batch_size, config.data.scenes.train_count
     # An unpaired sample takes its label map from one scene and its image from another.
-    drawn = batch * (2 if config.data.unpaired else 1)
+    drawn = batch * (1 if get_method(config.method).paired else 2)
     steps = left / (pace.step + drawn * pace.scene)
     if steps * drawn > scenes:  # scenes are cached from the second epoch on
         steps = (left - scenes * pace.scene) / pace.step
@@ -231,7 +234,7 @@ def plan_steps(config: Config, pace: MachineSpeed, seconds: float) -> Config:
     )
 
 
-def _continue(config: Config, run: Path, minutes: float, device: str | None) -> RunResult | None:
+def _continue(config: RunConfig, run: Path, minutes: float, device: str | None) -> RunResult | None:
     """Resume an interrupted run; returns None where it is finished and only the page is missing."""
     checkpoint = latest_checkpoint(run)
     if checkpoint is not None and checkpoint.name == f"step-{config.train.steps:08d}":
@@ -241,9 +244,15 @@ def _continue(config: Config, run: Path, minutes: float, device: str | None) -> 
     return train(config, run, resume=True, device=device, validators=(save_progress_frame,))
 
 
-def _held_out(config: Config) -> list[Scene]:
+def _held_out(config: RunConfig) -> list[Scene]:
     """Return the first held-out scenes."""
-    dataset = build_dataset(config.data, "val", LabelSpace.load(config.data.label_space), config.seed)
+    dataset = build_dataset(
+        config.data,
+        "val",
+        LabelSpace.load(config.data.label_space),
+        config.seed,
+        paired=get_method(config.method).paired,
+    )
     return [Scene.from_sample(dataset[index]) for index in range(min(LABEL_MAPS, len(dataset)))]
 
 

@@ -10,7 +10,8 @@ from PIL import Image
 from lab2pix.data.build import build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.data.transforms import float_to_uint8, to_pil
-from lab2pix.methods import Method, generate, latent_from_seed
+from lab2pix.methods import generate, latent_from_seed
+from lab2pix.training.state import TrainingState
 
 __all__ = ["FILM", "FRAMES", "progress_frames", "save_progress_frame"]
 
@@ -19,17 +20,18 @@ FRAMES = 3
 """Scenes per frame, one below the other."""
 
 
-def save_progress_frame(method: Method, run: Path, step: int) -> dict[str, float]:
+def save_progress_frame(state: TrainingState, run: Path, step: int) -> dict[str, float]:
     """Generate images of the first held-out scenes: a validator without scores.
 
     Writes `RUN/film/step-00000100.png`.
     """
-    config = method.config
-    dataset = build_dataset(config.data, "val", method.label_space, config.seed)
-    device = next(method.generator.parameters()).device
+    method, generator, config = state.method, state.sampling_generator, state.method.config
+    dataset = build_dataset(config.data, "val", method.label_space, config.seed, paired=method.paired)
+    device = next(generator.parameters()).device
     batch = collate([dataset[index] for index in range(min(FRAMES, len(dataset)))])
-    noise = latent_from_seed(0, 0, config.generator.noise_dim).expand(len(batch), -1)
-    images = float_to_uint8(generate(method.generator, config, method.label_space, batch.to(device), noise.to(device)))
+    shape = method.sampling.noise_shape(config.data.size)
+    noise = None if shape is None else torch.stack([latent_from_seed(0, 0, shape)] * len(batch)).to(device)
+    images = float_to_uint8(generate(generator, method.sampling, batch.to(device), noise))
     folder = run / FILM
     folder.mkdir(exist_ok=True)
     to_pil(torch.cat(list(images), dim=1)).save(folder / f"step-{step:08d}.png")

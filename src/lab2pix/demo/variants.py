@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
 
 __all__ = ["VARIANTS", "DemoVariant", "find_variant", "variant_of"]
@@ -59,7 +59,7 @@ class DemoVariant:
         return f"{self.real}, never shown with it" if self.unpaired else self.real
 
 
-_FOLDER = "data.layout=folder data.root=mine data.label_space=mine.yaml"
+_FOLDER = "data.format=folder data.root=mine data.label_space=mine.yaml"
 
 _V2 = DemoVariant(
     method="v2",
@@ -166,6 +166,6 @@ def find_variant(method: str) -> DemoVariant:
     return VARIANTS[method]
 
 
-def variant_of(config: Config) -> DemoVariant | None:
+def variant_of(config: RunConfig) -> DemoVariant | None:
     """Return the variant of a run; None for other runs."""
     return next((kind for kind in VARIANTS.values() if kind.run_name == config.name), None)

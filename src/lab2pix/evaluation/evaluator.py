@@ -37,7 +37,7 @@ def evaluate_folders(
     label_space: LabelSpace | str | None = None,
     samples: int = 1,
     unpaired: bool = False,
-    layout: str = "folder",
+    format: str = "folder",
     split: str | None = None,
     save_stats: Path | str | None = None,
     name: str | None = None,
@@ -56,7 +56,7 @@ def evaluate_folders(
         label_space: label space of `labels`.
         samples: images per label map.
         unpaired: whether the names of photos and images are unrelated.
-        layout: folder format of photos and label maps; see `lab2pix.utils.registry.LAYOUTS`.
+        format: folder format of photos and label maps; see `lab2pix.utils.registry.DATASET_FORMATS`.
         split: part of the data set; None: all of it.
         save_stats: file to which the photos' statistics are written.
         name: name of the method in the report; None: the folder's.
@@ -70,7 +70,7 @@ def evaluate_folders(
         WeightsError: weights are missing or have another hash.
     """
     protocol = protocol or Protocol()
-    folders = _Folders(Path(generated), _path(real), _path(labels), layout, split, samples, unpaired)
+    folders = _Folders(Path(generated), _path(real), _path(labels), format, split, samples, unpaired)
     space = LabelSpace.load(label_space) if isinstance(label_space, str) else label_space
     _check(folders, protocol, space, save_stats)
     matches = pair_files(
@@ -78,7 +78,7 @@ def evaluate_folders(
         None if folders.statistics else folders.real,
         folders.labels if protocol.segmenter is not None else None,
         samples=samples,
-        layout=layout,
+        format=format,
         split=split,
         unpaired=unpaired,
         allow_missing=protocol.allow_missing,
@@ -106,7 +106,7 @@ class _Folders:
     generated: Path
     real: Path | None
     labels: Path | None
-    layout: str
+    format: str
     split: str | None
     samples: int
     unpaired: bool
@@ -152,11 +152,11 @@ def _check_options(folders: _Folders, protocol: Protocol) -> None:
     if protocol.lpips is not None and not paired and folders.samples == 1:
         raise ConfigError("--lpips compares pictures with photos of their own: give these as --real, or leave it out")
     photos = folders.real is not None and folders.statistics is None
-    if not photos and folders.labels is None and (folders.split is not None or folders.layout != "folder"):
-        given = "--layout" if folders.split is None else "--split"
+    if not photos and folders.labels is None and (folders.split is not None or folders.format != "folder"):
+        given = "--format" if folders.split is None else "--split"
         raise ConfigError(f"{given} describes photos or label maps, but neither are given; leave it out")
     plain = folders.real is None or is_plain(folders.real)
-    if folders.split is not None and folders.layout == "folder" and plain and folders.labels is None:
+    if folders.split is not None and folders.format == "folder" and plain and folders.labels is None:
         raise ConfigError(
             f"--split is a part of a data set, but {folders.real} is a plain folder of photos; name the part's folder "
             "instead"
@@ -356,5 +356,5 @@ def _sources(
         "labels": labels,
         "sample_sets": folders.samples,
         "paired": bool(real and not folders.unpaired and folders.statistics is None),
-        "layout": {"name": folders.layout, "split": folders.split},
+        "format": {"name": folders.format, "split": folders.split},
     }

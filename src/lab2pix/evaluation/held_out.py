@@ -30,9 +30,9 @@ def sample_key(index: int) -> str:
     return f"{index:06d}"
 
 
-def held_out_noise(seed: int, indices: Sequence[int], length: int) -> Tensor:
-    """Return the noise of held-out label maps, `[len(indices), length]`."""
-    return torch.stack([latent_from_seed(seed, index, length) for index in indices])
+def held_out_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Return the noise of held-out label maps, `[len(indices), *shape]`."""
+    return torch.stack([latent_from_seed(seed, index, shape) for index in indices])
 
 
 def score_names(

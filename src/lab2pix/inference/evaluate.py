@@ -22,6 +22,7 @@ from lab2pix.evaluation.pairing import listed
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.report import Report, ReportFiles
 from lab2pix.inference.synthesizer import Synthesizer
+from lab2pix.methods import get_method
 from lab2pix.utils.distributed import init_distributed
 
 __all__ = ["evaluate_run"]
@@ -68,8 +69,8 @@ def evaluate_run(
         space = synthesizer.label_space
         if protocol.lpips is not None and samples == 1 and not is_paired(synthesizer.config.data):
             raise ConfigError("--lpips compares images with their photos, but this run is unpaired: leave it out")
-        if protocol.segmenter is not None and synthesizer.config.generator.encoder == "sketch":
-            raise ConfigError("a run on sketches has no classes for a segmenter; leave out --segmenter")
+        if protocol.segmenter is not None and synthesizer.sampling.condition.source != "labels":
+            raise ConfigError("the run generates from inputs without classes to segment; leave out --segmenter")
         networks = load_networks(protocol, space)
         networks.to(team.device)
         judge = MetricAccumulator(networks, samples, seed=protocol.seed)
@@ -106,7 +107,7 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
     config = synthesizer.config
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
     own = config.data.val_split or "val"
-    if data.layout == "scenes" and split not in (None, own):
+    if data.format == "scenes" and split not in (None, own):
         raise ConfigError(f"run '{config.name}' draws its scenes, and '{own}' is the only part that it holds out")
     if data.val_split is None:
         raise ConfigError(
@@ -114,11 +115,13 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
             "generate images and evaluate the folder"
         )
     where = (synthesizer.label_space, config.seed)
-    return build_dataset(data, "val", *where), open_held_out_photos(data, *where)
+    paired = get_method(config.method).paired
+    return build_dataset(data, "val", *where, paired=paired), open_held_out_photos(data, *where)
 
 
 def _generate(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:
-    noise = held_out_noise(seed, places, synthesizer.config.generator.noise_dim)
+    shape = synthesizer.sampling.noise_shape(synthesizer.size) or (0,)
+    noise = held_out_noise(seed, places, shape)
     return float_to_uint8(synthesizer.generate(Batch(label=batch.label, edges=batch.edges), noise))
 
 
@@ -146,8 +149,8 @@ def _sources(
 
 
 def _about(data: DataConfig, split: str | None) -> dict[str, Any]:
-    about = {"layout": data.layout, "root": data.root, "split": split or data.val_split}
-    return {**about, "scenes_seed": data.scenes.seed} if data.layout == "scenes" else about
+    about = {"format": data.format, "root": data.root, "split": split or data.val_split}
+    return {**about, "scenes_seed": data.scenes.seed} if data.format == "scenes" else about
 
 
 def _write_sample(

@@ -23,14 +23,14 @@ from torch.export import Dim, ExportedProgram
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
 from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, OutputError, did_you_mean
 from lab2pix.inference.synthesizer import Synthesizer
-from lab2pix.labels.space import LabelSpace
-from lab2pix.nn.encoders import NoiseEncoder
-from lab2pix.nn.modulation import SPADE
-from lab2pix.nn.prepared_parts import batch_norm_line, folded
+from lab2pix.methods import Sampling
+from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder
+from lab2pix.nn.fast.accelerate import FastGlobalEncoder
+from lab2pix.nn.fast.inference.layers import batch_norm_affine, fold_conv
+from lab2pix.nn.normalization import SPADE
 from lab2pix.utils.files import atomic_write
 
 __all__ = ["FORMATS", "Exported", "Format", "export"]
@@ -92,6 +92,9 @@ def export(
     """
     out = Path(out)
     _check(out, form, overwrite)
+    if synthesizer.sampling.mode == "train" or synthesizer.sampling.style == "required":
+        what = "dropout and batch statistics" if synthesizer.sampling.mode == "train" else "a style image"
+        raise ConfigError(f"this generator ({synthesizer.config.name}) samples with {what}, which no program can hold")
     program = _Program(synthesizer, torch.float16 if half else torch.float32, dynamic)
     shapes = [(1, *synthesizer.size)]
     if dynamic:  # the last one is traced, which a side or number of 1 would not suit
@@ -146,8 +149,16 @@ class _DynamicNoiseEncoder(NoiseEncoder):
 
     def forward(self, noise: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Turn `[N, noise_dim]` into `[N, channels, h, w]`."""
-        x = nn.Linear.forward(self, noise).view(-1, self.channels, *self.size)
+        x = super().forward(noise)
         return F.interpolate(x, size=size or self.size, mode="bilinear", align_corners=False)
+
+
+class _SmallGlobalEncoder(FastGlobalEncoder):
+    """Global encoder that computes equal pixels of an upsampled map once, in evaluation mode too."""
+
+    def forward(self, label: Tensor) -> list[Tensor]:
+        """See `GlobalEncoder.forward`."""
+        return self.distinct(label)
 
 
 class _Program(nn.Module):
@@ -164,16 +175,14 @@ class _Program(nn.Module):
 
     def __init__(self, synthesizer: Synthesizer, dtype: torch.dtype, dynamic: bool) -> None:
         super().__init__()
-        self.config: Config = synthesizer.config
-        self.label_space: LabelSpace = synthesizer.label_space
+        self.name = synthesizer.config.name
+        self.sampling: Sampling = synthesizer.sampling
         self.dtype = dtype
-        self.ids: Tensor
-        self.register_buffer("ids", torch.arange(self.label_space.num_channels).view(1, -1, 1, 1))
         # Built anew: copies of a network share classes, from which unfolding spectral norm takes the weights away.
         with torch.random.fork_rng(devices=[]):
             self.generator = synthesizer.info.build().eval()
         self.generator.load_state_dict(synthesizer.generator.state_dict())
-        self.stride = cast(int, self.generator.stride)
+        self.stride = self.sampling.size_multiple
         with torch.no_grad():
             for module in list(self.generator.modules()):
                 _fold(module)
@@ -182,44 +191,52 @@ class _Program(nn.Module):
                         setattr(module, name, _DynamicNoiseEncoder.of(child))
         self.generator.to(dtype).requires_grad_(False)
 
-    def forward(self, label: Tensor, noise: Tensor | None = None, instances: Tensor | None = None) -> Tensor:
-        """Draw `[N, 3, H, W]` float32 in [-1, 1].
+    def forward(
+        self,
+        label: Tensor | None = None,
+        noise: Tensor | None = None,
+        instances: Tensor | None = None,
+        source: Tensor | None = None,
+    ) -> Tensor:
+        """Return `[N, 3, H, W]` float32 in [-1, 1].
 
         Args:
             label: `[N, H, W]` int64 class ids.
             noise: `[N, noise_dim]` float32, where the generator starts from noise.
             instances: `[N, H, W]` int64, where it sees borders between instances.
+            source: `[N, C, H, W]` float32 in [-1, 1] in place of `label`, where images are generated from images.
         """
-        condition = self._condition(label, instances)
+        given = label if source is None else source
+        assert given is not None
+        condition = self.sampling.condition.traceable(given, instances, self.dtype)
         images = self.generator(condition, None if noise is None else noise.to(self.dtype))
         return cast(Tensor, images if isinstance(images, Tensor) else images[0]).float()
 
-    def _condition(self, label: Tensor, instances: Tensor | None) -> Tensor:
-        """Return what `encode_condition` does, without a canvas of zeros that would become part of the file."""
-        if self.config.generator.encoder == "sketch":
-            return 1 - 2 * label.unsqueeze(1).to(self.dtype)
-        one_hot = (label.unsqueeze(1) == self.ids).to(self.dtype)
-        return one_hot if instances is None else torch.cat([one_hot, instance_edges(instances).to(self.dtype)], 1)
-
     def example(self, count: int, height: int, width: int) -> Inputs:
         """Return label maps of patches in which each class occurs sooner or later, and what else goes in."""
-        random = torch.Generator().manual_seed(count)
-        patches = torch.randint(self.label_space.num_channels, (count, height // 8, width // 8), generator=random)
-        inputs = {"label": patches.repeat_interleave(8, 1).repeat_interleave(8, 2)}
-        if self.config.generator.start == "noise":
-            inputs["noise"] = torch.randn(count, self.config.generator.noise_dim, generator=random)
-        if self.config.data.instance_edges:
+        random, condition = torch.Generator().manual_seed(count), self.sampling.condition
+        if condition.source == "images":
+            inputs = {"source": torch.rand(count, condition.channels, height, width, generator=random) * 2 - 1}
+        else:
+            channels = condition.label_space.num_channels
+            patches = torch.randint(channels, (count, -(-height // 8), -(-width // 8)), generator=random)
+            inputs = {"label": patches.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width]}
+        if (shape := self.sampling.noise_shape((height, width))) is not None:
+            inputs["noise"] = torch.randn(count, *shape, generator=random)
+        if condition.edges:
             inputs["instances"] = inputs["label"].roll(4, -1)
         return inputs
 
 
 def _fold(module: nn.Module) -> None:
-    """Divide spectral norm out of a convolution; put a SPADE's batch norm into what gives its scale and shift."""
+    """Fold spectral norm, and a SPADE's batch norm into scale and shift; compute the global feature without repeats."""
     if parametrize.is_parametrized(module, "weight"):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    if isinstance(module, GlobalEncoder):
+        module.__class__ = _SmallGlobalEncoder
     if isinstance(module, SPADE):
-        factor, summand = batch_norm_line(module.norm)
-        (scale, one), (shift, zero) = folded(module.gamma), folded(module.beta)
+        factor, summand = batch_norm_affine(module.norm)
+        (scale, one), (shift, zero) = fold_conv(module.gamma), fold_conv(module.beta)
         # (x * factor + summand) * (1 + gamma) + beta = x * (1 + gamma') + beta'
         assert module.gamma.bias is not None and module.beta.bias is not None
         module.gamma.weight.copy_(scale * factor.view(-1, 1, 1, 1))
@@ -256,7 +273,7 @@ def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: b
         wishes = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
         hint = f"leave out {wishes[0]}" if wishes else "draw with the package instead"
         raise ConfigError(
-            f"this generator ({program.config.name}) cannot be exported as {file.name} ({reason}); {hint}"
+            f"this generator ({program.name}) cannot be exported as {file.name} ({reason}); {hint}"
         ) from error
 
 
@@ -265,8 +282,14 @@ def _shapes(program: _Program, example: Inputs) -> dict[str, dict[int, Any]]:
     count, height, width = (
         cast(Any, Dim(name, min=least)) for name, least in (("batch", 1), ("rows", 2), ("columns", 2))
     )
-    maps = {0: count, 1: program.stride * height, 2: program.stride * width}
-    return {name: {0: count} if name == "noise" else maps for name in example}
+
+    def shape(name: str, tensor: Tensor) -> dict[int, Any]:
+        if name == "noise" and not program.sampling.noise_stride:
+            return {0: count}
+        factor = program.stride // (program.sampling.noise_stride if name == "noise" else 1)
+        return {0: count, tensor.ndim - 2: factor * height, tensor.ndim - 1: factor * width}
+
+    return {name: shape(name, tensor) for name, tensor in example.items()}
 
 
 def _write_onnx(traced: ExportedProgram, names: list[str], file: Path) -> None:
@@ -318,8 +341,10 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     """Return the most by which the pictures of a file differ from the generator's own."""
     inputs = program.example(*shape)
     edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
-    noise = inputs.get("noise", torch.zeros(shape[0], synthesizer.config.generator.noise_dim))
-    expected = synthesizer.generate(Batch(inputs["label"], edges=edges), noise).cpu()
+    noise = inputs.get("noise", torch.zeros(shape[0], 0))
+    source, empty = inputs.get("source"), torch.empty(shape[0], 0, 0, dtype=torch.int64)
+    batch = Batch(inputs.get("label", empty), edges=edges, source=source)
+    expected = synthesizer.generate(batch, noise).cpu()
     try:
         pictures = run(inputs)
     except Exception as error:  # runtimes have errors of their own
@@ -336,6 +361,7 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
 
 _MEANINGS = {
     "label": "class ids: 'id' of 'classes'",
+    "source": "image to generate from, -1 to 1",
     "noise": "independent normal numbers; another noise, another picture",
     "instances": "equal numbers are one object, borders between them are seen; label itself where there are none",
 }
@@ -351,8 +377,10 @@ def _describe(
     ids = torch.arange(space.num_channels)
     names = [*space.names, *(["unknown"] if space.unknown_value is not None else [])]
     rows = zip(ids.tolist(), names, space.palette.tolist(), space.encode_values(ids).tolist(), strict=True)
-    shapes = {"label": sides, "noise": [sides[0], synthesizer.config.generator.noise_dim], "instances": sides}
-    types = {"label": "int64", "noise": "float32", "instances": "int64"}
+    noise = synthesizer.sampling.noise_shape(synthesizer.size) or ()
+    shapes = {"label": sides, "noise": [sides[0], *noise], "instances": sides}
+    shapes["source"] = [sides[0], synthesizer.sampling.condition.channels, *sides[1:]]
+    types = {"label": "int64", "noise": "float32", "instances": "int64", "source": "float32"}
     return {
         "format": _DESCRIPTION,
         "program": {"file": name, "form": form, "made_by": f"lab2pix {version('lab2pix')}"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -77,7 +78,7 @@ def generate_folder(
     steps: int = 8,
     overwrite: bool = False,
     batch_size: int = 8,
-    layout: str = "folder",
+    format: str = "folder",
     split: str | None = None,
     keep_size: bool = False,
     scales: bool = False,
@@ -91,7 +92,7 @@ def generate_folder(
 
     Args:
         synthesizer: draws them.
-        labels: a folder of label maps, or one; or the root of a data set in `layout`.
+        labels: a folder of label maps, or one; or the root of a data set in `format`.
         out: the folder for the pictures.
         seed: decides the noise, the same for each label map.
         samples: pictures per label map.
@@ -99,7 +100,7 @@ def generate_folder(
         steps: pictures on that way, both ends included.
         overwrite: make pictures anew that are there already.
         batch_size: pictures at once; changes speed and memory only.
-        layout: how the files lie; see `lab2pix.utils.registry.LAYOUTS`.
+        format: how the files lie; see `lab2pix.utils.registry.DATASET_FORMATS`.
         split: which part of a data set; None: all of it.
         keep_size: draw at each label map's own size instead of the one trained at.
         scales: write X2 and X1 of each picture as well.
@@ -114,11 +115,16 @@ def generate_folder(
         OutputError: pictures would land among the label maps, or cannot be written.
     """
     labels, out = Path(labels), Path(out)
-    pairs = find_pairs(layout, labels, split, need_images=False)
-    noise = _noise(synthesizer, seed, samples, interpolate, steps)
+    pairs = find_pairs(format, labels, split, need_images=False)
+
+    @cache
+    def noise(size: tuple[int, int]) -> Tensor:
+        return _noise(synthesizer, seed, samples, interpolate, steps, size)
+
+    count = len(noise(synthesizer.size))
     if scales:
         synthesizer.require_scales()
-    ends = _ends(len(noise), interpolate is not None, scales)
+    ends = _ends(count, interpolate is not None, scales)
     _keep_apart(labels, out, pairs, ends)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pairs = pairs[rank::world]
@@ -140,7 +146,7 @@ def generate_folder(
             report.failed.append((pair.label, str(error)))
             continue
         for index, files in wanted.items():
-            item = _Item(batch, noise[index], files)
+            item = _Item(batch, noise((batch.label.shape[-2], batch.label.shape[-1]))[index], files)
             if waiting and waiting[0].batch.label.shape != batch.label.shape:
                 report.written += _make(synthesizer, waiting, scales)
                 waiting = []
@@ -160,12 +166,17 @@ def _count(things: Sequence[object], name: str) -> str:
 
 
 def _noise(
-    synthesizer: Synthesizer, seed: int, samples: int, interpolate: tuple[int, int] | None, steps: int
+    synthesizer: Synthesizer,
+    seed: int,
+    samples: int,
+    interpolate: tuple[int, int] | None,
+    steps: int,
+    size: tuple[int, int],
 ) -> Tensor:
     """Return one row of noise per picture of a label map."""
     if interpolate is not None:
-        return synthesizer.interpolate_noise(*interpolate, steps)
-    return synthesizer.noise_samples(seed, samples)
+        return synthesizer.interpolate_noise(*interpolate, steps, size)
+    return synthesizer.noise_samples(seed, samples, size)
 
 
 def _keep_apart(labels: Path, out: Path, pairs: Sequence[Pair], ends: Sequence[Sequence[str]]) -> None:

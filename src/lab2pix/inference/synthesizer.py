@@ -11,7 +11,7 @@ from huggingface_hub import ModelHubMixin
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.transforms import float_to_uint8, instance_edges, resize_nearest
 from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError
@@ -20,7 +20,7 @@ from lab2pix.inference.label_input import LabelSource, read_ids, read_instance_i
 from lab2pix.inference.modes import InferenceMode, Mode, choose
 from lab2pix.inference.weights import ModelInfo
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import generate_deterministic, latent_from_seed
+from lab2pix.methods import Sampling, build_sampling, generate_deterministic, latent_from_seed
 from lab2pix.utils.distributed import choose_device
 
 __all__ = ["LabelSource", "Synthesizer"]
@@ -68,6 +68,7 @@ class Synthesizer(
         mode: how pictures are drawn: `plain`, `fast` or `fast-bf16`.
         config: the run that made the weights.
         label_space: what the class ids mean.
+        sampling: how images are made: what of, with which noise, at which sizes.
         step: optimiser steps the weights were trained for.
         size: height and width that it was trained at, to which label maps are resized unless asked otherwise.
         device: where it computes.
@@ -82,8 +83,9 @@ class Synthesizer(
         optimize: Mode = "plain",
     ) -> None:
         self.info = info
-        self.config: Config = info.config
+        self.config: RunConfig = info.config
         self.label_space: LabelSpace = info.label_space
+        self.sampling: Sampling = build_sampling(info.config, info.label_space)
         self.step = info.step
         self.size = info.config.data.size
         self.device = choose_device(None if device is None else str(device))
@@ -93,15 +95,15 @@ class Synthesizer(
     def optimize(self, mode: Mode = "auto") -> InferenceMode:
         """Choose how pictures are drawn from now on, by one of `lab2pix.inference.modes.MODES`.
 
-        A prepared generator has the weights of the moment it was prepared: after changing them, call this again.
+        Call it again after changing the generator's weights: a fused generator works on a copy of them.
 
         Returns:
             What was chosen, with the seconds that were measured.
 
         Raises:
-            ConfigError: no such mode, or a generator that cannot be prepared where a fast mode is forced.
+            ConfigError: no such mode, or a generator that cannot be fused where a fast mode is forced.
         """
-        chosen = choose(self.generator, self.config, self.label_space, mode)
+        chosen = choose(self.generator, self.sampling, self.size, mode)
         self.mode, self._drawer = chosen.mode, chosen.generator
         return chosen
 
@@ -224,8 +226,8 @@ class Synthesizer(
             DataError: a file that cannot be read.
             LabelError: ids or colours that the label space does not have.
         """
-        noise = self.noise_samples(seed, samples)
-        return self._generate_one(self.read(label, instances=instances, keep_size=keep_size), noise)
+        batch = self.read(label, instances=instances, keep_size=keep_size)
+        return self._generate_one(batch, self.noise_samples(seed, samples, _size(batch)))
 
     def interpolate(
         self,
@@ -253,8 +255,8 @@ class Synthesizer(
         Raises:
             ConfigError, DataError, LabelError: as when it is called.
         """
-        noise = self.interpolate_noise(seed_a, seed_b, steps)
-        return self._generate_one(self.read(label, instances=instances, keep_size=keep_size), noise)
+        batch = self.read(label, instances=instances, keep_size=keep_size)
+        return self._generate_one(batch, self.interpolate_noise(seed_a, seed_b, steps, _size(batch)))
 
     def read(
         self, label: LabelSource, *, instances: Tensor | str | Path | None = None, keep_size: bool = False
@@ -275,7 +277,7 @@ class Synthesizer(
         """
         ids = read_ids(label, self.label_space, self.config.data.sketch.lines)
         size = (int(ids.shape[0]), int(ids.shape[1])) if keep_size else self.size
-        self.generator.check_size(*size)  # type: ignore[operator]
+        self.sampling.check_size(*size)
         edges = None
         if self.config.data.instance_edges:
             things = ids if instances is None else read_instance_ids(instances)
@@ -321,16 +323,16 @@ class Synthesizer(
 
     def require_scales(self) -> None:
         """Raise ConfigError where the generator draws at one size only."""
-        if not self.config.generator.progressive:
+        if self.sampling.outputs == 1:
             raise ConfigError(
-                f"this generator ({self.config.name}) draws one picture, not three sizes of it "
-                "(generator.progressive=false); leave out --scales, or take one of Lab2Pix-V1"
+                f"this generator ({self.config.name}) makes one image, not three sizes of it; leave out --scales, or "
+                "take one of Lab2Pix-V1 with generator.progressive"
             )
 
     def _generate(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         self.generator.eval()
-        batch, noise = batch.to(self.device), noise.to(self.device)
-        images = generate_deterministic(self._drawer, self.config, self.label_space, batch, noise)
+        given = noise.to(self.device) if self.sampling.noise_channels else None
+        images = generate_deterministic(self._drawer, self.sampling, batch.to(self.device), given)
         if not all(bool(image.isfinite().all()) for image in images):
             raise CheckpointError(
                 f"the weights of step {self.step} draw pixels that are not finite; take an earlier checkpoint"
@@ -343,12 +345,21 @@ class Synthesizer(
 
     # --- noise ----------------------------------------------------------------------------------------------------
 
-    def noise(self, seed: int, sample: int = 0) -> Tensor:
-        """Return z (Eq. 21) of a seed's n-th picture: `[noise_dim]` float32, the same on every machine."""
-        return latent_from_seed(seed, sample, self.config.generator.noise_dim)
+    def noise(self, seed: int, sample: int = 0, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the noise of a seed's n-th image (z of Eq. 21), float32, the same on every machine.
 
-    def noise_samples(self, seed: int, samples: int) -> Tensor:
-        """Return the noise of a seed's first pictures, `[samples, noise_dim]`.
+        Args:
+            seed: decides it.
+            sample: n.
+            size: height and width of the image, where the noise is a map; None: the size trained at.
+
+        Returns:
+            `[noise_dim]`, or the shape that `Sampling.noise_shape` says; `[0]` where the method takes no noise.
+        """
+        return latent_from_seed(seed, sample, self.sampling.noise_shape(size or self.size) or (0,))
+
+    def noise_samples(self, seed: int, samples: int, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the noise of a seed's first images, `[samples, ...]`.
 
         Raises:
             ConfigError: no picture, or several of a generator that takes no noise.
@@ -356,10 +367,10 @@ class Synthesizer(
         if samples < 1:
             raise ConfigError(f"{samples} pictures per label map are none; ask for 1 or more")
         self._require_noise(samples > 1, "it draws one picture per label map, so samples must be 1")
-        return torch.stack([self.noise(seed, sample) for sample in range(samples)])
+        return torch.stack([self.noise(seed, sample, size) for sample in range(samples)])
 
-    def interpolate_noise(self, seed_a: int, seed_b: int, steps: int) -> Tensor:
-        """Return noise on the way between two seeds' first pictures, `[steps, noise_dim]`.
+    def interpolate_noise(self, seed_a: int, seed_b: int, steps: int, size: tuple[int, int] | None = None) -> Tensor:
+        """Return noise on the way between two seeds' first images, `[steps, ...]`.
 
         The way is along a sphere: halfway along a straight line z would be shorter than any that was trained on.
 
@@ -368,30 +379,36 @@ class Synthesizer(
         """
         if steps < 2:
             raise ConfigError(f"interpolation in {steps} step(s) has no two ends; ask for 2 or more")
-        return self.slerp(seed_a, seed_b, torch.linspace(0, 1, steps, dtype=torch.float64))
+        return self.slerp(seed_a, seed_b, torch.linspace(0, 1, steps, dtype=torch.float64), size)
 
-    def slerp(self, seed_a: int, seed_b: int, parts: Tensor) -> Tensor:
+    def slerp(self, seed_a: int, seed_b: int, parts: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Return noise at some places of that way, `[N, noise_dim]`.
 
         Args:
             seed_a: where the way begins.
             seed_b: where it ends.
             parts: `[N]` float64, which part of the way each is along it, 0 to 1.
+            size: height and width of the images, where noise is a map; None: the size trained at.
 
         Raises:
             ConfigError: a generator that takes no noise.
         """
         self._require_noise(True, "it draws one picture per label map, so there is nothing to interpolate")
-        a, b = self.noise(seed_a).double(), self.noise(seed_b).double()
+        shape = self.noise(seed_a, size=size).shape
+        a, b = (self.noise(seed, size=size).double().flatten() for seed in (seed_a, seed_b))
         cosine = float(torch.dot(a, b) / (a.norm() * b.norm()))
         angle = math.acos(max(-1.0, min(1.0, cosine)))
         if math.sin(angle) < 1e-6:  # the same seed twice
-            return a.float().expand(len(parts), -1).clone()
+            return a.float().expand(len(parts), -1).reshape(len(parts), *shape).clone()
         t = parts[:, None]
         path = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / math.sin(angle)
         path[parts == 0], path[parts == 1] = a, b
-        return path.float()
+        return path.float().view(len(parts), *shape)
 
     def _require_noise(self, wanted: bool, because: str) -> None:
-        if wanted and self.config.generator.start == "label":
-            raise ConfigError(f"this generator starts from the label map alone (generator.start=label): {because}")
+        if wanted and not self.sampling.noise_channels:
+            raise ConfigError(f"this generator ({self.config.name}) takes no noise: {because}")
+
+
+def _size(batch: Batch) -> tuple[int, int]:
+    return int(batch.label.shape[-2]), int(batch.label.shape[-1])

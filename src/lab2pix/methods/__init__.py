@@ -1,58 +1,143 @@
-"""Methods by name: how a configuration becomes networks that train and draw."""
+"""Methods by name: built in, registered by a program, or installed by another package."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
 from torch import nn
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
+from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods.base import Losses, Method, StepContext
-from lab2pix.methods.lab2pix_v1 import Lab2PixV1, build_v1_generator
-from lab2pix.methods.lab2pix_v2 import Lab2PixV2, build_v2_generator
+from lab2pix.methods.base import (
+    Averaging,
+    Losses,
+    Method,
+    OptimizerSpec,
+    Phase,
+    RandomSource,
+    StepContext,
+    always,
+    every,
+)
 from lab2pix.methods.sampling import (
-    condition_channels,
-    encode_condition,
+    Condition,
+    Sampling,
+    example_inputs,
     generate,
     generate_deterministic,
     generate_pyramid,
     latent_from_seed,
 )
+from lab2pix.methods.schedules import Progress, constant, linear_decay
 
 __all__ = [
-    "Lab2PixV1",
-    "Lab2PixV2",
+    "Averaging",
+    "Condition",
     "Losses",
     "Method",
+    "OptimizerSpec",
+    "Phase",
+    "Progress",
+    "RandomSource",
+    "Sampling",
     "StepContext",
+    "always",
     "build_generator",
     "build_method",
-    "condition_channels",
-    "encode_condition",
+    "build_sampling",
+    "constant",
+    "every",
+    "example_inputs",
     "generate",
     "generate_deterministic",
     "generate_pyramid",
+    "get_method",
     "latent_from_seed",
+    "linear_decay",
+    "method_names",
+    "read_config",
+    "register",
 ]
 
-_METHODS: dict[str, type[Method]] = {Lab2PixV1.name: Lab2PixV1, Lab2PixV2.name: Lab2PixV2}
+ENTRY_POINTS = "lab2pix.methods"
+"""Group of entry points through which an installed package adds methods: `name = "package.module:Class"`."""
+
+_BUILT_IN = {"lab2pix-v1": "lab2pix_v1:Lab2PixV1", "lab2pix-v2": "lab2pix_v2:Lab2PixV2"}
+_REGISTERED: dict[str, type[Method]] = {}
 
 
-def build_method(config: Config, label_space: LabelSpace, *, pretrained: bool = True) -> Method:
-    """Return the configured method with freshly initialised players.
-
-    Args:
-        config: the whole run.
-        label_space: what the class ids mean.
-        pretrained: false leaves the frozen backbones at random weights, for measurements that need no pictures.
+def register(cls: type[Method]) -> type[Method]:
+    """Add a method under its `name` for this program; use as a decorator.
 
     Raises:
-        WeightsError: a backbone's weights are missing or not what their hash says.
+        ConfigError: another method has that name.
     """
-    return _METHODS[config.method](config, label_space, pretrained=pretrained)
+    if cls.name in _BUILT_IN or _REGISTERED.get(cls.name, cls) is not cls:
+        raise ConfigError(f"a method called '{cls.name}' exists already; give {cls.__name__} another name")
+    _REGISTERED[cls.name] = cls
+    return cls
 
 
-def build_generator(config: Config, label_space: LabelSpace) -> nn.Module:
-    """Return the configured generator alone, which is all that drawing needs."""
-    if config.method == Lab2PixV1.name:
-        return build_v1_generator(config, label_space)
-    return build_v2_generator(config, label_space)
+def method_names() -> list[str]:
+    """Return the names of all methods, sorted; imports none of them."""
+    return sorted({*_BUILT_IN, *_REGISTERED, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
+
+
+def get_method(name: str) -> type[Method]:
+    """Return a method's class; it is imported now if it has not been.
+
+    Raises:
+        ConfigError: no method has that name, or the package that adds it cannot be imported.
+    """
+    if name in _REGISTERED:
+        return _REGISTERED[name]
+    if name in _BUILT_IN:
+        module, _, attribute = _BUILT_IN[name].partition(":")
+        built_in: type[Method] = getattr(import_module(f"{__name__}.{module}"), attribute)
+        return built_in
+    for entry in entry_points(group=ENTRY_POINTS, name=name):
+        try:
+            found = entry.load()
+        except Exception as error:  # whatever the other package trips over
+            raise ConfigError(f"method '{name}' ({entry.value}) cannot be imported: {error}") from error
+        return register(found)
+    raise ConfigError(f"method is '{name}'{did_you_mean(name, method_names())}")
+
+
+def read_config(values: Mapping[str, Any]) -> RunConfig:
+    """Return the settings of a saved run, whose `method` says which class they are of.
+
+    Raises:
+        ConfigError: no method has that name.
+        pydantic.ValidationError: a setting is unknown or has a wrong value.
+    """
+    name = values.get("method", RunConfig().method)
+    return get_method(str(name)).Config.model_validate(values)
+
+
+def build_method(config: RunConfig, label_space: LabelSpace, *, pretrained: bool = True) -> Method:
+    """Return the configured method with initial weights.
+
+    Args:
+        config: the run.
+        label_space: what class ids mean.
+        pretrained: false leaves frozen feature extractors at random weights, for measurements that need no images.
+
+    Raises:
+        WeightsError: a feature extractor's weights are missing or have another hash.
+    """
+    return get_method(config.method)(config, label_space, pretrained=pretrained)
+
+
+def build_generator(config: RunConfig, label_space: LabelSpace) -> nn.Module:
+    """Return the configured method's generator, which is all that sampling needs, with initial weights."""
+    return get_method(config.method).build_generator(config, label_space)
+
+
+def build_sampling(config: RunConfig, label_space: LabelSpace) -> Sampling:
+    """Return how the configured method samples."""
+    return get_method(config.method).build_sampling(config, label_space)

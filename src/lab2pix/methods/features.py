@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-import torch
+from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import Section
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
 from lab2pix.nn.backbones import VGG16, VGG19, Backbone, CompactVGG19, EfficientNetLite0, EfficientNetLite1
 from lab2pix.utils.pretrained import WeightsFile, read_weights
 
-__all__ = ["FeatureExtractors", "Features", "backbone_names", "load_backbone"]
+__all__ = ["BackboneConfig", "BackboneName", "FeatureExtractors", "Features", "backbone_names", "load_backbone"]
+
+BackboneName = Literal["vgg16", "vgg19", "vgg19-16x", "efficientnet-lite0", "efficientnet-lite1"]
 
 
 def _source(network: type[Backbone], file: str, sha256: str, *, url: str | None = None, package: str = "") -> _Source:
@@ -106,36 +109,57 @@ class Features:
     consistency: list[Tensor] = field(default_factory=list)
 
 
+class BackboneConfig(Section):
+    """Frozen feature extractors; one in memory per name."""
+
+    discriminator: BackboneName = Field("vgg16", description="Network of the perceptual branch.")
+    perceptual: BackboneName = Field(
+        "vgg19", description="Network of the perceptual loss (V2) or of image consistency (V1)."
+    )
+    weights: dict[BackboneName, str] = Field(
+        default_factory=dict, description="File with the weights, by network; else the torch hub cache or the package."
+    )
+
+
 class FeatureExtractors(nn.Module):
-    """The backbones of a run; where both uses name the same network and normalisation, one pass serves both.
+    """The backbones of a run; where both uses name the same network and normalization, one pass serves both.
 
     Args:
-        config: the run; its `backbone` section names the networks.
-        levels: the most discriminator features anybody will ask for; 0 where no discriminator looks through them.
+        settings: the networks.
+        levels: the most discriminator features that are asked for; 0 where no discriminator uses them.
+        losses: whether a loss uses features.
+        normalize_discriminator: whether images are normalized as ImageNet's for the perceptual branch.
+        normalize: the same for losses.
+        first_layers: whether image consistency takes the first convolution of each stage, not the second.
         pretrained: false leaves the networks at random weights.
 
     Attributes:
         shared: whether one pass of one network serves both uses.
     """
 
-    def __init__(self, config: Config, *, levels: int, pretrained: bool = True) -> None:
+    def __init__(
+        self,
+        settings: BackboneConfig,
+        *,
+        levels: int,
+        losses: bool,
+        normalize_discriminator: bool = True,
+        normalize: bool = True,
+        first_layers: bool = False,
+        pretrained: bool = True,
+    ) -> None:
         super().__init__()
-        settings = config.backbone
-        wanted = set()
-        if levels:
-            wanted.add(settings.discriminator)
-        if config.loss.perceptual > 0 or config.loss.consistency > 0:
+        wanted = {settings.discriminator} if levels else set()
+        if losses:
             wanted.add(settings.perceptual)
         self.networks = nn.ModuleDict(
             {name: load_backbone(name, settings.weights.get(name), pretrained=pretrained) for name in sorted(wanted)}
         )
         self.discriminator_name = settings.discriminator
         self.perceptual_name = settings.perceptual
-        self.normalize_discriminator, self.normalize_perceptual = settings.normalize_discriminator, settings.normalize
-        self.first_layers = config.loss.consistency_layers == "first"
-        self.shared = (
-            settings.discriminator == settings.perceptual and settings.normalize_discriminator == settings.normalize
-        )
+        self.normalize_discriminator, self.normalize_perceptual = normalize_discriminator, normalize
+        self.first_layers = first_layers
+        self.shared = settings.discriminator == settings.perceptual and normalize_discriminator == normalize
         self.discriminator_channels: tuple[int, ...] = (
             self._network(settings.discriminator).discriminator_channels if levels else ()
         )
@@ -147,11 +171,6 @@ class FeatureExtractors(nn.Module):
         network = self.networks[name]
         assert isinstance(network, Backbone)
         return network
-
-    def lower(self, dtype: torch.dtype) -> None:
-        """Hold the networks in the type that passes compute in under autocast; see `Backbone.lower`."""
-        for name in self.networks:
-            self._network(name).lower(dtype)
 
     def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Features:
         """Look at `[N, 3, H, W]` images in [-1, 1].

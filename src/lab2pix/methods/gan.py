@@ -1,106 +1,270 @@
-"""What the methods share: discriminators with borrowed eyes, and the adversarial game over scales and levels (3.2)."""
+"""The adversarial loss over scales and levels (3.2) that Lab2Pix-V1 and V2 share: settings, networks, D's half step."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.rules import nearest_size
+from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
+from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
-from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights
-from lab2pix.methods.base import PRECISIONS, Losses, Method, StepContext
-from lab2pix.methods.features import FeatureExtractors
-from lab2pix.nn.discriminators import (
-    HierarchicalDiscriminator,
-    MultiScaleDiscriminator,
-    PatchDiscriminator,
-    ScaleOutput,
-)
+from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights, sharpness_loss
+from lab2pix.methods.base import PRECISIONS, Losses, Method, OptimizerSpec, Phase, StepContext, every
+from lab2pix.methods.features import BackboneConfig, FeatureExtractors
+from lab2pix.methods.schedules import linear_decay
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, PatchDiscriminator, ScaleOutput
+from lab2pix.nn.fast import accelerate, to_low_precision
+from lab2pix.nn.generators import GeneratorSettings
 from lab2pix.nn.init import xavier_init
-from lab2pix.nn.spectral import shared_weights
 
 __all__ = [
-    "Carry",
+    "AdamConfig",
+    "AdversarialLossConfig",
+    "DiscriminatorConfig",
+    "GeneratorConfig",
+    "GeneratorOutputs",
+    "GlobalEncoderConfig",
     "HierarchicalGAN",
-    "build_discriminator",
+    "HierarchicalGANConfig",
+    "LossVariant",
     "frozen_parameters",
-    "generator_kwargs",
+    "generator_settings",
     "init_weights",
     "require_images",
 ]
 
+# --- settings ---------------------------------------------------------------------------------------------------------
 
-def generator_kwargs(config: Config) -> dict[str, Any]:
-    """Return what the generators of both methods are told alike, as keyword arguments."""
-    settings = config.generator
-    stride = 2**settings.doublings
-    return {
-        "width": settings.width,
-        "doublings": settings.doublings,
-        "start_size": (config.data.size[0] // stride, config.data.size[1] // stride),
-        "modulation": settings.modulation,
-        "modulation_hidden": settings.modulation_hidden,
-        "global_width": settings.global_encoder.width,
-        "global_max_width": settings.global_encoder.max_width,
-        "start": settings.start,
-        "noise_dim": settings.noise_dim,
-        "spectral_norm": settings.spectral_norm,
-        "gradient_checkpointing": config.train.gradient_checkpointing,
-    }
+_FINEST_STRIDE = 32
+"""Level 3 of the largest hierarchical discriminator, level 2 of the next and level 1 of the third (3.2.1) all see a
+1/32 of the image's side."""
 
 
-def build_discriminator(config: Config, channels: int, backbone_channels: Sequence[int]) -> MultiScaleDiscriminator:
-    """Return one discriminator per scale, largest image first: D3, D2 and, with three scales, D1.
+class GlobalEncoderConfig(Section):
+    """The encoder of the global feature in DG-Norm (Eq. 2)."""
 
-    Args:
-        config: the run.
-        channels: width of what is judged: the image, or label map and image.
-        backbone_channels: widths of the perceptual branch's features, by level.
-    """
-    settings = config.discriminator
-    networks: list[nn.Module] = []
-    for scale in range(settings.scales):
-        if settings.kind == "hierarchical":
-            levels = 3 - scale
-            networks.append(
-                HierarchicalDiscriminator(
-                    channels,
-                    backbone_channels[:levels],
-                    levels=levels,
-                    width=settings.width,
-                    max_width=settings.max_width,
-                )
+    width: int = Field(64, ge=1, description="Channels of the first convolution; they double with each stride.")
+    max_width: int = Field(512, ge=1, description="The most channels any of its convolutions has.")
+
+
+class GeneratorConfig(Section):
+    """The generator (3.1, 4.2.1)."""
+
+    width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
+    num_upsamples: Literal[5, 6, 7] = Field(
+        5, description="How often the size doubles; V2: 5 for 256x256, 6 for 512x256, 7 for 1024x512; V1: 7 (sketch 5)."
+    )
+    modulation: Literal["dg-norm", "spade"] = Field("dg-norm", description="DG-Norm, or SPADE without global feature.")
+    modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
+    global_encoder: GlobalEncoderConfig = GlobalEncoderConfig()
+    input: Literal["noise", "label"] = Field(
+        "noise",
+        description="What the first scale is made from: noise (Eq. 21), or the small label map (official code).",
+    )
+    noise_dim: int = Field(128, ge=1, description="Length of the noise vector z.")
+    spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
+
+
+class DiscriminatorConfig(Section):
+    """The discriminators (3.2.1)."""
+
+    kind: Literal["hierarchical", "patch"] = Field(
+        "hierarchical", description="Hierarchical perceptual discriminators, or SPADE's PatchGANs."
+    )
+    scales: Literal[1, 2, 3] = Field(2, description="How many discriminators; each next one sees half the size.")
+    width: int = Field(64, ge=1, description="Channels of the first convolution.")
+    max_width: int = Field(512, ge=4, description="Channels of the levels (hierarchical) or the most (patch).")
+
+
+class AdversarialLossConfig(Section):
+    """The loss terms that both methods share, and their weights (Eq. 20, 31)."""
+
+    variant: Literal["paper", "official"] = Field(
+        "paper", description="How terms are reduced and images normalized: as in the paper, or as in the official code."
+    )
+    adversarial: Literal["hinge", "vanilla"] = Field("hinge", description="Form of the adversarial loss.")
+    foreground_rate: float = Field(5.0, ge=1, description="T: how much more a foreground pixel weighs (Eq. 9); 1: off.")
+    background_ids: tuple[int, ...] | None = Field(
+        None, description="Class ids that are background; null: as the label space says."
+    )
+    sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 30); 0: off.")
+    sharpness_schedule: Literal["constant", "rising"] = Field(
+        "constant", description="λ2 constant, or rising to it linearly from 0 over the run (V1, 5.2)."
+    )
+
+
+class AdamConfig(Section):
+    """Adam, and how its learning rates fall (5.2)."""
+
+    generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generator.")
+    discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
+    discriminator_interval: int = Field(
+        1, ge=1, description="Not in the paper: steps from one update of the discriminators to the next."
+    )
+    betas: tuple[Beta, Beta] = Field((0.0, 0.9), description="Adam's two decay rates.")
+    decay_fraction: float = Field(0.5, ge=0, le=1, description="Last part of the run in which the rates fall to 0.")
+
+
+class GANTrainConfig(TrainConfig):
+    """How long, how many at once, and how exactly."""
+
+    gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
+    init_gain: float | None = Field(
+        None,
+        gt=0,
+        description="Initial weights Xavier normal with this gain; 1: signals keep their size; null: as in the "
+        "official code, V1 normal with deviation 0.02, V2 Xavier normal with gain 0.02.",
+    )
+
+
+class HierarchicalGANConfig(RunConfig):
+    """Settings that Lab2Pix-V1 and V2 share."""
+
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    loss: AdversarialLossConfig = AdversarialLossConfig()
+    optimizer: AdamConfig = AdamConfig()
+    train: GANTrainConfig = GANTrainConfig()
+
+    def check_rules(self) -> None:
+        """Check that the image size fits generator and discriminators."""
+        size, multiple = self.data.size, 2**self.generator.num_upsamples
+        least = 2 * _FINEST_STRIDE if self.discriminator.kind == "hierarchical" else 1
+        nearest = self._nearest_size(least)
+        if any(side < 1 or side % multiple for side in size):
+            raise ConfigError(
+                f"data.size is {list(size)} but both sides must be multiples of {multiple}, 2 to the power of "
+                f"generator.num_upsamples={self.generator.num_upsamples}; the nearest valid size is {nearest}"
             )
-        else:
-            networks.append(PatchDiscriminator(channels, width=settings.width, max_width=settings.max_width))
-    return MultiScaleDiscriminator(networks)
+        if min(size) < least:
+            raise ConfigError(
+                f"data.size is {list(size)} but the hierarchical discriminators need both sides to be at least "
+                f"{least}, or their deepest level normalizes a single pixel; the smallest valid size is {nearest}"
+            )
+
+    def check_samples_per_pass(self, samples: int, advice: str) -> None:
+        """Check that batch norm has more than one value per channel at the first scale."""
+        multiple = 2**self.generator.num_upsamples
+        if samples == 1 and self.data.size == (multiple, multiple):
+            raise ConfigError(
+                f"data.size is {list(self.data.size)}, which makes the generator's first scale one pixel, and a "
+                f"forward pass holds one sample, so its batch norm has nothing to average; set data.size="
+                f"{[multiple, 2 * multiple]}, or {advice}"
+            )
+
+    def _nearest_size(self, least: int) -> list[int]:
+        multiple = 2**self.generator.num_upsamples
+        nearest = list(nearest_size(self.data.size, multiple, least))
+        if self.train.batch_size // self.train.accumulate <= 1 and nearest == [multiple, multiple]:
+            nearest[1] += multiple
+        return nearest
 
 
-def init_weights(network: nn.Module, config: Config, released: Callable[[nn.Module], None]) -> None:
-    """Draw a network's first weights as the released program does, or as `train.init_gain` says."""
+@dataclass(frozen=True)
+class LossVariant:
+    """Where the paper and the official code differ.
+
+    Attributes:
+        reduction: of the adversarial loss: weighted mean over levels and sum over scales (Eq. 24), or a running sum.
+        halved: half of D's real plus fake term (Eq. 25, 30), or their sum.
+        sharpness_normalized: whether D's terms are divided by 1 + λ2.
+        foreground_per_image: each image weighed by its own mask (Eq. 14), or all by the batch's mean mask.
+        normalize: whether images are normalized as ImageNet's for the perceptual and the consistency loss.
+        normalize_discriminator: the same for the perceptual branch.
+    """
+
+    reduction: Literal["mean", "released"] = "mean"
+    halved: bool = True
+    sharpness_normalized: bool = False
+    foreground_per_image: bool = True
+    normalize: bool = True
+    normalize_discriminator: bool = True
+
+
+# --- networks ---------------------------------------------------------------------------------------------------------
+
+
+def generator_settings(config: HierarchicalGANConfig) -> GeneratorSettings:
+    """Return the settings that the generators of both methods share."""
+    settings = config.generator
+    stride = 2**settings.num_upsamples
+    return GeneratorSettings(
+        width=settings.width,
+        num_upsamples=settings.num_upsamples,
+        start_size=(config.data.size[0] // stride, config.data.size[1] // stride),
+        modulation=settings.modulation,
+        modulation_hidden=settings.modulation_hidden,
+        global_width=settings.global_encoder.width,
+        global_max_width=settings.global_encoder.max_width,
+        input=settings.input,
+        noise_dim=settings.noise_dim,
+        spectral_norm=settings.spectral_norm,
+    )
+
+
+def _build_discriminator(
+    settings: DiscriminatorConfig, channels: int, backbone_channels: Sequence[int]
+) -> MultiScaleDiscriminator:
+    """Return one discriminator per scale, largest image first: D3, D2 and, with three scales, D1."""
+    widths = {"width": settings.width, "max_width": settings.max_width}
+    if settings.kind == "hierarchical":
+        return MultiScaleDiscriminator.hierarchical(channels, backbone_channels, scales=settings.scales, **widths)
+    return MultiScaleDiscriminator([PatchDiscriminator(channels, **widths) for _ in range(settings.scales)])
+
+
+def init_weights(network: nn.Module, config: HierarchicalGANConfig, official: Callable[[nn.Module], None]) -> None:
+    """Draw a network's initial weights as the official code does, or as `train.init_gain` says."""
     if config.train.init_gain is None:
-        released(network)
+        official(network)
     else:
         xavier_init(network, config.train.init_gain)
 
 
+@contextmanager
+def frozen_parameters(network: nn.Module) -> Iterator[None]:
+    """Let gradients pass through a network without filling its own, and compute each normalized weight once."""
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        with parametrize.cached():
+            yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+def require_images(batch: Batch) -> Tensor:
+    """Return the images of a batch that must have some."""
+    if batch.image is None:
+        raise ValueError("training needs images")
+    return batch.image
+
+
+# --- the method -------------------------------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True)
-class Carry:
-    """What the generator's pass hands to the discriminators': no graph hangs on any of it.
+class GeneratorOutputs:
+    """What the generator's phase hands to the discriminators'; without a graph.
 
     Attributes:
         conditions: label maps by scale, `[N, C, H/2^s, W/2^s]`; None where discriminators see images only.
         generated, real: images by scale, `[N, 3, H/2^s, W/2^s]`.
-        generated_features: what the backbone sees in the generated images, by scale.
-        real_features: what it sees in the real ones; None where nobody has looked yet.
-        mask: foreground weights `[N, 1, H, W]`, or None where all pixels weigh alike.
+        generated_features: the backbone's features of the generated images, by scale.
+        real_features: those of the real ones; None where they have not been computed.
+        mask: foreground weights `[N, 1, H, W]`, or None where all pixels weigh the same.
     """
 
     conditions: list[Tensor] | None
@@ -111,165 +275,211 @@ class Carry:
     mask: Tensor | None
 
 
-@contextmanager
-def frozen_parameters(network: nn.Module) -> Iterator[None]:
-    """Let gradients pass through a network without filling its own, with each normalised weight computed once."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        with shared_weights():
-            yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
-
-
-def require_images(batch: Batch) -> Tensor:
-    """Return the photos of a batch that must have some."""
-    if batch.image is None:
-        raise ValueError("training needs photos beside the label maps")
-    return batch.image
-
-
 class HierarchicalGAN(Method):
-    """A generator against one discriminator per scale, which look through the eyes of a frozen backbone.
+    """A generator against one discriminator per scale, which see features of a frozen backbone.
+
+    A subclass puts "generator", and what learns with it, before "discriminator" in `networks`; its generator's phase
+    leaves `GeneratorOutputs` in the context's cache.
 
     Args:
         config: the run.
-        label_space: what the class ids mean.
-        channels: width of what the discriminators judge.
-        initialise: draws the discriminators' first weights where `train.init_gain` leaves it to the method.
+        label_space: what class ids mean.
+        channels: width of the discriminators' input.
+        losses: whether a loss uses backbone features.
+        initialize: draws the discriminators' initial weights where `train.init_gain` is null.
         masks_real: whether real and blurred images are weighed by the foreground mask too (V2), not only generated
             ones (V1, whose real images have no label map; Eq. 13).
+        first_layers: whether image consistency takes the first convolutions.
         pretrained: false leaves the backbones at random weights.
     """
 
+    variants: ClassVar[Mapping[str, LossVariant]]
+    config: HierarchicalGANConfig
+
     def __init__(
         self,
-        config: Config,
+        config: HierarchicalGANConfig,
         label_space: LabelSpace,
         *,
         channels: int,
+        losses: bool,
         initialize: Callable[[nn.Module], None],
         masks_real: bool,
+        first_layers: bool = False,
         pretrained: bool = True,
     ) -> None:
         super().__init__(config, label_space, pretrained=pretrained)
-        # Ids that the label space lacks shall be an error now, not at the first batch.
+        # Ids that the label space lacks are an error now, not at the first batch.
         label_space.foreground(torch.zeros(1, 1, 1, dtype=torch.int64), config.loss.background_ids)
-        hierarchical = config.discriminator.kind == "hierarchical"
-        self.feature_extractors = FeatureExtractors(config, levels=3 if hierarchical else 0, pretrained=pretrained)
-        self.discriminator: nn.Module = build_discriminator(
-            config, channels, self.feature_extractors.discriminator_channels
+        self.variant = self.variants[config.loss.variant]
+        self.feature_extractors = FeatureExtractors(
+            config.backbone,
+            levels=3 if config.discriminator.kind == "hierarchical" else 0,
+            losses=losses,
+            normalize_discriminator=self.variant.normalize_discriminator,
+            normalize=self.variant.normalize,
+            first_layers=first_layers,
+            pretrained=pretrained,
         )
-        init_weights(self.discriminator, config, initialize)
+        discriminator = _build_discriminator(
+            config.discriminator, channels, self.feature_extractors.discriminator_channels
+        )
+        init_weights(discriminator, config, initialize)
+        self.networks: dict[str, nn.Module] = {"discriminator": discriminator}
         self.scales = config.discriminator.scales
         self.masks_real = masks_real
         self.weights = level_weights(
-            [max(1, self._num_feature_levels(scale)) for scale in range(self.scales)], config.loss.adversarial_reduction
+            [max(1, self._num_feature_levels(scale)) for scale in range(self.scales)], self.variant.reduction
         )
         self.generator_term, self.real_term, self.fake_term = ADVERSARIAL_TERMS[config.loss.adversarial]
-        # Pixels without a class cannot be read back.
+        # Pixels without a class do not count where label maps are read back.
         self.ignored = label_space.num_classes if label_space.unknown_value is not None else None
 
     @property
+    def optimizers(self) -> Mapping[str, OptimizerSpec]:
+        """Adam for the generator and what learns with it, and Adam for the discriminators."""
+        settings = self.config.optimizer
+        schedule = linear_decay(settings.decay_fraction)
+        learners = tuple(name for name in self.networks if name != "discriminator")
+        return {
+            "generator": OptimizerSpec(learners, settings.generator_lr, settings.betas, schedule=schedule),
+            "discriminator": OptimizerSpec(
+                ("discriminator",), settings.discriminator_lr, settings.betas, schedule=schedule
+            ),
+        }
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """The generator's half of a step, then the discriminators'."""
+        when = every(self.config.optimizer.discriminator_interval)
+        return [
+            Phase("generator", self.generator_backward, ("generator",)),
+            Phase("discriminator", self.discriminator_backward, ("discriminator",), when),
+        ]
+
+    @property
     def compile_targets(self) -> Sequence[nn.Module]:
-        """The generator, and the discriminator of each scale."""
-        assert isinstance(self.discriminator, MultiScaleDiscriminator)
-        return [self.generator, *self.discriminator.networks]
+        """The generator (its blocks where they are computed again), what learns with it, and each discriminator."""
+        targets: list[nn.Module] = []
+        for name, network in self.networks.items():
+            parts: Any = network
+            if name == "generator" and self.config.train.gradient_checkpointing:
+                parts = network.blocks
+            elif name == "discriminator":
+                parts = network.networks
+            targets.extend(parts if isinstance(parts, nn.ModuleList) else [network])
+        return targets
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
-        """Move players and frozen backbones to a device; backbones get the type of the run's passes."""
-        for module in (*self.networks.values(), self.feature_extractors):
-            module.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
+        """Move networks and frozen backbones to a device; backbones get the data type of the run's passes."""
+        super().to(device, memory_format)
+        self.feature_extractors.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         if self.config.train.precision != "fp32":
-            self.feature_extractors.lower(PRECISIONS[self.config.train.precision])
+            to_low_precision(self.feature_extractors, PRECISIONS[self.config.train.precision])
+        accelerate(self.feature_extractors, device)
+
+    def feature_networks(self) -> Mapping[str, str]:
+        """Return the backbones in use, with the settings that name them."""
+        settings, networks = self.config.backbone, self.feature_extractors
+        used = {
+            "backbone.discriminator": settings.discriminator if networks.discriminator_channels else None,
+            "backbone.perceptual": settings.perceptual if networks.perceptual_channels else None,
+        }
+        return {
+            name: " and ".join(setting for setting, of in used.items() if of == name)
+            for name in used.values()
+            if name is not None
+        }
+
+    @abstractmethod
+    def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        """Fill the gradients of the generator and of what learns with it."""
 
     @abstractmethod
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Return the blurred photos by scale (Eq. 16, 30), given the sharp ones."""
 
-    def discriminator_backward(self, discriminator: nn.Module, carry: Carry, engine: StepContext) -> Losses:
-        """Judge generated, real and blurred images in one pass (Eq. 11-13, 16; for V2 Eq. 25-27, 30).
+    def discriminator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        """Discriminate generated, real and blurred images in one pass (Eq. 11-13, 16; for V2 Eq. 25-27, 30).
 
         Returns:
-            `real`, `fake` and, with λ2 > 0, `blurred`: the terms as they enter the sum.
+            `real`, `fake` and, with λ2 > 0, `sharpness`: the terms as they enter the sum.
         """
-        images = [carry.generated, carry.real]
+        outputs: GeneratorOutputs = context.cache["outputs"]
+        images = [outputs.generated, outputs.real]
         if self.config.loss.sharpness > 0:
-            images.append(self.blurred_images(carry.real))
-        features = [carry.generated_features, *([] if carry.real_features is None else [carry.real_features])]
-        features += self._extract_features_batched(images[len(features) :], engine)
-        with engine.autocast():
+            images.append(self.blurred_images(outputs.real))
+        features = [outputs.generated_features, *([] if outputs.real_features is None else [outputs.real_features])]
+        features += self._extract_features_batched(images[len(features) :], context)
+        with context.autocast():
             inputs = [
-                torch.cat([self._input(carry, scale, group[scale]) for group in images]) for scale in range(self.scales)
+                torch.cat([self._input(outputs, scale, group[scale]) for group in images])
+                for scale in range(self.scales)
             ]
             together = [
                 [torch.cat(parts) for parts in zip(*(group[scale] for group in features), strict=True)]
                 for scale in range(self.scales)
             ]
-            outputs: list[ScaleOutput] = discriminator(inputs, together)
+            found: list[ScaleOutput] = self.networks["discriminator"](inputs, together)
             groups = [
-                [[level.chunk(len(images))[kind] for level in output.predictions] for output in outputs]
+                [[level.chunk(len(images))[kind] for level in output.predictions] for output in found]
                 for kind in range(len(images))
             ]
-            losses = self._discriminator_terms(groups, carry.mask, self._sharpness(engine))
-        engine.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+            losses = self._discriminator_terms(groups, outputs.mask, self._sharpness(context))
+        context.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in losses.items()}
 
     def _discriminator_terms(self, groups: list[list[list[Tensor]]], mask: Tensor | None, sharpness: float) -> Losses:
-        """Weigh the terms of real, fake and blurred images: the real one counts once more with the blurred (Eq. 30)."""
-        loss = self.config.loss
-        share = 0.5 if loss.discriminator_halved else 1.0
-        if loss.sharpness_normalized:
+        """Return the weighted terms of real and fake images, and of sharpness (Eq. 11-13, 16; for V2 Eq. 25-27, 30)."""
+        share = 0.5 if self.variant.halved else 1.0
+        if self.variant.sharpness_normalized:
             share /= 1 + sharpness
         masks = mask if self.masks_real else None
         terms = {
-            "real": share * (1 + sharpness) * adversarial_loss(groups[1], self.real_term, self.weights, masks),
+            "real": share * adversarial_loss(groups[1], self.real_term, self.weights, masks),
             "fake": share * adversarial_loss(groups[0], self.fake_term, self.weights, mask),
         }
-        if loss.sharpness > 0:
-            terms["blurred"] = share * sharpness * adversarial_loss(groups[2], self.fake_term, self.weights, masks)
+        if self.config.loss.sharpness > 0:
+            both = (self.real_term, self.fake_term)
+            terms["sharpness"] = share * sharpness * sharpness_loss(groups[1], groups[2], both, self.weights, masks)
         return terms
 
-    # --- parts ----------------------------------------------------------------------------------------------------
-
-    def _sharpness(self, engine: StepContext) -> float:
+    def _sharpness(self, context: StepContext) -> float:
         """Return λ2 at this step."""
         loss = self.config.loss
-        return loss.sharpness * (engine.progress if loss.sharpness_schedule == "rising" else 1.0)
+        return loss.sharpness * (context.progress.fraction if loss.sharpness_schedule == "rising" else 1.0)
 
-    def _extract_features(self, images: Sequence[Tensor], engine: StepContext) -> list[list[Tensor]]:
-        """Return what the perceptual branches see in images by scale, without a graph."""
-        with torch.no_grad(), engine.autocast():
+    def _extract_features(self, images: Sequence[Tensor], context: StepContext) -> list[list[Tensor]]:
+        """Return the perceptual branches' features of images by scale, without a graph."""
+        with torch.no_grad(), context.autocast():
             return [
                 self.feature_extractors(image, levels=self._num_feature_levels(scale)).discriminator
                 for scale, image in enumerate(images)
             ]
 
     def _extract_features_batched(
-        self, groups: Sequence[Sequence[Tensor]], engine: StepContext
+        self, groups: Sequence[Sequence[Tensor]], context: StepContext
     ) -> list[list[list[Tensor]]]:
-        """Return what `_extract_features` does for groups of images, looked at side by side."""
-        seen = self._extract_features([torch.cat(images) for images in zip(*groups, strict=True)], engine)
+        """Return what `_extract_features` does for groups of images, in one pass."""
+        found = self._extract_features([torch.cat(images) for images in zip(*groups, strict=True)], context)
         return [
-            [[feature.chunk(len(groups))[place] for feature in features] for features in seen]
-            for place in range(len(groups))
+            [[feature.chunk(len(groups))[index] for feature in features] for features in found]
+            for index in range(len(groups))
         ]
 
     def _num_feature_levels(self, scale: int) -> int:
-        """Return how many levels of the backbone a scale's discriminator looks through; 0 where there is none."""
+        """Return how many backbone features a scale's discriminator takes; 0 where there is none."""
         return 3 - scale if self.config.discriminator.kind == "hierarchical" and scale < self.scales else 0
 
     @staticmethod
-    def _input(carry: Carry, scale: int, image: Tensor) -> Tensor:
-        return image if carry.conditions is None else torch.cat([carry.conditions[scale], image], 1)
+    def _input(outputs: GeneratorOutputs, scale: int, image: Tensor) -> Tensor:
+        return image if outputs.conditions is None else torch.cat([outputs.conditions[scale], image], 1)
 
-    def _discriminate(self, scale: int, judged: Tensor, features: list[Tensor]) -> ScaleOutput:
-        """Let one scale's discriminator see an image, with its label map before it in V2 (Eq. 8, 22)."""
-        networks = self.discriminator.networks
-        output: ScaleOutput = networks[scale](judged, features)  # type: ignore[index,operator]
+    def _discriminate(self, scale: int, image: Tensor, features: list[Tensor]) -> ScaleOutput:
+        """Return one scale's discriminator's answer to an image, with its label map before it in V2 (Eq. 8, 22)."""
+        discriminators = self.networks["discriminator"]
+        assert isinstance(discriminators, MultiScaleDiscriminator)
+        output: ScaleOutput = discriminators.networks[scale](image, features)
         return output
 
     def _mask(self, batch: Batch) -> Tensor | None:
@@ -278,4 +488,4 @@ class HierarchicalGAN(Method):
         if loss.foreground_rate == 1:
             return None
         mask = foreground_mask(self.label_space.foreground(batch.label, loss.background_ids), loss.foreground_rate)
-        return mask if loss.foreground_per_image else mask.mean(0, keepdim=True)
+        return mask if self.variant.foreground_per_image else mask.mean(0, keepdim=True)

@@ -1,54 +1,210 @@
-"""Lab2Pix-V1: learning without pairs (4.1); with other settings, every rung of the unpaired ladder (5.4)."""
+"""Lab2Pix-V1: unpaired learning (4.1); with other settings, every step of the unpaired ablation (5.4)."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import ClassVar
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import DataConfig, Section
+from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.interop.conversion import (
+    CheckpointFormat,
+    ConversionOptions,
+    Converted,
+    check_num_upsamples,
+    fit_label_space,
+)
+from lab2pix.interop.vectors import Row, Vectors, check_case, compare, compare_value, failure, one_by_one
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
+    AdversarialTerm,
     adversarial_loss,
     blurred,
     cycle_segmentation_loss,
     diversity_loss,
+    foreground_mask,
     image_consistency_loss,
+    level_weights,
+    vanilla_fake,
+    vanilla_real,
 )
+from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext
 from lab2pix.methods.gan import (
-    Carry,
+    AdamConfig,
+    AdversarialLossConfig,
+    DiscriminatorConfig,
+    GeneratorConfig,
+    GeneratorOutputs,
     HierarchicalGAN,
+    HierarchicalGANConfig,
+    LossVariant,
     frozen_parameters,
-    generator_kwargs,
+    generator_settings,
     init_weights,
     require_images,
 )
-from lab2pix.methods.sampling import condition_channels, encode_condition
+from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.generators import Lab2PixV1Generator
-from lab2pix.nn.icnet import ICNet
 from lab2pix.nn.init import normal_init
+from lab2pix.nn.official_v1 import Norm, OfficialV1Discriminator, OfficialV1Generator
+from lab2pix.nn.segmentation import ICNet
 
-__all__ = ["GeneratorWithSegmenters", "Lab2PixV1", "build_v1_generator"]
+__all__ = ["Lab2PixV1", "Lab2PixV1Config"]
+
+# --- settings -------------------------------------------------------------------------------------------------------
 
 
-def build_v1_generator(config: Config, label_space: LabelSpace) -> Lab2PixV1Generator:
-    """Return the generator that the configuration describes, initialised as the released V1 is or `init_gain` says."""
-    generator = Lab2PixV1Generator(
-        condition_channels(config, label_space),
-        encoder=config.generator.encoder,
-        progressive=config.generator.progressive,
-        coattention=config.generator.coattention,
-        **generator_kwargs(config),
+class OfficialConfig(Section):
+    """What the official code's generator has besides."""
+
+    norm: Literal["batch", "instance"] = "instance"
+    start_size: tuple[int, int] = (2, 4)
+
+
+class V1GeneratorConfig(GeneratorConfig):
+    """The generator (3.1)."""
+
+    encoder: Literal["semantic", "sketch"] = Field(
+        "semantic", description="The adaptive label encoder (3.1.1): for classes, or for line drawings."
     )
-    init_weights(generator, config, normal_init)
-    return generator
+    progressive: bool = Field(False, description="Generate X1, X2 and X3 in one pass (Eq. 17); false: X3 alone.")
+    official: OfficialConfig | None = Field(
+        None, description="The official code's network, which differs in its blocks: converted, not trained."
+    )
+    coattention: bool = Field(False, description="Label guided spatial co-attention at the last scales (Eq. 7).")
 
+
+class SegmenterConfig(Section):
+    """The ICNets that segment the generated images (4.1.2)."""
+
+    width: int = Field(32, ge=4, description="Channels of the first convolutions; the last stage has 32 times as many.")
+    blocks: tuple[
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+        Annotated[int, Field(ge=1)],
+    ] = Field((3, 4, 6, 3), description="Residual blocks of its four stages.")
+
+
+class V1LossConfig(AdversarialLossConfig):
+    """The loss terms and their weights (Eq. 20)."""
+
+    consistency: float = Field(0.0, ge=0, description="λ3: weight of image consistency (Eq. 18); 0: off.")
+    diversity: float = Field(
+        0.0,
+        ge=0,
+        description="Not in the paper: weight of mode seeking, for which a quarter of a batch repeats the label maps "
+        "of another quarter with other noise; 0: off, and noise may come to change little.",
+    )
+    cycle: float = Field(0.0, ge=0, description="λ4: weight of cycle segmentation (Eq. 19); 0: off.")
+    cycle_warmup: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Not in the paper: first part of the run in which λ4 rises to its value from a thousandth of it; "
+        "0: off.",
+    )
+
+
+class Lab2PixV1Config(HierarchicalGANConfig):
+    """Settings of Lab2Pix-V1."""
+
+    method: Literal["lab2pix-v1"] = Field("lab2pix-v1", description="Lab2Pix-V1: unpaired.")
+    generator: V1GeneratorConfig = V1GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    segmenter: SegmenterConfig = SegmenterConfig()
+    loss: V1LossConfig = V1LossConfig()
+    optimizer: AdamConfig = AdamConfig()
+
+    def check_rules(self) -> None:
+        """Check outputs, losses, encoder and data against each other, and the image size."""
+        if self.generator.official is not None:
+            raise ConfigError("generator.official is a converted network, which is not trained; leave it out")
+        if self.loss.consistency > 0 and not self.generator.progressive:
+            raise ConfigError(
+                "loss.consistency compares outputs of neighboring scales, but generator.progressive is false; "
+                "set loss.consistency=0 or generator.progressive=true"
+            )
+        if self.generator.progressive and self.discriminator.scales != 3:
+            raise ConfigError(
+                f"discriminator.scales is {self.discriminator.scales}, but generator.progressive makes three images, "
+                "one for each discriminator; set discriminator.scales=3 or generator.progressive=false"
+            )
+        if self.loss.diversity > 0 and self.generator.input == "label":
+            raise ConfigError(
+                "loss.diversity asks noise for different images, but generator.input is 'label', which takes none; "
+                "set loss.diversity=0 or generator.input=noise"
+            )
+        self._check_encoder()
+        super().check_rules()
+
+    def check_samples_per_pass(self, samples: int, advice: str) -> None:
+        """Check that mode seeking has two images of one label map."""
+        super().check_samples_per_pass(samples, advice)
+        if self.loss.diversity > 0 and samples < 2:
+            raise ConfigError(
+                f"loss.diversity compares two images of a label map, but a forward pass holds {samples} "
+                f"(train.batch_size={self.train.batch_size}, train.accumulate={self.train.accumulate}); {advice}, or "
+                "set loss.diversity=0"
+            )
+
+    def _check_encoder(self) -> None:
+        """Check that encoder, label space and format all mean classes, or all mean lines."""
+        data, generator = self.data, self.generator
+        if generator.encoder == "semantic":
+            if data.format == "sketch" or data.label_space == "sketch":
+                key = "format" if data.format == "sketch" else "label_space"
+                raise ConfigError(
+                    f"data.{key} is 'sketch', but generator.encoder is 'semantic'; use a sketch preset such as "
+                    "v1-edges2shoes, or set generator.encoder=sketch"
+                )
+            if generator.input == "label":
+                raise ConfigError(
+                    "generator.input is 'label', but the semantic label encoder starts from noise; set it to noise"
+                )
+            return
+        if data.label_space != "sketch":
+            raise ConfigError(
+                f"generator.encoder is 'sketch', but data.label_space is '{data.label_space}'; set "
+                "data.label_space=sketch"
+            )
+        if generator.num_upsamples != 5:
+            raise ConfigError(
+                f"generator.num_upsamples is {generator.num_upsamples}, but the sketch encoder halves five times; set "
+                "it to 5"
+            )
+        if self.loss.foreground_rate != 1:
+            raise ConfigError(
+                f"loss.foreground_rate is {self.loss.foreground_rate:g}, but sketches have no classes to enhance; set "
+                "it to 1"
+            )
+
+
+@dataclass(frozen=True)
+class V1LossVariant(LossVariant):
+    """Where the paper and the official code differ.
+
+    Attributes:
+        consistency: squared L2 norm per image, which helped where the plain norm of Eq. 18 did not, or the mean square.
+        first_layers: image consistency on the first convolution of each stage, or on the second (Eq. 18).
+    """
+
+    consistency: Literal["squared", "mean-square"] = "squared"
+    first_layers: bool = False
+
+
+# --- the method -----------------------------------------------------------------------------------------------------
 
 CYCLE_WARMUP_FACTOR = 1000.0
 """How many times larger λ4 is after its warm-up than at the first step."""
@@ -67,112 +223,134 @@ def num_diversity_pairs(count: int) -> int:
 def duplicate_labels(batch: Batch) -> Batch:
     """Return a batch that begins with some label maps and goes on with the same ones again, for other noise."""
     pairs = num_diversity_pairs(len(batch))
-    places = [*range(pairs), *range(pairs), *range(2 * pairs, len(batch))]
-    names = tuple(batch.names[place] for place in places) if batch.names else ()
-    edges = None if batch.edges is None else batch.edges[places]
-    return replace(batch, label=batch.label[places], edges=edges, names=names)
-
-
-class GeneratorWithSegmenters(nn.Module):
-    """The generator and one segmenter per image that it draws: they learn together, as one player (4.1.2).
-
-    Args:
-        generator: draws.
-        segmenters: S_3, S_2, S_1; none without cycle segmentation.
-    """
-
-    def __init__(self, generator: nn.Module, segmenters: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.generator = generator
-        self.segmenters = nn.ModuleList(segmenters)
-
-    def forward(self, condition: Tensor, noise: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Return the images, largest first, and what their segmenters read in them (`[N, classes, h, w]` logits)."""
-        images: list[Tensor] = self.generator(condition, noise)
-        logits = [segmenter(image) for segmenter, image in zip(self.segmenters, images, strict=False)]
-        return images, logits
+    inputs = batch[[*range(pairs), *range(pairs), *range(2 * pairs, len(batch))]]
+    return replace(inputs, image=batch.image)
 
 
 class Lab2PixV1(HierarchicalGAN):
     """The unpaired method of section 4.1, with its losses weighed as in Eq. 20.
 
-    The photos of a batch are any photos: they teach the discriminators what is real, and nothing else.
+    The images of a batch are any images: they teach the discriminators what is real, and nothing else.
 
     A step computes nothing twice: generator and segmenters run once; the adversarial and consistency gradients are
-    gathered at the images, scale by scale, so that no two discriminators' graphs are in memory together; the
-    discriminators judge generated, real and blurred images in one pass; a backbone sees each image once.
+    collected at the images, scale by scale, so that no two discriminators' graphs are in memory together; the
+    discriminators see generated, real and blurred images in one pass; a backbone sees each image once.
     """
 
     name: ClassVar[str] = "lab2pix-v1"
+    Config = Lab2PixV1Config
+    paired: ClassVar[bool] = False
+    variants: ClassVar[Mapping[str, V1LossVariant]] = {
+        "paper": V1LossVariant(),
+        "official": V1LossVariant(
+            foreground_per_image=False,
+            normalize=False,
+            normalize_discriminator=False,
+            consistency="mean-square",
+            first_layers=True,
+        ),
+    }
+    config: Lab2PixV1Config
+    variant: V1LossVariant
 
-    def __init__(self, config: Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
+    def __init__(self, config: Lab2PixV1Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(
-            config, label_space, channels=3, initialize=normal_init, masks_real=False, pretrained=pretrained
+            config,
+            label_space,
+            channels=3,
+            losses=config.loss.consistency > 0,
+            initialize=normal_init,
+            masks_real=False,
+            first_layers=self.variants[config.loss.variant].first_layers,
+            pretrained=pretrained,
         )
-        self.generator: nn.Module = build_v1_generator(config, label_space)
-        outputs = (3 if config.generator.progressive else 1) if config.loss.cycle > 0 else 0
+        generator = self.build_generator(config, label_space)
         settings = config.segmenter
-        segmenters = [
-            ICNet(label_space.num_classes, width=settings.width, blocks=settings.blocks) for _ in range(outputs)
-        ]
-        # Its own name, as validation puts the averaged generator in the place of the trained one for a while.
-        self.drawer = GeneratorWithSegmenters(self.generator, segmenters)
+        self.segmenters = nn.ModuleList(
+            ICNet(label_space.num_classes, width=settings.width, blocks=settings.blocks)
+            for _ in range(self.sampling.outputs if config.loss.cycle > 0 else 0)
+        )
+        learners = {"segmenters": self.segmenters} if len(self.segmenters) else {}
+        self.networks = {"generator": generator, **learners, **self.networks}
+
+    @classmethod
+    def build_sampling(cls, config: Lab2PixV1Config, label_space: LabelSpace) -> Sampling:
+        """Return how images are sampled: from classes or lines, at one or three sizes."""
+        settings = config.generator
+        lines = settings.encoder == "sketch"
+        one_pixel = settings.official is None or settings.official.norm == "batch"
+        return Sampling(
+            Condition(label_space, "lines" if lines else "labels", edges=config.data.instance_edges and not lines),
+            size_multiple=2**settings.num_upsamples,
+            min_pixels=1 if one_pixel else 2,  # instance norm of a single pixel divides by nothing
+            noise_channels=0 if settings.input == "label" else settings.noise_dim,
+            outputs=3 if settings.progressive else 1,
+        )
+
+    @classmethod
+    def build_generator(cls, config: Lab2PixV1Config, label_space: LabelSpace) -> nn.Module:
+        """Return the generator, initialized as in the official code or as `train.init_gain` says."""
+        channels, settings = cls.build_sampling(config, label_space).condition.channels, config.generator
+        if (official := settings.official) is not None:
+            return OfficialV1Generator(
+                channels,
+                task=settings.encoder,
+                width=settings.width,
+                hidden=settings.modulation_hidden,
+                norm=official.norm,
+                noise_dim=settings.noise_dim,
+                start_size=official.start_size,
+            )
+        generator = Lab2PixV1Generator(
+            channels,
+            generator_settings(config),
+            encoder=settings.encoder,
+            progressive=settings.progressive,
+            coattention=settings.coattention,
+        )
+        generator.set_grad_checkpointing(config.train.gradient_checkpointing)
+        init_weights(generator, config, normal_init)
+        return generator
 
     @property
     def compile_targets(self) -> Sequence[nn.Module]:
-        """The generator, the segmenters, and the discriminator of each scale."""
-        return [*super().compile_targets, *self.drawer.segmenters]
+        """Each segmenter by itself."""
+        targets = [target for target in super().compile_targets if target is not self.segmenters]
+        return [*targets, *self.segmenters]
 
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        """The generator with its segmenters, and the discriminators."""
-        return {"generator": self.drawer, "discriminator": self.discriminator}
-
-    def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
-    ) -> tuple[Carry, Losses]:
-        """Draw and read once, gather the other losses' gradient at the images, and send all of it back.
+    def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        """Generate and segment once, collect the other losses' gradients at the images, and send all of it back.
 
         Returns:
-            What the discriminators' pass needs, and `adversarial` (Eq. 10), `consistency` (Eq. 18), `diversity` and
-            `cycle` (Eq. 19) as they enter the sum, each where its weight is not 0.
+            `adversarial` (Eq. 10), `consistency` (Eq. 18), `diversity` and `cycle` (Eq. 19) as they enter the sum, each
+            where its weight is not 0.
         """
         loss = self.config.loss
         if loss.diversity > 0:
             batch = duplicate_labels(batch)
-        condition = encode_condition(self.config, self.label_space, batch)
-        with engine.autocast():
-            images, logits = generator(condition, noise)
-        generated = self._pad_pyramid([image.float() for image in images])
-        leaves = [image.detach().requires_grad_() for image in generated]
+        with context.autocast():
+            images: list[Tensor] = self.networks["generator"](self.sampling.condition(batch), noise)
+            logits = [segmenter(image) for segmenter, image in zip(self.segmenters, images, strict=False)]
+        gradients = ImageGradients(self._pad_pyramid([image.float() for image in images]), context.scale)
         mask = self._mask(batch)
-
-        losses: Losses = {}
-        seen: list[list[Tensor]] = []
-        with frozen_parameters(self.discriminator):
+        features: list[list[Tensor]] = []
+        with frozen_parameters(self.networks["discriminator"]):
             for scale in range(self.scales):
-                terms = self._scale_terms(scale, leaves, noise, mask, engine, seen)
-                engine.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
-                for name, value in terms.items():
-                    losses[name] = losses.get(name, 0.0) + value.detach()
-        ends, gradients = list(generated), [leaf.grad for leaf in leaves]
-        if logits:
-            cycle = self._cycle_weight(engine) * cycle_segmentation_loss(logits, batch.label, self.ignored)
-            losses["cycle"] = cycle.detach()
-            ends.append(engine.scale(cycle))
-            gradients.append(None)
-        torch.autograd.backward(ends, gradients)
-        carry = Carry(
+                gradients.backward(self._scale_terms(scale, gradients.leaves, noise, mask, context, features))
+        weight = self._cycle_weight(context)
+        cycle = {"cycle": weight * cycle_segmentation_loss(logits, batch.label, self.ignored)} if logits else {}
+        gradients.flush(cycle)
+        context.cache["outputs"] = GeneratorOutputs(
             conditions=None,
-            generated=[leaf.detach() for leaf in leaves],
+            generated=[leaf.detach() for leaf in gradients.leaves],
             real=self._pad_pyramid([require_images(batch)]),
-            generated_features=seen,
+            generated_features=features,
             real_features=None,
             mask=mask,
         )
-        return carry, losses
+        return gradients.losses
 
-    def _cycle_weight(self, engine: StepContext) -> float:
+    def _cycle_weight(self, context: StepContext) -> float:
         """Return λ4 at this step.
 
         While it rises, a thousandfold and evenly in its logarithm, the segmenters learn as fast as ever (Adam does not
@@ -181,7 +359,7 @@ class Lab2PixV1(HierarchicalGAN):
         loss = self.config.loss
         if loss.cycle_warmup == 0:
             return loss.cycle
-        return float(loss.cycle * CYCLE_WARMUP_FACTOR ** min(0.0, engine.progress / loss.cycle_warmup - 1))
+        return float(loss.cycle * CYCLE_WARMUP_FACTOR ** min(0.0, context.progress.fraction / loss.cycle_warmup - 1))
 
     def _pad_pyramid(self, images: list[Tensor]) -> list[Tensor]:
         """Return one image per discriminator: those at hand, and the smallest of them halved as often as need be."""
@@ -193,54 +371,415 @@ class Lab2PixV1(HierarchicalGAN):
     def _scale_terms(
         self,
         scale: int,
-        leaves: list[Tensor],
-        noise: Tensor,
+        images: list[Tensor],
+        noise: Tensor | None,
         mask: Tensor | None,
-        engine: StepContext,
-        seen: list[list[Tensor]],
+        context: StepContext,
+        features: list[list[Tensor]],
     ) -> Losses:
-        """Return one scale's adversarial term, how it differs from the scale above, and how its twins differ.
+        """Return one scale's adversarial term, its difference from the scale above, and that of its diversity pairs.
 
-        What the backbone sees in the image for the discriminator's sake is appended to `seen`, without a graph.
+        The backbone's features of the image for the discriminator are appended to `features`, without a graph.
         """
         loss = self.config.loss
         consistent = loss.consistency > 0 and scale > 0
-        with engine.autocast():
-            sight = self.feature_extractors(
-                leaves[scale], levels=self._num_feature_levels(scale), consistency=consistent
-            )
-            judged = self._discriminate(scale, leaves[scale], sight.discriminator)
+        with context.autocast():
+            own = self.feature_extractors(images[scale], levels=self._num_feature_levels(scale), consistency=consistent)
+            output = self._discriminate(scale, images[scale], own.discriminator)
             terms = {
-                "adversarial": adversarial_loss([judged.predictions], self.generator_term, [self.weights[scale]], mask)
+                "adversarial": adversarial_loss([output.predictions], self.generator_term, [self.weights[scale]], mask)
             }
             if consistent:
-                above = self.feature_extractors(downsample2x(leaves[scale - 1]), levels=0, consistency=True).consistency
+                pooled = downsample2x(images[scale - 1])
+                above = self.feature_extractors(pooled, levels=0, consistency=True).consistency
                 terms["consistency"] = loss.consistency * image_consistency_loss(
-                    above, sight.consistency, loss.consistency_form
+                    above, own.consistency, self.variant.consistency
                 )
-        both = 2 * num_diversity_pairs(len(noise))
-        if loss.diversity > 0 and both:
-            terms["diversity"] = loss.diversity / self.scales * diversity_loss(leaves[scale][:both], noise[:both])
-        seen.append([feature.detach() for feature in sight.discriminator])
+        if loss.diversity > 0 and noise is not None and (both := 2 * num_diversity_pairs(len(noise))):
+            terms["diversity"] = loss.diversity / self.scales * diversity_loss(images[scale][:both], noise[:both])
+        features.append([feature.detach() for feature in own.discriminator])
         return terms
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Return every size of the photo blurred by itself: a smaller form of a blurred photo would be sharp again."""
-        return [blurred(image, self.config.loss.blur) for image in real]
+        return [blurred(image, "average") for image in real]
 
-    # --- scores ---------------------------------------------------------------------------------------------------
+    # --- scores -----------------------------------------------------------------------------------------------------
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """`cycle` and `disagreement`, where there are segmenters."""
-        return ("cycle", "disagreement") if len(self.drawer.segmenters) else ()
+        """`cycle` and `seg_error`, where there are segmenters."""
+        return ("cycle", "seg_error") if len(self.segmenters) else ()
 
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
-        """Return `cycle` (Eq. 19 at the full size) and `disagreement`, the share of pixels that S_3 reads otherwise."""
-        if not len(self.drawer.segmenters):
+        """Return `cycle` (Eq. 19 at the full size) and `seg_error`, the share of pixels that S_3 reads otherwise."""
+        if not len(self.segmenters):
             return {}
-        logits = self.drawer.segmenters[0](generated)
+        logits = self.segmenters[0](generated)
         counting = batch.label != (-1 if self.ignored is None else self.ignored)
         wrong = ((logits.argmax(1) != batch.label) & counting).sum() / counting.sum().clamp(min=1)
-        return {"cycle": cycle_segmentation_loss([logits], batch.label, self.ignored), "disagreement": wrong}
+        return {"cycle": cycle_segmentation_loss([logits], batch.label, self.ignored), "seg_error": wrong}
+
+    # --- the official code ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
+        """Return the official generator's."""
+
+        def matches(state: Mapping[str, Tensor]) -> bool:
+            return {"noise_process.weight", "out_7.0.weight"} <= state.keys()
+
+        return {"lab2pix-v1-official": CheckpointFormat(matches, _convert)}
+
+    @classmethod
+    def reads_vectors(cls, vectors: Vectors) -> bool:
+        """Recognize the official V1 generator and its largest discriminator."""
+        names = vectors.tensors
+        return "G.noise_process.weight" in names and any(name.startswith("D3.") for name in names)
+
+    @classmethod
+    def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
+        """Compare the official networks and losses; they have no fused form."""
+        case = _Vectors(vectors)
+        checks = partial(_check_tensor, case), partial(_check_value, case)
+        return check_case(vectors, case.known_names, *checks, settings=("background_ids",))
+
+
+# --- weights of the official code -----------------------------------------------------------------------------------
+
+
+def _norm(state: Mapping[str, Tensor], name: str) -> Norm:
+    return "batch" if f"{name}.running_mean" in state else "instance"
+
+
+def _generator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the keyword arguments of the `OfficialV1Generator` that a state dict belongs to, but for `start_size`.
+
+    Args:
+        state: weights under the official names.
+
+    Raises:
+        KeyError: a weight that says so is missing.
+    """
+    shared = state["SPADEResBlock_3.SPADE_1.common_conv.0.weight"]
+    return {
+        "classes": shared.shape[1],
+        "task": "sketch" if "encoder.model.0.weight" in state else "semantic",
+        "width": state["out_7.0.weight"].shape[1],
+        "hidden": shared.shape[0],
+        "norm": _norm(state, "SPADEResBlock_3.SPADE_1.normalization"),
+        "noise_dim": state["noise_process.weight"].shape[1],
+    }
+
+
+def _discriminator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the keyword arguments of the `OfficialV1Discriminator` that a state dict belongs to.
+
+    Args:
+        state: weights under the official names.
+
+    Raises:
+        KeyError: a weight that says so is missing.
+    """
+    width, max_width = state["common.0.weight"].shape[0], state["gcb1.0.weight"].shape[0]
+    levels = sum(name.startswith("gcb") and name.endswith(".0.weight") for name in state)
+    mains = [4 * width, *[max_width] * (levels - 1)]
+    fused = [state[f"gcb{level}.0.weight"].shape[1] for level in range(1, levels + 1)]
+    return {
+        "backbone_channels": [total - main for total, main in zip(fused, mains, strict=True)],
+        "width": width,
+        "max_width": max_width,
+        "norm": _norm(state, "common.1"),
+    }
+
+
+@torch.no_grad()
+def _load_official(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Fill a network with official weights, all of them and no others.
+
+    Args:
+        network: of the same settings.
+        state: weights under the official names; a frozen backbone's (`backboneNet.`) are left out.
+        what: what to call it in an error.
+
+    Raises:
+        CheckpointError: a weight is missing, unknown or of another shape.
+    """
+    given = {name: tensor for name, tensor in state.items() if not name.startswith("backboneNet.")}
+    own = network.state_dict()
+    for names, text in ((own.keys() - given.keys(), "lacks"), (given.keys() - own.keys(), "has the unknown")):
+        if names:
+            raise CheckpointError(f"{what} {text} {', '.join(sorted(names)[:3])}; check that it is whole")
+    for name, tensor in given.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(
+                f"{what} has {name} of {list(tensor.shape)}, but its other weights ask for {list(own[name].shape)}; "
+                "check that it is one network's"
+            )
+    network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in given.items()})
+
+
+def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
+    settings = _generator_settings(state)
+    sketch = settings["task"] == "sketch"
+    if sketch:
+        space, num_upsamples = _sketch_space(path, settings["classes"], options), 5
+    else:
+        fit = fit_label_space(path, settings["classes"], options, edges_possible=False)
+        space, num_upsamples = fit.space, 7
+        settings["classes"] = fit.pad_unknown_channel(state, r"\.(common_conv|seg_process)\.0\.weight$")
+    check_num_upsamples(options, {num_upsamples})
+    area = state["noise_process.weight"].shape[0] // (16 * settings["width"])
+    if area == 0:
+        raise ValueError("noise becomes a map of no pixels")
+    if sketch:  # the map that nobody looks at may have any shape of its size
+        settings["start_size"], size = (1, area), options.size or (256, 256)
+    else:
+        settings["start_size"] = _start_size(options.size, 2**num_upsamples, area)
+        size = (settings["start_size"][0] * 2**num_upsamples, settings["start_size"][1] * 2**num_upsamples)
+    config = Lab2PixV1Config(
+        name="lab2pix-v1-official",
+        data=DataConfig(label_space=space.name, size=size),
+        generator=V1GeneratorConfig(
+            width=settings["width"],
+            num_upsamples=num_upsamples,
+            encoder=settings["task"],
+            progressive=True,
+            coattention=True,
+            modulation="spade",
+            modulation_hidden=settings["hidden"],
+            input="label" if sketch else "noise",
+            noise_dim=settings["noise_dim"],
+            spectral_norm=False,
+            official=OfficialConfig(norm=settings["norm"], start_size=settings["start_size"]),
+        ),
+    )
+    Lab2PixV1.build_sampling(config, space).check_size(*size)
+    generator = Lab2PixV1.build_generator(config, space)
+    _load_official(generator, state, f"{path}")
+    return Converted(generator.eval(), config, space)
+
+
+def _sketch_space(path: Path, channels: int, options: ConversionOptions) -> LabelSpace:
+    space = LabelSpace.load(options.label_space or "sketch")
+    if channels != 1 or space.name != "sketch":
+        raise CheckpointError(
+            f"{path} draws from sketches of {channels} channel(s), which label space '{space.name}' of "
+            f"{space.num_classes} classes is not for; leave --label-space out or say sketch"
+        )
+    return space
+
+
+def _start_size(size: tuple[int, int] | None, stride: int, area: int) -> tuple[int, int]:
+    """Return height and width of the map that noise becomes: as asked for, else twice as wide as high, else square."""
+    shapes = [(side, area // side) for side in range(1, area + 1) if area % side == 0]
+    if size is not None:
+        shapes = [shape for shape in shapes if (shape[0] * stride, shape[1] * stride) == size]
+    else:
+        shapes = [shape for ratio in (2, 1) for shape in shapes if shape[1] == ratio * shape[0]]
+    if shapes:
+        return shapes[0]
+    sizes = ", ".join(f"{side * stride}x{area // side * stride}" for side in range(1, area + 1) if area % side == 0)
+    wrong = "the size of its pictures is not known" if size is None else f"a size of {size[0]}x{size[1]} does not fit"
+    raise ConfigError(f"{wrong} (height x width): this checkpoint can have {sizes}; choose one with --size")
+
+
+# --- vector files ---------------------------------------------------------------------------------------------------
+
+_SCALES = (3, 2, 1)
+_TASKS = {"semantic2image": "semantic", "sketch2image": "sketch"}
+_INPUTS = {"semantic": ("in.label", "in.image", "in.noise"), "sketch": ("in.sketch", "in.image", "in.noise")}
+
+
+class _Vectors:
+    """The networks of a V1 vector file, built from the shapes of their weights, and what they answer.
+
+    Args:
+        vectors: the file's content.
+
+    Attributes:
+        generator: in eval mode.
+        discriminators: those that the file holds, in eval mode, the one that sees X3 first.
+
+    Raises:
+        CheckpointError: the file lacks something, contradicts itself, or holds weights under unknown names.
+    """
+
+    def __init__(self, vectors: Vectors) -> None:
+        self.vectors, self.config = vectors, vectors.values["config"]
+        try:
+            self.generator = self._generator()
+            self.discriminators = {scale: self._discriminator(scale) for scale in _SCALES if self._part(scale)}
+            self.condition, self.image = self._condition(), vectors.tensors["in.image"].float()
+        except KeyError as error:
+            raise CheckpointError(f"the vector file lacks {error}, without which nothing can be compared") from error
+
+    # --- what the file says -----------------------------------------------------------------------------------------
+
+    @property
+    def known_names(self) -> set[str]:
+        """Names of the weights and inputs that have a part in the answers; the networks' own are loaded strictly."""
+        pattern = re.compile(r"G\.|D[123]\.(?!backboneNet\.)|D[123]\.backboneNet\.p[345]\.|VGG19\.r[1-5]\.")
+        inputs = _INPUTS[self.generator.task]
+        return {name for name in self.vectors.tensors if name in inputs or pattern.match(name)}
+
+    def _part(self, scale: int) -> dict[str, Tensor]:
+        return self.vectors.part(f"D{scale}.")
+
+    def _generator(self) -> OfficialV1Generator:
+        weights = self.vectors.part("G.")
+        settings, config = _generator_settings(weights), self.config
+        said = {
+            "task": _TASKS.get(config["task"], config["task"]),
+            "norm": config["norm"],
+            "classes": config["num_classes"],
+            "width": config["ngf"],
+        }
+        for key, value in said.items():
+            if value != settings[key]:
+                raise CheckpointError(
+                    f"the JSON file says {key} {value!r}, but the generator's weights are of {settings[key]!r}"
+                )
+        start = (int(config["height"]) >> 7, int(config["width"]) >> 7)
+        if settings["task"] == "sketch":  # the map that nobody looks at may have any shape of its size
+            start = (1, weights["noise_process.weight"].shape[0] // (16 * settings["width"]))
+        generator = OfficialV1Generator(**settings, start_size=start)
+        _load_official(generator, weights, "the generator")
+        return generator.eval()
+
+    def _discriminator(self, scale: int) -> OfficialV1Discriminator:
+        weights = self._part(scale)
+        discriminator = OfficialV1Discriminator(**_discriminator_settings(weights))
+        _load_official(discriminator, weights, f"D{scale}")
+        return discriminator.eval()
+
+    def _condition(self) -> Tensor:
+        """Return `[N, classes, H, W]`: one-hot classes, or the sketch at the image's size."""
+        tensors = self.vectors.tensors
+        size = (int(self.config["height"]), int(self.config["width"]))
+        if self.generator.task == "sketch":
+            return F.interpolate(tensors["in.sketch"].float(), size=size, mode="nearest")
+        ids, classes = self.ids, self.generator.classes
+        if int(ids.max()) >= classes:
+            raise CheckpointError(
+                f"the label map holds ids up to {int(ids.max())}, but the generator has {classes} classes"
+            )
+        return F.one_hot(ids, classes).permute(0, 3, 1, 2).float()
+
+    @property
+    def ids(self) -> Tensor:
+        """Class ids `[N, H, W]`."""
+        label = self.vectors.tensors["in.label"].long()
+        return label[:, 0] if label.ndim == 4 else label
+
+    # --- what the networks answer -----------------------------------------------------------------------------------
+
+    @cached_property
+    @torch.no_grad()
+    def generated(self) -> list[Tensor]:
+        """X3, X2, X1."""
+        noise = self.vectors.tensors.get("in.noise")
+        images: list[Tensor] = self.generator(self.condition, None if noise is None else noise.float())
+        return images
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Foreground weights `[N, 1, H, W]` (Eq. 9); None for sketches."""
+        if self.generator.task == "sketch":
+            return None
+        background = torch.tensor(self.vectors.values["background_ids"], dtype=torch.long)
+        return foreground_mask(~torch.isin(self.ids, background), float(self.config["foreground_T"]))
+
+    @cached_property
+    @torch.no_grad()
+    def judged(self) -> dict[str, dict[int, list[Tensor]]]:
+        """What the discriminators say, as logits: per kind of image, per scale, per level.
+
+        Smaller real images are averaged from the full one (2x2, 4x4); a blurred one is made of each.
+        """
+        fake = dict(zip(_SCALES, self.generated, strict=True))
+        real = {scale: F.avg_pool2d(self.image, 2 ** (3 - scale)) for scale in _SCALES}
+        soft = {scale: blurred(image, "average") for scale, image in real.items()}
+        kinds = {"fake": fake, "real": real, "blurred": soft}
+        return {
+            kind: {scale: self._judge(scale, images[scale]) for scale in self.discriminators}
+            for kind, images in kinds.items()
+        }
+
+    def _judge(self, scale: int, image: Tensor) -> list[Tensor]:
+        network, weights = self.discriminators[scale], self._part(scale)
+        features = [
+            one_by_one(image, 8 << level, weights, f"backboneNet.p{3 + level}") for level in range(network.levels)
+        ]
+        predictions: list[Tensor] = network(image, features)
+        return predictions
+
+    # --- what the players lose --------------------------------------------------------------------------------------
+
+    @cached_property
+    def losses(self) -> dict[str, list[Tensor]]:
+        """Every term under its official name, by scale: X3 first (Eq. 10-13, 16, 18)."""
+        return {
+            "G_GAN": self._adversarial("fake", vanilla_real, self.mask),
+            "D_fake": self._adversarial("fake", vanilla_fake, self.mask),
+            "D_real": self._adversarial("real", vanilla_real, None),
+            "D_blurred": self._adversarial("blurred", vanilla_fake, None),
+            "consistency": self._consistency,
+        }
+
+    def _adversarial(self, kind: str, term: AdversarialTerm, mask: Tensor | None) -> list[Tensor]:
+        if mask is not None:
+            # The official code multiplies [N, 1, h, w] by [N, h, w]: each sample is weighed by the batch's mean mask.
+            mask = mask.mean(0, keepdim=True)
+        judged = self.judged[kind].values()
+        return [adversarial_loss([levels], term, level_weights([len(levels)]), mask) for levels in judged]
+
+    @property
+    @torch.no_grad()
+    def _consistency(self) -> list[Tensor]:
+        """Mean squares between what is seen in each pooled image and in the next smaller one, summed over layers."""
+        weights, (full, half, quarter) = self.vectors.part("VGG19."), self.generated
+
+        def distance(larger: Tensor, smaller: Tensor, layer: int) -> Tensor:
+            pooled = F.avg_pool2d(larger, 2)
+            ours, theirs = (one_by_one(image, 1 << layer, weights, f"r{layer + 1}") for image in (pooled, smaller))
+            return F.mse_loss(ours, theirs)
+
+        pairs = ((full, half), (half, quarter))
+        return [torch.stack([distance(*pair, layer) for layer in range(5)]).sum() for pair in pairs]
+
+
+_BY_SCALE = "losses_by_scale_X3_X2_X1"
+_PLACES = {"consistency": ("X3-X2", "X2-X1")}
+
+
+def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
+    """Compare one `out.*`."""
+    if match := re.fullmatch(r"out\.X([123])", name):
+        return compare(name, case.generated[3 - int(match[1])], recorded)
+    if name == "out.enhance_mask" and case.mask is not None:
+        return compare(name, case.mask if recorded.ndim == 4 else case.mask[:, 0], recorded)
+    if match := re.fullmatch(r"out\.D([123])\.(fake|real|blurred)\.level(\d+)", name):
+        levels = case.judged[match[2]].get(int(match[1]), [])
+        if 1 <= int(match[3]) <= len(levels):
+            return compare(name, levels[int(match[3]) - 1].sigmoid(), recorded)
+    return failure(name, "cannot check: no such output is known")
+
+
+def _check_value(case: _Vectors, name: str, recorded: Any) -> Iterator[Row]:
+    """Compare one entry of the JSON file: a list of values per term, the largest scale first."""
+    if name != _BY_SCALE:
+        yield failure(name, "cannot check: no such value is known")
+        return
+    for term, values in recorded.items():
+        if term not in case.losses:
+            yield failure(f"losses.{term}", f"cannot check: known terms are {', '.join(case.losses)}")
+            continue
+        ours = case.losses[term]
+        places = _PLACES.get(term) or [f"X{scale}" for scale in case.discriminators]
+        if not isinstance(values, list) or len(values) != len(ours):
+            yield failure(f"losses.{term}", f"recorded as {values!r}, ours are {len(ours)} values")
+            continue
+        for place, value, one in zip(places, values, ours, strict=True):
+            yield compare_value(f"losses.{term}.{place}", one.item(), value)

@@ -1,53 +1,142 @@
-"""Lab2Pix-V2: learning from pairs (4.2); with other settings, every rung of the paired ladder down to SPADE (5.4)."""
+"""Lab2Pix-V2: paired learning (4.2); with other settings, every step of the paired ablation down to SPADE (5.4)."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import ClassVar
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import DataConfig
+from lab2pix.data.transforms import instance_edges
+from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.interop.conversion import (
+    WIDE,
+    CheckpointFormat,
+    ConversionOptions,
+    Converted,
+    check_num_upsamples,
+    fit_label_space,
+)
+from lab2pix.interop.keymap import SPECTRAL_NORM, Rules, load_renamed
+from lab2pix.interop.vectors import (
+    TOLERANCE,
+    Row,
+    Vectors,
+    check_case,
+    compare,
+    compare_losses,
+    compare_value,
+    failure,
+    gradient_norm,
+    one_by_one,
+)
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
+    ADVERSARIAL_TERMS,
     adversarial_loss,
     blurred,
     cycle_segmentation_loss,
     feature_matching_loss,
+    foreground_mask,
+    level_weights,
     perceptual_loss,
 )
+from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext
 from lab2pix.methods.features import Features
 from lab2pix.methods.gan import (
-    Carry,
+    AdversarialLossConfig,
+    GeneratorConfig,
+    GeneratorOutputs,
+    GlobalEncoderConfig,
     HierarchicalGAN,
+    HierarchicalGANConfig,
+    LossVariant,
     frozen_parameters,
-    generator_kwargs,
+    generator_settings,
     init_weights,
     require_images,
 )
-from lab2pix.methods.sampling import condition_channels, encode_condition
-from lab2pix.nn.discriminators import downsample
-from lab2pix.nn.generators import Lab2PixV2Generator
+from lab2pix.methods.sampling import Condition, Sampling
+from lab2pix.nn.backbones import Backbone
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample
+from lab2pix.nn.fast import accelerate, fuse
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
-from lab2pix.nn.reader import FeatureReader
+from lab2pix.nn.segmentation import FPNHead
 
-__all__ = ["GeneratorStep", "GeneratorWithSegmentationHead", "Lab2PixV2", "build_v2_generator", "pyramid"]
+__all__ = ["Lab2PixV2", "Lab2PixV2Config", "official_rules", "pyramid"]
 
 _IMLE_GRID = 8
-"""Cells a side, over which light and colour of pictures are compared where one of several is chosen."""
+"""Cells per side over which light and color of images are compared where one of several is chosen."""
+
+# --- settings -------------------------------------------------------------------------------------------------------
 
 
-def build_v2_generator(config: Config, label_space: LabelSpace) -> Lab2PixV2Generator:
-    """Return the generator of section 2 of the configuration, initialised as the released V2 is or `init_gain` says."""
-    generator = Lab2PixV2Generator(condition_channels(config, label_space), **generator_kwargs(config))
-    init_weights(generator, config, xavier_init)
-    return generator
+class V2LossConfig(AdversarialLossConfig):
+    """The loss terms and their weights (Eq. 31)."""
+
+    perceptual: float = Field(10.0, ge=0, description="λ5: weight of the perceptual loss (Eq. 28); 0: off.")
+    feature_matching: float = Field(10.0, ge=0, description="λ6: weight of feature matching (Eq. 29); 0: off.")
+    imle_candidates: int = Field(
+        1,
+        ge=1,
+        description="Not in the paper: images generated of each label map in a step, of which the one nearest to the "
+        "photo learns, so that noise comes to mean light and color; 1: off, and noise may come to change little.",
+    )
+    cycle: float = Field(
+        0.0,
+        ge=0,
+        description="Not in the paper: weight of cycle segmentation with a head on the perceptual network that learns "
+        "to segment the photos; 0: off.",
+    )
+
+
+class Lab2PixV2Config(HierarchicalGANConfig):
+    """Settings of Lab2Pix-V2."""
+
+    method: Literal["lab2pix-v2"] = Field("lab2pix-v2", description="Lab2Pix-V2: paired.")
+    loss: V2LossConfig = V2LossConfig()
+
+    def check_rules(self) -> None:
+        """Check losses against each other and against the generator, and the image size."""
+        if self.loss.cycle > 0 and self.loss.perceptual == 0:
+            raise ConfigError(
+                "loss.cycle segments the features of the perceptual loss, but loss.perceptual is 0; set loss.cycle=0 "
+                "or loss.perceptual above 0"
+            )
+        if self.loss.imle_candidates > 1 and self.generator.input == "label":
+            raise ConfigError(
+                "loss.imle_candidates chooses among images of different noise, but generator.input is 'label', which "
+                "takes none; set loss.imle_candidates=1 or generator.input=noise"
+            )
+        super().check_rules()
+
+
+@dataclass(frozen=True)
+class V2LossVariant(LossVariant):
+    """Where the paper and the official code differ.
+
+    Attributes:
+        perceptual_at_full_size: perceptual loss at the full size only, or at every scale (Eq. 28).
+        feature_matching: mean over layers and sum over scales (Eq. 29), or sum over layers and mean over scales.
+    """
+
+    perceptual_at_full_size: bool = False
+    feature_matching: Literal["mean", "released"] = "mean"
+
+
+# --- the method -----------------------------------------------------------------------------------------------------
 
 
 def pyramid(image: Tensor, scales: int) -> list[Tensor]:
@@ -58,256 +147,227 @@ def pyramid(image: Tensor, scales: int) -> list[Tensor]:
     return images
 
 
-class GeneratorWithSegmentationHead(nn.Module):
-    """The generator and what reads label maps in photos: they learn together, as one player.
-
-    Args:
-        generator: draws.
-        reader: reads label maps off a backbone's features.
-    """
-
-    def __init__(self, generator: nn.Module, reader: nn.Module) -> None:
-        super().__init__()
-        self.generator = generator
-        self.reader = reader
-
-    def forward(
-        self, condition: Tensor, noise: Tensor, features: Sequence[Tensor] = ()
-    ) -> tuple[Tensor, Tensor | None]:
-        """Return pictures, and what is read in the photos whose features are given (`[N, classes, h, w]` logits)."""
-        return self.generator(condition, noise), self.reader(features) if features else None
-
-
 @dataclass(frozen=True)
-class GeneratorStep:
-    """What the terms of a generator's pass have in common.
+class _Scale:
+    """One scale of a step: images with and without gradient, and what the losses compare them by.
 
     Attributes:
-        label: ids, `[N, H, W]`.
-        mask: foreground weights, or None.
-        engine: how passes run.
-        photo: what the backbones see in the photos, where somebody has looked already.
-        seen: what they see in generated and real images for the discriminators' sake, scale by scale.
+        index: 0 for the full size.
+        generated, real: `[N, 3, h, w]`.
+        condition: label map `[N, C, h, w]`.
+        photo: features of the real image where they have been computed.
     """
 
-    label: Tensor
-    mask: Tensor | None
-    engine: StepContext
+    index: int
+    generated: Tensor
+    real: Tensor
+    condition: Tensor
     photo: Features | None
-    seen: list[tuple[list[Tensor], list[Tensor]]] = field(default_factory=list)
 
 
 class Lab2PixV2(HierarchicalGAN):
     """The paired method of section 4.2, with its losses weighed as in Eq. 31.
 
-    A step computes nothing twice: the generator runs once; its gradient is gathered at the image, scale by scale and
-    network by network, so that no two of their graphs are in memory together; the discriminators judge generated, real
+    A step computes nothing twice: the generator runs once; its gradient is collected at the image, scale by scale and
+    network by network, so that no two of their graphs are in memory together; the discriminators see generated, real
     and blurred images in one pass; a backbone sees each image once.
     """
 
     name: ClassVar[str] = "lab2pix-v2"
+    Config = Lab2PixV2Config
+    variants: ClassVar[Mapping[str, V2LossVariant]] = {
+        "paper": V2LossVariant(),
+        "official": V2LossVariant(
+            reduction="released",
+            halved=False,
+            sharpness_normalized=True,
+            foreground_per_image=False,
+            normalize=False,
+            perceptual_at_full_size=True,
+            feature_matching="released",
+        ),
+    }
+    config: Lab2PixV2Config
+    variant: V2LossVariant
 
-    def __init__(self, config: Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
+    def __init__(self, config: Lab2PixV2Config, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(
             config,
             label_space,
-            channels=condition_channels(config, label_space) + 3,
+            channels=self.build_sampling(config, label_space).condition.channels + 3,
+            losses=config.loss.perceptual > 0,
             initialize=xavier_init,
             masks_real=True,
             pretrained=pretrained,
         )
-        self.generator: nn.Module = build_v2_generator(config, label_space)
-        sizes = {"all": self.scales, "full": 1, "two": 2}
-        self.perceptual_scales = sizes[config.loss.perceptual_scales] if config.loss.perceptual > 0 else 0
-        self.drawer: GeneratorWithSegmentationHead | None = None
+        generator = self.build_generator(config, label_space)
+        full_size = 1 if self.variant.perceptual_at_full_size else self.scales
+        self.perceptual_scales = full_size if config.loss.perceptual > 0 else 0
+        self.head: nn.Module | None = None
         if config.loss.cycle > 0:
-            reader = FeatureReader(self.feature_extractors.perceptual_channels, label_space.num_classes)
-            # Its own name, as validation puts the averaged generator in the place of the trained one for a while.
-            self.drawer = GeneratorWithSegmentationHead(self.generator, reader)
+            self.head = FPNHead(self.feature_extractors.perceptual_channels, label_space.num_classes)
+        learners = {} if self.head is None else {"segmentation_head": self.head}
+        self.networks = {"generator": generator, **learners, **self.networks}
 
-    @property
-    def compile_targets(self) -> Sequence[nn.Module]:
-        """The generator, the reader where there is one, and the discriminator of each scale."""
-        return [*super().compile_targets, *([] if self.drawer is None else [self.drawer.reader])]
+    @classmethod
+    def build_sampling(cls, config: Lab2PixV2Config, label_space: LabelSpace) -> Sampling:
+        """Return how images are sampled: from one-hot classes, with noise unless the label map is the start."""
+        settings = config.generator
+        return Sampling(
+            Condition(label_space, edges=config.data.instance_edges),
+            size_multiple=2**settings.num_upsamples,
+            noise_channels=0 if settings.input == "label" else settings.noise_dim,
+        )
 
-    @property
-    def networks(self) -> Mapping[str, nn.Module]:
-        """The generator, with its reader where there is one, and the discriminators."""
-        return {
-            "generator": self.generator if self.drawer is None else self.drawer,
-            "discriminator": self.discriminator,
-        }
+    @classmethod
+    def build_generator(cls, config: Lab2PixV2Config, label_space: LabelSpace) -> nn.Module:
+        """Return the generator, initialized as in the official code or as `train.init_gain` says."""
+        channels = cls.build_sampling(config, label_space).condition.channels
+        generator = Lab2PixV2Generator(channels, generator_settings(config))
+        generator.set_grad_checkpointing(config.train.gradient_checkpointing)
+        init_weights(generator, config, xavier_init)
+        return generator
 
-    # --- the generator's half of a step ---------------------------------------------------------------------------
+    # --- the generator's half of a step -----------------------------------------------------------------------------
 
-    def generator_backward(
-        self, generator: nn.Module, batch: Batch, noise: Tensor, engine: StepContext
-    ) -> tuple[Carry, Losses]:
-        """Generate once, gather the losses' gradient at the image scale by scale, and send it through the generator.
+    def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        """Generate once, collect the losses' gradient at the image scale by scale, and send it through the generator.
 
         Returns:
-            What the discriminators' pass needs, and `adversarial` (Eq. 24), `perceptual` (Eq. 28) and
-            `feature_matching` (Eq. 29) as they enter the sum, each where its weight is not 0; with λ4 > 0 also `cycle`,
-            what is misread in the picture, and `reading`, what is misread in the photo.
+            `adversarial` (Eq. 24), `perceptual` (Eq. 28) and `feature_matching` (Eq. 29) as they enter the sum, each
+            where its weight is not 0; with λ4 > 0 also `cycle`, the segmentation error of the generated image, and
+            `seg_loss_real`, that of the photo.
         """
-        condition = encode_condition(self.config, self.label_space, batch)
-        if self.config.loss.nearest_of > 1:
-            noise = self._select_imle_noise(generator, condition, noise, require_images(batch), engine)
-        sight, read = None, None
-        with engine.autocast():
-            if self.drawer is None:
-                image = generator(condition, noise)
-            else:
+        condition, photo = self.sampling.condition(batch), require_images(batch)
+        if self.config.loss.imle_candidates > 1:
+            assert noise is not None
+            noise = self._select_imle_noise(condition, noise, photo, context)
+        photo_features, logits = None, None
+        with context.autocast():
+            image = self.networks["generator"](condition, noise)
+            if self.head is not None:
                 with torch.no_grad():
-                    sight = self.feature_extractors(
-                        require_images(batch), levels=self._num_feature_levels(0), perceptual=True
-                    )
-                image, read = generator(condition, noise, sight.perceptual)
-        scales = max(self.scales, self.perceptual_scales)
-        generated = pyramid(image.float(), scales)
-        leaves = [scaled.detach().requires_grad_() for scaled in generated]
-        real = pyramid(require_images(batch), scales)
-        conditions = pyramid(condition, self.scales)
-
-        losses: Losses = {}
-        turn = GeneratorStep(batch.label, self._mask(batch), engine, sight)
-        with (
-            frozen_parameters(self.discriminator),
-            nullcontext() if self.drawer is None else frozen_parameters(self.drawer.reader),
-        ):
-            for scale in range(scales):
-                judged = conditions[scale] if scale < self.scales else None
-                for terms in self._generator_terms(scale, leaves[scale], real[scale], judged, turn):
-                    engine.scale(torch.stack(list(terms.values())).sum()).backward()  # type: ignore[no-untyped-call]
-                    for name, value in terms.items():
-                        losses[name] = losses[name] + value.detach() if name in losses else value.detach()
-        ends, gradients = list(generated), [leaf.grad for leaf in leaves]
-        if read is not None:
-            reading = cycle_segmentation_loss([read], batch.label, self.ignored)
-            losses["reading"] = reading.detach()
-            ends.append(engine.scale(reading))
-            gradients.append(None)
-        torch.autograd.backward(ends, gradients)
-        carry = Carry(
+                    photo_features = self.feature_extractors(photo, levels=self._num_feature_levels(0), perceptual=True)
+                logits = self.head(photo_features.perceptual)
+        gradients = ImageGradients(pyramid(image.float(), self.scales), context.scale)
+        real, conditions = pyramid(photo, self.scales), pyramid(condition, self.scales)
+        mask = self._mask(batch)
+        features: list[tuple[list[Tensor], list[Tensor]]] = []
+        with ExitStack() as stack:
+            for network in (self.networks["discriminator"], *([] if self.head is None else [self.head])):
+                stack.enter_context(frozen_parameters(network))
+            for index, (generated, true, label) in enumerate(zip(gradients.leaves, real, conditions, strict=True)):
+                scale = _Scale(index, generated, true, label, photo_features if index == 0 else None)
+                for terms in self._generator_terms(scale, batch.label, mask, context, features):
+                    gradients.backward(terms)
+        read = {} if logits is None else {"seg_loss_real": cycle_segmentation_loss([logits], batch.label, self.ignored)}
+        gradients.flush(read)
+        context.cache["outputs"] = GeneratorOutputs(
             conditions=conditions,
-            generated=[leaf.detach() for leaf in leaves[: self.scales]],
-            real=real[: self.scales],
-            generated_features=[ours for ours, _ in turn.seen],
-            real_features=[theirs for _, theirs in turn.seen],
-            mask=turn.mask,
+            generated=[leaf.detach() for leaf in gradients.leaves],
+            real=real,
+            generated_features=[ours for ours, _ in features],
+            real_features=[theirs for _, theirs in features],
+            mask=mask,
         )
-        return carry, losses
+        return gradients.losses
 
     @torch.no_grad()
-    def _select_imle_noise(
-        self, generator: nn.Module, condition: Tensor, noise: Tensor, photo: Tensor, engine: StepContext
-    ) -> Tensor:
-        """Return for each sample, of several noises, the one whose picture has light and colour most like the photo's.
+    def _select_imle_noise(self, condition: Tensor, noise: Tensor, photo: Tensor, context: StepContext) -> Tensor:
+        """Return for each sample, of several noises, the one whose image is nearest to the photo in light and color.
 
-        The losses that compare with the photo ask every noise for the same picture. Asking only the noise that comes
-        nearest leaves the others free for what the label map does not say: implicit maximum likelihood estimation (Li
-        et al., 2020), not in the paper.
+        The losses that compare with the photo ask every noise for the same image. Asking only the nearest noise leaves
+        the others free for what the label map does not say: implicit maximum likelihood estimation (Li et al., 2020),
+        not in the paper.
 
         Args:
-            generator: as it is called in training.
             condition: `[N, C, H, W]`.
-            noise: `[N, noise_dim]`, the first of them.
+            noise: `[N, noise_dim]`, the first candidates.
             photo: `[N, 3, H, W]` in [-1, 1].
-            engine: how passes run.
+            context: how passes run.
         """
         cells = min(_IMLE_GRID, *photo.shape[-2:])
         target = F.adaptive_avg_pool2d(photo, cells)
-        noises = torch.cat([noise, *(torch.randn_like(noise) for _ in range(1, self.config.loss.nearest_of))])
-        with engine.autocast():
-            drawn = generator(condition, noises)  # what depends on the label map alone is computed once
-        images = drawn if self.drawer is None else drawn[0]
-        cells_of = torch.unflatten(F.adaptive_avg_pool2d(images.float(), cells), 0, (-1, len(noise)))
-        nearest = (cells_of - target).abs().mean((2, 3, 4)).argmin(0)
+        more = [context.random.normal(*noise.shape) for _ in range(1, self.config.loss.imle_candidates)]
+        noises = torch.cat([noise, *more])
+        with context.autocast():
+            # What depends on the label map alone is computed once.
+            images: Tensor = self.networks["generator"](condition, noises)
+        pooled = torch.unflatten(F.adaptive_avg_pool2d(images.float(), cells), 0, (-1, len(noise)))
+        nearest = (pooled - target).abs().mean((2, 3, 4)).argmin(0)
         return torch.unflatten(noises, 0, (-1, len(noise)))[nearest, torch.arange(len(noise), device=noise.device)]
 
     def _generator_terms(
-        self, scale: int, generated: Tensor, real: Tensor, condition: Tensor | None, turn: GeneratorStep
+        self,
+        scale: _Scale,
+        label: Tensor,
+        mask: Tensor | None,
+        context: StepContext,
+        features: list[tuple[list[Tensor], list[Tensor]]],
     ) -> Iterator[Losses]:
         """Yield one scale's terms of the generator's sum, in groups that share no graph.
 
-        Whoever sends each group backward before asking for the next holds one group's graph at a time. What the
-        backbone sees in both images for the discriminator's sake is appended to `turn.seen`, without a graph. A scale
-        without a condition has no discriminator, and the perceptual loss alone.
+        Sending each group back before the next is computed keeps one group's graph in memory. The backbone's features
+        of both images for the discriminator are appended to `features`, without a graph.
         """
-        engine, levels = turn.engine, self._num_feature_levels(scale)
-        with_perceptual = scale < self.perceptual_scales
-        together = self.feature_extractors.shared and levels > 0
-        photo = turn.photo if scale == 0 else None
-        if with_perceptual and not together:
-            with engine.autocast():
-                yours, true = self._extract_pair(generated, real, levels=0, perceptual=True, photo=photo)
-                terms = self._reconstruction_losses(scale, yours, true, turn)
+        levels = self._num_feature_levels(scale.index)
+        perceptual = scale.index < self.perceptual_scales
+        one_pass = self.feature_extractors.shared and levels > 0
+        if perceptual and not one_pass:
+            with context.autocast():
+                terms = self._reconstruction_losses(scale, *self._extract_pair(scale, 0, True), label)
             yield terms
-            del yours, true, terms
-        if condition is None:
-            return
-        with engine.autocast():
-            ours, theirs = self._extract_pair(
-                generated, real, levels=levels, perceptual=with_perceptual and together, photo=photo
-            )
-            terms = self._discriminator_losses(
-                scale, generated, real, condition, turn, ours.discriminator, theirs.discriminator
-            )
-            if with_perceptual and together:
-                terms |= self._reconstruction_losses(scale, ours, theirs, turn)
-        turn.seen.append(([feature.detach() for feature in ours.discriminator], theirs.discriminator))
+            del terms
+        with context.autocast():
+            ours, theirs = self._extract_pair(scale, levels, perceptual and one_pass)
+            terms = self._discriminator_losses(scale, mask, ours.discriminator, theirs.discriminator)
+            if perceptual and one_pass:
+                terms |= self._reconstruction_losses(scale, ours, theirs, label)
+        features.append(([feature.detach() for feature in ours.discriminator], theirs.discriminator))
         del ours, theirs
         yield terms
 
-    def _extract_pair(
-        self, generated: Tensor, real: Tensor, *, levels: int, perceptual: bool, photo: Features | None = None
-    ) -> tuple[Features, Features]:
-        """Return what the backbones see in the generated image, with a graph, and in the real one, without."""
-        ours = self.feature_extractors(generated, levels=levels, perceptual=perceptual)
-        if photo is not None:
-            return ours, photo
+    def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[Features, Features]:
+        """Return features of the generated image, with a graph, and of the real one, without."""
+        ours = self.feature_extractors(scale.generated, levels=levels, perceptual=perceptual)
+        if scale.photo is not None:
+            return ours, scale.photo
         with torch.no_grad():
-            theirs = self.feature_extractors(real, levels=levels, perceptual=perceptual)
+            theirs = self.feature_extractors(scale.real, levels=levels, perceptual=perceptual)
         return ours, theirs
 
-    def _reconstruction_losses(self, scale: int, ours: Features, theirs: Features, turn: GeneratorStep) -> Losses:
-        """Return the terms that need no discriminator: perceptual (Eq. 28) and, at the full size, what is misread."""
+    def _reconstruction_losses(self, scale: _Scale, ours: Features, theirs: Features, label: Tensor) -> Losses:
+        """Return the terms without a discriminator: perceptual (Eq. 28) and, at the full size, cycle segmentation."""
         loss = self.config.loss
         terms = {"perceptual": loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)}
-        if scale == 0 and self.drawer is not None:
-            logits = self.drawer.reader(ours.perceptual)
-            terms["cycle"] = loss.cycle * cycle_segmentation_loss([logits], turn.label, self.ignored)
+        if scale.index == 0 and self.head is not None:
+            logits = self.head(ours.perceptual)
+            terms["cycle"] = loss.cycle * cycle_segmentation_loss([logits], label, self.ignored)
         return terms
 
     def _discriminator_losses(
-        self,
-        scale: int,
-        generated: Tensor,
-        real: Tensor,
-        condition: Tensor,
-        turn: GeneratorStep,
-        ours: list[Tensor],
-        theirs: list[Tensor],
+        self, scale: _Scale, mask: Tensor | None, ours: list[Tensor], theirs: list[Tensor]
     ) -> Losses:
         """Return the terms that come through a discriminator: adversarial (Eq. 24) and feature matching (Eq. 29)."""
-        loss = self.config.loss
-        judged = self._discriminate(scale, torch.cat([condition, generated], 1), ours)
+        loss, index = self.config.loss, scale.index
+        output = self._discriminate(index, torch.cat([scale.condition, scale.generated], 1), ours)
         terms = {
-            "adversarial": adversarial_loss([judged.predictions], self.generator_term, [self.weights[scale]], turn.mask)
+            "adversarial": adversarial_loss([output.predictions], self.generator_term, [self.weights[index]], mask)
         }
         if loss.feature_matching > 0:
             with torch.no_grad():
-                true = self._discriminate(scale, torch.cat([condition, real], 1), theirs)
-            share = 1 / self.scales if loss.feature_matching_reduction == "released" else 1.0
-            distance = feature_matching_loss([judged.features], [true.features], loss.feature_matching_reduction)
+                true = self._discriminate(index, torch.cat([scale.condition, scale.real], 1), theirs)
+            reduction = self.variant.feature_matching
+            share = 1.0 if reduction == "mean" else 1 / self.scales
+            distance = feature_matching_loss([output.features], [true.features], reduction)
             terms["feature_matching"] = loss.feature_matching * share * distance
         return terms
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Return the photo halved and doubled, and its smaller forms."""
-        return pyramid(blurred(real[0], self.config.loss.blur), self.scales)
+        return pyramid(blurred(real[0]), self.scales)
 
-    # --- scores ---------------------------------------------------------------------------------------------------
+    # --- scores -----------------------------------------------------------------------------------------------------
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -324,3 +384,421 @@ class Lab2PixV2(HierarchicalGAN):
             theirs = self.feature_extractors(real, levels=0, perceptual=True)
             scores["perceptual"] = perceptual_loss(ours.perceptual, theirs.perceptual)
         return scores
+
+    # --- the official code ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
+        """Return the official generator's, and SPADE's."""
+
+        def matches(state: Mapping[str, Tensor], with_global_encoder: bool) -> bool:
+            names = {"fc.weight", "head_0.norm_0.mlp_shared.0.weight", "conv_img.weight"}
+            return names <= state.keys() and with_global_encoder == any(n.startswith("fpencoder.") for n in state)
+
+        return {
+            "lab2pix-v2-official": CheckpointFormat(partial(matches, with_global_encoder=True), _convert),
+            "spade": CheckpointFormat(partial(matches, with_global_encoder=False), _convert),
+        }
+
+    @classmethod
+    def reads_vectors(cls, vectors: Vectors) -> bool:
+        """Recognize the official V2 discriminators."""
+        return any(name.startswith("D.discriminator_0.common.") for name in vectors.tensors)
+
+    @classmethod
+    def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
+        """Compare networks, losses and gradient norms; `fast`: of fused and accelerated networks."""
+        case = _Vectors(vectors, fast=fast)
+        return check_case(vectors, case.known_names, partial(_check_tensor, case), partial(_check_value, case))
+
+
+# --- weights of the official code -----------------------------------------------------------------------------------
+
+_BLOCKS = ("head_0", "G_middle_0", "G_middle_1")
+
+
+def _plus_one(template: str) -> Callable[[re.Match[str]], str]:
+    """Return a replacement whose levels count from 1, as the released names do."""
+    return lambda match: template.format(int(match[1]) + 1)
+
+
+def _generator_rules(scales: int) -> Rules:
+    def block(match: re.Match[str]) -> str:
+        index = int(match[1])
+        return f"{_BLOCKS[index]}." if index < len(_BLOCKS) else f"up_{index - len(_BLOCKS)}."
+
+    return [
+        *SPECTRAL_NORM,
+        (r"^blocks\.(\d+)\.", block),
+        (r"\.(norm_[01s])\.shared\.", r".\1.mlp_shared.0."),
+        (r"\.(norm_[01s])\.(gamma|beta)\.", r".\1.mlp_\2."),
+        (r"\.(norm_[01s])\.norm\.", r".\1.param_free_norm."),
+        (r"^to_image\.", "conv_img."),
+        # A LeakyReLU stands between any two of its convolutions.
+        (r"^global_encoder\.down\.(\d+)\.", lambda match: f"fpencoder.model_down.{2 * int(match[1])}."),
+        # The released list begins with the largest scale.
+        (r"^global_encoder\.scales\.(\d+)\.", lambda match: f"fpencoder.model_up.{scales - 1 - int(match[1])}.1."),
+    ]
+
+
+_DISCRIMINATOR_RULES: Rules = [
+    *SPECTRAL_NORM,
+    (r"^networks\.(\d+)\.", r"discriminator_\1."),
+    (r"\.trunk\.0\.0\.", ".common.0.0."),
+    (r"\.trunk\.(\d+)\.0\.", r".common.\1.0.0."),
+    (r"\.perceptual\.(\d+)\.0\.", _plus_one(".pre{}.0.0.")),
+    (r"\.fusion\.(\d+)\.0\.", _plus_one(".gcb{}.0.0.")),
+    (r"\.heads\.(\d+)\.0\.0\.", _plus_one(".conv{}_out.0.0.")),
+    (r"\.heads\.(\d+)\.1\.", _plus_one(".conv{}_out.2.")),
+    # Here too an activation stands between any two convolutions.
+    (r"\.(conv[35]_branch)\.(\d+)\.0\.", lambda match: f".{match[1]}.{2 * int(match[2])}.0."),
+    (r"\.stages\.(\d+)\.", _plus_one(".conv{}_line.0.")),
+]
+
+
+def official_rules(network: nn.Module) -> Rules:
+    """Return what turns a generator's or discriminators' names into the official code's."""
+    if isinstance(network, Lab2PixV2Generator):
+        return _generator_rules(network.num_upsamples + 1)
+    return _DISCRIMINATOR_RULES
+
+
+def _generator_settings(official: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the keyword arguments of the `Lab2PixV2Generator` that official weights belong to, but for its size.
+
+    Args:
+        official: state dict under the official names, of Lab2Pix-V2 or of SPADE.
+
+    Returns:
+        `num_upsamples` is None where the weights do not tell 5 from 6; the global encoder's widths are 0 without one.
+
+    Raises:
+        KeyError: a weight that says so is missing.
+    """
+    first, shared = official["fc.weight"], official["head_0.norm_0.mlp_shared.0.weight"]
+    scales = sum(name.startswith("fpencoder.model_up.") and name.endswith(".weight") for name in official)
+    down = [official[f"fpencoder.model_down.{2 * step}.bias"].shape[0] for step in range(scales)]
+    num_upsamples = scales - 1 if scales else None
+    return {
+        "label_channels": shared.shape[1],
+        "width": official["up_3.conv_0.bias"].shape[0],
+        "num_upsamples": 7 if "up_4.conv_0.bias" in official else num_upsamples,
+        "modulation": "dg-norm" if scales else "spade",
+        "modulation_hidden": shared.shape[0],
+        "global_width": down[0] if down else 0,
+        "global_max_width": down[-1] if down else 0,
+        "input": "noise" if first.ndim == 2 else "label",
+        "noise_dim": first.shape[1] if first.ndim == 2 else 128,
+        "spectral_norm": "head_0.conv_0.weight_orig" in official,
+    }
+
+
+def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
+    settings = _generator_settings(state)
+    fit = fit_label_space(path, settings.pop("label_channels"), options, edges_possible=True)
+    fit.pad_unknown_channel(state, r"^fc\.weight$|\.mlp_shared\.0\.weight$|^fpencoder\.model_down\.0\.weight")
+    known = settings.pop("num_upsamples")
+    noise_rows = state["fc.weight"].shape[0] if settings["input"] == "noise" else None
+    area = None if noise_rows is None else noise_rows // (16 * settings["width"])
+    wide = fit.space.name == WIDE
+    usual = (6, 5) if wide else (5, 6)
+    check_num_upsamples(options, set(usual) if known is None else {known})
+    chosen = options.num_upsamples or known
+    num_upsamples, size = _geometry([chosen] if chosen else usual, options.size, area, wide)
+    width, max_width = settings.pop("global_width"), settings.pop("global_max_width")
+    encoder = GlobalEncoderConfig(width=width, max_width=max_width) if width else GlobalEncoderConfig()
+    config = Lab2PixV2Config(
+        name="spade" if settings["modulation"] == "spade" else "lab2pix-v2-official",
+        data=DataConfig(label_space=fit.space.name, size=size, instance_edges=fit.edges),
+        generator=GeneratorConfig(**settings, num_upsamples=num_upsamples, global_encoder=encoder),
+    )
+    generator = Lab2PixV2.build_generator(config, fit.space)
+    load_renamed(generator, official_rules(generator), state, "official generator")
+    return Converted(generator.eval(), config, fit.space)
+
+
+def _geometry(
+    options: Iterable[int], size: tuple[int, int] | None, area: int | None, wide: bool
+) -> tuple[int, tuple[int, int]]:
+    """Return num_upsamples and size that agree with the weights: the first of the usual ones.
+
+    Args:
+        options: num_upsamples that are possible, the likely one first.
+        size: height and width asked for.
+        area: pixels of the map that noise becomes; None where the start is the label map.
+        wide: whether pictures are usually twice as wide as high.
+    """
+    options = list(options)
+    for num_upsamples in options:
+        height = 512 if num_upsamples == 7 else 256
+        sides = size or (height, 2 * height if wide else height)
+        whole = all(side % 2**num_upsamples == 0 for side in sides)
+        if whole and area in (None, (sides[0] >> num_upsamples) * (sides[1] >> num_upsamples)):
+            return num_upsamples, sides
+    if size is None:
+        raise ConfigError(f"the noise becomes a map of {area} pixels, which no usual size has; say --size")
+    strides = " or ".join(str(2**num_upsamples) for num_upsamples in options)
+    noise = "" if area is None else f", and {area} such squares must fill the picture"
+    raise ConfigError(
+        f"a size of {size[0]}x{size[1]} (height x width) does not fit this checkpoint: both sides must be multiples "
+        f"of {strides}{noise}"
+    )
+
+
+# --- vector files ---------------------------------------------------------------------------------------------------
+
+_NUM_UPSAMPLES = {"normal": 5, "more": 6, "most": 7}
+_EDGE_KEYS = ("in.edges", "in.edge", "in.edge_map", "in.instance_edges")
+_INSTANCE_KEYS = ("in.instance", "in.instances", "in.inst", "in.instance_map", "in.inst_map")
+_INPUT_KEYS = ("in.label", "in.image", "in.noise", *_EDGE_KEYS, *_INSTANCE_KEYS)
+
+
+class _Vectors:
+    """The networks of a V2 vector file, and what they and the losses answer, all as in the official code.
+
+    Every setting is read from the file: widths, sizes, classes, discriminators. Networks are in eval mode.
+
+    Args:
+        vectors: the file's content.
+        fast: draw with a fused generator; gradients are those of accelerated networks.
+
+    Raises:
+        CheckpointError: the file lacks something or holds weights under unknown names.
+    """
+
+    def __init__(self, vectors: Vectors, *, fast: bool = False) -> None:
+        self.vectors, self.config, self.fast = vectors, vectors.values["config"], fast
+        try:
+            self.generator = self._generator()
+            self.discriminator = self._discriminator()
+            self.ids, self.condition, self.image = self._inputs()
+            if fast:
+                for network in (self.generator, self.discriminator):
+                    accelerate(network, torch.device("cpu"))
+        except KeyError as error:
+            raise CheckpointError(f"the vector file lacks {error}, without which nothing can be compared") from error
+
+    # --- what the file says -----------------------------------------------------------------------------------------
+
+    @property
+    def known_names(self) -> set[str]:
+        """Names of the weights and inputs that have a part in the answers; the networks' own are loaded strictly."""
+        pattern = re.compile(
+            r"G\.|D\.discriminator_\d+\.(?!backboneNet\.)|D\..*\.backboneNet\.p[345]\.|VGG19\.r[1-5]\."
+        )
+        return {name for name in self.vectors.tensors if name in _INPUT_KEYS or pattern.match(name)}
+
+    def _generator(self) -> Lab2PixV2Generator:
+        config, weights = self.config, self.vectors.part("G.")
+        if config["num_upsampling_layers"] not in _NUM_UPSAMPLES:
+            raise CheckpointError(
+                f"num_upsampling_layers is {config['num_upsampling_layers']!r}; known: {[*_NUM_UPSAMPLES]}"
+            )
+        num_upsamples = _NUM_UPSAMPLES[config["num_upsampling_layers"]]
+        first, shared = weights["fc.weight"], weights["head_0.norm_0.mlp_shared.0.weight"]
+        settings = GeneratorSettings(
+            width=config["ngf"],
+            num_upsamples=num_upsamples,
+            start_size=(config["height"] >> num_upsamples, config["width"] >> num_upsamples),
+            modulation="dg-norm" if any(name.startswith("fpencoder.") for name in weights) else "spade",
+            modulation_hidden=config["modulation_hidden"],
+            global_width=config["global_width"],
+            global_max_width=config["global_max_width"],
+            input="noise" if first.ndim == 2 else "label",
+            noise_dim=first.shape[1],
+        )
+        generator = Lab2PixV2Generator(shared.shape[1], settings)
+        load_renamed(generator, official_rules(generator), weights, "official generator")
+        return generator.eval()
+
+    def _discriminator(self) -> MultiScaleDiscriminator:
+        config, weights = self.config, self.vectors.part("D.")
+        discriminator = MultiScaleDiscriminator.hierarchical(
+            weights["discriminator_0.common.0.0.weight"].shape[1],
+            [weights[f"discriminator_0.backboneNet.p{3 + level}.bias"].shape[0] for level in range(3)],
+            scales=config["num_D"],
+            width=config["ndf"],
+            max_width=config["max_dim"],
+        )
+        own = {name: tensor for name, tensor in weights.items() if ".backboneNet." not in name}
+        load_renamed(discriminator, official_rules(discriminator), own, "official discriminator")
+        return discriminator.eval()
+
+    def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return class ids `[N, H, W]`, the condition `[N, C, H, W]`, and the image."""
+        tensors, classes = self.vectors.tensors, self.config["num_classes"]
+        ids = tensors["in.label"].long()
+        ids = ids[:, 0] if ids.ndim == 4 else ids
+        edges = self._edges() if self.config.get("instance_edges") else None
+        channels = self.generator.label_channels - (0 if edges is None else 1)
+        if channels == classes + 1:  # the last one is for pixels that nobody cares about, whatever their value
+            ids = ids.clamp(max=classes)
+        # Who counts the networks' channels may have counted the one of the borders, too.
+        fitting = (classes, classes + 1) if edges is None else (classes - 1, classes, classes + 1)
+        if channels not in fitting or int(ids.max()) >= channels:
+            raise CheckpointError(
+                f"the label map holds ids up to {int(ids.max())}, config.num_classes is {classes}, and the generator "
+                f"has {channels} channels for classes; these cannot all be right"
+            )
+        onehot = F.one_hot(ids, channels).permute(0, 3, 1, 2).float()
+        condition = onehot if edges is None else torch.cat([onehot, edges], 1)
+        return ids, condition, tensors["in.image"].float()
+
+    def _edges(self) -> Tensor:
+        """Return `[N, 1, H, W]`: borders between instances, ready-made or from the instance map."""
+        tensors = self.vectors.tensors
+        if ready := next((name for name in _EDGE_KEYS if name in tensors), None):
+            edges = tensors[ready].float()
+            return edges if edges.ndim == 4 else edges.unsqueeze(1)
+        name = next((name for name in _INSTANCE_KEYS if name in tensors), None)
+        if name is None:
+            raise CheckpointError(f"config.instance_edges is true, but there is no {_INSTANCE_KEYS[0]}")
+        instances = tensors[name].long()
+        instances = instances[:, 0] if instances.ndim == 4 else instances
+        return torch.stack([instance_edges(instance) for instance in instances])
+
+    # --- what the networks answer -----------------------------------------------------------------------------------
+
+    @cached_property
+    def generated(self) -> Tensor:
+        """`[N, 3, H, W]`, with its graph."""
+        noise = self.vectors.tensors.get("in.noise")
+        with torch.enable_grad():  # whoever asks first
+            image: Tensor = self.generator(self.condition, None if noise is None else noise.float())
+        return image
+
+    @cached_property
+    def drawn(self) -> Tensor:
+        """The same as `generated`, or, where asked for, what a fused generator draws: without a graph."""
+        if not self.fast:
+            return self.generated.detach()
+        noise = self.vectors.tensors.get("in.noise")
+        image: Tensor = fuse(self.generator)(self.condition, None if noise is None else noise.float())
+        return image
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Foreground weights `[N, 1, H, W]` (Eq. 9)."""
+        background = torch.tensor(self.config["background_ids"], dtype=torch.long)
+        return foreground_mask(~torch.isin(self.ids, background), float(self.config["foreground_T"]))
+
+    @cached_property
+    @torch.no_grad()
+    def global_features(self) -> list[Tensor]:
+        """The global features, largest scale first, as the file numbers them."""
+        encoder = self.generator.global_encoder
+        return [] if encoder is None else encoder(self.condition)[::-1]
+
+    def judge(self, image: Tensor) -> list[ScaleOutput]:
+        """Let every discriminator see an image with the label map; what a smaller one sees is averaged from both."""
+        inputs, features = [], []
+        pair = torch.cat([self.condition, image], 1)
+        weights = self.vectors.part("D.")
+        for scale in range(self.config["num_D"]):
+            pair = downsample(pair) if scale else pair
+            normal = Backbone.normalize(pair[:, -3:])
+            inputs.append(pair)
+            features.append(
+                [
+                    one_by_one(normal, 8 << level, weights, f"discriminator_{scale}.backboneNet.p{3 + level}")
+                    for level in range(3 - scale)
+                ]
+            )
+        outputs: list[ScaleOutput] = self.discriminator(inputs, features)
+        return outputs
+
+    @cached_property
+    @torch.no_grad()
+    def judged(self) -> dict[str, list[ScaleOutput]]:
+        """What the discriminators say of the generated (`fake`), the `real` and the `blurred` image."""
+        images = {"fake": self.drawn, "real": self.image, "blurred": blurred(self.image)}
+        return {kind: self.judge(image) for kind, image in images.items()}
+
+    # --- what the players lose --------------------------------------------------------------------------------------
+
+    def _adversarial(self, outputs: list[ScaleOutput], player: int) -> Tensor:
+        if self.config["gan"] not in ADVERSARIAL_TERMS:
+            raise CheckpointError(f"config.gan is {self.config['gan']!r}; known: {[*ADVERSARIAL_TERMS]}")
+        weights = level_weights([len(output.predictions) for output in outputs], "released")
+        # The official code multiplies [N, 1, h, w] by [N, h, w]: each sample is weighed by the batch's mean mask.
+        return adversarial_loss(
+            [output.predictions for output in outputs],
+            ADVERSARIAL_TERMS[self.config["gan"]][player],
+            weights,
+            self.mask.mean(0, keepdim=True),
+        )
+
+    def _eyes(self, image: Tensor) -> list[Tensor]:
+        """Return the five stand-in features of the perceptual loss, of the image as it is."""
+        weights = self.vectors.part("VGG19.")
+        return [one_by_one(image, 1 << level, weights, f"r{level + 1}") for level in range(5)]
+
+    @cached_property
+    def generator_losses(self) -> dict[str, Tensor]:
+        """The generator's terms under their official names, with graph."""
+        fake, real = self.judge(self.generated), self.judged["real"]
+        matching = feature_matching_loss(
+            [output.features for output in fake], [output.features for output in real], "released"
+        )
+        return {
+            "GAN": self._adversarial(fake, 0),
+            "GAN_Feat": self.config["lambda_feat"] * matching,
+            "VGG": self.config["lambda_vgg"] * perceptual_loss(self._eyes(self.generated), self._eyes(self.image)),
+        }
+
+    @cached_property
+    def discriminator_losses(self) -> dict[str, Tensor]:
+        """The discriminators' terms under their official names, with graph."""
+        sharpness = self.config["lambda_sharp"]
+        fake = self._adversarial(self.judge(self.generated.detach()), 2)
+        soft = self._adversarial(self.judge(blurred(self.image)), 2)
+        real = self._adversarial(self.judge(self.image), 1)
+        return {"D_Fake": (fake + sharpness * soft) / (1 + sharpness), "D_real": real}
+
+
+def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
+    """Compare one `out.*`."""
+    if name == "out.generated":
+        return compare(name, case.drawn, recorded)
+    if name == "out.enhance_mask":
+        mask = case.mask
+        return compare(name, mask if recorded.ndim == mask.ndim else mask[:, 0], recorded)
+    if match := re.fullmatch(r"out\.global\.(\d+)", name):
+        features = case.global_features
+        if int(match[1]) < len(features):
+            return compare(name, features[int(match[1])], recorded)
+    if match := re.fullmatch(r"out\.D(\d+)\.(fake|real|blurred)", name):
+        outputs = case.judged[match[2]]
+        if int(match[1]) < len(outputs):
+            levels = outputs[int(match[1])].predictions
+            size = (levels[0].shape[-2], levels[0].shape[-1])
+            stack = torch.cat([F.interpolate(level, size=size, mode="nearest") for level in levels], 1)
+            return compare(name, stack, recorded)
+    return failure(name, "cannot check: no such output is known")
+
+
+def _check_shapes(case: _Vectors, name: str, scale: int, recorded: object) -> Row:
+    """Compare the shapes of the features that one discriminator offers for feature matching."""
+    outputs = case.judged["real"]
+    if scale >= len(outputs):
+        return failure(name, f"cannot check: there are {len(outputs)} discriminators")
+    ours = [list(feature.shape) for feature in outputs[scale].features]
+    return Row(name, 0.0, TOLERANCE, True) if ours == recorded else failure(name, f"ours are {ours}")
+
+
+def _check_value(case: _Vectors, name: str, recorded: Any) -> Iterator[Row]:
+    """Compare one entry of the JSON file."""
+    group, _, player = name.partition(".")
+    if group in ("loss", "grad_norm") and player in ("generator", "discriminator"):
+        network = case.generator if player == "generator" else case.discriminator
+        losses = case.generator_losses if player == "generator" else case.discriminator_losses
+        if group == "loss":
+            yield from compare_losses(name, recorded, losses)
+        else:  # of the sum of the terms that the recorded player had
+            terms = case.vectors.values.get(f"loss.{player}", losses)
+            loss = torch.stack([value for term, value in losses.items() if term in terms]).sum()
+            yield compare_value(name, gradient_norm(loss, network), recorded)
+    elif match := re.fullmatch(r"D(\d+)\.features", name):
+        yield _check_shapes(case, name, int(match[1]), recorded)
+    else:
+        yield failure(name, "cannot check: no such value is known")

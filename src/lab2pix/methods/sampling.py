@@ -1,19 +1,29 @@
-"""From label maps and noise to images: condition, noise from a seed, and the generator's forward pass."""
+"""Sampling: what a generator's input is made of, noise from a seed, and the generator's forward pass."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
-from lab2pix.errors import DataError
+from lab2pix.data.transforms import instance_edges
+from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.seeding import latent_generator
 
 __all__ = [
-    "condition_channels",
-    "encode_condition",
+    "Condition",
+    "Sampling",
+    "example_inputs",
     "generate",
     "generate_deterministic",
     "generate_pyramid",
@@ -21,69 +31,236 @@ __all__ = [
 ]
 
 
-def condition_channels(config: Config, label_space: LabelSpace) -> int:
-    """Return C: 1 for sketches; else one per class, one for unknown if the space has it, one for instance edges."""
-    if config.generator.encoder == "sketch":
-        return 1
-    return label_space.num_channels + int(config.data.instance_edges)
+@dataclass(frozen=True)
+class Condition:
+    """The generator's input, made from a batch.
 
-
-def encode_condition(config: Config, label_space: LabelSpace, batch: Batch) -> Tensor:
-    """Return the one-hot label maps with their instance edges, or sketches with paper +1 and line -1.
-
-    Returns:
-        `[N, C, H, W]` float32.
-
-    Raises:
-        DataError: the run wants instance edges and the batch has none.
+    Attributes:
+        label_space: what class ids mean.
+        source: what the method generates from: class ids, line drawings (ids 0 and 1), or images.
+        encoding: of class ids: `one-hot`, one channel per class and one for unknown where the space has it; or
+            `colors`, 3 channels, the label space's colors in [-1, 1].
+        edges: whether a channel that marks borders between instances follows.
+        channels_of_images: channels of a source image.
     """
-    if config.generator.encoder == "sketch":
-        return 1 - 2 * batch.label.unsqueeze(1).float()
-    one_hot = label_space.one_hot(batch.label)
-    if not config.data.instance_edges:
-        return one_hot
-    if batch.edges is None:
-        names = ", ".join(batch.names[:3]) or "the label maps"
-        raise DataError(
-            f"{names}: no instance map, but data.instance_edges is true; "
-            "give instance maps, or train with data.instance_edges=false."
+
+    label_space: LabelSpace
+    source: Literal["labels", "lines", "images"] = "labels"
+    encoding: Literal["one-hot", "colors"] = "one-hot"
+    edges: bool = False
+    channels_of_images: int = 3
+
+    @property
+    def channels(self) -> int:
+        """C of the input."""
+        if self.source == "images":
+            return self.channels_of_images
+        if self.source == "lines":
+            return 1
+        return (3 if self.encoding == "colors" else self.label_space.num_channels) + int(self.edges)
+
+    def __call__(self, batch: Batch) -> Tensor:
+        """Return `[N, C, H, W]` float32.
+
+        Raises:
+            DataError: the method needs instance borders, or source images, and the batch has none.
+        """
+        if self.source == "images":
+            if batch.source is None:
+                raise DataError(f"{_names(batch)}: this method generates from images; give source images")
+            return batch.source
+        if self.source == "lines":
+            return 1 - 2 * batch.label.unsqueeze(1).float()
+        encoded = self._colors(batch.label) if self.encoding == "colors" else self.label_space.one_hot(batch.label)
+        if not self.edges:
+            return encoded
+        if batch.edges is None:
+            raise DataError(
+                f"{_names(batch)}: no instance map, but data.instance_edges is true; "
+                "give instance maps, or train with data.instance_edges=false."
+            )
+        return torch.cat([encoded, batch.edges], dim=1)
+
+    def traceable(self, source: Tensor, instances: Tensor | None, dtype: torch.dtype) -> Tensor:
+        """Return the same without scattering into zeros, which would become part of an exported program.
+
+        Args:
+            source: `[N, H, W]` int64 ids, or `[N, C, H, W]` images.
+            instances: `[N, H, W]` int64, where there is a channel for their borders.
+            dtype: of the result.
+        """
+        if self.source == "images":
+            return source.to(dtype)
+        if self.source == "lines":
+            return 1 - 2 * source.unsqueeze(1).to(dtype)
+        if self.encoding == "colors":
+            encoded = self._colors(source).to(dtype)
+        else:
+            ids = torch.arange(self.label_space.num_channels, device=source.device).view(1, -1, 1, 1)
+            encoded = (source.unsqueeze(1) == ids).to(dtype)
+        return encoded if instances is None else torch.cat([encoded, instance_edges(instances).to(dtype)], 1)
+
+    def _colors(self, ids: Tensor) -> Tensor:
+        palette = self.label_space.palette.to(ids.device).float() / 127.5 - 1
+        return palette[ids].movedim(-1, 1).contiguous()
+
+
+def _names(batch: Batch) -> str:
+    return ", ".join(batch.names[:3]) or "the batch"
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """All that code outside `lab2pix.methods` knows of how a method makes images.
+
+    The generator is called as `generator(condition, noise)`, or with `style=[N, 3, H, W]` (or None) where `style` is
+    not `none`. It returns `[N, 3, H, W]` in [-1, 1], or a list of images, largest first.
+
+    Attributes:
+        condition: makes the generator's input.
+        size_multiple: what height and width are multiples of.
+        min_pixels: least area of an image in squares of `size_multiple`.
+        noise_channels: length of the noise vector, or channels of the noise map; 0: one image per input.
+        noise_stride: 0: a vector `[N, noise_channels]`; s: a map `[N, noise_channels, H / s, W / s]`.
+        outputs: how many images the generator returns; 3: X3, X2, X1.
+        style: whether a style image is taken, or needed, beyond the condition.
+        mode: `eval`, or `train`: batch norm with the statistics of the image itself and dropout seeded by the noise,
+            one image at a time; no state changes.
+    """
+
+    condition: Condition
+    size_multiple: int = 1
+    min_pixels: int = 1
+    noise_channels: int = 0
+    noise_stride: int = 0
+    outputs: int = 1
+    style: Literal["none", "optional", "required"] = "none"
+    mode: Literal["eval", "train"] = "eval"
+
+    def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...] | None:
+        """Return the shape of one image's noise at a height and width; None where the method takes none."""
+        if not self.noise_channels:
+            return None
+        if not self.noise_stride:
+            return (self.noise_channels,)
+        return (self.noise_channels, size[0] // self.noise_stride, size[1] // self.noise_stride)
+
+    def check_size(self, height: int, width: int) -> None:
+        """Raise ConfigError, naming the nearest valid size, where images of this size cannot be made."""
+        stride = self.size_multiple
+        near = [max(1, round(side / stride)) for side in (height, width)]
+        large_enough = near[0] * near[1] >= self.min_pixels
+        if large_enough and height % stride == 0 and width % stride == 0:
+            return
+        while near[0] * near[1] < self.min_pixels:
+            near = [side + 1 for side in near]
+        wants = f"multiples of {stride}" + ("" if large_enough else f", {self.min_pixels} or more squares of that side")
+        raise ConfigError(
+            f"a size of {height}x{width} (height x width) does not fit this generator, which needs {wants}; the "
+            f"nearest valid size is {near[0] * stride}x{near[1] * stride}"
         )
-    return torch.cat([one_hot, batch.edges], dim=1)
 
 
-def generate_pyramid(
-    generator: nn.Module, config: Config, label_space: LabelSpace, batch: Batch, noise: Tensor
-) -> list[Tensor]:
-    """Return all images of one pass, in [-1, 1], largest first: X3, X2, X1 of V1 (Eq. 17), X3 alone of V2.
+def example_inputs(
+    sampling: Sampling, size: tuple[int, int], count: int = 1, seed: int = 0
+) -> tuple[Batch, Tensor | None]:
+    """Return random inputs whose regions have about the shape of real ones, with noise: for measurements and checks."""
+    random, condition = torch.Generator().manual_seed(seed), sampling.condition
+    coarse = [max(2, side // 32) for side in size]
+    channels = condition.channels_of_images if condition.source == "images" else condition.label_space.num_channels
+    smooth = F.interpolate(
+        torch.rand(count, channels, *coarse, generator=random), size=size, mode="bilinear", align_corners=False
+    )
+    ids, source = smooth.argmax(1), None
+    if condition.source == "images":
+        ids, source = torch.empty(count, 0, 0, dtype=torch.int64), smooth * 2 - 1
+    elif condition.source == "lines":
+        ids = (ids != ids.roll(1, -1)).long()
+    edges = (ids != ids.roll(1, -1)).float().unsqueeze(1) if condition.edges else None
+    shape = sampling.noise_shape(size)
+    noise = None if shape is None else torch.randn(count, *shape, generator=random)
+    style = None if sampling.style == "none" else torch.rand(count, 3, *size, generator=random) * 2 - 1
+    return Batch(label=ids, edges=edges, source=source, style=style), noise
+
+
+def generate_pyramid(generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None) -> list[Tensor]:
+    """Return all images of one pass, in [-1, 1], largest first: X3, X2, X1 of V1 (Eq. 17), one image of others.
 
     Args:
         generator: a method's generator.
-        config: the run that it is of.
-        label_space: what the class ids mean.
-        batch: label maps.
-        noise: `[N, noise_dim]`.
+        sampling: of the same method.
+        batch: inputs, and style images where the method takes them.
+        noise: of `Sampling.noise_shape` per image; None where the method takes none.
+
+    Raises:
+        DataError: the batch lacks what the method needs.
     """
-    images: Tensor | list[Tensor] = generator(encode_condition(config, label_space, batch), noise)
+    condition = sampling.condition(batch)
+    if sampling.style == "none":
+        images: Tensor | list[Tensor] = generator(condition, noise)
+    elif sampling.style == "required" and batch.style is None:
+        raise DataError(f"{_names(batch)}: this method needs a style image; give one with --style")
+    else:
+        images = generator(condition, noise, style=batch.style)
     return [images] if isinstance(images, Tensor) else images
 
 
-def generate(generator: nn.Module, config: Config, label_space: LabelSpace, batch: Batch, noise: Tensor) -> Tensor:
-    """Return X3, `[N, 3, H, W]` in [-1, 1], for a batch of label maps and `[N, noise_dim]` noise."""
-    return generate_pyramid(generator, config, label_space, batch, noise)[0]
+def generate(generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None) -> Tensor:
+    """Return `[N, 3, H, W]` in [-1, 1], the largest image of `generate_pyramid`."""
+    return generate_pyramid(generator, sampling, batch, noise)[0]
 
 
 def generate_deterministic(
-    generator: nn.Module, config: Config, label_space: LabelSpace, batch: Batch, noise: Tensor
+    generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None
 ) -> list[Tensor]:
-    """Return what `generate_pyramid` does, in full precision, so that images of a batch do not depend on each other.
+    """Return what `generate_pyramid` does, in full precision; no image depends on the others of its batch.
 
-    The generator is in evaluation mode; no graph is kept.
+    On a CPU, and in train mode, samples are generated one by one: PyTorch and oneDNN choose the kernel of a convolution
+    by the batch size, and another kernel rounds differently. The generator is in evaluation mode; no graph is kept.
     """
-    # The shortened float32 of newer GPUs rounds otherwise at another batch size.
+    # TensorFloat-32 rounds differently at another batch size.
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
-        return generate_pyramid(generator, config, label_space, batch, noise)
+        if sampling.mode == "eval" and batch.label.device.type != "cpu":
+            return generate_pyramid(generator, sampling, batch, noise)
+        one = generate_pyramid if sampling.mode == "eval" else _generate_in_train_mode
+        rows = [slice(row, row + 1) for row in range(len(batch))]
+        # A row of the noise is copied because the rounding of a matrix product can depend on the alignment in memory.
+        images = [one(generator, sampling, batch[row], None if noise is None else noise[row].clone()) for row in rows]
+        return [torch.cat(scale) for scale in zip(*images, strict=True)]
 
 
-def latent_from_seed(seed: int, sample: int, length: int) -> Tensor:
-    """Return z (Eq. 21) of a seed's n-th picture: `[length]` float32 that depends on seed and sample alone."""
-    return torch.randn(length, generator=latent_generator(seed, sample))
+def _generate_in_train_mode(
+    generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None
+) -> list[Tensor]:
+    """Return the images of one sample with batch norm and dropout in train mode."""
+    # Dropout's seed: the noise is the only thing that distinguishes two images of one input.
+    digest = hashlib.sha256(b"" if noise is None else noise.cpu().contiguous().numpy().tobytes()).digest()
+    device = next(generator.parameters()).device
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices), _norms_and_dropout_in_train_mode(generator):
+        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return generate_pyramid(generator, sampling, batch, noise)
+
+
+@contextmanager
+def _norms_and_dropout_in_train_mode(network: nn.Module) -> Iterator[None]:
+    """Switch batch norm and dropout to train mode; running statistics stay as they are."""
+    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+    switched = [*norms, *(module for module in network.modules() if isinstance(module, _DropoutNd))]
+    kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    for module in switched:
+        module.training = True
+    try:
+        yield
+    finally:
+        for module in switched:
+            module.training = False
+        for norm, (momentum, counter) in zip(norms, kept, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, counter
+
+
+def latent_from_seed(seed: int, sample: int, shape: tuple[int, ...]) -> Tensor:
+    """Return the noise of a seed's n-th image: float32 that depends on seed, sample and shape alone (Eq. 21)."""
+    return torch.randn(shape, generator=latent_generator(seed, sample))

@@ -1,8 +1,9 @@
 """Checkpoints: whole or not there at all, and enough to go on as if nothing had happened.
 
-A checkpoint is a folder `checkpoints/step-00001000` of four files: `model.safetensors` (the generator to draw with) and
-`config.json` are the exported form that anybody can load; `training.safetensors` (all players as they are) and
-`optimizer.pt` (optimisers, loss scaling, counters) continue the run. It is written beside its place, forced to the disk
+A checkpoint is a folder `checkpoints/step-00001000` of four files: `model.safetensors` (the generator to sample with)
+and `config.json` are the exported form that anybody can load; `training.safetensors` (all networks under their names,
+averages under `average.NAME.`, the method's further state under `extra.RANK.`) and `optimizer.pt` (optimizers, loss
+scaling, counters) continue the run. It is written beside its place, forced to the disk
 and renamed, so that whoever finds it finds all of it, whenever the process or the machine stopped.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 import errno
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from pickle import UnpicklingError
@@ -39,7 +40,7 @@ __all__ = [
     "write_checkpoint",
 ]
 
-FORMAT = "lab2pix-1"
+FORMAT = "lab2pix-2"
 
 _FILES = ("model.safetensors", "config.json", "training.safetensors", "optimizer.pt")
 
@@ -74,12 +75,20 @@ def _tensors(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
     return {f"{prefix}{name}": tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
 
 
-def _networks(state: TrainingState) -> dict[str, Tensor]:
-    players = state.method.networks.items()
-    return {name: tensor for player, net in players for name, tensor in _tensors(net, f"{player}.").items()}
+def _training_tensors(state: TrainingState, extra: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Return what `training.safetensors` holds; an average that is `model.safetensors` itself is left out."""
+    tensors: dict[str, Tensor] = {}
+    for name, network in state.method.networks.items():
+        tensors |= _tensors(network, f"{name}.")
+    for name, average in state.averages.items():
+        if average.network is not state.sampling_generator:
+            tensors |= _tensors(average.network, f"average.{name}.")
+    for rank, own in enumerate(extra):
+        tensors |= {f"extra.{rank}.{name}": tensor.detach().cpu().contiguous() for name, tensor in own.items()}
+    return tensors
 
 
-def _write_files(folder: Path, state: TrainingState, players: dict[str, Tensor]) -> None:
+def _write_files(folder: Path, state: TrainingState, tensors: dict[str, Tensor]) -> None:
     method = state.method
     description = {
         "format": FORMAT,
@@ -96,15 +105,20 @@ def _write_files(folder: Path, state: TrainingState, players: dict[str, Tensor])
     }
     save_file(_tensors(state.sampling_generator), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
-    save_file(players, folder / "training.safetensors", metadata={"format": "pt"})
+    save_file(tensors, folder / "training.safetensors", metadata={"format": "pt"})
     torch.save(rest, folder / "optimizer.pt")
     for name in _FILES:
         sync_file(folder / name)
     sync_folder(folder)
 
 
-def write_checkpoint(run: Path, state: TrainingState) -> Path:
+def write_checkpoint(run: Path, state: TrainingState, extra: Sequence[Mapping[str, Tensor]] = ()) -> Path:
     """Write the state as `checkpoints/step-...`; one that is there already stays as it is.
+
+    Args:
+        run: the run folder.
+        state: what to write.
+        extra: `Method.extra_state` of each process, by rank; empty: of this process alone.
 
     Returns:
         The checkpoint's folder.
@@ -116,8 +130,8 @@ def write_checkpoint(run: Path, state: TrainingState) -> Path:
     path = parent / f"step-{state.step:08d}"
     if path.exists():
         return path
-    players = _networks(state)
-    broken = next((name for name, value in players.items() if not value.isfinite().all()), None)
+    tensors = _training_tensors(state, extra or [state.method.extra_state()])
+    broken = next((name for name, value in tensors.items() if not value.isfinite().all()), None)
     if broken is not None:
         raise TrainingError(
             f"weight '{broken}' is not finite after step {state.step}, so no checkpoint was written; the last good one "
@@ -126,7 +140,7 @@ def write_checkpoint(run: Path, state: TrainingState) -> Path:
     unfinished = parent / f"{UNFINISHED}{path.name}"
     try:
         unfinished.mkdir(parents=True)
-        _write_files(unfinished, state, players)
+        _write_files(unfinished, state, tensors)
         unfinished.rename(path)
         sync_folder(parent)
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -181,8 +195,17 @@ def _load_weights(network: nn.Module, tensors: dict[str, Tensor], file: Path) ->
         ) from error
 
 
-def load_checkpoint(path: Path, state: TrainingState) -> None:
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def load_checkpoint(path: Path, state: TrainingState, rank: int = 0) -> None:
     """Put the state back to what it was when the checkpoint was written.
+
+    Args:
+        path: the checkpoint's folder.
+        state: of the same run.
+        rank: this process' number, which has further state of its own; new processes take that of process 0.
 
     Raises:
         CheckpointError: a file is missing or unreadable, or the checkpoint is of another label space or network.
@@ -198,11 +221,12 @@ def load_checkpoint(path: Path, state: TrainingState) -> None:
             f"'{mine.name}' of {mine.num_classes} classes that data.label_space gives now; restore that one"
         )
     tensors = _read(path, "training.safetensors", load_file)
-    for player, network in state.method.networks.items():
-        own = {name.removeprefix(f"{player}."): t for name, t in tensors.items() if name.startswith(f"{player}.")}
-        _load_weights(network, own, path / "training.safetensors")
-    if state.average is not None:
-        _load_weights(state.average.network, _read(path, "model.safetensors", load_file), path / "model.safetensors")
+    for name, network in state.method.networks.items():
+        _load_weights(network, _part(tensors, f"{name}."), path / "training.safetensors")
+    for name, average in state.averages.items():
+        own = _part(tensors, f"average.{name}.") or _read(path, "model.safetensors", load_file)
+        _load_weights(average.network, own, path / "training.safetensors")
+    state.method.load_extra_state(_part(tensors, f"extra.{rank}.") or _part(tensors, "extra.0."))
     rest = _read(path, "optimizer.pt", lambda file: torch.load(file, map_location="cpu", weights_only=True))
     for name, optimizer in state.optimizers.items():
         optimizer.load_state_dict(rest["optimizers"][name])

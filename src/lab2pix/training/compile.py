@@ -1,4 +1,4 @@
-"""`train.compile`: steps through programs that torch's compiler makes of the players."""
+"""`train.compile`: steps through programs that torch's compiler makes of the networks."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, nullcontext
 from importlib.util import find_spec
 
 import torch
-from torch import nn
 
 from lab2pix.errors import ConfigError
 from lab2pix.methods import Method
+from lab2pix.nn.fast._torch import raise_recompile_limit
 
 __all__ = ["check_compiler", "compile_networks", "eager_mode"]
 
@@ -37,20 +37,13 @@ def check_compiler(device: torch.device) -> None:
 
 
 def compile_networks(method: Method) -> None:
-    """Let the players' parts run as compiled programs; what they are called, hold and are wrapped in stays as it was.
+    """Let a method's `compile_targets` run as compiled programs; their names and state stay as they are.
 
-    What is compiled is `Method.compile_targets`; with gradient checkpointing each of the generator's blocks in place
-    of the generator, since those are what is computed again. Programs are made at the first step, one for each size, so
-    that every session has the same ones.
+    Programs are made at the first step, one for each size, so that every session has the same ones.
     """
-    import torch._dynamo.config as settings
-
-    # One more would silently not be compiled.
-    settings.recompile_limit = max(settings.recompile_limit, _PROGRAMS)
-    for part in method.compile_targets:
-        blocks = getattr(part, "blocks", None) if method.config.train.gradient_checkpointing else None
-        for module in blocks if isinstance(blocks, nn.ModuleList) else [part]:
-            module.compile(dynamic=False)
+    raise_recompile_limit(_PROGRAMS)  # one more would silently not be compiled
+    for module in method.compile_targets:
+        module.compile(dynamic=False)
 
 
 def eager_mode(compiled: bool) -> AbstractContextManager[object]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch import distributed as dist
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import AnyDataset, build_dataset, has_held_out_photos, is_paired, open_held_out_photos
 from lab2pix.data.datasets import SampleSource
 from lab2pix.data.transforms import float_to_uint8
@@ -54,7 +54,7 @@ def validation_score_names(method: Method) -> tuple[str, ...]:
     return method.score_names if method.config.data.val_split is not None else ()
 
 
-def evaluation_names(config: Config) -> tuple[str, ...]:
+def evaluation_names(config: RunConfig) -> tuple[str, ...]:
     """Return which scores the evaluator will give of a run; none where `train.evaluate_every` is off."""
     if config.train.evaluate_every is None:
         return ()
@@ -77,6 +77,7 @@ def check_best(method: Method, *, more: bool = False) -> None:
             the first validation tells.
     """
     name, config = method.config.checkpoint.best, method.config
+    _check_sampling(method)
     names = (*validation_score_names(method), *evaluation_names(config))
     if name is None or more or name in names:
         return
@@ -91,18 +92,30 @@ def check_best(method: Method, *, more: bool = False) -> None:
     raise ConfigError(f"checkpoint.best names an unknown score '{name}'{hint}")
 
 
-def biased_feature_warnings(config: Config) -> list[str]:
+def _check_sampling(method: Method) -> None:
+    """Raise ConfigError where the evaluator is asked for scores that the method cannot have."""
+    config, sampling = method.config, method.sampling
+    if config.train.evaluate_every is None:
+        return
+    if config.evaluation.segmenter is not None and sampling.condition.source != "labels":
+        raise ConfigError(
+            f"evaluation.segmenter segments classes, but the run generates from {sampling.condition.source}, which "
+            "have none; set evaluation.segmenter=null"
+        )
+    if config.evaluation.samples > 1 and not sampling.noise_channels:
+        raise ConfigError(
+            f"evaluation.samples is {config.evaluation.samples}, but the method takes no noise, so there is one image "
+            "per input; set evaluation.samples=1"
+        )
+
+
+def biased_feature_warnings(method: Method) -> list[str]:
     """Return a sentence for each feature network that judges a run which learns against that very network."""
-    uses: dict[str, list[str]] = {}
-    if config.discriminator.kind == "hierarchical":
-        uses.setdefault(config.backbone.discriminator, []).append("backbone.discriminator")
-    if config.loss.perceptual > 0 or config.loss.consistency > 0:
-        uses.setdefault(config.backbone.perceptual, []).append("backbone.perceptual")
+    uses = method.feature_networks()
     return [
         f"distances in features of {name} are biased in favor of this run, which learns against that network "
-        f"({' and '.join(uses[name])}); to compare it with other methods, set evaluation.features to another one, such "
-        "as [inception]"
-        for name in config.evaluation.features
+        f"({uses[name]}); to compare it with other methods, set evaluation.features to another one, such as [inception]"
+        for name in method.config.evaluation.features
         if name in uses
     ]
 
@@ -111,8 +124,7 @@ class Evaluation:
     """Judges the weights that would be exported; a run without it makes the same steps.
 
     Args:
-        config: the run.
-        label_space: what the class ids mean.
+        method: of the run.
         networks: what it looks through, on the device.
         dataset: the held-out part.
         photos: held-out photos of which nobody knows the label maps.
@@ -124,15 +136,13 @@ class Evaluation:
 
     def __init__(
         self,
-        config: Config,
-        label_space: LabelSpace,
+        method: Method,
         networks: Networks,
         dataset: AnyDataset,
         photos: SampleSource | None,
         team: DistributedContext,
     ) -> None:
-        self.config = config
-        self.label_space = label_space
+        self.method = method
         self.networks = networks
         self.dataset = dataset
         self.photos = photos
@@ -149,12 +159,13 @@ class Evaluation:
             DataError: a held-out file cannot be read.
             TrainingError: the network draws what is not finite.
         """
-        settings, team = self.config.evaluation, self.team
+        method, settings, team = self.method, self.method.config.evaluation, self.team
+        shape = method.sampling.noise_shape(method.config.data.size)
         generator = _broadcast_from_rank0(state.sampling_generator, team)
 
         def draw(batch: Batch, places: Sequence[int], seed: int) -> Tensor:
-            noise = held_out_noise(seed, places, self.config.generator.noise_dim).to(team.device)
-            image = generate_deterministic(generator, self.config, self.label_space, batch.to(team.device), noise)[0]
+            noise = None if shape is None else held_out_noise(seed, places, shape).to(team.device)
+            image = generate_deterministic(generator, method.sampling, batch.to(team.device), noise)[0]
             if not bool(image.isfinite().all()):
                 raise TrainingError(
                     f"the network draws pixels that are not finite after step {state.step}; resume from the last "
@@ -179,20 +190,20 @@ class Evaluation:
 
 
 def _broadcast_from_rank0(network: nn.Module, team: DistributedContext) -> nn.Module:
-    """Return process 0's network in every process: between steps, batch statistics are each process' own."""
-    if team.size == 1:
-        return network
-    same = network if team.main else copy.deepcopy(network)
-    with torch.no_grad():
-        for tensor in same.state_dict().values():
-            flat = tensor.contiguous()
-            dist.broadcast(flat, src=0)
-            if not team.main:
-                tensor.copy_(flat)
+    """Return a copy of process 0's network, with weights in row-major order as if they had been read from a file.
+
+    Between steps, batch statistics are each process' own. With weights in another memory order, such as channels last,
+    convolutions run in other kernels, which round differently.
+    """
+    same = copy.deepcopy(network)
+    for tensor in (*same.parameters(), *same.buffers()):
+        tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
+        if team.size > 1:
+            dist.broadcast(tensor.data, src=0)
     return same
 
 
-def build_evaluation(config: Config, label_space: LabelSpace, team: DistributedContext) -> Evaluation | None:
+def build_evaluation(method: Method, team: DistributedContext) -> Evaluation | None:
     """Return what judges a run while it trains, or None where `train.evaluate_every` is off.
 
     All processes must call this, before the first step.
@@ -203,6 +214,7 @@ def build_evaluation(config: Config, label_space: LabelSpace, team: DistributedC
         LabelError: the segmenter reads other classes.
         WeightsError: weights are missing or not what they should be, or a network cannot take pictures of this size.
     """
+    config, label_space = method.config, method.label_space
     if config.train.evaluate_every is None:
         return None
     if not evaluation_names(config):
@@ -211,7 +223,7 @@ def build_evaluation(config: Config, label_space: LabelSpace, team: DistributedC
             f"'{config.data.val_split}' of photos to compare with; add it, set evaluation.segmenter, or set "
             "train.evaluate_every=null"
         )
-    dataset = build_dataset(config.data, "val", label_space, config.seed)
+    dataset = build_dataset(config.data, "val", label_space, config.seed, paired=method.paired)
     photos = open_held_out_photos(config.data, label_space, config.seed)
     for what, held_out in (("label map", dataset), ("photo", photos)):
         if held_out is not None and len(held_out) < 2:
@@ -226,7 +238,7 @@ def build_evaluation(config: Config, label_space: LabelSpace, team: DistributedC
     networks.to(team.device)
     with torch.random.fork_rng([team.device] if team.device.type == "cuda" else []):
         _dry_run(networks, config.data.size)
-    return Evaluation(config, label_space, networks, dataset, photos, team)
+    return Evaluation(method, networks, dataset, photos, team)
 
 
 def _dry_run(networks: Networks, size: tuple[int, int]) -> None:
@@ -244,7 +256,7 @@ def _dry_run(networks: Networks, size: tuple[int, int]) -> None:
             networks.segmenter(trial, size)
 
 
-def _load(config: Config, label_space: LabelSpace) -> Networks:
+def _load(config: RunConfig, label_space: LabelSpace) -> Networks:
     settings = config.evaluation
     weights = None if settings.inception_weights is None else Path(settings.inception_weights)
     protocol = Protocol(features=settings.features, segmenter=settings.segmenter, inception_weights=weights)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.data.transforms import float_to_uint8, to_pil
-from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Method
 from lab2pix.reporting.grid import image_grid
 from lab2pix.training.log import read_log
 
@@ -20,17 +20,17 @@ __all__ = ["plot_losses", "sample_grid"]
 _LEGIBLE = 128  # pixels
 
 
-def sample_grid(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Image.Image:
+def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
     """Return one row per sample: the colored label map, the generated image, the photo where there is one.
 
     Args:
         batch: the samples.
         generated: `[N, 3, H, W]` in [-1, 1].
-        label_space: colors of the label maps.
+        method: says what is generated from.
     """
     factor = max(1, _LEGIBLE // generated.shape[-1])  # small images are upsampled pixel by pixel to be legible
     size = (generated.shape[-1] * factor, generated.shape[-2] * factor)
-    columns = {"label": label_space.to_colors(batch.label.cpu()).cpu(), "generated": float_to_uint8(generated)}
+    columns = {**_inputs(batch, method), "generated": float_to_uint8(generated)}
     if batch.image is not None:
         columns["real"] = float_to_uint8(batch.image)
     rows = [
@@ -38,6 +38,15 @@ def sample_grid(batch: Batch, generated: Tensor, label_space: LabelSpace) -> Ima
         for row in zip(*columns.values(), strict=True)
     ]
     return image_grid(rows, list(columns), gap=4, font=11)
+
+
+def _inputs(batch: Batch, method: Method) -> dict[str, Tensor]:
+    """Return what is generated from as `[N, 3, H, W]` uint8: label maps in their colors, or images' first channels."""
+    if method.sampling.condition.source != "images":
+        return {"label": method.label_space.to_colors(batch.label.cpu()).cpu()}
+    assert batch.source is not None
+    shown = batch.source[:, :3] if batch.source.shape[1] >= 3 else batch.source[:, :1].expand(-1, 3, -1, -1)
+    return {"source": float_to_uint8(shown)}
 
 
 def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
@@ -67,7 +76,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def plot_losses(log: Path, file: Path) -> None:
-    """Plot the curves of a log, thin as they are and bold smoothed: one panel per network and one for the scores.
+    """Plot the curves of a log, thin as they are and bold smoothed: one panel per phase and one for the scores.
 
     Args:
         log: the run's `log.jsonl`.
@@ -84,7 +93,7 @@ def plot_losses(log: Path, file: Path) -> None:
     for index, (panel, curves) in enumerate(panels.items()):
         axes = figure.add_subplot(len(panels), 1, index + 1)
         for color, (term, (steps, values)) in enumerate(curves.items()):
-            smooth = values if panel not in ("generator", "discriminator") else _smooth(values)
+            smooth = values if panel == "validation scores" else _smooth(values)
             axes.plot(steps, values, color=f"C{color}", alpha=0.2, linewidth=0.8)
             marker = "o" if len(values) < 20 else None
             style: dict[str, Any] = {"color": f"C{color}", "linewidth": 1.6, "marker": marker, "markersize": 3}

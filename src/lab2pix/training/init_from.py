@@ -18,39 +18,45 @@ _MODEL, _TRAINING = "model.safetensors", "training.safetensors"
 
 
 def init_from(state: TrainingState, source: str) -> list[str]:
-    """Give the players what they share with another run's, by name and shape; the rest stays random.
+    """Give the networks what they share with another run's, by name and shape; the rest keeps its initial weights.
 
-    The generator and its moving average get the weights that the other run draws with; further players get theirs where
-    the source is a run or one of its checkpoints rather than an exported model. Optimisers and counters start anew.
+    What is sampled with, and its moving average, get the weights that the other run samples with; all other networks
+    get theirs where the source is a run or one of its checkpoints rather than an exported model. Optimizers and
+    counters start from zero.
 
     Args:
         state: before the first step.
         source: a run folder (its newest checkpoint counts), a checkpoint or exported folder, or a `model.safetensors`.
 
     Returns:
-        A sentence per player: how much came from there.
+        A sentence per network: how much came from there.
 
     Raises:
         CheckpointError: there is no such model, it cannot be read, or the generator shares nothing with it.
     """
     model = _find(Path(source).expanduser())
-    drawn = _read(model)
+    exported = _read(model)
     training = model.with_name(_TRAINING)
-    learnt = _read(training) if training.is_file() else {}
-    notes = []
-    for player, network in state.method.networks.items():
-        own = {name.removeprefix(f"{player}."): t for name, t in learnt.items() if name.startswith(f"{player}.")}
-        if player == "generator":
-            own = _replace_generator(own, network, state.method.generator, drawn)
-        count = _copy(network, own)
-        if player == "generator" and not count:
-            raise CheckpointError(
-                f"train.start_from: {model} shares no weight with this run's generator; give a model of the same method"
-            )
-        notes.append(f"{player}: {count} of {len(network.state_dict())} tensors start from {model.parent}")
-    if state.average is not None:
-        _copy(state.average.network, drawn)
-    return notes
+    trained = _read(training) if training.is_file() else {}
+    method, where = state.method, f"start from {model.parent}"
+    counts = {}
+    for name, network in method.networks.items():
+        own = {key.removeprefix(f"{name}."): t for key, t in trained.items() if key.startswith(f"{name}.")}
+        counts[name] = _copy(network, own)
+        if name in state.averages:
+            _copy(state.averages[name].network, own)
+    generator = method.sampling_generator(method.networks)
+    count = _copy(generator, exported)
+    if not count:
+        raise CheckpointError(
+            f"train.init_from: {model} shares no weight with this run's generator; give a model of the same method"
+        )
+    _copy(method.sampling_generator(state.sampling_networks), exported)
+    notes = {name: f"{counts[name]} of {len(network.state_dict())}" for name, network in method.networks.items()}
+    notes |= {
+        name: f"{count} of {len(generator.state_dict())}" for name, net in method.networks.items() if net is generator
+    }
+    return [f"{name}: {text} tensors {where}" for name, text in notes.items()]
 
 
 def _find(path: Path) -> Path:
@@ -61,7 +67,7 @@ def _find(path: Path) -> Path:
         file = (path if newest is None else newest) / _MODEL
     if not file.is_file():
         raise CheckpointError(
-            f"train.start_from: there is no {file}; give a run folder, a checkpoint folder or a {_MODEL}"
+            f"train.init_from: there is no {file}; give a run folder, a checkpoint folder or a {_MODEL}"
         )
     return file
 
@@ -70,17 +76,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"train.start_from: {file} cannot be read ({error}); take another checkpoint") from error
-
-
-def _replace_generator(
-    own: dict[str, Tensor], player: nn.Module, generator: nn.Module, drawn: dict[str, Tensor]
-) -> dict[str, Tensor]:
-    """Return the player's tensors with the generator's replaced by those that the run draws with."""
-    if player is generator:
-        return drawn
-    [prefix] = [name for name, module in player.named_modules() if module is generator]
-    return own | {f"{prefix}.{name}": tensor for name, tensor in drawn.items()}
+        raise CheckpointError(f"train.init_from: {file} cannot be read ({error}); take another checkpoint") from error
 
 
 def _copy(network: nn.Module, tensors: dict[str, Tensor]) -> int:

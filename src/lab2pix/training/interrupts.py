@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import TrainingError
 from lab2pix.training.checkpoint import is_disk_full
+from lab2pix.training.run_folder import flatten
 
 __all__ = ["TIMEOUT", "InterruptHandler", "translate_errors", "worker_ignore_signals"]
 
@@ -85,23 +86,24 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError | OSError) and any(part in str(error).lower() for part in words)
 
 
-def _memory_advice(config: Config, processes: int) -> str:
-    train = config.train
+def _memory_advice(config: RunConfig, processes: int) -> str:
+    train, settings = config.train, dict(flatten(config.model_dump()))
     advice = []
     if train.batch_size // (processes * train.accumulate) > 1:
         advice.append(
             f"raise train.accumulate (now {train.accumulate}) or lower train.batch_size (now {train.batch_size})"
         )
-    if not train.gradient_checkpointing:
+    if settings.get("train.gradient_checkpointing") is False:
         advice.append("set train.gradient_checkpointing=true")
     if train.precision == "fp32":
         advice.append("set train.precision=bf16")
-    advice.append(f"lower data.size (now {list(config.data.size)}) or generator.width (now {config.generator.width})")
+    width = f" or generator.width (now {settings['generator.width']})" if "generator.width" in settings else ""
+    advice.append(f"lower data.size (now {list(config.data.size)}){width}")
     return "; ".join(advice)
 
 
 @contextmanager
-def translate_errors(config: Config, processes: int = 1) -> Iterator[None]:
+def translate_errors(config: RunConfig, processes: int = 1) -> Iterator[None]:
     """Turn the words of the system, and of torch's compiler, into what the user can do about it.
 
     Raises:

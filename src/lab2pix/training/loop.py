@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import AnyDataset, build_dataset
-from lab2pix.errors import ConfigError
+from lab2pix.data.samples import collate
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Losses, build_method
+from lab2pix.methods import Losses, Progress, build_method, get_method
+from lab2pix.nn.fast import accelerate
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
     latest_checkpoint,
@@ -33,7 +34,7 @@ from lab2pix.training.loader import read_batches
 from lab2pix.training.monitor import Monitor, Validator
 from lab2pix.training.run_folder import lock_run, record_session, resolve_run, start_run
 from lab2pix.training.sampler import StreamSampler, draw_noise
-from lab2pix.training.schedule import learning_rate_factor, total_steps
+from lab2pix.training.schedule import total_steps
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed, was_restarted
@@ -50,7 +51,7 @@ class RunResult:
         path: the run folder.
         step: optimiser steps made, over all sessions.
         total_steps: steps of the whole run.
-        losses: each player's loss terms at the last step; empty where none was made.
+        losses: each phase's loss terms at the last step; empty where none was made.
         scores: the last validation scores, and the evaluator's; process 0 has them.
         seconds: time spent training, over all sessions.
         signal: number of the signal that ended the session early, or 0.
@@ -76,7 +77,7 @@ class RunResult:
 
 
 def train(
-    config: Config | None,
+    config: RunConfig | None,
     out: Path | str,
     *,
     resume: bool = False,
@@ -90,7 +91,7 @@ def train(
         out: the run folder; new or empty, or with `resume` one that holds a run.
         resume: continue from the latest checkpoint, exactly as if the run had never stopped.
         device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the best there is.
-        validators: called with the method, the run folder and the step for more validation scores.
+        validators: called with the state, the run folder and the step for more validation scores.
 
     Returns:
         How it ended. Ctrl-C, SIGTERM and `train.max_minutes` end it early, with a checkpoint.
@@ -111,47 +112,48 @@ def train(
         stack.enter_context(translate_errors(config, team.size))
 
         _check_share(config, team)
+        method = get_method(config.method)
         if config.train.compile:
             check_compiler(team.device)
         label_space = LabelSpace.load(config.data.label_space)
-        dataset = build_dataset(config.data, "train", label_space, config.seed)
+        dataset = build_dataset(config.data, "train", label_space, config.seed, paired=method.paired)
         samples, total = len(dataset), total_steps(config.train, len(dataset))
         sampler = _sampler(config, team, samples, total)
         state = _build(config, label_space, team)
         inherited: list[str] = []
-        if config.train.start_from is not None and latest_checkpoint(run) is None:
-            inherited = init_from(state, config.train.start_from)
+        if config.train.init_from is not None and latest_checkpoint(run) is None:
+            inherited = init_from(state, config.train.init_from)
+        state.refresh_batches = lambda: _refresh_batches(dataset, state, sampler.part_size, team.device)
         check_best(state.method, more=bool(validators))
         team.run_on_main(lambda: _check_held_out(config, label_space))
-        evaluation = build_evaluation(config, label_space, team)
+        evaluation = build_evaluation(state.method, team)
 
         if not resume:
             team.run_on_main(lambda: start_run(config, run))
         team.run_on_main(lambda: stack.enter_context(lock_run(run)))
         checkpoint = team.run_on_main(lambda: _find_checkpoint(run))
         if checkpoint is not None:
-            load_checkpoint(checkpoint, state)
-        engine = build_step_context(config, state, team.device)
+            load_checkpoint(checkpoint, state, team.rank)
+        context = build_step_context(state, team.device)
         if config.train.compile:
             compile_networks(state.method)
-        networks = {name: team.wrap(player) for name, player in state.method.networks.items()}
+        team.broadcast_weights(state.sampling_networks.values())
+        team.broadcast_weights(state.method.networks.values())
         notes = team.run_on_main(lambda: _record(run, state, team, dataset))
 
         sampler.steps = range(state.step, total)
         batches = stack.enter_context(closing(_batches(dataset, sampler, config, team)))
         monitor = Monitor(
-            run, state, team, engine, total=total, samples=samples, validators=validators, evaluation=evaluation
+            run, state, team, context, total=total, samples=samples, validators=validators, evaluation=evaluation
         )
         stack.enter_context(monitor)
-        for note in [*notes, *inherited, *(biased_feature_warnings(config) if evaluation is not None else ())]:
+        for note in [*notes, *inherited, *(biased_feature_warnings(state.method) if evaluation is not None else ())]:
             monitor.note(note)
         stack.enter_context(stop)
-        return _run_steps(networks, batches, monitor, stop)
+        return _run_steps(batches, monitor, stop)
 
 
-def _run_steps(
-    networks: Mapping[str, nn.Module], batches: Iterator[list[Batch]], monitor: Monitor, stop: InterruptHandler
-) -> RunResult:
+def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: InterruptHandler) -> RunResult:
     """Make the steps that are left, or as many as there is time for."""
     run, state, team, total = monitor.run, monitor.state, monitor.team, monitor.total
     config = state.method.config
@@ -161,15 +163,15 @@ def _run_steps(
     if state.step >= total:
         monitor.display.note(f"the run in {run} is complete: all of its {total} steps are made")
     while state.step < total and not reason:
-        set_learning_rates(state, learning_rate_factor(state.step, total, config.optimizer.decay_fraction))
+        progress = Progress(state.step, total, monitor.samples, config.train.batch_size)
+        set_learning_rates(state, progress)
         asked = time.monotonic()
         batch = next(batches)
         came = time.monotonic()
         # Whatever draws random numbers beside the noise draws the same ones when the step is made again.
         torch.manual_seed(stable_seed("step", config.seed, state.step, team.rank))
-        parts = _parts(batch, config, state.step, team)
-        engine = replace(monitor.engine, progress=state.step / max(1, total - 1))
-        losses = training_step(state, networks, parts, engine, team)
+        context = replace(monitor.context, progress=progress)
+        losses = training_step(state, _micro_batches(batch, state, team), context, team)
         now = time.monotonic()
         state.seconds = now - began
         monitor.pace.count(came - asked, now - came)
@@ -181,7 +183,7 @@ def _run_steps(
         with eager_mode(config.train.compile):
             improved = monitor.maybe_evaluate(ends=last and not interrupted)
         if state.step % config.checkpoint.every == 0 or last or improved:
-            team.run_on_main(lambda: _save(run, state, monitor))
+            _save(run, state, monitor)
 
     if reason:
         why = "train.max_minutes have passed" if reason == TIMEOUT else signal.Signals(reason).name
@@ -197,16 +199,20 @@ def _run_steps(
     )
 
 
-def _build(config: Config, label_space: LabelSpace, team: DistributedContext) -> TrainingState:
+def _build(config: RunConfig, label_space: LabelSpace, team: DistributedContext) -> TrainingState:
     """Return the state before the first step, the same in every process."""
     torch.manual_seed(stable_seed("weights", config.seed))
     method = build_method(config, label_space)
-    method.generator = team.convert_sync_batchnorm(method.generator)
+    method.networks = {name: team.convert_sync_batchnorm(network) for name, network in method.networks.items()}
     method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
-    return build_state(method, config, team.device)
+    if not config.train.compile:  # the compiler optimizes the plain networks
+        for name, network in method.networks.items():
+            if name not in method.plain_networks:
+                accelerate(network, team.device)
+    return build_state(method, team.device)
 
 
-def _sampler(config: Config, team: DistributedContext, samples: int, total: int) -> StreamSampler:
+def _sampler(config: RunConfig, team: DistributedContext, samples: int, total: int) -> StreamSampler:
     return StreamSampler(
         samples,
         seed=config.seed,
@@ -219,40 +225,48 @@ def _sampler(config: Config, team: DistributedContext, samples: int, total: int)
 
 
 def _batches(
-    dataset: AnyDataset, sampler: StreamSampler, config: Config, team: DistributedContext
+    dataset: AnyDataset, sampler: StreamSampler, config: RunConfig, team: DistributedContext
 ) -> Generator[list[Batch], None, None]:
     return read_batches(dataset, sampler, config.data.workers, pin=team.device.type == "cuda")
 
 
-def _parts(batches: Sequence[Batch], config: Config, step: int, team: DistributedContext) -> list[tuple[Batch, Tensor]]:
+def _micro_batches(
+    batches: Sequence[Batch], state: TrainingState, team: DistributedContext
+) -> list[tuple[Batch, Tensor | None]]:
     """Return each part of this process' batch with its noise, on the device."""
+    method = state.method
+    shape = method.sampling.noise_shape(method.config.data.size)
+    if shape is None:
+        return [(batch.to(team.device), None) for batch in batches]
     sizes = [len(batch) for batch in batches]
-    noise = draw_noise(config.seed, step, team.rank, sum(sizes), config.generator.noise_dim).to(team.device)
+    noise = draw_noise(method.config.seed, state.step, team.rank, sum(sizes), shape).to(team.device)
     return [(batch.to(team.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
 
 
-def _check_share(config: Config, team: DistributedContext) -> None:
+def _refresh_batches(
+    dataset: AnyDataset, state: TrainingState, samples: int, device: torch.device
+) -> Iterator[tuple[Batch, Tensor | None]]:
+    """Yield the first training batches, each time the same, for a method that estimates statistics of them."""
+    method = state.method
+    shape = method.sampling.noise_shape(method.config.data.size)
+    for number in range(method.refresh_batches):
+        indices = [(number * samples + place) % len(dataset) for place in range(samples)]
+        batch = collate([dataset[(0, index)] for index in indices]).to(device)
+        noise = None if shape is None else draw_noise(method.config.seed, number, 0, samples, shape).to(device)
+        yield batch, noise
+
+
+def _check_share(config: RunConfig, team: DistributedContext) -> None:
     """Check rules about the samples of one pass again, now that it is known how many processes share a batch."""
     share = config.train.batch_size // (config.train.accumulate * team.size)
-    if share != 1:
-        return
-    advice = f"train.batch_size to {2 * config.train.accumulate * team.size} or more, or run fewer processes"
-    if config.loss.diversity > 0:
-        raise ConfigError(
-            f"loss.diversity compares two pictures of a label map, but each of {team.size} processes draws one at a "
-            f"time; set {advice}"
-        )
-    if set(config.data.size) == {2**config.generator.doublings}:
-        raise ConfigError(
-            f"data.size is {list(config.data.size)}, which makes the generator's first scale one pixel, and each of "
-            f"{team.size} processes draws one sample at a time, so its batch norm has nothing to average; set {advice}"
-        )
+    advice = f"set train.batch_size={2 * config.train.accumulate * team.size} or more, or run fewer processes"
+    config.check_samples_per_pass(share, advice)
 
 
-def _check_held_out(config: Config, label_space: LabelSpace) -> None:
+def _check_held_out(config: RunConfig, label_space: LabelSpace) -> None:
     """Look for the held-out set before the first step rather than when it is first shown."""
     if config.data.val_split is not None:
-        build_dataset(config.data, "val", label_space, config.seed)
+        build_dataset(config.data, "val", label_space, config.seed, paired=get_method(config.method).paired)
 
 
 def _find_checkpoint(run: Path) -> Path | None:
@@ -266,7 +280,13 @@ def _record(run: Path, state: TrainingState, team: DistributedContext, dataset: 
 
 
 def _save(run: Path, state: TrainingState, monitor: Monitor) -> None:
-    if monitor.log is not None:
-        monitor.log.sync()
-    write_checkpoint(run, state)
-    prune_checkpoints(run, state.method.config.checkpoint.keep, state.best)
+    """Write a checkpoint; all processes must call this."""
+    extra = monitor.team.gather(state.method.extra_state())
+
+    def write() -> None:
+        if monitor.log is not None:
+            monitor.log.sync()
+        write_checkpoint(run, state, extra)
+        prune_checkpoints(run, state.method.config.checkpoint.keep, state.best)
+
+    monitor.team.run_on_main(write)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.errors import ConfigError, did_you_mean
-from lab2pix.methods import Losses, Method, StepContext, generate
+from lab2pix.methods import Losses, StepContext, generate
 from lab2pix.reporting.html import number
 from lab2pix.training.evaluation import Evaluation, evaluation_names, is_better
 from lab2pix.training.figures import plot_losses, sample_grid
@@ -29,8 +29,8 @@ from lab2pix.utils.seeding import stable_seed
 
 __all__ = ["Monitor", "Validator"]
 
-Validator = Callable[[Method, Path, int], dict[str, float]]
-"""Scores a method (its generator is the one to draw with, in eval mode) given the run folder and the step."""
+Validator = Callable[[TrainingState, Path, int], dict[str, float]]
+"""Scores a state (its `sampling_generator` is in evaluation mode), given the run folder and the step."""
 
 _SCORED = 64  # held-out pictures that the built-in scores look at
 _SCORED_AT_ONCE = 8
@@ -43,7 +43,7 @@ class Monitor:
         run: the run folder.
         state: what is trained, standing at the step to go on from.
         team: the processes.
-        engine: gives the precision to draw in.
+        context: gives the precision to generate in.
         total: steps of the run.
         samples: size of the training set, to tell the epoch.
         validators: more scores, beside the method's own.
@@ -55,7 +55,7 @@ class Monitor:
         run: Path,
         state: TrainingState,
         team: DistributedContext,
-        engine: StepContext,
+        context: StepContext,
         *,
         total: int,
         samples: int,
@@ -65,12 +65,12 @@ class Monitor:
         self.run = run
         self.state = state
         self.team = team
-        self.engine = engine
+        self.context = context
         self.total = total
         self.samples = samples
         self.validators = validators
         self.evaluation = evaluation
-        self.config: Config = state.method.config
+        self.config: RunConfig = state.method.config
         self.scores: dict[str, float] = {}
         self.notes: list[str] = []
         self.pace = DataWaitMeter()
@@ -101,9 +101,9 @@ class Monitor:
     def average(self, losses: Mapping[str, Losses]) -> dict[str, dict[str, float]]:
         """Return the losses as numbers, mean over all processes (which must all call this)."""
         found = {}
-        for player, terms in losses.items():
+        for phase, terms in losses.items():
             values = self.team.mean(torch.stack([value.detach().float() for value in terms.values()])).tolist()
-            found[player] = dict(zip(terms, values, strict=True))
+            found[phase] = dict(zip(terms, values, strict=True))
         return found
 
     def step(self, losses: Mapping[str, Losses]) -> None:
@@ -117,7 +117,7 @@ class Monitor:
             if self.log is not None:
                 self._write(values, waiting)
         # Scenes are drawn in the first epoch, and kept.
-        starved = self.pace.data_bound(excused=self.config.data.layout == "scenes" and not self._epoch())
+        starved = self.pace.data_bound(excused=self.config.data.format == "scenes" and not self._epoch())
         if starved is not None:
             self.note(data_loading_hint(starved, self.config.data.workers))
         self.display.update(step)
@@ -131,8 +131,8 @@ class Monitor:
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in state.optimizers.items()}
         line = {"step": state.step, "epoch": self._epoch(), "losses": losses, "lr": rates}
         self.log.write(line | {"seconds": round(state.seconds, 3), "waiting": round(waiting, 4)})
-        for player, terms in losses.items():
-            self._chart({f"{player}/{term}": value for term, value in terms.items()})
+        for phase, terms in losses.items():
+            self._chart({f"{phase}/{term}": value for term, value in terms.items()})
         self._chart({f"lr/{name}": rate for name, rate in rates.items()} | {"waiting": waiting})
 
     def _chart(self, values: Mapping[str, float]) -> None:
@@ -177,7 +177,7 @@ class Monitor:
             self._write_sheet()
             scores = self._score()
             for validator in self.validators:
-                scores.update(validator(self.state.method, self.run, self.state.step))
+                scores.update(validator(self.state, self.run, self.state.step))
         name = self.config.checkpoint.best
         if name is not None and name not in (*scores, *evaluation_names(self.config)):
             hint = did_you_mean(name, scores) if scores else "; this run takes no scores (set data.val_split)"
@@ -224,9 +224,9 @@ class Monitor:
     def _write_sheet(self) -> None:
         count = self.config.monitor.samples
         batch = next(self._batches(count, count))
-        if self.config.data.unpaired and self.config.data.val_split is None:
+        if not self.state.method.paired and self.config.data.val_split is None:
             batch = replace(batch, image=None)  # photos of other label maps, which would pass for the true ones
-        sheet = sample_grid(batch, self._generate(batch, "sheet"), self.state.method.label_space)
+        sheet = sample_grid(batch, self._generate(batch, "sheet"), self.state.method)
         file = self.run / "samples" / f"step-{self.state.step:08d}.png"
         file.parent.mkdir(exist_ok=True)
         sheet.save(file)
@@ -238,7 +238,7 @@ class Monitor:
         seen = 0
         for place, batch in enumerate(self._batches(_SCORED, _SCORED_AT_ONCE)):
             generated = self._generate(batch, "score", place)
-            with self.engine.autocast():
+            with self.context.autocast():
                 scores = self.state.method.validation_scores(batch, generated)
             for name, score in scores.items():
                 sums[name] = sums.get(name, 0.0) + float(score) * len(batch)
@@ -248,9 +248,9 @@ class Monitor:
     def _batches(self, count: int, at_once: int) -> Iterator[Batch]:
         """Yield held-out samples, spread evenly over the set; training samples where none are held out."""
         if self._held_out is None:
-            data = self.config.data
+            data, method = self.config.data, self.state.method
             split: Literal["train", "val"] = "train" if data.val_split is None else "val"
-            self._held_out = build_dataset(data, split, self.state.method.label_space, self.config.seed)
+            self._held_out = build_dataset(data, split, method.label_space, self.config.seed, paired=method.paired)
         length = len(self._held_out)
         count = min(count, length)
         chosen = [index * length // count for index in range(count)]
@@ -262,26 +262,25 @@ class Monitor:
         """Return pictures of a batch, with noise that stays the same all through the run."""
         method = self.state.method
         random = torch.Generator().manual_seed(stable_seed(*purpose, self.config.seed))
-        noise = torch.randn(len(batch), self.config.generator.noise_dim, generator=random).to(self.team.device)
-        with self.engine.autocast():
-            return generate(method.generator, self.config, method.label_space, batch, noise).float()
+        shape = method.sampling.noise_shape(self.config.data.size)
+        noise = None if shape is None else torch.randn(len(batch), *shape, generator=random).to(self.team.device)
+        with self.context.autocast():
+            return generate(self.state.sampling_generator, method.sampling, batch, noise).float()
 
 
 @contextmanager
 def _evaluation_mode(state: TrainingState) -> Iterator[None]:
-    """Let the method draw with the weights that will be exported, without a trace in what is trained."""
-    method, trained = state.method, state.method.generator
-    modes = [(module, module.training) for module in trained.modules()]
-    method.generator = state.sampling_generator.eval()
+    """Put what is sampled with into evaluation mode, without a trace in what is trained."""
+    modes = [(module, module.training) for network in state.method.networks.values() for module in network.modules()]
+    state.sampling_generator.eval()
     try:
         yield
     finally:
-        method.generator = trained
         for module, training in modes:
             module.training = training
 
 
-def _open_tensorboard(folder: Path, step: int, config: Config) -> Any:
+def _open_tensorboard(folder: Path, step: int, config: RunConfig) -> Any:
     if not config.monitor.tensorboard:
         return None
     try:

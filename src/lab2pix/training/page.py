@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.recipes import load_config, preset_names
 from lab2pix.reporting.chart import chart
 from lab2pix.reporting.html import write_html
@@ -58,7 +58,7 @@ def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[s
         losses=(run / "losses.png").exists(),
         commands=_commands(run, config, done=state.step >= total),
         base=f"preset {config.name}" if preset else "the defaults",
-        settings=list(_changed_settings(config, load_config(config.name) if preset else Config())),
+        settings=list(_changed_settings(config, load_config(config.name) if preset else type(config)())),
     )
 
 
@@ -81,7 +81,7 @@ def _sheets(folder: Path) -> Iterator[dict[str, Any]]:
         yield {"file": f"samples/{sheet.name}", "step": int(sheet.stem.removeprefix("step-"))}
 
 
-def _commands(run: Path, config: Config, *, done: bool) -> list[tuple[str, str]]:
+def _commands(run: Path, config: RunConfig, *, done: bool) -> list[tuple[str, str]]:
     """Return the commands that a reader may want to run next, with their purposes."""
     evaluation = config.evaluation
     evaluate = ["lab2pix", "evaluate", str(run), "--out", str(run / "report.json"), "--count", str(evaluation.count)]
@@ -101,7 +101,7 @@ def _commands(run: Path, config: Config, *, done: bool) -> list[tuple[str, str]]
     return [(purpose, shlex.join(words)) for purpose, words in commands[1 if done else 0 :]]
 
 
-def _changed_settings(config: Config, base: Config) -> Iterator[tuple[str, str, str]]:
+def _changed_settings(config: RunConfig, base: RunConfig) -> Iterator[tuple[str, str, str]]:
     """Yield the settings that differ from `base`: key, value, value there."""
     before, now = (dict(flatten(part.model_dump(mode="json"))) for part in (base, config))
     for key, value in now.items():

@@ -58,8 +58,8 @@ class Display:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def losses(self, losses: Mapping[str, Mapping[str, float]], waiting: float = 0.0) -> None:
-        """Set the displayed sum of losses of each network, and the share of time waiting for data where it is large."""
-        shown = [f"{player} {sum(terms.values()):.3f}" for player, terms in losses.items()]
+        """Set the displayed sum of losses of each phase, and the share of time waiting for data where it is large."""
+        shown = [f"{phase} {sum(terms.values()):.3f}" for phase, terms in losses.items()]
         if waiting >= _WORTH_SHOWING:
             shown.append(f"waiting for data {waiting:.0%}")
         self._losses = "  ".join(shown)

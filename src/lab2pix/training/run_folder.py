@@ -19,8 +19,9 @@ import torch
 import yaml
 from pydantic import ValidationError
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
+from lab2pix.methods import read_config
 from lab2pix.recipes import to_yaml
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.files import write_atomically
@@ -35,7 +36,7 @@ _FREE = (
 )
 
 
-def read_run_config(run: Path) -> Config:
+def read_run_config(run: Path) -> RunConfig:
     """Return the configuration that a run was started with.
 
     Raises:
@@ -43,18 +44,18 @@ def read_run_config(run: Path) -> Config:
     """
     file = run / "config.yaml"
     try:
-        return Config.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return read_config(yaml.safe_load(file.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise CheckpointError(
             f"{run} holds no run to resume ({file.name} is missing); start one without --resume"
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, AttributeError) as error:
         raise CheckpointError(
             f"{file} cannot be read as a run's configuration; restore it as it was written"
         ) from error
 
 
-def resolve_run(config: Config | None, run: Path, *, resume: bool) -> Config:
+def resolve_run(config: RunConfig | None, run: Path, *, resume: bool) -> RunConfig:
     """Return the configuration to train with, after a look at the folder; nothing is written yet.
 
     Args:
@@ -79,7 +80,7 @@ def resolve_run(config: Config | None, run: Path, *, resume: bool) -> Config:
     return config
 
 
-def start_run(config: Config, run: Path) -> None:
+def start_run(config: RunConfig, run: Path) -> None:
     """Make the folder of a new run and write its `config.yaml`.
 
     Raises:
@@ -123,7 +124,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield f"{prefix}{key}", value
 
 
-def _check_same(stored: Config, asked: Config, run: Path) -> None:
+def _check_same(stored: RunConfig, asked: RunConfig, run: Path) -> None:
     before, now = (dict(flatten(config.model_dump(mode="json"))) for config in (stored, asked))
     changed = [key for key in {**before, **now} if before.get(key) != now.get(key) and not key.startswith(_FREE)]
     if changed:
@@ -203,7 +204,7 @@ def _session(team: DistributedContext, step: int) -> dict[str, Any]:
 
 
 def record_session(
-    run: Path, config: Config, team: DistributedContext, *, step: int, samples: int, file_hash: str
+    run: Path, config: RunConfig, team: DistributedContext, *, step: int, samples: int, file_hash: str
 ) -> list[str]:
     """Write into `run.json` how this session was started, after those before it.
 

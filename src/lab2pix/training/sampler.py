@@ -18,10 +18,10 @@ from lab2pix.utils.seeding import stable_seed
 __all__ = ["StreamSampler", "draw_noise"]
 
 
-def draw_noise(seed: int, step: int, rank: int, count: int, noise_dim: int) -> Tensor:
-    """Return z ~ N(0, I), `[count, noise_dim]` float32 (Eq. 21), for one process' part of a step's batch."""
+def draw_noise(seed: int, step: int, rank: int, count: int, shape: tuple[int, ...]) -> Tensor:
+    """Return z ~ N(0, I), `[count, *shape]` float32 (Eq. 21), for one process' part of a step's batch."""
     generator = torch.Generator().manual_seed(stable_seed("noise", seed, step, rank))
-    return torch.randn(count, noise_dim, generator=generator)
+    return torch.randn(count, *shape, generator=generator)
 
 
 class StreamSampler(Sampler[list[tuple[int, int]]]):

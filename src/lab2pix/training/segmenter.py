@@ -1,4 +1,4 @@
-"""Training the segmenters that pictures are judged with, on real pairs of any layout."""
+"""Training the segmenters that pictures are judged with, on real pairs of any format."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def train_segmenter(
     settings, out = settings or SegmenterSettings(), Path(out)
     _check(data, out, overwrite)
     space = LabelSpace.load(data.label_space)
-    train = build_dataset(data, "train", space, settings.seed)
-    held_out = build_dataset(data, "val", space, settings.seed)
+    train = build_dataset(data, "train", space, settings.seed, paired=True)
+    held_out = build_dataset(data, "val", space, settings.seed, paired=True)
     chosen = choose_device(device)
     torch.manual_seed(settings.seed)
     network = build_network(settings.architecture, settings.encoder, space.num_classes, settings.encoder_weights)
@@ -136,7 +136,7 @@ def train_segmenter(
             "learning_rate": settings.learning_rate,
             "encoder_weights": settings.encoder_weights,
             "seed": settings.seed,
-            "layout": data.layout,
+            "format": data.format,
             "pairs": len(train),
             "losses": losses,
             "seconds": round(seconds, 1),

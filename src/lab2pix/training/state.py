@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
-from lab2pix.config.schema import Config
-from lab2pix.methods import Method
+from lab2pix.batch import Batch
+from lab2pix.methods import Method, OptimizerSpec, Progress
 from lab2pix.training.ema import ModelEma
 
 __all__ = ["Best", "TrainingState", "build_state", "set_learning_rates"]
@@ -26,57 +29,73 @@ class Best:
 
 @dataclass
 class TrainingState:
-    """The players, their optimisers and the counters.
+    """Networks, optimizers, averages and counters.
 
     Attributes:
-        method: holds the players.
-        optimizers: one per player.
+        method: holds the networks.
+        optimizers: by name.
         scaler: loss scaling of fp16; does nothing otherwise.
-        average: the generator's moving average, where it is on.
-        step: optimiser steps made.
+        averages: moving averages of networks, by name; empty where `train.ema_decay` is null.
+        step: optimizer steps made.
         seconds: time spent on them, over all sessions.
         best: the best score so far, where `checkpoint.best` asks for one.
+        refresh_batches: returns the training batches that `Method.refresh` is given, with their noise.
     """
 
     method: Method
     optimizers: dict[str, Optimizer]
     scaler: torch.amp.GradScaler
-    average: ModelEma | None
+    averages: dict[str, ModelEma]
     step: int = 0
     seconds: float = 0.0
     best: Best | None = None
+    refresh_batches: Callable[[], Iterable[tuple[Batch, Tensor | None]]] = tuple
+    _refreshed: tuple[int, nn.Module] | None = None
+
+    @property
+    def sampling_networks(self) -> Mapping[str, nn.Module]:
+        """The networks to sample with: averages where there are any."""
+        return {**self.method.networks, **{name: average.network for name, average in self.averages.items()}}
 
     @property
     def sampling_generator(self) -> nn.Module:
-        """The generator to draw with: the average where there is one."""
-        return self.method.generator if self.average is None else self.average.network
+        """What is scored and saved: a method that estimates statistics again does so on a copy, once per step."""
+        generator = self.method.sampling_generator(self.sampling_networks)
+        if not self.method.refresh_batches:
+            return generator
+        if self._refreshed is None or self._refreshed[0] != self.step:
+            generator = copy.deepcopy(generator)
+            self.method.refresh(generator, self.refresh_batches())
+            self._refreshed = self.step, generator.eval().requires_grad_(False)
+        return self._refreshed[1]
 
 
-def _rates(config: Config) -> dict[str, float]:
-    return {"generator": config.optimizer.generator_lr, "discriminator": config.optimizer.discriminator_lr}
+def _parameters(method: Method, spec: OptimizerSpec) -> list[nn.Parameter]:
+    named = (item for name in spec.networks for item in method.networks[name].named_parameters())
+    return [parameter for name, parameter in named if parameter.requires_grad and re.match(spec.pattern, name)]
 
 
-def _adam(network: nn.Module, lr: float, betas: tuple[float, float], device: torch.device) -> Optimizer:
+def _adam(method: Method, spec: OptimizerSpec, device: torch.device) -> Optimizer:
     # One kernel for all parameters, where the device has it; elsewhere PyTorch's own choice.
     fused = True if device.type in ("cpu", "cuda") else None
-    return Adam(network.parameters(), lr=lr, betas=betas, fused=fused)
+    parameters = _parameters(method, spec)
+    return Adam(parameters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=fused)
 
 
-def build_state(method: Method, config: Config, device: torch.device) -> TrainingState:
+def build_state(method: Method, device: torch.device) -> TrainingState:
     """Return the state before the first step; the method is on its device already."""
-    rates, betas = _rates(config), config.optimizer.betas
-    decay = config.train.ema_decay
+    config, decay = method.config, method.config.train.ema_decay
+    averaged = {} if decay is None else method.averaged
     return TrainingState(
         method=method,
-        optimizers={name: _adam(player, rates[name], betas, device) for name, player in method.networks.items()},
+        optimizers={name: _adam(method, spec, device) for name, spec in method.optimizers.items()},
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
-        average=None if decay is None else ModelEma(method.generator, decay),
+        averages={name: ModelEma(method.networks[name], decay or 0.0, settings) for name, settings in averaged.items()},
     )
 
 
-def set_learning_rates(state: TrainingState, factor: float) -> None:
-    """Let every optimiser use its configured learning rate times the factor in the next step."""
-    rates = _rates(state.method.config)
-    for name, player in state.optimizers.items():
-        for group in player.param_groups:
-            group["lr"] = rates[name] * factor
+def set_learning_rates(state: TrainingState, progress: Progress) -> None:
+    """Let every optimizer use its learning rate times its schedule's factor in the next step."""
+    for name, spec in state.method.optimizers.items():
+        for group in state.optimizers[name].param_groups:
+            group["lr"] = spec.lr * spec.schedule(progress)

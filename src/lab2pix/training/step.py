@@ -1,20 +1,19 @@
-"""One training step: the generator's turn, then the discriminators' (5.2)."""
+"""One training step: each phase of the method, then the optimizers that it names."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
 from lab2pix.errors import TrainingError
-from lab2pix.methods import Losses, StepContext
+from lab2pix.methods import Losses, Phase, RandomSource, StepContext
 from lab2pix.methods.base import PRECISIONS
 from lab2pix.training.state import TrainingState
 from lab2pix.utils.distributed import DistributedContext
@@ -22,9 +21,10 @@ from lab2pix.utils.distributed import DistributedContext
 __all__ = ["build_step_context", "training_step"]
 
 
-def build_step_context(config: Config, state: TrainingState, device: torch.device) -> StepContext:
+def build_step_context(state: TrainingState, device: torch.device) -> StepContext:
     """Return how forward and backward passes run: their precision, and the scale of accumulated losses."""
-    precision, parts = config.train.precision, config.train.accumulate
+    train = state.method.config.train
+    precision, micro_batches = train.precision, train.accumulate
 
     def autocast() -> AbstractContextManager[Any]:
         if precision == "fp32":
@@ -32,83 +32,85 @@ def build_step_context(config: Config, state: TrainingState, device: torch.devic
         return torch.autocast(device.type, dtype=PRECISIONS[precision])
 
     def scale(loss: Tensor) -> Tensor:
-        scaled: Tensor = state.scaler.scale(loss / parts if parts > 1 else loss)
+        scaled: Tensor = state.scaler.scale(loss / micro_batches if micro_batches > 1 else loss)
         return scaled
 
-    return StepContext(autocast=autocast, scale=scale)
+    return StepContext(autocast=autocast, scale=scale, micro_batches=micro_batches, random=RandomSource(device))
 
 
 def training_step(
     state: TrainingState,
-    networks: Mapping[str, nn.Module],
-    parts: Sequence[tuple[Batch, Tensor]],
-    engine: StepContext,
-    team: DistributedContext,
+    micro_batches: Sequence[tuple[Batch, Tensor | None]],
+    context: StepContext,
+    dist: DistributedContext,
 ) -> dict[str, Losses]:
-    """Make one optimiser step of each player whose turn it is, and count it.
+    """Make one step of each phase that is part of it, and count the step.
 
     Args:
         state: what the step changes.
-        networks: the players by name, wrapped so that gradients are averaged over processes.
-        parts: this process' batch in parts, each with its `[n, noise_dim]` noise, on the device.
-        engine: how passes run.
-        team: the processes that must agree before weights change.
+        micro_batches: this process' batch in parts, each with its noise, on the device.
+        context: how passes run, and where in the run the step is.
+        dist: the processes, over which gradients are averaged and which must agree before weights change.
 
     Returns:
-        Each player's loss terms, mean over the parts of this process; only of those that had their turn.
+        Each phase's loss terms, mean over the micro-batches of this process.
 
     Raises:
-        TrainingError: a loss is not finite in any process; no weight of that player has changed by it.
+        TrainingError: a loss is not finite in any process; no optimizer of that phase has stepped.
     """
-    method, generator, discriminator = state.method, networks["generator"], networks["discriminator"]
-    carries, losses = [], []
-    for index, (batch, noise) in enumerate(parts):
-        with _no_sync(generator, last=index == len(parts) - 1):
-            carry, terms = method.generator_backward(generator, batch, noise, engine)
-        carries.append(carry)
-        losses.append(terms)
-    found = {"generator": _finish(state, "generator", losses, team)}
-    losses = []
-    if (state.step + 1) % method.config.optimizer.discriminator_every == 0:
-        while carries:
-            with _no_sync(discriminator, last=len(carries) == 1):
-                losses.append(method.discriminator_backward(discriminator, carries.pop(0), engine))
-        found["discriminator"] = _finish(state, "discriminator", losses, team)
+    method = state.method
+    dist.broadcast_buffers(method.networks.values())
+    caches: list[dict[str, Any]] = [{} for _ in micro_batches]
+    found: dict[str, Losses] = {}
+    stepped: set[str] = set()
+    for phase in method.phases:
+        if not phase.when(context.progress):
+            continue
+        losses = []
+        for (batch, noise), cache in zip(micro_batches, caches, strict=True):
+            losses.append(phase.backward(batch, noise, replace(context, cache=cache)))
+        found[phase.name] = _finish(state, phase, losses, stepped, dist)
     state.scaler.update()
-    if state.average is not None:
-        state.average.update(method.generator, state.step)
+    for name, average in state.averages.items():
+        average.update(method.networks[name], state.step)
     state.step += 1
     return found
 
 
-def _no_sync(network: nn.Module, *, last: bool) -> AbstractContextManager[None]:
-    """Let processes exchange gradients in the last part only."""
-    if last or not isinstance(network, DistributedDataParallel):
-        return nullcontext()
-    return network.no_sync()
-
-
-def _finish(state: TrainingState, player: str, losses: Sequence[Losses], team: DistributedContext) -> Losses:
-    """Check a player's losses, then let its optimiser use the gradients."""
+def _finish(
+    state: TrainingState, phase: Phase, losses: Sequence[Losses], stepped: set[str], dist: DistributedContext
+) -> Losses:
+    """Check a phase's losses, average its gradients, let its optimizers step, and drop all gradients."""
     names = list(losses[0])
     values = torch.stack([torch.stack([terms[name].detach().float() for name in names]) for terms in losses])
-    _check_finite(state, player, names, values, team)
-    optimizer = state.optimizers[player]
-    state.scaler.step(optimizer)
-    optimizer.zero_grad(set_to_none=True)
+    _check_finite(state, phase.name, names, values, dist)
+    dist.average_gradients(
+        parameter
+        for name in phase.optimizers
+        for group in state.optimizers[name].param_groups
+        for parameter in group["params"]
+    )
+    for name in phase.optimizers:
+        if name in stepped:  # the scaler lets an optimizer step once between updates
+            state.scaler.update()
+            stepped.clear()
+        state.scaler.step(state.optimizers[name])
+        stepped.add(name)
+    for network in state.method.networks.values():
+        network.zero_grad(set_to_none=True)
     return dict(zip(names, values.mean(0).unbind(), strict=True))
 
 
 def _check_finite(
-    state: TrainingState, player: str, names: Sequence[str], values: Tensor, team: DistributedContext
+    state: TrainingState, phase: str, names: Sequence[str], values: Tensor, dist: DistributedContext
 ) -> None:
-    # Before the optimiser's turn: it would carry the damage into every weight.
-    broken = team.maximum((~values.isfinite()).any(0).int()).tolist()
+    # Before the optimizers step: they would carry the damage into every weight.
+    broken = dist.maximum((~values.isfinite()).any(0).int()).tolist()
     if any(broken):
         where = [names[index] for index, flag in enumerate(broken) if flag]
         shown = ", ".join(f"'{name}' ({_describe(float(values[:, names.index(name)].sum()))})" for name in where)
         raise TrainingError(
-            f"loss {shown} of the {player} is not finite at step {state.step + 1}; training stopped and the last "
+            f"loss {shown} of the {phase} is not finite at step {state.step + 1}; training stopped and the last "
             "checkpoint is kept: resume from it, or start again with lower learning rates or train.precision=fp32"
         )
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_method
+from lab2pix.methods import build_method, get_method
 from lab2pix.recipes import lacks_data_root, to_yaml
 from lab2pix.training.evaluation import check_best
 from lab2pix.training.schedule import total_steps
@@ -15,13 +15,13 @@ from lab2pix.training.schedule import total_steps
 __all__ = ["summarize_run"]
 
 
-def summarize_run(config: Config) -> str:
+def summarize_run(config: RunConfig) -> str:
     """Return the resolved settings, and as comments how many pairs, parameters and steps they come to.
 
     The text is YAML that `load_config` reads. Nothing is written; the networks are built and thrown away.
 
     Raises:
-        DataError: the data set's folder is given but does not hold what its layout says.
+        DataError: the data set's folder is given but does not hold what its format says.
     """
     label_space = LabelSpace.load(config.data.label_space)
     train, val = _count(config, "train", label_space), _count(config, "val", label_space)
@@ -31,30 +31,31 @@ def summarize_run(config: Config) -> str:
     return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, train)}"])
 
 
-def _count(config: Config, split: Literal["train", "val"], label_space: LabelSpace) -> int | None:
+def _count(config: RunConfig, split: Literal["train", "val"], label_space: LabelSpace) -> int | None:
     """Return how many pairs or label maps a split holds; None where that cannot be known yet."""
     if lacks_data_root(config):
         return None
     if split == "val" and config.data.val_split is None:
         return 0
-    return len(build_dataset(config.data, split, label_space, config.seed))
+    paired = get_method(config.method).paired
+    return len(build_dataset(config.data, split, label_space, config.seed, paired=paired))
 
 
-def _things(config: Config) -> str:
-    return "label maps" if config.data.unpaired else "pairs"
+def _things(config: RunConfig) -> str:
+    return "pairs" if get_method(config.method).paired else "label maps"
 
 
 def _number(pairs: int | None) -> str:
     return "unknown, data.root is not set" if pairs is None else f"{pairs:,}"
 
 
-def _parameters(config: Config, label_space: LabelSpace) -> dict[str, int]:
+def _parameters(config: RunConfig, label_space: LabelSpace) -> dict[str, int]:
     method = build_method(config, label_space, pretrained=False)
     check_best(method)
     return {name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()}
 
 
-def _steps(config: Config, pairs: int | None) -> str:
+def _steps(config: RunConfig, pairs: int | None) -> str:
     train = config.train
     if train.steps is None and pairs is None:
         return f"{train.epochs} epochs of the train {_things(config)}, {train.batch_size} at a time"

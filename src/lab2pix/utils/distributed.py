@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,7 +13,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor, nn
 from torch import distributed as dist
-from torch.nn.parallel import DistributedDataParallel
 
 from lab2pix.errors import ConfigError, Lab2PixError, did_you_mean
 
@@ -23,6 +22,7 @@ __all__ = ["DistributedContext", "barrier", "choose_device", "init_distributed",
 Result = TypeVar("Result")
 
 _TIMEOUT = timedelta(hours=1)  # process 0 may validate for long while the others wait
+_BUCKET = 2**23  # numbers that processes exchange at once
 _LAST_WORK = 0.2  # seconds in which a thread of gloo lets go of what it worked on last
 
 
@@ -86,21 +86,73 @@ class DistributedContext:
             raise cast(Lab2PixError, outcome[1])
         return cast(Result, outcome[0])
 
-    def wrap(self, network: nn.Module) -> nn.Module:
-        """Return the network as it must be called so that gradients are averaged over processes.
+    @torch.no_grad()
+    def broadcast_buffers(self, networks: Iterable[nn.Module]) -> None:
+        """Give networks in every process the buffers of process 0: what it saves is then the complete state."""
+        if self.size > 1:
+            self._broadcast([buffer for network in networks for buffer in network.buffers()])
 
-        Buffers (batch statistics, spectral norm's vectors) are process 0's at every step, so what process 0 saves is
-        the whole state.
+    @torch.no_grad()
+    def broadcast_weights(self, networks: Iterable[nn.Module]) -> None:
+        """Give networks in every process the parameters and buffers of process 0."""
+        if self.size > 1:
+            self._broadcast([tensor for network in networks for tensor in (*network.parameters(), *network.buffers())])
+
+    @torch.no_grad()
+    def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace gradients by their mean over processes.
+
+        A parameter without a gradient in every process stays without one; where only some processes have one, the
+        others count as 0.
         """
         if self.size == 1:
-            return network
-        return DistributedDataParallel(network, gradient_as_bucket_view=True)
+            return
+        ordered = list(parameters)
+        present = torch.tensor([parameter.grad is not None for parameter in ordered], device=self.device).int()
+        for parameter, flag in zip(ordered, self.maximum(present).tolist(), strict=True):
+            if flag and parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        for bucket in _buckets([parameter.grad for parameter in ordered if parameter.grad is not None]):
+            flat = self.mean(torch.cat([tensor.flatten() for tensor in bucket]))
+            _unflatten(flat, bucket)
+
+    @staticmethod
+    def _broadcast(tensors: Sequence[Tensor]) -> None:
+        for bucket in _buckets(tensors):
+            flat = torch.cat([tensor.flatten() for tensor in bucket])
+            dist.broadcast(flat, src=0)
+            _unflatten(flat, bucket)
+
+    def gather(self, values: Any) -> list[Any]:
+        """Return every process' values in process 0, by rank; in others an empty list."""
+        if self.size == 1:
+            return [values]
+        gathered: list[Any] | None = [None] * self.size if self.main else None
+        dist.gather_object(values, gathered, dst=0)
+        return gathered or []
 
     def convert_sync_batchnorm(self, network: nn.Module) -> nn.Module:
         """Return the network with batch norm over all processes, where the device can do that."""
         if self.size == 1 or self.device.type != "cuda":
             return network
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))  # type: ignore[no-untyped-call]
+
+
+def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """Yield tensors of one type in groups of some megabytes, each exchanged at once."""
+    by_type: dict[torch.dtype, list[Tensor]] = {}
+    for tensor in tensors:
+        bucket = by_type.setdefault(tensor.dtype, [])
+        bucket.append(tensor)
+        if sum(part.numel() for part in bucket) >= _BUCKET:
+            yield by_type.pop(tensor.dtype)
+    yield from by_type.values()
+
+
+def _unflatten(flat: Tensor, tensors: Sequence[Tensor]) -> None:
+    """Copy a flat tensor into tensors."""
+    for part, tensor in zip(torch.split(flat, [tensor.numel() for tensor in tensors]), tensors, strict=True):
+        tensor.copy_(part.view(tensor.shape))
 
 
 def was_restarted() -> bool:

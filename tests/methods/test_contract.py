@@ -1,0 +1,142 @@
+"""Every method keeps the contract of `lab2pix.methods.base`, and so does one from outside the package."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from lab2pix.config.schema import RunConfig
+from lab2pix.errors import ConfigError
+from lab2pix.methods import Method, Phase, get_method, method_names, register
+from lab2pix.recipes import load_config
+from lab2pix.testing import check_method, check_processes
+from tests.helpers.toy import ToyMethod, toy_config
+
+NARROW = (
+    *("data.size=[64,64]", "generator.width=2", "generator.modulation_hidden=2", "generator.global_encoder.width=2"),
+    *("generator.global_encoder.max_width=4", "generator.noise_dim=4", "discriminator.kind=patch"),
+    *("discriminator.width=2", "discriminator.max_width=4", "train.ema_decay=0.9", "train.batch_size=2"),
+)
+CASES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lab2pix-v1": ("v1-small", ("loss.consistency=0", "segmenter.width=4", "segmenter.blocks=[1,1,1,1]")),
+    "lab2pix-v2": ("v2-small", ("loss.perceptual=0", "loss.cycle=0")),
+}
+"""A preset and the settings that make it narrow, by method."""
+EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_method.py"
+
+
+def narrow(name: str) -> RunConfig:
+    preset, settings = CASES[name]
+    return load_config(preset, [*NARROW, *settings])
+
+
+@pytest.fixture(scope="module")
+def example() -> type[Method]:
+    spec = importlib.util.spec_from_file_location("add_a_method", EXAMPLE)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["add_a_method"] = module
+    spec.loader.exec_module(module)
+    return module.TinyGAN
+
+
+def test_every_built_in_method_has_a_case() -> None:
+    built_in = [name for name in method_names() if get_method(name).__module__.startswith("lab2pix.")]
+    assert sorted(CASES) == built_in
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_built_in_method_keeps_the_contract(name: str) -> None:
+    check_method(get_method(name), narrow(name))
+
+
+def test_built_in_methods_train_in_two_processes() -> None:
+    check_processes([(get_method(name), narrow(name)) for name in CASES])
+
+
+def test_example_keeps_the_contract_in_under_80_lines(example: type[Method]) -> None:
+    assert len(EXAMPLE.read_text().splitlines()) < 80
+    check_method(example, load_config({"method": "tiny-gan", "data": {"size": [16, 16]}, "train": {"steps": 1}}))
+
+
+def test_example_trains_as_a_program(tmp_path: Path) -> None:
+    words = ["data.format=scenes", "data.size=[32,32]", "data.scenes.train_count=4", "data.scenes.val_count=2"]
+    command = [
+        sys.executable,
+        str(EXAMPLE),
+        str(tmp_path / "run"),
+        *words,
+        "train.steps=2",
+        "monitor.tensorboard=false",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "checkpoints" / "step-00000002" / "model.safetensors").is_file()
+
+
+def broken(**changes: object) -> type[Method]:
+    """Return a toy method with other members."""
+    return type("Broken", (ToyMethod,), changes)
+
+
+def both_phases_update_the_generator(self: ToyMethod) -> list[Phase]:
+    return [Phase(phase.name, phase.backward, ("generator",)) for phase in ToyMethod.phases.fget(self)]
+
+
+def generator_phase_alone(self: ToyMethod) -> list[Phase]:
+    return ToyMethod.phases.fget(self)[:1]
+
+
+def backward_without_scale(self: ToyMethod, batch, noise, context):
+    from dataclasses import replace
+
+    return ToyMethod.generator_backward(self, batch, noise, replace(context, scale=lambda loss: loss))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"phases": property(both_phases_update_the_generator)}, "fills gradients of discriminator"),
+        ({"phases": property(generator_phase_alone)}, "no phase fills gradients of discriminator"),
+        (
+            {"optimizers": property(lambda self: dict([*ToyMethod.optimizers.fget(self).items()][:1]))},
+            "no optimizer updates",
+        ),
+        ({"generator_backward": backward_without_scale}, "ignores the context's scale"),
+        ({"load_extra_state": lambda self, state: None}, "extra_state differs"),
+        ({"name": "another"}, "its name is 'another'"),
+    ],
+)
+def test_contract_names_what_a_method_breaks(changes: dict[str, object], words: str) -> None:
+    with pytest.raises((AssertionError, KeyError), match=words):
+        check_method(broken(**changes), toy_config())
+
+
+def test_register_refuses_a_name_that_is_taken() -> None:
+    with pytest.raises(ConfigError, match="'toy' exists already; give Broken another name"):
+        register(broken())
+    with pytest.raises(ConfigError, match="'lab2pix-v1' exists already"):
+        register(broken(name="lab2pix-v1"))
+    assert register(ToyMethod) is ToyMethod
+
+
+def test_unknown_method_is_named_with_the_nearest() -> None:
+    with pytest.raises(ConfigError, match=r"method is 'lab2pix-v3'; did you mean 'lab2pix-v"):
+        load_config({"method": "lab2pix-v3"})
+
+
+def test_setting_of_another_method_is_unknown() -> None:
+    with pytest.raises(ConfigError, match=r"unknown setting 'loss.consistency'"):
+        load_config("v2-small", ["loss.consistency=1"])
+    with pytest.raises(ConfigError, match=r"unknown setting 'loss.perceptual'"):
+        load_config("v1-small", ["loss.perceptual=1"])
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
