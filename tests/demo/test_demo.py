@@ -127,7 +127,7 @@ def test_page_of_v1_says_that_nothing_was_paired(unpaired: tuple[str, Path]) -> 
     ):
         assert words in page.words
     assert f"The scene that was drawn for this {condition}, never shown with it in training" in text
-    assert "disagreement" not in page.words
+    assert "seg_error" not in page.words
     assert "Share of pixels that its own segmenter classifies differently" in page.words
     # 8 scenes with 3 pictures, five seeds, 7 on the way, three sizes, the loss plot, and the film.
     assert len(page.pictures) >= 24 + 6 + 7 + 4 + 1 + 3 * 3

@@ -281,7 +281,7 @@ def test_images_that_are_not_finite_stop_the_run(monkeypatch: pytest.MonkeyPatch
     [
         *((name, True) for name in ("ppa", "pca", "ciou", "psnr", "ssim", "diversity_pixels")),
         *((name, False) for name in ("fid", "kid", *DISTANCES, "lpips_vgg")),
-        *((name, False) for name in ("l1", "perceptual", "cycle", "disagreement", "size")),
+        *((name, False) for name in ("l1", "perceptual", "cycle", "seg_error", "size")),
     ],
 )
 def test_direction_follows_from_the_score_name(name: str, higher: bool) -> None:
