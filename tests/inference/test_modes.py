@@ -64,6 +64,7 @@ BUILDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", BUILDS)
 def test_fast_mode_matches_plain(build: str) -> None:
     synthesizer = make(**BUILDS[build])  # type: ignore[arg-type]
@@ -76,6 +77,7 @@ def test_fast_mode_matches_plain(build: str) -> None:
             assert 10 * math.log10(4 / float(difference.square().mean())) > 40
 
 
+@pytest.mark.slow
 def test_bfloat16_keeps_as_many_blocks_in_float32_as_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     synthesizer = make()
     plain, blocks = images(synthesizer)[0], len(synthesizer.generator.blocks)  # type: ignore[arg-type]
@@ -168,6 +170,7 @@ class TestCommands:
     def picture(self, folder: Path) -> np.ndarray:
         return np.asarray(Image.open(folder / "a.png")).astype(int)
 
+    @pytest.mark.slow
     def test_generate_command_takes_inference_modes(self, run: Run, model: Path, tmp_path: Path) -> None:
         words = ("generate", model, tmp_path / "labels", "--device", "cpu", "--out")
         assert run(*words, tmp_path / "plain")[0] == 0
@@ -187,6 +190,7 @@ class TestCommands:
         with pytest.raises(ConfigError, match="no way to draw"):
             Synthesizer.load(model, device="cpu", optimize="no")  # type: ignore[arg-type]
 
+    @pytest.mark.slow
     def test_parity_through_prepared_generators(
         self, run: Run, golden_root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
