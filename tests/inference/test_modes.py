@@ -64,6 +64,7 @@ BUILDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", BUILDS)
 def test_fast_mode_matches_plain(build: str) -> None:
     synthesizer = make(**BUILDS[build])  # type: ignore[arg-type]
@@ -148,6 +149,7 @@ class TestCommands:
     def picture(self, folder: Path) -> np.ndarray:
         return np.asarray(Image.open(folder / "a.png")).astype(int)
 
+    @pytest.mark.slow
     def test_generate_command_takes_inference_modes(self, run: Run, model: Path, tmp_path: Path) -> None:
         words = ("generate", model, tmp_path / "labels", "--device", "cpu", "--out")
         assert run(*words, tmp_path / "plain")[0] == 0
@@ -167,6 +169,7 @@ class TestCommands:
         with pytest.raises(ConfigError, match="no way to draw"):
             Synthesizer.load(model, device="cpu", optimize="no")  # type: ignore[arg-type]
 
+    @pytest.mark.slow
     def test_parity_through_fused_generators(
         self, run: Run, golden_root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:

@@ -97,6 +97,7 @@ def test_evaluated_run_makes_the_same_steps(tmp_path: Path, decay: float | None)
     assert result.scores == last | lines(tmp_path / "judged", "scores")[-1]["scores"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["v1-small", "v2-small"])
 def test_evaluated_run_of_each_method_makes_the_same_steps(tmp_path: Path, preset: str) -> None:
     cheap = ("discriminator.kind=patch", "loss.consistency=0", *SMALL_SEGMENTERS) if preset == "v1-small" else ()
@@ -192,6 +193,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, Tensor]]:
     return pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_the_same_step_gets_the_same_scores_as_from_evaluate(
     channels_last: bool, tmp_path: Path, reader: Path, seen: list[tuple[str, int, Tensor]]
@@ -322,6 +324,7 @@ def test_the_best_checkpoint_by_a_score_of_the_evaluator_stays(
     assert rest["best"] == {"score": name, "value": values[best // 3 - 1], "step": best}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -372,6 +375,7 @@ def test_a_network_that_cannot_take_the_runs_size_is_found_before_the_first_step
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_without_segmenter_or_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="there is no segmenter nowhere; give a folder"):
         train(
@@ -438,6 +442,7 @@ def sides(tmp_path: Path) -> tuple[str, ...]:
     return (*SIDES, f"data.labels.root={tmp_path / 'labels'}", f"data.images.root={tmp_path / 'photos'}")
 
 
+@pytest.mark.slow
 def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: Path, sides: tuple[str, ...]) -> None:
     cheap = (
         *SMALL_SEGMENTERS,

@@ -41,6 +41,7 @@ def steps_of(run: Path) -> list[dict]:
     return [line for line in lines if "losses" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "overrides"),
     [
@@ -72,6 +73,7 @@ def test_v1_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[st
     assert all(value > 0 for value in sharpness[1:])
 
 
+@pytest.mark.slow
 def test_sharpness_weight_is_complete_at_the_last_step(tmp_path: Path) -> None:
     """The loop says how far the run is: λ2 is 0, 1/2, 1 at the three steps of a run."""
     found = {}
@@ -83,6 +85,7 @@ def test_sharpness_weight_is_complete_at_the_last_step(tmp_path: Path) -> None:
     assert shares == pytest.approx([0, 0.5, 1], abs=0.02)  # the discriminators have hardly learnt
 
 
+@pytest.mark.slow
 def test_v1_trains_with_torchrun_on_two_processes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [

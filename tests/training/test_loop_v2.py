@@ -37,6 +37,7 @@ def final_weights(run: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "training.safetensors") | load_file(folder / "model.safetensors")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -59,6 +60,7 @@ def test_v2_resume_is_bit_exact(tmp_path: Path, overrides: tuple[str, ...]) -> N
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", ["loss.cycle=0", "loss.cycle=10"])
 def test_v2_trains_with_torchrun_on_two_processes(tmp_path: Path, cycle: str) -> None:
     run = tmp_path / "run"
