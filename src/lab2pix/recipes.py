@@ -24,7 +24,6 @@ from lab2pix.config.messages import format_validation_error, setting_groups
 from lab2pix.config.rules import check_rules
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
-from lab2pix.methods import get_method
 
 __all__ = ["lacks_data_root", "load_config", "preset_descriptions", "preset_names", "require_data_root", "to_yaml"]
 
@@ -287,6 +286,8 @@ def _descend(values: Any, path: Sequence[int | str]) -> Iterator[bool]:
 
 def _config_class(layers: Sequence[_Layer]) -> type[RunConfig]:
     """Return the class of a run's settings: that of the method which the last layer to name one names."""
+    from lab2pix.methods import get_method  # takes torch along, which a list of presets does not need
+
     for layer in reversed(layers):
         name = layer.values.get("method")
         if name is not None:
