@@ -165,7 +165,7 @@ def held_out(config: RunConfig, count: int) -> tuple[Tensor, Tensor]:
         raise ValueError(f"its scenes are of world {WORLD}, which the U-Net learns from; train with another seed")
     world = config.data.scenes.model_copy(update={"val_count": count})
     data = config.data.model_copy(update={"scenes": world})
-    dataset = build_dataset(data, "val", LabelSpace.load(data.label_space), config.seed)
+    dataset = build_dataset(data, "val", LabelSpace.load(data.label_space), config.seed, paired=False)
     batch = collate([dataset[index] for index in range(count)])
     assert batch.image is not None
     return batch.label, float_to_uint8(batch.image)
@@ -203,7 +203,7 @@ def compare_lines(found: Tensor, wanted: Tensor) -> Scores:
 
 def judge_of(config: RunConfig, reader: Reader) -> tuple[str, Callable[[Tensor, Tensor], Scores]]:
     """Return what is compared, in words, and the function that compares pictures with what they were drawn from."""
-    if config.generator.encoder == "semantic":
+    if config.data.label_space != "sketch":
         return "classes that the U-Net reads", lambda pictures, wanted: compare_classes(reader(pictures), wanted)
     if config.data.sketch.from_ == "photo":
         sigma = config.data.sketch.sigma

@@ -87,7 +87,7 @@ def make_set(row: str, root: Path, count: int) -> int:
 def settings(row: str, root: Path) -> DataConfig:
     """Return the part of a configuration that names a row's set."""
     _, layout, more = SETS[row]
-    given = {name: value for name, value in more.items() if name != "sides"}
+    given = {name: value for name, value in more.items() if name not in ("sides", "unpaired")}
     if "sides" in more:
         given |= {"labels": {"root": str(root / "labels")}, "images": {"root": str(root / "images")}}
     else:
@@ -97,7 +97,8 @@ def settings(row: str, root: Path) -> DataConfig:
 
 def present(row: str, root: Path) -> Any:
     """Open a set as a training does: find the pairs, and hash names and sizes."""
-    made = build_dataset(settings(row, root), "train", LabelSpace.load("cityscapes"), 0)
+    paired = "unpaired" not in SETS[row][2]
+    made = build_dataset(settings(row, root), "train", LabelSpace.load("cityscapes"), 0, paired=paired)
     return made, made.file_hash()
 
 

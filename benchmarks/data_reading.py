@@ -80,7 +80,7 @@ def reading(source: list[str], size: tuple[int, int], batch: int, repeats: int) 
     space = LabelSpace.load(config.data.label_space)
     rates: dict[str, list[float]] = {}
     for way in ("plain", "1 worker", "2 workers"):
-        dataset = build_dataset(config.data, "train", space, 0)
+        dataset = build_dataset(config.data, "train", space, 0, paired=True)
         reader = batches(config, way, dataset, range(4 * repeats + 1))
         next(reader)
         rates[way] = []
@@ -103,8 +103,8 @@ class Training:
         self.team = DistributedContext(0, 1, torch.device("cuda" if torch.cuda.is_available() else "cpu"))
         method = build_method(self.config, self.space)
         method.to(self.team.device, torch.channels_last)
-        self.state: TrainingState = build_state(method, self.config, self.team.device)
-        self.engine = build_step_context(self.config, self.state, self.team.device)
+        self.state: TrainingState = build_state(method, self.team.device)
+        self.context = build_step_context(self.state, self.team.device)
 
     def stretch(self, way: str, epochs: int, steps: int) -> list[list[tuple[float, float, float]]]:
         """Make steps on a set that is opened anew, after one to warm up.
@@ -112,7 +112,7 @@ class Training:
         Returns:
             For each epoch and step the seconds that it waited, those that it took in all, and the processor's.
         """
-        dataset = build_dataset(self.config.data, "train", self.space, 0)
+        dataset = build_dataset(self.config.data, "train", self.space, 0, paired=True)
         reader = batches(self.config, way, dataset, range(epochs * steps))
         found = []
         for _ in range(epochs):
@@ -129,9 +129,10 @@ class Training:
         return found
 
     def _step(self, part: Batch) -> None:
-        noise = draw_noise(0, self.state.step, 0, len(part), self.config.generator.noise_dim).to(self.team.device)
-        parts = [(part.to(self.team.device), noise)]
-        training_step(self.state, self.state.method.networks, parts, self.engine, self.team)
+        shape = self.state.method.sampling.noise_shape(self.config.data.size)
+        assert shape is not None
+        noise = draw_noise(0, self.state.step, 0, len(part), shape).to(self.team.device)
+        training_step(self.state, [(part.to(self.team.device), noise)], self.context, self.team)
         if self.team.device.type == "cuda":
             torch.cuda.synchronize()
 

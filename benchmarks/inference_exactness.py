@@ -24,7 +24,7 @@ from torch import nn
 from lab2pix import Synthesizer
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.inference.modes import choose
-from lab2pix.methods import generate_deterministic
+from lab2pix.methods import build_sampling, generate_deterministic
 from lab2pix.nn.prepared import PreparedGenerator, prepare
 
 
@@ -45,7 +45,7 @@ def measure(synthesizer: Synthesizer, world: int, first: int, count: int) -> lis
             if isinstance(network, PreparedGenerator):
                 network.forget()
             start = time.process_time()
-            image = generate_deterministic(network, config, space, batch, noise[None])[0]
+            image = generate_deterministic(network, build_sampling(config, space), batch, noise[None])[0]
             seconds[way].append(time.process_time() - start)
             plain = image if plain is None else plain
             differences[way].append((image - plain).abs())

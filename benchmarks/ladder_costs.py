@@ -13,7 +13,7 @@ from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_method
+from lab2pix.methods import Progress, build_method
 from lab2pix.training.sampler import draw_noise
 from lab2pix.training.state import build_state
 from lab2pix.training.step import build_step_context, training_step
@@ -34,19 +34,18 @@ class StepClock:
         space = LabelSpace.load(config.data.label_space)
         method = build_method(config, space)
         method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
-        self.team, self.state = team, build_state(method, config, team.device)
-        self.engine = replace(build_step_context(config, self.state, team.device), progress=0.5)
-        dataset = build_dataset(config.data, "train", space, config.seed)
+        self.team, self.state = team, build_state(method, team.device)
+        self.context = replace(build_step_context(self.state, team.device), progress=Progress(1, 3))
+        dataset = build_dataset(config.data, "train", space, config.seed, paired=method.paired)
         size = config.train.batch_size
         batch = collate([dataset[(0, place)] for place in range(size)]).to(team.device)
-        self.parts = [(batch, draw_noise(0, 0, 0, size, config.generator.noise_dim).to(team.device))]
+        self.parts = [(batch, draw_noise(0, 0, 0, size, method.sampling.noise_shape(config.data.size) or ()).to(team.device))]
 
     def __call__(self) -> float:
-        """Make as many steps as give each player its turn; return the processor time of one, in seconds."""
-        began, count = time.process_time(), self.state.method.config.optimizer.discriminator_interval
-        for _ in range(count):
-            training_step(self.state, dict(self.state.method.networks), self.parts, self.engine, self.team)
-        return (time.process_time() - began) / count
+        """Make a step; return its processor time in seconds."""
+        began = time.process_time()
+        training_step(self.state, self.parts, self.context, self.team)
+        return time.process_time() - began
 
 
 def seconds_of_steps(configs: Mapping[str, RunConfig], turns: int) -> dict[str, float]:

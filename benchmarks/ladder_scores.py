@@ -210,7 +210,7 @@ def sheet(runs: Mapping[str, Path], file: Path, *, truth: bool = True, columns: 
     last: list[Image.Image] = []
     for title, folder in runs.items():
         synthesizer = Synthesizer.load(folder, device="cpu")
-        dataset = build_dataset(synthesizer.config.data, "val", synthesizer.label_space, 0)
+        dataset = build_dataset(synthesizer.config.data, "val", synthesizer.label_space, 0, paired=False)
         batch = collate([dataset[(0, place * len(dataset) // columns)] for place in range(columns)])
         pictures = synthesizer.generate(batch, synthesizer.noise_samples(0, columns))
         if not rows and truth:

@@ -46,7 +46,7 @@ SPADE = (
 METHODS = {"spade": SPADE, "v2": ()}
 DATA = {
     "scenes": ("data.scenes.val_count=256",),
-    "camvid": ("data.size=[96,128]", "loss.perceptual_scales=two"),
+    "camvid": ("data.size=[96,128]",),
 }
 """What is changed for a data set, for both methods; SPADE's two PatchGANs see two sizes as it is."""
 COMMON = (
