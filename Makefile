@@ -7,8 +7,11 @@ JOBS ?= 2
 METHOD ?=
 DEMO ?= demo$(addprefix -,$(METHOD))
 MODEL ?=
+NUMERICS := tests/nn tests/parity tests/data/scenes tests/inference/test_synthesizer.py tests/training/test_evaluation.py
 
-.PHONY: demo paint test check docs clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+
+.PHONY: demo paint test test-fast test-full test-numerics check docs clean
 
 demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/index.html; unpaired: METHOD=v1, v1-sketch.
 	$(BIN)/lab2pix demo --out $(DEMO) $(addprefix --method ,$(METHOD))
@@ -16,14 +19,29 @@ demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/in
 paint: $(STAMP)  ## Open the painter, with the model that comes along or MODEL=RUN; Ctrl-C ends it.
 	$(BIN)/lab2pix paint $(MODEL)
 
-test: $(STAMP)  ## Run every test, on JOBS processes.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+test: $(STAMP)  ## Run the tests on JOBS processes, without the slowest and those in a browser.
+	$(PYTEST) -m "not xslow and not browser"
 
-check: $(STAMP)  ## Style, types, direction of imports, and docs that build without a warning.
+test-fast: $(STAMP)  ## Run the tests that take less than a second.
+	$(PYTEST) -m "not slow and not xslow and not browser"
+
+test-full: $(STAMP)  ## Run every test, and print the 25 slowest.
+	$(PYTEST) --durations=25
+
+test-numerics: $(STAMP)  ## Run the numeric tests with the instruction sets of older processors, which round float32 differently.
+	for level in "AVX2 avx2" "SSE41 avx2"; do \
+	  set -- $$level; echo "Instructions: oneDNN $$1, ATen $$2"; \
+	  ONEDNN_MAX_CPU_ISA=$$1 ATEN_CPU_CAPABILITY=$$2 $(PYTEST) -k "not compiles" -m "not xslow and not browser" $(NUMERICS) || exit 1; \
+	done
+
+check: $(STAMP)  ## Style, types, direction of imports, workflows, and docs that build without a warning.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-issue-forms .github/ISSUE_TEMPLATE/[!c]*.yml
+	$(BIN)/check-jsonschema --builtin-schema vendor.citation-file-format CITATION.cff
 	$(BIN)/sphinx-build -E -q -W --keep-going -b html docs docs/_build/html
 
 docs: $(STAMP)  ## Build the documentation into docs/_build/html.

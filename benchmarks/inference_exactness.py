@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from surroundings import surroundings, write_json
+from _environment import environment, write_json
+from lab2pix.nn.prepared import PreparedGenerator, prepare
 from torch import nn
 
 from lab2pix import Synthesizer
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.inference.modes import choose
-from lab2pix.methods import build_sampling, generate_deterministic
-from lab2pix.nn.prepared import PreparedGenerator, prepare
+from lab2pix.methods import generate_deterministic
 
 
 def measure(synthesizer: Synthesizer, world: int, first: int, count: int) -> list[dict[str, Any]]:
@@ -45,7 +45,7 @@ def measure(synthesizer: Synthesizer, world: int, first: int, count: int) -> lis
             if isinstance(network, PreparedGenerator):
                 network.forget()
             start = time.process_time()
-            image = generate_deterministic(network, build_sampling(config, space), batch, noise[None])[0]
+            image = generate_deterministic(network, config, space, batch, noise[None])[0]
             seconds[way].append(time.process_time() - start)
             plain = image if plain is None else plain
             differences[way].append((image - plain).abs())
@@ -91,7 +91,7 @@ def main(given: Sequence[str] | None = None) -> None:
     rows = measure(Synthesizer.load(args.model, device="cpu"), args.world, args.first, args.count)
     print(table(rows))
     if args.out:
-        write_json(args.out, surroundings() | {"first": args.first, "count": args.count, "rows": rows})
+        write_json(args.out, environment() | {"first": args.first, "count": args.count, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from typing import Any
 import inference
 import torch
 import torch.nn.functional as F
-from surroundings import in_turns, surroundings, write_json
-from torch import Tensor, nn
-
-from lab2pix.nn import prepared_blocks
+from _environment import environment, in_turns, write_json
 from lab2pix.nn.prepared import PreparedGenerator
 from lab2pix.nn.prepared_blocks import Hidden, LabelScale
 from lab2pix.nn.prepared_parts import modulate
+from torch import Tensor, nn
+
+from lab2pix.nn import prepared_blocks
 
 CPU = torch.device("cpu")
 WAYS = ("fast", "fast-bf16")
@@ -227,7 +227,7 @@ def main(given: Sequence[str] | None = None) -> None:
                     rows += idea(kind, plain, way, args)
     print(table(rows))
     if args.out:
-        write_json(args.out, surroundings() | {"seconds": "medians; of processor time, all threads", "rows": rows})
+        write_json(args.out, environment() | {"seconds": "medians; of processor time, all threads", "rows": rows})
 
 
 if __name__ == "__main__":

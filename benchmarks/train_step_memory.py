@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from surroundings import peak_resident, surroundings, write_json
+from _environment import environment, peak_resident, write_json
 from train_step_v2 import DOUBLINGS
 
 from lab2pix.batch import Batch
@@ -104,7 +104,7 @@ def main(given: Sequence[str] | None = None) -> None:
         print(f"{name:<42}{row['before_gib']:>12.2f}{row['peak_gib']:>11.2f}{row['step_s']:>9.2f}", flush=True)
         rows.append(row)
     if args.out:
-        record = surroundings() | {
+        record = environment() | {
             "peak": "largest resident memory of the process, libraries and all; before: without any step",
             "seconds": "of processor time, all threads",
             "rows": rows,

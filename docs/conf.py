@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import sys
+import tomllib
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -17,15 +18,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "src"))
 
+import fastapi  # noqa: E402, F401 (before autodoc overwrites the annotations of BaseModel)
 from pydantic import BaseModel  # noqa: E402
 from pydantic.fields import FieldInfo  # noqa: E402
 from sphinx.util import logging  # noqa: E402
 
 import lab2pix  # noqa: E402
 from lab2pix.config.schema import RunConfig  # noqa: E402
-from lab2pix.labels.space import LabelSpace, label_space_names  # noqa: E402
+from lab2pix.labels.space import LabelSpace  # noqa: E402
 from lab2pix.methods import get_method, method_names  # noqa: E402
 from lab2pix.recipes import preset_descriptions  # noqa: E402
+from lab2pix.utils.registry import label_space_names  # noqa: E402
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -45,7 +48,14 @@ suppress_warnings = ["ref.python"]
 html_theme = "furo"
 html_title = f"lab2pix {release}"
 html_copy_source = False
-html_theme_options = {"navigation_with_keys": True}
+html_theme_options: dict[str, Any] = {"navigation_with_keys": True}
+_PROJECT = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+if "Repository" in _PROJECT["urls"]:
+    html_theme_options |= {
+        "source_repository": _PROJECT["urls"]["Repository"],
+        "source_branch": "main",
+        "source_directory": "docs/",
+    }
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 4
 

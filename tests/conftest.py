@@ -9,15 +9,35 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from lab2pix import cli
 
 _ROOT = Path(__file__).resolve().parent.parent
 
 
+settings.register_profile("lab2pix", deadline=None)  # time depends on what else the machine does
+settings.load_profile("lab2pix")
+
+
 def pytest_configure() -> None:
     """Keep torch to one thread: the tests run side by side, and sums come out the same everywhere."""
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests by their folder and by the fixtures they use; the other marks are written at the tests."""
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        for mark, applies in (
+            ("slow", "e2e" in item.path.parts),
+            ("xslow", "benchmarks" in item.path.parts),
+            ("golden", "golden_root" in fixtures),
+            ("browser", "browser" in fixtures),
+        ):
+            if applies:
+                item.add_marker(mark)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -39,7 +39,7 @@ class Camera:
 
     def shoot(self, name: str) -> None:
         """Take a picture once the page has come to rest."""
-        self.page.locator("#picture-stage[aria-busy=false]").wait_for()
+        self.page.locator("#image-stage[aria-busy=false]").wait_for()
         self.page.wait_for_timeout(400)  # for what moves
         self.page.screenshot(path=self.out / f"{name}-{self.ending}.png")
 

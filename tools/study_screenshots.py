@@ -24,10 +24,11 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from lab2pix.data.files import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.labels.space import LabelSpace
-from lab2pix.web.study_make import make_study
-from lab2pix.web.study_report import report_study
-from lab2pix.web.study_samples import Study
-from lab2pix.web.study_store import AnswerBook
+from lab2pix.web.study.build import build_study
+from lab2pix.web.study.page import save_report
+from lab2pix.web.study.report import report_study
+from lab2pix.web.study.samples import Study
+from lab2pix.web.study.store import AnswerStore
 
 SIZE, SAMPLES = (192, 256), 6
 WINDOWS = {"wide": (1440, 900), "phone": (390, 844)}
@@ -55,22 +56,22 @@ def make(folder: Path) -> Path:
         for name, alter in METHODS.items():
             alter(picture).save(folder / name / f"{index}.png")
     methods = {name: folder / name for name in METHODS}
-    made = make_study(
+    built = build_study(
         folder / "labels", space, methods, folder / "study", truth=folder / "truth", samples=SAMPLES, seed=2
     )
-    return made.folder
+    return built.folder
 
 
 def rank(folder: Path, people: int) -> None:
     """Let made-up people rank, each with a taste that leans to the last method."""
     study, lot = Study.load(folder), np.random.default_rng(0)
-    with AnswerBook(folder, study) as book:
+    with AnswerStore(folder, study) as store:
         for person in range(people):
             name = f"Person {person + 1}"
             for number, task in enumerate(study.tasks(name)):
                 order = (np.linspace(0, 1.6, len(METHODS)) + lot.normal(size=len(METHODS))).argsort()[::-1]
                 ranking = [list(METHODS)[index] for index in order]
-                book.append(f"{person:04d}-{number:04d}", name, task.sample.name, ranking, float(lot.uniform(8, 25)))
+                store.append(f"{person:04d}-{number:04d}", name, task.sample.name, ranking, float(lot.uniform(8, 25)))
 
 
 def walk(page: Page, address: str, name: str, shoot: Callable[[Page, str], None]) -> None:
@@ -83,7 +84,7 @@ def walk(page: Page, address: str, name: str, shoot: Callable[[Page, str], None]
     for sample in range(SAMPLES):
         page.locator("#count", has_text=f"Sample {sample + 1} of {SAMPLES}").wait_for()
         page.wait_for_load_state("networkidle")
-        cards = page.locator("#cards .picture")
+        cards = page.locator("#cards .image")
         if sample == 0:
             shoot(page, "fresh")
         for number in (3, 1, 4):
@@ -152,7 +153,7 @@ def main() -> None:
     with TemporaryDirectory() as temporary:
         folder = make(Path(temporary))
         rank(folder, 10)
-        report_study(folder).save(Path(temporary) / "report")
+        save_report(report_study(folder), Path(temporary) / "report")
         command = [sys.executable, "-m", "lab2pix", "study", "serve", str(folder), "--port", "0", "--no-browser"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server, sync_playwright() as playwright:
             assert server.stdout is not None

@@ -99,7 +99,7 @@ def test_over_many_epochs_every_label_map_meets_every_other_photo() -> None:
 # --- samples --------------------------------------------------------------------------------------------------------
 
 
-def test_a_layout_with_the_pairing_broken(root: Path) -> None:
+def test_a_format_with_the_pairing_broken(root: Path) -> None:
     dataset = build(root=str(root), flip=False)
     assert len(dataset) == 5
     for epoch in range(3):
@@ -206,7 +206,7 @@ def test_unpaired_dataset_refuses_a_single_pair(tmp_path: Path) -> None:
 
 def test_drawn_scenes_meet_other_pictures() -> None:
     space = LabelSpace.load("scenes")
-    data = DataConfig.model_validate({"layout": "scenes", "size": (32, 32), "flip": False})
+    data = DataConfig.model_validate({"format": "scenes", "size": (32, 32), "flip": False})
     data = data.model_copy(update={"scenes": data.scenes.model_copy(update={"train_count": 4, "val_count": 2})})
     dataset = build_dataset(data, "train", space, 0, paired=False)
     assert isinstance(dataset, UnpairedDataset) and len(dataset) == 4
@@ -261,7 +261,7 @@ def test_a_side_without_the_split_is_taken_whole(tmp_path: Path) -> None:
         build(**given)
 
 
-def test_one_side_of_its_own_and_one_of_a_layout(root: Path, tmp_path: Path) -> None:
+def test_one_side_of_its_own_and_one_of_a_format(root: Path, tmp_path: Path) -> None:
     write(tmp_path / "shots", 8)
     dataset = build(root=str(root), images={"root": str(tmp_path / "shots")}, flip=False)
     assert len(dataset) == 5 and len({number(dataset[(0, i)]["image"]) for i in range(5)}) == 5
@@ -269,7 +269,7 @@ def test_one_side_of_its_own_and_one_of_a_layout(root: Path, tmp_path: Path) -> 
     write(tmp_path / "maps", 9)
     dataset = build(root=str(root), labels={"root": str(tmp_path / "maps")})
     assert len(dataset) == 9 and all(number(dataset[(1, i)]["image"]) < 5 for i in range(9))
-    dataset = build(layout="scenes", size=(32, 32), labels={"root": str(tmp_path / "maps")})
+    dataset = build(format="scenes", size=(32, 32), labels={"root": str(tmp_path / "maps")})
     assert len(dataset) == 9 and dataset[0]["image"].shape == (3, 32, 32)  # type: ignore[union-attr]
 
 
@@ -312,7 +312,7 @@ def test_the_hash_of_folders_moves_with_them(tmp_path: Path) -> None:
 
 def test_cityscapes_loads_unpaired(data_root: Path) -> None:
     space = LabelSpace.load("cityscapes")
-    data = DataConfig.model_validate({"layout": "cityscapes", "root": str(data_root / "cityscapes"), "size": (16, 32)})
+    data = DataConfig.model_validate({"format": "cityscapes", "root": str(data_root / "cityscapes"), "size": (16, 32)})
     dataset = build_dataset(data, "train", space, 0, paired=False)
     assert isinstance(dataset, UnpairedDataset)
     batch = collate([dataset[(0, i)] for i in range(2)])

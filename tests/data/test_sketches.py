@@ -146,7 +146,7 @@ def test_resize_lines_upsamples_by_repetition() -> None:
 
 
 def test_real_drawings_at_half_size(data_root: Path) -> None:
-    settings = {"layout": "sketch", "root": str(data_root / "edges2shoes"), "val_split": None}
+    settings = {"format": "sketch", "root": str(data_root / "edges2shoes"), "val_split": None}
     large, small = (build(**settings, size=(side, side)) for side in (256, 128))
     assert len(large) == 100
     for i in range(0, 100, 10):
@@ -175,7 +175,7 @@ def test_find_edges_and_borders_match_hand_computed_values() -> None:
 @pytest.mark.parametrize("sketch", [{"from": "photo"}, {"from": "labels", "label_space": "scenes"}])
 def test_sketches_of_scenes(sketch: dict[str, str], unpaired: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = {"train_count": 6, "val_count": 2}
-    dataset = build(layout="scenes", paired=not unpaired, sketch=sketch, scenes=scenes)
+    dataset = build(format="scenes", paired=not unpaired, sketch=sketch, scenes=scenes)
     assert len(dataset) == 6 and isinstance(dataset, UnpairedDataset) == unpaired
     first = [dataset[(0, i)] for i in range(6)]
     for sample in first:
@@ -186,18 +186,18 @@ def test_sketches_of_scenes(sketch: dict[str, str], unpaired: bool, monkeypatch:
         kept.delattr("lab2pix.data.sketches.Sketcher.draw")
         again = [dataset[(1, i)] for i in range(6)]
     assert all(torch.equal(a["label"], b["label"]) for a, b in zip(first, again, strict=True))
-    held_out = build("val", layout="scenes", paired=not unpaired, sketch=sketch, scenes=scenes)
+    held_out = build("val", format="scenes", paired=not unpaired, sketch=sketch, scenes=scenes)
     assert len(held_out) == 2 and held_out[0]["image"] is not None
     assert int(held_out[0]["label"].sum()) > 50
 
 
 def test_sketches_of_scenes_are_of_their_scene() -> None:
     scenes = {"train_count": 2}
-    plain = DataConfig.model_validate({"layout": "scenes", "size": (64, 64), "flip": False, "scenes": scenes})
+    plain = DataConfig.model_validate({"format": "scenes", "size": (64, 64), "flip": False, "scenes": scenes})
     sample = build_dataset(plain, "train", LabelSpace.load("scenes"), 0, paired=True)[0]
-    sketch = build(layout="scenes", sketch={"from": "labels", "label_space": "scenes"}, scenes=scenes)[0]
+    sketch = build(format="scenes", sketch={"from": "labels", "label_space": "scenes"}, scenes=scenes)[0]
     assert torch.equal(sketch["label"], borders(sample["label"])) and torch.equal(sketch["image"], sample["image"])
-    photo = build(layout="scenes", sketch={"from": "photo"}, scenes=scenes)[0]
+    photo = build(format="scenes", sketch={"from": "photo"}, scenes=scenes)[0]
     pixels = ((sample["image"] + 1) * 127.5).round().to(torch.uint8)
     assert torch.equal(photo["label"], find_edges(pixels, 2.0))
 
@@ -276,7 +276,7 @@ def test_pairs_of_drawing_and_photo(root: Path) -> None:
     [
         ({"label_space": "scenes", "sketch": {"from": "photo"}}, r"data\.sketch\.from is 'photo'.*label_space=sketch"),
         ({"sketch": {"from": "labels"}}, r"data\.sketch\.label_space is missing"),
-        ({"sketch": {"from": "files"}}, r"layout 'scenes' draws .*data\.sketch\.from to photo or labels"),
+        ({"sketch": {"from": "files"}}, r"format 'scenes' draws .*data\.sketch\.from to photo or labels"),
         ({"sketch": {"from": "labels", "label_space": "ade20k"}}, r"data\.sketch\.label_space is 'ade20k'"),
         ({"sketch": {"from": "photo", "lines": "dark"}}, r"data\.sketch\.lines is 'dark'.*auto"),
         ({"sketch": {"label_space": "scenes"}}, r"data\.sketch\.label_space is 'scenes'.*'files'"),
@@ -288,8 +288,8 @@ def test_pairs_of_drawing_and_photo(root: Path) -> None:
     ],
 )
 def test_sketch_settings_that_contradict_are_refused(settings: dict[str, object], message: str) -> None:
-    data = data_of(layout="scenes", **settings) if "label_space" not in settings else None
-    data = data or DataConfig.model_validate({"layout": "scenes", **settings})
+    data = data_of(format="scenes", **settings) if "label_space" not in settings else None
+    data = data or DataConfig.model_validate({"format": "scenes", **settings})
     with pytest.raises(ConfigError, match=message):
         build_dataset(data, "train", LabelSpace.load(data.label_space), 0, paired=False)
 
@@ -309,6 +309,7 @@ def test_check_dataset_reports_a_colored_sketch(tmp_path: Path) -> None:
     assert "blue.png has colours" in report.wrong_labels[0]
 
 
+@pytest.mark.slow
 def test_scikit_image_is_loaded_only_where_edges_are_found() -> None:
     words = "import sys, lab2pix.data, lab2pix.data.build; print('skimage' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)

@@ -1,4 +1,4 @@
-"""A user study in a real browser: one participant drags, one presses keys, one taps on a phone; the report adds up."""
+"""A user study in a browser with mouse, keyboard and touch, and its report."""
 
 from __future__ import annotations
 
@@ -32,28 +32,28 @@ Run = Callable[..., tuple[int, str, str]]
 Serve = Callable[..., Any]
 
 
-def alter(picture: Image.Image, method: str) -> Image.Image:
-    """Return a picture as a method might have made it."""
+def alter(image: Image.Image, method: str) -> Image.Image:
+    """Return an image as a method might generate it."""
     if method == "method-soft":
-        return picture.filter(ImageFilter.GaussianBlur(2.5))
+        return image.filter(ImageFilter.GaussianBlur(2.5))
     if method == "method-noisy":
-        return Image.blend(picture, Image.effect_noise(picture.size, 90).convert("RGB"), 0.35)
-    return picture.filter(ImageFilter.SHARPEN)
+        return Image.blend(image, Image.effect_noise(image.size, 90).convert("RGB"), 0.35)
+    return image.filter(ImageFilter.SHARPEN)
 
 
 @pytest.fixture
 def study(run: Run, tmp_path: Path) -> Path:
-    """A study of three methods and five drawn scenes."""
+    """A study of three methods and five scenes."""
     space = LabelSpace.load("scenes")
     for kind in ("labels", "truth", *METHODS):
         (tmp_path / kind).mkdir()
     for index in range(SAMPLES):
         pixels, ids = draw_scene(3, index, (96, 128))
-        picture = to_pil_image(pixels)
-        picture.save(tmp_path / "truth" / f"scene-{index}.png")
+        image = to_pil_image(pixels)
+        image.save(tmp_path / "truth" / f"scene-{index}.png")
         write_label_png(tmp_path / "labels" / f"scene-{index}.png", ids, space)
         for method in METHODS:
-            alter(picture, method).save(tmp_path / method / f"scene-{index}.png")
+            alter(image, method).save(tmp_path / method / f"scene-{index}.png")
     assert torch.unique(ids).numel() > 2
     words = [f"{method}={tmp_path / method}" for method in METHODS]
     folders = ("--labels", tmp_path / "labels", "--truth", tmp_path / "truth", "--label-space", "scenes")
@@ -64,19 +64,19 @@ def study(run: Run, tmp_path: Path) -> Path:
 
 @dataclass
 class Visitor:
-    """Somebody at the page.
+    """A visitor of the page.
 
     Attributes:
-        page: the browser's.
-        methods: the method of each picture's token, from `study.json`, which the page never sees.
-        received: what the server sent in words.
-        trouble: errors that the browser reports, those of the page's security policy among them.
+        page: the browser's page.
+        methods: the method of each image's token, from `study.json`.
+        received: URLs, headers and JSON of the responses.
+        browser_errors: errors that the browser reports, including violations of the security policy.
     """
 
     page: Any
     methods: dict[str, str]
     received: list[str] = field(default_factory=list)
-    trouble: list[str] = field(default_factory=list)
+    browser_errors: list[str] = field(default_factory=list)
 
     def open(self, address: str, name: str) -> None:
         self.page.goto(address)
@@ -85,18 +85,18 @@ class Visitor:
 
     def expect_sample(self, number: int) -> None:
         api.expect(self.page.locator("#count")).to_have_text(f"Sample {number} of {SAMPLES}")
-        api.expect(self.page.locator("#cards .picture")).to_have_count(len(METHODS))
+        api.expect(self.page.locator("#cards .image")).to_have_count(len(METHODS))
 
     def cards(self) -> dict[str, Any]:
-        """Return the pictures to rank, by method."""
+        """Return the images to rank, by method."""
         found = {}
-        for card in self.page.locator("#cards .picture").all():
+        for card in self.page.locator("#cards .image").all():
             found[self.method_of(card)] = card
         assert sorted(found) == sorted(METHODS)
         return found
 
     def method_of(self, element: Any) -> str:
-        token = re.search(r"pictures/(\w+)\.png", element.locator("img").get_attribute("src"))
+        token = re.search(r"images/(\w+)\.png", element.locator("img").get_attribute("src"))
         assert token is not None
         return self.methods[token.group(1)]
 
@@ -118,7 +118,7 @@ class Visitor:
         self.page.mouse.up()
 
     def touch_drag(self, element: Any, place: int) -> None:
-        """Rest a finger on a picture until it is picked up, move it, let go; in the bar it need not rest."""
+        """Drag by touch; an image outside the bar is picked up by a long press."""
         start, end = element.bounding_box(), self.slot(place).bounding_box()
         points = [(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2) for box in (start, end)]
         touch = self.page.context.new_cdp_session(self.page)
@@ -128,7 +128,7 @@ class Visitor:
             touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": at})
 
         send("touchStart", *points[0])
-        if element.get_attribute("data-drag") == "rest":
+        if element.get_attribute("data-drag") == "long-press":
             api.expect(self.page.locator(".ghost")).to_have_count(1)
         send("touchMove", points[0][0], points[0][1] + 20)
         api.expect(self.page.locator(".ghost")).to_have_count(1)
@@ -137,7 +137,7 @@ class Visitor:
         api.expect(self.page.locator(".ghost")).to_have_count(0)
 
     def press_ranks(self, ranking: list[str]) -> None:
-        """Give each picture its place by keys, from the first picture, which has the focus."""
+        """Rank by keys, starting at the focused first image."""
         for number, method in enumerate(self.cards()):
             if number:
                 self.page.keyboard.press("ArrowRight")
@@ -146,17 +146,17 @@ class Visitor:
 
 @pytest.fixture
 def visit(browser: Any, study: Path) -> Iterator[Callable[..., Visitor]]:
-    """Comes with a browser that knows nothing of earlier visits; no visit may cause trouble."""
+    """Opens a browser context; no visit may cause browser errors."""
     plan = json.loads((study / "study.json").read_text())
-    methods = {token: method for sample in plan["pool"] for method, token in sample["pictures"].items()}
+    methods = {token: method for sample in plan["pool"] for method, token in sample["images"].items()}
     visitors: list[Visitor] = []
 
     def call(**settings: Any) -> Visitor:
         page = browser.new_context(**(settings or DESKTOP)).new_page()
         page.set_default_timeout(10_000)
         visitor = Visitor(page, methods)
-        page.on("console", lambda said: said.type == "error" and visitor.trouble.append(said.text))
-        page.on("pageerror", lambda error: visitor.trouble.append(str(error)))
+        page.on("console", lambda said: said.type == "error" and visitor.browser_errors.append(said.text))
+        page.on("pageerror", lambda error: visitor.browser_errors.append(str(error)))
         page.on("response", lambda answer: keep(visitor, answer))
         visitors.append(visitor)
         return visitor
@@ -168,7 +168,7 @@ def visit(browser: Any, study: Path) -> Iterator[Callable[..., Visitor]]:
 
     yield call
     for visitor in visitors:
-        assert visitor.trouble == []
+        assert visitor.browser_errors == []
         visitor.page.context.close()
 
 
@@ -176,28 +176,28 @@ def lines(study: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (study / "answers.jsonl").read_text().splitlines()]
 
 
-def rankings_by_lot(seed: int) -> list[list[str]]:
-    lot = random.Random(seed)
-    return [lot.sample(METHODS, len(METHODS)) for _ in range(SAMPLES)]
+def random_rankings(seed: int) -> list[list[str]]:
+    rng = random.Random(seed)
+    return [rng.sample(METHODS, len(METHODS)) for _ in range(SAMPLES)]
 
 
 def test_two_participants_and_their_report(
     visit: Callable[..., Visitor], serve: Serve, run: Run, study: Path, tmp_path: Path
 ) -> None:
     server = serve("study", "serve", study, "--port", 0)
-    wishes = {"Ada": rankings_by_lot(1), "Bo": rankings_by_lot(2)}
-    rank_by_mouse(visit, server.address, study, wishes["Ada"])
-    rank_by_keys(visit, serve, server, study, wishes["Bo"])
+    wanted = {"Ada": random_rankings(1), "Bo": random_rankings(2)}
+    rank_by_mouse(visit, server.address, study, wanted["Ada"])
+    rank_by_keys(visit, serve, server, study, wanted["Bo"])
 
     kept = lines(study)
     assert len(kept) == 2 * SAMPLES
-    for name, wished in wishes.items():
+    for name, wished in wanted.items():
         assert [line["ranking"] for line in kept if line["participant"].title() == name] == wished
 
     code, output, errors = run("study", "report", study, "--out", tmp_path / "report")
     assert code == 0, errors
     report = json.loads((tmp_path / "report" / "report.json").read_text())
-    everything = wishes["Ada"] + wishes["Bo"]
+    everything = wanted["Ada"] + wanted["Bo"]
     assert [row["name"] for row in report["methods"]] == list(METHODS)
     for row in report["methods"]:
         places = [ranking.index(row["name"]) for ranking in everything]  # 0 is the best
@@ -212,7 +212,7 @@ def test_two_participants_and_their_report(
 
 
 def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wished: list[list[str]]) -> None:
-    """Rank as Ada: a reload amid the second sample, double clicks, and the last two later in a narrow window."""
+    """Rank as Ada: a reload during the second sample, double clicks, and the last two later in a narrow window."""
     ada = visit()
     ada.open(address, "Ada")
     for number, ranking in enumerate(wished[:3], start=1):
@@ -226,7 +226,7 @@ def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wish
         for place, method in enumerate(ranking):
             ada.drag(ada.cards()[method], place)
         assert ada.placed() == ranking
-        if number == 3:  # a change of mind: the last to the front, and back again, within the bar
+        if number == 3:  # drag within the bar: the last to the front and back
             ada.drag(ada.slot(2), 0)
             assert ada.placed() == [ranking[2], ranking[0], ranking[1]]
             ada.drag(ada.slot(0), 2)
@@ -239,13 +239,13 @@ def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wish
         ada.page.locator("#previous").click()
         ada.expect_sample(number)
         assert ada.placed() == wished[number - 1]
-    ada.page.locator("#next").dblclick()  # nothing is to be sent, so the second click comes to the next sample
+    ada.page.locator("#next").dblclick()  # nothing is sent, so the second click reaches the next sample
     ada.expect_sample(3)
     assert len(lines(study)) == 3
     again = visit(viewport=PHONE["viewport"])
     again.open(address, "  ada ")
-    api.expect(again.page.locator("#known")).to_have_text("ada has ranked 3 of 5 samples here already. Is that you?")
-    again.page.get_by_role("button", name="Go on").click()
+    api.expect(again.page.locator("#known")).to_have_text("ada has already ranked 3 of 5 samples. Is that you?")
+    again.page.get_by_role("button", name="Continue").click()
     for number, ranking in enumerate(wished[3:], start=4):
         again.expect_sample(number)
         for place, method in enumerate(ranking):
@@ -259,17 +259,17 @@ def rank_by_mouse(visit: Callable[..., Visitor], address: str, study: Path, wish
 def rank_by_keys(
     visit: Callable[..., Visitor], serve: Serve, server: Any, study: Path, wished: list[list[str]]
 ) -> None:
-    """Rank as Bo, by keys alone; the server is killed before the third answer and started anew."""
+    """Rank as Bo, by keys alone; the server is killed before the third answer and started again."""
     bo = visit()
     bo.open(server.address, "Bo")
     for number, ranking in enumerate(wished, start=1):
         bo.expect_sample(number)
-        api.expect(bo.page.locator("#cards .picture").first).to_be_focused()
+        api.expect(bo.page.locator("#cards .image").first).to_be_focused()
         bo.page.keyboard.press("n")
-        api.expect(bo.page.locator("#message")).to_have_text("Every picture needs a place first.")
+        api.expect(bo.page.locator("#message")).to_have_text("Give every image a place first.")
         bo.press_ranks(ranking)
         assert bo.placed() == ranking
-        if number == 2:  # one up and down again, taken back and undone
+        if number == 2:  # move and undo, remove and undo
             before = bo.placed()
             bo.page.keyboard.press("ArrowUp" if before.index(list(bo.cards())[2]) else "ArrowDown")
             assert bo.placed() != before
@@ -284,21 +284,21 @@ def rank_by_keys(
             bo.page.keyboard.press("n")
             api.expect(bo.page.locator("#message")).to_contain_text("The study cannot be reached")
             serve("study", "serve", study, "--port", urlsplit(server.address).port)
-            bo.trouble.clear()  # the browser's own word about the connection
+            bo.browser_errors.clear()  # the browser logs failed connections
         bo.page.keyboard.press("n")
     api.expect(bo.page.get_by_role("heading", name="Thank you, Bo")).to_be_visible()
 
 
-def test_study_on_a_phone(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
+def test_study_by_touch(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
     server = serve("study", "serve", study, "--port", 0)
     eve = visit(**PHONE)
     eve.open(server.address, "Eve")
     eve.expect_sample(1)
-    first, second = rankings_by_lot(3)[:2]
+    first, second = random_rankings(3)[:2]
     for method in first:
         eve.cards()[method].tap()
     assert eve.placed() == first
-    eve.slot(1).tap()  # takes it back
+    eve.slot(1).tap()  # removes it
     assert eve.placed() == [first[0], None, first[2]]
     eve.touch_drag(eve.slot(2), 1)
     assert eve.placed() == [first[0], first[2], None]
@@ -322,7 +322,7 @@ def test_study_on_a_phone(visit: Callable[..., Visitor], serve: Serve, study: Pa
 
 
 def no_wider_than_the_screen(page: Any) -> bool:
-    """Say whether nothing must be scrolled sideways, and every button is large enough for a finger."""
+    """Tell whether the page fits the screen's width, and every button is large enough for touch."""
     small = page.evaluate(
         "[...document.querySelectorAll('button')].map((one) => one.getBoundingClientRect())"
         ".filter((box) => box.width > 0 && (box.width < 24 || box.height < 24)).length"
@@ -330,7 +330,7 @@ def no_wider_than_the_screen(page: Any) -> bool:
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth")) and small == 0
 
 
-def test_pictures_are_enlarged_and_ranked_in_large(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
+def test_images_are_ranked_while_enlarged(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
     server = serve("study", "serve", study, "--port", 0)
     cy = visit()
     cy.open(server.address, "Cy")
@@ -339,13 +339,13 @@ def test_pictures_are_enlarged_and_ranked_in_large(visit: Callable[..., Visitor]
     dialog = cy.page.locator("#large")
     cy.page.keyboard.press("z")
     for number, method in enumerate(methods):
-        api.expect(dialog.locator("#large-name")).to_have_text(f"Picture {'ABC'[number]}")
+        api.expect(dialog.locator("#large-name")).to_have_text(f"Image {'ABC'[number]}")
         assert cy.method_of(dialog) == method
         cy.page.keyboard.press("321"[number])
         cy.page.keyboard.press("ArrowRight")
     api.expect(dialog.locator("#large-name")).to_have_text("Label map")
     cy.page.keyboard.press("ArrowRight")
-    api.expect(dialog.locator("#large-name")).to_have_text("True picture")
+    api.expect(dialog.locator("#large-name")).to_have_text("Real image")
     cy.page.keyboard.press("Escape")
     api.expect(dialog).to_be_hidden()
     assert cy.placed() == methods[::-1]
@@ -353,9 +353,7 @@ def test_pictures_are_enlarged_and_ranked_in_large(visit: Callable[..., Visitor]
     api.expect(dialog.locator("#large-name")).to_have_text("Label map")
 
 
-def test_the_legend_names_classes_and_is_hidden_where_there_are_none(
-    visit: Callable[..., Visitor], serve: Serve, study: Path
-) -> None:
+def test_legend_lists_classes_if_there_are_any(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
     server = serve("study", "serve", study, "--port", 0)
     gil = visit()
     gil.open(server.address, "Gil")
@@ -363,24 +361,24 @@ def test_the_legend_names_classes_and_is_hidden_where_there_are_none(
     legend = gil.page.locator("#legend")
     api.expect(legend).to_be_visible()
     assert "sky" in legend.locator("li").all_inner_texts()
-    gil.page.wait_for_load_state("networkidle")  # the next sample's pictures are fetched ahead
+    gil.page.wait_for_load_state("networkidle")  # the next sample's images are preloaded
     server.stop()
     plan = json.loads((study / "study.json").read_text())
     plan |= {"label_space": None, "classes": [], "pool": [{**sample, "classes": []} for sample in plan["pool"]]}
     (study / "study.json").write_text(json.dumps(plan))
     serve("study", "serve", study, "--port", urlsplit(server.address).port)
-    gil.trouble.clear()  # what a slow machine still fetched when the server went
+    gil.browser_errors.clear()  # requests that failed when the server stopped
     gil.page.reload()
     gil.expect_sample(1)
     api.expect(legend).to_be_hidden()
     api.expect(legend.locator("li")).to_have_count(0)
 
 
-def test_an_end_that_the_server_does_not_know(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
+def test_page_asks_again_for_answers_the_server_lost(visit: Callable[..., Visitor], serve: Serve, study: Path) -> None:
     server = serve("study", "serve", study, "--port", 0)
     fay = visit()
     fay.open(server.address, "Fay")
-    for number, ranking in enumerate(rankings_by_lot(4), start=1):
+    for number, ranking in enumerate(random_rankings(4), start=1):
         fay.expect_sample(number)
         fay.press_ranks(ranking)
         fay.page.keyboard.press("n")
@@ -395,14 +393,14 @@ def test_an_end_that_the_server_does_not_know(visit: Callable[..., Visitor], ser
     fay.expect_sample(4)
 
 
-def test_study_participant_names_are_checked_and_escaped(
+def test_invalid_name_is_refused_and_markup_is_escaped(
     visit: Callable[..., Visitor], serve: Serve, study: Path
 ) -> None:
     server = serve("study", "serve", study, "--port", 0)
     dan = visit()
     dan.open(server.address, " ")
     api.expect(dan.page.locator("#refused")).to_have_text("The name needs a letter or a digit.")
-    dan.trouble.clear()  # the browser's own word about the refusal
+    dan.browser_errors.clear()  # the browser logs the status
     dan.page.get_by_label("Your name").fill("<b>Dan</b>")
     dan.page.get_by_role("button", name="Start").click()
     dan.expect_sample(1)

@@ -72,7 +72,7 @@ def test_a_channel_that_means_nothing_is_read_as_none_of_the_classes(tmp_path: P
     [
         (["sky", "moon"], "has no class 'moon'"),
         ([99], "has ids 0 to"),
-        ([0, 1, None], f"reads 2 of the {SPACE.num_classes} classes that label space 'scenes' scores"),
+        ([0, 1, None], f"predicts 2 of the {SPACE.num_classes} classes that label space 'scenes' scores"),
     ],
 )
 def test_a_segmenter_of_other_classes_is_refused(
@@ -90,7 +90,7 @@ def test_a_list_of_classes_that_is_too_long_is_refused(reader: Path, tmp_path: P
     file.write_bytes(reader.read_bytes())
     file.with_suffix(".json").write_text(json.dumps({"size": [32, 48], "classes": [*SPACE.names, None, None]}))
     segmenter = load_segmenter(file, SPACE)
-    with pytest.raises(LabelError, match=rf"answers \[1, {SPACE.num_classes}, 32, 48\], but other.json names"):
+    with pytest.raises(LabelError, match=rf"returns \[1, {SPACE.num_classes}, 32, 48\], but other.json names"):
         segmenter(torch.zeros(1, 3, 32, 48, dtype=torch.uint8), (32, 48))
 
 
@@ -113,7 +113,7 @@ def test_cityscapes_needs_its_nineteen_classes_only_as_the_guide_has_them(tmp_pa
 
 def scenes() -> DataConfig:
     counts = ScenesConfig(train_count=64, val_count=8)
-    return DataConfig(layout="scenes", label_space="scenes", size=(64, 64), scenes=counts)
+    return DataConfig(format="scenes", label_space="scenes", size=(64, 64), scenes=counts)
 
 
 # --- trained -----------------------------------------------------------------------------------------------------
@@ -129,6 +129,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_training_learns_and_says_how_well(trained: Path) -> None:
     info = json.loads((trained / "segmenter.json").read_text())
     losses = info["training"]["losses"]
@@ -160,16 +161,17 @@ def test_a_trained_segmenter_for_other_classes_is_refused(trained: Path) -> None
 def test_damaged_and_missing_segmenters_are_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no segmenter .*nowhere"):
         load_segmenter(tmp_path / "nowhere", SPACE)
-    with pytest.raises(WeightsError, match="holds no whole segmenter"):
+    with pytest.raises(WeightsError, match="does not hold a complete segmenter"):
         load_segmenter(tmp_path, SPACE)
     (tmp_path / "segmenter.json").write_text((trained / "segmenter.json").read_text())
     weights = load_file(trained / "model.safetensors")
     weights.pop("segmentation_head.0.weight")
     save_file(weights, tmp_path / "model.safetensors")
-    with pytest.raises(WeightsError, match=r"holds no whole segmenter .*Missing key"):
+    with pytest.raises(WeightsError, match=r"does not hold a complete segmenter .*Missing key"):
         load_segmenter(tmp_path, SPACE)
 
 
+@pytest.mark.slow
 def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
     for split, seed in (("train", 0), ("val", 1)):
@@ -177,7 +179,7 @@ def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
         for kind in ("images", "labels"):
             (root / kind).mkdir(parents=True, exist_ok=True)
             (tmp_path / split / kind).rename(root / kind / split)
-    words = ("segmenter", "train", "--layout", "folder", "--root", root, "--label-space", "scenes", "--size", "32x32")
+    words = ("segmenter", "train", "--format", "folder", "--root", root, "--label-space", "scenes", "--size", "32x32")
     small = ("--steps", 20, "--batch-size", 2, "--encoder", "tu-mobilenetv3_small_050", "--device", "cpu")
     code, output, errors = run(*words, *small, "--out", out)
     assert code == 0, errors
@@ -193,12 +195,12 @@ def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
         (("--size", "40x64"), "must be multiples of 32; such as 32x64"),
         (("--encoder", "resnet19"), "no segmenter 'unet' on encoder 'resnet19' can be built"),
         (("--architecture", "vnet"), "no segmenter 'vnet'"),
-        (("--layout", "folder"), "may hold any labels: add --label"),
+        (("--format", "folder"), "may hold any labels: add --label"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(words: tuple[str, ...], message: str, run: Run, tmp_path: Path) -> None:
-    layout = () if "--layout" in words else ("--layout", "scenes")
-    code, _, errors = run("segmenter", "train", *layout, *words, "--steps", 20, "--out", tmp_path / "out")
+    format = () if "--format" in words else ("--format", "scenes")
+    code, _, errors = run("segmenter", "train", *format, *words, "--steps", 20, "--out", tmp_path / "out")
     assert code == 2, errors
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
@@ -214,7 +216,7 @@ def test_weights_that_cannot_be_fetched_are_one_whole_sentence(
         raise FileNotFoundError("we looked here\nand there, " + "and elsewhere " * 40)
 
     monkeypatch.setattr(smp, "create_model", offline)
-    words = ("--layout", "scenes", "--encoder-weights", "imagenet", "--steps", 20, "--out", tmp_path / "out")
+    words = ("--format", "scenes", "--encoder-weights", "imagenet", "--steps", 20, "--out", tmp_path / "out")
     code, _, errors = run("segmenter", "train", *words)
     assert code == 2, errors
     [line] = errors.strip().splitlines()
@@ -265,9 +267,3 @@ def test_a_hub_model_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch,
     pytest.importorskip("transformers", reason="transformers is not installed")
     with pytest.raises(WeightsError, match=r"hf:.*nothing cannot be loaded"):
         load_segmenter(f"hf:{tmp_path / 'nothing'}", SPACE)
-
-
-def test_without_transformers_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
-    with pytest.raises(ConfigError, match=r"hf:org/name needs transformers: .*lab2pix\[huggingface\]"):
-        load_segmenter("hf:org/name", SPACE)

@@ -42,7 +42,7 @@ from lab2pix.methods import (
     register,
 )
 from lab2pix.training import Validator, evaluation, loop, monitor
-from lab2pix.training.sampler import stable_seed
+from lab2pix.utils.seeding import stable_seed
 
 SIDE = 8
 SAMPLES = 7  # a batch of 4 is never a whole part of an epoch
@@ -173,7 +173,7 @@ class ToyMethod(Method):
 
 
 DEFAULTS: dict[str, Any] = {
-    "data": {"layout": "scenes", "size": [SIDE, SIDE]},
+    "data": {"format": "scenes", "size": [SIDE, SIDE]},
     "train": {"batch_size": 4, "steps": 12},
     "checkpoint": {"every": 5},
     "monitor": {"log_every": 1, "sample_every": 6, "samples": 2, "tensorboard": False},

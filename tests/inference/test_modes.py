@@ -30,7 +30,7 @@ def make(method: str = "lab2pix-v2", *, edges: bool = False, **generator: object
     config = read_config(
         {
             "method": method,
-            "data": {"layout": "folder", "label_space": "scenes", "size": SIZE, "instance_edges": edges},
+            "data": {"format": "folder", "label_space": "scenes", "size": SIZE, "instance_edges": edges},
             "generator": settings | generator,
         }
     )
@@ -64,16 +64,17 @@ BUILDS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", BUILDS)
 def test_fast_mode_matches_plain(build: str) -> None:
     synthesizer = make(**BUILDS[build])  # type: ignore[arg-type]
     plain = images(synthesizer)
-    for mode, limit in (("fast", 1e-4), ("fast-bf16", 3e-2)):
+    for mode, limit, decibels in (("fast", 1e-4, 80), ("fast-bf16", 0.2, 30)):
         assert synthesizer.optimize(mode).mode == synthesizer.mode == mode  # type: ignore[arg-type]
         for ours, theirs in zip(images(synthesizer), plain, strict=True):
             difference = ours - theirs
             assert 0 < float(difference.abs().max()) <= limit
-            assert 10 * math.log10(4 / float(difference.square().mean())) > 40
+            assert 10 * math.log10(4 / float(difference.square().mean())) > decibels
 
 
 def test_fast_mode_images_do_not_depend_on_history() -> None:
@@ -108,7 +109,7 @@ class TestAuto:
 
     def test_auto_mode_never_takes_a_mode_that_differs(self, monkeypatch: pytest.MonkeyPatch) -> None:
         synthesizer, other = make(), make(modulation_hidden=4)
-        monkeypatch.setattr(modes, "prepare", lambda generator: other.generator)
+        monkeypatch.setattr(modes, "fuse", lambda generator: other.generator)
         self.seconds(monkeypatch, plain=2.0, fast=1.0)
         assert synthesizer.optimize("auto").mode == "plain"
 
@@ -116,7 +117,7 @@ class TestAuto:
         synthesizer = make()
         chosen = modes.choose(nn.Linear(1, 1), synthesizer.config, synthesizer.label_space)
         assert (chosen.mode, chosen.seconds) == ("plain", {})
-        with pytest.raises(ConfigError, match="Linear cannot be prepared"):
+        with pytest.raises(ConfigError, match="Linear cannot be fused"):
             modes.choose(nn.Linear(1, 1), synthesizer.config, synthesizer.label_space, "fast")
 
 
@@ -148,6 +149,7 @@ class TestCommands:
     def picture(self, folder: Path) -> np.ndarray:
         return np.asarray(Image.open(folder / "a.png")).astype(int)
 
+    @pytest.mark.slow
     def test_generate_command_takes_inference_modes(self, run: Run, model: Path, tmp_path: Path) -> None:
         words = ("generate", model, tmp_path / "labels", "--device", "cpu", "--out")
         assert run(*words, tmp_path / "plain")[0] == 0
@@ -167,18 +169,19 @@ class TestCommands:
         with pytest.raises(ConfigError, match="no way to draw"):
             Synthesizer.load(model, device="cpu", optimize="no")  # type: ignore[arg-type]
 
-    def test_parity_through_prepared_generators(
+    @pytest.mark.slow
+    def test_parity_through_fused_generators(
         self, run: Run, golden_root: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from lab2pix.methods import lab2pix_v2
 
-        prepared = []
-        prepare = lab2pix_v2.prepare
-        monkeypatch.setattr(lab2pix_v2, "prepare", lambda generator: prepared.append(generator) or prepare(generator))
+        fused = []
+        fuse = lab2pix_v2.fuse
+        monkeypatch.setattr(lab2pix_v2, "fuse", lambda generator: fused.append(generator) or fuse(generator))
         code, out, _ = run("parity", golden_root / "v2_normal.safetensors", golden_root / "v2_more.safetensors")
-        assert code == 0 and not prepared
+        assert code == 0 and not fused
         code, fast, _ = run(
             "parity", "--fast", golden_root / "v2_normal.safetensors", golden_root / "v2_more.safetensors"
         )
-        assert code == 0 and len(prepared) == 2
+        assert code == 0 and len(fused) == 2
         assert fast.splitlines()[-1] == out.splitlines()[-1]

@@ -20,7 +20,7 @@ from lab2pix.interop.keymap import load_renamed, rename
 from lab2pix.interop.vectors import Row
 from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
-from lab2pix.nn.generators import Lab2PixV2Generator
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.testing.parity import check_file, check_files, run_parity
 
@@ -59,10 +59,11 @@ def build(shape: Shape) -> tuple[Lab2PixV2Generator, MultiScaleDiscriminator]:
     channels = shape.classes + shape.dont_care + (shape.edges is not None)
     ngf, ndf, max_dim, hidden, global_width, global_max = shape.widths
     doublings = {"normal": 5, "more": 6, "most": 7}[shape.upsampling]
-    generator = Lab2PixV2Generator(
-        channels, width=ngf, doublings=doublings, start="label", modulation_hidden=hidden, global_width=global_width,
+    settings = GeneratorSettings(
+        width=ngf, num_upsamples=doublings, input="label", modulation_hidden=hidden, global_width=global_width,
         global_max_width=global_max, start_size=(shape.size[0] >> doublings, shape.size[1] >> doublings),
     )  # fmt: skip
+    generator = Lab2PixV2Generator(channels, settings)
     discriminator = MultiScaleDiscriminator(
         [
             HierarchicalDiscriminator(channels + 3, SEEN[:levels], levels=levels, width=ndf, max_width=max_dim)
@@ -277,6 +278,7 @@ def test_released_networks_are_met_in_all_they_answered(golden_root: Path, name:
 # --- files of other shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -338,12 +340,14 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
     return {name: tensor}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.generated", "out.global.3", "out.enhance_mask", "out.D1.real"])
 def test_parity_wrong_tensor_fails_its_row_alone(made: Path, name: str) -> None:
     edit(made, nudged(made, name, 3e-4))
     assert list(failures(check_file(made))) == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "term"),
     [("loss.generator", "GAN_Feat"), ("loss.discriminator", "D_real"), ("grad_norm.generator", None)],
@@ -367,6 +371,7 @@ def test_parity_fails_for_nan(made: Path) -> None:
     assert list(failures(check_file(made))) == ["out.generated", "grad_norm.generator"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "values", "failed", "reason"),
     [
@@ -403,6 +408,7 @@ def test_files_that_cannot_be_read_fail(made: Path) -> None:
     assert "cannot read" in failures(check_file(made))["made.safetensors"]
 
 
+@pytest.mark.slow
 def test_parity_of_files_and_folders(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = write(made.parent, Shape(discriminators=1), "other")
     assert list(check_files([made.parent])) == [made, other]

@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lab2pix.interop.vectors import Row
+from lab2pix.interop.vectors import Row, read_vectors
+from lab2pix.methods.lab2pix_v1 import _Vectors
 from lab2pix.nn.official_v1 import Norm, OfficialV1Discriminator, OfficialV1Generator, Task
 from lab2pix.testing.parity import check_file
 
@@ -272,13 +273,26 @@ def expected_rows(task: Task) -> set[str]:
 def test_released_networks_are_met_in_all_they_answered(golden_root: Path, task: Task) -> None:
     rows = check_file(golden_root / f"v1_{task}.safetensors")
     assert not failures(rows)
-    assert all(row.max_abs < 3e-5 for row in rows)
+    # From the same networks in float64 the recording is up to 1.5e-5 away and float32, by processor, up to 3.4e-5.
+    assert all(row.max_abs < 5e-5 for row in rows)
     assert {row.output for row in rows} == expected_rows(task)
+
+
+def test_in_float64_the_sketch_generator_is_as_near_as_the_recording_was_rounded(golden_root: Path) -> None:
+    vectors = read_vectors(golden_root / "v1_sketch.safetensors")
+    case = _Vectors(vectors)
+    with torch.no_grad():
+        images = case.generator.double()(case.condition.double())
+    for scale, image in zip((3, 2, 1), images, strict=True):
+        recorded = vectors.tensors[f"out.X{scale}"]
+        step = image.shape[-1] // recorded.shape[-1]
+        assert (image[..., ::step, ::step] - recorded).abs().max() < 2e-5
 
 
 # --- files of other shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -317,6 +331,7 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
     return {name: tensor}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", ["out.X3", "out.X2", "out.X1", "out.D3.fake.level3", "out.D1.real.level1", "out.enhance_mask"]
 )
@@ -350,6 +365,7 @@ def test_each_batch_statistic_counts(made: Path) -> None:
     assert not {"out.X2", "out.X1"} & failed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "values", "failed", "reason"),
     [

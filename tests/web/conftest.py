@@ -1,23 +1,31 @@
-"""Folders of tiny pictures for a study, and the study that is made of them; tiny models for the painter."""
+"""Fixtures: a tiny study; a tiny model behind the painter's application and server."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 from torch import Tensor
 
+from tests.helpers.painter import tiny_synthesizer
+
+pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
+from starlette.testclient import TestClient
+
 from lab2pix.batch import Batch
-from lab2pix.inference import ModelInfo, Synthesizer
+from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, build_sampling, generate, read_config
-from lab2pix.web.study_make import MadeStudy, make_study
-from lab2pix.web.study_samples import Study
+from lab2pix.web.painter.app import create_app
+from lab2pix.web.painter.service import PainterService
+from lab2pix.web.security import host_checker
+from lab2pix.web.serving import Server, listen
+from lab2pix.web.study.build import BuiltStudy, build_study
+from lab2pix.web.study.samples import Study
 
 METHODS = ("spade", "lab2pix-v2", "no norm")
 NAMES = ("a", "b", "city/c", "d", "e", "f")
@@ -25,10 +33,10 @@ NAMES = ("a", "b", "city/c", "d", "e", "f")
 
 @pytest.fixture
 def folders(tmp_path: Path) -> dict[str, Path]:
-    """Folders `labels`, `truth` and one per method, with the same names; each has a gray of its own."""
-    places = {"labels": tmp_path / "labels", "truth": tmp_path / "truth"}
-    places |= {method: tmp_path / "out" / method for method in METHODS}
-    for number, (kind, folder) in enumerate(places.items()):
+    """Folders `labels`, `truth` and one per method with the same file names, each with its own gray level."""
+    found = {"labels": tmp_path / "labels", "truth": tmp_path / "truth"}
+    found |= {method: tmp_path / "out" / method for method in METHODS}
+    for number, (kind, folder) in enumerate(found.items()):
         for name in NAMES:
             file = folder / f"{name}.png"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -38,12 +46,12 @@ def folders(tmp_path: Path) -> dict[str, Path]:
                 Image.fromarray(ids).save(file)
             else:
                 Image.fromarray(np.full((6, 8, 3), 40 * number, dtype=np.uint8)).save(file)
-    return places
+    return found
 
 
 @pytest.fixture
-def make(folders: dict[str, Path], tmp_path: Path) -> Callable[..., MadeStudy]:
-    """Makes a study of the tiny pictures in `tmp_path/study`; takes what `make_study` takes beside the folders."""
+def build(folders: dict[str, Path], tmp_path: Path) -> Callable[..., BuiltStudy]:
+    """Builds a study of those images in `tmp_path/study`; takes settings of `build_study`."""
 
     def call(
         methods: tuple[str, ...] = METHODS,
@@ -51,19 +59,19 @@ def make(folders: dict[str, Path], tmp_path: Path) -> Callable[..., MadeStudy]:
         out: Path | None = None,
         label_space: str | None = "scenes",
         **settings: object,
-    ) -> MadeStudy:
+    ) -> BuiltStudy:
         chosen = {method: folders[method] for method in methods}
         given: dict[str, object] = {"truth": folders["truth"], "samples": 4, "pool": 6, "seed": 5, **settings}
         space = None if label_space is None else LabelSpace.load(label_space)
-        return make_study(folders["labels"], space, chosen, out or tmp_path / "study", **given)  # type: ignore[arg-type]
+        return build_study(folders["labels"], space, chosen, out or tmp_path / "study", **given)  # type: ignore[arg-type]
 
     return call
 
 
 @pytest.fixture
-def study_folder(make: Callable[..., MadeStudy]) -> Path:
+def study_folder(build: Callable[..., BuiltStudy]) -> Path:
     """A study of three methods: each participant ranks four samples of six."""
-    return make().folder
+    return build().folder
 
 
 @pytest.fixture
@@ -75,107 +83,77 @@ def study(study_folder: Path) -> Study:
 # --- the painter ----------------------------------------------------------------------------------------------------
 
 
-def make_drawer(space: str = "scenes", *, data: dict[str, object] | None = None, **generator: object) -> Synthesizer:
-    """Return an untrained model of 64x64 whose weights and statistics are such that label map and noise show."""
-    torch.manual_seed(0)
-    config = read_config(
-        {
-            "name": "tiny",
-            "data": {"layout": "folder", "label_space": space, "size": (64, 64), **(data or {})},
-            "generator": {
-                "width": 4,
-                "modulation_hidden": 8,
-                "noise_dim": 16,
-                "spectral_norm": False,
-                "global_encoder": {"width": 4, "max_width": 16},
-                **generator,
-            },
-        }
-    )
-    label_space = LabelSpace.load(space)
-    network = build_generator(config, label_space)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear")
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None
-        coarse = torch.randint(0, label_space.num_classes, (8, 8, 8))
-        label = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
-        generate(network.train(), build_sampling(config, label_space), Batch(label), torch.randn(8, 16))
-    return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
+@pytest.fixture(scope="session")
+def synthesizer() -> Synthesizer:
+    """A tiny model of scenes, shared by all tests."""
+    return tiny_synthesizer()
 
 
 @pytest.fixture(scope="session")
-def make_painter_model() -> Callable[..., Synthesizer]:
-    """Makes a tiny model: of a label space, with settings of `data` and of the generator."""
-    return make_drawer
-
-
-@pytest.fixture(scope="session")
-def drawer() -> Synthesizer:
-    """A tiny model of scenes; nobody may change it."""
-    return make_drawer()
-
-
-@pytest.fixture(scope="session")
-def painter_model(drawer: Synthesizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def model_folder(synthesizer: Synthesizer, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder with that model's weights."""
-    return drawer.save(tmp_path_factory.mktemp("painter") / "model")
+    return synthesizer.save(tmp_path_factory.mktemp("painter") / "model")
 
 
-class Served:
-    """A painter behind a socket, in a thread of this process.
+@pytest.fixture(scope="module")
+def open_client() -> Iterator[Callable[..., TestClient]]:
+    """Opens a client of a painter with a model."""
+    with ExitStack() as stack:
 
-    Attributes:
-        painter: what answers.
-        port: where it listens.
-    """
+        def call(synthesizer: Synthesizer, *allow_hosts: str) -> TestClient:
+            app = create_app(PainterService(synthesizer), host_checker("127.0.0.1", allow_hosts))
+            return stack.enter_context(TestClient(app, base_url="http://127.0.0.1:8000"))
 
-    def __init__(self, drawer: Synthesizer) -> None:
-        from lab2pix.web.guard import host_checker, listen
-        from lab2pix.web.painter import create_app
-        from lab2pix.web.painter_desk import Painter
-        from lab2pix.web.serving import Server
+        yield call
 
-        self.painter = Painter(drawer)
+
+@pytest.fixture(scope="module")
+def client(open_client: Callable[..., TestClient], synthesizer: Synthesizer) -> TestClient:
+    """A client of a painter with the tiny model."""
+    return open_client(synthesizer, "paint.example")
+
+
+class PainterServer:
+    """A painter behind a socket, in a thread of this process."""
+
+    def __init__(self, synthesizer: Synthesizer) -> None:
+        self.service = PainterService(synthesizer)
         self._socket = listen("127.0.0.1", 0)
         self.port = self._socket.getsockname()[1]
-        app = create_app(self.painter, host_checker("127.0.0.1"))
-        self._server = Server(app, self.painter.worker.close)
+        self.app = create_app(self.service, host_checker("127.0.0.1"))
+        self._server = Server(self.app, self.service.queue.close)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self._thread.start()
 
-    def end(self) -> None:
-        """Tell it to end, as Ctrl-C does."""
+    def request_stop(self) -> None:
+        """Stop as Ctrl-C does."""
         self._server.should_exit = True
 
     def stop(self) -> None:
-        self.end()
+        self.request_stop()
         self._thread.join(20)
         assert not self._thread.is_alive()
 
 
 @pytest.fixture
-def served(drawer: Synthesizer) -> Iterator[Served]:
-    """That model behind a socket."""
-    made = Served(drawer)
-    yield made
-    made.stop()
+def server(synthesizer: Synthesizer) -> Iterator[PainterServer]:
+    """The tiny model behind a socket."""
+    started = PainterServer(synthesizer)
+    yield started
+    started.stop()
 
 
 @pytest.fixture
-def held(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, list[int]]]:
-    """An event that drawing waits for, and the first id of each label map that was drawn."""
-    event, came = threading.Event(), []
+def blocked(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[threading.Event, list[int]]]:
+    """An event that generation waits for, and the first id of each label map whose generation began."""
+    event, begun = threading.Event(), []
     draw = Synthesizer.generate
 
     def slow(self: Synthesizer, batch: Batch, noise: Tensor) -> Tensor:
-        came.append(int(batch.label[0, 0, 0]))
+        begun.append(int(batch.label[0, 0, 0]))
         assert event.wait(20)
         return draw(self, batch, noise)
 
     monkeypatch.setattr(Synthesizer, "generate", slow)
-    yield event, came
+    yield event, begun
     event.set()

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from lab2pix.cli.options import AllowHost, Browser, Device, Host, Port
 from lab2pix.utils.signals import exit_immediately, exit_on_signal
+from lab2pix.web import require_web_extra
 
 __all__ = ["app"]
 
@@ -20,7 +22,7 @@ def _paint(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Run, checkpoint, weights file or hub name; else the one that came along.",
+            help="Run, checkpoint, weights file or Hugging Face name; default: the shipped model.",
             show_default=False,
         ),
     ] = None,
@@ -33,7 +35,8 @@ def _paint(
 ) -> None:
     """Open a page on which layouts are drawn and become pictures, until Ctrl-C."""
     with exit_on_signal():
-        from lab2pix.web.painter import find_model, serve_painter
+        require_web_extra()
+        from lab2pix.web.painter.app import find_model, serve_painter
 
         serve_painter(
             find_model(model),
@@ -42,6 +45,6 @@ def _paint(
             allow_hosts=allow_host or (),
             open_browser=browser,
             device=device,
-            say=lambda words: print(words, flush=True),
+            echo=partial(print, flush=True),
         )
         exit_immediately()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ import typer
 from lab2pix.cli.console import show_progress
 from lab2pix.cli.options import AllowHost, Browser, Host, Port, Seed
 from lab2pix.utils.signals import exit_on_signal
+from lab2pix.web import require_web_extra
 
 __all__ = ["app"]
 
@@ -48,11 +50,11 @@ def _make(
 ) -> None:
     """Choose samples and copy their pictures under names that give no method away."""
     from lab2pix.labels.space import LabelSpace
-    from lab2pix.web.study_make import make_study, read_methods
+    from lab2pix.web.study.build import build_study, parse_methods
 
-    folders, space = read_methods(methods), None if label_space is None else LabelSpace.load(label_space)
+    folders, space = parse_methods(methods), None if label_space is None else LabelSpace.load(label_space)
     with show_progress("samples") as on_progress:
-        made = make_study(
+        built = build_study(
             labels,
             space,
             folders,
@@ -64,7 +66,7 @@ def _make(
             allow_missing=allow_missing,
             on_progress=on_progress,
         )
-    print(made)
+    print(built)
 
 
 @app.command("serve")
@@ -78,7 +80,8 @@ def _serve(
 ) -> None:
     """Serve the page on which people rank, until Ctrl-C."""
     with exit_on_signal():
-        from lab2pix.web.study import serve_study
+        require_web_extra()
+        from lab2pix.web.study.app import serve_study
 
         serve_study(
             study,
@@ -86,7 +89,7 @@ def _serve(
             port=port,
             allow_hosts=allow_host or (),
             open_browser=browser,
-            say=lambda words: print(words, flush=True),
+            echo=partial(print, flush=True),
         )
 
 
@@ -100,10 +103,11 @@ def _report(
     seed: Seed = 0,
 ) -> None:
     """Print mean scores, Top1 and Top2 rates of each method, how sure they are, and who took part."""
-    from lab2pix.web.study_report import report_study
+    from lab2pix.web.study.page import save_report
+    from lab2pix.web.study.report import report_study
 
     report = report_study(study, seed=seed)
     print(report)
     if out is not None:
-        report.save(out)
+        save_report(report, out)
         print(f"written to {out}")

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "FEATURE_NAMES",
-    "LAYOUT_NAMES",
     "Beta",
     "CheckpointConfig",
     "DataConfig",
@@ -26,11 +25,8 @@ __all__ = [
 Light = Literal["sun", "any"]
 """Whether the height of the sun tells in which light a drawn scene lies, or nothing does."""
 
-LAYOUT_NAMES = ("ade20k", "cityscapes", "coco-stuff", "facades", "facades-base", "folder", "scenes", "sketch")
-"""Every layout of `lab2pix.data`, so that a typo shows before anything heavy is loaded; a test keeps the two alike."""
-
 FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1")
-"""Every feature network that `lab2pix.evaluation` knows by name; likewise."""
+"""Feature networks that `lab2pix.evaluation` knows by name."""
 
 
 class Section(BaseModel):
@@ -40,7 +36,7 @@ class Section(BaseModel):
 
 
 class ScenesConfig(Section):
-    """The drawn landscapes of layout `scenes`, which need no files."""
+    """The drawn landscapes of format `scenes`, which need no files."""
 
     train_count: int = Field(2000, ge=1, description="How many different scenes to train on.")
     val_count: int = Field(64, ge=1, description="How many scenes to hold out.")
@@ -54,7 +50,7 @@ class ScenesConfig(Section):
 class SideConfig(Section):
     """One side of an unpaired set: a folder of label maps, or one of photos."""
 
-    root: str | None = Field(None, description="The folder; null: as `data.layout` and `data.root` say.")
+    root: str | None = Field(None, description="The folder; null: as `data.format` and `data.root` say.")
 
 
 class SketchConfig(Section):
@@ -79,7 +75,7 @@ class SketchConfig(Section):
 class DataConfig(Section):
     """Where label maps and photos lie, and how they become tensors."""
 
-    layout: str = Field("folder", description="How the files lie on disk; `lab2pix data layouts` lists them.")
+    format: str = Field("folder", description="How the files lie on disk; `lab2pix data formats` lists them.")
     root: str | None = Field(
         None, description="The data set's folder, relative to where lab2pix is started; scenes need none."
     )
@@ -116,7 +112,7 @@ class TrainConfig(Section):
     channels_last: bool = Field(False, description="Memory order that many processors convolve faster in.")
     compile: bool = Field(False, description="Make programs of the networks by torch.compile at the first step.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Average the generator's weights; null: off.")
-    start_from: str | None = Field(
+    init_from: str | None = Field(
         None,
         description="A run, checkpoint or exported model whose weights to start from, wherever names and shapes agree; "
         "null: random weights.",

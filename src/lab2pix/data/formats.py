@@ -1,4 +1,4 @@
-"""Where the parts of a pair (label map, photo, instance map) lie on disk, for every layout that data sets come in.
+"""Where the parts of a pair (label map, photo, instance map) lie on disk, for every format that data sets come in.
 
 Files are listed, matched and kept as text: a set of 120,000 pairs is found in a second or two.
 """
@@ -6,17 +6,19 @@ Files are listed, matched and kept as text: a set of 120,000 pairs is found in a
 from __future__ import annotations
 
 import os
+import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from lab2pix.data.files import list_images, path_prefix
 from lab2pix.data.pairs import PairList, PairStorage, Row
 from lab2pix.errors import DataError, did_you_mean
+from lab2pix.utils.registry import DATASET_FORMATS
 
-__all__ = ["LAYOUTS", "DatasetFormat", "Scan", "find_pairs", "layout_descriptions", "layout_names", "scan"]
+__all__ = ["Scan", "find_pairs", "scan"]
 
 Parts = Literal["pairs", "labels", "photos"]
 """What is looked for: label maps with their photos, label maps alone, or photos alone."""
@@ -39,78 +41,55 @@ class Scan:
     empty: Path | None = None
 
 
-@dataclass(frozen=True)
-class DatasetFormat:
-    """One way in which files lie.
-
-    Attributes:
-        description: the way in a line.
-        scan: finds the pairs of a split below a root; the last argument says which parts are wanted.
-    """
-
-    description: str
-    scan: Callable[[Path, str | None, Parts], Scan]
-
-
-def layout_names() -> list[str]:
-    """Return the names of all layouts, `scenes` among them, which needs no files."""
-    return sorted([*LAYOUTS, "scenes"])
-
-
-def layout_descriptions() -> dict[str, str]:
-    """Return a line on each layout, by name."""
-    drawn = {"scenes": "no files: landscapes that are drawn while they are needed"}
-    return dict(sorted({**{name: layout.description for name, layout in LAYOUTS.items()}, **drawn}.items()))
-
-
-def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True, need_labels: bool = True) -> Scan:
+def scan(format: str, root: Path, split: str | None, *, need_images: bool = True, need_labels: bool = True) -> Scan:
     """Find the pairs of a split and whatever is wrong among its files; no file is opened.
 
     Args:
-        layout: name of the layout.
+        format: name of the format.
         root: the data set's folder; for labels alone also a folder of label maps, or one file.
         split: which part; None: all there is.
         need_images: False finds label maps alone and asks for no photos.
         need_labels: False finds photos alone and asks for no label maps.
 
     Raises:
-        DataError: no such layout, folder or split.
+        DataError: no such format, folder or split.
     """
     parts: Parts = "labels" if not need_images else "pairs" if need_labels else "photos"
-    if layout not in LAYOUTS:
-        if layout == "scenes":
-            raise DataError("Layout 'scenes' has no files; write some with `lab2pix data scenes` and use 'folder'")
-        raise DataError(f"No layout is called '{layout}'{did_you_mean(layout, layout_names())}")
+    if format not in DATASET_FORMATS:
+        raise DataError(f"No format is called '{format}'{did_you_mean(format, DATASET_FORMATS)}")
+    finder = DATASET_FORMATS[format].scan
+    if finder is None:
+        raise DataError(f"Format '{format}' has no files; write some with `lab2pix data scenes` and use 'folder'")
     if parts == "labels" and root.is_file():
-        return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(layout, "files"))]))
+        return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(format, "files"))]))
     if not root.is_dir():
         what = "file or folder" if parts == "labels" else "folder"
         raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
-    return LAYOUTS[layout].scan(root, split, parts)
+    return cast(Scan, pkgutil.resolve_name(finder)(root, split, parts))
 
 
 def find_pairs(
-    layout: str, root: Path | str, split: str | None, *, need_images: bool = True, need_labels: bool = True
+    format: str, root: Path | str, split: str | None, *, need_images: bool = True, need_labels: bool = True
 ) -> PairList:
     """Find the pairs of a split, sorted by name.
 
     Args:
-        layout: name of the layout.
+        format: name of the format.
         root: the data set's folder; for labels alone also a folder of label maps, or one file.
         split: which part; None: all there is.
         need_images: False finds label maps alone and asks for no photos.
         need_labels: False finds photos alone and asks for no label maps.
 
     Raises:
-        DataError: no such layout, folder or split; nothing in it; a file without partner; two files of one name.
+        DataError: no such format, folder or split; nothing in it; a file without partner; two files of one name.
     """
     root = Path(root)
-    found = scan(layout, root, split, need_images=need_images, need_labels=need_labels)
+    found = scan(format, root, split, need_images=need_images, need_labels=need_labels)
     if found.unmatched:
         verb = "has" if len(found.unmatched) == 1 else "have"
         why = f", because there are no pictures in {found.empty}" if found.empty is not None else ""
         raise DataError(
-            f"{_listed(found.unmatched)} in {root} {verb} no partner in layout '{layout}'{why}; add the "
+            f"{_listed(found.unmatched)} in {root} {verb} no partner in format '{format}'{why}; add the "
             "missing files or remove these (`lab2pix data check` lists them all)"
         )
     if found.doubles:
@@ -118,7 +97,7 @@ def find_pairs(
     if not found.pairs:
         place = root if split is None else f"split '{split}' of {root}"
         what = "label maps" if not need_images else "pairs" if need_labels else "photos"
-        raise DataError(f"Found no {what} of layout '{layout}' in {place}")
+        raise DataError(f"Found no {what} of format '{format}' in {place}")
     return found.pairs
 
 
@@ -222,7 +201,7 @@ def _part(root: Path, *parts: str | None) -> Path:
         beside = _subfolders(folder.parent)
         there = f"; beside it: {', '.join(beside[:8])}" if beside else ""
         raise DataError(
-            f"There is no folder {folder}{there}; check data.root, the layout "
+            f"There is no folder {folder}{there}; check data.root, the format "
             "and the split (data.train_split, data.val_split; null is none)"
         )
     return folder
@@ -239,10 +218,10 @@ def _joined(scans: Iterable[Scan]) -> Scan:
     return whole
 
 
-# --- the layouts ----------------------------------------------------------------------------------------------------
+# --- the formats ----------------------------------------------------------------------------------------------------
 
 
-def _scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
     if parts == "labels" and not (root / "labels").is_dir():
         return _match((None, _part(root, split), None))
     if parts == "photos":
@@ -251,13 +230,13 @@ def _scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
     return _match((images, _part(root, "labels", split), root.joinpath("instances", split or "")))
 
 
-def _scan_cityscapes(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_cityscapes(root: Path, split: str | None, parts: Parts) -> Scan:
     photos = None if parts == "labels" else _part(root, "leftImg8bit", split)
     labels = None if parts == "photos" else _part(root, "gtFine", split)
     return _match((photos, labels, labels), ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds"))
 
 
-def _scan_coco_stuff(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_coco_stuff(root: Path, split: str | None, parts: Parts) -> Scan:
     kinds = {"pairs": ("img", "label"), "labels": ("label",), "photos": ("img",)}[parts]
 
     def one(name: str, prefix: str = "") -> Scan:
@@ -276,7 +255,7 @@ def _scan_coco_stuff(root: Path, split: str | None, parts: Parts) -> Scan:
 _ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 
 
-def _scan_ade20k(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_ade20k(root: Path, split: str | None, parts: Parts) -> Scan:
     inner = root / "ADEChallengeData2016"
     root = inner if inner.is_dir() else root
     part = _ADE20K_FOLDERS.get(split or "", split)
@@ -295,7 +274,7 @@ def _scan_halves(form: PairStorage) -> Callable[[Path, str | None, Parts], Scan]
     return find
 
 
-def _scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
     """Match the CMP base form, which keeps photos (.jpg) and label maps (.png) in one folder."""
     found = Scan()
     folder = _part(root, split)
@@ -316,24 +295,4 @@ def _scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
 
 _FORMS: dict[str, PairStorage] = {"facades": "photo-left", "sketch": "sketch-left"}
 
-LAYOUTS: dict[str, DatasetFormat] = {
-    "folder": DatasetFormat(
-        "images/[SPLIT/]NAME.* and labels/[SPLIT/]NAME.*, optional instances/[SPLIT/]NAME.*; sub-folders kept",
-        _scan_folder,
-    ),
-    "cityscapes": DatasetFormat(
-        "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, *_instanceIds.png",
-        _scan_cityscapes,
-    ),
-    "coco-stuff": DatasetFormat(
-        "SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png", _scan_coco_stuff
-    ),
-    "ade20k": DatasetFormat(
-        "ADEChallengeData2016/images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
-        _scan_ade20k,
-    ),
-    "facades": DatasetFormat("SPLIT/*.jpg, photo left and coloured labels right", _scan_halves("photo-left")),
-    "facades-base": DatasetFormat("NAME.jpg and palette NAME.png in one folder", _scan_facades_base),
-    "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", _scan_halves("sketch-left")),
-}
-"""Every layout of files, by name."""
+scan_facades, scan_sketches = _scan_halves("photo-left"), _scan_halves("sketch-left")

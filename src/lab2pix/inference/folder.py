@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
 from lab2pix.inference.synthesizer import Synthesizer
+from lab2pix.utils.files import atomic_write
 
 __all__ = ["GenerateReport", "generate_folder"]
 
@@ -78,7 +78,7 @@ def generate_folder(
     steps: int = 8,
     overwrite: bool = False,
     batch_size: int = 8,
-    layout: str = "folder",
+    format: str = "folder",
     split: str | None = None,
     keep_size: bool = False,
     scales: bool = False,
@@ -92,7 +92,7 @@ def generate_folder(
 
     Args:
         synthesizer: draws them.
-        labels: a folder of label maps, or one; or the root of a data set in `layout`.
+        labels: a folder of label maps, or one; or the root of a data set in `format`.
         out: the folder for the pictures.
         seed: decides the noise, the same for each label map.
         samples: pictures per label map.
@@ -100,7 +100,7 @@ def generate_folder(
         steps: pictures on that way, both ends included.
         overwrite: make pictures anew that are there already.
         batch_size: pictures at once; changes speed and memory only.
-        layout: how the files lie; see `lab2pix.data.layout_names`.
+        format: how the files lie; see `lab2pix.utils.registry.DATASET_FORMATS`.
         split: which part of a data set; None: all of it.
         keep_size: draw at each label map's own size instead of the one trained at.
         scales: write X2 and X1 of each picture as well.
@@ -115,7 +115,7 @@ def generate_folder(
         OutputError: pictures would land among the label maps, or cannot be written.
     """
     labels, out = Path(labels), Path(out)
-    pairs = find_pairs(layout, labels, split, need_images=False)
+    pairs = find_pairs(format, labels, split, need_images=False)
 
     @cache
     def noise(size: tuple[int, int]) -> Tensor:
@@ -257,14 +257,10 @@ def write_picture(file: Path, picture: Tensor) -> None:
     Raises:
         OutputError: the place cannot be written.
     """
-    unfinished = file.with_name(f".{os.getpid()}-{file.name}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        to_pil(picture).save(unfinished, format="PNG")
-        unfinished.replace(file)
+        with atomic_write(file, sync=False) as [unfinished]:
+            to_pil(picture).save(unfinished, format="PNG")
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         raise OutputError(
             f"cannot write {file} ({error.strerror or error}); mend that, then run again: what is made stays"
         ) from error

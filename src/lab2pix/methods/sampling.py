@@ -18,6 +18,7 @@ from lab2pix.batch import Batch
 from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.seeding import latent_generator
 
 __all__ = [
     "Condition",
@@ -214,28 +215,31 @@ def generate_deterministic(
 ) -> list[Tensor]:
     """Return what `generate_pyramid` does, in full precision; no image depends on the others of its batch.
 
-    The generator is in evaluation mode; no graph is kept.
+    On a CPU, and in train mode, samples are generated one by one: PyTorch and oneDNN choose the kernel of a convolution
+    by the batch size, and another kernel rounds differently. The generator is in evaluation mode; no graph is kept.
     """
-    # The shortened float32 of newer GPUs rounds differently at another batch size.
+    # TensorFloat-32 rounds differently at another batch size.
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
-        if sampling.mode == "eval":
+        if sampling.mode == "eval" and batch.label.device.type != "cpu":
             return generate_pyramid(generator, sampling, batch, noise)
-        rows = [_generate_in_train_mode(generator, sampling, batch, noise, row) for row in range(len(batch))]
-        return [torch.cat(images) for images in zip(*rows, strict=True)]
+        one = generate_pyramid if sampling.mode == "eval" else _generate_in_train_mode
+        rows = [slice(row, row + 1) for row in range(len(batch))]
+        # A row of the noise is copied because the rounding of a matrix product can depend on the alignment in memory.
+        images = [one(generator, sampling, batch[row], None if noise is None else noise[row].clone()) for row in rows]
+        return [torch.cat(scale) for scale in zip(*images, strict=True)]
 
 
 def _generate_in_train_mode(
-    generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None, row: int
+    generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None
 ) -> list[Tensor]:
     """Return the images of one sample with batch norm and dropout in train mode."""
-    own = None if noise is None else noise[row : row + 1]
     # Dropout's seed: the noise is the only thing that distinguishes two images of one input.
-    digest = hashlib.sha256(b"" if own is None else own.cpu().contiguous().numpy().tobytes()).digest()
+    digest = hashlib.sha256(b"" if noise is None else noise.cpu().contiguous().numpy().tobytes()).digest()
     device = next(generator.parameters()).device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), _norms_and_dropout_in_train_mode(generator):
         torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return generate_pyramid(generator, sampling, batch[row : row + 1], own)
+        return generate_pyramid(generator, sampling, batch, noise)
 
 
 @contextmanager
@@ -259,6 +263,4 @@ def _norms_and_dropout_in_train_mode(network: nn.Module) -> Iterator[None]:
 
 def latent_from_seed(seed: int, sample: int, shape: tuple[int, ...]) -> Tensor:
     """Return the noise of a seed's n-th image: float32 that depends on seed, sample and shape alone (Eq. 21)."""
-    digest = hashlib.sha256(f"lab2pix noise {seed} {sample}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=latent_generator(seed, sample))

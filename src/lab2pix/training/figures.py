@@ -1,49 +1,43 @@
-"""Pictures of a run: the sample sheet and the loss plot."""
+"""Figures of a run: the sample sheet and the loss plot."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.methods import Method
+from lab2pix.reporting.grid import image_grid
 from lab2pix.training.log import read_log
 
 __all__ = ["plot_losses", "sample_grid"]
 
-_GAP, _TITLE, _LEGIBLE = 4, 18, 128  # pixels
+_LEGIBLE = 128  # pixels
 
 
 def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
-    """Return one row per sample: the label map in its colours, the generated picture, the photo where there is one.
+    """Return one row per sample: the colored label map, the generated image, the photo where there is one.
 
     Args:
-        batch: what was drawn from.
+        batch: the samples.
         generated: `[N, 3, H, W]` in [-1, 1].
         method: says what is generated from.
     """
-    # Small pictures are enlarged pixel by pixel, so that a person can see them.
-    factor = max(1, _LEGIBLE // generated.shape[-1])
+    factor = max(1, _LEGIBLE // generated.shape[-1])  # small images are upsampled pixel by pixel to be legible
+    size = (generated.shape[-1] * factor, generated.shape[-2] * factor)
     columns = {**_inputs(batch, method), "generated": float_to_uint8(generated)}
     if batch.image is not None:
         columns["real"] = float_to_uint8(batch.image)
-    height, width = (side * factor for side in generated.shape[-2:])
-    size = (len(columns) * (width + _GAP) + _GAP, len(batch) * (height + _GAP) + _TITLE)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for column, (title, images) in enumerate(columns.items()):
-        left = _GAP + column * (width + _GAP)
-        draw.text((left, 2), title, fill="black", font=font)
-        for row, image in enumerate(images):
-            picture = to_pil(image)
-            sheet.paste(
-                picture.resize((width, height), Image.Resampling.NEAREST), (left, _TITLE + row * (height + _GAP))
-            )
-    return sheet
+    rows = [
+        [to_pil(image).resize(size, Image.Resampling.NEAREST) for image in row]
+        for row in zip(*columns.values(), strict=True)
+    ]
+    return image_grid(rows, list(columns), gap=4, font=11)
 
 
 def _inputs(batch: Batch, method: Method) -> dict[str, Tensor]:
@@ -56,7 +50,7 @@ def _inputs(batch: Batch, method: Method) -> dict[str, Tensor]:
 
 
 def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Return, per panel and term, the steps and values."""
+    """Return steps and values by panel and term."""
     panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     for line in read_log(log):
         found: Mapping[str, Mapping[str, float]] = dict(line.get("losses", {}))
@@ -82,11 +76,11 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def plot_losses(log: Path, file: Path) -> None:
-    """Draw the curves of a log: faint as they are, bold smoothed; one panel per phase and one for the scores.
+    """Plot the curves of a log, thin as they are and bold smoothed: one panel per phase and one for the scores.
 
     Args:
         log: the run's `log.jsonl`.
-        file: the PNG to write.
+        file: the PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -102,17 +96,10 @@ def plot_losses(log: Path, file: Path) -> None:
             smooth = values if panel == "validation scores" else _smooth(values)
             axes.plot(steps, values, color=f"C{color}", alpha=0.2, linewidth=0.8)
             marker = "o" if len(values) < 20 else None
-            axes.plot(
-                steps,
-                smooth,
-                color=f"C{color}",
-                label=term.replace("_", " "),
-                linewidth=1.6,
-                marker=marker,
-                markersize=3,
-            )
+            style: dict[str, Any] = {"color": f"C{color}", "linewidth": 1.6, "marker": marker, "markersize": 3}
+            axes.plot(steps, smooth, label=term.replace("_", " "), **style)
         ends = [abs(_smooth(values)[-1]) for _, values in curves.values()]
-        if max(ends) > 20 * min(ends):  # a small term beside a large one would be a flat line at 0
+        if max(ends) > 20 * min(ends):  # a small term next to a large one would look like zero
             axes.set_yscale("symlog", linthresh=0.1)
         axes.set_title(panel)
         axes.set_xlabel("step")

@@ -18,6 +18,7 @@ from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Losses, Progress, build_method, get_method
+from lab2pix.nn.fast import accelerate
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
     latest_checkpoint,
@@ -32,11 +33,12 @@ from lab2pix.training.interrupts import TIMEOUT, InterruptHandler, translate_err
 from lab2pix.training.loader import read_batches
 from lab2pix.training.monitor import Monitor, Validator
 from lab2pix.training.run_folder import lock_run, record_session, resolve_run, start_run
-from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
+from lab2pix.training.sampler import StreamSampler, draw_noise
 from lab2pix.training.schedule import total_steps
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed, was_restarted
+from lab2pix.utils.seeding import stable_seed
 
 __all__ = ["RunResult", "train"]
 
@@ -119,8 +121,8 @@ def train(
         sampler = _sampler(config, team, samples, total)
         state = _build(config, label_space, team)
         inherited: list[str] = []
-        if config.train.start_from is not None and latest_checkpoint(run) is None:
-            inherited = init_from(state, config.train.start_from)
+        if config.train.init_from is not None and latest_checkpoint(run) is None:
+            inherited = init_from(state, config.train.init_from)
         state.refresh_batches = lambda: _refresh_batches(dataset, state, sampler.part_size, team.device)
         check_best(state.method, more=bool(validators))
         team.run_on_main(lambda: _check_held_out(config, label_space))
@@ -203,6 +205,10 @@ def _build(config: RunConfig, label_space: LabelSpace, team: DistributedContext)
     method = build_method(config, label_space)
     method.networks = {name: team.convert_sync_batchnorm(network) for name, network in method.networks.items()}
     method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
+    if not config.train.compile:  # the compiler optimizes the plain networks
+        for name, network in method.networks.items():
+            if name not in method.plain_networks:
+                accelerate(network, team.device)
     return build_state(method, team.device)
 
 

@@ -23,9 +23,9 @@ from lab2pix.training.figures import plot_losses, sample_grid
 from lab2pix.training.log import RunLog
 from lab2pix.training.page import write_page
 from lab2pix.training.progress import DataWaitMeter, Display, data_loading_hint
-from lab2pix.training.sampler import stable_seed
 from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.distributed import DistributedContext
+from lab2pix.utils.seeding import stable_seed
 
 __all__ = ["Monitor", "Validator"]
 
@@ -117,7 +117,7 @@ class Monitor:
             if self.log is not None:
                 self._write(values, waiting)
         # Scenes are drawn in the first epoch, and kept.
-        starved = self.pace.data_bound(excused=self.config.data.layout == "scenes" and not self._epoch())
+        starved = self.pace.data_bound(excused=self.config.data.format == "scenes" and not self._epoch())
         if starved is not None:
             self.note(data_loading_hint(starved, self.config.data.workers))
         self.display.update(step)

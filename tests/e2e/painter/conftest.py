@@ -1,4 +1,4 @@
-"""A small model that is served, and people who come to the page with a browser."""
+"""A served tiny model, and visitors of its page."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from numpy.typing import NDArray
 
-from lab2pix.batch import Batch
-from lab2pix.inference import ModelInfo, Synthesizer
+from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, build_sampling, generate, read_config
+from tests.helpers.painter import tiny_synthesizer
 
 SIZE = 64
 SKY = 0
@@ -35,23 +33,8 @@ Ids = NDArray[np.int64]
 
 @pytest.fixture(scope="module")
 def model() -> Synthesizer:
-    """A small generator with weights so large that label map and noise show in its pictures."""
-    torch.manual_seed(0)
-    small = {"width": 4, "modulation_hidden": 8, "noise_dim": 16, "spectral_norm": False}
-    data = {"layout": "folder", "label_space": "scenes", "size": (SIZE, SIZE)}
-    encoder = {"global_encoder": {"width": 4, "max_width": 16}}
-    config = read_config({"method": "lab2pix-v2", "data": data, "generator": {**small, **encoder}})
-    network = build_generator(config, SPACE)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear")
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None  # statistics as after a training, or values would explode
-        label = torch.randint(0, SPACE.num_classes, (8, 8, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)
-        generate(network.train(), build_sampling(config, SPACE), Batch(label), torch.randn(8, 16))
-    return Synthesizer(network, ModelInfo(config, SPACE, 7), device="cpu")
+    """The tiny model of scenes."""
+    return tiny_synthesizer()
 
 
 @pytest.fixture(scope="module")
@@ -65,18 +48,18 @@ def server(serve_for_all: Callable[..., Any], model_folder: Path) -> Any:
 
 
 @dataclass
-class Artist:
-    """Somebody at the page.
+class Visitor:
+    """A visitor of the page.
 
     Attributes:
-        page: the browser's.
-        model: draws what the server must have drawn.
-        trouble: errors that the browser reports, those of the page's security policy among them.
+        page: the browser's page.
+        model: the served model.
+        browser_errors: errors that the browser reports, including violations of the security policy.
     """
 
     page: Any
     model: Synthesizer
-    trouble: list[str] = field(default_factory=list)
+    browser_errors: list[str] = field(default_factory=list)
 
     def open(self, address: str) -> None:
         self.page.goto(address)
@@ -87,27 +70,27 @@ class Artist:
         return np.frombuffer(base64.b64decode(data), np.uint8).reshape(height, width, 4)[..., :3]
 
     def ids(self) -> Ids:
-        """Return the class ids of the sheet, each of which has its colour; a blended one has none."""
+        """Return the class ids of the drawing by their colors."""
         self.page.evaluate("new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)))")
         colors = self.read("canvas").astype(int)
         return np.array([[COLORS[tuple(color)] for color in row] for row in colors.tolist()])
 
     def expect_ids(self, expected: Ids) -> None:
-        """Wait until the sheet holds these ids; a browser delivers touches when it comes to them."""
+        """Wait until the drawing has these ids; the browser delivers touches with a delay."""
         end = time.monotonic() + 5
         while not np.array_equal(self.ids(), expected) and time.monotonic() < end:
             self.page.wait_for_timeout(30)
         np.testing.assert_array_equal(self.ids(), expected)
 
-    def expect_picture(self, ids: Ids, seed: int = 1) -> None:
-        """Wait until the picture is the model's of these ids; the network's sums may be rounded in another order."""
+    def expect_image(self, ids: Ids, seed: int = 1) -> None:
+        """Wait until the image is the model's image of these ids, up to rounding."""
         wanted = self.model(ids, seed=seed)[0].permute(1, 2, 0).numpy()
         self.expect_pixels(wanted)
 
-    def expect_pixels(self, wanted: NDArray[np.uint8], name: str = "picture") -> None:
+    def expect_pixels(self, wanted: NDArray[np.uint8], name: str = "image") -> None:
         end = time.monotonic() + 15
         while (off := self.off(name, wanted)) > 2:
-            assert time.monotonic() < end, f"the picture is not the one expected: {off} off"
+            assert time.monotonic() < end, f"the image is not the one expected: {off} off"
             self.page.wait_for_timeout(30)
 
     def off(self, name: str, wanted: NDArray[np.uint8]) -> int:
@@ -123,7 +106,7 @@ class Artist:
             self.page.locator("#size").fill(str(size))
 
     def at(self, x: float, y: float) -> tuple[float, float]:
-        """Return where the middle of a pixel of the sheet is on the screen."""
+        """Return the screen position of a pixel's center."""
         frame = self.page.locator("#canvas").bounding_box()
         return frame["x"] + (x + 0.5) / SIZE * frame["width"], frame["y"] + (y + 0.5) / SIZE * frame["height"]
 
@@ -138,7 +121,7 @@ class Artist:
         self.page.mouse.up()
 
     def blank(self, label: int = SKY) -> Ids:
-        """Make the whole sheet one class."""
+        """Fill the drawing with one class."""
         self.page.keyboard.press("Shift+Delete")
         if label != SKY:
             self.choose("fill", label=label)
@@ -147,7 +130,7 @@ class Artist:
         self.expect_ids(ids)
         return ids
 
-    def give(self, name: str, content: bytes, kind: str) -> None:
+    def upload(self, name: str, content: bytes, kind: str) -> None:
         self.page.locator("#file").set_input_files({"name": name, "mimeType": kind, "buffer": content})
 
     def download(self, button: str) -> Path:
@@ -158,25 +141,25 @@ class Artist:
 
 
 @pytest.fixture
-def visit(browser: Any, model: Synthesizer) -> Iterator[Callable[..., Artist]]:
-    """Comes with a browser that knows nothing of earlier visits, or with another tab of one; none may cause trouble."""
-    artists: list[Artist] = []
+def visit(browser: Any, model: Synthesizer) -> Iterator[Callable[..., Visitor]]:
+    """Opens a browser context, or another tab of a visitor; no visit may cause browser errors."""
+    visitors: list[Visitor] = []
 
-    def call(beside: Artist | None = None, **settings: Any) -> Artist:
-        context = beside.page.context if beside else browser.new_context(**(settings or DESKTOP))
+    def call(same_browser: Visitor | None = None, **settings: Any) -> Visitor:
+        context = same_browser.page.context if same_browser else browser.new_context(**(settings or DESKTOP))
         return join(context.new_page())
 
-    def join(page: Any) -> Artist:
+    def join(page: Any) -> Visitor:
         page.set_default_timeout(15_000)
-        artist = Artist(page, model)
-        page.on("console", lambda said: said.type == "error" and artist.trouble.append(said.text))
-        page.on("pageerror", lambda error: artist.trouble.append(str(error)))
-        artists.append(artist)
-        return artist
+        visitor = Visitor(page, model)
+        page.on("console", lambda said: said.type == "error" and visitor.browser_errors.append(said.text))
+        page.on("pageerror", lambda error: visitor.browser_errors.append(str(error)))
+        visitors.append(visitor)
+        return visitor
 
     call.join = join  # type: ignore[attr-defined]
     yield call
-    for artist in artists:
-        assert artist.trouble == []
-    for context in {id(artist.page.context): artist.page.context for artist in artists}.values():
+    for visitor in visitors:
+        assert visitor.browser_errors == []
+    for context in {id(visitor.page.context): visitor.page.context for visitor in visitors}.values():
         context.close()

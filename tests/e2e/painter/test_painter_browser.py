@@ -1,4 +1,4 @@
-"""The painter in a real browser: what is drawn reaches the model as class ids, and its picture comes back."""
+"""Drawing, files and styles of the painter in a browser."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ Visit = Callable[..., Any]
 # --- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def test_the_picture_follows_the_brush(visit: Visit, server: Any) -> None:
+def test_image_follows_the_brush(visit: Visit, server: Any) -> None:
     ada = visit()
     ada.open(server.address)
     first = ada.ids()
-    assert len(np.unique(first)) > 3  # an example to begin with
-    ada.expect_picture(first)
+    assert len(np.unique(first)) > 3  # an example
+    ada.expect_image(first)
     expected = ada.blank(GRASS)
     ada.choose("brush", label=WATER, size=5)
     ada.drag((10, 20), (50, 20))
@@ -46,11 +46,11 @@ def test_the_picture_follows_the_brush(visit: Visit, server: Any) -> None:
     for column, half in ((8, 1), (9, 2), (51, 2), (52, 1)):  # the round ends
         expected[20 - half : 21 + half, column] = WATER
     ada.expect_ids(expected)
-    ada.expect_picture(expected)
-    assert ada.off("picture", ada.model(first, seed=1)[0].permute(1, 2, 0).numpy()) > 30
+    ada.expect_image(expected)
+    assert ada.off("image", ada.model(first, seed=1)[0].permute(1, 2, 0).numpy()) > 30
 
 
-def test_painter_tools_change_the_label_map(visit: Visit, server: Any) -> None:
+def test_every_tool_draws(visit: Visit, server: Any) -> None:
     ben = visit()
     ben.open(server.address)
     expected = ben.blank(GRASS)
@@ -60,7 +60,7 @@ def test_painter_tools_change_the_label_map(visit: Visit, server: Any) -> None:
     ben.expect_ids(expected)
     ben.choose("line", label=MOUNTAIN, size=1)
     ben.drag((0, 40), (30, 10), (63, 40))
-    expected[40, :] = MOUNTAIN  # where the line went in between is taken back
+    expected[40, :] = MOUNTAIN  # intermediate positions of the line leave no trace
     ben.expect_ids(expected)
     ben.choose("fill", label=SUN)
     ben.click(50, 60)
@@ -70,7 +70,7 @@ def test_painter_tools_change_the_label_map(visit: Visit, server: Any) -> None:
     for corner in ((40, 5), (60, 5), (60, 25), (40, 25)):
         ben.click(*corner)
     ben.expect_ids(expected)
-    ben.page.keyboard.press("Backspace")  # drops the last corner
+    ben.page.keyboard.press("Backspace")  # removes the last corner
     ben.click(40, 25)
     ben.click(40, 5)
     expected[5:26, 40:61] = HOUSE
@@ -82,10 +82,10 @@ def test_painter_tools_change_the_label_map(visit: Visit, server: Any) -> None:
     ben.click(50, 15)
     expected[expected == HOUSE] = WATER
     ben.expect_ids(expected)
-    ben.expect_picture(expected)
+    ben.expect_image(expected)
 
 
-def test_more_than_a_hundred_steps_are_undone_and_redone(visit: Visit, server: Any) -> None:
+def test_over_a_hundred_steps_are_undone_and_redone(visit: Visit, server: Any) -> None:
     cleo = visit()
     cleo.open(server.address)
     ids = [cleo.blank(GRASS)]
@@ -99,17 +99,17 @@ def test_more_than_a_hundred_steps_are_undone_and_redone(visit: Visit, server: A
         cleo.page.keyboard.press("Control+z")
         if step in (109, 57, 0):
             cleo.expect_ids(ids[step])
-    cleo.expect_picture(ids[0])
+    cleo.expect_image(ids[0])
     for _ in range(109):
         cleo.page.keyboard.press("Control+y")
     cleo.expect_ids(ids[109])
     cleo.page.locator("#redo").click()
     cleo.expect_ids(ids[110])
     assert cleo.page.locator("#redo").is_disabled()
-    cleo.expect_picture(ids[110])
+    cleo.expect_image(ids[110])
 
 
-def test_the_newest_drawing_wins(visit: Visit, server: Any) -> None:
+def test_late_image_does_not_replace_a_newer_one(visit: Visit, server: Any) -> None:
     dora = visit()
     dora.open(server.address)
     dora.blank()
@@ -118,24 +118,24 @@ def test_the_newest_drawing_wins(visit: Visit, server: Any) -> None:
     dora.choose("fill", label=WATER)
     dora.click(9, 9)
     dora.page.wait_for_timeout(300)
-    assert held  # the picture of water is on its way, and late
+    assert held  # the image of water is delayed
     dora.page.wait_for_timeout(1500)
     dora.choose("fill", label=GRASS)
     dora.click(9, 9)
     grass = np.full((SIZE, SIZE), GRASS)
-    dora.expect_picture(grass)
+    dora.expect_image(grass)
     with dora.page.expect_response("**/api/synthesize*"):
         held[0].continue_()
     dora.page.wait_for_timeout(200)
-    dora.expect_picture(grass)
+    dora.expect_image(grass)
 
 
-def test_every_stroke_gets_its_picture(visit: Visit, server: Any) -> None:
-    """How long each takes is printed; a slow machine is no failure."""
+def test_every_stroke_gets_an_image(visit: Visit, server: Any) -> None:
+    """Latencies are printed, not tested."""
     ed = visit()
     ed.open(server.address)
-    ed.expect_picture(ed.blank(GRASS))
-    number, took = "Number(document.getElementById('picture').dataset.number)", []
+    ed.expect_image(ed.blank(GRASS))
+    number, took = "Number(document.getElementById('image').dataset.number)", []
     for step in range(20):
         ed.choose("brush", label=(WATER, HOUSE)[step % 2], size=4)
         before = ed.page.evaluate(number)
@@ -146,8 +146,8 @@ def test_every_stroke_gets_its_picture(visit: Visit, server: Any) -> None:
         while ed.page.evaluate(number) <= before:
             ed.page.wait_for_timeout(5)
         took.append(1000 * (time.monotonic() - start))
-    ed.expect_picture(ed.ids())
-    print(f"brush release to picture: median {statistics.median(took):.0f} ms, worst {max(took):.0f} ms of {len(took)}")
+    ed.expect_image(ed.ids())
+    print(f"brush release to image: median {statistics.median(took):.0f} ms, worst {max(took):.0f} ms of {len(took)}")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -157,7 +157,7 @@ def stripes(height: int, width: int) -> Ids:
     return np.repeat(np.arange(8) % 7, height // 8)[:, None].repeat(width, 1)
 
 
-def test_painter_accepts_uploads(visit: Visit, server: Any, tmp_path: Path) -> None:
+def test_label_files_are_opened(visit: Visit, server: Any, tmp_path: Path) -> None:
     flo = visit()
     flo.open(server.address)
     large, expected = stripes(128, 192), stripes(SIZE, SIZE)
@@ -168,29 +168,29 @@ def test_painter_accepts_uploads(visit: Visit, server: Any, tmp_path: Path) -> N
     for name in ("palette", "colors", "ids"):
         flo.blank(HOUSE)
         flo.page.keyboard.press("o")
-        flo.give(f"{name}.png", (tmp_path / f"{name}.png").read_bytes(), "image/png")
+        flo.upload(f"{name}.png", (tmp_path / f"{name}.png").read_bytes(), "image/png")
         flo.page.locator("#start").wait_for(state="hidden")
-        flo.expect_picture(expected)
+        flo.expect_image(expected)
         flo.expect_ids(expected)
-    flo.give("photo.gif", b"GIF89a", "image/gif")
-    api.expect(flo.page.locator("#trouble-text")).to_contain_text("photo.gif is no PNG, WebP, BMP, TIFF or JPEG")
+    flo.upload("photo.gif", b"GIF89a", "image/gif")
+    api.expect(flo.page.locator("#error-text")).to_contain_text("photo.gif is not a project, and not an image")
     Image.fromarray(large.astype(np.uint8) + 90).save(tmp_path / "wrong.png")
-    flo.give("wrong.png", (tmp_path / "wrong.png").read_bytes(), "image/png")
-    api.expect(flo.page.locator("#trouble-text")).to_contain_text("90")
-    flo.trouble.clear()  # the browser's own word about the refusal
+    flo.upload("wrong.png", (tmp_path / "wrong.png").read_bytes(), "image/png")
+    api.expect(flo.page.locator("#error-text")).to_contain_text("90")
+    flo.browser_errors.clear()  # the browser logs the status
     flo.expect_ids(expected)
     flo.page.keyboard.press("Control+z")
     flo.expect_ids(np.full((SIZE, SIZE), HOUSE))
 
 
-def test_downloads_can_be_opened_again(visit: Visit, server: Any, tmp_path: Path) -> None:
+def test_downloads_can_be_opened(visit: Visit, server: Any, tmp_path: Path) -> None:
     gus = visit()
     gus.open(server.address)
     gus.page.locator("#seed-number").fill("42")
     ids = gus.ids()
-    gus.expect_picture(ids, seed=42)
-    picture = np.asarray(Image.open(gus.download("#save-picture"))).astype(int)
-    assert np.abs(picture - gus.read("picture")).max() == 0
+    gus.expect_image(ids, seed=42)
+    image = np.asarray(Image.open(gus.download("#save-image"))).astype(int)
+    assert np.abs(image - gus.read("image")).max() == 0
     labels = tmp_path / "labels.png"
     labels.write_bytes(gus.download("#save-labels").read_bytes())
     assert Image.open(labels).mode == "P"
@@ -203,35 +203,35 @@ def test_downloads_can_be_opened_again(visit: Visit, server: Any, tmp_path: Path
     other = visit()
     other.open(server.address)
     other.blank(WATER)
-    other.give("scene.json", project, "application/json")
-    other.expect_picture(ids, seed=42)
+    other.upload("scene.json", project, "application/json")
+    other.expect_image(ids, seed=42)
     other.expect_ids(ids)
     del content["classes"][int(ids[0, 0])]
-    other.give("strange.json", json.dumps(content | {"classes": ["moon"]}).encode(), "application/json")
-    api.expect(other.page.locator("#trouble-text")).to_contain_text("this model does not know")
+    other.upload("unknown.json", json.dumps(content | {"classes": ["moon"]}).encode(), "application/json")
+    api.expect(other.page.locator("#error-text")).to_contain_text("this model does not have")
     other.expect_ids(ids)
 
 
 # --- style ------------------------------------------------------------------------------------------------------------
 
 
-def test_seed_and_blend(visit: Visit, server: Any) -> None:
+def test_seed_and_blend_select_the_style(visit: Visit, server: Any) -> None:
     hal = visit()
     hal.open(server.address)
     ids = hal.ids()
     hal.page.locator("#seed").fill("7")
-    hal.expect_picture(ids, seed=7)
-    assert hal.off("picture", hal.model(ids, seed=1)[0].permute(1, 2, 0).numpy()) > 5
+    hal.expect_image(ids, seed=7)
+    assert hal.off("image", hal.model(ids, seed=1)[0].permute(1, 2, 0).numpy()) > 5
     hal.page.locator("#blend-on").check()
     hal.page.locator("#blend-seed").fill("9")
     for percent, step in ((25, 1), (100, 4)):
         hal.page.locator("#mix").fill(str(percent))
         hal.expect_pixels(hal.model.interpolate(ids, 7, 9, 5)[step].permute(1, 2, 0).numpy())
     hal.page.locator("#blend-on").uncheck()
-    hal.expect_picture(ids, seed=7)
+    hal.expect_image(ids, seed=7)
 
 
-def test_painter_variations_use_other_seeds(visit: Visit, server: Any) -> None:
+def test_variations_show_the_next_seeds(visit: Visit, server: Any) -> None:
     ina = visit()
     ina.open(server.address)
     ids = ina.ids()
@@ -244,9 +244,9 @@ def test_painter_variations_use_other_seeds(visit: Visit, server: Any) -> None:
         ina.expect_pixels(ina.model(ids, seed=2 + place)[0].permute(1, 2, 0).numpy(), "frame")
         frames.nth(place).locator("canvas").evaluate("(canvas) => { canvas.id = ''; }")
     frames.nth(3).click()
-    ina.expect_picture(ids, seed=5)
+    ina.expect_image(ids, seed=5)
     assert ina.page.locator("#seed-number").input_value() == "5"
     ina.choose("box")
     api.expect(ina.page.locator("#variations")).not_to_have_class("old")
-    ina.blank()  # they are another drawing's now
+    ina.blank()  # outdates the variations
     api.expect(ina.page.locator("#variations")).to_have_class("old")

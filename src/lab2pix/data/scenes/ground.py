@@ -157,6 +157,8 @@ def paint_road(world: SceneContext, road: Road) -> None:
     canvas = world.canvas
     area = canvas.below(world.horizon + 0.004)
     depth = (area.y - np.float32(world.horizon)) / np.float32(1 - world.horizon)
+    ground = depth >= 0  # at low resolution the middle of the first row can be above the horizon
+    depth = np.maximum(depth, 0)
     half = np.float32(road.width) * depth + 0.002
     across = (area.x - road.middle(depth)) / half
     noise = ground_noise(area.x, np.maximum(depth * 0.5, 2e-3), 10, road.offset, stretch=1.5, finest=_finest(world))
@@ -167,8 +169,8 @@ def paint_road(world: SceneContext, road: Road) -> None:
     lit = np.clip(0.75 + 0.25 * noise - 0.15 * np.abs(across), 0, 1)
     rgb = world.palette.hazy(world.palette.lit(tone, lit), _haze(depth * (1 - world.horizon)))
     verge = smooth(-np.abs(across), -1.25, -1.0)
-    canvas.blend(area, world.palette.lit(color(150, 135, 95), 0.6), 0.6 * verge)
-    canvas.paint(area, np.abs(across) < 1, rgb, "road")
+    canvas.blend(area, world.palette.lit(color(150, 135, 95), 0.6), 0.6 * verge * ground)
+    canvas.paint(area, (np.abs(across) < 1) & ground, rgb, "road")
 
 
 def paint_flowers(world: SceneContext, amount: float) -> None:

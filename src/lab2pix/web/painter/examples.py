@@ -1,0 +1,101 @@
+"""Example label maps: procedural scenes, or held-out label maps of the data that a model was trained on."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lab2pix.data.build import build_dataset
+from lab2pix.data.datasets import PairDataset
+from lab2pix.data.line_drawings import resize_label
+from lab2pix.data.scenes.dataset import MIN_SIDE, ScenesDataset, draw_scene
+from lab2pix.errors import Lab2PixError
+from lab2pix.inference import Synthesizer
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import get_method
+from lab2pix.web.responses import HTTPError
+
+__all__ = ["Example", "find_examples", "random_scene"]
+
+MAX_EXAMPLES = 6
+
+_SEED = 7
+_UBIQUITOUS = ("sky", "cloud", "sun")
+"""Classes that do not distinguish scenes, because nearly all have them."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """An example label map.
+
+    Attributes:
+        name: name for people.
+        token: name in URLs.
+        ids: `[H, W]` int64 canonical ids at the model's size.
+    """
+
+    name: str
+    token: str
+    ids: Tensor
+
+
+def _has_scenes(label_space: LabelSpace) -> bool:
+    return label_space.fingerprint() == LabelSpace.load("scenes").fingerprint()
+
+
+def random_scene(synthesizer: Synthesizer, seed: int, index: int = 0) -> Tensor:
+    """Return the label map of a procedural scene at the model's size, `[H, W]` int64.
+
+    Raises:
+        HTTPError: 404, the model has another label space.
+    """
+    if not _has_scenes(synthesizer.label_space):
+        raise HTTPError(404, f"There are no scenes in label space '{synthesizer.label_space.name}'; upload a label map")
+    height, width = synthesizer.size
+    _, ids = draw_scene(seed, index, (max(height, MIN_SIDE), max(width, MIN_SIDE)))
+    return resize_label(ids, synthesizer.size, synthesizer.label_space)
+
+
+def find_examples(synthesizer: Synthesizer) -> list[Example]:
+    """Return example label maps of a model.
+
+    These are procedural scenes if the model has their classes, else the first held-out label maps of its data.
+    The list is empty if the data are not on this machine.
+    """
+    space = synthesizer.label_space
+    if _has_scenes(space):
+        scenes = [random_scene(synthesizer, _SEED, index) for index in range(MAX_EXAMPLES)]
+        return _make_examples([(_describe(ids, space), ids) for ids in scenes])
+    found: list[tuple[str, Tensor]] = []
+    try:
+        paired = get_method(synthesizer.config.method).paired
+        held_out = build_dataset(synthesizer.config.data, "val", space, synthesizer.config.seed, paired=paired)
+        if isinstance(held_out, PairDataset | ScenesDataset):
+            for index in range(min(MAX_EXAMPLES, len(held_out))):
+                ids, _ = held_out.read_label(index)
+                found.append((held_out.name(index), resize_label(ids, synthesizer.size, space)))
+    except (Lab2PixError, OSError):
+        pass  # the examples found so far are still useful
+    return _make_examples(found)
+
+
+def _make_examples(found: Sequence[tuple[str, Tensor]]) -> list[Example]:
+    """Give each label map a token, and number those with the same name."""
+    examples: list[Example] = []
+    for index, (name, ids) in enumerate(found):
+        token = hashlib.sha256(f"{index} {name}".encode()).hexdigest()[:16]
+        duplicate = any(name == other for other, _ in found[:index])
+        examples.append(Example(f"{name} ({index + 1})" if duplicate else name, token, ids))
+    return examples
+
+
+def _describe(ids: Tensor, space: LabelSpace) -> str:
+    """Name a scene after its three largest classes."""
+    counts = torch.bincount(ids.flatten(), minlength=space.num_channels)
+    order = [int(index) for index in counts.argsort(descending=True) if counts[index]]
+    names = [space.names[index] for index in order if space.names[index] not in _UBIQUITOUS][:3]
+    return ", ".join(names).capitalize()

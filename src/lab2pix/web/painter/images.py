@@ -1,0 +1,184 @@
+"""Decoding and encoding of images and label maps, with limits that are checked before decoding."""
+
+from __future__ import annotations
+
+import io
+import warnings
+import zipfile
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, ImageChops, ImageOps
+from torch import Tensor
+
+from lab2pix.data.files import to_label, to_rgb, write_label_png
+from lab2pix.data.line_drawings import SKETCH, resize_label
+from lab2pix.data.sketches import find_edges
+from lab2pix.data.transforms import resize_image, to_pil
+from lab2pix.errors import LabelError
+from lab2pix.inference import Synthesizer
+from lab2pix.labels.space import LabelSpace
+from lab2pix.web.painter.formats import FORMATS, MAX_EXIF, check_jpeg, strip_png
+from lab2pix.web.responses import HTTPError
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "InputFormat",
+    "OutputFormat",
+    "decode_image",
+    "encode_label_map",
+    "encode_png",
+    "encode_zip",
+    "read_label_map",
+    "to_label_map",
+]
+
+MAX_BYTES = 8 * 2**20
+"""Bytes of an uploaded image."""
+MAX_PIXELS = 16_000_000
+"""Pixels of an uploaded image, as its header says."""
+MAX_SIDE = 16_384
+"""Pixels of a side; resizing needs memory in proportion to it."""
+
+InputFormat = Literal["file", "ids"]
+"""Encoding of an uploaded label map: that of label files, or gray values that are canonical ids."""
+OutputFormat = Literal["palette", "ids"]
+"""Encoding of a returned label map: a palette PNG as in label files, or gray values that are canonical ids."""
+
+
+def decode_image(body: bytes, media_type: str) -> tuple[Image.Image, bool]:
+    """Decode an image, apply its EXIF orientation, and tell whether its format is lossy.
+
+    Args:
+        body: the file.
+        media_type: a key of `FORMATS`; no other decoder is tried, whatever the file contains.
+
+    Raises:
+        HTTPError: 415, another format; 413, too large; 422, truncated or damaged.
+    """
+    name, signature = FORMATS[media_type].name, FORMATS[media_type].signature
+    if not body.startswith(signature):
+        raise HTTPError(415, f"The body is not a {name} image, although its content type says so")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of large images, where the limit here is lower, and of damaged tags
+            if name == "PNG":
+                body = strip_png(body)
+            else:
+                check_jpeg(body)
+            image = Image.open(io.BytesIO(body), formats=(name,))
+            _check_size(*image.size)
+            image.load()
+            if len(image.info.get("exif", b"")) > MAX_EXIF:
+                raise HTTPError(413, f"The image has more than {MAX_EXIF} bytes of EXIF data; save it without")
+            ImageOps.exif_transpose(image, in_place=True)
+            return image, name == "JPEG"
+    except HTTPError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise HTTPError(413, f"The image has more than {MAX_PIXELS} pixels; make it smaller") from error
+    except Exception as error:  # decoders raise exceptions of every type for damaged files
+        raise HTTPError(422, f"The {name} image is truncated or damaged; save it again") from error
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise HTTPError(413, f"The image has more than {MAX_PIXELS} pixels ({width}x{height}); make it smaller")
+    if max(width, height) > MAX_SIDE:
+        raise HTTPError(413, f"A side of the image has more than {MAX_SIDE} pixels ({width}x{height}); make it smaller")
+    if min(width, height) < 1:
+        raise ValueError("no pixels")
+
+
+def read_label_map(image: Image.Image, synthesizer: Synthesizer, encoding: InputFormat, *, lossy: bool) -> Tensor:
+    """Return the canonical ids of a label map at the model's size.
+
+    Args:
+        image: the label map.
+        synthesizer: the model.
+        encoding: encoding of the label map.
+        lossy: whether the file's compression changes pixels.
+
+    Returns:
+        `[H, W]` int64.
+
+    Raises:
+        LabelError: the label map has ids or colors that the label space does not have.
+    """
+    space = synthesizer.label_space
+    if encoding == "file":
+        lines = synthesizer.config.data.sketch.lines
+        # As uint8 until it is resized: int64 ids of a large image would fill the memory.
+        ids = to_label(image, space, "the label map", lossy=lossy, lines=lines, dtype=torch.uint8)
+    elif lossy:
+        raise LabelError("the label map is compressed with loss, which does not keep ids exact; send ids as PNG")
+    else:
+        ids = torch.from_numpy(_gray_values(image))
+        if (largest := int(ids.max())) >= space.num_channels:
+            raise LabelError(
+                f"the label map holds id {largest}, but label space '{space.name}' has 0 to {space.num_channels - 1}; "
+                "send ids of that space"
+            )
+    return resize_label(ids, synthesizer.size, space).long()
+
+
+def _gray_values(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    """Return gray values or palette indices; browsers write gray as three equal channels and opaque alpha."""
+    if image.mode in ("L", "P"):
+        return np.array(image)
+    if image.mode in ("RGB", "RGBA"):
+        gray = image.getchannel(0)
+        equal = all(ImageChops.difference(gray, image.getchannel(index)).getbbox() is None for index in (1, 2))
+        if equal and (image.mode == "RGB" or image.getchannel(3).getextrema() == (255, 255)):
+            return np.array(gray)
+    raise LabelError("the label map is not gray with 8 bits, as input_format=ids requires; send ids as gray values")
+
+
+def to_label_map(image: Image.Image, synthesizer: Synthesizer, encoding: InputFormat, *, lossy: bool) -> Tensor:
+    """Return a label map as `read_label_map` does; for a sketch model, turn a photo into its edges.
+
+    Returns:
+        `[H, W]` int64.
+
+    Raises:
+        LabelError: the label map has ids or colors that the label space does not have.
+    """
+    try:
+        return read_label_map(image, synthesizer, encoding, lossy=lossy)
+    except LabelError:
+        if synthesizer.label_space.name != SKETCH or encoding == "ids":
+            raise
+    # Outside the except clause, because the error's traceback keeps the label map alive.
+    # One channel at a time, because three in float32 take too much memory.
+    photo = torch.cat([resize_image(channel[None], synthesizer.size) for channel in to_rgb(image)])
+    return find_edges(photo, synthesizer.config.data.sketch.sigma)
+
+
+def encode_label_map(ids: Tensor, label_space: LabelSpace, encoding: OutputFormat) -> bytes:
+    """Encode canonical ids `[H, W]` as PNG."""
+    out = io.BytesIO()
+    if encoding == "palette":
+        write_label_png(out, ids, label_space)
+    else:
+        Image.fromarray(ids.to(torch.uint8).numpy()).save(out, format="PNG")
+    return out.getvalue()
+
+
+def encode_png(pixels: Tensor) -> bytes:
+    """Encode `[3, H, W]` uint8 as PNG, byte for byte as `lab2pix generate` does."""
+    out = io.BytesIO()
+    to_pil(pixels).save(out, format="PNG")
+    return out.getvalue()
+
+
+def encode_zip(files: Mapping[str, bytes]) -> bytes:
+    """Encode files as an uncompressed ZIP without time stamps, so that equal files give equal bytes."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content)
+    return out.getvalue()

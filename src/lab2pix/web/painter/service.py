@@ -1,0 +1,194 @@
+"""Request handlers of the painter. All heavy work, decoding included, runs in one thread with one model."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+import torch
+from starlette.requests import Request
+from starlette.responses import Response
+from torch import Tensor
+
+from lab2pix.data.line_drawings import SKETCH
+from lab2pix.data.transforms import float_to_uint8
+from lab2pix.errors import ConfigError, DataError, Lab2PixError, LabelError
+from lab2pix.inference import Synthesizer
+from lab2pix.web.painter import schemas
+from lab2pix.web.painter.examples import Example, find_examples, random_scene
+from lab2pix.web.painter.formats import FORMATS
+from lab2pix.web.painter.images import (
+    MAX_BYTES,
+    decode_image,
+    encode_label_map,
+    encode_png,
+    encode_zip,
+    read_label_map,
+    to_label_map,
+)
+from lab2pix.web.painter.queue import CAPACITY, JobQueue
+from lab2pix.web.responses import HTTPError, error_response, exception_response
+from lab2pix.web.security import MemoryBudget, read_body
+
+__all__ = ["PainterService", "painter_error_response"]
+
+MAX_BODY_BYTES = 64 * 2**20
+"""Bytes of all request bodies in memory."""
+
+Result = TypeVar("Result")
+
+
+class PainterService:
+    """Handles the painter's requests.
+
+    Args:
+        synthesizer: the model.
+        capacity: requests that may wait.
+
+    Attributes:
+        queue: runs the heavy work; the application starts and closes it.
+
+    Raises:
+        ConfigError: the model has more classes than 8 bits can encode.
+    """
+
+    def __init__(self, synthesizer: Synthesizer, *, capacity: int = CAPACITY) -> None:
+        space = synthesizer.label_space
+        if space.num_channels > 256:
+            raise ConfigError(
+                f"label space '{space.name}' has {space.num_channels} classes, but the painter's label maps hold 256; "
+                "use `lab2pix generate` instead"
+            )
+        self.synthesizer = synthesizer
+        self.queue = JobQueue(capacity)
+        self._budget = MemoryBudget(MAX_BODY_BYTES)
+        self._examples: Future[dict[str, Example]] = self.queue.submit(
+            lambda: {example.token: example for example in find_examples(synthesizer)}
+        )
+
+    def model(self) -> schemas.ModelDescription:
+        """Describe the model."""
+        synthesizer, space = self.synthesizer, self.synthesizer.label_space
+        unknown = None if space.unknown_value is None else space.num_classes
+        names = [*space.names, *(["unknown"] if unknown is not None else [])]
+        foreground = space.foreground(torch.arange(space.num_channels)).tolist()
+        classes = [
+            schemas.LabelClassInfo(id=index, name=name, color=tuple(space.palette[index].tolist()), foreground=marked)
+            for index, (name, marked) in enumerate(zip(names, foreground, strict=True))
+        ]
+        return schemas.ModelDescription(
+            name=synthesizer.config.name,
+            step=synthesizer.step,
+            label_space=space.name,
+            size=synthesizer.size,
+            classes=classes,
+            unknown=unknown,
+            sketch=space.name == SKETCH,
+            noise=synthesizer.sampling.noise_channels > 0,
+            mode=synthesizer.mode,
+            limits=schemas.Limits(),
+            queue=schemas.QueueInfo(waiting=self.queue.waiting, capacity=self.queue.capacity),
+        )
+
+    async def examples(self) -> list[schemas.ExampleInfo]:
+        """List the example label maps."""
+        found = await asyncio.shield(asyncio.wrap_future(self._examples))
+        return [schemas.ExampleInfo(name=example.name, token=token) for token, example in found.items()]
+
+    async def example(self, token: str, query: schemas.OutputQuery) -> Response:
+        """Return an example label map."""
+        found = await asyncio.shield(asyncio.wrap_future(self._examples))
+        if token not in found:
+            raise HTTPError(404, "There is no such example")
+        return self._label_response(found[token].ids, query)
+
+    async def synthesize(self, request: Request, query: schemas.SynthesizeQuery) -> Response:
+        """Generate images of a label map."""
+        noise = self._noise(query)
+
+        def generate() -> tuple[list[bytes], int]:
+            begun = time.perf_counter()
+            image, lossy = decode_image(body, media_type)
+            ids = read_label_map(image, self.synthesizer, query.input_format, lossy=lossy)
+            batch = self.synthesizer.read(ids)
+            images = [encode_png(float_to_uint8(self.synthesizer.generate(batch, row[None]))[0]) for row in noise]
+            return images, round(1000 * (time.perf_counter() - begun))
+
+        with self._budget.share() as reserve:
+            body, media_type = await read_body(request, FORMATS, MAX_BYTES, reserve)
+            images, milliseconds = await self._run(request, generate, query.channel)
+        headers = {"x-lab2pix-seed": str(query.seed), "x-lab2pix-milliseconds": str(milliseconds)}
+        if query.samples == 1:
+            return Response(images[0], media_type="image/png", headers=headers)
+        files = {f"seed-{query.seed + index}.png": image for index, image in enumerate(images)}
+        return Response(encode_zip(files), media_type="application/zip", headers=headers)
+
+    async def labels(self, request: Request, query: schemas.LabelsQuery) -> Response:
+        """Convert a label map, or for a sketch model a photo, to a label map of the model's size."""
+
+        def convert() -> Tensor:
+            image, lossy = decode_image(body, media_type)
+            return to_label_map(image, self.synthesizer, query.input_format, lossy=lossy)
+
+        with self._budget.share() as reserve:
+            body, media_type = await read_body(request, FORMATS, MAX_BYTES, reserve)
+            return self._label_response(await self._run(request, convert), query)
+
+    async def random(self, request: Request, query: schemas.RandomQuery) -> Response:
+        """Return the label map of a random scene."""
+        ids = await self._run(request, lambda: random_scene(self.synthesizer, query.seed))
+        return self._label_response(ids, query)
+
+    def _label_response(self, ids: Tensor, query: schemas.OutputQuery) -> Response:
+        content = encode_label_map(ids, self.synthesizer.label_space, query.output_format)
+        return Response(content, media_type="image/png")
+
+    def _noise(self, query: schemas.SynthesizeQuery) -> Tensor:
+        """Return the noise of the requested images, `[samples, ...]`.
+
+        Raises:
+            ConfigError: several images or an interpolation are requested of a model without noise.
+        """
+        synthesizer = self.synthesizer
+        if query.mix is not None and query.seed_b is not None:
+            return synthesizer.slerp(query.seed, query.seed_b, torch.tensor([query.mix], dtype=torch.float64))
+        if query.samples > 1:
+            synthesizer.noise_samples(query.seed, query.samples)  # raises for a model without noise
+        return torch.stack([synthesizer.noise(query.seed + index) for index in range(query.samples)])
+
+    async def _run(self, request: Request, work: Callable[[], Result], channel: str | None = None) -> Result:
+        """Run a job in the queue, and drop it if the client disconnects.
+
+        Raises:
+            HTTPError: the queue is full or closed, a newer request replaced this one, or the client disconnected.
+        """
+        future = self.queue.submit(work, channel)
+        result = asyncio.wrap_future(future)
+        disconnected = asyncio.ensure_future(_wait_for_disconnect(request))
+        try:
+            await asyncio.wait((result, disconnected), return_when=asyncio.FIRST_COMPLETED)
+            if not result.done():
+                raise HTTPError(400, "The client disconnected")
+            return result.result()
+        finally:
+            disconnected.cancel()
+            result.cancel()  # else asyncio logs an exception that was never retrieved
+            self.queue.drop(future)
+
+
+async def _wait_for_disconnect(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def painter_error_response(error: Exception) -> Response:
+    """Return the response for an exception: 400 for errors of the request, 500 for those of the model or server."""
+    if isinstance(error, Lab2PixError):
+        is_client_error = isinstance(error, LabelError | DataError | ConfigError)
+        return error_response(400 if is_client_error else 500, str(error))
+    if isinstance(error, HTTPError) or hasattr(error, "status_code"):
+        return exception_response(error)
+    return error_response(500, "Internal error; see the server log for details")

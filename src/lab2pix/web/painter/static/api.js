@@ -1,0 +1,58 @@
+// Client of the painter's API.
+
+const TOKEN = [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => (byte % 36).toString(36)).join("");
+
+// A failed request, with a message for people. `status` is 0 if there was no response; `wait` in seconds is set if
+// trying again may help.
+export class ServerError extends Error {
+  constructor(message, status, wait = null) {
+    super(message);
+    this.status = status;
+    this.wait = wait;
+  }
+}
+
+async function request(path, options = {}) {
+  let response;
+  try {
+    response = await fetch(path, options);
+  } catch {
+    throw new ServerError("The painter's server cannot be reached. Your drawing is safe; is the command still running?", 0, 2);
+  }
+  if (response.ok) return response;
+  const answer = await response.json().catch(() => ({}));
+  const later = response.status === 429 || response.status === 503;
+  const wait = later ? Number(response.headers.get("retry-after")) || 1 : null;
+  const message = typeof answer.error === "string" ? answer.error.replace(/\.?$/, ".") : "Something went wrong; try again.";
+  throw new ServerError(message, response.status, wait);
+}
+
+const post = (path, image) =>
+  request(path, image ? { method: "POST", body: image, headers: { "content-type": image.type } } : { method: "POST" });
+
+export const fetchModel = async () => (await request("api/model")).json();
+
+export const fetchExamples = async () => (await request("api/examples")).json();
+
+export const exampleUrl = (token) => `api/examples/${token}.png`;
+
+// These three return a label map as a PNG of ids.
+
+export const fetchExample = async (token) => (await request(`${exampleUrl(token)}?output_format=ids`)).blob();
+
+export const fetchRandom = async (seed) => (await post(`api/random?seed=${seed}&output_format=ids`)).blob();
+
+export const readLabels = async (image) => (await post("api/labels?output_format=ids", image)).blob();
+
+// Converts a PNG of ids to a label file.
+export const writeLabels = async (png) => (await post("api/labels?input_format=ids", png)).blob();
+
+// Returns the image of a PNG of ids. A newer request with the same `purpose` replaces one that is still queued.
+export async function synthesize(png, { seed, blend }, purpose) {
+  const query = new URLSearchParams({ seed, input_format: "ids", channel: TOKEN + purpose });
+  if (blend) {
+    query.set("seed_b", blend.seed);
+    query.set("mix", blend.mix);
+  }
+  return (await post(`api/synthesize?${query}`, png)).blob();
+}

@@ -1,0 +1,350 @@
+// The painter's page: connects the drawing, its tools, the live image, and storage.
+
+import * as api from "./api.js";
+import { announce, attempt, clearError, download, drawBlob, find, showError } from "./dom.js";
+import { LabelCanvas } from "./label_canvas.js";
+import { LivePreview } from "./live_preview.js";
+import { Palette } from "./palette.js";
+import { encodeIds } from "./png.js";
+import { PointerInput } from "./pointer.js";
+import { writeProject } from "./project.js";
+import { listenToShortcuts } from "./shortcuts.js";
+import { StartMenu } from "./start_menu.js";
+import { DrawingStorage } from "./storage.js";
+import { Styles, isStyle } from "./styles.js";
+import { Tools } from "./tools.js";
+import { Viewport } from "./viewport.js";
+
+let model = null; // the server's description
+let storage = null; // null if the browser stores nothing
+let labelCanvas, viewport, tools, palette, styles, preview, startMenu, pointer;
+let image = null; // Blob of the shown image
+let saving = null; // promise of the running save
+let unsaved = false;
+let slowTimer = 0; // delays the message that an image is being generated
+let disconnected = false;
+const settings = { tool: "brush", id: 0, size: 12 };
+
+// --- changes ------------------------------------------------------------------------------------------------------
+
+function onDrawingChange(done) {
+  viewport.paint();
+  styles.markOutdated();
+  preview.change(done);
+  if (done) scheduleSave();
+  updateUndoButtons();
+}
+
+function onStyleChange() {
+  preview.change();
+  scheduleSave();
+}
+
+function updateUndoButtons() {
+  find("undo").disabled = labelCanvas.done.length === 0;
+  find("redo").disabled = labelCanvas.undone.length === 0;
+}
+
+// Shows that nothing is saved, once also as an error, because narrow windows do not show the status.
+function showNotSaved(message) {
+  if (find("save-status").textContent !== message) showError(new Error(message));
+  find("save-status").textContent = message;
+}
+
+// Saves at once; changes during a save are saved after it.
+function scheduleSave() {
+  if (!storage) return;
+  storage.saveSettings({ style: styles.style, settings: { ...settings } });
+  unsaved = true;
+  saving ??= saveAll();
+}
+
+async function saveAll() {
+  while (unsaved) {
+    unsaved = false;
+    await saveDrawing();
+  }
+  saving = null;
+}
+
+async function saveDrawing() {
+  try {
+    await storage.save({ ids: labelCanvas.ids, style: styles.style, settings: { ...settings } });
+    find("save-status").textContent = "Saved in this browser";
+  } catch {
+    showNotSaved("Not saved: this browser's storage is full or disabled");
+  }
+}
+
+// Replaces the drawing in one step.
+function replaceDrawing({ ids, style = null, what }) {
+  tools.cancel();
+  labelCanvas.replace(ids, style && currentContext());
+  if (style) styles.set(style);
+  onDrawingChange(true);
+  clearError();
+  announce(`Loaded: ${what}`);
+}
+
+function undoOrRedo(action) {
+  tools.cancel();
+  if (storage && unsaved) saveDrawing(); // under its own id, before the step leads to another drawing
+  const step = labelCanvas[action](currentContext());
+  if (!step) return;
+  if (step.context) restoreContext(step.context);
+  onDrawingChange(true);
+  announce(action === "undo" ? "Undone" : "Redone");
+}
+
+function clear() {
+  replaceDrawing({ ids: new Uint8Array(labelCanvas.ids.length), what: model.classes[0].name });
+}
+
+// --- the image ----------------------------------------------------------------------------------------------------
+
+async function generate(style, purpose) {
+  return api.synthesize(await encodeIds(labelCanvas.ids, labelCanvas.width, labelCanvas.height), style, purpose);
+}
+
+async function showImage(blob) {
+  const canvas = await drawBlob(find("image"), blob);
+  image = blob;
+  canvas.dataset.number = preview.shown;
+  for (const id of ["save-image", "compare"]) find(id).disabled = false;
+}
+
+function onPreviewState(state, detail) {
+  const progress = find("progress");
+  progress.classList.toggle("busy", state === "busy");
+  find("image-stage").setAttribute("aria-busy", state === "busy" || state === "wait");
+  clearTimeout(slowTimer);
+  if (state === "busy") {
+    progress.style.setProperty("--expected", `${Math.max(300, detail)}ms`);
+    slowTimer = setTimeout(() => (find("state").textContent = "Generating the image…"), 800);
+  } else if (state === "wait") {
+    find("state").textContent = detail.status === 429 ? "The server is busy; the image will follow" : "Trying again…";
+    if (detail.status !== 429) showError(detail);
+    disconnected = true;
+  } else {
+    find("state").textContent = "";
+    if (state === "error") showError(detail);
+    else if (disconnected) clearError();
+    disconnected &&= state === "error";
+  }
+}
+
+function compare(on) {
+  for (const id of ["compared", "divider", "compare-position"]) find(id).hidden = !on;
+  find("compare").checked = on;
+  if (on) moveDivider();
+}
+
+function moveDivider() {
+  find("image-stage").style.setProperty("--at", `${find("compare-position").value}%`);
+}
+
+// --- downloads ----------------------------------------------------------------------------------------------------
+
+const fileName = (ending) => `${model.name.replace(/[^0-9A-Za-z._-]+/g, "-")}-${styles.style.seed}${ending}`;
+
+const save = {
+  image: () => image && download(image, fileName(".png")),
+  labels: () =>
+    attempt(async () => {
+      const png = await encodeIds(labelCanvas.ids, labelCanvas.width, labelCanvas.height);
+      download(await api.writeLabels(png), fileName("-labels.png"));
+    }),
+  project: () => attempt(async () => download(await writeProject(labelCanvas, styles.style, model), fileName(".json"))),
+};
+
+// --- stored drawings ----------------------------------------------------------------------------------------------
+
+// Continues the drawing of an earlier visit, whose undo history is lost.
+function resume({ ids, style, settings: stored }) {
+  labelCanvas.ids.set(ids);
+  if (isStyle(style)) styles.set(style);
+  Object.assign(settings, stored);
+  palette.show();
+  viewport.paint();
+  styles.markOutdated();
+  preview.change(true);
+  updateUndoButtons();
+}
+
+// What undo restores in addition to the ids: which drawing it was, and its style.
+const currentContext = () => ({ id: storage?.id, style: styles.style });
+
+function restoreContext({ id, style }) {
+  storage?.select(id, null);
+  if (isStyle(style)) styles.set(style);
+}
+
+// Switches to another drawing, in a step that can be undone; the present one stays stored under its id.
+async function switchTo(record, message) {
+  await attempt(async () => {
+    const id = await storage.reserve(record.id);
+    tools.cancel();
+    if (unsaved) saveDrawing();
+    labelCanvas.replace(record.ids, currentContext());
+    restoreContext({ ...record, id });
+    onDrawingChange(true);
+    clearError();
+    announce(`${message}; undo returns to the previous one`);
+  });
+}
+
+const open = (record) => switchTo(record, "Opened the stored drawing");
+
+const openNew = () => switchTo({ ids: new Uint8Array(labelCanvas.ids.length) }, "Started a new drawing");
+
+// --- start --------------------------------------------------------------------------------------------------------
+
+async function fetchModel() {
+  for (let wait = 1; ; wait = Math.min(8, 2 * wait)) {
+    try {
+      return await api.fetchModel();
+    } catch (error) {
+      showError(error);
+      await new Promise((resolve) => setTimeout(resolve, 1000 * wait));
+    }
+  }
+}
+
+function showModel() {
+  document.title = `Painter – ${model.name}`;
+  find("model").textContent = model.name;
+  find("model").title = `${model.name}, step ${model.step}, ${model.size[1]} × ${model.size[0]} pixels`;
+  find("style").hidden = !model.noise;
+  document.body.classList.toggle("plain", !model.noise);
+  find("clear").title = `Clear: everything becomes ${model.classes[0].name} (Shift+Delete)`;
+}
+
+async function openStorage() {
+  try {
+    const names = model.classes.map(({ name }) => name).join();
+    storage = await DrawingStorage.open(`${model.size.join("x")} ${names}`);
+    return await storage.resume();
+  } catch {
+    storage = null;
+    showNotSaved("Not saved: this browser stores nothing");
+    return null;
+  }
+}
+
+async function start() {
+  model = await fetchModel();
+  clearError();
+  showModel();
+  const [height, width] = model.size;
+  labelCanvas = new LabelCanvas(width, height);
+  settings.size = model.sketch ? 2 : Math.max(2, Math.round(Math.min(width, height) / 12));
+  settings.id = model.sketch ? 1 : 0;
+  viewport = new Viewport(labelCanvas, model.classes.map(({ color }) => color));
+  styles = new Styles({ onChange: onStyleChange, generate });
+  preview = new LivePreview({ request: () => generate(styles.style, "live"), show: showImage, onState: onPreviewState });
+  tools = new Tools(labelCanvas, settings, { onChange: onDrawingChange, onPick: (id) => palette.chooseClass(id), onOutline });
+  palette = new Palette(model.classes, settings, labelCanvas, onSettingsChange);
+  pointer = new PointerInput(viewport, tools, settings, (id) => model.classes[id].name);
+  viewport.resetZoom();
+  listen();
+  const stored = await openStorage();
+  startMenu = new StartMenu(model, labelCanvas, storage, { replace: replaceDrawing, open, openNew });
+  if (stored?.ids?.length === labelCanvas.ids.length) resume(stored);
+  await attempt(() => startMenu.loadExamples());
+  if (!stored) await startMenu.first();
+  labelCanvas.done = []; // the first drawing cannot be undone
+  updateUndoButtons();
+  document.body.dataset.ready = "yes";
+  await storage?.prune();
+}
+
+function onOutline(points) {
+  viewport.showOutline(points);
+  find("close-polygon").hidden = tools.corners.length < 3;
+}
+
+let lastTool = settings.tool;
+function onSettingsChange() {
+  if (lastTool !== settings.tool) tools.cancel();
+  lastTool = settings.tool;
+  scheduleSave();
+}
+
+function listen() {
+  const onClick = (id, action) => find(id).addEventListener("click", action);
+  onClick("undo", () => undoOrRedo("undo"));
+  onClick("redo", () => undoOrRedo("redo"));
+  onClick("clear", clear);
+  onClick("close-polygon", () => tools.closePolygon());
+  onClick("zoom-in", () => viewport.zoomBy(1.5));
+  onClick("zoom-out", () => viewport.zoomBy(1 / 1.5));
+  onClick("zoom-level", () => viewport.resetZoom());
+  onClick("error-close", clearError);
+  onClick("open-help", () => find("help").showModal());
+  for (const name of Object.keys(save)) onClick(`save-${name}`, () => save[name]());
+  find("compare").addEventListener("change", ({ target }) => compare(target.checked));
+  find("compare-position").addEventListener("input", moveDivider);
+  listenToMenus();
+  listenToPolygonKeys();
+  listenToShortcuts({ plain: plainShortcuts(), control: controlShortcuts(), onPan: (on) => (pointer.pan = on) });
+}
+
+// The keys of an open polygon work wherever the focus is, except on elements that use them themselves.
+function listenToPolygonKeys() {
+  document.addEventListener("keydown", (event) => {
+    if (event.defaultPrevented || !tools.keys[event.key] || !tools.corners.length) return;
+    if (event.target.closest("button, summary, dialog, input:not([type=radio])")) return;
+    event.preventDefault();
+    tools.keys[event.key]();
+  });
+}
+
+function plainShortcuts() {
+  const letters = { b: "brush", l: "line", r: "box", p: "polygon", f: "fill", c: "replace", i: "pick" };
+  const chooseTool = Object.entries(letters).map(([key, name]) => [key, () => palette.chooseTool(name)]);
+  const chooseClass = [..."123456789"].map((key) => [key, () => palette.chooseClass(Number(key) - 1)]);
+  return {
+    ...Object.fromEntries([...chooseTool, ...chooseClass]),
+    "[": () => palette.resize(-1),
+    "]": () => palette.resize(1),
+    ",": () => palette.step(-1),
+    ".": () => palette.step(1),
+    "+": () => viewport.zoomBy(1.5),
+    "-": () => viewport.zoomBy(1 / 1.5),
+    0: () => viewport.resetZoom(),
+    d: () => find("canvas").focus(),
+    o: () => startMenu?.show(),
+    "?": () => find("help").showModal(),
+    m: () => !find("compare").disabled && compare(!find("compare").checked),
+    ...(model.noise ? { s: () => styles.randomize(), v: () => styles.vary() } : {}),
+    "Shift+Delete": clear,
+  };
+}
+
+function controlShortcuts() {
+  return {
+    z: () => undoOrRedo("undo"),
+    "Shift+z": () => undoOrRedo("redo"),
+    y: () => undoOrRedo("redo"),
+    s: () => save.project(),
+  };
+}
+
+function listenToMenus() {
+  const menu = find("save-menu");
+  document.addEventListener("click", ({ target }) => {
+    if (!menu.contains(target) || target.closest("#save-menu button")) menu.open = false;
+  });
+  menu.addEventListener("keydown", (event) => {
+    if (event.key !== "Escape" || !menu.open) return;
+    menu.open = false;
+    menu.querySelector("summary").focus();
+  });
+  for (const dialog of document.querySelectorAll("dialog")) {
+    dialog.addEventListener("click", ({ target }) => {
+      if (target === dialog || target.closest("[data-close]")) dialog.close();
+    });
+  }
+}
+
+start();

@@ -1,0 +1,96 @@
+// Rasterizes strokes, boxes, polygons and fills onto a label canvas. Points are [x, y] in its pixels, with fractions.
+
+// Snaps the center of a brush to a pixel center (odd sizes) or corner (even sizes), so that all dabs look alike.
+function snap([x, y], size) {
+  return size % 2 ? [Math.floor(x) + 0.5, Math.floor(y) + 0.5] : [Math.round(x), Math.round(y)];
+}
+
+// Moves a round brush from one point to another.
+export function stroke(canvas, from, to, size, id) {
+  const [x0, y0] = snap(from, size);
+  const [x1, y1] = snap(to, size);
+  const radius = size / 2;
+  const [dx, dy] = [x1 - x0, y1 - y0];
+  const length = dx * dx + dy * dy || 1;
+  const reach = radius * radius + 1e-6;
+  const bottom = Math.min(canvas.height - 1, Math.ceil(Math.max(y0, y1) + radius));
+  const right = Math.min(canvas.width - 1, Math.ceil(Math.max(x0, x1) + radius));
+  for (let y = Math.max(0, Math.floor(Math.min(y0, y1) - radius)); y <= bottom; y++) {
+    for (let x = Math.max(0, Math.floor(Math.min(x0, x1) - radius)); x <= right; x++) {
+      const [px, py] = [x + 0.5 - x0, y + 0.5 - y0];
+      const along = Math.min(1, Math.max(0, (px * dx + py * dy) / length));
+      const [ox, oy] = [px - along * dx, py - along * dy];
+      if (ox * ox + oy * oy <= reach) canvas.ids[y * canvas.width + x] = id;
+    }
+  }
+}
+
+const clampPixel = (value, end) => Math.min(end - 1, Math.max(0, Math.floor(value)));
+
+// Fills the rectangle between two corners, both included.
+export function box(canvas, [x0, y0], [x1, y1], id) {
+  const left = clampPixel(Math.min(x0, x1), canvas.width);
+  const right = clampPixel(Math.max(x0, x1), canvas.width);
+  const bottom = clampPixel(Math.max(y0, y1), canvas.height);
+  for (let y = clampPixel(Math.min(y0, y1), canvas.height); y <= bottom; y++) {
+    canvas.ids.fill(id, y * canvas.width + left, y * canvas.width + right + 1);
+  }
+}
+
+// Fills a polygon, its outline included, by scan lines.
+export function polygon(canvas, points, id) {
+  const corners = points.map((point) => snap(point, 1));
+  for (let y = 0; y < canvas.height; y++) {
+    const middle = y + 0.5;
+    const crossings = [];
+    corners.forEach(([x1, y1], i) => {
+      const [x0, y0] = corners.at(i - 1);
+      if (y0 <= middle !== y1 <= middle) crossings.push(x0 + ((middle - y0) / (y1 - y0)) * (x1 - x0));
+    });
+    crossings.sort((a, b) => a - b);
+    for (let i = 0; i + 1 < crossings.length; i += 2) {
+      const start = Math.max(0, Math.ceil(crossings[i] - 0.5));
+      const end = Math.min(canvas.width, Math.floor(crossings[i + 1] - 0.5) + 1);
+      if (end > start) canvas.ids.fill(id, y * canvas.width + start, y * canvas.width + end);
+    }
+  }
+  corners.forEach((corner, i) => stroke(canvas, corners.at(i - 1), corner, 1, id));
+}
+
+// Flood-fills the 4-connected area of one class around a point.
+export function flood(canvas, [x, y], id) {
+  const { ids, width, height } = canvas;
+  const start = clampPixel(y, height) * width + clampPixel(x, width);
+  const old = ids[start];
+  if (old === id) return;
+  const open = [start];
+  ids[start] = id;
+  const visit = (index) => {
+    if (ids[index] === old) {
+      ids[index] = id;
+      open.push(index);
+    }
+  };
+  while (open.length) {
+    const index = open.pop();
+    const column = index % width;
+    if (column > 0) visit(index - 1);
+    if (column < width - 1) visit(index + 1);
+    if (index >= width) visit(index - width);
+    if (index < ids.length - width) visit(index + width);
+  }
+}
+
+// Replaces all pixels of one class by another.
+export function replaceClass(canvas, old, id) {
+  canvas.ids.forEach((one, index) => {
+    if (one === old) canvas.ids[index] = id;
+  });
+}
+
+// Returns the end of a line snapped to the nearest of eight directions.
+export function straightened([x0, y0], [x, y]) {
+  const angle = (Math.round(Math.atan2(y - y0, x - x0) / (Math.PI / 4)) * Math.PI) / 4;
+  const length = (x - x0) * Math.cos(angle) + (y - y0) * Math.sin(angle);
+  return [x0 + length * Math.cos(angle), y0 + length * Math.sin(angle)];
+}

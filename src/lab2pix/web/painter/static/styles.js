@@ -1,0 +1,146 @@
+// Style of the image: a seed or a blend of two seeds, and eight variations to choose from.
+
+import { announce, attempt, drawBlob, find, make } from "./dom.js";
+
+const MAX_SEED = Number.MAX_SAFE_INTEGER; // also the server's limit
+const SLIDER_SEEDS = 1000; // number of seeds of the slider and the random button
+const VARIATIONS = 8;
+
+const isSeed = (seed) => Number.isSafeInteger(seed) && seed >= 0;
+
+const nextSeed = (seed, count) => (seed > MAX_SEED - count ? seed - MAX_SEED + count - 1 : seed + count);
+
+// Tells whether a value is a style: {seed, blend}, where blend is null or {seed, mix}.
+export function isStyle(style) {
+  const blend = style?.blend;
+  return isSeed(style?.seed) && (blend === null || (isSeed(blend?.seed) && blend.mix >= 0 && blend.mix <= 1));
+}
+
+export class Styles {
+  // `onChange()` is called when the style changes; `generate(style, purpose)` returns a promise of an image.
+  constructor({ onChange, generate }) {
+    Object.assign(this, { onChange, generate });
+    this.style = { seed: 1, blend: null };
+    this.round = 0; // of variations; a newer round cancels the one before
+    for (const id of ["seed", "seed-number"]) find(id).addEventListener("input", ({ target }) => this.setSeed(target));
+    // Leaving a field with an invalid number restores the current one.
+    for (const id of ["seed-number", "blend-seed"]) find(id).addEventListener("change", () => this.show());
+    for (const id of ["blend-seed", "mix"]) find(id).addEventListener("input", () => this.setBlend());
+    find("blend-on").addEventListener("change", () => this.setBlend());
+    find("dice").addEventListener("click", () => this.randomize());
+    find("vary").addEventListener("click", () => this.vary());
+  }
+
+  set({ seed, blend }) {
+    this.style = { seed, blend };
+    this.show();
+  }
+
+  show() {
+    const { seed, blend } = this.style;
+    find("seed").value = seed; // a larger seed is shown at the end
+    find("seed").setAttribute("aria-valuetext", seed < SLIDER_SEEDS ? seed : `${seed}, beyond the slider`);
+    if (document.activeElement !== find("seed-number")) find("seed-number").value = seed;
+    find("blend-on").checked = blend !== null;
+    find("blend").hidden = blend === null;
+    if (blend) {
+      if (document.activeElement !== find("blend-seed")) find("blend-seed").value = blend.seed;
+      find("mix").value = Math.round(blend.mix * 100);
+      find("mix").setAttribute("aria-valuetext", `${Math.round(blend.mix * 100)} % of style ${blend.seed}`);
+      find("mix-from").textContent = find("mix-from").title = seed;
+    }
+    for (const button of find("variations").children) {
+      button.setAttribute("aria-pressed", blend === null && Number(button.dataset.seed) === seed);
+    }
+  }
+
+  choose(seed) {
+    this.set({ seed, blend: this.style.blend });
+    this.onChange();
+  }
+
+  setSeed({ value }) {
+    if (value !== "" && isSeed(Number(value))) this.choose(Number(value));
+  }
+
+  setBlend() {
+    const { seed, blend } = this.style;
+    if (!find("blend-on").checked) {
+      this.set({ seed, blend: null });
+    } else if (blend === null) {
+      const other = ((seed % SLIDER_SEEDS) + 1 + Math.floor(Math.random() * (SLIDER_SEEDS - 1))) % SLIDER_SEEDS;
+      this.set({ seed, blend: { seed: other, mix: 0.5 } });
+    } else {
+      const { value } = find("blend-seed");
+      const other = value !== "" && isSeed(Number(value)) ? Number(value) : blend.seed;
+      this.set({ seed, blend: { seed: other, mix: Number(find("mix").value) / 100 } });
+    }
+    this.onChange();
+  }
+
+  randomize() {
+    this.choose(Math.floor(Math.random() * SLIDER_SEEDS));
+    announce(`Style ${this.style.seed}`);
+  }
+
+  // --- variations -----------------------------------------------------------------------------------------------------
+
+  // Generates the next eight seeds one by one, so that each image is shown as soon as it is ready.
+  async vary() {
+    const round = ++this.round;
+    const frames = Array.from({ length: VARIATIONS }, (_, k) => this.makeFrame(nextSeed(this.style.seed, k + 1)));
+    find("variations").replaceChildren(...frames);
+    find("variations").hidden = false;
+    find("vary-hint").hidden = true;
+    find("variations").classList.remove("old");
+    find("variations").setAttribute("aria-busy", "true");
+    const complete = await attempt(async () => {
+      for (const frame of frames) {
+        const image = await this.generateWhenFree(Number(frame.dataset.seed), round);
+        if (round !== this.round) return;
+        frame.replaceChildren(await drawBlob(make("canvas"), image), make("span", { textContent: frame.dataset.seed }));
+        frame.disabled = false;
+      }
+    });
+    if (round !== this.round) return;
+    find("variations").setAttribute("aria-busy", "false");
+    if (complete) announce("Eight variations are ready");
+  }
+
+  makeFrame(seed) {
+    const frame = make("button", { type: "button", disabled: true }, make("span", { textContent: seed }));
+    frame.dataset.seed = seed;
+    frame.setAttribute("aria-label", `Style ${seed}`);
+    frame.setAttribute("aria-pressed", "false");
+    frame.addEventListener("click", () => {
+      this.set({ seed, blend: null });
+      this.onChange();
+    });
+    return frame;
+  }
+
+  // Retries while the server's queue is full.
+  async generateWhenFree(seed, round) {
+    for (;;) {
+      try {
+        return await this.generate({ seed, blend: null }, "vary");
+      } catch (error) {
+        if (round !== this.round) return null;
+        if (error.status !== 429 && error.status !== 503) throw error;
+        await new Promise((resolve) => setTimeout(resolve, 1000 * error.wait));
+      }
+    }
+  }
+
+  // Marks the variations as outdated after the drawing has changed, and cancels those that are missing.
+  markOutdated() {
+    const list = find("variations");
+    if (list.hidden || list.classList.contains("old")) return;
+    this.round++;
+    list.classList.add("old");
+    list.setAttribute("aria-busy", "false");
+    for (const frame of [...list.children].filter((one) => one.disabled)) frame.remove();
+    list.hidden = list.children.length === 0;
+    find("vary-hint").hidden = !list.hidden;
+  }
+}

@@ -1,0 +1,65 @@
+"""HTTP responses of both applications: static files, and errors as JSON with one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import resources
+
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+__all__ = ["HTTPError", "error_response", "exception_response", "shutdown_error", "static_routes"]
+
+_MEDIA_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript"}
+_MESSAGES = {404: "There is nothing at this address", 405: "This address does not accept this method"}
+
+
+class HTTPError(Exception):
+    """A request that cannot be served.
+
+    Args:
+        status: HTTP status, 4xx for a fault of the request and 503 while the server shuts down.
+        message: one sentence for the client.
+        headers: additional response headers.
+    """
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+def shutdown_error() -> HTTPError:
+    """Return the error for requests that wait while the server shuts down."""
+    return HTTPError(503, "The server is shutting down; try again when it runs again", {"retry-after": "5"})
+
+
+def error_response(status: int, message: str, headers: Mapping[str, str] | None = None) -> Response:
+    """Return an error as JSON: `{"error": message}`."""
+    return JSONResponse({"error": message}, status_code=status, headers=headers)
+
+
+def exception_response(error: Exception) -> Response:
+    """Return the response for an `HTTPError`, or for an exception of Starlette."""
+    if isinstance(error, HTTPError):
+        return error_response(error.status, str(error), error.headers)
+    status = int(getattr(error, "status_code", 400))
+    return error_response(
+        status, _MESSAGES.get(status, "The request cannot be served"), getattr(error, "headers", None)
+    )
+
+
+def static_routes(package: str) -> list[Route]:
+    """Return routes for the files in a package's folder `static`: `/` for `index.html`, else `/static/NAME`."""
+    return [
+        Route(
+            "/" if file.name == "index.html" else f"/static/{file.name}",
+            Response(
+                file.read_bytes(),
+                media_type=_MEDIA_TYPES[file.name.rpartition(".")[2]],
+                headers={"cache-control": "no-cache"},
+            ),
+            methods=["GET"],
+        )
+        for file in resources.files(package).joinpath("static").iterdir()
+    ]

@@ -1,0 +1,145 @@
+"""Rendering of label maps for participants: in class colors, or as they are if no label space is given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from lab2pix.data.files import read_label, read_label_image, to_rgb
+from lab2pix.errors import DataError
+from lab2pix.labels.space import Color, LabelSpace, generate_colors
+
+__all__ = ["LabelRenderer", "RenderedLabel", "distinct_colors", "render_classes", "render_raw_labels"]
+
+_MAX_ID = 65535
+"""Largest 16-bit id."""
+
+_DRAWING_CONTRAST = 128
+"""Least difference of the two gray levels (0 to 255) of a line drawing."""
+
+_COLOR_STEP = 0x9E3779
+"""Odd, so that its multiples visit all 2^24 colors before one repeats; consecutive ones are far apart."""
+
+
+@dataclass(frozen=True)
+class RenderedLabel:
+    """A label map as participants see it.
+
+    Attributes:
+        image: `[3, H, W]` uint8 RGB.
+        classes: class ids in it, most frequent first; empty without a label space.
+    """
+
+    image: Tensor
+    classes: list[int]
+
+
+LabelRenderer = Callable[[Path], RenderedLabel]
+"""Renders a label map's file; raises DataError or LabelError if that is impossible."""
+
+
+def render_classes(label_space: LabelSpace) -> LabelRenderer:
+    """Return a renderer that uses the colors of a label space."""
+
+    def render(file: Path) -> RenderedLabel:
+        ids = read_label(file, label_space)
+        counts = ids.flatten().bincount()
+        order = counts.argsort(descending=True, stable=True)
+        return RenderedLabel(label_space.to_colors(ids), [int(index) for index in order if counts[index]])
+
+    return render
+
+
+def render_raw_labels(files: Iterable[Path]) -> LabelRenderer:
+    """Return a renderer for label maps without a label space.
+
+    Color and palette images keep their colors, on a white background where they are transparent.
+    In gray files every id gets a color, the same in all files.
+    Line drawings stay as they are: all files together have exactly two gray levels far apart, such as black and white.
+
+    Args:
+        files: all label maps that will be rendered.
+
+    Raises:
+        DataError: one is missing or damaged, or contains values that cannot be ids.
+    """
+    values: set[int] = set()
+    levels: set[float] = set()
+    for file in files:
+        image = _open(file)
+        if not _has_colors(image):
+            present = np.unique(_ids(image, file)).tolist()
+            values.update(present)
+            levels.update(value * 255 / (_MAX_ID if image.mode.startswith("I") else 255) for value in present)
+    are_drawings = len(levels) == 2 and max(levels) - min(levels) >= _DRAWING_CONTRAST
+    table = torch.zeros((_MAX_ID + 1, 3), dtype=torch.uint8)
+    if values:
+        table[sorted(values)] = torch.tensor(distinct_colors(len(values)), dtype=torch.uint8)
+
+    def render(file: Path) -> RenderedLabel:
+        image = _open(file)
+        if _has_colors(image):
+            return RenderedLabel(to_rgb(_on_white(image)), [])
+        if are_drawings:
+            return RenderedLabel(to_rgb(image), [])
+        return RenderedLabel(table[torch.from_numpy(_ids(image, file))].permute(2, 0, 1).contiguous(), [])
+
+    return render
+
+
+def distinct_colors(count: int) -> list[Color]:
+    """Return distinct colors without black, widely spaced and the same at each call.
+
+    Args:
+        count: number of colors, at most 65536.
+    """
+    colors = dict.fromkeys(generate_colors(min(count, 1330)))  # its grid has 1330 without black
+    number = 0
+    while len(colors) < count:
+        number = (number + _COLOR_STEP) % 2**24
+        colors.setdefault((number >> 16, number >> 8 & 255, number & 255))
+    return list(colors)
+
+
+def _open(file: Path) -> Image.Image:
+    """Open a label map; ids must not come from a lossy file."""
+    image, lossy = read_label_image(file)
+    if image.mode == "F":
+        raise DataError(f"{file} contains fractions instead of ids; save label maps as PNG with 8 or 16 bits")
+    if image.mode == "LA" and image.getchannel(1).getextrema() == (255, 255):
+        image = image.getchannel(0)
+    if lossy and not _has_colors(image):
+        raise DataError(
+            f"{file} is gray and compressed with loss, which does not keep ids exact; save label maps as PNG, or add "
+            "--label-space sketch if they are line drawings"
+        )
+    return image
+
+
+def _has_colors(image: Image.Image) -> bool:
+    """Tell whether a label map is an image to look at rather than one id per pixel."""
+    return image.mode == "P" or len(image.getbands()) > 1
+
+
+def _ids(image: Image.Image, file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+    """Return the ids `[H, W]` of a gray label map; those of a 1-bit image are 0 and 255."""
+    ids = np.asarray(image).astype(np.int64) * (255 if image.mode == "1" else 1)
+    if ids.min() < 0 or ids.max() > _MAX_ID:
+        raise DataError(
+            f"{file} contains values from {ids.min()} to {ids.max()}, but ids are 0 to {_MAX_ID}; save label maps as "
+            "PNG with 8 or 16 bits"
+        )
+    return ids
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    if not image.has_transparency_data:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
