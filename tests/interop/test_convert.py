@@ -18,11 +18,12 @@ from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.inference import Synthesizer, convert
 from lab2pix.interop.checkpoints import read_checkpoint
-from lab2pix.interop.released_v1 import ReleasedV1Discriminator, ReleasedV1Generator
-from lab2pix.interop.released_v2 import discriminator_to_released, generator_to_released
+from lab2pix.interop.keymap import rename
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
 from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
+from lab2pix.nn.official_v1 import OfficialV1Discriminator, OfficialV1Generator
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -67,10 +68,10 @@ def v2(channels: int, **settings: object) -> Lab2PixV2Generator:
     return network
 
 
-def v1(classes: int = 4, **settings: object) -> ReleasedV1Generator:
+def v1(classes: int = 4, **settings: object) -> OfficialV1Generator:
     defaults = {"width": 2, "hidden": 3, "norm": "batch", "noise_dim": 8, "start_size": (1, 2)}
-    network = shaken(ReleasedV1Generator(classes, **{**defaults, **settings}))  # type: ignore[arg-type]
-    assert isinstance(network, ReleasedV1Generator)
+    network = shaken(OfficialV1Generator(classes, **{**defaults, **settings}))  # type: ignore[arg-type]
+    assert isinstance(network, OfficialV1Generator)
     return network
 
 
@@ -102,7 +103,7 @@ def test_released_v1_draws_the_recorded_pictures(golden_root: Path, tmp_path: Pa
     save_file(state, checkpoint) if form == "safetensors" else torch.save(state, checkpoint)
     space = str(space_file(tmp_path, 11)) if task == "semantic" else None
 
-    convert(checkpoint, "lab2pix-v1-released", tmp_path / "out", label_space=space)
+    convert(checkpoint, "lab2pix-v1-official", tmp_path / "out", label_space=space)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
     if task == "semantic":
@@ -125,7 +126,7 @@ def test_released_v2_draws_the_recorded_pictures(
     held = load_file(golden_root / f"{name}.safetensors")
     checkpoint = saved(tmp_path, {key[2:]: value for key, value in held.items() if key.startswith("G.")})
     space = str(space_file(tmp_path, 9))
-    convert(checkpoint, "lab2pix-v2-released", tmp_path / "out", label_space=space, size=size)
+    convert(checkpoint, "lab2pix-v2-official", tmp_path / "out", label_space=space, size=size)
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
     image = synthesizer.generate(Batch(held["in.label"][:, 0].long()), torch.zeros(2, 128))
     assert (image - held["out.generated"]).abs().max() <= 1e-4
@@ -137,7 +138,7 @@ def test_released_v2_draws_the_recorded_pictures(
 def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
     network = v1(norm="instance", width=3)
     convert(
-        saved(tmp_path, network.state_dict()), "lab2pix-v1-released", tmp_path / "out",
+        saved(tmp_path, network.state_dict()), "lab2pix-v1-official", tmp_path / "out",
         label_space=str(space_file(tmp_path, 4)),
     )  # fmt: skip
     synthesizer = Synthesizer.load(str(tmp_path / "out"), device="cpu")
@@ -159,7 +160,7 @@ def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
 def test_sketches_take_no_noise(tmp_path: Path) -> None:
     network = v1(1, task="sketch", norm="instance", start_size=(2, 2))
     checkpoint = saved(tmp_path, network.state_dict())
-    convert(checkpoint, "lab2pix-v1-released", tmp_path / "out", size=(64, 96))
+    convert(checkpoint, "lab2pix-v1-official", tmp_path / "out", size=(64, 96))
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
     lines = squares(2, (64, 96))[0]
     assert torch.equal(synthesizer(lines, seed=1), synthesizer(lines, seed=2))
@@ -187,7 +188,7 @@ def test_the_size_follows_from_the_noise_or_is_said(
 ) -> None:
     checkpoint = saved(tmp_path, v1(start_size=start).state_dict())
     space = str(space_file(tmp_path, 4))
-    done = convert(checkpoint, "lab2pix-v1-released", tmp_path / "out", label_space=space, size=size)
+    done = convert(checkpoint, "lab2pix-v1-official", tmp_path / "out", label_space=space, size=size)
     assert done.config.data.size == expected
     assert f"{expected[0]}x{expected[1]}" in str(done)
 
@@ -216,8 +217,8 @@ def test_every_kind_of_v2_and_spade_draws_as_before(
     tmp_path: Path, settings: dict[str, object], size: tuple[int, int], wishes: dict[str, int]
 ) -> None:
     network = v2(4, **settings)
-    form = "spade" if settings.get("modulation") == "spade" else "lab2pix-v2-released"
-    checkpoint = saved(tmp_path, generator_to_released(network))
+    form = "spade" if settings.get("modulation") == "spade" else "lab2pix-v2-official"
+    checkpoint = saved(tmp_path, rename(network, official_rules(network)))
     space = str(space_file(tmp_path, 4))
     convert(checkpoint, form, tmp_path / "out", label_space=space, size=size, **wishes)  # type: ignore[arg-type]
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
@@ -233,7 +234,7 @@ def test_every_kind_of_v2_and_spade_draws_as_before(
 
 def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
     network = v2(4, modulation="spade", start="label", start_size=(1, 1))
-    state = generator_to_released(network)
+    state = rename(network, official_rules(network))
     for name in [name for name in state if name.endswith("weight_orig")]:
         weight, u, v = (state[name.removesuffix("orig") + part] for part in ("orig", "u", "v"))
         sigma = torch.dot(u, weight.flatten(1) @ v)
@@ -269,17 +270,17 @@ def test_published_networks_need_no_words(
     tmp_path: Path, channels: int, space: str, edges: bool, doublings: int, size: tuple[int, int]
 ) -> None:
     network = v2(channels, modulation="spade", start="label", doublings=doublings, modulation_hidden=2)
-    done = convert(saved(tmp_path, generator_to_released(network)), "spade", tmp_path / "out")
+    done = convert(saved(tmp_path, rename(network, official_rules(network))), "spade", tmp_path / "out")
     assert done.label_space == LabelSpace.load(space)
     assert done.config.data.instance_edges is edges
-    assert done.config.generator.doublings == doublings
+    assert done.config.generator.num_upsamples == doublings
     assert done.config.data.size == size
     assert Synthesizer.load(tmp_path / "out", device="cpu", expect_label_space=space).size == size
 
 
 def test_the_last_channel_is_what_it_is_said_to_be(tmp_path: Path) -> None:
     network = v2(36, modulation="spade", start="label", modulation_hidden=3)
-    checkpoint = saved(tmp_path, generator_to_released(network))
+    checkpoint = saved(tmp_path, rename(network, official_rules(network)))
     for edges in (True, False):
         done = convert(checkpoint, "spade", tmp_path / str(edges), instance_edges=edges, doublings=5, size=(32, 64))
         assert done.config.data.instance_edges is edges
@@ -302,8 +303,8 @@ def test_the_last_channel_is_what_it_is_said_to_be(tmp_path: Path) -> None:
 @pytest.mark.parametrize("dg_norm", [True, False])
 def test_unknown_pixels_say_nothing_to_a_network_that_knows_none(tmp_path: Path, dg_norm: bool) -> None:
     network = v2(5, modulation="dg-norm" if dg_norm else "spade", start="label")
-    checkpoint = saved(tmp_path, generator_to_released(network))
-    form = "lab2pix-v2-released" if dg_norm else "spade"
+    checkpoint = saved(tmp_path, rename(network, official_rules(network)))
+    form = "lab2pix-v2-official" if dg_norm else "spade"
     space = str(space_file(tmp_path, 4, unknown=True))
     convert(checkpoint, form, tmp_path / "out", label_space=space, size=(32, 32), instance_edges=True)
     ids, edges = squares(4, (32, 32), 4), torch.zeros(1, 1, 32, 32)
@@ -318,7 +319,7 @@ def test_unknown_pixels_say_nothing_to_a_network_that_knows_none(tmp_path: Path,
 
 def test_v1_of_cityscapes_needs_no_words_and_survives_unknown_pixels(tmp_path: Path) -> None:
     network = v1(35, start_size=(2, 4))
-    done = convert(saved(tmp_path, network.state_dict()), "lab2pix-v1-released", tmp_path / "out")
+    done = convert(saved(tmp_path, network.state_dict()), "lab2pix-v1-official", tmp_path / "out")
     assert (done.label_space.name, done.config.data.size) == ("cityscapes", (256, 512))
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu", expect_label_space="cityscapes")
     ids = squares(35, (256, 512), 64)
@@ -348,8 +349,8 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "v2": v2_state,
         "spade": generator_to_released(v2(4, start="label", modulation="spade")),
         "spade-noise": generator_to_released(v2(4, modulation="spade", start_size=(1, 2))),
-        "v1-d": ReleasedV1Discriminator((4, 4), width=2, max_width=8).state_dict(),
-        "v2-d": discriminator_to_released(judge),
+        "v1-d": OfficialV1Discriminator((4, 4), width=2, max_width=8).state_dict(),
+        "v2-d": rename(judge, official_rules(judge)),
         "ours-v1": Lab2PixV1Generator(4, width=4).state_dict(),
         "ours-v2": Lab2PixV2Generator(4, width=4).state_dict(),
         "stranger": {"layer1.0.weight": torch.zeros(1)},
@@ -376,15 +377,15 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
+FORMS = {"v1": "lab2pix-v1-official", "v2": "lab2pix-v2-official"}
 
 
 @pytest.mark.parametrize(
     ("name", "form", "words", "text"),
     [
-        ("v2.pth", "spade", "", "it holds a generator of form 'lab2pix-v2-released'; say --from lab2pix-v2"),
+        ("v2.pth", "spade", "", "it holds a generator of form 'lab2pix-v2-official'; say --from lab2pix-v2"),
         ("spade.pth", "v2", "", "it holds a generator of form 'spade'; say --from spade"),
-        ("v1.pth", "spade", "", "it holds a generator of form 'lab2pix-v1-released'"),
+        ("v1.pth", "spade", "", "it holds a generator of form 'lab2pix-v1-official'"),
         ("v1-d.pth", "v1", "", "holds a discriminator of the released Lab2Pix-V1; give the file"),
         ("v2-d.pth", "v2", "", "holds discriminators of the released Lab2Pix-V2"),
         ("ours-v1.pth", "v1", "", "weights of lab2pix itself"),
@@ -398,7 +399,7 @@ FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
         ("junk.safetensors", "spade", "", "cannot be read"),
         ("gone.pth", "spade", "", "there is no file"),
         ("", "spade", "", "there is no file"),
-        ("v1.pth", "lab2pix-v1-relased", "", "did you mean 'lab2pix-v1-released'?"),
+        ("v1.pth", "lab2pix-v1-relased", "", "did you mean 'lab2pix-v1-official'?"),
         ("v1.pth", "v1", "--label-space own7.yaml", "4 channels, but label space 'own7' has 7"),
         ("v1.pth", "v1", "--label-space cityscapes", "35 classes and unknown (without a"),
         ("v1.pth", "v1", "", "which no shipped label space has; say --label-space"),
@@ -408,7 +409,7 @@ FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
         ("sketch.pth", "v1", "--size 100x64", "100x64"),
         ("v1.pth", "v1", "-own4 --size 256x256", "can have 128x256, 256x128"),
         ("v1-three.pth", "v1", "-own4", "can have 128x384, 384x128"),
-        ("v1.pth", "v1", "-own4 --doublings 6", "doubles its size 7 times"),
+        ("v1.pth", "v1", "-own4 --num-upsamples 6", "doubles its size 7 times"),
         ("v1-short.pth", "v1", "-own4", "lacks SPADEResBlock_5_fusion.mask"),
         ("v1-shorter.pth", "v1", "-own4", "lacks the weight 'SPADEResBlock_3"),
         ("v1-long.pth", "v1", "-own4", "has the unknown extra.weight"),
@@ -419,9 +420,9 @@ FORMS = {"v1": "lab2pix-v1-released", "v2": "lab2pix-v2-released"}
         ("v1-starved.pth", "v1", "-own4", "v1-starved.pth holds weights of shapes that no generator"),
         ("v1-sparse.pth", "v1", "-own4", "noise_process.bias is no plain array of real numbers"),
         ("v1-complex.pth", "v1", "-own4", "noise_process.bias is no plain array of real numbers"),
-        ("v2-flat.pth", "v2", "-own4", "no generator of form 'lab2pix-v2-released' has"),
-        ("v2.pth", "v2", "-own4 --doublings 6", "doubles its size 5 times"),
-        ("spade.pth", "spade", "-own4 --doublings 7", "5 or 6 times"),
+        ("v2-flat.pth", "v2", "-own4", "no generator of form 'lab2pix-v2-official' has"),
+        ("v2.pth", "v2", "-own4 --num-upsamples 6", "doubles its size 5 times"),
+        ("spade.pth", "spade", "-own4 --num-upsamples 7", "5 or 6 times"),
         ("spade.pth", "spade", "-own4 --size 100x64", "multiples of 32 or 64"),
         ("spade-noise.pth", "spade", "-own4 --size 64x64", "2 such squares must fill"),
         ("spade-noise.pth", "spade", "-own4", "a map of 2 pixels"),
@@ -459,7 +460,7 @@ def test_a_pickle_that_would_execute_code_does_not(run: Run, tmp_path: Path, new
     mark = tmp_path / "executed"
     state = {"noise_process.weight": torch.zeros(1), "trap": Trap(f"touch {mark}")}
     torch.save(state, tmp_path / "bad.pth", _use_new_zipfile_serialization=new)
-    code, _, errors = run("convert", tmp_path / "bad.pth", "--from", "lab2pix-v1-released", "--out", tmp_path / "out")
+    code, _, errors = run("convert", tmp_path / "bad.pth", "--from", "lab2pix-v1-official", "--out", tmp_path / "out")
     assert code == 2
     assert "could execute anything" in errors
     assert "system" in errors
@@ -485,7 +486,7 @@ def test_convert_overwrites_nothing(run: Run, files: Path, tmp_path: Path) -> No
         "convert",
         files / "v1.pth",
         "--from",
-        "lab2pix-v1-released",
+        "lab2pix-v1-official",
         "--label-space",
         files / "own4.yaml",
         "--out",
@@ -503,7 +504,7 @@ def test_convert_overwrites_nothing(run: Run, files: Path, tmp_path: Path) -> No
     assert code == 0
     assert "label space 'own4', 128x256 (height x width) by 7 doublings" in output
     with pytest.raises(OutputError, match="is not an empty folder"):
-        convert(files / "v1.pth", "lab2pix-v1-released", tmp_path / "new", label_space=str(files / "own4.yaml"))
+        convert(files / "v1.pth", "lab2pix-v1-official", tmp_path / "new", label_space=str(files / "own4.yaml"))
 
 
 # --- what is written ----------------------------------------------------------------------------------------------
@@ -513,24 +514,24 @@ def test_convert_overwrites_nothing(run: Run, files: Path, tmp_path: Path) -> No
     ("network", "text"),
     [
         ({"kind": "lab3pix"}, "no network of kind 'lab3pix'"),
-        ({"kind": "lab2pix-v1-released", "classes": 4}, "are garbled"),
-        ({"kind": "lab2pix-v1-released", "classes": 4, "start_size": [1, 2], "depth": 3}, "are garbled"),
-        ("lab2pix-v1-released", "lacks or garbles 'network'"),
+        ({"kind": "lab2pix-v1-official", "classes": 4}, "are garbled"),
+        ({"kind": "lab2pix-v1-official", "classes": 4, "start_size": [1, 2], "depth": 3}, "are garbled"),
+        ("lab2pix-v1-official", "lacks or garbles 'network'"),
         (None, "another network"),
     ],
 )
 def test_convert_refuses_unknown_networks(files: Path, tmp_path: Path, network: object, text: str) -> None:
-    convert(files / "v1.pth", "lab2pix-v1-released", tmp_path / "out", label_space=str(files / "own4.yaml"))
+    convert(files / "v1.pth", "lab2pix-v1-official", tmp_path / "out", label_space=str(files / "own4.yaml"))
     file = tmp_path / "out" / "config.json"
     description = json.loads(file.read_text())
-    assert description["network"]["kind"] == "lab2pix-v1-released"
+    assert description["network"]["kind"] == "lab2pix-v1-official"
     file.write_text(json.dumps({**description, "network": network}))
     with pytest.raises(CheckpointError, match=text):
         Synthesizer.load(tmp_path / "out", device="cpu")
 
 
 def test_converted_weights_are_saved_again_as_they_are(files: Path, tmp_path: Path) -> None:
-    convert(files / "v1.pth", "lab2pix-v1-released", tmp_path / "one", label_space=str(files / "own4.yaml"))
+    convert(files / "v1.pth", "lab2pix-v1-official", tmp_path / "one", label_space=str(files / "own4.yaml"))
     first = Synthesizer.load(tmp_path / "one", device="cpu")
     again = Synthesizer.load(first.save(tmp_path / "two"), device="cpu")
     ids = squares(4, (128, 256))[0]

@@ -16,16 +16,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError, DataError
-from lab2pix.interop.parity import Row, check_file, check_files, run_parity
-from lab2pix.interop.released_v2 import (
-    discriminator_to_released,
-    generator_to_released,
-    load_released_discriminator,
-    load_released_generator,
-)
+from lab2pix.interop.keymap import load_renamed, rename
+from lab2pix.interop.vectors import Row
+from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
+from lab2pix.testing.parity import check_file, check_files, run_parity
 
 SEEN = (5, 6, 7)
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -215,8 +212,8 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
         "D_real": released.adversarial(real, mask, -1, True),
     }
 
-    tensors = {f"G.{key}": value for key, value in generator_to_released(generator).items()}
-    tensors |= {f"D.{key}": value for key, value in discriminator_to_released(discriminator).items()}
+    tensors = {f"G.{key}": value for key, value in rename(generator, official_rules(generator)).items()}
+    tensors |= {f"D.{key}": value for key, value in rename(discriminator, official_rules(discriminator)).items()}
     halved = {
         key: value.half() if value.is_floating_point() and not key.endswith(("_u", "_v")) else value
         for key, value in tensors.items()
@@ -420,9 +417,11 @@ def test_released_names_lead_there_and_back() -> None:
     shape = Shape(discriminators=3)
     generator, discriminator = build(shape)
     other_generator, other_discriminator = build(shape)
-    load_released_generator(other_generator, generator_to_released(generator))
-    released = discriminator_to_released(discriminator) | {"discriminator_0.backboneNet.0.weight": torch.zeros(1)}
-    load_released_discriminator(other_discriminator, released)
+    load_renamed(other_generator, official_rules(other_generator), rename(generator, official_rules(generator)))
+    released = rename(discriminator, official_rules(discriminator)) | {
+        "discriminator_0.backboneNet.0.weight": torch.zeros(1)
+    }
+    load_renamed(other_discriminator, official_rules(other_discriminator), released)
     for ours, theirs in ((generator, other_generator), (discriminator, other_discriminator)):
         for (name, one), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
             assert torch.equal(one, other), name
@@ -432,17 +431,21 @@ def test_released_names_are_those_of_the_file(golden_root: Path) -> None:
     held = load_file(golden_root / "v2_normal.safetensors")
     shape = Shape(classes=9, widths=(4, 2, 16, 16, 8, 64))
     generator, discriminator = build(shape)
-    assert {f"G.{name}" for name in generator_to_released(generator)} == {n for n in held if n.startswith("G.")}
+    assert {f"G.{name}" for name in rename(generator, official_rules(generator))} == {
+        n for n in held if n.startswith("G.")
+    }
     own = {n for n in held if n.startswith("D.") and "backboneNet" not in n}
-    assert {f"D.{name}" for name in discriminator_to_released(discriminator)} == own
+    assert {f"D.{name}" for name in rename(discriminator, official_rules(discriminator))} == own
 
 
 def test_parity_names_weights_that_do_not_fit() -> None:
     generator, _ = build(Shape())
-    released = generator_to_released(generator)
+    released = rename(generator, official_rules(generator))
     with pytest.raises(CheckpointError, match=r"conv_img\.bias is \[4\].*wants \[3\]"):
-        load_released_generator(generator, released | {"conv_img.bias": torch.zeros(4)})
+        load_renamed(generator, official_rules(generator), released | {"conv_img.bias": torch.zeros(4)})
     with pytest.raises(CheckpointError, match=r"lacks fc\.bias"):
-        load_released_generator(generator, {name: value for name, value in released.items() if name != "fc.bias"})
+        load_renamed(
+            generator, official_rules(generator), {name: value for name, value in released.items() if name != "fc.bias"}
+        )
     with pytest.raises(CheckpointError, match=r"unknown up_9\.bias"):
-        load_released_generator(generator, released | {"up_9.bias": torch.zeros(1)})
+        load_renamed(generator, official_rules(generator), released | {"up_9.bias": torch.zeros(1)})

@@ -17,8 +17,9 @@ from lab2pix.interop.vectors_v1 import V1Vectors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lab2pix.interop.parity import Row, check_file
-from lab2pix.interop.released_v1 import Norm, ReleasedV1Discriminator, ReleasedV1Generator, Task
+from lab2pix.interop.vectors import Row
+from lab2pix.nn.official_v1 import Norm, OfficialV1Discriminator, OfficialV1Generator, Task
+from lab2pix.testing.parity import check_file
 
 SEEN = (5, 6, 7)
 TASKS = {"semantic": "semantic2image", "sketch": "sketch2image"}
@@ -62,12 +63,12 @@ def random_weights(network: torch.nn.Module) -> dict[str, Tensor]:
 def make_weights(shape: Shape) -> dict[str, Tensor]:
     ngf, ndf, hidden, max_dim, noise_dim = shape.widths
     start = (shape.size[0] // 128, shape.size[1] // 128) if shape.task == "semantic" else (2, 2)
-    generator = ReleasedV1Generator(
+    generator = OfficialV1Generator(
         shape.classes, task=shape.task, width=ngf, hidden=hidden, norm=shape.norm, noise_dim=noise_dim, start_size=start
     )
     weights = {f"G.{name}": value for name, value in random_weights(generator).items()}
     for levels in (1, 2, 3):
-        judge = ReleasedV1Discriminator(SEEN[:levels], width=ndf, max_width=max_dim, norm=shape.norm)
+        judge = OfficialV1Discriminator(SEEN[:levels], width=ndf, max_width=max_dim, norm=shape.norm)
         weights |= {f"D{levels}.{name}": value for name, value in random_weights(judge).items()}
         for level in range(levels):
             weights[f"D{levels}.backboneNet.p{3 + level}.weight"] = torch.randn(SEEN[level], 3, 1, 1)

@@ -131,6 +131,6 @@ def _parity(
     fast: Annotated[bool, typer.Option("--fast", help="Let prepared generators answer, where there are any.")] = False,
 ) -> None:
     """Compare this package's networks and losses with recorded ones; exit 1 on any difference."""
-    from lab2pix.interop.parity import run_parity
+    from lab2pix.testing.parity import run_parity
 
     raise typer.Exit(0 if run_parity(paths, fast=fast) else 1)

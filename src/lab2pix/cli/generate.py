@@ -118,7 +118,7 @@ def _convert(
     checkpoint: Annotated[Path, typer.Argument(help="A generator's file, such as latest_net_G.pth.")],
     *,
     form: Annotated[
-        str, typer.Option("--from", metavar="FORM", help="lab2pix-v1-released, lab2pix-v2-released or spade.")
+        str, typer.Option("--from", metavar="FORM", help="lab2pix-v1-official, lab2pix-v2-official or spade.")
     ],
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],
     label_space: Annotated[
@@ -128,7 +128,7 @@ def _convert(
         str | None,
         typer.Option(metavar="HxW", help="Height and width it draws at; else the usual.", show_default=False),
     ] = None,
-    doublings: Annotated[
+    num_upsamples: Annotated[
         int | None, typer.Option(help="5 or 6, which SPADE's weights do not tell.", show_default=False)
     ] = None,
     instance_edges: Annotated[
@@ -150,7 +150,7 @@ def _convert(
         out,
         label_space=label_space,
         size=sides,
-        doublings=doublings,
+        num_upsamples=num_upsamples,
         instance_edges=instance_edges,
     )
     print(f"{converted}\nwritten to {out}")

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, OutputError
-from lab2pix.interop.convert import build_network
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, read_config
 
@@ -39,23 +38,20 @@ class ModelInfo(NamedTuple):
         config: the run that made them.
         label_space: what their class ids mean.
         step: optimiser steps they were trained for.
-        network: what to build where `config` alone does not say: an authors' released network, with its settings.
     """
 
     config: RunConfig
     label_space: LabelSpace
     step: int
-    network: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values that JSON can hold."""
-        plain = {
+        return {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
             "label_space": self.label_space.to_dict(),
             "step": self.step,
         }
-        return plain if self.network is None else {**plain, "network": self.network}
 
     def build(self) -> nn.Module:
         """Return the generator that this describes, with random weights.
@@ -63,8 +59,6 @@ class ModelInfo(NamedTuple):
         Raises:
             CheckpointError: it is of a kind that this version does not know.
         """
-        if self.network is not None:
-            return build_network(self.network)
         return build_generator(self.config, self.label_space)
 
     @classmethod
@@ -89,10 +83,7 @@ class ModelInfo(NamedTuple):
         try:
             config = read_config(data["config"])
             label_space = LabelSpace.from_dict(data["label_space"], where=f"'label_space' of {file}")
-            network = data.get("network")
-            if not isinstance(network, dict | None):
-                raise TypeError("'network'")
-            return cls(config, label_space, int(data.get("step", 0)), network)
+            return cls(config, label_space, int(data.get("step", 0)))
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(map(str, ("config", *first["loc"])))

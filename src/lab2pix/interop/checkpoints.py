@@ -14,21 +14,19 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lab2pix.errors import CheckpointError, ConfigError, did_you_mean
+from lab2pix.interop.conversion import CheckpointFormat
 
-__all__ = ["FORMS", "check_form", "read_checkpoint"]
-
-FORMS = ("lab2pix-v1-released", "lab2pix-v2-released", "spade")
-"""The kinds of generators that can be converted."""
+__all__ = ["check_format", "read_checkpoint"]
 
 _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("weights of lab2pix itself, which need no conversion", ("blocks.0.norm_0.shared.weight",)),
     ("weights of lab2pix itself, which need no conversion", ("networks.0.trunk.0.0.weight",)),
-    ("a discriminator of the released Lab2Pix-V1", ("common.0.weight", "gcb1.0.weight")),
-    ("a segmenter of the released Lab2Pix-V1", ("net_model1_1.0.weight",)),
-    ("discriminators of the released Lab2Pix-V2", ("discriminator_0.common.0.0.weight",)),
+    ("a discriminator of the official Lab2Pix-V1", ("common.0.weight", "gcb1.0.weight")),
+    ("a segmenter of the official Lab2Pix-V1", ("net_model1_1.0.weight",)),
+    ("discriminators of the official Lab2Pix-V2", ("discriminator_0.common.0.0.weight",)),
     ("discriminators of SPADE", ("discriminator_0.model0.0.weight",)),
     ("an image encoder of SPADE", ("fc_mu.weight",)),
-    ("an image encoder of the released Lab2Pix-V1", ("conv.0.weight", "fc.weight")),
+    ("an image encoder of the official Lab2Pix-V1", ("conv.0.weight", "fc.weight")),
 ]
 """What else lies beside generators, and weights that only it has."""
 
@@ -94,12 +92,11 @@ def _modernized(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _recognized(state: Mapping[str, Tensor]) -> str | None:
-    """Return the form of a generator's weights, or what else they are; None for strangers."""
-    if {"noise_process.weight", "out_7.0.weight"} <= state.keys():
-        return "lab2pix-v1-released"
-    if {"fc.weight", "head_0.norm_0.mlp_shared.0.weight", "conv_img.weight"} <= state.keys():
-        return "lab2pix-v2-released" if any(name.startswith("fpencoder.") for name in state) else "spade"
+def _recognized(state: Mapping[str, Tensor], formats: Mapping[str, CheckpointFormat]) -> str | None:
+    """Return the format of a generator's weights, or what else they are; None where they are unknown."""
+    for name, known in formats.items():
+        if known.matches(state):
+            return name
     plain = {re.sub(r"(_orig|\.parametrizations\.weight\.original)$", "", name) for name in state}
     for what, names in _OTHERS:
         if all(name in plain or f"{name}_orig" in state for name in names):
@@ -107,33 +104,31 @@ def _recognized(state: Mapping[str, Tensor]) -> str | None:
     return None
 
 
-def check_form(path: Path, state: Mapping[str, Tensor], form: str) -> None:
-    """Check that weights are of the form they are said to be.
+def check_format(path: Path, state: Mapping[str, Tensor], name: str, formats: Mapping[str, CheckpointFormat]) -> None:
+    """Check that weights are of the format they are said to be.
 
     Args:
         path: where they come from.
         state: weights by name.
-        form: one of `FORMS`.
+        name: one of `formats`.
+        formats: all that are known, by name.
 
     Raises:
-        ConfigError: there is no such form.
+        ConfigError: there is no such format.
         CheckpointError: they are something else.
     """
-    if form not in FORMS:
-        raise ConfigError(f"no form of checkpoint is called '{form}'{did_you_mean(form, FORMS)}")
-    found = _recognized(state)
-    if found == form:
+    if name not in formats:
+        raise ConfigError(f"no format of checkpoint is called '{name}'{did_you_mean(name, formats)}")
+    found = _recognized(state, formats)
+    if found == name:
         return
     if found is None:
         raise CheckpointError(
-            f"{path} holds no generator of form '{form}', but weights such as {next(iter(state))}; "
+            f"{path} holds no generator of format '{name}', but weights such as {next(iter(state))}; "
             "give the file of a generator, such as latest_net_G.pth"
         )
-    way = f"say --from {found}" if found in FORMS else "give the file of a generator, such as latest_net_G.pth"
+    named = f"a generator of format '{found}'" if found in formats else found
+    way = f"say --from {found}" if found in formats else "give the file of a generator, such as latest_net_G.pth"
     if "itself" in found:
         way = "give them to generate as they are"
-    raise CheckpointError(f"{path} is not of form '{form}': it holds {_named(found)}; {way}")
-
-
-def _named(found: str) -> str:
-    return f"a generator of form '{found}'" if found in FORMS else found
+    raise CheckpointError(f"{path} is not of format '{name}': it holds {named}; {way}")

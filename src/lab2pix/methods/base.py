@@ -7,7 +7,7 @@ gradients. The training loop owns the rest: optimizers, precision, accumulation,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError
+from lab2pix.interop.conversion import CheckpointFormat
+from lab2pix.interop.vectors import Row, Vectors, failure
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.sampling import Sampling
 from lab2pix.methods.schedules import Progress, constant
@@ -191,7 +193,7 @@ class Method(ABC):
         self.label_space = label_space
         self.sampling = self.build_sampling(config, label_space)
 
-    # --- sampling -------------------------------------------------------------------------------------------------
+    # --- sampling ---------------------------------------------------------------------------------------------------
 
     @classmethod
     @abstractmethod
@@ -221,7 +223,7 @@ class Method(ABC):
         """
         raise NotImplementedError
 
-    # --- training -------------------------------------------------------------------------------------------------
+    # --- training ---------------------------------------------------------------------------------------------------
 
     @property
     @abstractmethod
@@ -256,7 +258,7 @@ class Method(ABC):
         if state:
             raise CheckpointError(f"method '{self.name}' keeps no further state, but there is {', '.join(state)}")
 
-    # --- scores ---------------------------------------------------------------------------------------------------
+    # --- scores -----------------------------------------------------------------------------------------------------
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -270,3 +272,26 @@ class Method(ABC):
     def feature_networks(self) -> Mapping[str, str]:
         """Return the feature networks that losses look through, with the settings that name them."""
         return {}
+
+    # --- checkpoints and vector files of other programs -------------------------------------------------------------
+
+    @classmethod
+    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
+        """Return the other programs' checkpoints that `lab2pix convert` turns into this method's, by name."""
+        return {}
+
+    @classmethod
+    def reads_vectors(cls, vectors: Vectors) -> bool:
+        """Return whether a vector file is of this method: whether its `system` begins with the method's name."""
+        words = str(vectors.values.get("system", "")).lower().split()
+        return words[:1] == [cls.name]
+
+    @classmethod
+    def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
+        """Yield a row per recorded output of a vector file.
+
+        Args:
+            vectors: the file's content.
+            fast: compare accelerated or fused networks, where there are any.
+        """
+        yield failure("system", f"method '{cls.name}' reads no vector files")

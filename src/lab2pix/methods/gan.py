@@ -31,10 +31,12 @@ from lab2pix.nn.init import xavier_init
 from lab2pix.nn.spectral import shared_weights
 
 __all__ = [
+    "AdamConfig",
     "AdversarialLossConfig",
     "DiscriminatorConfig",
     "GeneratorConfig",
     "GeneratorOutputs",
+    "GlobalEncoderConfig",
     "HierarchicalGAN",
     "HierarchicalGANConfig",
     "LossVariant",

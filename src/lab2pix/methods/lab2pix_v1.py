@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, ClassVar, Literal
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,15 +15,28 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Section
-from lab2pix.errors import ConfigError
+from lab2pix.config.schema import DataConfig, Section
+from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.interop.conversion import (
+    CheckpointFormat,
+    ConversionOptions,
+    Converted,
+    check_num_upsamples,
+    fit_label_space,
+)
+from lab2pix.interop.vectors import Row, Vectors, check_case, compare, compare_value, failure, one_by_one
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
+    AdversarialTerm,
     adversarial_loss,
     blurred,
     cycle_segmentation_loss,
     diversity_loss,
+    foreground_mask,
     image_consistency_loss,
+    level_weights,
+    vanilla_fake,
+    vanilla_real,
 )
 from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext
@@ -42,10 +58,18 @@ from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.generators import Lab2PixV1Generator
 from lab2pix.nn.icnet import ICNet
 from lab2pix.nn.init import normal_init
+from lab2pix.nn.official_v1 import Norm, OfficialV1Discriminator, OfficialV1Generator
 
 __all__ = ["Lab2PixV1", "Lab2PixV1Config"]
 
-# --- settings ---------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+class OfficialConfig(Section):
+    """What the official code's generator has besides."""
+
+    norm: Literal["batch", "instance"] = "instance"
+    start_size: tuple[int, int] = (2, 4)
 
 
 class V1GeneratorConfig(GeneratorConfig):
@@ -55,6 +79,9 @@ class V1GeneratorConfig(GeneratorConfig):
         "semantic", description="The adaptive label encoder (3.1.1): for classes, or for line drawings."
     )
     progressive: bool = Field(False, description="Generate X1, X2 and X3 in one pass (Eq. 17); false: X3 alone.")
+    official: OfficialConfig | None = Field(
+        None, description="The official code's network, which differs in its blocks: converted, not trained."
+    )
     coattention: bool = Field(False, description="Label guided spatial co-attention at the last scales (Eq. 7).")
 
 
@@ -102,6 +129,8 @@ class Lab2PixV1Config(HierarchicalGANConfig):
 
     def check_rules(self) -> None:
         """Check outputs, losses, encoder and data against each other, and the image size."""
+        if self.generator.official is not None:
+            raise ConfigError("generator.official is a converted network, which is not trained; leave it out")
         if self.loss.consistency > 0 and not self.generator.progressive:
             raise ConfigError(
                 "loss.consistency compares outputs of neighboring scales, but generator.progressive is false; "
@@ -175,7 +204,7 @@ class V1LossVariant(LossVariant):
     first_layers: bool = False
 
 
-# --- the method -------------------------------------------------------------------------------------------------------
+# --- the method -----------------------------------------------------------------------------------------------------
 
 CYCLE_WARMUP_FACTOR = 1000.0
 """How many times larger λ4 is after its warm-up than at the first step."""
@@ -249,9 +278,11 @@ class Lab2PixV1(HierarchicalGAN):
         """Return how images are sampled: from classes or lines, at one or three sizes."""
         settings = config.generator
         lines = settings.encoder == "sketch"
+        one_pixel = settings.official is None or settings.official.norm == "batch"
         return Sampling(
             Condition(label_space, "lines" if lines else "labels", edges=config.data.instance_edges and not lines),
             size_multiple=2**settings.num_upsamples,
+            min_pixels=1 if one_pixel else 2,  # instance norm of a single pixel divides by nothing
             noise_channels=0 if settings.input == "label" else settings.noise_dim,
             outputs=3 if settings.progressive else 1,
         )
@@ -259,11 +290,22 @@ class Lab2PixV1(HierarchicalGAN):
     @classmethod
     def build_generator(cls, config: Lab2PixV1Config, label_space: LabelSpace) -> nn.Module:
         """Return the generator, initialized as in the official code or as `train.init_gain` says."""
+        channels, settings = cls.build_sampling(config, label_space).condition.channels, config.generator
+        if (official := settings.official) is not None:
+            return OfficialV1Generator(
+                channels,
+                task=settings.encoder,
+                width=settings.width,
+                hidden=settings.modulation_hidden,
+                norm=official.norm,
+                noise_dim=settings.noise_dim,
+                start_size=official.start_size,
+            )
         generator = Lab2PixV1Generator(
-            cls.build_sampling(config, label_space).condition.channels,
-            encoder=config.generator.encoder,
-            progressive=config.generator.progressive,
-            coattention=config.generator.coattention,
+            channels,
+            encoder=settings.encoder,
+            progressive=settings.progressive,
+            coattention=settings.coattention,
             **generator_kwargs(config),
         )
         init_weights(generator, config, normal_init)
@@ -361,7 +403,7 @@ class Lab2PixV1(HierarchicalGAN):
         """Return every size of the photo blurred by itself: a smaller form of a blurred photo would be sharp again."""
         return [blurred(image, "average") for image in real]
 
-    # --- scores ---------------------------------------------------------------------------------------------------
+    # --- scores -----------------------------------------------------------------------------------------------------
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -377,3 +419,365 @@ class Lab2PixV1(HierarchicalGAN):
         counting = batch.label != (-1 if self.ignored is None else self.ignored)
         wrong = ((logits.argmax(1) != batch.label) & counting).sum() / counting.sum().clamp(min=1)
         return {"cycle": cycle_segmentation_loss([logits], batch.label, self.ignored), "seg_error": wrong}
+
+    # --- the official code ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
+        """Return the official generator's."""
+
+        def matches(state: Mapping[str, Tensor]) -> bool:
+            return {"noise_process.weight", "out_7.0.weight"} <= state.keys()
+
+        return {"lab2pix-v1-official": CheckpointFormat(matches, _convert)}
+
+    @classmethod
+    def reads_vectors(cls, vectors: Vectors) -> bool:
+        """Recognize the official V1 generator."""
+        return "G.noise_process.weight" in vectors.tensors
+
+    @classmethod
+    def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
+        """Compare the official networks and losses; they have no fused form."""
+        case = _Vectors(vectors)
+        checks = partial(_check_tensor, case), partial(_check_value, case)
+        return check_case(vectors, case.known_names, *checks, settings=("background_ids",))
+
+
+# --- weights of the official code -----------------------------------------------------------------------------------
+
+
+def _norm(state: Mapping[str, Tensor], name: str) -> Norm:
+    return "batch" if f"{name}.running_mean" in state else "instance"
+
+
+def _generator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the keyword arguments of the `OfficialV1Generator` that a state dict belongs to, but for `start_size`.
+
+    Args:
+        state: weights under the official names.
+
+    Raises:
+        KeyError: a weight that says so is missing.
+    """
+    shared = state["SPADEResBlock_3.SPADE_1.common_conv.0.weight"]
+    return {
+        "classes": shared.shape[1],
+        "task": "sketch" if "encoder.model.0.weight" in state else "semantic",
+        "width": state["out_7.0.weight"].shape[1],
+        "hidden": shared.shape[0],
+        "norm": _norm(state, "SPADEResBlock_3.SPADE_1.normalization"),
+        "noise_dim": state["noise_process.weight"].shape[1],
+    }
+
+
+def _discriminator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the keyword arguments of the `OfficialV1Discriminator` that a state dict belongs to.
+
+    Args:
+        state: weights under the official names.
+
+    Raises:
+        KeyError: a weight that says so is missing.
+    """
+    width, max_width = state["common.0.weight"].shape[0], state["gcb1.0.weight"].shape[0]
+    levels = sum(name.startswith("gcb") and name.endswith(".0.weight") for name in state)
+    mains = [4 * width, *[max_width] * (levels - 1)]
+    fused = [state[f"gcb{level}.0.weight"].shape[1] for level in range(1, levels + 1)]
+    return {
+        "backbone_channels": [total - main for total, main in zip(fused, mains, strict=True)],
+        "width": width,
+        "max_width": max_width,
+        "norm": _norm(state, "common.1"),
+    }
+
+
+@torch.no_grad()
+def _load_official(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Fill a network with official weights, all of them and no others.
+
+    Args:
+        network: of the same settings.
+        state: weights under the official names; a frozen backbone's (`backboneNet.`) are left out.
+        what: what to call it in an error.
+
+    Raises:
+        CheckpointError: a weight is missing, unknown or of another shape.
+    """
+    given = {name: tensor for name, tensor in state.items() if not name.startswith("backboneNet.")}
+    own = network.state_dict()
+    for names, text in ((own.keys() - given.keys(), "lacks"), (given.keys() - own.keys(), "has the unknown")):
+        if names:
+            raise CheckpointError(f"{what} {text} {', '.join(sorted(names)[:3])}; check that it is whole")
+    for name, tensor in given.items():
+        if tensor.shape != own[name].shape:
+            raise CheckpointError(
+                f"{what} has {name} of {list(tensor.shape)}, but its other weights ask for {list(own[name].shape)}; "
+                "check that it is one network's"
+            )
+    network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in given.items()})
+
+
+def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
+    settings = _generator_settings(state)
+    sketch = settings["task"] == "sketch"
+    if sketch:
+        space, num_upsamples = _sketch_space(path, settings["classes"], options), 5
+    else:
+        fit = fit_label_space(path, settings["classes"], options, edges_possible=False)
+        space, num_upsamples = fit.space, 7
+        settings["classes"] = fit.pad_unknown_channel(state, r"\.(common_conv|seg_process)\.0\.weight$")
+    check_num_upsamples(options, {num_upsamples})
+    area = state["noise_process.weight"].shape[0] // (16 * settings["width"])
+    if area == 0:
+        raise ValueError("noise becomes a map of no pixels")
+    if sketch:  # the map that nobody looks at may have any shape of its size
+        settings["start_size"], size = (1, area), options.size or (256, 256)
+    else:
+        settings["start_size"] = _start_size(options.size, 2**num_upsamples, area)
+        size = (settings["start_size"][0] * 2**num_upsamples, settings["start_size"][1] * 2**num_upsamples)
+    config = Lab2PixV1Config(
+        name="lab2pix-v1-official",
+        data=DataConfig(label_space=space.name, size=size),
+        generator=V1GeneratorConfig(
+            width=settings["width"],
+            num_upsamples=num_upsamples,
+            encoder=settings["task"],
+            progressive=True,
+            coattention=True,
+            modulation="spade",
+            modulation_hidden=settings["hidden"],
+            input="label" if sketch else "noise",
+            noise_dim=settings["noise_dim"],
+            spectral_norm=False,
+            official=OfficialConfig(norm=settings["norm"], start_size=settings["start_size"]),
+        ),
+    )
+    Lab2PixV1.build_sampling(config, space).check_size(*size)
+    generator = Lab2PixV1.build_generator(config, space)
+    _load_official(generator, state, f"{path}")
+    return Converted(generator.eval(), config, space)
+
+
+def _sketch_space(path: Path, channels: int, options: ConversionOptions) -> LabelSpace:
+    space = LabelSpace.load(options.label_space or "sketch")
+    if channels != 1 or space.name != "sketch":
+        raise CheckpointError(
+            f"{path} draws from sketches of {channels} channel(s), which label space '{space.name}' of "
+            f"{space.num_classes} classes is not for; leave --label-space out or say sketch"
+        )
+    return space
+
+
+def _start_size(size: tuple[int, int] | None, stride: int, area: int) -> tuple[int, int]:
+    """Return height and width of the map that noise becomes: as asked for, else twice as wide as high, else square."""
+    shapes = [(side, area // side) for side in range(1, area + 1) if area % side == 0]
+    if size is not None:
+        shapes = [shape for shape in shapes if (shape[0] * stride, shape[1] * stride) == size]
+    else:
+        shapes = [shape for ratio in (2, 1) for shape in shapes if shape[1] == ratio * shape[0]]
+    if shapes:
+        return shapes[0]
+    sizes = ", ".join(f"{side * stride}x{area // side * stride}" for side in range(1, area + 1) if area % side == 0)
+    wrong = "the size of its pictures is not known" if size is None else f"a size of {size[0]}x{size[1]} does not fit"
+    raise ConfigError(f"{wrong} (height x width): this checkpoint can have {sizes}; choose one with --size")
+
+
+# --- vector files ---------------------------------------------------------------------------------------------------
+
+_SCALES = (3, 2, 1)
+_TASKS = {"semantic2image": "semantic", "sketch2image": "sketch"}
+_INPUTS = {"semantic": ("in.label", "in.image", "in.noise"), "sketch": ("in.sketch", "in.image", "in.noise")}
+
+
+class _Vectors:
+    """The networks of a V1 vector file, built from the shapes of their weights, and what they answer.
+
+    Args:
+        vectors: the file's content.
+
+    Attributes:
+        generator: in eval mode.
+        discriminators: those that the file holds, in eval mode, the one that sees X3 first.
+
+    Raises:
+        CheckpointError: the file lacks something, contradicts itself, or holds weights under unknown names.
+    """
+
+    def __init__(self, vectors: Vectors) -> None:
+        self.vectors, self.config = vectors, vectors.values["config"]
+        try:
+            self.generator = self._generator()
+            self.discriminators = {scale: self._discriminator(scale) for scale in _SCALES if self._part(scale)}
+            self.condition, self.image = self._condition(), vectors.tensors["in.image"].float()
+        except KeyError as error:
+            raise CheckpointError(f"the vector file lacks {error}, without which nothing can be compared") from error
+
+    # --- what the file says -----------------------------------------------------------------------------------------
+
+    @property
+    def known_names(self) -> set[str]:
+        """Names of the weights and inputs that have a part in the answers; the networks' own are loaded strictly."""
+        pattern = re.compile(r"G\.|D[123]\.(?!backboneNet\.)|D[123]\.backboneNet\.p[345]\.|VGG19\.r[1-5]\.")
+        inputs = _INPUTS[self.generator.task]
+        return {name for name in self.vectors.tensors if name in inputs or pattern.match(name)}
+
+    def _part(self, scale: int) -> dict[str, Tensor]:
+        return self.vectors.part(f"D{scale}.")
+
+    def _generator(self) -> OfficialV1Generator:
+        weights = self.vectors.part("G.")
+        settings, config = _generator_settings(weights), self.config
+        said = {
+            "task": _TASKS.get(config["task"], config["task"]),
+            "norm": config["norm"],
+            "classes": config["num_classes"],
+            "width": config["ngf"],
+        }
+        for key, value in said.items():
+            if value != settings[key]:
+                raise CheckpointError(
+                    f"the JSON file says {key} {value!r}, but the generator's weights are of {settings[key]!r}"
+                )
+        start = (int(config["height"]) >> 7, int(config["width"]) >> 7)
+        if settings["task"] == "sketch":  # the map that nobody looks at may have any shape of its size
+            start = (1, weights["noise_process.weight"].shape[0] // (16 * settings["width"]))
+        generator = OfficialV1Generator(**settings, start_size=start)
+        _load_official(generator, weights, "the generator")
+        return generator.eval()
+
+    def _discriminator(self, scale: int) -> OfficialV1Discriminator:
+        weights = self._part(scale)
+        discriminator = OfficialV1Discriminator(**_discriminator_settings(weights))
+        _load_official(discriminator, weights, f"D{scale}")
+        return discriminator.eval()
+
+    def _condition(self) -> Tensor:
+        """Return `[N, classes, H, W]`: one-hot classes, or the sketch at the image's size."""
+        tensors = self.vectors.tensors
+        size = (int(self.config["height"]), int(self.config["width"]))
+        if self.generator.task == "sketch":
+            return F.interpolate(tensors["in.sketch"].float(), size=size, mode="nearest")
+        ids, classes = self.ids, self.generator.classes
+        if int(ids.max()) >= classes:
+            raise CheckpointError(
+                f"the label map holds ids up to {int(ids.max())}, but the generator has {classes} classes"
+            )
+        return F.one_hot(ids, classes).permute(0, 3, 1, 2).float()
+
+    @property
+    def ids(self) -> Tensor:
+        """Class ids `[N, H, W]`."""
+        label = self.vectors.tensors["in.label"].long()
+        return label[:, 0] if label.ndim == 4 else label
+
+    # --- what the networks answer -----------------------------------------------------------------------------------
+
+    @cached_property
+    @torch.no_grad()
+    def generated(self) -> list[Tensor]:
+        """X3, X2, X1."""
+        noise = self.vectors.tensors.get("in.noise")
+        images: list[Tensor] = self.generator(self.condition, None if noise is None else noise.float())
+        return images
+
+    @cached_property
+    def mask(self) -> Tensor | None:
+        """Foreground weights `[N, 1, H, W]` (Eq. 9); None for sketches."""
+        if self.generator.task == "sketch":
+            return None
+        background = torch.tensor(self.vectors.values["background_ids"], dtype=torch.long)
+        return foreground_mask(~torch.isin(self.ids, background), float(self.config["foreground_T"]))
+
+    @cached_property
+    @torch.no_grad()
+    def judged(self) -> dict[str, dict[int, list[Tensor]]]:
+        """What the discriminators say, as logits: per kind of image, per scale, per level.
+
+        Smaller real images are averaged from the full one (2x2, 4x4); a blurred one is made of each.
+        """
+        fake = dict(zip(_SCALES, self.generated, strict=True))
+        real = {scale: F.avg_pool2d(self.image, 2 ** (3 - scale)) for scale in _SCALES}
+        soft = {scale: blurred(image, "average") for scale, image in real.items()}
+        kinds = {"fake": fake, "real": real, "blurred": soft}
+        return {
+            kind: {scale: self._judge(scale, images[scale]) for scale in self.discriminators}
+            for kind, images in kinds.items()
+        }
+
+    def _judge(self, scale: int, image: Tensor) -> list[Tensor]:
+        network, weights = self.discriminators[scale], self._part(scale)
+        features = [
+            one_by_one(image, 8 << level, weights, f"backboneNet.p{3 + level}") for level in range(network.levels)
+        ]
+        predictions: list[Tensor] = network(image, features)
+        return predictions
+
+    # --- what the players lose --------------------------------------------------------------------------------------
+
+    @cached_property
+    def losses(self) -> dict[str, list[Tensor]]:
+        """Every term under its official name, by scale: X3 first (Eq. 10-13, 16, 18)."""
+        return {
+            "G_GAN": self._adversarial("fake", vanilla_real, self.mask),
+            "D_fake": self._adversarial("fake", vanilla_fake, self.mask),
+            "D_real": self._adversarial("real", vanilla_real, None),
+            "D_blurred": self._adversarial("blurred", vanilla_fake, None),
+            "consistency": self._consistency,
+        }
+
+    def _adversarial(self, kind: str, term: AdversarialTerm, mask: Tensor | None) -> list[Tensor]:
+        if mask is not None:
+            # The official code multiplies [N, 1, h, w] by [N, h, w]: each sample is weighed by the batch's mean mask.
+            mask = mask.mean(0, keepdim=True)
+        judged = self.judged[kind].values()
+        return [adversarial_loss([levels], term, level_weights([len(levels)]), mask) for levels in judged]
+
+    @property
+    @torch.no_grad()
+    def _consistency(self) -> list[Tensor]:
+        """Mean squares between what is seen in each pooled image and in the next smaller one, summed over layers."""
+        weights, (full, half, quarter) = self.vectors.part("VGG19."), self.generated
+
+        def distance(larger: Tensor, smaller: Tensor, layer: int) -> Tensor:
+            pooled = F.avg_pool2d(larger, 2)
+            ours, theirs = (one_by_one(image, 1 << layer, weights, f"r{layer + 1}") for image in (pooled, smaller))
+            return F.mse_loss(ours, theirs)
+
+        pairs = ((full, half), (half, quarter))
+        return [torch.stack([distance(*pair, layer) for layer in range(5)]).sum() for pair in pairs]
+
+
+_BY_SCALE = "losses_by_scale_X3_X2_X1"
+_PLACES = {"consistency": ("X3-X2", "X2-X1")}
+
+
+def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
+    """Compare one `out.*`."""
+    if match := re.fullmatch(r"out\.X([123])", name):
+        return compare(name, case.generated[3 - int(match[1])], recorded)
+    if name == "out.enhance_mask" and case.mask is not None:
+        return compare(name, case.mask if recorded.ndim == 4 else case.mask[:, 0], recorded)
+    if match := re.fullmatch(r"out\.D([123])\.(fake|real|blurred)\.level(\d+)", name):
+        levels = case.judged[match[2]].get(int(match[1]), [])
+        if 1 <= int(match[3]) <= len(levels):
+            return compare(name, levels[int(match[3]) - 1].sigmoid(), recorded)
+    return failure(name, "cannot check: no such output is known")
+
+
+def _check_value(case: _Vectors, name: str, recorded: Any) -> Iterator[Row]:
+    """Compare one entry of the JSON file: a list of values per term, the largest scale first."""
+    if name != _BY_SCALE:
+        yield failure(name, "cannot check: no such value is known")
+        return
+    for term, values in recorded.items():
+        if term not in case.losses:
+            yield failure(f"losses.{term}", f"cannot check: known terms are {', '.join(case.losses)}")
+            continue
+        ours = case.losses[term]
+        places = _PLACES.get(term) or [f"X{scale}" for scale in case.discriminators]
+        if not isinstance(values, list) or len(values) != len(ours):
+            yield failure(f"losses.{term}", f"recorded as {values!r}, ours are {len(ours)} values")
+            continue
+        for place, value, one in zip(places, values, ours, strict=True):
+            yield compare_value(f"losses.{term}.{place}", one.item(), value)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -13,13 +16,39 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.errors import ConfigError
+from lab2pix.config.schema import DataConfig
+from lab2pix.data.transforms import instance_edges
+from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.interop.conversion import (
+    WIDE,
+    CheckpointFormat,
+    ConversionOptions,
+    Converted,
+    check_num_upsamples,
+    fit_label_space,
+)
+from lab2pix.interop.keymap import SPECTRAL_NORM, Rules, load_renamed
+from lab2pix.interop.vectors import (
+    TOLERANCE,
+    Row,
+    Vectors,
+    check_case,
+    compare,
+    compare_losses,
+    compare_value,
+    failure,
+    gradient_norm,
+    one_by_one,
+)
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
+    ADVERSARIAL_TERMS,
     adversarial_loss,
     blurred,
     cycle_segmentation_loss,
     feature_matching_loss,
+    foreground_mask,
+    level_weights,
     perceptual_loss,
 )
 from lab2pix.methods.backprop import ImageGradients
@@ -27,7 +56,9 @@ from lab2pix.methods.base import Losses, StepContext
 from lab2pix.methods.features import Features
 from lab2pix.methods.gan import (
     AdversarialLossConfig,
+    GeneratorConfig,
     GeneratorOutputs,
+    GlobalEncoderConfig,
     HierarchicalGAN,
     HierarchicalGANConfig,
     LossVariant,
@@ -37,17 +68,19 @@ from lab2pix.methods.gan import (
     require_images,
 )
 from lab2pix.methods.sampling import Condition, Sampling
-from lab2pix.nn.discriminators import downsample
+from lab2pix.nn.backbones import Backbone
+from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, ScaleOutput, downsample
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
+from lab2pix.nn.prepared import prepare
 from lab2pix.nn.reader import FeatureReader
 
-__all__ = ["Lab2PixV2", "Lab2PixV2Config", "pyramid"]
+__all__ = ["Lab2PixV2", "Lab2PixV2Config", "official_rules", "pyramid"]
 
 _IMLE_GRID = 8
 """Cells per side over which light and color of images are compared where one of several is chosen."""
 
-# --- settings ---------------------------------------------------------------------------------------------------------
+# --- settings -------------------------------------------------------------------------------------------------------
 
 
 class V2LossConfig(AdversarialLossConfig):
@@ -103,7 +136,7 @@ class V2LossVariant(LossVariant):
     feature_matching: Literal["mean", "released"] = "mean"
 
 
-# --- the method -------------------------------------------------------------------------------------------------------
+# --- the method -----------------------------------------------------------------------------------------------------
 
 
 def pyramid(image: Tensor, scales: int) -> list[Tensor]:
@@ -194,7 +227,7 @@ class Lab2PixV2(HierarchicalGAN):
         init_weights(generator, config, xavier_init)
         return generator
 
-    # --- the generator's half of a step -------------------------------------------------------------------------------
+    # --- the generator's half of a step -----------------------------------------------------------------------------
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Generate once, collect the losses' gradient at the image scale by scale, and send it through the generator.
@@ -333,7 +366,7 @@ class Lab2PixV2(HierarchicalGAN):
         """Return the photo halved and doubled, and its smaller forms."""
         return pyramid(blurred(real[0]), self.scales)
 
-    # --- scores ---------------------------------------------------------------------------------------------------
+    # --- scores -----------------------------------------------------------------------------------------------------
 
     @property
     def score_names(self) -> tuple[str, ...]:
@@ -350,3 +383,428 @@ class Lab2PixV2(HierarchicalGAN):
             theirs = self.feature_extractors(real, levels=0, perceptual=True)
             scores["perceptual"] = perceptual_loss(ours.perceptual, theirs.perceptual)
         return scores
+
+    # --- the official code ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
+        """Return the official generator's, and SPADE's."""
+
+        def matches(state: Mapping[str, Tensor], with_global_encoder: bool) -> bool:
+            names = {"fc.weight", "head_0.norm_0.mlp_shared.0.weight", "conv_img.weight"}
+            return names <= state.keys() and with_global_encoder == any(n.startswith("fpencoder.") for n in state)
+
+        return {
+            "lab2pix-v2-official": CheckpointFormat(partial(matches, with_global_encoder=True), _convert),
+            "spade": CheckpointFormat(partial(matches, with_global_encoder=False), _convert),
+        }
+
+    @classmethod
+    def reads_vectors(cls, vectors: Vectors) -> bool:
+        """Recognize the official V2 discriminators."""
+        return any(name.startswith("D.discriminator_0.common.") for name in vectors.tensors)
+
+    @classmethod
+    def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
+        """Compare networks, losses and gradient norms; `fast`: images of a fused generator."""
+        case = _Vectors(vectors, fast=fast)
+        return check_case(vectors, case.known_names, partial(_check_tensor, case), partial(_check_value, case))
+
+
+# --- weights of the official code -----------------------------------------------------------------------------------
+
+_BLOCKS = ("head_0", "G_middle_0", "G_middle_1")
+
+
+def _plus_one(template: str) -> Callable[[re.Match[str]], str]:
+    """Return a replacement whose levels count from 1, as the released names do."""
+    return lambda match: template.format(int(match[1]) + 1)
+
+
+def _generator_rules(scales: int) -> Rules:
+    def block(match: re.Match[str]) -> str:
+        index = int(match[1])
+        return f"{_BLOCKS[index]}." if index < len(_BLOCKS) else f"up_{index - len(_BLOCKS)}."
+
+    return [
+        *SPECTRAL_NORM,
+        (r"^blocks\.(\d+)\.", block),
+        (r"\.(norm_[01s])\.shared\.", r".\1.mlp_shared.0."),
+        (r"\.(norm_[01s])\.(gamma|beta)\.", r".\1.mlp_\2."),
+        (r"\.(norm_[01s])\.norm\.", r".\1.param_free_norm."),
+        (r"^to_image\.", "conv_img."),
+        # A LeakyReLU stands between any two of its convolutions.
+        (r"^global_encoder\.down\.(\d+)\.", lambda match: f"fpencoder.model_down.{2 * int(match[1])}."),
+        # The released list begins with the largest scale.
+        (r"^global_encoder\.scales\.(\d+)\.", lambda match: f"fpencoder.model_up.{scales - 1 - int(match[1])}.1."),
+    ]
+
+
+_DISCRIMINATOR_RULES: Rules = [
+    *SPECTRAL_NORM,
+    (r"^networks\.(\d+)\.", r"discriminator_\1."),
+    (r"\.trunk\.0\.0\.", ".common.0.0."),
+    (r"\.trunk\.(\d+)\.0\.", r".common.\1.0.0."),
+    (r"\.perceptual\.(\d+)\.0\.", _plus_one(".pre{}.0.0.")),
+    (r"\.fuse\.(\d+)\.0\.", _plus_one(".gcb{}.0.0.")),
+    (r"\.heads\.(\d+)\.0\.0\.", _plus_one(".conv{}_out.0.0.")),
+    (r"\.heads\.(\d+)\.1\.", _plus_one(".conv{}_out.2.")),
+    # Here too an activation stands between any two convolutions.
+    (r"\.(conv[35]_branch)\.(\d+)\.0\.", lambda match: f".{match[1]}.{2 * int(match[2])}.0."),
+    (r"\.deeper\.(\d+)\.", _plus_one(".conv{}_line.0.")),
+]
+
+
+def official_rules(network: nn.Module) -> Rules:
+    """Return what turns a generator's or discriminators' names into the official code's."""
+    if isinstance(network, Lab2PixV2Generator):
+        return _generator_rules(network.stride.bit_length())
+    return _DISCRIMINATOR_RULES
+
+
+def _generator_settings(official: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Return the keyword arguments of the `Lab2PixV2Generator` that official weights belong to, but for its size.
+
+    Args:
+        official: state dict under the official names, of Lab2Pix-V2 or of SPADE.
+
+    Returns:
+        `num_upsamples` is None where the weights do not tell 5 from 6; the global encoder's widths are 0 without one.
+
+    Raises:
+        KeyError: a weight that says so is missing.
+    """
+    first, shared = official["fc.weight"], official["head_0.norm_0.mlp_shared.0.weight"]
+    scales = sum(name.startswith("fpencoder.model_up.") and name.endswith(".weight") for name in official)
+    down = [official[f"fpencoder.model_down.{2 * step}.bias"].shape[0] for step in range(scales)]
+    num_upsamples = scales - 1 if scales else None
+    return {
+        "label_channels": shared.shape[1],
+        "width": official["up_3.conv_0.bias"].shape[0],
+        "num_upsamples": 7 if "up_4.conv_0.bias" in official else num_upsamples,
+        "modulation": "dg-norm" if scales else "spade",
+        "modulation_hidden": shared.shape[0],
+        "global_width": down[0] if down else 0,
+        "global_max_width": down[-1] if down else 0,
+        "input": "noise" if first.ndim == 2 else "label",
+        "noise_dim": first.shape[1] if first.ndim == 2 else 128,
+        "spectral_norm": "head_0.conv_0.weight_orig" in official,
+    }
+
+
+def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
+    settings = _generator_settings(state)
+    settings["input"] = settings.pop("start")
+    fit = fit_label_space(path, settings.pop("label_channels"), options, edges_possible=True)
+    fit.pad_unknown_channel(state, r"^fc\.weight$|\.mlp_shared\.0\.weight$|^fpencoder\.model_down\.0\.weight")
+    known = settings.pop("num_upsamples")
+    noise_rows = state["fc.weight"].shape[0] if settings["input"] == "noise" else None
+    area = None if noise_rows is None else noise_rows // (16 * settings["width"])
+    wide = fit.space.name == WIDE
+    usual = (6, 5) if wide else (5, 6)
+    check_num_upsamples(options, set(usual) if known is None else {known})
+    chosen = options.num_upsamples or known
+    num_upsamples, size = _geometry([chosen] if chosen else usual, options.size, area, wide)
+    width, max_width = settings.pop("global_width"), settings.pop("global_max_width")
+    encoder = GlobalEncoderConfig(width=width, max_width=max_width) if width else GlobalEncoderConfig()
+    config = Lab2PixV2Config(
+        name="spade" if settings["modulation"] == "spade" else "lab2pix-v2-official",
+        data=DataConfig(label_space=fit.space.name, size=size, instance_edges=fit.edges),
+        generator=GeneratorConfig(**settings, num_upsamples=num_upsamples, global_encoder=encoder),
+    )
+    generator = Lab2PixV2.build_generator(config, fit.space)
+    load_renamed(generator, official_rules(generator), state, "official generator")
+    return Converted(generator.eval(), config, fit.space)
+
+
+def _geometry(
+    options: Iterable[int], size: tuple[int, int] | None, area: int | None, wide: bool
+) -> tuple[int, tuple[int, int]]:
+    """Return num_upsamples and size that agree with the weights: the first of the usual ones.
+
+    Args:
+        options: num_upsamples that are possible, the likely one first.
+        size: height and width asked for.
+        area: pixels of the map that noise becomes; None where the start is the label map.
+        wide: whether pictures are usually twice as wide as high.
+    """
+    options = list(options)
+    for num_upsamples in options:
+        height = 512 if num_upsamples == 7 else 256
+        sides = size or (height, 2 * height if wide else height)
+        whole = all(side % 2**num_upsamples == 0 for side in sides)
+        if whole and area in (None, (sides[0] >> num_upsamples) * (sides[1] >> num_upsamples)):
+            return num_upsamples, sides
+    if size is None:
+        raise ConfigError(f"the noise becomes a map of {area} pixels, which no usual size has; say --size")
+    strides = " or ".join(str(2**num_upsamples) for num_upsamples in options)
+    noise = "" if area is None else f", and {area} such squares must fill the picture"
+    raise ConfigError(
+        f"a size of {size[0]}x{size[1]} (height x width) does not fit this checkpoint: both sides must be multiples "
+        f"of {strides}{noise}"
+    )
+
+
+# --- vector files ---------------------------------------------------------------------------------------------------
+
+_NUM_UPSAMPLES = {"normal": 5, "more": 6, "most": 7}
+_EDGE_KEYS = ("in.edges", "in.edge", "in.edge_map", "in.instance_edges")
+_INSTANCE_KEYS = ("in.instance", "in.instances", "in.inst", "in.instance_map", "in.inst_map")
+_INPUT_KEYS = ("in.label", "in.image", "in.noise", *_EDGE_KEYS, *_INSTANCE_KEYS)
+
+
+class _Vectors:
+    """The networks of a V2 vector file, and what they and the losses answer, all as in the official code.
+
+    Every setting is read from the file: widths, sizes, classes, discriminators. Networks are in eval mode.
+
+    Args:
+        vectors: the file's content.
+        fast: draw with a prepared generator; gradients are the plain one's.
+
+    Raises:
+        CheckpointError: the file lacks something or holds weights under unknown names.
+    """
+
+    def __init__(self, vectors: Vectors, *, fast: bool = False) -> None:
+        self.vectors, self.config, self.fast = vectors, vectors.values["config"], fast
+        try:
+            self.generator = self._generator()
+            self.discriminator = self._discriminator()
+            self.ids, self.condition, self.image = self._inputs()
+        except KeyError as error:
+            raise CheckpointError(f"the vector file lacks {error}, without which nothing can be compared") from error
+
+    # --- what the file says -----------------------------------------------------------------------------------------
+
+    @property
+    def known_names(self) -> set[str]:
+        """Names of the weights and inputs that have a part in the answers; the networks' own are loaded strictly."""
+        pattern = re.compile(
+            r"G\.|D\.discriminator_\d+\.(?!backboneNet\.)|D\..*\.backboneNet\.p[345]\.|VGG19\.r[1-5]\."
+        )
+        return {name for name in self.vectors.tensors if name in _INPUT_KEYS or pattern.match(name)}
+
+    def _generator(self) -> Lab2PixV2Generator:
+        config, weights = self.config, self.vectors.part("G.")
+        if config["num_upsampling_layers"] not in _NUM_UPSAMPLES:
+            raise CheckpointError(
+                f"num_upsampling_layers is {config['num_upsampling_layers']!r}; known: {[*_NUM_UPSAMPLES]}"
+            )
+        doublings = _NUM_UPSAMPLES[config["num_upsampling_layers"]]
+        first, shared = weights["fc.weight"], weights["head_0.norm_0.mlp_shared.0.weight"]
+        generator = Lab2PixV2Generator(
+            shared.shape[1],
+            width=config["ngf"],
+            doublings=doublings,
+            start_size=(config["height"] >> doublings, config["width"] >> doublings),
+            modulation="dg-norm" if any(name.startswith("fpencoder.") for name in weights) else "spade",
+            modulation_hidden=config["modulation_hidden"],
+            global_width=config["global_width"],
+            global_max_width=config["global_max_width"],
+            start="noise" if first.ndim == 2 else "label",
+            noise_dim=first.shape[1],
+        )
+        load_renamed(generator, official_rules(generator), weights, "official generator")
+        return generator.eval()
+
+    def _discriminator(self) -> MultiScaleDiscriminator:
+        config, weights = self.config, self.vectors.part("D.")
+        networks = []
+        for scale in range(config["num_D"]):
+            levels = 3 - scale
+            networks.append(
+                HierarchicalDiscriminator(
+                    weights[f"discriminator_{scale}.common.0.0.weight"].shape[1],
+                    [
+                        weights[f"discriminator_{scale}.backboneNet.p{3 + level}.bias"].shape[0]
+                        for level in range(levels)
+                    ],
+                    levels=levels,
+                    width=config["ndf"],
+                    max_width=config["max_dim"],
+                )
+            )
+        discriminator = MultiScaleDiscriminator(networks)
+        own = {name: tensor for name, tensor in weights.items() if ".backboneNet." not in name}
+        load_renamed(discriminator, official_rules(discriminator), own, "official discriminator")
+        return discriminator.eval()
+
+    def _inputs(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return class ids `[N, H, W]`, the condition `[N, C, H, W]`, and the image."""
+        tensors, classes = self.vectors.tensors, self.config["num_classes"]
+        ids = tensors["in.label"].long()
+        ids = ids[:, 0] if ids.ndim == 4 else ids
+        edges = self._edges() if self.config.get("instance_edges") else None
+        channels = self.generator.label_channels - (0 if edges is None else 1)
+        if channels == classes + 1:  # the last one is for pixels that nobody cares about, whatever their value
+            ids = ids.clamp(max=classes)
+        # Who counts the networks' channels may have counted the one of the borders, too.
+        fitting = (classes, classes + 1) if edges is None else (classes - 1, classes, classes + 1)
+        if channels not in fitting or int(ids.max()) >= channels:
+            raise CheckpointError(
+                f"the label map holds ids up to {int(ids.max())}, config.num_classes is {classes}, and the generator "
+                f"has {channels} channels for classes; these cannot all be right"
+            )
+        onehot = F.one_hot(ids, channels).permute(0, 3, 1, 2).float()
+        condition = onehot if edges is None else torch.cat([onehot, edges], 1)
+        return ids, condition, tensors["in.image"].float()
+
+    def _edges(self) -> Tensor:
+        """Return `[N, 1, H, W]`: borders between instances, ready-made or from the instance map."""
+        tensors = self.vectors.tensors
+        if ready := next((name for name in _EDGE_KEYS if name in tensors), None):
+            edges = tensors[ready].float()
+            return edges if edges.ndim == 4 else edges.unsqueeze(1)
+        name = next((name for name in _INSTANCE_KEYS if name in tensors), None)
+        if name is None:
+            raise CheckpointError(f"config.instance_edges is true, but there is no {_INSTANCE_KEYS[0]}")
+        instances = tensors[name].long()
+        instances = instances[:, 0] if instances.ndim == 4 else instances
+        return torch.stack([instance_edges(instance) for instance in instances])
+
+    # --- what the networks answer -----------------------------------------------------------------------------------
+
+    @cached_property
+    def generated(self) -> Tensor:
+        """`[N, 3, H, W]`, with its graph."""
+        noise = self.vectors.tensors.get("in.noise")
+        with torch.enable_grad():  # whoever asks first
+            image: Tensor = self.generator(self.condition, None if noise is None else noise.float())
+        return image
+
+    @cached_property
+    def drawn(self) -> Tensor:
+        """The same as `generated`, or, where asked for, what a prepared generator draws: without a graph."""
+        if not self.fast:
+            return self.generated.detach()
+        noise = self.vectors.tensors.get("in.noise")
+        image: Tensor = prepare(self.generator)(self.condition, None if noise is None else noise.float())
+        return image
+
+    @cached_property
+    def mask(self) -> Tensor:
+        """Foreground weights `[N, 1, H, W]` (Eq. 9)."""
+        background = torch.tensor(self.config["background_ids"], dtype=torch.long)
+        return foreground_mask(~torch.isin(self.ids, background), float(self.config["foreground_T"]))
+
+    @cached_property
+    @torch.no_grad()
+    def global_features(self) -> list[Tensor]:
+        """The global features, largest scale first, as the file numbers them."""
+        encoder = self.generator.global_encoder
+        return [] if encoder is None else encoder(self.condition)[::-1]
+
+    def judge(self, image: Tensor) -> list[ScaleOutput]:
+        """Let every discriminator see an image with the label map; what a smaller one sees is averaged from both."""
+        inputs, features = [], []
+        pair = torch.cat([self.condition, image], 1)
+        weights = self.vectors.part("D.")
+        for scale in range(self.config["num_D"]):
+            pair = downsample(pair) if scale else pair
+            normal = Backbone.normalize(pair[:, -3:])
+            inputs.append(pair)
+            features.append(
+                [
+                    one_by_one(normal, 8 << level, weights, f"discriminator_{scale}.backboneNet.p{3 + level}")
+                    for level in range(3 - scale)
+                ]
+            )
+        outputs: list[ScaleOutput] = self.discriminator(inputs, features)
+        return outputs
+
+    @cached_property
+    @torch.no_grad()
+    def judged(self) -> dict[str, list[ScaleOutput]]:
+        """What the discriminators say of the generated (`fake`), the `real` and the `blurred` image."""
+        images = {"fake": self.drawn, "real": self.image, "blurred": blurred(self.image)}
+        return {kind: self.judge(image) for kind, image in images.items()}
+
+    # --- what the players lose --------------------------------------------------------------------------------------
+
+    def _adversarial(self, outputs: list[ScaleOutput], player: int) -> Tensor:
+        if self.config["gan"] not in ADVERSARIAL_TERMS:
+            raise CheckpointError(f"config.gan is {self.config['gan']!r}; known: {[*ADVERSARIAL_TERMS]}")
+        weights = level_weights([len(output.predictions) for output in outputs], "released")
+        # The official code multiplies [N, 1, h, w] by [N, h, w]: each sample is weighed by the batch's mean mask.
+        return adversarial_loss(
+            [output.predictions for output in outputs],
+            ADVERSARIAL_TERMS[self.config["gan"]][player],
+            weights,
+            self.mask.mean(0, keepdim=True),
+        )
+
+    def _eyes(self, image: Tensor) -> list[Tensor]:
+        """Return the five stand-in features of the perceptual loss, of the image as it is."""
+        weights = self.vectors.part("VGG19.")
+        return [one_by_one(image, 1 << level, weights, f"r{level + 1}") for level in range(5)]
+
+    @cached_property
+    def generator_losses(self) -> dict[str, Tensor]:
+        """The generator's terms under their official names, with graph."""
+        fake, real = self.judge(self.generated), self.judged["real"]
+        matching = feature_matching_loss(
+            [output.features for output in fake], [output.features for output in real], "released"
+        )
+        return {
+            "GAN": self._adversarial(fake, 0),
+            "GAN_Feat": self.config["lambda_feat"] * matching,
+            "VGG": self.config["lambda_vgg"] * perceptual_loss(self._eyes(self.generated), self._eyes(self.image)),
+        }
+
+    @cached_property
+    def discriminator_losses(self) -> dict[str, Tensor]:
+        """The discriminators' terms under their official names, with graph."""
+        sharpness = self.config["lambda_sharp"]
+        fake = self._adversarial(self.judge(self.generated.detach()), 2)
+        soft = self._adversarial(self.judge(blurred(self.image)), 2)
+        real = self._adversarial(self.judge(self.image), 1)
+        return {"D_Fake": (fake + sharpness * soft) / (1 + sharpness), "D_real": real}
+
+
+def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
+    """Compare one `out.*`."""
+    if name == "out.generated":
+        return compare(name, case.drawn, recorded)
+    if name == "out.enhance_mask":
+        mask = case.mask
+        return compare(name, mask if recorded.ndim == mask.ndim else mask[:, 0], recorded)
+    if match := re.fullmatch(r"out\.global\.(\d+)", name):
+        features = case.global_features
+        if int(match[1]) < len(features):
+            return compare(name, features[int(match[1])], recorded)
+    if match := re.fullmatch(r"out\.D(\d+)\.(fake|real|blurred)", name):
+        outputs = case.judged[match[2]]
+        if int(match[1]) < len(outputs):
+            levels = outputs[int(match[1])].predictions
+            size = (levels[0].shape[-2], levels[0].shape[-1])
+            stack = torch.cat([F.interpolate(level, size=size, mode="nearest") for level in levels], 1)
+            return compare(name, stack, recorded)
+    return failure(name, "cannot check: no such output is known")
+
+
+def _check_shapes(case: _Vectors, name: str, scale: int, recorded: object) -> Row:
+    """Compare the shapes of the features that one discriminator offers for feature matching."""
+    outputs = case.judged["real"]
+    if scale >= len(outputs):
+        return failure(name, f"cannot check: there are {len(outputs)} discriminators")
+    ours = [list(feature.shape) for feature in outputs[scale].features]
+    return Row(name, 0.0, TOLERANCE, True) if ours == recorded else failure(name, f"ours are {ours}")
+
+
+def _check_value(case: _Vectors, name: str, recorded: Any) -> Iterator[Row]:
+    """Compare one entry of the JSON file."""
+    group, _, player = name.partition(".")
+    if group in ("loss", "grad_norm") and player in ("generator", "discriminator"):
+        network = case.generator if player == "generator" else case.discriminator
+        losses = case.generator_losses if player == "generator" else case.discriminator_losses
+        if group == "loss":
+            yield from compare_losses(name, recorded, losses)
+        else:  # of the sum of the terms that the recorded player had
+            terms = case.vectors.values.get(f"loss.{player}", losses)
+            loss = torch.stack([value for term, value in losses.items() if term in terms]).sum()
+            yield compare_value(name, gradient_norm(loss, network), recorded)
+    elif match := re.fullmatch(r"D(\d+)\.features", name):
+        yield _check_shapes(case, name, int(match[1]), recorded)
+    else:
+        yield failure(name, "cannot check: no such value is known")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed, multiprocessing, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
@@ -62,7 +62,9 @@ def check_processes(cases: Sequence[tuple[type[Method], RunConfig]]) -> None:
         AssertionError: weights differ between the processes, or are not finite.
     """
     with tempfile.TemporaryDirectory() as folder:
-        torch.multiprocessing.spawn(_train_in_process, (list(cases), folder), nprocs=2)  # type: ignore[no-untyped-call]
+        multiprocessing.spawn(  # type: ignore[attr-defined,no-untyped-call]
+            _train_in_process, (list(cases), folder), nprocs=2
+        )
         for index, (cls, _) in enumerate(cases):
             ours, theirs = (torch.load(Path(folder, f"{index}-{rank}.pt"), weights_only=True) for rank in range(2))
             for name, tensor in ours.items():
@@ -195,8 +197,8 @@ def _check_resume(cls: type[Method], config: RunConfig, space: LabelSpace) -> No
         _step(one, _inputs(one.method, seed=1))
     for (name, mine), (_, theirs) in zip(_weights(state), _weights(other), strict=True):
         _require(cls, torch.equal(mine, theirs), f"'{name}' differs after a checkpoint was loaded and a step made")
-    mine, theirs = state.method.extra_state(), other.method.extra_state()
-    same = mine.keys() == theirs.keys() and all(torch.equal(mine[name], theirs[name]) for name in mine)
+    ours, loaded = state.method.extra_state(), other.method.extra_state()
+    same = ours.keys() == loaded.keys() and all(torch.equal(ours[name], loaded[name]) for name in ours)
     _require(cls, same, "extra_state differs after a checkpoint was loaded and a step made")
 
 

@@ -1,9 +1,9 @@
 """Checkpoints: whole or not there at all, and enough to go on as if nothing had happened.
 
 A checkpoint is a folder `checkpoints/step-00001000` of four files: `model.safetensors` (the generator to sample with)
-and `config.json` are the exported form that anybody can load; `training.safetensors` (all networks as they are under their
-names, averages under `average.NAME.`, the method's further state under `extra.RANK.`) and
-`optimizer.pt` (optimisers, loss scaling, counters) continue the run. It is written beside its place, forced to the disk
+and `config.json` are the exported form that anybody can load; `training.safetensors` (all networks under their names,
+averages under `average.NAME.`, the method's further state under `extra.RANK.`) and `optimizer.pt` (optimizers, loss
+scaling, counters) continue the run. It is written beside its place, forced to the disk
 and renamed, so that whoever finds it finds all of it, whenever the process or the machine stopped.
 """
 

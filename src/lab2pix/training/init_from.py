@@ -21,8 +21,8 @@ def init_from(state: TrainingState, source: str) -> list[str]:
     """Give the networks what they share with another run's, by name and shape; the rest keeps its initial weights.
 
     What is sampled with, and its moving average, get the weights that the other run samples with; all other networks
-    get theirs where the source is a run or one of its checkpoints rather than an exported model. Optimizers and counters
-    start from zero.
+    get theirs where the source is a run or one of its checkpoints rather than an exported model. Optimizers and
+    counters start from zero.
 
     Args:
         state: before the first step.

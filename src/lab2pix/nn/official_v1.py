@@ -1,30 +1,22 @@
-"""The released Lab2Pix-V1 networks, weights under their released names: for old checkpoints, not for training.
+"""The networks of the official Lab2Pix-V1 code, weights under their official names: to convert, not to train.
 
-What they do otherwise than 3.1 and 3.2 say, or leave out, is kept here and in no other module: plain SPADE without the
-1 added to gamma, blocks without identity skip, label maps reduced by pooling, ReLU, batch or instance norm throughout.
+They differ from 3.1 and 3.2: plain SPADE without the 1 added to gamma, blocks without identity skip, label maps reduced
+by pooling, ReLU, batch or instance norm throughout.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.errors import ConfigError
 
-__all__ = [
-    "Norm",
-    "ReleasedV1Discriminator",
-    "ReleasedV1Generator",
-    "Task",
-    "load_released_v1",
-    "v1_discriminator_settings",
-    "v1_generator_settings",
-]
+__all__ = ["Norm", "OfficialV1Discriminator", "OfficialV1Generator", "Task"]
 
 Norm = Literal["batch", "instance"]
 Task = Literal["semantic", "sketch"]
@@ -116,8 +108,8 @@ class _SketchEncoder(nn.Module):
         return encoded
 
 
-class ReleasedV1Generator(nn.Module):
-    """The released label-adaptive generator: X3, X2, X1 from one pass (3.1, Eq. 17).
+class OfficialV1Generator(nn.Module):
+    """The official label-adaptive generator: X3, X2, X1 from one pass (3.1, Eq. 17).
 
     Args:
         classes: channels of the label map; 1 for sketches.
@@ -238,8 +230,8 @@ class _Inception(nn.Module):
         return summed
 
 
-class ReleasedV1Discriminator(nn.Module):
-    """One released hierarchical perceptual discriminator (3.2.1); it sees images only.
+class OfficialV1Discriminator(nn.Module):
+    """One official hierarchical perceptual discriminator (3.2.1); it sees images only.
 
     Args:
         backbone_channels: width of the backbone's feature for each level; as many as there are levels.
@@ -279,7 +271,7 @@ class ReleasedV1Discriminator(nn.Module):
             backbone_features: per level `[N, C_l, H / 2^(2 + l), W / 2^(2 + l)]` of the same image, not normalised.
 
         Returns:
-            Per level `[N, 1, h, w]` logits; their sigmoids are what the released network returns.
+            Per level `[N, 1, h, w]` logits; their sigmoids are what the official network returns.
         """
         predictions: list[Tensor] = []
         x = self.common(image)
@@ -290,77 +282,3 @@ class ReleasedV1Discriminator(nn.Module):
             if level < self.levels:
                 x = self.get_submodule(f"conv{level}_line")(x)
         return predictions
-
-
-# --- from a state dict to the network that it fits ----------------------------------------------------------------
-
-
-def _norm(state: Mapping[str, Tensor], name: str) -> Norm:
-    return "batch" if f"{name}.running_mean" in state else "instance"
-
-
-def v1_generator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the keyword arguments of the `ReleasedV1Generator` that a state dict belongs to, but for `start_size`.
-
-    Args:
-        state: weights under the released names.
-
-    Raises:
-        KeyError: a weight that says so is missing.
-    """
-    shared = state["SPADEResBlock_3.SPADE_1.common_conv.0.weight"]
-    return {
-        "classes": shared.shape[1],
-        "task": "sketch" if "encoder.model.0.weight" in state else "semantic",
-        "width": state["out_7.0.weight"].shape[1],
-        "hidden": shared.shape[0],
-        "norm": _norm(state, "SPADEResBlock_3.SPADE_1.normalization"),
-        "noise_dim": state["noise_process.weight"].shape[1],
-    }
-
-
-def v1_discriminator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the keyword arguments of the `ReleasedV1Discriminator` that a state dict belongs to.
-
-    Args:
-        state: weights under the released names.
-
-    Raises:
-        KeyError: a weight that says so is missing.
-    """
-    width, max_width = state["common.0.weight"].shape[0], state["gcb1.0.weight"].shape[0]
-    levels = sum(name.startswith("gcb") and name.endswith(".0.weight") for name in state)
-    mains = [4 * width, *[max_width] * (levels - 1)]
-    fused = [state[f"gcb{level}.0.weight"].shape[1] for level in range(1, levels + 1)]
-    return {
-        "backbone_channels": [total - main for total, main in zip(fused, mains, strict=True)],
-        "width": width,
-        "max_width": max_width,
-        "norm": _norm(state, "common.1"),
-    }
-
-
-@torch.no_grad()
-def load_released_v1(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Fill a network with released weights, all of them and no others.
-
-    Args:
-        network: one of those above, of the same settings.
-        state: weights under the released names; a frozen backbone's (`backboneNet.`) are left out.
-        what: what to call it in an error.
-
-    Raises:
-        CheckpointError: a weight is missing, unknown or of another shape.
-    """
-    given = {name: tensor for name, tensor in state.items() if not name.startswith("backboneNet.")}
-    own = network.state_dict()
-    for names, text in ((own.keys() - given.keys(), "lacks"), (given.keys() - own.keys(), "has the unknown")):
-        if names:
-            raise CheckpointError(f"{what} {text} {', '.join(sorted(names)[:3])}; check that it is whole")
-    for name, tensor in given.items():
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(
-                f"{what} has {name} of {list(tensor.shape)}, but its other weights ask for {list(own[name].shape)}; "
-                "check that it is one network's"
-            )
-    network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in given.items()})

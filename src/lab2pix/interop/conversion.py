@@ -1,0 +1,171 @@
+"""From other programs' checkpoints to generators with all that sampling needs: settings, classes, size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lab2pix.config.schema import RunConfig
+from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.labels.space import LabelSpace, label_space_names
+
+__all__ = [
+    "WIDE",
+    "CheckpointFormat",
+    "ConversionOptions",
+    "Converted",
+    "LabelFit",
+    "check_num_upsamples",
+    "fit_label_space",
+]
+
+WIDE = "cityscapes"
+"""The one shipped data set whose images are twice as wide as high."""
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """What weights do not say; None: as is usual for the label space.
+
+    Attributes:
+        label_space: a shipped name or a YAML file; None: the one shipped space that fits.
+        size: height and width of the images.
+        num_upsamples: how often the generator doubles its size.
+        instance_edges: whether the last channel of the label map marks borders between instances.
+    """
+
+    label_space: str | None = None
+    size: tuple[int, int] | None = None
+    num_upsamples: int | None = None
+    instance_edges: bool | None = None
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A generator and what it needs besides its weights.
+
+    Attributes:
+        generator: with the weights, in evaluation mode.
+        config: settings under which this package builds and feeds it.
+        label_space: what its class ids mean.
+    """
+
+    generator: nn.Module
+    config: RunConfig
+    label_space: LabelSpace
+
+    def __str__(self) -> str:
+        """Return a line that says what was understood."""
+        data, edges = self.config.data, " with instance edges" if self.config.data.instance_edges else ""
+        size = f"{data.size[0]}x{data.size[1]} (height x width)"
+        parameters = sum(parameter.numel() for parameter in self.generator.parameters())
+        return f"{self.config.name}: label space '{self.label_space.name}'{edges}, {size}, {parameters:,} weights"
+
+
+@dataclass(frozen=True)
+class CheckpointFormat:
+    """A kind of checkpoint that a method converts.
+
+    Attributes:
+        matches: whether weights by name are of this kind.
+        convert: turns them into a generator; `KeyError`, `IndexError`, `ValueError` and `RuntimeError` mean that they
+            are damaged.
+    """
+
+    matches: Callable[[Mapping[str, Tensor]], bool]
+    convert: Callable[[Path, dict[str, Tensor], ConversionOptions], Converted]
+
+
+def check_num_upsamples(options: ConversionOptions, possible: set[int]) -> None:
+    if options.num_upsamples is not None and options.num_upsamples not in possible:
+        raise ConfigError(
+            f"--num-upsamples is {options.num_upsamples}, but this checkpoint's generator doubles its size "
+            f"{' or '.join(map(str, sorted(possible)))} times; say that, or leave it out"
+        )
+
+
+# --- label spaces -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelFit:
+    """How the channels of a checkpoint's label map are a label space's.
+
+    Attributes:
+        space: the label space.
+        edges: whether the last channel marks borders between instances.
+        without_unknown: whether the space has unknown pixels and the checkpoint no channel for them.
+    """
+
+    space: LabelSpace
+    edges: bool
+    without_unknown: bool
+
+    def pad_unknown_channel(self, state: dict[str, Tensor], pattern: str) -> int:
+        """Give unknown pixels a channel of zero weights where they have none: nothing is said about them.
+
+        Args:
+            state: weights; those that look at the label map are replaced.
+            pattern: what their names match.
+
+        Returns:
+            The number of channels for classes.
+        """
+        place = self.space.num_classes
+        for name in [name for name in state if self.without_unknown and re.search(pattern, name)]:
+            weight = state[name]
+            if name.endswith("_u") or weight.ndim == 2:  # of the result's width, or of the noise's
+                continue
+            flat = weight.ndim == 1  # the singular vector on the input's side
+            parts = weight.reshape(1, -1, 3, 3) if flat else weight
+            zeros = torch.zeros_like(parts[:, :1])
+            wider = torch.cat([parts[:, :place], zeros, parts[:, place:]], 1)
+            state[name] = wider.flatten() if flat else wider
+        return self.space.num_channels
+
+
+def _fits(space: LabelSpace, channels: int, edges: bool | None, *, edges_possible: bool) -> list[LabelFit]:
+    """Return the ways in which a space can have so many channels, the usual one first."""
+    has_unknown = space.unknown_value is not None
+    found = []
+    for with_edges in (False, True):
+        classes = channels - with_edges
+        if (with_edges and not edges_possible) or (edges is not None and edges != with_edges):
+            continue
+        if classes == space.num_classes:
+            found.append(LabelFit(space, with_edges, has_unknown))
+        elif has_unknown and classes == space.num_channels:
+            found.append(LabelFit(space, with_edges, False))
+    # The published Cityscapes networks see borders between instances and know no unknown pixels.
+    return found[::-1] if space.name == WIDE else found
+
+
+def fit_label_space(path: Path, channels: int, options: ConversionOptions, *, edges_possible: bool) -> LabelFit:
+    names = [options.label_space] if options.label_space else [name for name in label_space_names() if name != "sketch"]
+    spaces = [LabelSpace.load(name) for name in names]
+    ways = [_fits(space, channels, options.instance_edges, edges_possible=edges_possible) for space in spaces]
+    found = [way[0] for way in ways if way]
+    if len(found) == 1:
+        return found[0]
+    seen = f"{path} sees label maps of {channels} channels"
+    if options.label_space is None:
+        raise CheckpointError(f"{seen}, which {_several(found)}; say --label-space")
+    space = spaces[0]
+    kinds = f"{space.num_classes} classes" + (" and unknown" if space.unknown_value is not None else "")
+    asked = options.instance_edges if edges_possible else False
+    edges = "with or without" if asked is None else "with" if asked else "without"
+    raise CheckpointError(
+        f"{seen}, but label space '{space.name}' has {kinds} ({edges} a channel for instance edges); say the "
+        "--label-space that it was trained with"
+    )
+
+
+def _several(found: list[LabelFit]) -> str:
+    if not found:
+        return "no shipped label space has"
+    return f"are those of {' and '.join(fit.space.name for fit in found)} alike"

@@ -1,0 +1,176 @@
+"""Vector files: weights, one input and recorded outputs of another program, and how ours are compared with them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from lab2pix.errors import CheckpointError, Lab2PixError
+
+__all__ = [
+    "TOLERANCE",
+    "Row",
+    "Vectors",
+    "check_case",
+    "compare",
+    "compare_losses",
+    "compare_value",
+    "failure",
+    "gradient_norm",
+    "guarded",
+    "one_by_one",
+    "read_vectors",
+]
+
+TOLERANCE = 1e-4
+"""Largest difference allowed: absolute for tensors, relative for losses and gradient norms."""
+
+_SMALL = 1e-3
+"""Values below it count as this large when differences are taken relative: sums that cancel keep float32's noise."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What a vector file holds.
+
+    Attributes:
+        tensors: weights, inputs (`in.*`) and recorded answers (`out.*`), by name.
+        values: the JSON beside them: `config`, loss values, gradient norms, shapes, notes.
+    """
+
+    tensors: dict[str, Tensor]
+    values: dict[str, Any]
+
+    def part(self, prefix: str) -> dict[str, Tensor]:
+        """Return the tensors whose names begin with `prefix`, without it."""
+        return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
+
+
+def read_vectors(path: Path) -> Vectors:
+    """Read `NAME.safetensors` and `NAME.json` beside it.
+
+    Raises:
+        CheckpointError: one of them is missing or unreadable.
+    """
+    try:
+        tensors = load_file(path)
+        values = json.loads(path.with_suffix(".json").read_text())
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"cannot read {path} and its JSON file: {error}") from error
+    if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
+        raise CheckpointError(f"{path.with_suffix('.json')} has no section 'config'")
+    return Vectors(tensors, values)
+
+
+def one_by_one(image: Tensor, factor: int, weights: Mapping[str, Tensor], name: str) -> Tensor:
+    """Return a stand-in feature: 1x1 convolution of the image average-pooled by `factor`."""
+    pooled = F.avg_pool2d(image, factor) if factor > 1 else image
+    return F.conv2d(pooled, weights[f"{name}.weight"].float(), weights[f"{name}.bias"].float())
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recorded answer against ours.
+
+    Attributes:
+        output: its name in the file.
+        max_abs: largest absolute difference; for losses and gradient norms the relative one; NaN where none was taken.
+        tolerance: the most that is right.
+        ok: whether it is.
+        note: why not, where no number says so.
+    """
+
+    output: str
+    max_abs: float
+    tolerance: float
+    ok: bool
+    note: str = ""
+
+
+def failure(output: str, reason: str) -> Row:
+    return Row(output, math.nan, TOLERANCE, False, reason)
+
+
+def compare(output: str, ours: Tensor, recorded: Tensor) -> Row:
+    """Compare tensors; where the file holds every s-th pixel only, so do we."""
+    recorded = recorded.float()
+    thinned = _thinned(ours.detach(), recorded)
+    if thinned is None:
+        return failure(output, f"recorded as {list(recorded.shape)}, ours is {list(ours.shape)}")
+    difference = (thinned - recorded).abs().max().item()
+    return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
+
+
+def _thinned(ours: Tensor, recorded: Tensor) -> Tensor | None:
+    if ours.ndim != recorded.ndim or ours.shape[:-2] != recorded.shape[:-2]:
+        return None
+    step = ours.shape[-1] // recorded.shape[-1] if recorded.shape[-1] else 0
+    thinned = ours[..., ::step, ::step] if step else ours
+    return thinned if thinned.shape == recorded.shape else None
+
+
+def compare_value(output: str, ours: float, recorded: object) -> Row:
+    if not isinstance(recorded, int | float):
+        return failure(output, f"recorded as {recorded!r}, which is no number")
+    difference = abs(ours - recorded) / max(abs(recorded), _SMALL)
+    return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
+
+
+def gradient_norm(loss: Tensor, network: nn.Module) -> float:
+    """Return the norm over all parameters, raw weights under spectral norm among them."""
+    gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
+    return math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients if gradient is not None))
+
+
+def compare_losses(name: str, recorded: Mapping[str, object], losses: Mapping[str, Tensor]) -> Iterator[Row]:
+    """Compare one group of loss values."""
+    for term, value in recorded.items():
+        if term in losses:
+            yield compare_value(f"{name}.{term}", losses[term].item(), value)
+        else:
+            yield failure(f"{name}.{term}", f"cannot check: known terms are {', '.join(losses)}")
+
+
+def guarded(name: str, check: Callable[[], Iterable[Row]]) -> list[Row]:
+    """Return a check's rows; one that breaks on what the file holds is a row that failed, and the rest goes on."""
+    try:
+        return list(check())
+    except (Lab2PixError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        return [failure(name, f"cannot check: {str(error).splitlines()[0] if str(error) else type(error).__name__}")]
+
+
+def check_case(
+    vectors: Vectors,
+    known_names: set[str],
+    check_tensor: Callable[[str, Tensor], Row],
+    check_value: Callable[[str, Any], Iterable[Row]],
+    settings: Sequence[str] = (),
+) -> Iterator[Row]:
+    """Yield a row per recorded output, and one that failed per entry that nothing is known of.
+
+    Args:
+        vectors: the file's content.
+        known_names: weights and inputs that the outputs depend on.
+        check_tensor: compares one `out.*`.
+        check_value: compares one entry of the JSON file.
+        settings: entries of the JSON file that are no outputs, besides `config`.
+    """
+    recorded = {name: tensor for name, tensor in vectors.tensors.items() if name.startswith("out.")}
+    for name, tensor in recorded.items():
+        yield from guarded(name, lambda name=name, tensor=tensor: [check_tensor(name, tensor)])  # type: ignore[misc]
+    for name in sorted(set(vectors.tensors) - known_names - set(recorded)):
+        yield failure(name, "cannot check: no network or input of this name is known")
+    for name, value in vectors.values.items():
+        if name not in ("config", *settings) and not name.startswith("note"):
+            yield from guarded(name, partial(check_value, name, value))
