@@ -41,6 +41,12 @@ class Batch:
         """Return the number of samples."""
         return int(self.label.shape[0])
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the inputs."""
+        inputs = self.label if self.source is None else self.source
+        return int(inputs.shape[-2]), int(inputs.shape[-1])
+
     def __getitem__(self, rows: slice | list[int]) -> Batch:
         """Return some of the samples."""
         chosen = list(range(len(self))[rows]) if isinstance(rows, slice) else rows

@@ -12,7 +12,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal
 
-from lab2pix.data.files import list_images, path_prefix
+from lab2pix.data.files import list_inputs, path_prefix
 from lab2pix.data.pairs import PairList, PairStorage, Row
 from lab2pix.errors import DataError, did_you_mean
 
@@ -157,7 +157,7 @@ def _look(
     if folder is None:
         return _NOTHING
     part = _Part(path_prefix(folder), ending, {})
-    for stem, suffix in list_images(folder):
+    for stem, suffix in list_inputs(folder):
         if not stem.endswith(ending) or not keep(suffix.lower()):
             continue
         name = stem[: len(stem) - len(ending)]
@@ -314,7 +314,23 @@ def _scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
     return found
 
 
-_FORMS: dict[str, PairStorage] = {"facades": "photo-left", "sketch": "sketch-left"}
+def _scan_unaligned(root: Path, split: str | None, parts: Parts) -> Scan:
+    """List one domain's folder, as CycleGAN's data sets have them: what is generated from in A, photos in B."""
+    if parts == "pairs":
+        raise DataError(f"Layout 'unaligned' has no pairs in {root}; choose an unpaired method such as cyclegan")
+    domain = "A" if parts == "labels" else "B"
+    folders = [f"{split}{domain}"] if split else [name for name in _subfolders(root) if name.endswith(domain)]
+    found = []
+    for name in folders:
+        one, prefix = _part(root, name), "" if split else f"{name}/"
+        found.append(_match((None, one, None) if parts == "labels" else (one, None, None), prefix=prefix))
+    return _joined(found)
+
+
+_FORMS: dict[str, PairStorage] = {
+    **{"ab": "input-left", "ba": "photo-left"},
+    **{"facades": "photo-left", "sketch": "sketch-left"},
+}
 
 LAYOUTS: dict[str, DatasetFormat] = {
     "folder": DatasetFormat(
@@ -335,5 +351,8 @@ LAYOUTS: dict[str, DatasetFormat] = {
     "facades": DatasetFormat("SPLIT/*.jpg, photo left and coloured labels right", _scan_halves("photo-left")),
     "facades-base": DatasetFormat("NAME.jpg and palette NAME.png in one folder", _scan_facades_base),
     "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", _scan_halves("sketch-left")),
+    "ab": DatasetFormat("SPLIT/NAME.*, input left and photo right", _scan_halves("input-left")),
+    "ba": DatasetFormat("SPLIT/NAME.*, photo left and input right", _scan_halves("photo-left")),
+    "unaligned": DatasetFormat("SPLITA/NAME.* to generate from and SPLITB/NAME.*, without pairs", _scan_unaligned),
 }
 """Every layout of files, by name."""
