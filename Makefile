@@ -7,10 +7,11 @@ JOBS ?= 2
 METHOD ?=
 DEMO ?= demo$(addprefix -,$(METHOD))
 MODEL ?=
+NUMERICS := tests/nn tests/parity tests/data/scenes tests/inference/test_synthesizer.py tests/training/test_evaluation.py
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
 
-.PHONY: demo paint test test-fast test-full check docs clean
+.PHONY: demo paint test test-fast test-full test-numerics check docs clean
 
 demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/index.html; unpaired: METHOD=v1, v1-sketch.
 	$(BIN)/lab2pix demo --out $(DEMO) $(addprefix --method ,$(METHOD))
@@ -21,11 +22,17 @@ paint: $(STAMP)  ## Open the painter, with the model that comes along or MODEL=R
 test: $(STAMP)  ## Run the tests on JOBS processes, without the slowest and those in a browser.
 	$(PYTEST) -m "not xslow and not browser"
 
-test-fast: $(STAMP)  ## Run the tests that take less than a second each.
+test-fast: $(STAMP)  ## Run the tests that take less than a second.
 	$(PYTEST) -m "not slow and not xslow and not browser"
 
 test-full: $(STAMP)  ## Run every test, and print the 25 slowest.
 	$(PYTEST) --durations=25
+
+test-numerics: $(STAMP)  ## Run the numeric tests with the instruction sets of older processors, which round float32 differently.
+	for level in "AVX2 avx2" "SSE41 avx2"; do \
+	  set -- $$level; echo "Instructions: oneDNN $$1, ATen $$2"; \
+	  ONEDNN_MAX_CPU_ISA=$$1 ATEN_CPU_CAPABILITY=$$2 $(PYTEST) -k "not compiles" -m "not xslow and not browser" $(NUMERICS) || exit 1; \
+	done
 
 check: $(STAMP)  ## Style, types, direction of imports, workflows, and docs that build without a warning.
 	$(BIN)/ruff check .

@@ -1,11 +1,11 @@
-"""Pictures per second of `lab2pix.evaluate`, against a plain loop over the same files with torchmetrics.
+"""Pictures per second of `lab2pix.evaluate_folders`, against a plain loop over the same files with torchmetrics.
 
     OMP_NUM_THREADS=1 python benchmarks/evaluation.py --out benchmarks/results/evaluation.json
 
 Both look through the same EfficientNet-Lite0, in batches of one size, on one thread, and both find the Frechet
-distance, PSNR and SSIM, which are checked to agree; `lab2pix.evaluate` finds the kernel distance and writes its report
-besides. The plain loop opens each file with Pillow when its batch comes up and calls torchmetrics, as its documentation
-shows. Files are drawn landscapes and the same with noise, made anew in a temporary folder.
+distance, PSNR and SSIM, which are checked to agree; `lab2pix.evaluate_folders` computes the kernel distance as well and
+its report is written. The plain loop opens each file with Pillow when its batch comes up and calls torchmetrics, as its
+documentation shows. Files are drawn landscapes and the same with noise, made anew in a temporary folder.
 
 The ways take turns, so that a drifting machine slows both alike. Given are medians of two clocks: the wall's, and the
 processor's for this process, which other programs' turns do not count in (but all of this process' reading threads do).
@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 import torchmetrics
+from _environment import environment, write_json
 from PIL import Image
-from surroundings import processor, write_json
 from torch import Tensor, nn
 from torchmetrics.functional.image import peak_signal_noise_ratio, structural_similarity_index_measure
 from torchmetrics.image.fid import FrechetInceptionDistance
@@ -102,16 +102,10 @@ def plain(root: Path, batch: int) -> dict[str, float]:
 
 
 def product(root: Path, batch: int) -> dict[str, float]:
-    """Judge with `lab2pix.evaluate`, which writes its report and page, too."""
-    report = lab2pix.evaluate(
-        generated=root / "generated",
-        real=root / "real",
-        features=[FEATURES],
-        batch_size=batch,
-        device="cpu",
-        out=root / "report.json",
-        overwrite=True,
-    )
+    """Judge with `lab2pix.evaluate_folders`, which writes its report and page, too."""
+    protocol = lab2pix.Protocol(features=[FEATURES], batch_size=batch)
+    report = lab2pix.evaluate_folders(root / "generated", root / "real", protocol, device="cpu")
+    report.save(root / "report.json", overwrite=True)
     return {name: report.scores[name].mean for name in SCORES}
 
 
@@ -128,7 +122,7 @@ def measure(args: argparse.Namespace) -> list[dict[str, Any]]:
     Raises:
         SystemExit: the ways do not agree.
     """
-    ways = {"lab2pix.evaluate": product, "torchmetrics, plain loop": plain}
+    ways = {"lab2pix.evaluate_folders": product, "torchmetrics, plain loop": plain}
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
@@ -165,17 +159,11 @@ def report(rows: list[dict[str, Any]], args: argparse.Namespace) -> None:
             f"{row['processor_s']:>9.2f}{row['per_processor_second']:>8.1f}{row['processor_ratio']:>8.2f}"
         )
     if args.out:
-        record = {
-            "command": " ".join(["python", *sys.argv]),
-            "machine": f"{processor()}, {torch.get_num_threads()} threads",
-            "versions": {
-                "lab2pix": lab2pix.__version__,
-                "torch": torch.__version__,
-                "torchmetrics": torchmetrics.__version__,
-            },
-            "pictures": {"count": args.count, "size": list(args.size), "batch": args.batch, "repeats": args.repeats},
+        record = environment() | {
+            "images": {"count": args.count, "size": list(args.size), "batch": args.batch, "repeats": args.repeats},
             "rows": rows,
         }
+        record["versions"]["torchmetrics"] = torchmetrics.__version__
         write_json(args.out, record)
 
 

@@ -27,8 +27,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _environment import environment, peak_resident, write_json
 from inference_plain import plainly
-from surroundings import peak_resident, surroundings, write_json
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -283,7 +283,7 @@ def main(given: Sequence[str] | None = None) -> None:
     if args.out:
         settings = {"width": args.width, "classes": args.classes, "repeats": args.repeats}
         settings |= {"v2_size": list(args.v2_size), "v1_size": list(args.v1_size)}
-        record = surroundings() | {
+        record = environment() | {
             "settings": settings,
             "differing_neighbourhoods": shares,
             "seconds": "medians; of processor time, all threads; on cuda by the clock",

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from surroundings import surroundings, write_json
+from _environment import environment, write_json
 from torch import nn
 
 from lab2pix import Synthesizer
@@ -91,7 +91,7 @@ def main(given: Sequence[str] | None = None) -> None:
     rows = measure(Synthesizer.load(args.model, device="cpu"), args.world, args.first, args.count)
     print(table(rows))
     if args.out:
-        write_json(args.out, surroundings() | {"first": args.first, "count": args.count, "rows": rows})
+        write_json(args.out, environment() | {"first": args.first, "count": args.count, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from typing import Any
 import inference
 import torch
 import torch.nn.functional as F
-from surroundings import in_turns, surroundings, write_json
+from _environment import environment, in_turns, write_json
 from torch import Tensor, nn
 
 from lab2pix.nn import prepared_blocks
@@ -227,7 +227,7 @@ def main(given: Sequence[str] | None = None) -> None:
                     rows += idea(kind, plain, way, args)
     print(table(rows))
     if args.out:
-        write_json(args.out, surroundings() | {"seconds": "medians; of processor time, all threads", "rows": rows})
+        write_json(args.out, environment() | {"seconds": "medians; of processor time, all threads", "rows": rows})
 
 
 if __name__ == "__main__":

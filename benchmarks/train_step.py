@@ -31,7 +31,7 @@ import torch
 import torch.nn.functional as F
 import train_step_v1
 import train_step_v2
-from surroundings import processor, surroundings, write_json
+from _environment import environment, processor, write_json
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 from train_step_plain import PlainHalves, PlainParts
@@ -94,7 +94,7 @@ def build(args: argparse.Namespace, device: torch.device | None = None) -> tuple
         sys.exit(f"--size {height} {width} is too small for --method {args.method}; take at least 64 64.")
     overrides = [
         f"data.size=[{height},{width}]",
-        f"generator.doublings={fitting[0]}",
+        f"generator.num_upsamples={fitting[0]}",
         f"generator.width={args.width}",
         f"discriminator.width={args.width}",
         f"discriminator.max_width={8 * args.width}",
@@ -327,7 +327,7 @@ def main(given: Sequence[str] | None = None) -> None:
         print("No CUDA here: the rows of a GPU are skipped.")
     print("\n".join(f"  {name}: {text}" for name, text in module.MEANING.items()))
     if args.out:
-        record = surroundings() | {
+        record = environment() | {
             "parameters": parameters,
             "seconds": "medians; of processor time, all threads; on cuda by the clock",
             "peak": "above weights and whatever the step before left, by torch's record of allocations",

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 import train_step
-from surroundings import in_turns, surroundings, write_json
+from _environment import environment, in_turns, write_json
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -178,7 +178,7 @@ def main(given: Sequence[str] | None = None) -> None:
     rows = measure(train_step.Step(method, batch, noise), frozenset(module.MEANING), args.repeats)
     print(table(rows))
     if args.out:
-        write_json(args.out, surroundings() | {"seconds": "medians; of processor time, all threads", "rows": rows})
+        write_json(args.out, environment() | {"seconds": "medians; of processor time, all threads", "rows": rows})
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from surroundings import peak_resident, surroundings, write_json
+from _environment import environment, peak_resident, write_json
 from train_step_v2 import DOUBLINGS
 
 from lab2pix.batch import Batch
@@ -61,7 +61,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
 def train(args: argparse.Namespace) -> dict[str, Any]:
     """Make the steps of a row in this process; return its highest memory in GiB and the processor's time of a step."""
     height, width = args.size
-    settings = (f"data.size=[{height},{width}]", f"generator.doublings={DOUBLINGS[0]}", "data.instance_edges=false")
+    settings = (f"data.size=[{height},{width}]", f"generator.num_upsamples={DOUBLINGS[0]}", "data.instance_edges=false")
     config = load_config(args.preset, [*settings, "train.ema_decay=0.999", *args.set, *ROWS[args.row]])
     device, team = torch.device("cpu"), DistributedContext(0, 1, torch.device("cpu"))
     torch.manual_seed(0)
@@ -104,7 +104,7 @@ def main(given: Sequence[str] | None = None) -> None:
         print(f"{name:<42}{row['before_gib']:>12.2f}{row['peak_gib']:>11.2f}{row['step_s']:>9.2f}", flush=True)
         rows.append(row)
     if args.out:
-        record = surroundings() | {
+        record = environment() | {
             "peak": "largest resident memory of the process, libraries and all; before: without any step",
             "seconds": "of processor time, all threads",
             "rows": rows,

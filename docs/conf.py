@@ -24,9 +24,10 @@ from pydantic.fields import FieldInfo  # noqa: E402
 from sphinx.util import logging  # noqa: E402
 
 import lab2pix  # noqa: E402
-from lab2pix.config.schema import Config  # noqa: E402
-from lab2pix.labels.space import LabelSpace, label_space_names  # noqa: E402
+from lab2pix.config.schema import RunConfig  # noqa: E402
+from lab2pix.labels.space import LabelSpace  # noqa: E402
 from lab2pix.recipes import preset_descriptions  # noqa: E402
+from lab2pix.utils.registry import label_space_names  # noqa: E402
 
 if TYPE_CHECKING:
     from sphinx.application import Sphinx
@@ -70,8 +71,8 @@ napoleon_use_ivar = True
 
 def settings_tables() -> str:
     """Return a heading, a sentence and a table for each group of settings."""
-    parts = [_settings_table("", "The run itself", Config)]
-    parts += [_settings_table(path, f"`{path}`", model) for path, model in _groups("", Config)]
+    parts = [_settings_table("", "The run itself", RunConfig)]
+    parts += [_settings_table(path, f"`{path}`", model) for path, model in _groups("", RunConfig)]
     return "\n\n".join(parts)
 
 
@@ -174,7 +175,7 @@ GENERATED: dict[str, Callable[[], str]] = {
 _MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
 _FENCE = re.compile(r"^(```|~~~|:::).*?^\1", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"(?<![`}])`lab2pix((?:\.\w+)+)(?:\(\))?`(?!`)")
-_SECTIONS = "|".join(name for name, _ in _groups("", Config) if "." not in name)
+_SECTIONS = "|".join(name for name, _ in _groups("", RunConfig) if "." not in name)
 _SETTING = re.compile(rf"`((?:{_SECTIONS})(?:\.[a-z_]+)+)(?=[`=:])")
 _OTHER_NAMES = ("guide/parity",)
 """Pages that speak of names in vector files, which look like settings."""
@@ -203,7 +204,7 @@ def known_settings() -> set[str]:
     """Return the dotted path of every setting."""
     return {
         f"{path}.{field.alias or name}"
-        for path, model in _groups("", Config)
+        for path, model in _groups("", RunConfig)
         for name, field in model.model_fields.items()
     }
 

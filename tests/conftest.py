@@ -22,11 +22,16 @@ def pytest_configure() -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark tests by the fixtures they use: recorded vectors are `golden`, pages in Chromium `browser`."""
+    """Mark tests by their folder and by the fixtures they use; the other marks are written at the tests."""
     for item in items:
         fixtures = getattr(item, "fixturenames", ())
-        for fixture, mark in (("golden_root", "golden"), ("browser", "browser")):
-            if fixture in fixtures:
+        for mark, applies in (
+            ("slow", "e2e" in item.path.parts),
+            ("xslow", "benchmarks" in item.path.parts),
+            ("golden", "golden_root" in fixtures),
+            ("browser", "browser" in fixtures),
+        ):
+            if applies:
                 item.add_marker(mark)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError
+from lab2pix.methods import get_method
 from lab2pix.recipes import load_config, preset_names, require_data_root
 
 Run = Callable[..., tuple[int, str, str]]
@@ -35,7 +36,7 @@ def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return result
 
 
-def difference(first: Config, second: Config) -> dict[str, tuple[Any, Any]]:
+def difference(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, Any]]:
     one, two = flat(first.model_dump()), flat(second.model_dump())
     return {key: (one[key], two[key]) for key in one if one[key] != two[key] and key != "name"}
 
@@ -56,11 +57,11 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_v1_presets_match_the_published_recipes(name: str) -> None:
     c = load_config(name)
-    assert (c.method, c.data.unpaired, c.data.label_space) == ("lab2pix-v1", True, c.data.layout)
+    assert (c.method, c.data.label_space) == ("lab2pix-v1", c.data.layout)
     assert RECIPES[name] == (
         c.data.layout,
         c.data.size,
-        c.generator.doublings,
+        c.generator.num_upsamples,
         c.generator.encoder,
         c.train.batch_size,
         c.train.epochs,
@@ -71,14 +72,11 @@ def test_v1_presets_match_the_published_recipes(name: str) -> None:
     assert (c.optimizer.generator_lr, c.optimizer.discriminator_lr, c.optimizer.betas) == (2e-4, 2e-4, (0.5, 0.999))
     loss = c.loss
     assert (loss.sharpness, loss.consistency, loss.cycle, loss.adversarial) == (1, 5e-6, 10, "vanilla")
-    assert (loss.perceptual, loss.feature_matching, loss.diversity) == (0, 0, 0)
-    assert loss.consistency_form == Config().loss.consistency_form
-    assert loss.consistency_layers == "second"
+    assert (loss.variant, loss.diversity) == ("paper", 0)
     assert (c.generator.progressive, c.generator.coattention, c.generator.modulation) == (True, True, "dg-norm")
-    assert (c.generator.start, c.generator.noise_dim, c.generator.width) == ("noise", 128, 64)
+    assert (c.generator.input, c.generator.noise_dim, c.generator.width) == ("noise", 128, 64)
     assert (c.discriminator.kind, c.discriminator.scales, c.discriminator.width) == ("hierarchical", 3, 64)
     assert (c.backbone.discriminator, c.backbone.perceptual) == ("vgg16", "vgg16")
-    assert (c.backbone.normalize, c.backbone.normalize_discriminator) == (True, True)
 
 
 def test_v1_presets_have_the_published_background_ids() -> None:
@@ -91,7 +89,7 @@ def test_every_preset_without_pairs_is_unpaired_and_the_others_are_not() -> None
     for name in preset_names():
         config = load_config(name)
         unpaired = name.startswith(("v1-", "unpaired-"))
-        assert (config.method == "lab2pix-v1", config.data.unpaired) == (unpaired, unpaired), name
+        assert (config.method == "lab2pix-v1", not get_method(config.method).paired) == (unpaired, unpaired), name
 
 
 def test_each_unpaired_ablation_step_adds_one_component() -> None:
@@ -124,76 +122,57 @@ def test_v1_small_presets_need_no_files_and_no_download(name: str) -> None:
 # --- rules -------------------------------------------------------------------------------------------------------
 
 SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foreground_rate=1")
-V2_KNOWS_IT_NOT = (
-    "is set, but method is 'lab2pix-v2', which learns from pairs and knows it not; leave it out or change the method"
-)
 
 
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [
         *(
-            ("v2-small", (override,), f"{override.partition('=')[0]} {V2_KNOWS_IT_NOT}")
+            ("v2-small", (override,), f"unknown setting '{override.partition('=')[0]}'")
             for override in (
-                *("data.unpaired=true", "generator.encoder=sketch", "generator.progressive=true"),
-                *("generator.coattention=true", "loss.consistency=1", "loss.diversity=1", "loss.cycle_warmup=0.5"),
+                *("generator.encoder=sketch", "generator.progressive=true", "generator.coattention=true"),
+                *("loss.consistency=1", "loss.diversity=1", "loss.cycle_warmup=0.5", "segmenter=4"),
             )
-        ),
-        (
-            "v1-small",
-            ("data.unpaired=false",),
-            "data.unpaired is false, but method 'lab2pix-v1' learns without pairs; set it to true",
         ),
         *(
-            (
-                "v1-small",
-                (f"{key}=1",),
-                f"{key} is set, but method is 'lab2pix-v1', which has no true photo to compare with; leave it out or "
-                "change the method",
-            )
-            for key in ("loss.perceptual", "loss.feature_matching")
-        ),
-        (
-            "v1-small",
-            ("loss.nearest_of=2",),
-            "loss.nearest_of is set, but method is 'lab2pix-v1', which has no true photo to compare with; leave it out "
-            "or change the method",
+            ("v1-small", (f"{key}=1",), f"unknown setting '{key}'")
+            for key in ("loss.perceptual", "loss.feature_matching", "loss.imle_candidates")
         ),
         (
             "v2-small",
             ("loss.cycle=1", "loss.perceptual=0"),
-            "loss.cycle reads label maps in what the perceptual loss looks at, but loss.perceptual is 0; set "
-            "loss.cycle=0 or loss.perceptual above 0",
+            "loss.cycle segments the features of the perceptual loss, but loss.perceptual is 0; set loss.cycle=0 or "
+            "loss.perceptual above 0",
         ),
         (
             "v2-small",
-            ("loss.nearest_of=2", "generator.start=label"),
-            "loss.nearest_of chooses among pictures of different noise, but generator.start is 'label', which takes "
-            "none; set loss.nearest_of=1 or generator.start=noise",
+            ("loss.imle_candidates=2", "generator.input=label"),
+            "loss.imle_candidates chooses among images of different noise, but generator.input is 'label', which takes "
+            "none; set loss.imle_candidates=1 or generator.input=noise",
         ),
         (
             "v1-small",
             ("generator.progressive=false",),
-            "loss.consistency compares outputs of neighbouring scales, but generator.progressive is false; set "
+            "loss.consistency compares outputs of neighboring scales, but generator.progressive is false; set "
             "loss.consistency=0 or generator.progressive=true",
         ),
         (
             "v1-small",
             ("discriminator.scales=2",),
-            "discriminator.scales is 2, but generator.progressive draws three images, each of which is judged; set "
+            "discriminator.scales is 2, but generator.progressive makes three images, one for each discriminator; set "
             "discriminator.scales=3 or generator.progressive=false",
         ),
         (
             "v1-small",
             ("train.batch_size=4", "train.accumulate=4"),
-            "loss.diversity compares two pictures of a label map, but a part of a batch holds one (train.batch_size=4, "
-            "train.accumulate=4); raise train.batch_size, or set loss.diversity=0",
+            "loss.diversity compares two images of a label map, but a forward pass holds 1 (train.batch_size=4, "
+            "train.accumulate=4); set train.batch_size=8 or more, or set loss.diversity=0",
         ),
         (
             "v1-small",
-            (*SKETCH, "generator.start=label"),
-            "loss.diversity asks noise for different pictures, but generator.start is 'label', which takes none; set "
-            "loss.diversity=0 or generator.start=noise",
+            (*SKETCH, "generator.input=label"),
+            "loss.diversity asks noise for different images, but generator.input is 'label', which takes none; set "
+            "loss.diversity=0 or generator.input=noise",
         ),
         (
             "v1-small",
@@ -209,8 +188,8 @@ V2_KNOWS_IT_NOT = (
         ),
         (
             "v1-small",
-            ("generator.start=label", "loss.diversity=0"),
-            "generator.start is 'label', but the semantic label encoder starts from noise; set it to noise",
+            ("generator.input=label", "loss.diversity=0"),
+            "generator.input is 'label', but the semantic label encoder starts from noise; set it to noise",
         ),
         (
             "v1-small",
@@ -219,8 +198,8 @@ V2_KNOWS_IT_NOT = (
         ),
         (
             "v1-small",
-            (*SKETCH, "generator.doublings=6"),
-            "generator.doublings is 6, but the sketch encoder halves five times; set it to 5",
+            (*SKETCH, "generator.num_upsamples=6"),
+            "generator.num_upsamples is 6, but the sketch encoder halves five times; set it to 5",
         ),
         (
             "v1-small",
@@ -230,36 +209,36 @@ V2_KNOWS_IT_NOT = (
         (
             "v1-cityscapes",
             ("data.size=[64,64]",),
-            "data.size is [64, 64] but both sides must be multiples of 128, 2 to the power of generator.doublings=7; "
+            "data.size is [64, 64] but both sides must be multiples of 128, 2 to the power of generator.num_upsamples=7; "
             "the nearest valid size is [128, 256]",
         ),
         (
             "v1-cityscapes",
             ("data.size=[200,500]",),
-            "data.size is [200, 500] but both sides must be multiples of 128, 2 to the power of generator.doublings=7; "
+            "data.size is [200, 500] but both sides must be multiples of 128, 2 to the power of generator.num_upsamples=7; "
             "the nearest valid size is [256, 512]",
         ),
         (
             "v1-edges2shoes",
             ("data.size=[32,64]",),
             "data.size is [32, 64] but the hierarchical discriminators need both sides to be at least 64, or their "
-            "deepest level normalises a single pixel; the smallest valid size is [64, 64]",
+            "deepest level normalizes a single pixel; the smallest valid size is [64, 64]",
         ),
         (
             "v1-cityscapes",
             ("data.size=[128,128]",),
-            "data.size is [128, 128], which makes the generator's first scale one pixel, and a part of a batch holds "
-            "one sample, so its batch norm has nothing to average; set data.size=[128, 256] or train.batch_size=2",
+            "data.size is [128, 128], which makes the generator's first scale one pixel, and a forward pass holds "
+            "one sample, so its batch norm has nothing to average; set data.size=[128, 256], or set train.batch_size=2",
         ),
         (
             "v2-cityscapes",
             ("data.size=[64,64]", "train.batch_size=4", "train.accumulate=4"),
-            "data.size is [64, 64], which makes the generator's first scale one pixel, and a part of a batch holds one "
-            "sample, so its batch norm has nothing to average; set data.size=[64, 128] or train.batch_size=8",
+            "data.size is [64, 64], which makes the generator's first scale one pixel, and a forward pass holds one "
+            "sample, so its batch norm has nothing to average; set data.size=[64, 128], or set train.batch_size=8",
         ),
         ("v1-small", ("segmenter.blocks=[1,1,0,1]",), "segmenter.blocks is 0 but must be at least 1"),
         ("v1-small", ("segmenter.width=2",), "segmenter.width is 2 but must be at least 4"),
-        ("v1-small", ("loss.consistency_form=l2",), "loss.consistency_form is 'l2' but must be one of"),
+        ("v1-small", ("loss.variant=released",), "loss.variant is 'released' but must be one of paper, official"),
         ("v1-small", ("data.sketch.from=photos",), "data.sketch.from is 'photos'; did you mean 'photo'?"),
     ],
 )
@@ -272,9 +251,9 @@ def test_v1_config_rules_are_one_sentence(preset: str, overrides: tuple[str, ...
     [
         ("v1-cityscapes", ("data.size=[128,128]", "train.batch_size=2")),
         ("v1-cityscapes", ("data.size=[128,256]",)),
-        ("unpaired-a-spade", ("data.size=[32,64]", "generator.doublings=5")),
+        ("unpaired-a-spade", ("data.size=[32,64]", "generator.num_upsamples=5")),
         ("unpaired-a-spade", ("discriminator.scales=2",)),
-        ("v1-edges2shoes", ("generator.start=label", "data.sketch.from=photo")),
+        ("v1-edges2shoes", ("generator.input=label", "data.sketch.from=photo")),
     ],
 )
 def test_v1_config_rules_accept_valid_combinations(preset: str, overrides: tuple[str, ...]) -> None:

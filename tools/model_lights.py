@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.surroundings import surroundings, write_json
+from benchmarks._environment import environment, write_json
 from lab2pix import Synthesizer
 from lab2pix.data.scenes.canvas import CLASSES, Canvas
 from lab2pix.data.scenes.composition import compose
@@ -79,7 +79,7 @@ def main(given: Sequence[str] | None = None) -> None:
     for name, values in found.items():
         print(name, {key: round(value, 1) for key, value in values.items()})
     if args.out:
-        write_json(args.out, surroundings() | {"world": args.world, "seeds": args.seeds, "spread": found})
+        write_json(args.out, environment() | {"world": args.world, "seeds": args.seeds, "spread": found})
 
 
 if __name__ == "__main__":

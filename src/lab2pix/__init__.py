@@ -9,20 +9,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lab2pix.evaluation.evaluator import evaluate_folders
+    from lab2pix.evaluation.protocol import Protocol
     from lab2pix.inference import Synthesizer
-    from lab2pix.inference.evaluate import evaluate
+    from lab2pix.inference.evaluate import evaluate_run
     from lab2pix.labels.space import LabelSpace
     from lab2pix.recipes import load_config
     from lab2pix.training.loop import train
 
     __version__: str
 
-__all__ = ["LabelSpace", "Synthesizer", "__version__", "evaluate", "load_config", "train"]
+__all__ = [
+    "LabelSpace",
+    "Protocol",
+    "Synthesizer",
+    "__version__",
+    "evaluate_folders",
+    "evaluate_run",
+    "load_config",
+    "train",
+]
 
 _HOMES = {
     "LabelSpace": "lab2pix.labels.space",
+    "Protocol": "lab2pix.evaluation.protocol",
     "Synthesizer": "lab2pix.inference",
-    "evaluate": "lab2pix.inference.evaluate",
+    "evaluate_folders": "lab2pix.evaluation.evaluator",
+    "evaluate_run": "lab2pix.inference.evaluate",
     "load_config": "lab2pix.recipes",
     "train": "lab2pix.training.loop",
 }

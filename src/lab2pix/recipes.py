@@ -7,18 +7,18 @@ inside a configuration, such as `data.root`, are relative to the folder the prog
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
-from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from pydantic import ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from yaml import YAMLError
+from yaml.constructor import ConstructorError
 
 from lab2pix.config.messages import format_validation_error, setting_groups
 from lab2pix.config.rules import check_rules
@@ -35,6 +35,27 @@ class _Dumper(yaml.SafeDumper):
     """Writes groups of settings line by line, and lists such as sizes within a line."""
 
 
+class _Loader(yaml.SafeLoader):
+    """Reads the scalars of YAML 1.2 (2e-4 is a number, `on` is text), and refuses a key that is given twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """See `yaml.SafeLoader`."""
+        names = [key.value for key, _ in node.value]
+        for index, name in enumerate(names):
+            if name in names[:index]:
+                raise ConstructorError(None, None, f"found duplicate key {name}", node.value[index][0].start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {}
+for _kind, _pattern, _first in (
+    ("bool", "true|false", "tf"),
+    ("null", "null|~|", ["n", "~", ""]),
+    ("int", r"[-+]?\d+", "-+0123456789"),
+    ("float", r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
+):
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_first))
+
 _Dumper.add_representer(
     list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
 )
@@ -45,7 +66,7 @@ class _Layer:
     """Settings and where they come from, for messages."""
 
     origin: str
-    values: DictConfig
+    values: dict[str, Any]
 
 
 def preset_names() -> list[str]:
@@ -67,21 +88,22 @@ def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: S
     Args:
         source: name of a preset, path of a YAML file, settings as a (nested) mapping, or a finished `RunConfig`.
             A file or a mapping may name a preset or another file as its `base`.
-        overrides: `key.sub=value` each; the value is read as YAML: `null`, `[64, 64]`, `2e-4`, `text`.
+        overrides: `key.sub=value` each. The text is the value where the setting takes text; otherwise it is read as
+            YAML: `[64, 64]`, `2e-4`, `true`. `null` is no value.
 
     Raises:
         ConfigError: the source does not exist, a key is unknown, a value is of the wrong type or out of range, or two
             settings are at odds.
     """
-    layers = [*_layers(source), *(_override(text) for text in overrides)]
-    try:
-        merged = OmegaConf.merge(*(layer.values for layer in layers))
-        values = OmegaConf.to_container(merged, resolve=True)
-    except TypeError as error:  # OmegaConf's word for a list where a group of settings must be
-        raise ConfigError(f"{_listed_group(layers)} is a list but must be a group of settings") from error
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{_prefix(layers[-1].origin)}{_first_line(error)}") from error
-    config_class = _config_class(layers)
+    layers = _layers(source)
+    pairs = [_split_override(text) for text in overrides]
+    named = [_Layer("", {"method": value}) for path, value in pairs if path == ["method"]]
+    config_class = _config_class([*layers, *named])
+    layers += [_override(path, text, config_class) for path, text in pairs]
+    values: dict[str, Any] = {}
+    groups = frozenset(setting_groups(config_class))
+    for layer in layers:
+        _merge(values, layer.values, _prefix(layer.origin), groups)
     try:
         # As JSON, because there strict means what users expect: no 16 from "16", but a list for a tuple.
         config = config_class.model_validate_json(json.dumps(values, default=str), strict=True)
@@ -128,9 +150,9 @@ def _preset_files() -> list[Traversable]:
 
 def _layers(source: str | Path | Mapping[str, Any] | RunConfig) -> list[_Layer]:
     if isinstance(source, RunConfig):
-        return [_Layer("", OmegaConf.create(source.model_dump(mode="json")))]
+        return [_Layer("", source.model_dump(mode="json"))]
     if isinstance(source, Mapping):
-        return _with_base(_Layer("", OmegaConf.create(dict(source))), Path(), ())
+        return _with_base(_Layer("", dict(source)), Path(), ())
     return _named_layers(str(source), Path(), ())
 
 
@@ -166,11 +188,9 @@ def _not_found(name: str, path: Path) -> str:
     return f"unknown preset '{name}'{did_you_mean(name, preset_names())}"
 
 
-def _read(entry: Traversable, origin: str) -> DictConfig:
+def _read(entry: Traversable, origin: str) -> dict[str, Any]:
     try:
-        with entry.open(encoding="utf-8") as file:
-            # OmegaConf's reader, not yaml's: it reads 2e-4 as a number and refuses a key given twice.
-            values = OmegaConf.load(file)
+        values = yaml.load(entry.read_text(encoding="utf-8"), _Loader)
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
@@ -179,31 +199,81 @@ def _read(entry: Traversable, origin: str) -> DictConfig:
     except UnicodeDecodeError as error:
         raise ConfigError(f"{origin}: not a text file in UTF-8; a configuration is YAML") from error
     except OSError as error:
-        if error.strerror:
-            raise ConfigError(f"{origin}: cannot be read: {error.strerror}") from error
-        values = OmegaConf.create([])  # OmegaConf's own complaint about a file that holds a single word
-    except OmegaConfBaseException as error:
-        raise ConfigError(f"{origin}: {_first_line(error)}") from error
-    if not isinstance(values, DictConfig):
+        raise ConfigError(f"{origin}: cannot be read: {error.strerror or error}") from error
+    if not isinstance(values, dict | None):
         raise ConfigError(f"{origin}: must hold settings as `key: value` lines")
-    return values
+    return values or {}
 
 
-def _override(text: str) -> _Layer:
-    key, equals, _ = text.partition("=")
-    if not equals or not key or any(not part for part in key.split(".")):
+def _split_override(text: str) -> tuple[list[str], str]:
+    """Return the path and the value's text of `key.sub=value`."""
+    key, equals, value = text.partition("=")
+    path = key.split(".")
+    if not equals or not all(path):
         raise ConfigError(f"'{text}' is no setting; write key=value, such as train.batch_size=4")
+    return path, value
+
+
+def _override(path: Sequence[str], text: str, config_class: type[RunConfig]) -> _Layer:
+    values: Any = _value(path, text, config_class)
+    for part in reversed(path):
+        values = {part: values}
+    return _Layer("", values)
+
+
+def _value(path: Sequence[str], text: str, config_class: type[RunConfig]) -> Any:
+    """Return the value that a text stands for: itself where the setting takes text, else what it says as YAML."""
+    if text in ("null", ""):
+        return None
+    annotation = _annotation(path, config_class)
+    if annotation is not None:
+        try:
+            return TypeAdapter(annotation).validate_python(text, strict=True)
+        except ValidationError:
+            pass
     try:
-        return _Layer("", OmegaConf.from_dotlist([text]))
-    except (OmegaConfBaseException, YAMLError, ValueError) as error:
-        raise ConfigError(f"'{text}' cannot be read: {_first_line(error)}") from error
+        return yaml.load(text, _Loader)
+    except YAMLError as error:
+        raise ConfigError(f"'{'.'.join(path)}={text}' cannot be read: {_first_line(error)}") from error
+
+
+def _annotation(path: Sequence[str], model: type[BaseModel]) -> Any:
+    """Return the type of the setting at a path; of an entry for a dictionary; None where there is no such setting."""
+    for index, part in enumerate(path):
+        found = {field.alias or name: field for name, field in model.model_fields.items()}.get(part)
+        if found is None:
+            return None
+        kind = found.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            model = kind
+            continue
+        entries = get_args(kind) if get_origin(kind) is dict else ()
+        rest = len(path) - index - 1
+        return found.annotation if not rest else entries[1] if entries and rest == 1 else None
+    return None
+
+
+def _merge(
+    values: dict[str, Any], added: Mapping[str, Any], prefix: str, groups: frozenset[str], path: str = ""
+) -> None:
+    """Merge settings into others, group by group; other values replace."""
+    for key, value in added.items():
+        where = f"{path}.{key}" if path else str(key)
+        if isinstance(value, Mapping):
+            if not isinstance(values.get(key), dict):
+                values[key] = {}
+            _merge(values[key], value, prefix, groups, where)
+        elif where not in groups:
+            values[key] = value
+        elif value is not None:  # a group without a line is as its base says
+            kind = "a list" if isinstance(value, list) else f"'{value}'"
+            raise ConfigError(f"{prefix}{where} is {kind} but must be a group of settings")
 
 
 def _origin(layers: Sequence[_Layer], path: Sequence[int | str]) -> str:
     """Return the start of a message: the last layer that says anything about `path`."""
     for layer in reversed(layers):
-        values: Any = OmegaConf.to_container(layer.values)
-        if all(_descend(values, path)):
+        if all(_descend(layer.values, path)):
             return _prefix(layer.origin)
     return ""
 
@@ -226,16 +296,6 @@ def _config_class(layers: Sequence[_Layer]) -> type[RunConfig]:
             except ConfigError as error:
                 raise ConfigError(f"{_prefix(layer.origin)}{error}") from error
     return get_method(RunConfig().method).Config
-
-
-def _listed_group(layers: Sequence[_Layer]) -> str:
-    """Return which group of settings a layer gives as a list, with the layer's origin."""
-    for layer in layers:
-        for path in setting_groups(_config_class(layers)):
-            value = OmegaConf.select(layer.values, path)
-            if isinstance(value, ListConfig):
-                return f"{_prefix(layer.origin)}{path}"
-    return "the configuration"
 
 
 def _prefix(origin: str) -> str:

@@ -309,6 +309,7 @@ def test_check_dataset_reports_a_colored_sketch(tmp_path: Path) -> None:
     assert "blue.png has colours" in report.wrong_labels[0]
 
 
+@pytest.mark.slow
 def test_scikit_image_is_loaded_only_where_edges_are_found() -> None:
     words = "import sys, lab2pix.data, lab2pix.data.build; print('skimage' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", words], capture_output=True, text=True, check=True)

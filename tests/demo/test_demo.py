@@ -85,6 +85,7 @@ def unpaired(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return request.param, out
 
 
+@pytest.mark.slow
 def test_page_needs_nothing_beside_it_and_shows_everything(finished: Path) -> None:
     text = (finished / "index.html").read_text(encoding="utf-8")
     page = Page(text)
@@ -110,17 +111,23 @@ def test_sheet_shows_labels_and_pictures_side_by_side(finished: Path) -> None:
     assert len({tuple(pixel) for pixel in sheet[30:200, 410:600].reshape(-1, 3).tolist()}) > 100
 
 
+@pytest.mark.slow
 def test_page_of_v1_says_that_nothing_was_paired(unpaired: tuple[str, Path]) -> None:
     method, out = unpaired
     text = (out / "index.html").read_text(encoding="utf-8")
     page = Page(text)
     assert "$" not in page.words
     condition = "drawing" if method == "v1-sketch" else "label map"
-    for words in ("a small Lab2Pix-V1 learnt", "without pairs", "never shown with it", f"One {condition}, other noise"):
+    for words in (
+        "a small Lab2Pix-V1 learnt",
+        "without pairs",
+        "never shown with it",
+        f"One {condition}, different noise",
+    ):
         assert words in page.words
     assert f"The scene that was drawn for this {condition}, never shown with it in training" in text
     assert "disagreement" not in page.words
-    assert "share of pixels in which its own segmenter sees something else" in page.words
+    assert "Share of pixels that its own segmenter classifies differently" in page.words
     # 8 scenes with 3 pictures, five seeds, 7 on the way, three sizes, the loss plot, and the film.
     assert len(page.pictures) >= 24 + 6 + 7 + 4 + 1 + 3 * 3
     sizes = {32, 64, 128} if method == "v1-sketch" else {16, 32, 64}
@@ -209,6 +216,7 @@ def test_demo_that_is_finished_stays_as_it_is(
     assert f"is finished: open {finished / 'index.html'}" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_an_interrupted_demo_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -91,7 +91,7 @@ def test_evaluate_refuses_folders_that_share_no_name(judge: Run, folders: Folder
 
 def test_evaluate_refuses_two_images_of_one_name(judge: Run, folders: Folders) -> None:
     (folders.generated / "a.jpg").write_bytes((folders.generated / "a.png").read_bytes())
-    sentence(judge(), "a.jpg", "a.png", "have one name")
+    sentence(judge(), "a.jpg", "a.png", "have the same name")
 
 
 def test_evaluate_refuses_a_single_image(judge: Run, folders: Folders) -> None:
@@ -306,7 +306,7 @@ def test_compare_refuses_reports_of_other_protocols(run: Run, judge: Run, tmp_pa
     sentence(run("compare", one, other), "'size' is [32, 48]", "[16, 16]", other, "--allow-different")
     code, output, _ = run("compare", one, other, "--allow-different")
     assert code == 0
-    assert "Not alike: 'size'" in output
+    assert "Different: 'size'" in output
     other.write_text("{}")
-    sentence(run("compare", one, other), other, "is no report")
+    sentence(run("compare", one, other), other, "is not a report")
     sentence(run("compare", one, tmp_path / "gone.json"), "gone.json", "cannot be read as a report")

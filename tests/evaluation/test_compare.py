@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from lab2pix.errors import DataError, OutputError
-from lab2pix.evaluation import compare as module
 from lab2pix.evaluation.compare import compare
-from lab2pix.evaluation.page import save_report
 from lab2pix.evaluation.report import Report, Score
+from lab2pix.utils import files
 from tests.helpers.images import Folders, write_set
 
 Evaluate = Callable[..., tuple[int, str, str]]
@@ -23,9 +22,10 @@ Evaluate = Callable[..., tuple[int, str, str]]
 
 def written(file: Path, name: str = "a", **protocol: Any) -> Path:
     """Write a report of a made-up score."""
-    return save_report(Report(name, {"ppa": Score.of_sets([0.5])}, {"size": [8, 8], **protocol}), file)
+    return Report(name, {"ppa": Score.of_sets([0.5])}, {"size": [8, 8], **protocol}).save(file)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "one", "other", "named"),
     [
@@ -41,7 +41,9 @@ def test_reports_on_other_data_are_refused(
     key: str, one: dict[str, Any], other: dict[str, Any] | None, named: str, tmp_path: Path
 ) -> None:
     reports = [written(tmp_path / "one.json", **{key: one}), written(tmp_path / "other.json", **{key: other})]
-    with pytest.raises(DataError, match=rf"not made alike: '{named}' is .* in .*one\.json but .* in .*other\.json"):
+    with pytest.raises(
+        DataError, match=rf"different protocols: '{named}' is .* in .*one\.json but .* in .*other\.json"
+    ):
         compare(reports)
     [difference] = compare(reports, allow_different=True).differences
     assert difference.startswith(f"'{named}' is ")
@@ -89,7 +91,7 @@ def test_a_report_that_lacks_something_is_one_sentence(
     code, _, errors = run("compare", file, "--out", tmp_path / "out")
     assert code == 2, errors
     [line] = errors.strip().splitlines()
-    assert f"{file} is no whole report" in line
+    assert f"{file} is not a complete report" in line
     assert message in line
     assert not (tmp_path / "out").exists()
 
@@ -118,7 +120,7 @@ def test_comparison_write_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         if file.name.endswith(".png"):
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(module, "sync_file", full)
+    monkeypatch.setattr(files, "sync_file", full)
     with pytest.raises(OutputError, match="No space left on device"):
         table.write(tmp_path / "out")
     assert list((tmp_path / "out").iterdir()) == []

@@ -49,6 +49,7 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.square(a.mean(0) - b.mean(0)).sum() + np.trace(s) + np.trace(t) - 2 * np.trace(root).real)
 
 
+@pytest.mark.slow
 def test_scores_are_those_that_others_compute_of_the_same_files(
     evaluate: Evaluate, folders: Folders, reader: Path, tmp_path: Path
 ) -> None:
@@ -91,14 +92,9 @@ def test_python_gives_what_the_command_gives(
 ) -> None:
     words = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader)
     assert evaluate(*words)[0] == 0
-    report = lab2pix.evaluate(
-        generated=folders.generated,
-        real=folders.real,
-        labels=folders.labels,
-        label_space="scenes",
-        segmenter=reader,
-        features=[str(means)],
-        device="cpu",
+    protocol = lab2pix.Protocol(segmenter=reader, features=[str(means)])
+    report = lab2pix.evaluate_folders(
+        folders.generated, folders.real, protocol, labels=folders.labels, label_space="scenes", device="cpu"
     )
     ours = json.loads((tmp_path / "report.json").read_text())
     theirs = json.loads(json.dumps(report.to_dict()))
@@ -140,14 +136,15 @@ def test_all_pictures_are_brought_to_a_size_that_was_asked_for(evaluate: Evaluat
     assert (protocol["size"], protocol["resized"]) == ([20, 16], {"generated": 5, "real": 5, "labels": 0})
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batch_size=st.integers(1, 6))
 def test_evaluation_does_not_depend_on_the_batch_size(folders: Folders, reader: Path, batch_size: int) -> None:
     def judged(size: int) -> dict[str, float]:
-        report = lab2pix.evaluate(
-            generated=folders.generated, real=folders.real, labels=folders.labels, label_space="scenes",
-            segmenter=reader, batch_size=size, device="cpu",
-        )  # fmt: skip
+        protocol = lab2pix.Protocol(segmenter=reader, batch_size=size)
+        report = lab2pix.evaluate_folders(
+            folders.generated, folders.real, protocol, labels=folders.labels, label_space="scenes", device="cpu"
+        )
         return {name: score.mean for name, score in report.scores.items()}
 
     assert judged(batch_size) == pytest.approx(judged(5), rel=1e-3, abs=1e-5)
@@ -225,13 +222,15 @@ def processes(count: int, out: Path, *words: object) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, means: Path, tmp_path: Path) -> None:
     truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--seeds", 3)
     words = ("--generated", several_samples(folders), "--real", folders.real, "--features", means, *truth)
     both = processes(2, tmp_path / "two.json", *words)
-    alone = lab2pix.evaluate(
-        generated=folders.generated.with_name("samples"), real=folders.real, labels=folders.labels,
-        label_space="scenes", segmenter=reader, samples=3, features=[str(means)], device="cpu",
+    alone = lab2pix.evaluate_folders(
+        folders.generated.with_name("samples"), folders.real,
+        lab2pix.Protocol(segmenter=reader, features=[str(means)]), labels=folders.labels, label_space="scenes",
+        samples=3, device="cpu",
     ).to_dict()  # fmt: skip
     assert both["protocol"]["processes"] == 2
     for name, score in alone["scores"].items():
@@ -243,6 +242,7 @@ def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, 
     assert both["protocol"]["generated"] == alone["protocol"]["generated"]
 
 
+@pytest.mark.slow
 def test_two_processes_agree_on_the_size_of_photos_of_their_own_names(
     folders: Folders, means: Path, tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def random_inception(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, st
     return file, hashlib.sha256(file.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_inception_sees_what_torch_fidelity_sees(
     random_inception: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,7 +60,7 @@ def test_junk_of_the_right_hash_is_refused(tmp_path: Path, monkeypatch: pytest.M
     file.write_bytes(b"junk")
     digest = hashlib.sha256(b"junk").hexdigest()
     monkeypatch.setattr(features, "INCEPTION", replace(INCEPTION, sha256=digest))
-    with pytest.raises(WeightsError, match=r"junk\.pth holds no weights of Inception-V3"):
+    with pytest.raises(WeightsError, match=r"junk\.pth is not a file of Inception-V3's weights"):
         load_features("inception", weights=file)
 
 
@@ -72,6 +73,7 @@ def test_efficientnet_sees_each_picture_by_itself() -> None:
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
 def test_exported_programs_see_what_their_network_sees(suffix: str, tmp_path: Path) -> None:
     how = {"size": [32, 48], "range": "0-255", "mean": [10, 20, 30], "std": [2, 4, 8], "bgr": True}
@@ -100,7 +102,7 @@ class FeatureMaps(nn.Module):
 def test_maps_of_features_are_averaged_and_outputs_chosen(tmp_path: Path) -> None:
     network = load_features(str(export(FeatureMaps(), tmp_path / "net.pt2", {"size": [32, 48], "output": 1})))
     torch.testing.assert_close(network(pictures()), pictures().float().mean((2, 3)) / 255)
-    with pytest.raises(WeightsError, match=r"answers \[2\], but features are \[N, D\]"):
+    with pytest.raises(WeightsError, match=r"returns \[2\], but features are \[N, D\]"):
         load_features(str(export(FeatureMaps(), tmp_path / "other.pt2", {"size": [32, 48]})))
 
 
@@ -129,8 +131,8 @@ def test_programs_of_a_fixed_batch_take_any_number(tmp_path: Path) -> None:
     [
         (None, "net.json is missing"),
         ("{", "net.json cannot be read as JSON"),
-        ('{"sizes": 3}', "'sizes' is not right"),
-        ('{"std": [1]}', "'std' is not right"),
+        ('{"sizes": 3}', "'sizes' is invalid"),
+        ('{"std": [1]}', "'std' is invalid"),
     ],
 )
 def test_faults_in_a_programs_settings_are_named(settings: str | None, message: str, tmp_path: Path) -> None:

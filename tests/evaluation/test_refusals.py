@@ -37,6 +37,7 @@ def sentence(result: tuple[int, str, str], *parts: object) -> None:
 # --- where the report goes ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_page_that_lies_there_is_kept(evaluate: Evaluate, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
     sentence(evaluate(), "report.html is there already", "--overwrite")
@@ -210,7 +211,7 @@ def test_names_that_are_no_utf8(evaluate: Evaluate, folders: Folders, tmp_path: 
 )
 def test_settings_that_no_network_can_have(settings: dict[str, object], key: str, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(settings))
-    with pytest.raises(WeightsError, match=rf"x\.json: '{key}' is not right"):
+    with pytest.raises(WeightsError, match=rf"x\.json: '{key}' is invalid"):
         read_settings(tmp_path / "x.pt2", ProgramSettings)
 
 

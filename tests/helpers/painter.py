@@ -12,10 +12,9 @@ import torch
 from PIL import Image
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
 from lab2pix.inference import ModelInfo, Synthesizer
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate
+from lab2pix.methods import build_generator, build_sampling, generate, read_config
 
 PNG = {"content-type": "image/png"}
 JPEG = {"content-type": "image/jpeg"}
@@ -26,8 +25,9 @@ def tiny_synthesizer(
 ) -> Synthesizer:
     """Return an untrained 64x64 model whose images clearly depend on label map and noise."""
     torch.manual_seed(0)
-    config = Config.model_validate(
+    config = read_config(
         {
+            "method": "lab2pix-v2",
             "name": "tiny",
             "data": {"layout": "folder", "label_space": space, "size": (64, 64), **(data or {})},
             "generator": {
@@ -51,7 +51,7 @@ def tiny_synthesizer(
                 module.momentum = None  # cumulative statistics, as after training
         coarse = torch.randint(0, label_space.num_classes, (8, 8, 8))
         label = coarse.repeat_interleave(8, 1).repeat_interleave(8, 2)
-        generate(network.train(), config, label_space, Batch(label), torch.randn(8, 16))
+        generate(network.train(), build_sampling(config, label_space), Batch(label), torch.randn(8, 16))
     return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
 
 

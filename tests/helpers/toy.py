@@ -42,7 +42,7 @@ from lab2pix.methods import (
     register,
 )
 from lab2pix.training import Validator, evaluation, loop, monitor
-from lab2pix.training.sampler import stable_seed
+from lab2pix.utils.seeding import stable_seed
 
 SIDE = 8
 SAMPLES = 7  # a batch of 4 is never a whole part of an epoch

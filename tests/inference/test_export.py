@@ -14,7 +14,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
 from lab2pix.data.files import write_label_png
 from lab2pix.data.transforms import float_to_uint8, instance_edges
 from lab2pix.errors import ConfigError, OutputError
@@ -22,7 +21,7 @@ from lab2pix.inference import ModelInfo, Synthesizer
 from lab2pix.inference import export as export_module
 from lab2pix.inference.export import export
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate
+from lab2pix.methods import build_generator, generate, read_config
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
@@ -43,7 +42,7 @@ def make(
     """Return a small generator whose statistics are those of what it draws, as after a training."""
     torch.manual_seed(0)
     tiny = {"width": 2, "modulation_hidden": 4, "noise_dim": 8, "global_encoder": {"width": 2, "max_width": 4}}
-    config = Config.model_validate(
+    config = read_config(
         {
             "name": "tiny",
             "method": method,
@@ -96,6 +95,7 @@ def dynamic(model: Synthesizer, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return export(model, tmp_path_factory.mktemp("dynamic") / "any.onnx", dynamic=True).file
 
 
+@pytest.mark.xslow
 def test_dynamic_onnx_takes_any_batch_and_image_size(model: Synthesizer, dynamic: Path) -> None:
     for count, height, width in ((1, 64, 64), (3, 64, 96), (2, 32, 160), (1, 32, 32)):
         label, noise = given(model, count, height, width)
@@ -104,6 +104,7 @@ def test_dynamic_onnx_takes_any_batch_and_image_size(model: Synthesizer, dynamic
         assert largest(run_onnx(dynamic, label=label, noise=noise), expected) < 1e-4
 
 
+@pytest.mark.xslow
 def test_onnx_file_holds_standard_operators_in_one_file(dynamic: Path) -> None:
     program = onnx.load(str(dynamic))
     onnx.checker.check_model(program)
@@ -122,6 +123,7 @@ def test_onnx_file_holds_standard_operators_in_one_file(dynamic: Path) -> None:
     assert sorted(path.name for path in dynamic.parent.iterdir()) == ["any.json", "any.onnx"]
 
 
+@pytest.mark.xslow
 def test_export_description_holds_inputs_output_and_model(model: Synthesizer, dynamic: Path) -> None:
     about = json.loads(dynamic.with_suffix(".json").read_text())
     assert (about["size"], about["multiple_of"], about["computes_in"]) == ([64, 64], 32, "float32")
@@ -135,6 +137,7 @@ def test_export_description_holds_inputs_output_and_model(model: Synthesizer, dy
     assert [entry["name"] for entry in about["classes"]] == list(model.label_space.names)
 
 
+@pytest.mark.slow
 def test_onnx_fixed_size_takes_instances_and_unknown_pixels(tmp_path: Path) -> None:
     model = make(space="cityscapes", edges=True, modulation="spade", start="label")
     made = export(model, tmp_path / "fixed.onnx")
@@ -153,6 +156,7 @@ def test_onnx_fixed_size_takes_instances_and_unknown_pixels(tmp_path: Path) -> N
     }  # fmt: skip
 
 
+@pytest.mark.xslow
 def test_float16_halves_the_onnx_file(model: Synthesizer, tmp_path: Path) -> None:
     whole, half = export(model, tmp_path / "whole.onnx"), export(model, tmp_path / "half.onnx", half=True)
     label, noise = given(model, 1, *SIZE)
@@ -166,6 +170,7 @@ def test_float16_halves_the_onnx_file(model: Synthesizer, tmp_path: Path) -> Non
     assert json.loads(half.description.read_text())["computes_in"] == "float16"
 
 
+@pytest.mark.xslow
 @pytest.mark.parametrize("encoder", ["semantic", "sketch"])
 def test_onnx_of_v1_returns_the_largest_image(encoder: str, tmp_path: Path) -> None:
     settings = {"semantic": {"size": (64, 128)}, "sketch": {"space": "sketch", "encoder": "sketch"}}[encoder]
@@ -175,6 +180,7 @@ def test_onnx_of_v1_returns_the_largest_image(encoder: str, tmp_path: Path) -> N
     assert largest(run_onnx(made.file, label=label, noise=noise), model.generate(Batch(label), noise)) < 1e-4
 
 
+@pytest.mark.slow
 def test_torch_export_matches_the_generator(model: Synthesizer, tmp_path: Path) -> None:
     made = export(model, tmp_path / "any.pt2", form="torch", dynamic=True)
     program = torch.export.load(made.file).module()
@@ -185,6 +191,7 @@ def test_torch_export_matches_the_generator(model: Synthesizer, tmp_path: Path) 
     assert json.loads(made.description.read_text())["program"]["form"] == "torch"
 
 
+@pytest.mark.slow
 def test_export_that_differs_is_removed(model: Synthesizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     open_program = export_module._open_torch
     monkeypatch.setattr(
@@ -198,6 +205,7 @@ def test_export_that_differs_is_removed(model: Synthesizer, tmp_path: Path, monk
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 def test_export_overwrites_nothing(model: Synthesizer, tmp_path: Path) -> None:
     for name in ("a.pt2", "a.json"):
         (tmp_path / name).write_text("mine")
@@ -233,6 +241,7 @@ def test_onnx_export_without_its_extra_names_the_extra(
         export(model, tmp_path / "a.onnx")
 
 
+@pytest.mark.slow
 def test_export_command_writes_and_overwrites_on_request(model: Synthesizer, tmp_path: Path, run: Run) -> None:
     model.save(tmp_path / "model")
     words = ("export", tmp_path / "model", "--format", "torch", "--out", tmp_path / "new" / "a.pt2")
@@ -245,6 +254,7 @@ def test_export_command_writes_and_overwrites_on_request(model: Synthesizer, tmp
     assert (tmp_path / "new" / "a.pt2").read_bytes() != before
 
 
+@pytest.mark.slow
 def test_export_weights_in_float16_halves_the_bytes(model: Synthesizer, tmp_path: Path, run: Run) -> None:
     model.save(tmp_path / "model")
     words = ("export", tmp_path / "model", "--format", "weights", "--fp16", "--out", tmp_path / "small")
@@ -267,6 +277,7 @@ def test_export_weights_in_float16_halves_the_bytes(model: Synthesizer, tmp_path
     assert not (tmp_path / "large").exists()
 
 
+@pytest.mark.xslow
 def test_onnx_example_runs_without_torch(model: Synthesizer, dynamic: Path, tmp_path: Path) -> None:
     example = Path(__file__).parents[2] / "examples" / "draw_with_onnx.py"
     label, _ = given(model, 1, 64, 96)

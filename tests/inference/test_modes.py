@@ -11,12 +11,11 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
 from lab2pix.data.files import write_label_png
 from lab2pix.errors import ConfigError
 from lab2pix.inference import ModelInfo, Synthesizer, modes
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate
+from lab2pix.methods import build_generator, generate, read_config
 
 Run = Callable[..., tuple[int, str, str]]
 SIZE = (64, 64)
@@ -28,7 +27,7 @@ def make(method: str = "lab2pix-v2", *, edges: bool = False, **generator: object
     settings = {
         "width": 4, "modulation_hidden": 8, "noise_dim": 16, "global_encoder": {"width": 4, "max_width": 16},
     }  # fmt: skip
-    config = Config.model_validate(
+    config = read_config(
         {
             "method": method,
             "data": {"layout": "folder", "label_space": "scenes", "size": SIZE, "instance_edges": edges},

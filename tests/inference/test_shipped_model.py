@@ -62,6 +62,7 @@ def test_shipped_model_matches_its_preset(model: Synthesizer) -> None:
     assert model.label_space.names == LabelSpace.load("scenes").names
 
 
+@pytest.mark.slow
 def test_shipped_model_follows_the_label_map(model: Synthesizer) -> None:
     """In 16x16 cells, one of a few lights is much nearer to the scene than any is to another one."""
     pairs = [scene(index) for index in range(4)]
@@ -78,6 +79,7 @@ def cells(image: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(image.float() / 255, 16)
 
 
+@pytest.mark.slow
 def test_shipped_model_draws_each_class_differently(model: Synthesizer) -> None:
     means = []
     for index in range(model.label_space.num_classes):
@@ -89,6 +91,7 @@ def test_shipped_model_draws_each_class_differently(model: Synthesizer) -> None:
     assert float(distance.min()) > 2
 
 
+@pytest.mark.slow
 def test_shipped_model_noise_changes_the_light(model: Synthesizer) -> None:
     spreads = []
     for index in range(3):
@@ -100,6 +103,7 @@ def test_shipped_model_noise_changes_the_light(model: Synthesizer) -> None:
     assert max(spreads) > 10  # of 255, in some colour of the mean sky
 
 
+@pytest.mark.slow
 def test_shipped_model_fast_modes_match_plain(model: Synthesizer) -> None:
     """float32 within 1e-4; bfloat16 within 3e-2 and 40 dB, also where windows are most easily put out (31, 46)."""
     fast, half = (Synthesizer.load(NAME, device="cpu", optimize=mode) for mode in ("fast", "fast-bf16"))

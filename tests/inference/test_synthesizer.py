@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 
 from lab2pix import cli
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config, SketchConfig
+from lab2pix.config.schema import SketchConfig
 from lab2pix.data.files import write_label_png
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
 from lab2pix.inference import ModelInfo, Synthesizer, generate_folder, weights
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate
+from lab2pix.methods import build_generator, generate, read_config
 
 TINY = {
     "width": 4,
@@ -39,7 +39,7 @@ def make(
 ) -> Synthesizer:
     """Return a small generator with weights large enough that noise shows in its pictures."""
     torch.manual_seed(0)
-    config = Config.model_validate(
+    config = read_config(
         {
             "method": method,
             "data": {"layout": "folder", "label_space": space, "size": size, "instance_edges": edges},

@@ -18,7 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from lab2pix.errors import LabelError
-from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors, label_space_names
+from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
+from lab2pix.utils.registry import label_space_names
 
 SPACE = LabelSpace(
     "three",
@@ -165,6 +166,7 @@ def test_jpeg_of_wrong_colors_is_refused() -> None:
         space.decode_colors(as_jpeg(rgb), "wall.jpg")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("band", [1, 700, 4000])
 @pytest.mark.parametrize("shape", [(96, 128), (96, 7)])
 def test_decode_colors_reads_large_maps_in_row_chunks(

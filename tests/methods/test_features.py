@@ -37,6 +37,7 @@ def _pin(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setitem(features._SOURCES, "vgg16", (VGG16, replace(features._SOURCES["vgg16"][1], sha256=digest)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1"])
 def test_efficientnet_comes_with_its_package_and_sees_as_the_package_does(name: str) -> None:
     backbone = load_backbone(name)

@@ -29,6 +29,7 @@ def sizes(network: nn.Module) -> dict[str, tuple[float, float]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lab2pix-v1", "lab2pix-v2"])
 @pytest.mark.parametrize("gain", [0.3, 1.0])
 def test_init_gain_sets_the_initial_weights_of_both_networks(method: str, gain: float) -> None:

@@ -59,11 +59,13 @@ def check_step(config) -> None:
     assert all(value.isfinite() and not value.requires_grad for value in (*ours.values(), *theirs.values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", RUNGS)
 def test_v1_step_updates_every_parameter_at_every_ablation_step(preset):
     check_step(load_config({**FOR_SCENES, "base": preset}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -80,6 +82,7 @@ def test_v1_step_updates_every_parameter_with_other_settings(overrides):
     check_step(tiny(*overrides))
 
 
+@pytest.mark.slow
 def test_official_v1_step_updates_every_parameter():
     backbones = ("backbone.discriminator=vgg16", "backbone.perceptual=vgg19")
     check_step(tiny(*backbones, "loss.variant=official"))
@@ -97,6 +100,7 @@ def test_generator_and_segmenters_share_an_optimizer():
 # --- one plain graph ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -156,6 +160,7 @@ def test_v1_gradients_equal_those_of_one_autograd_graph(overrides):
     assert_alike(ours, gradients(learners(method)))
 
 
+@pytest.mark.slow
 def test_v1_loss_scale_reaches_every_gradient():
     method = still(build("loss.diversity=0.1"))
     data, z, once = batch(method.config), noise(), []
@@ -166,6 +171,7 @@ def test_v1_loss_scale_reaches_every_gradient():
         assert_alike(single, fourfold, 4.0)
 
 
+@pytest.mark.slow
 def test_v1_bfloat16_step_is_finite_and_near_float32():
     totals = []
     for dtype in (None, torch.bfloat16):
@@ -217,6 +223,7 @@ def test_a_shared_backbone_sees_each_image_once():
     assert sorted(looks) == sorted([*generated, (4, 64), (4, 32), (4, 16)])  # and real and blurred ones together
 
 
+@pytest.mark.slow
 def test_two_backbones_see_what_each_is_for():
     method = build("backbone.discriminator=vgg16", "loss.sharpness=0")
     looks = {"vgg16": [], BACKBONE: []}

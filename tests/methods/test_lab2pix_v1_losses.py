@@ -39,6 +39,7 @@ from tests.helpers.tiny import (
 # --- what the losses see -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_v1_photos_reach_only_the_discriminators():
     method, found = still(build("loss.sharpness_schedule=constant")), []
     data = batch(method.config)
@@ -95,6 +96,7 @@ def test_sharpness_weight_rises_with_the_run():
     torch.testing.assert_close(constant["blurred"], whole["blurred"])
 
 
+@pytest.mark.slow
 def test_cycle_segmentation_rises_over_the_first_part_of_the_run_alone():
     method = still(build("loss.cycle_warmup=0.5", "loss.cycle=10"))
     values = [

@@ -38,6 +38,7 @@ def noise(count: int = 2, seed: int = 1) -> torch.Tensor:
     return torch.randn(count, 128, generator=torch.Generator().manual_seed(seed))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -81,6 +82,7 @@ def test_v2_step_updates_every_parameter(overrides):
     assert all(value.isfinite() and not value.requires_grad for value in generator_losses.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [(), ("backbone.discriminator=vgg16",), ("discriminator.kind=patch",), ("loss.cycle=10",)],
@@ -112,6 +114,7 @@ def test_v2_gradients_equal_those_of_one_autograd_graph(overrides):
         torch.testing.assert_close(ours[name], parameter.grad, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_segmentation_head_learns_from_photos_and_generator_from_its_errors():
     config = tiny("loss.cycle=1e4", "loss.feature_matching=0", "discriminator.scales=1", "train.init_gain=1")
     torch.manual_seed(0)
@@ -173,6 +176,7 @@ def test_the_discriminators_see_the_generated_image_without_a_graph():
     assert all(p.requires_grad for p in method.networks["discriminator"].parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_holds_each_backbone_once_and_runs_it_once_per_image(cycle):
     method = build_method(tiny(f"loss.cycle={cycle}"), SPACE)
@@ -196,6 +200,7 @@ def test_the_generator_runs_once_and_the_discriminators_judge_in_one_pass():
     assert runs == {"generator": 1, "discriminator": [6]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_loss_scale_reaches_every_gradient(cycle):
     config = tiny(f"loss.cycle={cycle}")
@@ -211,6 +216,7 @@ def test_v2_loss_scale_reaches_every_gradient(cycle):
         torch.testing.assert_close(fourfold, 4 * single, atol=1e-5, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_bfloat16_step_is_finite_and_near_float32(cycle):
     config = tiny(f"loss.cycle={cycle}")
@@ -227,6 +233,7 @@ def test_v2_bfloat16_step_is_finite_and_near_float32(cycle):
     torch.testing.assert_close(totals[1], totals[0], atol=0.15, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_the_foreground_mask_follows_background_ids_and_rate():
     data = batch()
     assert build_method(tiny("loss.foreground_rate=1"), SPACE)._mask(data) is None
@@ -303,6 +310,7 @@ def test_select_imle_noise_takes_the_nearest_to_the_photo():
     assert not torch.equal(chosen, z)
 
 
+@pytest.mark.slow
 def test_v2_step_with_imle_is_reproducible():
     method = build_method(tiny("loss.imle_candidates=3"), SPACE)
     used = []

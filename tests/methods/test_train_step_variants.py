@@ -14,6 +14,8 @@ from lab2pix.nn import small_maps, winograd
 from lab2pix.nn.coattention import LSCA
 from lab2pix.nn.modulation import SPADE
 
+pytestmark = pytest.mark.xslow
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 TINY = ["--width", "4", "--segmenter-width", "4", "--size", "64", "64"]
 BACKBONE = "efficientnet-lite0"

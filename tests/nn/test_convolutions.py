@@ -112,6 +112,7 @@ def test_types_that_do_not_fit_are_refused_as_by_torch(everywhere):
         Conv2d(3, 4, 3, padding=1)(torch.randn(1, 3, 8, 8).double())
 
 
+@pytest.mark.slow
 def test_a_program_is_made_of_torchs_convolutions(everywhere):
     conv = Conv2d(3, 4, 3, padding=1)
     x = torch.randn(1, 3, 8, 8)

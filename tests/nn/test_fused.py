@@ -230,6 +230,7 @@ def test_spectral_convolution_leaves_torchs_way_to_others() -> None:
     assert torch.equal(conv.train()(x), want)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("again", [False, True])
 def test_block_equals_its_plain_self(again: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)

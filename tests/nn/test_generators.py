@@ -80,6 +80,7 @@ def test_noise_and_label_both_steer_the_image() -> None:
     assert not torch.allclose(image, generator(condition.roll(1, dims=1), noise))
 
 
+@pytest.mark.slow
 def test_the_paper_s_widths_and_scales() -> None:
     with torch.device("meta"):
         five = Lab2PixV2Generator(35, start_size=(8, 8))
@@ -100,6 +101,7 @@ def test_only_dg_norm_has_a_global_encoder() -> None:
 
 
 class TestGradientCheckpointing:
+    @pytest.mark.slow
     @pytest.mark.parametrize("options", [{}, {"modulation": "spade"}, {"start": "label"}, {"spectral_norm": False}])
     def test_changes_nothing_but_memory(self, options: dict[str, Any]) -> None:
         plain = build(**options)

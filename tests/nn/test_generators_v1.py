@@ -234,6 +234,7 @@ def test_noise_is_asked_for() -> None:
 # --- memory ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"encoder": "sketch"}, {"modulation": "spade", "progressive": False}])
 def test_gradient_checkpointing_changes_nothing_but_memory(options: dict[str, Any]) -> None:
     plain = build(**options)

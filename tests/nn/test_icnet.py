@@ -155,6 +155,7 @@ def test_logits_are_float_under_autocast_and_as_fine_as_the_network() -> None:
     assert network.double()(image.double()).dtype == torch.float64
 
 
+@pytest.mark.slow
 def test_learns_to_find_a_region() -> None:
     network = ICNet(2, width=8, blocks=(1, 1, 1, 1))
     label = torch.zeros(4, 32, 32, dtype=torch.long)

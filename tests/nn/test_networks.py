@@ -155,6 +155,7 @@ def _seed() -> None:
 
 @pytest.mark.parametrize("name", CASES)
 class TestEveryNetwork:
+    @pytest.mark.slow
     @pytest.mark.parametrize("width", [2, 3])
     def test_learns_at_any_width(self, name: str, width: int) -> None:
         case = CASES[name]
@@ -166,6 +167,7 @@ class TestEveryNetwork:
             assert parameter.grad is not None, parameter_name
             assert parameter.grad.isfinite().all(), parameter_name
 
+    @pytest.mark.slow
     def test_is_the_same_after_saving_and_loading(self, name: str, tmp_path: Path) -> None:
         case = CASES[name]
         network, inputs = case.build(2), case.inputs(2)
@@ -175,6 +177,7 @@ class TestEveryNetwork:
         other.load_state_dict(load_file(tmp_path / "weights.safetensors"))
         assert_same(other.eval()(*inputs), network.eval()(*inputs))
 
+    @pytest.mark.slow
     def test_initialises_with_right_spectral_norms(self, name: str) -> None:
         network = CASES[name].build(2)
         xavier_init(network)
@@ -185,6 +188,7 @@ class TestEveryNetwork:
                 assert norm == pytest.approx(1, abs=0.25)  # power iterations converge slowly
 
 
+@pytest.mark.xslow
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.traced])
 class TestTracing:
     @torch.no_grad()

@@ -109,6 +109,7 @@ def check(
         assert largest_difference(fast(condition, noise), first) == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(options=V2, edges=st.booleans(), **MAPS)
 def test_v2_draws_as_the_plain_one(
@@ -122,6 +123,7 @@ def test_v2_draws_as_the_plain_one(
     check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype, one_by_one)
 
 
+@pytest.mark.slow
 @settings(max_examples=20, deadline=None)
 @given(options=V1, doublings=st.sampled_from([5, 6]), **MAPS)
 def test_v1_draws_as_the_plain_one(
@@ -136,6 +138,7 @@ def test_v1_draws_as_the_plain_one(
     check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype, one_by_one)
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(start=st.sampled_from(["noise", "label"]), options=V1, **(MAPS | {"classes": st.just(1), "kind": st.none()}))
 def test_v1_draws_sketches_as_the_plain_one(

@@ -83,6 +83,14 @@ def build(shape: Shape) -> tuple[Lab2PixV2Generator, MultiScaleDiscriminator]:
     return generator, discriminator
 
 
+def official(network: nn.Module) -> dict[str, Tensor]:
+    return rename(network, official_rules(network))
+
+
+def load_official(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    load_renamed(network, official_rules(network), weights, "official network")
+
+
 def marked(instance: Tensor) -> Tensor:
     edges = torch.zeros_like(instance, dtype=torch.float32)
     height, width = instance.shape[-2:]
@@ -212,8 +220,8 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
         "D_real": released.adversarial(real, mask, -1, True),
     }
 
-    tensors = {f"G.{key}": value for key, value in rename(generator, official_rules(generator)).items()}
-    tensors |= {f"D.{key}": value for key, value in rename(discriminator, official_rules(discriminator)).items()}
+    tensors = {f"G.{key}": value for key, value in official(generator).items()}
+    tensors |= {f"D.{key}": value for key, value in official(discriminator).items()}
     halved = {
         key: value.half() if value.is_floating_point() and not key.endswith(("_u", "_v")) else value
         for key, value in tensors.items()
@@ -269,6 +277,7 @@ def test_released_networks_are_met_in_all_they_answered(golden_root: Path, name:
 # --- files of other shapes ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "shape",
     [
@@ -330,12 +339,14 @@ def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
     return {name: tensor}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.generated", "out.global.3", "out.enhance_mask", "out.D1.real"])
 def test_parity_wrong_tensor_fails_its_row_alone(made: Path, name: str) -> None:
     edit(made, nudged(made, name, 3e-4))
     assert list(failures(check_file(made))) == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("key", "term"),
     [("loss.generator", "GAN_Feat"), ("loss.discriminator", "D_real"), ("grad_norm.generator", None)],
@@ -359,6 +370,7 @@ def test_parity_fails_for_nan(made: Path) -> None:
     assert list(failures(check_file(made))) == ["out.generated", "grad_norm.generator"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tensors", "values", "failed", "reason"),
     [
@@ -395,6 +407,7 @@ def test_files_that_cannot_be_read_fail(made: Path) -> None:
     assert "cannot read" in failures(check_file(made))["made.safetensors"]
 
 
+@pytest.mark.slow
 def test_parity_of_files_and_folders(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     other = write(made.parent, Shape(discriminators=1), "other")
     assert list(check_files([made.parent])) == [made, other]
@@ -417,11 +430,9 @@ def test_released_names_lead_there_and_back() -> None:
     shape = Shape(discriminators=3)
     generator, discriminator = build(shape)
     other_generator, other_discriminator = build(shape)
-    load_renamed(other_generator, official_rules(other_generator), rename(generator, official_rules(generator)))
-    released = rename(discriminator, official_rules(discriminator)) | {
-        "discriminator_0.backboneNet.0.weight": torch.zeros(1)
-    }
-    load_renamed(other_discriminator, official_rules(other_discriminator), released)
+    load_official(other_generator, official(generator))
+    released = official(discriminator)
+    load_official(other_discriminator, released)
     for ours, theirs in ((generator, other_generator), (discriminator, other_discriminator)):
         for (name, one), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
             assert torch.equal(one, other), name
@@ -431,21 +442,17 @@ def test_released_names_are_those_of_the_file(golden_root: Path) -> None:
     held = load_file(golden_root / "v2_normal.safetensors")
     shape = Shape(classes=9, widths=(4, 2, 16, 16, 8, 64))
     generator, discriminator = build(shape)
-    assert {f"G.{name}" for name in rename(generator, official_rules(generator))} == {
-        n for n in held if n.startswith("G.")
-    }
+    assert {f"G.{name}" for name in official(generator)} == {n for n in held if n.startswith("G.")}
     own = {n for n in held if n.startswith("D.") and "backboneNet" not in n}
-    assert {f"D.{name}" for name in rename(discriminator, official_rules(discriminator))} == own
+    assert {f"D.{name}" for name in official(discriminator)} == own
 
 
 def test_parity_names_weights_that_do_not_fit() -> None:
     generator, _ = build(Shape())
-    released = rename(generator, official_rules(generator))
+    released = official(generator)
     with pytest.raises(CheckpointError, match=r"conv_img\.bias is \[4\].*wants \[3\]"):
-        load_renamed(generator, official_rules(generator), released | {"conv_img.bias": torch.zeros(4)})
+        load_official(generator, released | {"conv_img.bias": torch.zeros(4)})
     with pytest.raises(CheckpointError, match=r"lacks fc\.bias"):
-        load_renamed(
-            generator, official_rules(generator), {name: value for name, value in released.items() if name != "fc.bias"}
-        )
+        load_official(generator, {name: value for name, value in released.items() if name != "fc.bias"})
     with pytest.raises(CheckpointError, match=r"unknown up_9\.bias"):
-        load_renamed(generator, official_rules(generator), released | {"up_9.bias": torch.zeros(1)})
+        load_official(generator, released | {"up_9.bias": torch.zeros(1)})

@@ -34,6 +34,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> None:
         yield
 
 
+@pytest.mark.xslow
 @NEEDS_COMPILER
 def test_a_compiled_run_resumes_bit_for_bit(tmp_path: Path, toys) -> None:
     from torch._dynamo.utils import counters
@@ -56,6 +57,7 @@ def test_a_compiled_run_resumes_bit_for_bit(tmp_path: Path, toys) -> None:
         torch.testing.assert_close(mine[name], value, rtol=0, atol=2e-2, msg=name)
 
 
+@pytest.mark.xslow
 @NEEDS_COMPILER
 def test_two_compiled_processes_resume_bit_for_bit(server, tmp_path: Path) -> None:
     def jobs(**job) -> list[dict]:
@@ -135,6 +137,7 @@ def test_with_checkpointing_blocks_are_the_programs(monkeypatch: pytest.MonkeyPa
     assert compiled == [*generator.blocks, head, *discriminators.networks]
 
 
+@pytest.mark.xslow
 def test_pictures_are_drawn_without_programs() -> None:
     made: list[object] = []
 

@@ -21,9 +21,11 @@ from lab2pix.errors import ConfigError, LabelError, TrainingError, WeightsError
 from lab2pix.evaluation.accumulator import MetricAccumulator, Networks
 from lab2pix.evaluation.features import FeatureNetwork, load_features
 from lab2pix.evaluation.metrics.distribution import FeatureMoments, frechet_distance
+from lab2pix.evaluation.protocol import Protocol
 from lab2pix.inference import Synthesizer
-from lab2pix.inference.evaluate import evaluate
+from lab2pix.inference.evaluate import evaluate_run
 from lab2pix.labels.space import LabelSpace
+from lab2pix.reporting.scores import higher_is_better
 from lab2pix.training import evaluation as evaluation_module
 from lab2pix.training import monitor, train
 from lab2pix.training.checkpoint import list_checkpoints, load_checkpoint
@@ -32,7 +34,6 @@ from lab2pix.training.evaluation import (
     build_evaluation,
     evaluation_names,
     is_better,
-    is_maximized,
 )
 from lab2pix.training.state import Best, build_state
 from lab2pix.utils.distributed import DistributedContext
@@ -108,7 +109,7 @@ def test_evaluated_run_of_each_method_makes_the_same_steps(tmp_path: Path, prese
 def test_evaluation_does_not_change_the_training_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decay: float | None
 ) -> None:
-    evaluate_run = monitor.Monitor.evaluate
+    really_evaluate = monitor.Monitor.evaluate
     seen = []
 
     def snapshot(now: monitor.Monitor) -> dict[str, Any]:
@@ -120,7 +121,7 @@ def test_evaluation_does_not_change_the_training_state(
 
     def watched(now: monitor.Monitor) -> bool:
         before = snapshot(now)
-        improved = evaluate_run(now)
+        improved = really_evaluate(now)
         after = snapshot(now)
         seen.append([name for name in before if not torch.equal(before[name], after[name])])
         return improved
@@ -205,13 +206,8 @@ def test_the_same_step_gets_the_same_scores_as_from_evaluate(
     assert list(logged) == [2, 4]
     for (step, scores), pictures in zip(logged.items(), drawn, strict=True):
         seen.clear()
-        report = evaluate(
-            tmp_path / "run" / "checkpoints" / f"step-{step:08d}",
-            segmenter=reader,
-            samples=2,
-            count=4,
-            device="cpu",
-        )
+        checkpoint = tmp_path / "run" / "checkpoints" / f"step-{step:08d}"
+        report = evaluate_run(checkpoint, Protocol(segmenter=reader), samples=2, count=4, device="cpu")
         assert (
             set(scores)
             == set(report.scores)
@@ -226,6 +222,7 @@ def test_the_same_step_gets_the_same_scores_as_from_evaluate(
     assert logged[2] != logged[4]
 
 
+@pytest.mark.slow
 def test_evaluation_by_two_processes_equals_one(server, tmp_path: Path, toys, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where batch statistics are each process' own until the next step."""
     run = tmp_path / "run"
@@ -284,8 +281,8 @@ def test_images_that_are_not_finite_stop_the_run(monkeypatch: pytest.MonkeyPatch
         *((name, False) for name in ("l1", "perceptual", "cycle", "disagreement", "size")),
     ],
 )
-def test_is_maximized_follows_from_the_score_name(name: str, higher: bool) -> None:
-    assert is_maximized(name) == higher
+def test_direction_follows_from_the_score_name(name: str, higher: bool) -> None:
+    assert higher_is_better(name) == higher
     best = Best(name, 2.0, 1)
     assert (is_better(name, 3.0, best), is_better(name, 1.0, best), is_better(name, 2.0, best)) == (
         *(higher, not higher),
@@ -357,7 +354,7 @@ def test_a_segmenter_of_other_classes_is_refused_before_the_first_step(tmp_path:
     names = LabelSpace.load("scenes").names
     other.with_suffix(".json").write_text(json.dumps({"size": [64, 64], "classes": [*names[:-1], None]}))
     config = load_config("v2-small", [*TINY, "train.evaluate_every=2", f"evaluation.segmenter={other}"])
-    with pytest.raises(LabelError, match=f"reads 13 of the 14 classes .* and lacks '{names[-1]}'"):
+    with pytest.raises(LabelError, match=f"predicts 13 of the 14 classes .* and lacks '{names[-1]}'"):
         train(config, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
@@ -438,8 +435,8 @@ def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: 
     train(load_config("v1-small", [*TINY, *cheap, *sides]), tmp_path / "run", device="cpu")
     [line] = lines(tmp_path / "run", "evaluation")
     assert set(line["evaluation"]) == set(DISTANCES)
-    report = evaluate(tmp_path / "run", device="cpu")
-    moved = evaluate(tmp_path / "run", count=3, device="cpu")
+    report = evaluate_run(tmp_path / "run", device="cpu")
+    moved = evaluate_run(tmp_path / "run", count=3, device="cpu")
     for name, value in line["evaluation"].items():
         assert value == pytest.approx(report.scores[name].mean, rel=1e-4, abs=1e-6)
         assert moved.scores[name].mean != pytest.approx(value, rel=1e-3)

@@ -21,6 +21,8 @@ from lab2pix.training import train
 from lab2pix.training.checkpoint import latest_checkpoint
 from tests.helpers.toy import toy_config
 
+pytestmark = pytest.mark.slow
+
 STEPS = 24
 CONFIG = {"train__steps": STEPS, "checkpoint__every": 4, "monitor__sample_every": 8, "train__ema_decay": 0.9}
 

@@ -152,7 +152,7 @@ def test_data_bound_considers_each_minute_by_itself() -> None:
 def test_data_loading_hint_names_a_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress.os, "cpu_count", lambda: 8)
     way = "--resume with data.workers=2 (now 0), which changes speed only"
-    assert data_loading_hint(0.256, 0) == f"26% of the last minute went by waiting for data: {way}"
+    assert data_loading_hint(0.256, 0) == f"26% of the last minute was spent waiting for data: {way}"
     assert "data.workers=8 (now 6)" in data_loading_hint(0.5, 6)
     assert "store the files at about data.size" in data_loading_hint(0.5, 8)
 
@@ -170,6 +170,6 @@ def test_log_terminal_and_page_tell_of_waiting(
     assert len(shares) == 12 and all(0 <= share <= 1 for share in shares)
     assert sorted(shares)[6] > 0.5  # a batch takes 0.24 s to read and a step some milliseconds
     notes = [line["note"] for line in log if "note" in line]
-    assert len(notes) == 1 and "of the last minute went by waiting for data: --resume with data.workers" in notes[0]
+    assert len(notes) == 1 and "of the last minute was spent waiting for data: --resume with data.workers" in notes[0]
     assert notes[0] in capsys.readouterr().err.replace("\n", "")
     assert "% of the latest session waiting for data" in (slow / "index.html").read_text()

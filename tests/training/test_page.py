@@ -115,7 +115,7 @@ def test_run_page_says_how_to_resume(tmp_path: Path) -> None:
 def test_run_page_says_when_nothing_is_held_out(tmp_path: Path) -> None:
     train(toy_config(data__val_split=None), tmp_path / "run")
     page = Page(tmp_path / "run" / "index.html")
-    assert "Label maps that it learns from" in page.text
+    assert "Training label maps" in page.text
     assert page.figures == 0
     assert "Scores" not in page.text
 
@@ -217,7 +217,7 @@ def test_ticks_of_a_single_value() -> None:
 
 def test_chart_marks_the_best_and_tells_each_value() -> None:
     drawn = chart({10: 0.25, 20: 0.5, 30: 0.375}, 20, 'a "score"')
-    assert 'aria-label="a &quot;score&quot;"' in drawn
+    assert 'aria-label="a &#34;score&#34;"' in drawn
     circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="([\d.]+)"[^>]*><title>([^<]+)</title>', drawn)
     assert [title for *_, title in circles] == ["step 10: 0.2500", "step 20: 0.5000", "step 30: 0.3750"]
     assert [radius for *_, radius, _ in circles] == ["2.5", "5", "2.5"]

@@ -37,10 +37,11 @@ from lab2pix.training.ema import ModelEma
 from lab2pix.training.interrupts import TIMEOUT, InterruptHandler
 from lab2pix.training.log import RunLog
 from lab2pix.training.progress import Display
-from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
+from lab2pix.training.sampler import StreamSampler, draw_noise
 from lab2pix.training.schedule import total_steps
 from lab2pix.training.state import Best, TrainingState, build_state
 from lab2pix.utils.distributed import choose_device
+from lab2pix.utils.seeding import stable_seed
 from tests.helpers.toy import ToyMethod, toy_config
 
 CPU = torch.device("cpu")

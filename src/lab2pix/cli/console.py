@@ -22,15 +22,6 @@ __all__ = ["explain_os_error", "print_table", "read_seed_pair", "read_size", "re
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 _NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
-_LAYOUTS_OWN = {
-    "ade20k": "ade20k",
-    "cityscapes": "cityscapes",
-    "coco-stuff": "coco-stuff",
-    "facades": "facades",
-    "facades-base": "facades",
-    "scenes": "scenes",
-    "sketch": "sketch",
-}
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -86,12 +77,12 @@ def resolve_label_space(labels: str | None, layout: str) -> LabelSpace:
         ConfigError: none was asked for, and the layout may hold any labels, or there is no such layout.
         LabelError: there is no such label space.
     """
-    from lab2pix.config.schema import LAYOUT_NAMES
     from lab2pix.labels.space import LabelSpace
+    from lab2pix.utils.registry import LAYOUTS
 
-    name = labels or _LAYOUTS_OWN.get(layout)
-    if name is None and layout not in LAYOUT_NAMES:
-        raise ConfigError(f"No layout is called '{layout}'{did_you_mean(layout, LAYOUT_NAMES)}")
+    if labels is None and layout not in LAYOUTS:
+        raise ConfigError(f"No layout is called '{layout}'{did_you_mean(layout, LAYOUTS)}")
+    name = labels or LAYOUTS[layout].label_space
     if name is None:
         raise ConfigError(f"layout '{layout}' may hold any labels: add --labels with a label space or its YAML file")
     return LabelSpace.load(name)

@@ -75,14 +75,15 @@ def _data_scenes(
 @data_app.command("layouts")
 def _data_layouts() -> None:
     """List how files may lie on disk."""
-    from lab2pix.data.formats import layout_descriptions
+    from lab2pix.utils.registry import LAYOUTS
 
-    print_table(("layout", "where the files lie"), layout_descriptions().items())
+    print_table(("layout", "where the files lie"), [(name, layout.description) for name, layout in LAYOUTS.items()])
 
 
 @labels_app.callback()
 def _labels(context: typer.Context) -> None:
-    from lab2pix.labels.space import LabelSpace, label_space_names
+    from lab2pix.labels.space import LabelSpace
+    from lab2pix.utils.registry import label_space_names
 
     if context.invoked_subcommand is None:
         spaces = [LabelSpace.load(name) for name in label_space_names()]

@@ -1,4 +1,4 @@
-"""Verbs that score and compare: evaluate, compare, parity."""
+"""Commands that score and compare: evaluate, compare, parity."""
 
 from __future__ import annotations
 
@@ -22,85 +22,101 @@ def _evaluate(
         str | None,
         typer.Argument(
             metavar="RUN_OR_WEIGHTS",
-            help="What to judge on its own held-out data; or else --generated.",
+            help="Run or weights to evaluate on its held-out data; or else --generated.",
             show_default=False,
         ),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Report to write (.json); its page (.html) lies beside it.")],
-    generated: Annotated[Path | None, typer.Option(help="A folder of pictures.", show_default=False)] = None,
-    real: Annotated[
-        Path | None, typer.Option(help="Their photos, or a file of --save-stats.", show_default=False)
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Their label maps.", show_default=False)] = None,
-    label_space: Annotated[str | None, typer.Option(help="What the label maps hold.", show_default=False)] = None,
+    out: Annotated[Path, typer.Option(help="Report to write (.json), with its page (.html) next to it.")],
+    generated: Annotated[Path | None, typer.Option(help="Folder of generated images.", show_default=False)] = None,
+    real: Annotated[Path | None, typer.Option(help="Photos, or a file of --save-stats.", show_default=False)] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label maps.", show_default=False)] = None,
+    label_space: Annotated[str | None, typer.Option(help="Label space of --labels.", show_default=False)] = None,
     segmenter: Annotated[
-        str | None, typer.Option(help="Folder, exported program or hf:NAME for PPA, PCA, C-IoU.", show_default=False)
+        str | None,
+        typer.Option(help="Segmenter of PPA, PCA, C-IoU: folder, exported program or hf:NAME.", show_default=False),
     ] = None,
     features: Annotated[
         list[str], typer.Option(help="inception (FID, KID), efficientnet-lite0 or an exported program; repeatable.")
-    ] = ["efficientnet-lite0"],  # noqa: B006 - typer's way to a repeatable option with a default
-    inception_weights: Annotated[Path | None, typer.Option(help="Inception's weights.", show_default=False)] = None,
-    lpips: Annotated[str | None, typer.Option(help="alex or vgg, for LPIPS.", show_default=False)] = None,
-    lpips_weights: Annotated[Path | None, typer.Option(help="That network's weights.", show_default=False)] = None,
+    ] = ["efficientnet-lite0"],  # noqa: B006 - typer's form of a repeatable option with a default
+    inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception.", show_default=False)] = None,
+    lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.", show_default=False)] = None,
+    lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.", show_default=False)] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "--seeds", min=1, help="Pictures per label map (NAME_0, NAME_1, ...).")
+        int, typer.Option("--samples", "--seeds", min=1, help="Images per label map (NAME_0, NAME_1, ...).")
     ] = 1,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Bring all pictures to this size.", show_default=False)
+        str | None, typer.Option(metavar="HxW", help="Resize all images to this size.", show_default=False)
     ] = None,
-    unpaired: Annotated[bool, typer.Option("--unpaired", help="Photos' names mean nothing; no PSNR or SSIM.")] = False,
-    layout: Annotated[str, typer.Option(help="How photos and label maps lie.")] = "folder",
+    unpaired: Annotated[
+        bool, typer.Option("--unpaired", help="Names of photos are unrelated; no PSNR or SSIM.")
+    ] = False,
+    layout: Annotated[str, typer.Option(help="Folder format of photos and label maps.")] = "folder",
     split: Split = None,
-    count: Annotated[int | None, typer.Option(min=2, help="Of a run: how many label maps.", show_default=False)] = None,
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out what lacks a partner.")] = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out what cannot be read.")] = False,
-    save_stats: Annotated[
-        Path | None, typer.Option(help="Keep the photos' statistics (.safetensors) for --real.", show_default=False)
+    count: Annotated[
+        int | None, typer.Option(min=2, help="Runs only: number of label maps.", show_default=False)
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes speed and memory only.")] = 32,
+    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out names without a partner.")] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be read.")] = False,
+    save_stats: Annotated[
+        Path | None,
+        typer.Option(
+            help="File (.safetensors) for the statistics of the photos, to be used as --real.", show_default=False
+        ),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per batch; changes speed and memory only.")] = 32,
     seed: Seed = 0,
-    name: Annotated[str | None, typer.Option(help="The method's name in the report.", show_default=False)] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a report that is there.")] = False,
+    name: Annotated[str | None, typer.Option(help="Name of the method in the report.", show_default=False)] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
     device: Device = None,
 ) -> None:
-    """Score pictures made by anything, or what a run draws; the report says how."""
+    """Score generated images, or the images of a run, and write a report."""
     from lab2pix.errors import ConfigError, did_you_mean
-    from lab2pix.inference.evaluate import evaluate
+    from lab2pix.evaluation.evaluator import evaluate_folders
+    from lab2pix.evaluation.protocol import Protocol
+    from lab2pix.evaluation.report import check_output_path, picture_folder
+    from lab2pix.inference.evaluate import evaluate_run
     from lab2pix.utils.distributed import DistributedContext
 
     if lpips not in (None, "alex", "vgg"):
         raise ConfigError(f"--lpips is '{lpips}'{did_you_mean(lpips, ('alex', 'vgg'))}")
+    if (run is None) == (generated is None):
+        raise ConfigError("name what to evaluate: either a run, or a folder of images with --generated")
+    of_folders = {
+        **{"real": real, "labels": labels, "label-space": label_space, "save-stats": save_stats},
+        **{"layout": layout != "folder" or None, "unpaired": unpaired or None},
+    }
+    refused = [option for option, value in of_folders.items() if value is not None]
+    if run is not None and refused:
+        raise ConfigError(f"--{refused[0]} belongs to --generated: a run knows its own data; leave it out")
+    if generated is not None and count is not None:
+        raise ConfigError("--count belongs to a run; leave it out: all of --generated is evaluated")
+    check_output_path(out, overwrite=overwrite)
+    protocol = Protocol(
+        features=features,
+        segmenter=segmenter,
+        lpips=lpips,  # type: ignore[arg-type]
+        inception_weights=inception_weights,
+        lpips_weights=lpips_weights,
+        size=None if size is None else read_size(size),
+        batch_size=batch_size,
+        seed=seed,
+        allow_missing=allow_missing,
+        skip_broken=skip_broken,
+    )
     with show_progress("label maps") as on_progress:
-        report = evaluate(
-            run,
-            generated=generated,
-            real=real,
-            labels=labels,
-            label_space=label_space,
-            segmenter=segmenter,
-            features=features,
-            lpips=lpips,  # type: ignore[arg-type]
-            inception_weights=inception_weights,
-            lpips_weights=lpips_weights,
-            samples=samples,
-            size=None if size is None else read_size(size),
-            unpaired=unpaired,
-            layout=layout,
-            split=split,
-            count=count,
-            allow_missing=allow_missing,
-            skip_broken=skip_broken,
-            batch_size=batch_size,
-            seed=seed,
-            save_stats=save_stats,
-            name=name,
-            device=device,
-            out=out,
-            overwrite=overwrite,
-            on_progress=on_progress,
-        )
+        shared = {"samples": samples, "split": split, "name": name, "device": device, "on_progress": on_progress}
+        if run is not None:
+            pictures = picture_folder(out, overwrite=overwrite)
+            report = evaluate_run(run, protocol, count=count, pictures=pictures, **shared)  # type: ignore[arg-type]
+        else:
+            assert generated is not None
+            report = evaluate_folders(
+                generated, real, protocol, labels=labels, label_space=label_space, unpaired=unpaired,
+                layout=layout, save_stats=save_stats, **shared,  # type: ignore[arg-type]
+            )  # fmt: skip
     if DistributedContext.is_first():
+        report.save(out, overwrite=overwrite)
         print(f"{report}\n{out}")
 
 
@@ -111,10 +127,12 @@ def _compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder for compare.md, compare.html, compare.png.", show_default=False)
     ] = None,
-    allow_different: Annotated[bool, typer.Option("--allow-different", help="Go on where protocols differ.")] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a comparison that is there.")] = False,
+    allow_different: Annotated[
+        bool, typer.Option("--allow-different", help="Compare although protocols differ.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing comparison.")] = False,
 ) -> None:
-    """Put reports side by side; those of one name are one method with several seeds."""
+    """Compare reports; those of one name are one method with several seeds."""
     from lab2pix.evaluation.compare import compare
 
     comparison = compare(reports, allow_different=allow_different)
@@ -128,9 +146,9 @@ def _compare(
 def _parity(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="Golden vectors to check against.")],
     *,
-    fast: Annotated[bool, typer.Option("--fast", help="Let prepared generators answer, where there are any.")] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Check prepared generators, where there are any.")] = False,
 ) -> None:
-    """Compare this package's networks and losses with recorded ones; exit 1 on any difference."""
+    """Compare networks and losses with golden vectors; exit status 1 on any difference."""
     from lab2pix.testing.parity import run_parity
 
     raise typer.Exit(0 if run_parity(paths, fast=fast) else 1)

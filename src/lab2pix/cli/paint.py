@@ -22,7 +22,7 @@ def _paint(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Run, checkpoint, weights file or hub name; else the one that came along.",
+            help="Run, checkpoint, weights file or Hugging Face name; default: the shipped model.",
             show_default=False,
         ),
     ] = None,

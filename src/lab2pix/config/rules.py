@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
-from lab2pix.config.schema import FEATURE_NAMES, LAYOUT_NAMES, RunConfig
+from lab2pix.config.schema import FEATURE_NAMES, RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
+from lab2pix.utils.registry import LAYOUTS, label_space_names
 
-__all__ = ["check_rules", "label_space_files", "nearest_size"]
+__all__ = ["check_rules", "nearest_size"]
 
 
 def check_rules(config: RunConfig) -> None:
@@ -25,14 +25,6 @@ def check_rules(config: RunConfig) -> None:
     config.check_samples_per_pass(samples, f"set train.batch_size={2 * config.train.accumulate} or more")
 
 
-def label_space_files() -> list[str]:
-    """Return the names of the shipped label spaces, sorted; reads no file."""
-    folder = files("lab2pix") / "labels" / "spaces"
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
-
-
 def nearest_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[int, int]:
     """Return the nearest height and width that are multiples of `multiple` and no smaller than `least`."""
     lowest = -(-least // multiple)
@@ -42,8 +34,8 @@ def nearest_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[
 
 def _check_names(config: RunConfig) -> None:
     data = config.data
-    if data.layout not in LAYOUT_NAMES:
-        raise ConfigError(f"data.layout is '{data.layout}'{did_you_mean(data.layout, LAYOUT_NAMES)}")
+    if data.layout not in LAYOUTS:
+        raise ConfigError(f"data.layout is '{data.layout}'{did_you_mean(data.layout, LAYOUTS)}")
     if data.input == "images" and not config.takes_images:
         raise ConfigError(
             f"data.input is 'images', but method '{config.method}' generates from label maps; set data.input=labels or "
@@ -52,9 +44,9 @@ def _check_names(config: RunConfig) -> None:
     if data.label_space.endswith((".yaml", ".yml")):
         if not Path(data.label_space).is_file():
             raise ConfigError(f"data.label_space names '{data.label_space}', but there is no such file")
-    elif data.label_space not in label_space_files():
+    elif data.label_space not in label_space_names():
         raise ConfigError(
-            f"data.label_space is '{data.label_space}'{did_you_mean(data.label_space, label_space_files())}"
+            f"data.label_space is '{data.label_space}'{did_you_mean(data.label_space, label_space_names())}"
         )
 
 

@@ -8,7 +8,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "FEATURE_NAMES",
-    "LAYOUT_NAMES",
     "Beta",
     "CheckpointConfig",
     "DataConfig",
@@ -27,14 +26,8 @@ __all__ = [
 Light = Literal["sun", "any"]
 """Whether the height of the sun tells in which light a drawn scene lies, or nothing does."""
 
-LAYOUT_NAMES = (
-    *("ab", "ade20k", "ba", "cityscapes", "coco-stuff", "facades", "facades-base", "folder", "scenes", "sketch"),
-    "unaligned",
-)
-"""Every layout of `lab2pix.data`, so that a typo shows before anything heavy is loaded; a test keeps the two alike."""
-
 FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1")
-"""Every feature network that `lab2pix.evaluation` knows by name; likewise."""
+"""Feature networks that `lab2pix.evaluation` knows by name."""
 
 
 class Section(BaseModel):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lab2pix.data.build import build_dataset
 from lab2pix.data.datasets import PairDataset, UnpairedDataset
 from lab2pix.data.files import read_image, read_instances, read_label, write_label_png
-from lab2pix.data.formats import find_pairs, layout_names
+from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair, PairList
 from lab2pix.data.samples import Sample, collate
 from lab2pix.data.sketches import Sketcher, find_edges
@@ -24,7 +24,6 @@ __all__ = [
     "find_edges",
     "find_pairs",
     "instance_edges",
-    "layout_names",
     "read_image",
     "read_instances",
     "read_label",

@@ -14,10 +14,11 @@ from torch.utils.data import Dataset
 
 from lab2pix.data.files import path_prefix, read_instances
 from lab2pix.data.pairs import Pair, PairList
-from lab2pix.data.samples import Sample, seeded_generator
+from lab2pix.data.samples import Sample
 from lab2pix.data.transforms import JointTransform, instance_edges, uint8_to_float
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.seeding import seeded_generator
 
 if TYPE_CHECKING:
     from lab2pix.config.schema import SourceConfig

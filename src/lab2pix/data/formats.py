@@ -6,17 +6,19 @@ Files are listed, matched and kept as text: a set of 120,000 pairs is found in a
 from __future__ import annotations
 
 import os
+import pkgutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from lab2pix.data.files import list_inputs, path_prefix
 from lab2pix.data.pairs import PairList, PairStorage, Row
 from lab2pix.errors import DataError, did_you_mean
+from lab2pix.utils.registry import LAYOUTS
 
-__all__ = ["LAYOUTS", "DatasetFormat", "Scan", "find_pairs", "layout_descriptions", "layout_names", "scan"]
+__all__ = ["Scan", "find_pairs", "scan"]
 
 Parts = Literal["pairs", "labels", "photos"]
 """What is looked for: label maps with their photos, label maps alone, or photos alone."""
@@ -39,30 +41,6 @@ class Scan:
     empty: Path | None = None
 
 
-@dataclass(frozen=True)
-class DatasetFormat:
-    """One way in which files lie.
-
-    Attributes:
-        description: the way in a line.
-        scan: finds the pairs of a split below a root; the last argument says which parts are wanted.
-    """
-
-    description: str
-    scan: Callable[[Path, str | None, Parts], Scan]
-
-
-def layout_names() -> list[str]:
-    """Return the names of all layouts, `scenes` among them, which needs no files."""
-    return sorted([*LAYOUTS, "scenes"])
-
-
-def layout_descriptions() -> dict[str, str]:
-    """Return a line on each layout, by name."""
-    drawn = {"scenes": "no files: landscapes that are drawn while they are needed"}
-    return dict(sorted({**{name: layout.description for name, layout in LAYOUTS.items()}, **drawn}.items()))
-
-
 def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True, need_labels: bool = True) -> Scan:
     """Find the pairs of a split and whatever is wrong among its files; no file is opened.
 
@@ -78,15 +56,16 @@ def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True
     """
     parts: Parts = "labels" if not need_images else "pairs" if need_labels else "photos"
     if layout not in LAYOUTS:
-        if layout == "scenes":
-            raise DataError("Layout 'scenes' has no files; write some with `lab2pix data scenes` and use 'folder'")
-        raise DataError(f"No layout is called '{layout}'{did_you_mean(layout, layout_names())}")
+        raise DataError(f"No layout is called '{layout}'{did_you_mean(layout, LAYOUTS)}")
+    finder = LAYOUTS[layout].scan
+    if finder is None:
+        raise DataError(f"Layout '{layout}' has no files; write some with `lab2pix data scenes` and use 'folder'")
     if parts == "labels" and root.is_file():
         return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(layout, "files"))]))
     if not root.is_dir():
         what = "file or folder" if parts == "labels" else "folder"
         raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
-    return LAYOUTS[layout].scan(root, split, parts)
+    return cast(Scan, pkgutil.resolve_name(finder)(root, split, parts))
 
 
 def find_pairs(
@@ -242,22 +221,23 @@ def _joined(scans: Iterable[Scan]) -> Scan:
 # --- the layouts ----------------------------------------------------------------------------------------------------
 
 
-def _scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
-    if parts == "labels" and not (root / "labels").is_dir():
+def scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
+    inputs = "sources" if (root / "sources").is_dir() and not (root / "labels").is_dir() else "labels"
+    if parts == "labels" and not (root / inputs).is_dir():
         return _match((None, _part(root, split), None))
     if parts == "photos":
         return _match((_part(root, "images", split), None, None))
     images = _part(root, "images", split) if parts == "pairs" else None
-    return _match((images, _part(root, "labels", split), root.joinpath("instances", split or "")))
+    return _match((images, _part(root, inputs, split), root.joinpath("instances", split or "")))
 
 
-def _scan_cityscapes(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_cityscapes(root: Path, split: str | None, parts: Parts) -> Scan:
     photos = None if parts == "labels" else _part(root, "leftImg8bit", split)
     labels = None if parts == "photos" else _part(root, "gtFine", split)
     return _match((photos, labels, labels), ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds"))
 
 
-def _scan_coco_stuff(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_coco_stuff(root: Path, split: str | None, parts: Parts) -> Scan:
     kinds = {"pairs": ("img", "label"), "labels": ("label",), "photos": ("img",)}[parts]
 
     def one(name: str, prefix: str = "") -> Scan:
@@ -276,7 +256,7 @@ def _scan_coco_stuff(root: Path, split: str | None, parts: Parts) -> Scan:
 _ADE20K_FOLDERS = {"train": "training", "val": "validation"}
 
 
-def _scan_ade20k(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_ade20k(root: Path, split: str | None, parts: Parts) -> Scan:
     inner = root / "ADEChallengeData2016"
     root = inner if inner.is_dir() else root
     part = _ADE20K_FOLDERS.get(split or "", split)
@@ -295,7 +275,7 @@ def _scan_halves(form: PairStorage) -> Callable[[Path, str | None, Parts], Scan]
     return find
 
 
-def _scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
     """Match the CMP base form, which keeps photos (.jpg) and label maps (.png) in one folder."""
     found = Scan()
     folder = _part(root, split)
@@ -314,7 +294,7 @@ def _scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
     return found
 
 
-def _scan_unaligned(root: Path, split: str | None, parts: Parts) -> Scan:
+def scan_unaligned(root: Path, split: str | None, parts: Parts) -> Scan:
     """List one domain's folder, as CycleGAN's data sets have them: what is generated from in A, photos in B."""
     if parts == "pairs":
         raise DataError(f"Layout 'unaligned' has no pairs in {root}; choose an unpaired method such as cyclegan")
@@ -332,27 +312,5 @@ _FORMS: dict[str, PairStorage] = {
     **{"facades": "photo-left", "sketch": "sketch-left"},
 }
 
-LAYOUTS: dict[str, DatasetFormat] = {
-    "folder": DatasetFormat(
-        "images/[SPLIT/]NAME.* and labels/[SPLIT/]NAME.*, optional instances/[SPLIT/]NAME.*; sub-folders kept",
-        _scan_folder,
-    ),
-    "cityscapes": DatasetFormat(
-        "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, *_instanceIds.png",
-        _scan_cityscapes,
-    ),
-    "coco-stuff": DatasetFormat(
-        "SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png", _scan_coco_stuff
-    ),
-    "ade20k": DatasetFormat(
-        "ADEChallengeData2016/images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
-        _scan_ade20k,
-    ),
-    "facades": DatasetFormat("SPLIT/*.jpg, photo left and coloured labels right", _scan_halves("photo-left")),
-    "facades-base": DatasetFormat("NAME.jpg and palette NAME.png in one folder", _scan_facades_base),
-    "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", _scan_halves("sketch-left")),
-    "ab": DatasetFormat("SPLIT/NAME.*, input left and photo right", _scan_halves("input-left")),
-    "ba": DatasetFormat("SPLIT/NAME.*, photo left and input right", _scan_halves("photo-left")),
-    "unaligned": DatasetFormat("SPLITA/NAME.* to generate from and SPLITB/NAME.*, without pairs", _scan_unaligned),
-}
-"""Every layout of files, by name."""
+scan_facades, scan_sketches = _scan_halves("photo-left"), _scan_halves("sketch-left")
+scan_ab, scan_ba = _scan_halves("input-left"), _scan_halves("photo-left")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import NotRequired, TypedDict
 
@@ -11,7 +10,7 @@ from torch import Tensor
 
 from lab2pix.batch import Batch
 
-__all__ = ["Sample", "collate", "seeded_generator"]
+__all__ = ["Sample", "collate"]
 
 
 class Sample(TypedDict):
@@ -43,9 +42,3 @@ def collate(samples: Sequence[Sample]) -> Batch:
         source=stack([sample.get("source") for sample in samples]),
         names=tuple(sample["name"] for sample in samples),
     )
-
-
-def seeded_generator(*parts: object) -> torch.Generator:
-    """Return a random generator that starts the same wherever the parts are the same."""
-    words = "/".join(map(str, parts)).encode()
-    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words).digest()[:7], "big"))

@@ -14,8 +14,11 @@ from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image, resize_nearest
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.extras import import_extra
 
 __all__ = ["Sketcher", "borders", "find_edges", "sketcher_of"]
+
+_PHOTO_EDGES = "finding edges in photos (data.sketch.from=photo)"
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,12 @@ def find_edges(photo: Tensor, sigma: float) -> Tensor:
 
     Returns:
         `[H, W]` int64, 1 on an edge.
-    """
-    # Imported late: what has no use for it need not wait for scikit-image.
-    from skimage.color import rgb2gray
-    from skimage.feature import canny
 
-    edges = canny(rgb2gray(photo.permute(1, 2, 0).numpy()), sigma=sigma)  # type: ignore[no-untyped-call]
+    Raises:
+        ConfigError: the extra `sketches` is not installed.
+    """
+    color, feature = (import_extra(f"skimage.{part}", "sketches", _PHOTO_EDGES) for part in ("color", "feature"))
+    edges = feature.canny(color.rgb2gray(photo.permute(1, 2, 0).numpy()), sigma=sigma)
     return torch.from_numpy(edges).long()
 
 
@@ -90,7 +93,7 @@ def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
     """Return what makes the sketches that a configuration asks for; None where it asks for classes.
 
     Raises:
-        ConfigError: settings of sketches that have no use or are missing.
+        ConfigError: settings of sketches that have no effect or are missing, or a missing extra.
     """
     sketch = data.sketch
     if sketch.lines != "auto" and (sketch.from_ != "files" or label_space.name != SKETCH):
@@ -125,4 +128,6 @@ def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
                 "name their label space"
             )
         space = LabelSpace.load(sketch.label_space)
+    if sketch.from_ == "photo":
+        import_extra("skimage", "sketches", _PHOTO_EDGES)  # fails before training starts
     return Sketcher(sketch.from_, sketch.lines, space, sketch.sigma)

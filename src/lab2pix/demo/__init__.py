@@ -1,4 +1,4 @@
-"""The demonstration: a network learns to draw landscapes on this machine, and a page shows what came of it."""
+"""Demonstration: trains a network on drawn landscapes within minutes, and shows its images on a page."""
 
 from __future__ import annotations
 

@@ -1,19 +1,15 @@
-"""The demonstration's page: one file that needs nothing beside it."""
+"""The self-contained page of a demonstration."""
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import platform
-from collections.abc import Iterable, Sequence
-from html import escape
-from importlib import resources
-from io import BytesIO
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from string import Template
 from typing import Any
 
+from markupsafe import Markup
 from PIL import Image
 from torch import Tensor
 
@@ -23,17 +19,13 @@ from lab2pix.demo.timelapse import progress_frames
 from lab2pix.demo.variants import DemoVariant
 from lab2pix.errors import OutputError
 from lab2pix.inference import Synthesizer
+from lab2pix.reporting.html import inline_image, write_html
+from lab2pix.reporting.scores import score_title
 
 __all__ = ["write_page"]
 
-WAY_STEPS = 7
-_COUNTS = {3: "three", 5: "five"}
-_TERMS = {
-    "l1": "mean difference of pixels in [-1, 1]",
-    "perceptual": "perceptual loss",
-    "cycle": "cycle segmentation loss",
-    "disagreement": "share of pixels in which its own segmenter sees something else",
-}
+INTERPOLATION_STEPS = 7
+Captioned = tuple[Markup, str]
 
 
 def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: DemoVariant) -> None:
@@ -42,147 +34,96 @@ def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synt
     Args:
         file: the HTML file.
         run: the run folder.
-        scenes: held-out scenes with what the network drew of them.
+        scenes: held-out scenes with the generated images.
         synthesizer: the trained network.
-        kind: which demonstration it is of.
+        kind: the variant of the demonstration.
 
     Raises:
         OutputError: the file cannot be written.
     """
-    record, log = _read(run)
-    text = Template(resources.files("lab2pix.demo").joinpath("page.html").read_text(encoding="utf-8")).substitute(
-        condition=kind.condition,
-        summary=_summary(record, log, kind),
-        columns=f"{kind.condition.capitalize()}, {kind.generated}, {kind.real}",
-        count=len(scenes),
-        comparing=kind.comparing,
-        triples="\n".join(_triple(scene, synthesizer, kind) for scene in scenes),
-        colors=kind.colors,
-        legend="\n".join(
-            f'<li><i style="background:rgb{item.color}"></i><b>{escape(item.name)}</b></li>'
-            for item in synthesizer.label_space.classes
-        ),
-        seed_count=_COUNTS[kind.seeds],
-        noise=kind.noise,
-        seeds=_seeds(scenes[0], synthesizer, kind),
-        way=_way(scenes[0], synthesizer, kind),
-        sizes=_sizes(scenes[0], synthesizer, kind),
-        film=_film(run, scenes, synthesizer, kind),
-        losses=_uri((run / "losses.png").read_bytes()),
-        facts="\n".join(
-            f"<tr><th>{name}</th><td>{escape(value)}</td></tr>"
-            for name, value in _facts(record, log, synthesizer, kind)
-        ),
-        labels=escape(str(file.parent / "labels")),
-        generate=_generate_command(file.parent, run),
-        yours=kind.yours,
-        own=kind.own,
-        train="\n".join(_command(*line) for line in kind.commands),
-    )
-    unfinished = file.with_name(f".{file.name}")
+    record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    images = _Images(synthesizer, kind)
+    with Image.open(run / "losses.png") as plot:
+        losses = inline_image(plot, "Loss curves and validation scores", lossless=True, longest=4096, css="plot")
     try:
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(file)
+        write_html(
+            file,
+            "demo.html",
+            title=f"Lab2Pix demo: landscapes from {kind.condition}s",
+            kind=kind,
+            summary=_summary(record, log, kind),
+            triples=[images.triple(scene) for scene in scenes],
+            classes=synthesizer.label_space.classes,
+            seeds=images.seeds(scenes[0]),
+            interpolation=images.interpolation(scenes[0]),
+            sizes=images.sizes(scenes[0]),
+            film=images.film(scenes, run),
+            losses=losses,
+            run_facts=list(_facts(record, log, synthesizer, kind)),
+            out=file.parent,
+            run=run,
+        )
     except OSError as error:
         raise OutputError(
-            f"cannot write {file} ({error.strerror or error}); make room or mend its permissions"
+            f"cannot write {file} ({error.strerror or error}); free some space or change its permissions"
         ) from error
 
 
-def _read(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    return record, log
+class _Images:
+    """Embedded images with their captions, in rows."""
 
+    def __init__(self, synthesizer: Synthesizer, kind: DemoVariant) -> None:
+        self.synthesizer = synthesizer
+        self.kind = kind
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+    @staticmethod
+    def _image(image: Image.Image | Tensor, alt: str, *, ids: bool = False) -> Markup:
+        image = to_pil(image) if isinstance(image, Tensor) else image
+        return inline_image(image, alt, ids=ids, lossless=True, longest=4096)
 
+    def label(self, scene: Scene) -> Captioned:
+        space, condition = self.synthesizer.label_space, self.kind.condition
+        names = ", ".join(space.names[index] for index in sorted(set(scene.label.flatten().tolist())))
+        return self._image(space.to_colors(scene.label), f"{condition.capitalize()} with {names}", ids=True), condition
 
-def _uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
+    def real(self, scene: Scene) -> Captioned:
+        alt = f"The true picture {scene.name}"
+        if self.kind.unpaired:
+            alt = f"The scene that was drawn for this {self.kind.condition}, never shown with it in training"
+        return self._image(scene.real, alt), self.kind.real_caption
 
+    def triple(self, scene: Scene) -> list[Captioned]:
+        assert scene.generated is not None
+        alt = f"Generated from the {self.kind.condition} {scene.name}"
+        return [self.label(scene), (self._image(scene.generated[0], alt), self.kind.generated), self.real(scene)]
 
-def _image(picture: Image.Image | Tensor, alternative: str, *, ids: bool = False) -> str:
-    buffer = BytesIO()
-    (to_pil(picture) if isinstance(picture, Tensor) else picture).save(buffer, format="PNG")
-    kind = ' class="ids"' if ids else ""
-    return f'<img{kind} src="{_uri(buffer.getvalue())}" alt="{escape(alternative)}">'
+    def seeds(self, scene: Scene) -> list[Captioned]:
+        images = [self.synthesizer(scene.label, seed=seed)[0] for seed in range(self.kind.seeds)]
+        return [self.label(scene), *((self._image(x, f"Seed {seed}"), f"seed {seed}") for seed, x in enumerate(images))]
 
+    def interpolation(self, scene: Scene) -> list[Markup]:
+        images = self.synthesizer.interpolate(scene.label, 0, self.kind.seeds - 1, INTERPOLATION_STEPS)
+        return [self._image(image, f"Interpolation, image {step}") for step, image in enumerate(images)]
 
-def _figure(image: str, caption: str = "") -> str:
-    return f"<figure>{image}{f'<figcaption>{escape(caption)}</figcaption>' if caption else ''}</figure>"
+    def sizes(self, scene: Scene) -> list[Captioned]:
+        """Return the images of one pass at all sizes; nothing where there is only one size."""
+        if scene.generated is None or not scene.smaller:
+            return []
+        captioned = [self.label(scene)]
+        for scale, image in enumerate((*scene.smaller[::-1], scene.generated[0]), start=1):
+            caption = f"X{scale}, {image.shape[-1]} x {image.shape[-2]}"
+            captioned.append((self._image(image, caption, ids=True), caption))
+        return captioned
 
-
-def _label(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
-    present = sorted(set(scene.label.flatten().tolist()))
-    names = ", ".join(synthesizer.label_space.names[index] for index in present)
-    return _image(
-        synthesizer.label_space.to_colors(scene.label), f"{kind.condition.capitalize()} with {names}", ids=True
-    )
-
-
-def _real(scene: Scene, kind: DemoVariant) -> str:
-    if kind.unpaired:
-        alternative = f"The scene that was drawn for this {kind.condition}, never shown with it in training"
-        return _image(scene.real, alternative)
-    return _image(scene.real, f"The true picture {scene.name}")
-
-
-def _triple(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
-    assert scene.generated is not None
-    drawn = _image(scene.generated[0], f"What the network made of the {kind.condition} {scene.name}")
-    parts = (
-        _figure(_label(scene, synthesizer, kind), kind.condition),
-        _figure(drawn, kind.generated),
-        _figure(_real(scene, kind), kind.real_caption),
-    )
-    return f'<div class="triple">{"".join(parts)}</div>'
-
-
-def _seeds(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
-    parts = [_figure(_label(scene, synthesizer, kind), kind.condition)]
-    for seed in range(kind.seeds):
-        parts.append(_figure(_image(synthesizer(scene.label, seed=seed)[0], f"Seed {seed}"), f"seed {seed}"))
-    return "\n".join(parts)
-
-
-def _way(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
-    pictures = synthesizer.interpolate(scene.label, 0, kind.seeds - 1, WAY_STEPS)
-    return "\n".join(_figure(_image(picture, f"Step {step} of the way")) for step, picture in enumerate(pictures))
-
-
-def _sizes(scene: Scene, synthesizer: Synthesizer, kind: DemoVariant) -> str:
-    """Return a section with the three pictures of one pass, enlarged pixel by pixel; nothing where there is but one."""
-    if scene.generated is None or not scene.smaller:
-        return ""
-    parts = [_figure(_label(scene, synthesizer, kind), kind.condition)]
-    for scale, picture in enumerate((*scene.smaller[::-1], scene.generated[0]), start=1):
-        caption = f"X{scale}, {picture.shape[-1]} x {picture.shape[-2]}"
-        parts.append(_figure(_image(picture, caption, ids=True), caption))
-    return (
-        "<h2>Three sizes from one pass</h2>\n"
-        '<p class="soft">The network draws small first and goes on from there: all three come from one pass, here '
-        "pixel by pixel. Each has a discriminator and a segmenter of its own, and each is asked to agree with the "
-        "next.</p>\n"
-        f'<div class="row film">\n{"".join(parts)}\n</div>'
-    )
-
-
-def _film(run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: DemoVariant) -> str:
-    """Return one row per filmed scene: what it is drawn from, what became of it over time, its true picture."""
-    frames = progress_frames(run, synthesizer.size[0])
-    count = min((len(parts) for _, parts in frames), default=0)
-    rows = []
-    for row, scene in enumerate(scenes[:count]):
-        figures = [(_label(scene, synthesizer, kind), kind.condition)]
-        figures += [(_image(parts[row], f"After {_steps(step)}"), _steps(step)) for step, parts in frames]
-        figures.append((_real(scene, kind), kind.real_caption))
-        last = row == count - 1
-        rows.append(f'<div class="row film">{"".join(_figure(i, name if last else "") for i, name in figures)}</div>')
-    return "\n".join(rows)
-
-
-# --- words -----------------------------------------------------------------------------------------------------------
+    def film(self, scenes: Sequence[Scene], run: Path) -> list[list[Captioned]]:
+        """Return one row per filmed scene: its condition, the generated images over time, its true picture."""
+        frames = progress_frames(run, self.synthesizer.size[0])
+        rows = []
+        for row, scene in enumerate(scenes[: min((len(parts) for _, parts in frames), default=0)]):
+            parts = [(self._image(images[row], f"After {_steps(step)}"), _steps(step)) for step, images in frames]
+            rows.append([self.label(scene), *parts, self.real(scene)])
+        return rows
 
 
 def _duration(seconds: float) -> str:
@@ -194,15 +135,15 @@ def _steps(count: int) -> str:
     return f"{count:,} step{'' if count == 1 else 's'}"
 
 
-def _training_seconds(log: Iterable[dict[str, Any]]) -> float:
-    return max((line["seconds"] for line in log if "seconds" in line), default=0.0)
+def _training_time(log: Sequence[dict[str, Any]]) -> str:
+    return _duration(max((line["seconds"] for line in log if "seconds" in line), default=0.0))
 
 
 def _machine(record: dict[str, Any]) -> str:
-    """Return what it was trained on, in words: the processor's own name where the system tells it."""
-    if record["device"] != "cpu":
-        return str(record["device_name"])
+    """Return the name of the GPU, or of the processor with its threads."""
     name = str(record["device_name"])
+    if record["device"] != "cpu":
+        return name
     info = Path("/proc/cpuinfo")
     if info.exists():
         names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
@@ -211,54 +152,35 @@ def _machine(record: dict[str, Any]) -> str:
 
 
 def _summary(record: dict[str, Any], log: Sequence[dict[str, Any]], kind: DemoVariant) -> str:
-    on = "a GPU" if record["device"] != "cpu" else _cores(int(record["threads"]))
+    threads = int(record["threads"])
+    on = "a GPU" if record["device"] != "cpu" else f"{threads} CPU core{'' if threads == 1 else 's'}"
     return (
-        f"In {_duration(_training_seconds(log))} on {on} a small {kind.system} learnt to draw landscapes {kind.learnt}."
+        f"In {_training_time(log)} on {on} a small {kind.system} learnt to draw landscapes {kind.learnt}."
         f" It has never seen the {kind.condition}s below."
     )
 
 
-def _cores(count: int) -> str:
-    return f"{count} CPU core{'' if count == 1 else 's'}"
-
-
 def _facts(
     record: dict[str, Any], log: Sequence[dict[str, Any]], synthesizer: Synthesizer, kind: DemoVariant
-) -> Iterable[tuple[str, str]]:
-    """Yield what the page tells about the run, in order."""
+) -> Iterator[tuple[str, str]]:
+    """Yield facts about the run as names and values, in order."""
     config = synthesizer.config
     height, width = synthesizer.size
     parameters = sum(parameter.numel() for parameter in synthesizer.generator.parameters())
-    yield (
-        "Training",
-        f"{_duration(_training_seconds(log))}, {_steps(synthesizer.step)} of {config.train.batch_size} scenes",
-    )
+    yield "Training", f"{_training_time(log)}, {_steps(synthesizer.step)} of {config.train.batch_size} scenes"
     yield "Machine", _machine(record)
     yield "System", f"{platform.system()}, Python {record['versions']['python']}, PyTorch {record['versions']['torch']}"
-    yield "Pictures", f"{width} x {height} pixels; {record['data']['samples']:,} scenes to train on"
+    yield "Images", f"{width} x {height} pixels; {record['data']['samples']:,} scenes to train on"
     if kind.unpaired:
-        yield "Pairs", f"none: each {kind.condition} met a scene of another one, drawn by lot in every epoch"
+        yield "Pairs", f"none: each {kind.condition} met a random scene of another one in every epoch"
     yield "Generator", f"{parameters:,} weights"
     losses: dict[str, dict[str, float]] = next((line["losses"] for line in reversed(log) if "losses" in line), {})
-    for player, terms in losses.items():
-        yield (
-            f"{player.capitalize()} losses",
-            ", ".join(f"{term.replace('_', ' ')} {value:.3g}" for term, value in terms.items()),
-        )
+    for network, terms in losses.items():
+        values = ", ".join(f"{term.replace('_', ' ')} {value:.3g}" for term, value in terms.items())
+        yield f"{network.capitalize()} losses", values
     scores = [line["scores"] for line in log if "scores" in line]
     for name, value in (scores[-1] if scores else {}).items():
         first = f"from {scores[0][name]:.3g} to " if len(scores) > 1 and name in scores[0] else ""
-        yield "Held-out scenes", f"{_TERMS.get(name, name)} {first}{value:.3g}"
+        yield "Held-out scenes", f"{score_title(name)}: {first}{value:.3g}"
     yield "Seed", str(config.seed)
     yield "Command", str(record["command"])
-
-
-def _command(line: str, comment: str) -> str:
-    return f"<span># {escape(comment)}</span>\n{escape(line)}"
-
-
-def _generate_command(out: Path, run: Path) -> str:
-    return _command(
-        f"lab2pix generate {run} {out / 'labels'} --out {out / 'pictures'} --samples 4",
-        "writes NAME_0.png to NAME_3.png",
-    )

@@ -1,4 +1,4 @@
-"""The demonstration's pictures: held-out scenes, what the network makes of them, and a sheet of both."""
+"""Images of the demonstration: held-out scenes with generated images, and a contact sheet of them."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _PAPER, _INK = "#f7f6f3", "#3b3a36"
 
 @dataclass(frozen=True)
 class Scene:
-    """A scene as it was drawn, and as the network draws it.
+    """A held-out scene with its generated images.
 
     Attributes:
-        name: which scene.
+        name: name of the scene.
         label: `[H, W]` int64 class ids, or lines.
         real: `[3, H, W]` uint8.
-        generated: `[seeds, 3, H, W]` uint8, or None before it was drawn.
-        smaller: what the first of them was drawn with in one pass, `[3, H/2, W/2]` and `[3, H/4, W/4]` uint8, if any.
+        generated: `[seeds, 3, H, W]` uint8; None before generation.
+        smaller: smaller images of the same pass as the first one, `[3, H/2, W/2]` and `[3, H/4, W/4]` uint8, if any.
     """
 
     name: str
@@ -43,14 +43,14 @@ class Scene:
 
     @classmethod
     def from_sample(cls, sample: Sample) -> Self:
-        """Take a sample of a data set."""
+        """Return the scene of a sample."""
         image = sample["image"]
         assert image is not None
         return cls(sample["name"], sample["label"], float_to_uint8(image))
 
 
 def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int, seeds: int = 1) -> list[Scene]:
-    """Let the network draw the first of some scenes, each from its label map alone and with so many seeds."""
+    """Generate images of the first `count` scenes from their label maps, one per seed."""
     drawn = []
     for scene in scenes[:count]:
         pictures = torch.cat([synthesizer(scene.label, seed=seed) for seed in range(seeds)])
@@ -63,17 +63,17 @@ def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int, s
 
 
 def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace, kind: DemoVariant) -> None:
-    """Write a PNG of what scenes were drawn from, what was drawn and what is true, enlarged and with titles."""
+    """Write a contact sheet as PNG: condition, generated and true image of each scene, with titles."""
     sheet = _unpaired_sheet(scenes, label_space, kind) if kind.unpaired else _paired_sheet(scenes, label_space)
     sheet.save(file)
 
 
 class _Cells:
-    """Enlarges pictures to one size and puts them on a sheet.
+    """Cells of a contact sheet: images upsampled to one size.
 
     Args:
-        scenes: tell the size.
-        label_space: gives label maps their colours.
+        scenes: the scenes, which determine the size.
+        label_space: colors of the label maps.
     """
 
     def __init__(self, scenes: Sequence[Scene], label_space: LabelSpace) -> None:
@@ -83,21 +83,21 @@ class _Cells:
         self.label_space = label_space
 
     def label(self, scene: Scene) -> Image.Image:
-        """Return a label map."""
-        return self.enlarged(self.label_space.to_colors(scene.label), Image.Resampling.NEAREST)
+        """Return the colored label map of a scene."""
+        return self.upsampled(self.label_space.to_colors(scene.label), Image.Resampling.NEAREST)
 
-    def enlarged(self, pixels: Tensor, way: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
-        """Return `[3, h, w]` uint8 as a picture of the cells' size."""
+    def upsampled(self, pixels: Tensor, way: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+        """Return `[3, h, w]` uint8 as an image of the cells' size."""
         return to_pil(pixels).resize((self.width, self.height), way)
 
     def paste(self, sheet: Image.Image, row: Sequence[Image.Image], left: int, top: int) -> None:
-        """Put pictures side by side."""
+        """Paste images side by side."""
         for place, picture in enumerate(row):
             sheet.paste(picture, (left + place * (self.width + _GAP), top))
 
 
 def _paired_sheet(scenes: Sequence[Scene], label_space: LabelSpace) -> Image.Image:
-    """Return per scene its label map, the generated and the true picture, two scenes to a row."""
+    """Return label map, generated and true image of each scene, two scenes per row."""
     cells = _Cells(scenes, label_space)
     block = 3 * (cells.width + _GAP) + 2 * _GAP
     rows = -(-len(scenes) // _COLUMNS)
@@ -107,14 +107,14 @@ def _paired_sheet(scenes: Sequence[Scene], label_space: LabelSpace) -> Image.Ima
         _write(sheet, ("label map", "generated", "true picture"), _GAP + column * block, 5, cells)
     for index, scene in enumerate(scenes):
         generated = scene.real if scene.generated is None else scene.generated[0]
-        row = [cells.label(scene), cells.enlarged(generated), cells.enlarged(scene.real)]
+        row = [cells.label(scene), cells.upsampled(generated), cells.upsampled(scene.real)]
         left, top = _GAP + index % _COLUMNS * block, _TITLE + index // _COLUMNS * (cells.height + _GAP)
         cells.paste(sheet, row, left, top)
     return sheet
 
 
 def _unpaired_sheet(scenes: Sequence[Scene], label_space: LabelSpace, kind: DemoVariant) -> Image.Image:
-    """Return per scene a row: what it was drawn from, several seeds, its scene; below, the three sizes of the first."""
+    """Return a row per scene (condition, several seeds, the scene), then the three sizes of the first scene."""
     cells = _Cells(scenes, label_space)
     seeds = 0 if scenes[0].generated is None else len(scenes[0].generated)
     lines = (
@@ -131,13 +131,15 @@ def _unpaired_sheet(scenes: Sequence[Scene], label_space: LabelSpace, kind: Demo
     _write(sheet, titles, _GAP, top - _LINE, cells)
     for scene in scenes:
         generated = () if scene.generated is None else scene.generated
-        cells.paste(sheet, [cells.label(scene), *map(cells.enlarged, generated), cells.enlarged(scene.real)], _GAP, top)
+        cells.paste(
+            sheet, [cells.label(scene), *map(cells.upsampled, generated), cells.upsampled(scene.real)], _GAP, top
+        )
         top += cells.height + _GAP
     first = scenes[0]
     sizes = () if first.generated is None else (*first.smaller[::-1], first.generated[0])
     titles = [f"X{scale}, {size.shape[-1]} x {size.shape[-2]}" for scale, size in enumerate(sizes, start=1)]
     _write(sheet, ["one pass:", *titles], _GAP, top + 3, cells)
-    row = [cells.enlarged(size, Image.Resampling.NEAREST) for size in sizes]
+    row = [cells.upsampled(size, Image.Resampling.NEAREST) for size in sizes]
     cells.paste(sheet, [cells.label(first), *row], _GAP, top + _TITLE)
     return sheet
 

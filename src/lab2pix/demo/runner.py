@@ -1,4 +1,4 @@
-"""From nothing to pictures within a given time: measure this machine, train, draw, show."""
+"""Runs the demonstration within a given time: calibrates steps, trains, generates, writes the page."""
 
 from __future__ import annotations
 
@@ -29,24 +29,24 @@ __all__ = ["DemoResult", "MachineSpeed", "measure", "plan_steps", "run_demo"]
 CALIBRATION_STEPS = 16
 WARM_UP = 4
 SHOWS = 8
-"""How often the training draws what it has learnt so far."""
+"""Number of frames of the time lapse."""
 SHOW_SECONDS = 4.0
-"""What each of these takes, checkpoint and scores included, on a slow machine."""
+"""Duration of each, checkpoint and scores included, on a slow machine."""
 FINISH_SECONDS = 10.0
-"""What drawing, the page and leaving take."""
+"""Duration of generation, page and exit."""
 SHOWN = 8
 LABEL_MAPS = 16
-"""Held-out label maps that are written as files, for the reader's own tries."""
+"""Held-out label maps that are written as files."""
 
 
 @dataclass(frozen=True)
 class DemoResult:
-    """How the demonstration ended.
+    """Result of the demonstration.
 
     Attributes:
-        page: the page, or None where a signal ended the training before.
-        sheet: the pictures in one file, likewise.
-        exit_code: what a shell expects: 0, or 128 + the signal.
+        page: the page; None where a signal interrupted training.
+        sheet: the contact sheet; None likewise.
+        exit_code: 0, or 128 + the signal.
     """
 
     page: Path | None
@@ -56,10 +56,10 @@ class DemoResult:
 
 @dataclass(frozen=True)
 class MachineSpeed:
-    """How fast this machine is.
+    """Speed of this machine.
 
     Attributes:
-        step: seconds per training step, scenes drawn already.
+        step: seconds per training step, without drawing scenes.
         scene: seconds to draw a scene.
     """
 
@@ -77,27 +77,27 @@ def run_demo(
     device: str | None = None,
     overrides: tuple[str, ...] = (),
 ) -> DemoResult:
-    """Train a small network on drawn landscapes and show what it makes of label maps that it has not seen.
+    """Train a small network on drawn landscapes and show its images of held-out label maps.
 
-    A folder with a finished demonstration stays as it is; one that was interrupted is continued.
+    A finished demonstration is left as it is; an interrupted one is resumed.
 
     Args:
-        out: folder for the page, the pictures and the run.
+        out: folder for the page, the images and the run.
         method: `v2` (preset `v2-small`); `v1` (`v1-small`), which learns without pairs; `v1-sketch`
             (`v1-small-sketch`), which does so from line drawings.
-        minutes: time for everything; where a step takes long, the last one may end after it.
-        seed: decides every random number.
-        size: side, or height and width, of the pictures in pixels; None: as the preset has it.
-        device: `cpu`, `cuda` or `mps`; None: the best there is.
-        overrides: more settings to change, such as `generator.width=8`.
+        minutes: total time; a slow last step may exceed it.
+        seed: seed of all random numbers.
+        size: side, or height and width, of the images in pixels; None: the preset's.
+        device: `cpu`, `cuda` or `mps`; None: the best one available.
+        overrides: further settings, such as `generator.width=8`.
 
     Returns:
-        Where the page and the pictures are.
+        Paths of the page and the contact sheet.
 
     Raises:
-        ConfigError: no time, no such method, or settings that do not fit.
+        ConfigError: no time, an unknown method, or conflicting settings.
         OutputError: the folder holds something else or a demonstration of another method, or cannot be written.
-        TrainingError: as `lab2pix.training.train` does.
+        TrainingError: as `lab2pix.training.train`.
     """
     began, out, kind = time.monotonic(), Path(out), find_variant(method)
     if minutes <= 0:
@@ -143,7 +143,7 @@ def _say(text: str) -> None:
 
 
 def _check_folder(out: Path, run: Path, kind: DemoVariant) -> None:
-    """Refuse a folder that is none, or in which something else lies than a demonstration."""
+    """Raise OutputError where the path is a file, or a folder that holds something else than a demonstration."""
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder for the demo; choose another --out")
     if not out.is_dir() or not any(out.iterdir()):
@@ -178,15 +178,15 @@ def _changed(config: RunConfig, changes: dict[str, dict[str, object]]) -> RunCon
 
 
 def measure(config: RunConfig, device: str | None, at_most: float) -> MachineSpeed | None:
-    """Train some steps in a folder that vanishes, on scenes few enough to be drawn before the clock starts.
+    """Measure speed by some training steps in a temporary folder, on few scenes that are drawn beforehand.
 
     Args:
         config: the run.
-        device: what to train on.
-        at_most: minutes.
+        device: the device.
+        at_most: time limit in minutes.
 
     Returns:
-        The pace, or None where Ctrl-C came first.
+        The speed; None after Ctrl-C.
     """
     began = time.monotonic()
     for index in range(4):
@@ -213,13 +213,13 @@ def measure(config: RunConfig, device: str | None, at_most: float) -> MachineSpe
 
 
 def plan_steps(config: RunConfig, pace: MachineSpeed, seconds: float) -> RunConfig:
-    """Return the run that fills so many seconds, what goes on beside its steps included; at most twice the recipe's."""
+    """Return the run that takes `seconds`, everything included; at most twice the steps of its preset."""
     left = 0.93 * max(1.0, seconds - FINISH_SECONDS - SHOWS * SHOW_SECONDS)
     batch, scenes = config.train.batch_size, config.data.scenes.train_count
-    # A sample without pairs takes its label map from one scene and its picture from another.
+    # An unpaired sample takes its label map from one scene and its image from another.
     drawn = batch * (1 if get_method(config.method).paired else 2)
     steps = left / (pace.step + drawn * pace.scene)
-    if steps * drawn > scenes:  # from the second epoch on the scenes are there already
+    if steps * drawn > scenes:  # scenes are cached from the second epoch on
         steps = (left - scenes * pace.scene) / pace.step
     longest = 2 * (config.train.steps or 3000)
     total = max(SHOWS, min(int(steps), longest))
@@ -235,7 +235,7 @@ def plan_steps(config: RunConfig, pace: MachineSpeed, seconds: float) -> RunConf
 
 
 def _continue(config: RunConfig, run: Path, minutes: float, device: str | None) -> RunResult | None:
-    """Go on with an interrupted run; None where it had ended and only the page is missing."""
+    """Resume an interrupted run; returns None where it is finished and only the page is missing."""
     checkpoint = latest_checkpoint(run)
     if checkpoint is not None and checkpoint.name == f"step-{config.train.steps:08d}":
         return None
@@ -245,7 +245,7 @@ def _continue(config: RunConfig, run: Path, minutes: float, device: str | None) 
 
 
 def _held_out(config: RunConfig) -> list[Scene]:
-    """Return the first held-out scenes: none is chosen for how it came out."""
+    """Return the first held-out scenes."""
     dataset = build_dataset(
         config.data,
         "val",

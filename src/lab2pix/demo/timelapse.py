@@ -1,4 +1,4 @@
-"""How the network learns: the same scenes drawn again and again while it is trained."""
+"""Time lapse of training: images of the same scenes after every few steps."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ __all__ = ["FILM", "FRAMES", "progress_frames", "save_progress_frame"]
 
 FILM = "film"
 FRAMES = 3
-"""Scenes in each frame, one below the other."""
+"""Scenes per frame, one below the other."""
 
 
 def save_progress_frame(state: TrainingState, run: Path, step: int) -> dict[str, float]:
-    """Draw the first held-out scenes as the network sees them now: a validator that gives no score.
+    """Generate images of the first held-out scenes: a validator without scores.
 
     Writes `RUN/film/step-00000100.png`.
     """
@@ -39,7 +39,7 @@ def save_progress_frame(state: TrainingState, run: Path, step: int) -> dict[str,
 
 
 def progress_frames(run: Path, height: int) -> list[tuple[int, list[Image.Image]]]:
-    """Return the steps and, for each, its pictures, which are `height` pixels high."""
+    """Return the steps with their images, each `height` pixels high."""
     frames = []
     for file in sorted((run / FILM).glob("step-*.png")):
         with Image.open(file) as strip:

@@ -1,4 +1,4 @@
-"""What can be demonstrated: which recipe is trained, and what the page and the sheet of pictures say about it."""
+"""Variants of the demonstration: preset, and texts of page and contact sheet."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ __all__ = ["VARIANTS", "DemoVariant", "find_variant", "variant_of"]
 
 @dataclass(frozen=True)
 class DemoVariant:
-    """A demonstration.
+    """A variant of the demonstration.
 
     Attributes:
-        method: what `--method` calls it.
-        preset: what is trained.
-        run_name: the run's name, by which a folder is known again.
-        system: the method, for readers.
-        condition: what the network draws from.
-        generated: the short name of what it draws.
-        real: the short name of the picture that belongs to the condition.
-        unpaired: whether the training saw no pairs.
-        seeds: how many pictures of one condition are shown.
-        learnt: what it learnt, after "learnt to draw landscapes".
-        comparing: the paragraph above the pictures, after how they were chosen.
-        colors: heading above the list of what the condition's colours mean.
-        noise: what is to be said about other noise, as HTML.
-        eyes: what the backbone looks for.
-        yours: how to make a condition of one's own, after "or for one that you".
-        own: how to give it data of one's own, as HTML.
-        commands: the command lines for these, each with what it does.
+        method: its name on the command line (`--method`).
+        preset: preset of the training.
+        run_name: name of the run, by which its folder is recognized.
+        system: name of the method on the page.
+        condition: input of the network.
+        generated: short name of the generated image.
+        real: short name of the true image.
+        unpaired: whether it is trained without pairs.
+        seeds: number of seeds that are shown.
+        learnt: text after "learnt to draw landscapes".
+        comparing: text above the images.
+        colors: heading of the legend.
+        noise: remark on different noise, as HTML.
+        backbone_use: use of the backbone.
+        yours: text after "or for one that you".
+        own: text on training with other data, as HTML.
+        commands: commands for that, each with a comment.
     """
 
     method: str
@@ -48,14 +48,14 @@ class DemoVariant:
     comparing: str
     colors: str
     noise: str
-    eyes: str
+    backbone_use: str
     yours: str
     own: str
     commands: Sequence[tuple[str, str]]
 
     @property
     def real_caption(self) -> str:
-        """What stands below the picture that belongs to the condition."""
+        """Caption of the true image."""
         return f"{self.real}, never shown with it" if self.unpaired else self.real
 
 
@@ -76,7 +76,7 @@ _V2 = DemoVariant(
     "the one the label map was made with.",
     colors="What the colours mean",
     noise="They may differ little: the losses that compare with the true picture ask for one answer.",
-    eyes="for discriminators and perceptual loss",
+    backbone_use="for discriminators and perceptual loss",
     yours="paint yourself in the colours above",
     own="Point it at a folder of your own: photos in <code>mine/images/train</code>, label maps of the same names in "
     "<code>mine/labels/train</code>, some of both in <code>val</code>, and a small YAML file that names the classes.",
@@ -105,7 +105,7 @@ _V1 = DemoVariant(
     colors="What the colours mean",
     noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
     "(<code>loss.diversity</code>, which the paper does not have).",
-    eyes="for discriminators and image consistency",
+    backbone_use="for discriminators and image consistency",
     yours="paint yourself in the colours above",
     own="Point it at two folders of your own, label maps in <code>maps</code> and photos in <code>shots</code>, that "
     "need not belong together, and a small YAML file that names the classes.",
@@ -137,7 +137,7 @@ _V1_SKETCH = DemoVariant(
     colors="What the drawings show",
     noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
     "(<code>loss.diversity</code>, which the paper does not have).",
-    eyes="for discriminators and image consistency",
+    backbone_use="for discriminators and image consistency",
     yours="draw yourself, one pixel thin",
     own="Point it at a folder of photos of your own; the drawings to learn from are made of their edges. Then draw "
     "from drawings of yours, dark lines on light paper or the reverse.",
@@ -152,14 +152,14 @@ _V1_SKETCH = DemoVariant(
 )
 
 VARIANTS = {kind.method: kind for kind in (_V2, _V1, _V1_SKETCH)}
-"""All demonstrations, by what `--method` calls them."""
+"""All variants, by `--method`."""
 
 
 def find_variant(method: str) -> DemoVariant:
-    """Return a demonstration by its name.
+    """Return a variant by its name.
 
     Raises:
-        ConfigError: there is none of this name.
+        ConfigError: the name is unknown.
     """
     if method not in VARIANTS:
         raise ConfigError(f"there is no demo of method '{method}'{did_you_mean(method, VARIANTS)}")
@@ -167,5 +167,5 @@ def find_variant(method: str) -> DemoVariant:
 
 
 def variant_of(config: RunConfig) -> DemoVariant | None:
-    """Return the demonstration that a run is of; None where it is none."""
+    """Return the variant of a run; None for other runs."""
     return next((kind for kind in VARIANTS.values() if kind.run_name == config.name), None)

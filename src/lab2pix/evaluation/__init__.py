@@ -1,1 +1,1 @@
-"""Judging pictures: scores, the networks behind them, and reports that say how they came about."""
+"""Evaluation: metrics, their networks, and reports with the complete protocol."""

@@ -1,4 +1,4 @@
-"""The judge: takes pictures in batches, whoever made them and wherever they come from, and keeps what scores need."""
+"""Accumulates the statistics of all metrics over batches of images."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from lab2pix.evaluation.segmenters import Segmenter
 __all__ = ["MetricAccumulator", "Networks"]
 
 KERNEL = {"subsets": 100, "subset_size": 1000}
-"""How the kernel distance samples, as KID's usual protocol does."""
+"""Sampling of the kernel distance, as in the usual protocol of KID."""
 
 
 @dataclass
 class Networks:
-    """What a judge looks through.
+    """The networks of an evaluation.
 
     Attributes:
-        features: for the distances between sets.
-        segmenter: for PPA, PCA and C-IoU.
-        lpips: for the perceptual distance between two pictures.
+        features: feature networks of the Fréchet and kernel distances.
+        segmenter: segmenter of PPA, PCA and C-IoU.
+        lpips: LPIPS between an image and its photo, or between two images of a label map.
     """
 
     features: list[FeatureNetwork] = field(default_factory=list)
@@ -39,7 +39,7 @@ class Networks:
     lpips: LPIPS | None = None
 
     def to(self, device: torch.device) -> None:
-        """Compute on a device."""
+        """Move all networks to a device."""
         for network in (*self.features, self.segmenter):
             if network is not None:
                 network.to(device)
@@ -48,12 +48,12 @@ class Networks:
 
 
 class MetricAccumulator:
-    """Looks at each picture once; memory does not grow with them, beyond a few numbers for each.
+    """Accumulates metrics; each image is seen once, and memory grows by a few numbers per image only.
 
     Args:
-        networks: what it looks through.
-        sample_sets: pictures per label map.
-        seed: decides the kernel distance's subsets.
+        networks: the networks.
+        sample_sets: images per label map.
+        seed: selects the subsets of the kernel distance.
     """
 
     def __init__(self, networks: Networks, sample_sets: int = 1, *, seed: int = 0) -> None:
@@ -64,7 +64,7 @@ class MetricAccumulator:
         self.real = self._moments()
         space = None if networks.segmenter is None else networks.segmenter.space
         self.pixels = [SegmentationScores(ScoredClasses.of(space)) for _ in range(sample_sets)] if space else []
-        # By score and sample set. What tells a label map's samples apart stands under the first.
+        # Values by score and sample set; diversity has only the first set.
         self.each: dict[str, list[list[float]]] = {}
         self.ranking: list[tuple[str, float]] = []
 
@@ -72,19 +72,19 @@ class MetricAccumulator:
         return {network.name: FeatureMoments(network.dimension) for network in self.networks.features}
 
     def update_real(self, names: Sequence[str], pictures: Tensor) -> None:
-        """Take in photos `[N, 3, H, W]` uint8."""
+        """Add photos `[N, 3, H, W]` uint8."""
         for network in self.networks.features:
             self.real[network.name].update(network(pictures), names)
 
     def update(
         self, names: Sequence[str], samples: Sequence[Tensor], real: Tensor | None = None, label: Tensor | None = None
     ) -> None:
-        """Take in the pictures of some label maps.
+        """Add the images of some label maps.
 
         Args:
-            names: of the label maps.
-            samples: per sample set `[N, 3, H, W]` uint8.
-            real: the photos that belong to them, of the same size; they are taken in as such, too.
+            names: names of the label maps.
+            samples: images `[N, 3, H, W]` uint8 of each sample set.
+            real: their photos, of the same size; they are added as by `update_real` too.
             label: `[N, H, W]` canonical ids.
         """
         if real is not None:
@@ -121,13 +121,13 @@ class MetricAccumulator:
 
     @property
     def ranked_by(self) -> str:
-        """The score that pictures are ranked by."""
+        """The score by which images are ranked."""
         return "ppa" if self.pixels else "ssim"
 
-    # --- joining what several processes saw -----------------------------------------------------------------------
+    # --- merging processes ------------------------------------------------------------------------------------------
 
     def state(self) -> dict[str, Any]:
-        """Return all that was seen, as plain values."""
+        """Return the statistics as plain values."""
         return {
             "generated": [{name: part.state() for name, part in moments.items()} for moments in self.generated],
             "real": {name: part.state() for name, part in self.real.items()},
@@ -137,7 +137,7 @@ class MetricAccumulator:
         }
 
     def merge(self, state: dict[str, Any]) -> None:
-        """Add what another process saw."""
+        """Add the state of another process."""
         for mine, theirs in zip([*self.generated, self.real], [*state["generated"], state["real"]], strict=True):
             for name, moments in mine.items():
                 moments.merge(FeatureMoments.from_state(theirs[name]))
@@ -151,13 +151,13 @@ class MetricAccumulator:
     # --- scores ---------------------------------------------------------------------------------------------------
 
     def compute(self, real: dict[str, FeatureMoments] | None = None) -> dict[str, Score]:
-        """Return every score that what was seen allows.
+        """Return all scores for which there is data.
 
         Args:
-            real: the photos' statistics by feature network; None: of those that were seen.
+            real: statistics of the photos by feature network; None: of those that were added.
 
         Raises:
-            DataError: a set of fewer than two pictures, no pixel that counts, or nothing to compare with.
+            DataError: a set of fewer than two images, no labeled pixel, or nothing to compare with.
         """
         found: dict[str, Score] = {}
         if self.pixels:
@@ -166,13 +166,13 @@ class MetricAccumulator:
         statistics = self.real if real is None else real
         for network in self.networks.features:
             found.update(self._distances(network.name, statistics[network.name]))
-        # What compares pictures with their photos first, whichever was seen first.
+        # Scores against photos come before diversity.
         for name, sets in sorted(self.each.items(), key=lambda item: (item[0].startswith("diversity"), item[0])):
             score = Score.of_each(sets, "label maps" if name.startswith("diversity") else "pictures")
             if score is not None:
                 found[name] = score
         if not found:
-            raise DataError("nothing could be compared: there are no photos, and nothing reads label maps; name some")
+            raise DataError("nothing can be compared: give photos, or label maps with a segmenter")
         return found
 
     def _distances(self, name: str, real: FeatureMoments) -> dict[str, Score]:
@@ -189,7 +189,7 @@ class MetricAccumulator:
         }
 
     def notes(self) -> list[str]:
-        """Return what a reader of the scores should know."""
+        """Return remarks on the reliability of the scores."""
         few = [
             (network.name, part.count, network.dimension)
             for network in self.networks.features

@@ -1,4 +1,4 @@
-"""Several reports side by side, as in the paper's Table 5: means and deviations over seeds of training and noise."""
+"""Comparison of reports, as in Table 5: means and deviations over seeds of training and noise."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from lab2pix.errors import DataError, OutputError
-from lab2pix.evaluation.report import higher_is_better, mean_and_std, read_report
-from lab2pix.reporting.html import html_document, picture, score_title, spread
-from lab2pix.utils.files import UNFINISHED, escape_surrogates, sync_file
+from lab2pix.evaluation.report import mean_and_std, read_report
+from lab2pix.reporting.html import inline_image, render, spread
+from lab2pix.reporting.scores import higher_is_better
+from lab2pix.utils.files import atomic_write, escape_surrogates
 
 __all__ = ["Comparison", "compare"]
 
@@ -32,12 +34,12 @@ _PROTOCOL = (
     "labels",
     "real",
 )
-"""What must be alike for two scores to be comparable."""
-_ELSEWHERE = {"folder", "root", "statistics", "run", "step", "seed"}  # who drew and where files lie makes no difference
-_OF_RUNS = {"layout", "split"}  # what a folder of pictures cannot tell
+"""Entries of the protocol that must be equal for scores to be comparable."""
+_ELSEWHERE = {"folder", "root", "statistics", "run", "step", "seed"}  # these make no difference
+_OF_RUNS = {"layout", "split"}  # unknown for folders of images
 FILES = ("compare.md", "compare.html", "compare.png")
 _FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "IPAGothic", "Unifont")
-"""Fonts for names that Matplotlib's own one cannot write, where they are installed."""
+"""Fonts for names that Matplotlib's own font cannot show, where they are installed."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,8 @@ class Cell:
     """A method's score over all its reports.
 
     Attributes:
-        mean, std: over `count` values: each sample set of each report; None for the deviation of one value.
+        mean, std: mean and deviation over the values; the deviation of a single value is None.
+        count: number of values, one per sample set of each report.
     """
 
     mean: float
@@ -59,9 +62,9 @@ class Comparison:
 
     Attributes:
         scores: names of the columns.
-        rows: each method's cells by score; a score that a method lacks is missing.
-        reports: how many reports each method has.
-        differences: what the protocols do not have in common, in words.
+        rows: cells by method and score.
+        reports: number of reports of each method.
+        differences: sentences on differences between the protocols.
     """
 
     scores: list[str]
@@ -70,7 +73,7 @@ class Comparison:
     differences: list[str]
 
     def best(self, score: str) -> str:
-        """Return which method does best; the empty name where none has the score."""
+        """Return the best method; an empty string where none has the score."""
         held = {name: cells[score].mean for name, cells in self.rows.items() if score in cells}
         return (max if higher_is_better(score) else min)(held, key=lambda name: held[name], default="")
 
@@ -80,31 +83,18 @@ class Comparison:
         lines = [f"| method | reports | {' | '.join(heads)} |", "|---|---:|" + "---:|" * len(heads)]
         best = {score: self.best(score) for score in self.scores}
         for name, cells in self.rows.items():
-            texts = [self._text(cells.get(score), bold=best[score] == name, mark="**") for score in self.scores]
+            texts = []
+            for score in self.scores:
+                text = spread(cells[score].mean, cells[score].std) if score in cells else "–"
+                texts.append(f"**{text}**" if best[score] == name else text)
             lines.append(f"| {name.replace('|', '/')} | {self.reports[name]} | {' | '.join(texts)} |")
-        return "\n".join([*lines, *(f"\nNot alike: {text}." for text in self.differences)])
-
-    @staticmethod
-    def _text(cell: Cell | None, *, bold: bool, mark: str) -> str:
-        if cell is None:
-            return "–"
-        text = spread(cell.mean, cell.std)
-        return f"{mark}{text}{mark}" if bold else text
-
-    @staticmethod
-    def _lines(cell: Cell | None) -> str:
-        """Return a cell of the page: the deviation on a line of its own, so that many columns have room."""
-        if cell is None:
-            return "–"
-        return (
-            f"{spread(cell.mean, cell.std, '<br><small>')}</small>" if cell.std is not None else spread(cell.mean, None)
-        )
+        return "\n".join([*lines, *(f"\nDifferent: {text}." for text in self.differences)])
 
     def write(self, folder: Path | str, *, overwrite: bool = False) -> Path:
         """Write `compare.md`, `compare.html` and `compare.png`.
 
         Raises:
-            OutputError: a comparison is there already, or the folder cannot be written.
+            OutputError: a comparison exists already, or the folder cannot be written.
         """
         folder = Path(folder)
         there = [folder / name for name in FILES if (folder / name).exists()]
@@ -113,59 +103,23 @@ class Comparison:
         if folders := [file for file in there if file.is_dir()]:
             raise OutputError(f"{folders[0]} is a folder, but would be a file; choose another --out")
         plot = self._plot()
-        page = html_document("Scores side by side", self._body(plot))
-        texts = dict(zip(FILES, (f"{self.markdown()}\n".encode(), page.encode(), plot), strict=True))
-        unfinished = {name: folder / f"{UNFINISHED}{name}" for name in FILES}
+        page = self._page(plot)
+        texts = (f"{self.markdown()}\n".encode(), page.encode(), plot)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, file in unfinished.items():
-                file.write_bytes(texts[name])
-                sync_file(file)
-            for name, file in unfinished.items():
-                file.replace(folder / name)
+            with atomic_write(*(folder / name for name in FILES)) as unfinished:
+                for file, text in zip(unfinished, texts, strict=True):
+                    file.write_bytes(text)
         except OSError as error:
             raise OutputError(f"cannot write {folder} ({error.strerror or error}); choose another folder") from error
-        finally:
-            if folder.is_dir():
-                for file in unfinished.values():
-                    file.unlink(missing_ok=True)
         return folder
 
-    def _body(self, plot: bytes) -> str:
-        from PIL import Image
-
-        best = {score: self.best(score) for score in self.scores}
-        heads = "".join(
-            f'<th class="number wrap" title="{escape(score_title(score))}">{escape(score).replace("_", "_<wbr>")} '
-            f"{'↑' if higher_is_better(score) else '↓'}</th>"
-            for score in self.scores
-        )
-        rows = []
-        for name, cells in self.rows.items():
-            texts = "".join(
-                f'<td class="number{" best" if best[score] == name else ""}">{self._lines(cells.get(score))}</td>'
-                for score in self.scores
-            )
-            rows.append(
-                f'<tr><th scope="row">{escape(name)}</th><td class="number">{self.reports[name]}</td>{texts}</tr>'
-            )
-        table = (
-            f'<div class="scroll"><table><thead><tr><th>method</th><th class="number">reports</th>{heads}</tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table></div>"
-        )
-        notes = "".join(f'<p class="note">Not alike: {escape(text)}.</p>' for text in self.differences)
+    def _page(self, plot: bytes) -> str:
         with Image.open(BytesIO(plot)) as image:
-            shown = picture(image, "The same scores as bars with deviations", longest=1400).replace(
-                "<img", '<img class="plot"'
-            )
-        return (
-            f"<h1>Scores side by side</h1><p class='soft'>Mean ± standard deviation over every sample set of every "
-            "report; ↑ higher is better, ↓ lower is better; the best of each column in bold.</p>"
-            f"{notes}{table}<h2>Plot</h2>{shown}"
-        )
+            shown = inline_image(image, "The same scores as bars with deviations", longest=1400, css="plot")
+        return render("comparison.html", title="Comparison of scores", table=self, plot=shown)
 
     def _plot(self) -> bytes:
-        """Draw each score as bars with deviations: a PNG. What no font can write is a box there; the table has it."""
+        """Return a PNG of each score as bars with deviations; characters without a font are boxes."""
         from matplotlib import font_manager, rc_context
 
         installed = {entry.name for entry in font_manager.fontManager.ttflist}
@@ -191,7 +145,7 @@ class Comparison:
             means = [math.nan if cell is None else cell.mean for cell in cells]
             errors = [0.0 if cell is None or cell.std is None else cell.std for cell in cells]
             best = self.best(score)
-            colors = ["#2f6fb2" if name == best else "#9fb6cc" for name in names]
+            colors = ["#2f6f6a" if name == best else "#a9c5c2" for name in names]
             axes.barh(range(len(names)), means, xerr=errors, color=colors, ecolor="#444444", capsize=2)
             # Names are not formulas, whatever dollars they hold.
             shown = names if place % columns == 0 else [""] * len(names)
@@ -206,11 +160,11 @@ class Comparison:
 
 
 def compare(reports: Sequence[Path | str], *, allow_different: bool = False) -> Comparison:
-    """Put reports side by side; those of one name are one method, such as several seeds of its training.
+    """Compare reports; those of one name are one method, such as several seeds of its training.
 
     Args:
         reports: files of `lab2pix evaluate`.
-        allow_different: go on where the protocols differ, and say so.
+        allow_different: compare although protocols differ, and list the differences.
 
     Raises:
         DataError: no reports, one that cannot be read, or protocols that differ.
@@ -221,7 +175,7 @@ def compare(reports: Sequence[Path | str], *, allow_different: bool = False) -> 
     differences = _differences(read)
     if differences and not allow_different:
         raise DataError(
-            f"the reports were not made alike: {differences[0]}; evaluate in the same way, or --allow-different"
+            f"the reports have different protocols: {differences[0]}; evaluate alike, or add --allow-different"
         )
     by_name: dict[str, list[Mapping[str, Any]]] = {}
     for report in read.values():
@@ -235,7 +189,7 @@ def compare(reports: Sequence[Path | str], *, allow_different: bool = False) -> 
 
 
 def _cell(group: Sequence[Mapping[str, Any]], score: str) -> Cell | None:
-    """Join the values that a method's sample sets have, in all its reports."""
+    """Return the score of a method over all sample sets of all its reports."""
     found = [report["scores"][score] for report in group if score in report["scores"]]
     values = [value for one in found for value in one["values"]]
     return Cell(*mean_and_std(values), len(values)) if values else None
@@ -258,7 +212,7 @@ def _differences(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _names(mine: Any, theirs: Any) -> list[str]:
-    """Return what must be alike in two entries; the empty name is an entry as a whole."""
+    """Return the keys that must be equal in two entries; the empty string stands for the complete entry."""
     if not (isinstance(mine, dict) and isinstance(theirs, dict)):
         return [""]
     both = mine.keys() | theirs.keys()

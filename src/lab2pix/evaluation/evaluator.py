@@ -1,4 +1,4 @@
-"""Judging folders of pictures, made by anything: one pass over the files, one protocol, one report."""
+"""Evaluation of folders of images, whatever made them: one pass over the files, one protocol, one report."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lab2pix.evaluation.metrics.distribution import FeatureMoments
 from lab2pix.evaluation.metrics.segmentation import SegmentationScores
 from lab2pix.evaluation.metrics.statistics import check_statistics, load_statistics, save_statistics
 from lab2pix.evaluation.pairing import Item, Matches, is_plain, listed, pair_files
-from lab2pix.evaluation.protocol import RESIZE, Protocol, check_weights, load_networks, protocol_facts
+from lab2pix.evaluation.protocol import RESIZE, Protocol, load_networks, protocol_facts
 from lab2pix.evaluation.report import Report, ReportImage, check_writable
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext, init_distributed
@@ -31,10 +31,10 @@ _SHOWN = 4
 def evaluate_folders(
     generated: Path | str,
     real: Path | str | None = None,
+    protocol: Protocol | None = None,
     *,
     labels: Path | str | None = None,
     label_space: LabelSpace | str | None = None,
-    protocol: Protocol | None = None,
     samples: int = 1,
     unpaired: bool = False,
     layout: str = "folder",
@@ -44,28 +44,30 @@ def evaluate_folders(
     device: str | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """Judge a folder of pictures. Under torchrun each process judges its share; the report is process 0's.
+    """Evaluate a folder of generated images.
+
+    Under torchrun each process takes its share of them; all processes return the same report.
 
     Args:
-        generated: the pictures; with several samples `NAME_0`, `NAME_1`, ... for each label map `NAME`.
+        generated: the images; with several samples `NAME_0`, `NAME_1`, ... for each label map `NAME`.
         real: photos (a folder or a data set's root), or statistics that `save_stats` wrote.
+        protocol: networks, size, batch size and seed; None: the defaults.
         labels: label maps (a folder or a data set's root).
-        label_space: what they hold.
-        protocol: how to judge; None: the defaults.
-        samples: pictures per label map.
-        unpaired: whether the photos' names have nothing to do with the pictures'.
-        layout: how photos and label maps lie; see `lab2pix.data.layout_names`.
-        split: which part of a data set; None: all of it.
-        save_stats: file to keep the photos' statistics in.
-        name: of the method, for the report; None: the folder's.
-        device: where to compute; None: the best there is.
-        on_progress: called with the label maps done and their number.
+        label_space: label space of `labels`.
+        samples: images per label map.
+        unpaired: whether the names of photos and images are unrelated.
+        layout: folder format of photos and label maps; see `lab2pix.utils.registry.LAYOUTS`.
+        split: part of the data set; None: all of it.
+        save_stats: file to which the photos' statistics are written.
+        name: name of the method in the report; None: the folder's.
+        device: `cpu`, `cuda` or `mps`; None: the best one available.
+        on_progress: called with the number of finished label maps and their total.
 
     Raises:
-        ConfigError: settings at odds, or a network that there is none of.
-        DataError, LabelError: files that are missing, do not fit or cannot be read.
-        OutputError: `save_stats` is there already.
-        WeightsError: weights are missing or not what they should be.
+        ConfigError: conflicting settings, or an unknown network.
+        DataError, LabelError: files are missing, do not fit or cannot be read.
+        OutputError: `save_stats` exists already.
+        WeightsError: weights are missing or have another hash.
     """
     protocol = protocol or Protocol()
     folders = _Folders(Path(generated), _path(real), _path(labels), layout, split, samples, unpaired)
@@ -99,7 +101,7 @@ def _path(given: Path | str | None) -> Path | None:
 
 @dataclass(frozen=True)
 class _Folders:
-    """What was given, as one."""
+    """The arguments that say which files to compare."""
 
     generated: Path
     real: Path | None
@@ -111,7 +113,7 @@ class _Folders:
 
     @property
     def statistics(self) -> Path | None:
-        """The file of statistics that stands for the photos, where there is one."""
+        """File of statistics in place of photos; None where there are photos or neither."""
         return self.real if self.real is not None and self.real.suffix == STATISTICS_SUFFIX else None
 
 
@@ -121,17 +123,21 @@ def _check(folders: _Folders, protocol: Protocol, space: LabelSpace | None, save
     if (folders.labels is None) != (space is None):
         raise ConfigError("--labels and --label-space belong together: give both, or neither")
     if folders.labels is not None and protocol.segmenter is None:
-        raise ConfigError("label maps are compared with what a segmenter reads: add --segmenter, or leave out --labels")
+        raise ConfigError(
+            "label maps are compared with the predictions of a segmenter: add --segmenter, or leave out --labels"
+        )
     if protocol.segmenter is not None and folders.labels is None:
-        raise ConfigError("a segmenter's reading is compared with label maps: add --labels and --label-space")
+        raise ConfigError("a segmenter's predictions are compared with label maps: add --labels and --label-space")
     if folders.real is None and protocol.segmenter is None and folders.samples == 1:
         raise ConfigError("there is nothing to compare the pictures with: add --real, or --labels with --segmenter")
     _check_options(folders, protocol)
     if folders.statistics is not None and (len(protocol.features) != 1 or save_stats is not None):
-        raise ConfigError("statistics hold one feature network's view: name that one with --features, and save none")
+        raise ConfigError(
+            "statistics are those of one feature network: name that one with --features, and leave out --save-stats"
+        )
     if save_stats is not None:
         if folders.real is None or len(protocol.features) != 1:
-            raise ConfigError("--save-stats keeps what one feature network sees in --real: name both")
+            raise ConfigError("--save-stats writes the statistics of --real for one feature network: name both")
         if Path(save_stats).suffix != STATISTICS_SUFFIX:
             raise OutputError(f"--save-stats is {save_stats} but must end in {STATISTICS_SUFFIX}")
         if Path(save_stats).exists():
@@ -140,15 +146,15 @@ def _check(folders: _Folders, protocol: Protocol, space: LabelSpace | None, save
 
 
 def _check_options(folders: _Folders, protocol: Protocol) -> None:
-    """Refuse options that would do nothing."""
+    """Refuse options without effect."""
     paired = folders.real is not None and folders.statistics is None and not folders.unpaired
-    check_weights(protocol)
+    protocol.check()
     if protocol.lpips is not None and not paired and folders.samples == 1:
         raise ConfigError("--lpips compares pictures with photos of their own: give these as --real, or leave it out")
     photos = folders.real is not None and folders.statistics is None
     if not photos and folders.labels is None and (folders.split is not None or folders.layout != "folder"):
         given = "--layout" if folders.split is None else "--split"
-        raise ConfigError(f"{given} says where photos or label maps lie, but neither are given; leave it out")
+        raise ConfigError(f"{given} describes photos or label maps, but neither are given; leave it out")
     plain = folders.real is None or is_plain(folders.real)
     if folders.split is not None and folders.layout == "folder" and plain and folders.labels is None:
         raise ConfigError(
@@ -166,7 +172,7 @@ def _update(
     team: DistributedContext,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
-    """Let the judge see this process' share."""
+    """Accumulate this process' share."""
     items = matches.items[team.rank :: team.size]
     total, done = len(items) + len(matches.loose) // team.size, 0
     how = {"size": protocol.size, "batch_size": protocol.batch_size, "skip_broken": protocol.skip_broken}
@@ -185,7 +191,7 @@ def _update(
 
 
 def _common_size(log: ReadingLog, team: DistributedContext) -> tuple[int, int] | None:
-    """Return the size of all pictures, which photos of their own names are brought to; None where they differ."""
+    """Return the size of all images, to which unpaired photos are resized; None where sizes differ."""
     seen: list[set[tuple[int, int]]] = [set(log.sizes)]
     if team.size > 1:
         seen = [set() for _ in range(team.size)]
@@ -195,7 +201,7 @@ def _common_size(log: ReadingLog, team: DistributedContext) -> tuple[int, int] |
 
 
 def gather(judge: MetricAccumulator, log: ReadingLog, team: DistributedContext) -> None:
-    """Bring together in process 0 what all have seen."""
+    """Merge all processes' statistics into those of process 0."""
     if team.size == 1:
         return
     parts: list[Any] | None = [None] * team.size if team.main else None
@@ -217,7 +223,7 @@ def _conclude(
     name: str | None,
     team: DistributedContext,
 ) -> Report:
-    """Compute the scores and say how they came about."""
+    """Compute the scores and build the report."""
     if not log.sizes:
         raise DataError(f"no picture in {folders.generated} could be read; {log.broken[0]['reason']}")
     sizes = sorted(log.sizes)
@@ -253,25 +259,25 @@ def run_report(
     space: LabelSpace,
     show: Callable[[str], tuple[str, dict[str, str]]],
 ) -> Report:
-    """Return the report on what a run draws.
+    """Return the report on a run.
 
     Args:
-        judge: has seen it all.
-        log: knows the sizes.
-        name: of the method.
-        about: what was drawn and compared, for the protocol.
-        protocol: how it was judged.
+        judge: accumulator of all label maps.
+        log: record of the sizes.
+        name: name of the method.
+        about: the run's part of the protocol.
+        protocol: the protocol.
         team: the processes.
-        space: what the label maps hold.
-        show: returns a sample's name and its files (`file`, `real`, `label`), given what the judge calls it.
+        space: label space of the label maps.
+        show: returns a sample's name and its files (`file`, `real`, `label`), given its `sample_key`.
     """
     [size] = log.sizes
     pictures = _shown(judge, None)
     for group in ("best", "median", "worst"):
         shown = []
         for item in pictures.get(group, []):
-            called, files = show(item.name)
-            shown.append(ReportImage(called, item.score, files["file"], files.get("real"), files.get("label")))
+            found, files = show(item.name)
+            shown.append(ReportImage(found, item.score, files["file"], files.get("real"), files.get("label")))
         if shown:
             pictures[group] = shown
     return Report(
@@ -286,7 +292,7 @@ def run_report(
 
 
 def _classes(judge: MetricAccumulator) -> dict[str, Any]:
-    """Return what is known of each class, over all sample sets."""
+    """Return the scores of each class, over all sample sets."""
     if not judge.pixels:
         return {}
     joined = SegmentationScores(judge.pixels[0].classes)
@@ -297,7 +303,7 @@ def _classes(judge: MetricAccumulator) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Statistics:
-    """Statistics that stand for the photos, and how they were taken."""
+    """Statistics in place of photos, with the description of how they were computed."""
 
     file: Path
     moments: FeatureMoments
@@ -305,19 +311,19 @@ class _Statistics:
 
     @classmethod
     def load(cls, file: Path, networks: Networks) -> _Statistics:
-        """Read them, and check that they hold what this evaluation's one network sees."""
+        """Read a file, and check that it belongs to the feature network of this evaluation."""
         moments, meta = load_statistics(file)
         check_statistics(meta, _comparability_key(networks.features[0]), file)
         return cls(file, moments, meta)
 
 
 def _comparability_key(network: FeatureNetwork) -> dict[str, Any]:
-    """Return what must be alike for two sets' statistics to be comparable, less the pictures' size."""
+    """Return everything but the size that must be equal for two sets' statistics to be comparable."""
     return {"features": network.name, "network": network.describe(), "resize": RESIZE}
 
 
 def _shown(judge: MetricAccumulator, by_name: dict[str, Item] | None) -> dict[str, Any]:
-    """Return the best, median and worst pictures of the first sample set."""
+    """Return the best, median and worst images of the first sample set."""
     ranked = sorted((pair for pair in judge.ranking if pair[1] == pair[1]), key=lambda pair: (-pair[1], pair[0]))
     if not ranked:
         return {}
@@ -344,7 +350,7 @@ def _sources(
     judge: MetricAccumulator,
     log: ReadingLog,
 ) -> dict[str, Any]:
-    """Return what was compared with what; files that could not be read are in neither counts nor hashes."""
+    """Return the compared folders; counts and hashes leave out files that cannot be read."""
     broken = {(item["of"], item["name"]) for item in log.broken}
     names = [item.name for item in matches.items if ("label maps", item.name) not in broken]
     real: dict[str, Any] | None = None

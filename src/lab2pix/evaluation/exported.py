@@ -1,4 +1,4 @@
-"""Networks of anybody's making, exported whole: a program (torch.export or ONNX) and a small JSON beside it."""
+"""Exported networks: a program (torch.export or ONNX) with a small JSON file next to it."""
 
 from __future__ import annotations
 
@@ -12,30 +12,31 @@ import torch.nn.functional as F
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import Tensor
 
-from lab2pix.errors import WeightsError
+from lab2pix.errors import Lab2PixError, WeightsError
+from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import file_sha256
 
 __all__ = ["PROGRAM_SUFFIXES", "ExportedModel", "ProgramSettings", "Whole", "read_settings"]
 
 PROGRAM_SUFFIXES = (".pt2", ".onnx")
-"""Exported by `torch.export.save`, or ONNX."""
+"""Suffixes of programs of `torch.export.save` and of ONNX."""
 
 Three = Annotated[tuple[float, ...], Field(min_length=3, max_length=3)]
 Positive = Annotated[float, Field(gt=0)]
-Whole = Annotated[int, Field(strict=True)]  # true is no number
+Whole = Annotated[int, Field(strict=True)]  # refuses true and false
 
 
 class ProgramSettings(BaseModel):
-    """What a program wants to see; the JSON beside it.
+    """The input format of a program, as its JSON file says.
 
     Attributes:
-        size: height and width of its input in pixels; null: whatever the pictures have.
-        range: which numbers 8-bit pictures become first.
-        mean: what is taken away then, by colour.
-        std: what that is divided by.
-        bgr: whether it wants blue first, as networks that came from Caffe do.
-        batch: how many pictures it takes at once; null: any number.
-        output: which of its outputs counts, where it has several.
+        size: height and width of its input in pixels; null: the size of the images.
+        range: range to which 8-bit values are scaled first.
+        mean: mean that is subtracted then, by channel.
+        std: standard deviation by which that is divided.
+        bgr: channels in the order BGR, as in networks from Caffe.
+        batch: images per batch; null: any number.
+        output: index of the output to use.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -50,35 +51,36 @@ class ProgramSettings(BaseModel):
 
 
 def read_settings(file: Path, kind: type[ProgramSettings]) -> Any:
-    """Read the JSON beside a program, `NAME.json` for `NAME.pt2` or `NAME.onnx`.
+    """Read the JSON file of a program, `NAME.json` for `NAME.pt2` or `NAME.onnx`.
 
     Raises:
-        WeightsError: it is missing, or says something else than `kind` holds.
+        WeightsError: the file is missing or invalid.
     """
     beside = file.with_suffix(".json")
     try:
         return kind.model_validate(json.loads(beside.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise WeightsError(f"{beside} is missing: write there how {file.name} wants its pictures") from error
+        raise WeightsError(f"{beside} is missing: describe the input of {file.name} in it") from error
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "the whole"
+        key = ".".join(map(str, first["loc"])) or "the file"
         raise WeightsError(
-            f"{beside}: '{key}' is not right ({first['msg']}); valid: {', '.join(kind.model_fields)}"
+            f"{beside}: '{key}' is invalid ({first['msg']}); valid: {', '.join(kind.model_fields)}"
         ) from error
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{beside} cannot be read as JSON ({' '.join(str(error).split())}); mend it") from error
+        raise WeightsError(f"{beside} cannot be read as JSON ({' '.join(str(error).split())}); correct it") from error
 
 
 class ExportedModel:
-    """An exported network that takes 8-bit pictures of any size.
+    """An exported network that takes 8-bit images of any size.
 
     Args:
         file: `.pt2` or `.onnx`.
-        settings: what it wants to see.
+        settings: its input format.
 
     Raises:
-        WeightsError: the file is missing, or no such program.
+        ConfigError: the extra `onnx` is not installed.
+        WeightsError: the file is missing, or is not such a program.
     """
 
     def __init__(self, file: Path, settings: ProgramSettings) -> None:
@@ -90,24 +92,24 @@ class ExportedModel:
         self.sha256 = file_sha256(file)
         try:
             self._run, self._module = _open(file)
-        except WeightsError:
+        except Lab2PixError:
             raise
-        except Exception as error:  # both readers answer junk with whatever they trip over
+        except Exception as error:  # both readers raise any error on damaged files
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(f"{file} cannot be read as an exported program ({reason}); export it again") from error
 
     def to(self, device: torch.device) -> None:
-        """Compute there; ONNX programs stay on the processor."""
+        """Move to a device; ONNX programs stay on the CPU."""
         if self._module is not None:
             self._module.to(device)
             self.device = device
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Return its output, float32 on the processor, for `[N, 3, H, W]` uint8 RGB.
+        """Return the output, float32 on the CPU, for `[N, 3, H, W]` uint8 RGB.
 
         Raises:
-            WeightsError: the program fails on such pictures.
+            WeightsError: the program fails on such images.
         """
         settings = self.settings
         wanted = pictures.float()
@@ -140,7 +142,7 @@ class ExportedModel:
 
 
 def _open(file: Path) -> tuple[Callable[[Tensor], Any], torch.nn.Module | None]:
-    """Return what runs a program, and its module where it is PyTorch's."""
+    """Return a function that runs a program, and its module for PyTorch programs."""
     if file.suffix == ".pt2":
         module = torch.export.load(file).module()
 
@@ -152,11 +154,8 @@ def _open(file: Path) -> tuple[Callable[[Tensor], Any], torch.nn.Module | None]:
 
         return run_module, module
     if file.suffix != ".onnx":
-        raise WeightsError(f"{file} is no exported program; give one that ends in {' or '.join(PROGRAM_SUFFIXES)}")
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise WeightsError(f"{file} needs onnxruntime: install it with pip install 'lab2pix[onnx]'") from error
+        raise WeightsError(f"{file} is not an exported program; give one that ends in {' or '.join(PROGRAM_SUFFIXES)}")
+    onnxruntime = import_extra("onnxruntime", "onnx", str(file))
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     name = session.get_inputs()[0].name
     return lambda part: session.run(None, {name: part.cpu().numpy()}), None

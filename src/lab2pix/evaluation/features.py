@@ -1,4 +1,4 @@
-"""What the distances between sets of pictures look through: Inception-V3, EfficientNet-Lite, or an exported network."""
+"""Feature networks of the Fréchet and kernel distances: Inception-V3, EfficientNet-Lite, or an exported network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,10 @@ from lab2pix.errors import ConfigError, WeightsError, did_you_mean
 from lab2pix.evaluation.batching import map_chunks
 from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, read_settings
 from lab2pix.methods.features import load_backbone
+from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import WeightsFile, file_sha256, read_weights
 
-__all__ = ["FEATURE_NETWORKS", "INCEPTION", "FeatureNetwork", "distance_names", "feature_name", "load_features"]
-
-FEATURE_NETWORKS = FEATURE_NAMES
-"""Networks known by name; any other is a file."""
+__all__ = ["INCEPTION", "FeatureNetwork", "distance_names", "feature_name", "load_features"]
 
 INCEPTION = WeightsFile(
     "Inception-V3 (as FID uses it)",
@@ -30,14 +28,14 @@ INCEPTION = WeightsFile(
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
     setting="--inception-weights",
 )
-"""The converted TensorFlow weights that torch-fidelity computes FID with."""
+"""The converted TensorFlow weights with which torch-fidelity computes FID."""
 
 
 class FeatureNetwork(ABC):
-    """Sees `dimension` numbers in a picture.
+    """Computes one feature vector per image.
 
     Attributes:
-        name: what scores are named after: letters, digits and underscores.
+        name: part of the names of its scores: letters, digits and underscores.
         dimension: length of a feature vector.
     """
 
@@ -46,34 +44,35 @@ class FeatureNetwork(ABC):
 
     @abstractmethod
     def __call__(self, pictures: Tensor) -> Tensor:
-        """Return features `[N, dimension]` float32, on the processor, of `[N, 3, H, W]` uint8."""
+        """Return features `[N, dimension]` float32, on the CPU, of `[N, 3, H, W]` uint8."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what must be equal for two distances to be comparable."""
+        """Return everything that must be equal for two distances to be comparable."""
 
     @abstractmethod
     def to(self, device: torch.device) -> None:
-        """Compute on a device."""
+        """Move to a device."""
 
 
 class _Inception(FeatureNetwork):
-    """The last pooling of torch-fidelity's Inception-V3, which resizes as TensorFlow 1 did."""
+    """The last pooling layer of torch-fidelity's Inception-V3, which resizes as TensorFlow 1."""
 
     name = "inception"
     dimension = 2048
 
     def __init__(self, weights: Path | None) -> None:
-        try:
-            from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-        except ImportError as error:
-            raise ConfigError("Inception features need torch-fidelity: pip install 'lab2pix[inception]'") from error
+        fidelity = import_extra(
+            "torch_fidelity.feature_extractor_inceptionv3", "inception", "feature network 'inception'"
+        )
         file = INCEPTION.find(weights)
         try:
             read_weights(file)  # tensors only: torch-fidelity itself would unpickle anything
-            network: nn.Module = FeatureExtractorInceptionV3("inception", ["2048"], str(file))
-        except Exception as error:  # an unpickler answers junk with whatever it trips over
-            raise WeightsError(f"{file} holds no weights of Inception-V3; put {INCEPTION.file} in its place") from error
+            network: nn.Module = fidelity.FeatureExtractorInceptionV3("inception", ["2048"], str(file))
+        except Exception as error:  # unpickling raises any error on damaged files
+            raise WeightsError(
+                f"{file} is not a file of Inception-V3's weights; replace it by {INCEPTION.file}"
+            ) from error
         self.network, self.sha256, self.device = network, file_sha256(file), torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
@@ -96,7 +95,7 @@ class _Inception(FeatureNetwork):
 
 
 class _EfficientNet(FeatureNetwork):
-    """The mean over all pixels of EfficientNet-Lite's last stage, of pictures at their own size."""
+    """The mean over all pixels of EfficientNet-Lite's last stage, at the images' own size."""
 
     dimension = 320
 
@@ -126,7 +125,7 @@ class _EfficientNet(FeatureNetwork):
 
 
 class _Exported(FeatureNetwork):
-    """An exported program that gives `[N, D]`, or `[N, D, h, w]`, which is averaged."""
+    """An exported program with output `[N, D]`, or `[N, D, h, w]`, which is averaged over pixels."""
 
     def __init__(self, file: Path) -> None:
         self.name = feature_name(str(file))
@@ -143,8 +142,8 @@ class _Exported(FeatureNetwork):
         found = self.program(pictures)
         if found.ndim not in (2, 4):
             raise WeightsError(
-                f"{self.program.file} answers {list(found.shape)}, but features are [N, D] or [N, D, h, w]; set "
-                "'output' to the right one, or export it anew"
+                f"{self.program.file} returns {list(found.shape)}, but features are [N, D] or [N, D, h, w]; set "
+                "'output' to the right one, or export it again"
             )
         return found.mean((2, 3)) if found.ndim == 4 else found
 
@@ -155,12 +154,12 @@ class _Exported(FeatureNetwork):
 
 
 def feature_name(spec: str) -> str:
-    """Return what scores through a feature network are named after, without loading it; `spec` is `load_features`'s."""
+    """Return the name of a feature network in scores; `spec` is that of `load_features`."""
     return re.sub(r"\W+", "_", Path(spec).stem if spec.endswith(PROGRAM_SUFFIXES) else spec).lower()
 
 
 def distance_names(network: str) -> tuple[str, str]:
-    """Return what the Frechet and the kernel distance through a network of this name are called."""
+    """Return the names of the Fréchet and the kernel distance in the features of a network."""
     return ("fid", "kid") if network == "inception" else (f"frechet_{network}", f"kernel_{network}")
 
 
@@ -168,18 +167,18 @@ def load_features(spec: str, *, weights: str | Path | None = None) -> FeatureNet
     """Return a feature network.
 
     Args:
-        spec: one of `FEATURE_NETWORKS`, or an exported program (`.pt2`, `.onnx`) with a JSON beside it.
-        weights: Inception's weights; None: the torch hub cache, filled from the net if need be.
+        spec: one of `FEATURE_NAMES`, or an exported program (`.pt2`, `.onnx`) with its JSON file.
+        weights: Inception's weights; None: the torch hub cache, downloaded where missing.
 
     Raises:
-        ConfigError: there is no such network.
-        WeightsError: its weights are missing or not what they should be.
+        ConfigError: the network is unknown.
+        WeightsError: its weights are missing or have another hash.
     """
     if spec == "inception":
         return _Inception(None if weights is None else Path(weights))
-    if spec in FEATURE_NETWORKS:
+    if spec in FEATURE_NAMES:
         return _EfficientNet(spec)
     if spec.endswith(PROGRAM_SUFFIXES):
         return _Exported(Path(spec))
-    hint = did_you_mean(spec, FEATURE_NETWORKS)
+    hint = did_you_mean(spec, FEATURE_NAMES)
     raise ConfigError(f"no feature network is called '{spec}'{hint}, or give an exported program (.pt2, .onnx)")

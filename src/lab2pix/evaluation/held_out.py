@@ -1,4 +1,4 @@
-"""Judging what a generator draws of held-out label maps: of a finished run, or of one that is being trained."""
+"""Evaluation of a generator on held-out label maps, during training or after it."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from lab2pix.utils.distributed import DistributedContext
 __all__ = ["SEGMENTATION_SCORES", "evaluate_generator", "held_out_noise", "sample_key", "score_names"]
 
 SEGMENTATION_SCORES = ("ppa", "pca", "ciou")
-"""Scores that a segmenter's reading gives."""
+"""Scores that need a segmenter."""
 
 
-def sample_key(place: int) -> str:
-    """Return what the judge calls the label map at a place of the held-out part."""
-    return f"{place:06d}"
+def sample_key(index: int) -> str:
+    """Return the name of a held-out label map within an evaluation."""
+    return f"{index:06d}"
 
 
-def held_out_noise(seed: int, places: Sequence[int], shape: tuple[int, ...]) -> Tensor:
-    """Return the noise of the label maps at some places, `[len(places), *shape]`."""
-    return torch.stack([latent_from_seed(seed, place, shape) for place in places])
+def held_out_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
+    """Return the noise of held-out label maps, `[len(indices), *shape]`."""
+    return torch.stack([latent_from_seed(seed, index, shape) for index in indices])
 
 
 def score_names(
     features: Iterable[str], *, segmenter: bool, pairs: bool, photos: bool, samples: int
 ) -> tuple[str, ...]:
-    """Return which scores held-out label maps will get, before anything is loaded or drawn.
+    """Return the names of the scores that an evaluation will give; loads nothing.
 
     Args:
-        features: networks that the distances look through; see `load_features`.
-        segmenter: whether one reads label maps in the pictures.
-        pairs: whether it is known which photo belongs to which label map.
+        features: feature networks; see `load_features`.
+        segmenter: whether there is a segmenter.
+        pairs: whether each label map has a photo.
         photos: whether there are photos at all.
-        samples: pictures per label map.
+        samples: images per label map.
     """
     distances = [name for spec in features for name in distance_names(feature_name(spec))]
     return (
@@ -68,34 +68,34 @@ def evaluate_generator(
     team: DistributedContext,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ReadingLog:
-    """Let the judge see the first label maps of a held-out part, each process its share; process 0 gets it all.
+    """Accumulate metrics over held-out label maps; each process takes its share, and process 0 gets the sum.
 
     Args:
-        judge: starts empty in every process; how many pictures of each label map it wants, it says.
+        judge: an empty accumulator in every process.
         dataset: the held-out part.
-        draw: returns pictures `[N, 3, H, W]` uint8 of a batch, given the places of its label maps and a seed.
-        photos: held-out ones that belong to no label map that anybody knows.
-        count: how many label maps, and how many of these photos; None: all.
-        seed: of the first picture of each label map; the next ones count up.
-        batch_size: pictures at once.
+        draw: returns images `[N, 3, H, W]` uint8 of a batch, given the indices of its label maps and a seed.
+        photos: held-out photos without label maps.
+        count: number of label maps, and of these photos, the first ones; None: all.
+        seed: seed of the first sample set; the next ones count up.
+        batch_size: images per batch.
         team: the processes, which must all call this.
-        on_progress: called with this process' label maps done and their number.
+        on_progress: called with the number of finished label maps of this process and their total.
 
     Returns:
-        Which sizes were judged.
+        The sizes of the images.
     """
     log = ReadingLog()
     mine = _share(len(dataset), count, team)
     for start in range(0, len(mine), batch_size):
-        places = mine[start : start + batch_size]
-        batch = collate([dataset[(0, place)] for place in places])
-        drawn = [draw(batch, places, seed + number) for number in range(judge.sample_sets)]
+        indices = mine[start : start + batch_size]
+        batch = collate([dataset[(0, index)] for index in indices])
+        drawn = [draw(batch, indices, seed + number) for number in range(judge.sample_sets)]
         real = None if batch.image is None else float_to_uint8(batch.image)
         label = None if judge.networks.segmenter is None else batch.label
-        judge.update([sample_key(place) for place in places], drawn, real, label)
-        log.sizes[(drawn[0].shape[-2], drawn[0].shape[-1])] += len(places)
+        judge.update([sample_key(index) for index in indices], drawn, real, label)
+        log.sizes[(drawn[0].shape[-2], drawn[0].shape[-1])] += len(indices)
         if on_progress is not None:
-            on_progress(start + len(places), len(mine))
+            on_progress(start + len(indices), len(mine))
     if photos is not None:
         _update_real(judge, photos, _share(len(photos), count, team), batch_size)
     gather(judge, log, team)
@@ -103,13 +103,13 @@ def evaluate_generator(
 
 
 def _share(length: int, count: int | None, team: DistributedContext) -> list[int]:
-    """Return which of the first ones this process looks at."""
+    """Return the indices that this process evaluates."""
     return list(range(team.rank, length if count is None else min(count, length), team.size))
 
 
-def _update_real(judge: MetricAccumulator, photos: SampleSource, places: Sequence[int], batch_size: int) -> None:
+def _update_real(judge: MetricAccumulator, photos: SampleSource, indices: Sequence[int], batch_size: int) -> None:
     nothing = torch.Generator()  # held-out photos are neither cropped nor flipped
-    for start in range(0, len(places), batch_size):
-        some = places[start : start + batch_size]
-        pictures = [photos.transform.photo(photos.read_photo(place), nothing) for place in some]
-        judge.update_real([sample_key(place) for place in some], torch.stack(pictures))
+    for start in range(0, len(indices), batch_size):
+        some = indices[start : start + batch_size]
+        pictures = [photos.transform.photo(photos.read_photo(index), nothing) for index in some]
+        judge.update_real([sample_key(index) for index in some], torch.stack(pictures))

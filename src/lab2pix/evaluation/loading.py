@@ -1,4 +1,4 @@
-"""Reads what is to be judged, ahead of the judge, in batches of one size."""
+"""Reading of images, photos and label maps: ahead of the evaluation, in batches of one size."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ _READERS = 4
 
 @dataclass
 class ReadingLog:
-    """What happened to the files on the way.
+    """Record of the files that were read.
 
     Attributes:
-        resized: how many `generated` and `real` pictures, and `labels`, had another size.
-        sizes: how many pictures were judged at each height and width.
-        broken: what was left out since a file could not be read: its `name`, whether it is one `of` the label maps or
-            of the photos with names of their own, the `file`, and the `reason`.
+        resized: number of `generated` and `real` images, and `labels`, that were resized.
+        sizes: number of images at each height and width.
+        broken: samples that were left out because a file cannot be read: `name`, `of` ("label maps", or "photos" for
+            unpaired ones), `file` and `reason`.
     """
 
     resized: Counter[str] = field(default_factory=Counter)
@@ -42,7 +42,7 @@ class ReadingLog:
     broken: list[dict[str, str]] = field(default_factory=list)
 
     def merge(self, other: ReadingLog) -> None:
-        """Add what happened in another process."""
+        """Add the record of another process."""
         self.resized += other.resized
         self.sizes += other.sizes
         self.broken += other.broken
@@ -50,11 +50,11 @@ class ReadingLog:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Some label maps' pictures, of one size.
+    """A batch of images of one size.
 
     Attributes:
-        names: what they are called.
-        samples: per sample set `[N, 3, H, W]` uint8.
+        names: names of the label maps.
+        samples: images `[N, 3, H, W]` uint8 of each sample set.
         real: `[N, 3, H, W]` uint8, or None.
         label: `[N, H, W]` canonical ids, or None.
     """
@@ -75,7 +75,7 @@ class _One:
 
 
 class _BrokenError(Exception):
-    """A file that cannot be read; holds whose it is, its path, and the reader's own error."""
+    """A file that cannot be read, with the name of its sample and the original error."""
 
     def __init__(self, name: str, file: Path, error: DataError | LabelError) -> None:
         super().__init__(str(error))
@@ -93,17 +93,17 @@ def read_items(
     batch_size: int,
     skip_broken: bool,
 ) -> Iterator[Loaded]:
-    """Yield pictures with their photos and label maps, in order.
+    """Yield images with their photos and label maps, in order.
 
-    Photos are resized to their picture's size (antialiased bicubic), label maps by nearest neighbour.
+    Photos are resized to the size of their image (antialiased bicubic), label maps by nearest neighbor.
 
     Args:
         items: the files.
-        space: what the label maps hold; None leaves them out.
-        log: told what happens.
-        size: height and width to bring all to; None: each picture's own.
-        batch_size: most pictures of a sample set at once.
-        skip_broken: go on without label maps of which a file cannot be read.
+        space: label space of the label maps; None leaves them out.
+        log: records sizes, resizing and broken files.
+        size: height and width to which all are resized; None: each image's own.
+        batch_size: largest number of label maps per batch.
+        skip_broken: leave out samples of which a file cannot be read.
 
     Raises:
         DataError, LabelError: a file cannot be read.
@@ -128,7 +128,7 @@ def read_items(
 def read_photos(
     photos: dict[str, Pair], log: ReadingLog, *, size: tuple[int, int] | None, batch_size: int, skip_broken: bool
 ) -> Iterator[tuple[list[str], Tensor]]:
-    """Yield photos that belong to no picture of their own: names and `[N, 3, H, W]` uint8."""
+    """Yield unpaired photos: names and `[N, 3, H, W]` uint8."""
 
     def load(entry: tuple[str, Pair]) -> _One:
         name, pair = entry
@@ -151,7 +151,7 @@ def read_photos(
 def _ahead(
     load: Any, entries: Sequence[Any], what: str, log: ReadingLog, batch_size: int, skip_broken: bool
 ) -> Iterator[_One]:
-    """Yield what is loaded in order; while a batch is looked at, the next one is read."""
+    """Yield loaded entries in order; threads read ahead by one batch."""
     most = max(_READERS, batch_size)
     with ThreadPoolExecutor(_READERS) as pool:
         coming: deque[Future[_One]] = deque()

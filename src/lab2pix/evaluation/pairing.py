@@ -1,4 +1,4 @@
-"""Which picture belongs to which photo and label map: by name, below their folders, whatever their suffix."""
+"""Matching of images, photos and label maps by their names: paths below their folders, without suffix."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ Reader = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Item:
-    """One label map's files.
+    """The files of one sample.
 
     Attributes:
-        name: what they are called.
-        generated: its pictures, one per sample set.
+        name: their common name.
+        generated: the images, one per sample set.
         real: its photo.
         label: its label map.
     """
@@ -39,12 +39,12 @@ class Item:
 
 @dataclass
 class Matches:
-    """What is to be judged.
+    """The files of an evaluation.
 
     Attributes:
-        items: sorted by name.
-        unmatched: names that lack a partner.
-        loose: photos that are no item's own, where names need not match.
+        items: samples, sorted by name.
+        unmatched: names without a partner.
+        loose: unpaired photos.
     """
 
     items: list[Item]
@@ -53,10 +53,10 @@ class Matches:
 
 
 def pictures_in(folder: Path, what: str) -> dict[str, Path]:
-    """Return a folder's pictures by name: the path below it without suffix.
+    """Return the images of a folder by name: the path below it without suffix.
 
     Raises:
-        DataError: no such folder, no picture in it, or two of one name.
+        DataError: the folder does not exist or is empty, or two images have the same name.
     """
     if not folder.is_dir():
         raise DataError(f"there is no folder {folder}; give the folder of the {what}")
@@ -64,7 +64,7 @@ def pictures_in(folder: Path, what: str) -> dict[str, Path]:
     for file in find_images(folder):
         name = file.relative_to(folder).with_suffix("").as_posix()
         if name in found:
-            raise DataError(f"{found[name]} and {file} have one name; keep one of the two")
+            raise DataError(f"{found[name]} and {file} have the same name; keep one of the two")
         found[name] = file
     if not found:
         raise DataError(f"{folder} holds no pictures; give the folder of the {what}")
@@ -72,7 +72,7 @@ def pictures_in(folder: Path, what: str) -> dict[str, Path]:
 
 
 def is_plain(folder: Path) -> bool:
-    """Say whether a folder that could be a data set of layout `folder` holds photos alone."""
+    """Return whether a folder holds photos directly, rather than a data set of layout `folder`."""
     return not any((folder / name).is_dir() for name in ("images", "labels"))
 
 
@@ -94,21 +94,21 @@ def pair_files(
     unpaired: bool = False,
     allow_missing: bool = False,
 ) -> Matches:
-    """Find what belongs together.
+    """Match images with photos and label maps.
 
     Args:
-        generated: folder of pictures; with several samples `NAME_0`, `NAME_1`, ... as `lab2pix generate` writes them.
+        generated: folder of images; with several samples `NAME_0`, `NAME_1`, ... as `lab2pix generate` writes them.
             A data set's root that is also `real` or `labels` stands for its photos.
         real: folder of photos, or a data set's root.
         labels: folder of label maps, or a data set's root.
-        samples: pictures per label map.
-        layout: how photos and label maps lie; see `lab2pix.data.layout_names`.
-        split: which part of a data set; None: all of it.
-        unpaired: whether the photos' names have nothing to do with the pictures'.
-        allow_missing: go on where a partner is missing, with those that have all.
+        samples: images per label map.
+        layout: folder format of photos and label maps; see `lab2pix.utils.registry.LAYOUTS`.
+        split: part of the data set; None: all of it.
+        unpaired: whether the names of photos and images are unrelated.
+        allow_missing: leave out names without a partner.
 
     Raises:
-        DataError: an empty folder, or partners that are missing.
+        DataError: an empty folder, or missing partners.
     """
     if generated.resolve() in [side.resolve() for side in (real, labels) if side is not None]:
         sets = _photos_of(generated, layout, split, samples)
@@ -137,7 +137,7 @@ def pair_files(
 
 
 def _photos_of(root: Path, layout: str, split: str | None, samples: int) -> dict[str, dict[int, Path]]:
-    """Return a data set's own photos as the pictures to judge: what a segmenter makes of them is its limit."""
+    """Return a data set's own photos as the images to evaluate, which gives the upper bound of a segmenter's scores."""
     photos = _pairs(root, layout, split, labels=False)
     if samples > 1 or any(pair.form != "files" for pair in photos.values()):
         what = "has one photo for each label map" if samples > 1 else "keeps photo and label map in one file"
@@ -146,7 +146,7 @@ def _photos_of(root: Path, layout: str, split: str | None, samples: int) -> dict
 
 
 def _by_sample(files: Mapping[str, Path], samples: int, folder: Path) -> dict[str, dict[int, Path]]:
-    """Return the pictures of each label map by sample number."""
+    """Return the images of each label map by sample number."""
     if samples == 1:
         return {name: {0: file} for name, file in files.items()}
     sets: dict[str, dict[int, Path]] = {}
@@ -178,12 +178,12 @@ def _complaint(unmatched: list[str], sides: Mapping[str, Iterable[str]], samples
 
 
 def list_sha256(names: Iterable[str]) -> str:
-    """Return a hash of a list of names, whatever their order; of bytes that are no UTF-8, as files have them."""
+    """Return a hash of a set of names, which may contain bytes that are not valid UTF-8."""
     return hashlib.sha256("\n".join(sorted(names)).encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def listed(names: Iterable[str]) -> dict[str, Any]:
-    """Return what a protocol says of a list of files: `count` and `list_sha256`."""
+    """Return the protocol's entry for a list of files: `count` and `list_sha256`."""
     names = list(names)
     return {"count": len(names), "list_sha256": list_sha256(names)}
 

@@ -1,8 +1,9 @@
-"""How pictures are judged: what is asked for, the networks that it names, and what the report says of it."""
+"""Evaluation protocol: its settings, its networks, and its record in the report."""
 
 from __future__ import annotations
 
 import datetime
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,60 +19,63 @@ from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext
 
-__all__ = ["RESIZE", "Protocol", "check_weights", "load_networks", "protocol_facts"]
+__all__ = ["RESIZE", "Protocol", "load_networks", "protocol_facts"]
 
 RESIZE = "antialiased bicubic (label maps: nearest neighbour)"
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """How pictures are judged.
+    """How images are evaluated; equal protocols give comparable scores.
 
     Attributes:
-        features: networks that the distances between sets look through; see `load_features`.
-        segmenter: reads label maps in pictures; see `load_segmenter`.
-        lpips: network of the perceptual distance between two pictures; None leaves it out.
-        inception_weights, lpips_weights: files; None: the torch hub cache, or the net.
-        size: height and width to bring all pictures to; None: each picture's own.
-        batch_size: pictures at once; changes speed and memory only.
-        seed: decides the subsets of the kernel distance.
-        allow_missing: leave out names that lack a partner.
-        skip_broken: leave out label maps of which a file cannot be read.
+        features: feature networks of the Fréchet and kernel distances; see `load_features`.
+        segmenter: predicts label maps from images; see `load_segmenter`.
+        lpips: network of LPIPS; None leaves it out.
+        inception_weights, lpips_weights: files of weights; None: the torch hub cache, downloaded where missing.
+        size: height and width to which all images are resized; None: each image's own. Folders only.
+        batch_size: images per batch; changes speed and memory only.
+        seed: selects the subsets of the kernel distance, and the noise of a run's first sample set.
+        allow_missing: leave out names without a partner. Folders only.
+        skip_broken: leave out samples of which a file cannot be read. Folders only.
     """
 
-    features: tuple[str, ...] = ("efficientnet-lite0",)
-    segmenter: str | None = None
+    features: Sequence[str] = ("efficientnet-lite0",)
+    segmenter: str | Path | None = None
     lpips: Literal["alex", "vgg"] | None = None
-    inception_weights: Path | None = None
-    lpips_weights: Path | None = None
+    inception_weights: str | Path | None = None
+    lpips_weights: str | Path | None = None
     size: tuple[int, int] | None = None
     batch_size: int = 32
     seed: int = 0
     allow_missing: bool = False
     skip_broken: bool = False
 
+    def check(self) -> None:
+        """Raise ConfigError where a file of weights belongs to a network that is not used."""
+        if self.lpips_weights is not None and self.lpips is None:
+            raise ConfigError("--lpips-weights are for LPIPS, which was not asked for: add --lpips, or leave them out")
+        if self.inception_weights is not None and "inception" not in self.features:
+            raise ConfigError("--inception-weights are for Inception: add --features inception, or leave them out")
 
-def check_weights(protocol: Protocol) -> None:
-    """Refuse files of weights that nothing asked for would look through.
-
-    Raises:
-        ConfigError: there is one.
-    """
-    if protocol.lpips_weights is not None and protocol.lpips is None:
-        raise ConfigError("--lpips-weights are for LPIPS, which was not asked for: add --lpips, or leave them out")
-    if protocol.inception_weights is not None and "inception" not in protocol.features:
-        raise ConfigError("--inception-weights are for Inception: add --features inception, or leave them out")
+    def check_for_run(self) -> None:
+        """Raise ConfigError where a setting has no effect on a run."""
+        for setting in ("size", "allow_missing", "skip_broken"):
+            if getattr(self, setting):
+                option = f"--{setting.replace('_', '-')}"
+                raise ConfigError(f"{option} belongs to --generated: a run knows its own data; leave it out")
+        self.check()
 
 
 def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
-    """Load what a protocol names.
+    """Load the networks of a protocol.
 
     Raises:
-        ConfigError: no such network, one named twice, or a segmenter without a label space.
-        LabelError: the segmenter reads other classes.
-        WeightsError: weights are missing or not what they should be.
+        ConfigError: an unknown network, one named twice, or a segmenter without a label space.
+        LabelError: the segmenter has other classes.
+        WeightsError: weights are missing or have another hash.
     """
-    twice = next((spec for spec in protocol.features if protocol.features.count(spec) > 1), None)
+    twice = next((spec for spec in protocol.features if list(protocol.features).count(spec) > 1), None)
     if twice is not None:
         raise ConfigError(f"the feature network '{twice}' is named twice; name it once")
     features = [load_features(spec, weights=protocol.inception_weights) for spec in protocol.features]
@@ -82,8 +86,8 @@ def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
     segmenter = None
     if protocol.segmenter is not None:
         if space is None:
-            raise ConfigError("a segmenter's reading is compared with label maps: add --labels and --label-space")
-        segmenter = load_segmenter(protocol.segmenter, space)
+            raise ConfigError("a segmenter's predictions are compared with label maps: add --labels and --label-space")
+        segmenter = load_segmenter(str(protocol.segmenter), space)
     lpips = None if protocol.lpips is None else LPIPS(protocol.lpips, protocol.lpips_weights)
     return Networks(features, segmenter, lpips)
 
@@ -91,7 +95,7 @@ def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
 def protocol_facts(
     judge: MetricAccumulator, log: ReadingLog, protocol: Protocol, size: Any, team: DistributedContext
 ) -> dict[str, Any]:
-    """Return how scores come about, whatever was compared."""
+    """Return the part of the protocol that folders and runs have in common."""
     segmenter = judge.networks.segmenter
     lpips = judge.networks.lpips
     return {

@@ -1,4 +1,4 @@
-"""What an evaluation found, and how: a JSON file that others can check, and a table for the terminal."""
+"""Evaluation report: scores with their protocol, as JSON file and as text."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from tempfile import TemporaryFile
 from typing import Any, Literal
 
 from lab2pix.errors import DataError, OutputError
+from lab2pix.evaluation.page import write_page
 from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.files import escape_surrogates
+from lab2pix.reporting.scores import higher_is_better
+from lab2pix.utils.files import escape_surrogates, write_atomically
 
 __all__ = [
     "REPORT_FORMAT",
@@ -22,20 +24,14 @@ __all__ = [
     "Score",
     "check_output_path",
     "check_writable",
-    "higher_is_better",
     "mean_and_std",
+    "picture_folder",
     "read_report",
 ]
 
 
 REPORT_FORMAT = "lab2pix-report/1"
 Over = Literal["sample sets", "pictures", "label maps"]
-_LOWER = ("fid", "kid", "frechet_", "kernel_", "lpips")
-
-
-def higher_is_better(name: str) -> bool:
-    """Tell in which direction a score improves, by its name."""
-    return not name.startswith(_LOWER)
 
 
 @dataclass(frozen=True)
@@ -44,11 +40,11 @@ class Score:
 
     Attributes:
         mean: the score; None where no value is finite.
-        std: standard deviation (n - 1) over what `over` says; None for a single value.
-        count: how many values.
-        over: sample sets (one value for each noise), pictures, or label maps.
+        std: standard deviation (n - 1); None for a single value.
+        count: number of values.
+        over: what mean and deviation are over: sample sets, pictures or label maps.
         values: one per sample set.
-        extra: what else belongs to it, such as pictures without a finite value.
+        extra: further entries, such as the number of values that are not finite.
     """
 
     mean: float | None
@@ -60,19 +56,19 @@ class Score:
 
     @classmethod
     def of_sets(cls, values: Sequence[float], **extra: Any) -> Score:
-        """Return a score with one value for each sample set."""
+        """Return a score with one value per sample set."""
         return cls(*mean_and_std(values), len(values), "sample sets", tuple(values), extra)
 
     @classmethod
     def of_each(cls, sets: Sequence[Sequence[float]], over: Over) -> Score | None:
-        """Return a score over pictures or label maps; those without a finite value are counted apart.
+        """Return a score over pictures or label maps; values that are not finite are counted separately.
 
         Args:
             sets: the values by sample set.
-            over: what each value is of.
+            over: unit of the values.
 
         Returns:
-            None where there is no value at all.
+            The score; None without any value.
         """
         finite = [[value for value in values if math.isfinite(value)] for values in sets]
         joined = [value for values in finite for value in values]
@@ -100,12 +96,12 @@ def mean_and_std(values: Sequence[float]) -> tuple[float, float | None]:
 
 @dataclass(frozen=True)
 class ReportImage:
-    """A picture on the report's sheet.
+    """An image of the report.
 
     Attributes:
-        name: what it is called.
-        score: its own score.
-        file, real, label: where it lies, its photo and its label map; None where there is none.
+        name: name of its sample.
+        score: its score.
+        file, real, label: paths of the image, its photo and its label map; None where there is none.
     """
 
     name: str
@@ -117,19 +113,19 @@ class ReportImage:
 
 @dataclass
 class Report:
-    """What an evaluation found.
+    """Result of an evaluation.
 
     Attributes:
-        name: of the method that was judged.
-        scores: by name.
+        name: name of the evaluated method.
+        scores: scores by name.
         protocol: everything that a score depends on.
-        classes: each class's `name`, `iou`, `accuracy`, `pixels`; empty without a segmenter.
-        left_out: classes that neither label maps nor readings hold.
-        pictures: `by` which score, and the `best`, `median` and `worst` pictures.
-        broken: files that could not be read, with the reason.
+        classes: `name`, `iou`, `accuracy`, `pixels` of each class; empty without a segmenter.
+        left_out: classes that occur in neither label maps nor predictions.
+        pictures: `by` which score images are ranked, and the `best`, `median` and `worst` ones.
+        broken: files that cannot be read, with the reason.
         unmatched: names without a partner that were left out.
-        notes: what a reader of the scores should know.
-        space: what the label maps hold, to show them in colours; not part of the file.
+        notes: remarks on the reliability of the scores.
+        space: label space of the label maps, to color them; not part of the file.
     """
 
     name: str
@@ -144,10 +140,10 @@ class Report:
     space: LabelSpace | None = None
 
     def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
-        """Return what the JSON file holds.
+        """Return the content of the JSON file.
 
         Args:
-            raw: leave names of files as they are, so that these can be opened, though JSON cannot hold them all.
+            raw: keep names of files that are not valid UTF-8, so that they can be opened; JSON cannot store them.
         """
         plain = {key: getattr(self, key) for key in ("classes", "left_out", "broken", "unmatched", "notes", "protocol")}
         pictures = {
@@ -158,8 +154,27 @@ class Report:
         whole = {"format": REPORT_FORMAT, "name": self.name, "scores": scores, **plain, "pictures": pictures}
         return whole if raw else _printable_parts(whole)
 
+    def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
+        """Write the report as JSON, and its page next to it (same name, `.html`).
+
+        Args:
+            path: the file; ends in `.json`.
+            overwrite: replace an existing report.
+
+        Raises:
+            OutputError: the report exists already, or cannot be written.
+        """
+        path = check_output_path(path, overwrite=overwrite)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+            write_page(self.to_dict(raw=True), path.with_suffix(".html"), self.space)
+        except OSError as error:
+            raise OutputError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
+        return path
+
     def __str__(self) -> str:
-        """Return the scores as lines, and what a reader should know."""
+        """Return the scores as lines, with the notes."""
         width = max(map(len, self.scores), default=0)
         lines = []
         for name, score in self.scores.items():
@@ -169,7 +184,7 @@ class Report:
             without = f", {score.extra['not_finite']} not finite" if "not_finite" in score.extra else ""
             lines.append(f"{name:<{width}}  {number}{spread}  ({score.count} {over}{without})")
         if self.left_out:
-            lines.append(f"classes that neither label maps nor readings hold: {', '.join(self.left_out)}")
+            lines.append(f"classes in neither label maps nor predictions: {', '.join(self.left_out)}")
         lines += [f"left out: {item['file']}: {item['reason']}" for item in self.broken]
         if self.unmatched:
             lines.append(f"{len(self.unmatched)} without partner left out, such as {self.unmatched[0]}")
@@ -180,11 +195,11 @@ def check_output_path(path: Path | str, *, overwrite: bool) -> Path:
     """Return a report's path.
 
     Raises:
-        OutputError: it is no `.json`, it or its page is there already, or nothing can be written there.
+        OutputError: it does not end in `.json`, the report or its page exists, or it cannot be written.
     """
     path = Path(path)
     if path.suffix != ".json":
-        raise OutputError(f"{path} does not end in .json, as a report does (its page lies beside it, in .html)")
+        raise OutputError(f"{path} does not end in .json, as a report must (its page is written next to it, as .html)")
     for file in (path, path.with_suffix(".html")):
         if file.is_dir():
             raise OutputError(f"{file} is a folder, but the report would be a file of that name; choose another name")
@@ -194,11 +209,23 @@ def check_output_path(path: Path | str, *, overwrite: bool) -> Path:
     return path
 
 
-def check_writable(file: Path) -> None:
-    """Try whether a file could be written, before there is something to write; nothing is left behind.
+def picture_folder(path: Path, *, overwrite: bool) -> Path:
+    """Return the folder next to a report of a run in which its images are written.
 
     Raises:
-        OutputError: it could not.
+        OutputError: it exists already.
+    """
+    folder = path.with_name(f"{path.stem}-pictures")
+    if folder.exists() and not overwrite:
+        raise OutputError(f"{folder} is there already; choose another name for the report, or --overwrite it")
+    return folder
+
+
+def check_writable(file: Path) -> None:
+    """Check before a long computation that its file can be written.
+
+    Raises:
+        OutputError: it cannot.
     """
     folder = file.absolute().parent
     while not folder.exists():
@@ -219,10 +246,10 @@ def _printable_parts(value: Any) -> Any:
 
 
 def read_report(path: Path | str) -> dict[str, Any]:
-    """Read a report's JSON.
+    """Read the JSON file of a report.
 
     Raises:
-        DataError: the file holds none.
+        DataError: the file is not a report.
     """
     try:
         report: Any = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -230,15 +257,15 @@ def read_report(path: Path | str) -> dict[str, Any]:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"{path} cannot be read as a report ({reason}); give a file of `lab2pix evaluate`") from error
     if not isinstance(report, dict) or report.get("format") != REPORT_FORMAT:
-        raise DataError(f"{path} is no report of `lab2pix evaluate` ({REPORT_FORMAT}); give one")
+        raise DataError(f"{path} is not a report of `lab2pix evaluate` ({REPORT_FORMAT}); give one")
     wrong = _wrong_part(report)
     if wrong is not None:
-        raise DataError(f"{path} is no whole report of `lab2pix evaluate`: {wrong}; make it anew")
+        raise DataError(f"{path} is not a complete report of `lab2pix evaluate`: {wrong}; evaluate again")
     return report
 
 
 def _wrong_part(report: Mapping[str, Any]) -> str | None:
-    """Return what a report lacks to be compared with others."""
+    """Return what is missing for a comparison with other reports."""
     if not isinstance(report.get("name"), str):
         return "it has no 'name'"
     if not isinstance(report.get("protocol"), dict):

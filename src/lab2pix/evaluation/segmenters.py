@@ -1,4 +1,4 @@
-"""Networks that read label maps in pictures: trained by `lab2pix segmenter train`, exported, or from a hub."""
+"""Segmenters: trained by `lab2pix segmenter train`, exported, or from the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, Program
 from lab2pix.evaluation.metrics.segmentation import ScoredClasses
 from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
+from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import file_sha256
 
 __all__ = [
@@ -40,11 +40,11 @@ WEIGHTS_FILE = "model.safetensors"
 
 
 class Segmenter(ABC):
-    """Reads label maps in pictures.
+    """Predicts label maps from images.
 
     Attributes:
-        name: what reports call it.
-        space: the label space that its answers are in.
+        name: name in reports.
+        space: label space of its predictions.
     """
 
     name: str
@@ -52,26 +52,26 @@ class Segmenter(ABC):
 
     @abstractmethod
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return canonical ids `[N, *size]` int64 (-1: none of the classes) of `[N, 3, h, w]` uint8 pictures."""
+        """Return canonical ids `[N, *size]` int64 (-1: none of the classes) of `[N, 3, h, w]` uint8 images."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Return what must be equal for two scores to be comparable."""
+        """Return everything that must be equal for two scores to be comparable."""
 
     @abstractmethod
     def to(self, device: torch.device) -> None:
-        """Compute on a device."""
+        """Move to a device."""
 
 
 def _read(logits: Tensor, size: tuple[int, int], ids: Tensor) -> Tensor:
-    """Enlarge logits `[N, C, h, w]` bilinearly, and return the class id of the strongest channel."""
+    """Upsample logits `[N, C, h, w]` bilinearly, and return the class ids of the largest channels."""
     if tuple(logits.shape[-2:]) != size:
         logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
     return ids[logits.argmax(1)]
 
 
 def normalize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return `[N, 3, H, W]` uint8 pictures as the trained networks see them: resized, in ImageNet's units."""
+    """Resize `[N, 3, H, W]` uint8 images and normalize them by ImageNet's mean and deviation."""
     image = pictures.float()
     if tuple(image.shape[-2:]) != size:
         image = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 255)
@@ -83,22 +83,17 @@ def build_network(architecture: str, encoder: str, classes: int, encoder_weights
     """Return a network of segmentation-models-pytorch.
 
     Raises:
-        ConfigError: the package is missing, or knows no such architecture or encoder.
-        WeightsError: the pretrained weights could not be fetched.
+        ConfigError: the package is missing, or the architecture or encoder is unknown.
+        WeightsError: the pretrained weights cannot be downloaded.
     """
-    try:
-        import segmentation_models_pytorch as smp
-    except ImportError as error:
-        raise ConfigError(
-            "segmenters need segmentation-models-pytorch: install it with pip install 'lab2pix[segmenter]'"
-        ) from error
-    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of each of its attempts
+    smp = import_extra("segmentation_models_pytorch", "segmenter", "a segmenter")
+    logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each attempt to download
     try:
         network: nn.Module = smp.create_model(
             architecture, encoder_name=encoder, encoder_weights=encoder_weights, classes=classes
         )
     except (KeyError, RuntimeError, ValueError, OSError) as error:
-        if encoder_weights is not None and isinstance(error, OSError):  # whatever the net answers, or does not
+        if encoder_weights is not None and isinstance(error, OSError):
             raise WeightsError(
                 f"the weights '{encoder_weights}' of encoder '{encoder}' are not in the cache and could not be "
                 "downloaded; run this where there is a network and bring the Hugging Face or torch hub cache here, or "
@@ -110,20 +105,22 @@ def build_network(architecture: str, encoder: str, classes: int, encoder_weights
 
 
 class _Trained(Segmenter):
-    """What `lab2pix segmenter train` wrote."""
+    """A segmenter of `lab2pix segmenter train`."""
 
     def __init__(self, folder: Path) -> None:
         weights = folder / WEIGHTS_FILE
         try:
             self.info: dict[str, Any] = json.loads((folder / SEGMENTER_FILE).read_text(encoding="utf-8"))
             if self.info.get("format") != SEGMENTER_FORMAT:
-                raise WeightsError(f"{folder / SEGMENTER_FILE} is of format {self.info.get('format')!r}; train it anew")
+                raise WeightsError(
+                    f"{folder / SEGMENTER_FILE} is of format {self.info.get('format')!r}; train it again"
+                )
             self.space = LabelSpace.from_dict(self.info["label_space"], where=str(folder / SEGMENTER_FILE))
             self.network = build_network(self.info["architecture"], self.info["encoder"], self.space.num_classes)
             self.network.load_state_dict(load_file(weights))
         except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{folder} holds no whole segmenter ({reason}); train it anew") from error
+            raise WeightsError(f"{folder} does not hold a complete segmenter ({reason}); train it again") from error
         self.name = folder.resolve().name
         self.size = (int(self.info["size"][0]), int(self.info["size"][1]))
         self.sha256 = file_sha256(weights)
@@ -156,14 +153,14 @@ class _ExportedSettings(ProgramSettings):
     """See `ProgramSettings`.
 
     Attributes:
-        classes: what each output channel means: a class name, a class id of the label space, or null for none.
+        classes: class of each output channel: a name or id of the label space, or null for none.
     """
 
     classes: tuple[str | Whole | None, ...]
 
 
 class _Exported(Segmenter):
-    """An exported program that answers `[N, C, h, w]` logits."""
+    """An exported program with output `[N, C, h, w]` logits."""
 
     def __init__(self, file: Path, space: LabelSpace) -> None:
         self.settings: _ExportedSettings = read_settings(file, _ExportedSettings)
@@ -180,7 +177,7 @@ class _Exported(Segmenter):
         logits = self.program(pictures)
         if logits.ndim != 4 or logits.shape[1] != len(self.ids):
             raise LabelError(
-                f"{self.program.file} answers {list(logits.shape)}, but {self.program.file.stem}.json names "
+                f"{self.program.file} returns {list(logits.shape)}, but {self.program.file.stem}.json names "
                 f"{len(self.ids)} classes; list one entry per output channel, null for none"
             )
         return _read(logits, size, self.ids)
@@ -192,15 +189,10 @@ class _Exported(Segmenter):
 
 
 class _HuggingFace(Segmenter):
-    """A semantic-segmentation model of the Hugging Face hub, whose class names are the label space's."""
+    """A semantic-segmentation model of the Hugging Face hub; its classes are matched by name."""
 
     def __init__(self, name: str, space: LabelSpace) -> None:
-        try:
-            transformers: Any = import_module("transformers")
-        except ImportError as error:
-            raise ConfigError(
-                f"hf:{name} needs transformers: install it with pip install 'lab2pix[huggingface]'"
-            ) from error
+        transformers = import_extra("transformers", "huggingface", f"hf:{name}")
         try:
             self.processor = transformers.AutoImageProcessor.from_pretrained(name)
             self.network = transformers.AutoModelForSemanticSegmentation.from_pretrained(name).eval()
@@ -239,7 +231,7 @@ def _mapping(classes: Sequence[str | int | None], space: LabelSpace, where: str)
     """Return the class id of each output channel, -1 for none.
 
     Raises:
-        LabelError: a name or id that the label space lacks, or a scored class that no channel means.
+        LabelError: a name or id that the label space does not have, or a scored class without a channel.
     """
     ids = []
     for entry in classes:
@@ -255,8 +247,8 @@ def _mapping(classes: Sequence[str | int | None], space: LabelSpace, where: str)
     lacking = [name for number, name in enumerate(scored.names) if number not in covered]
     if lacking:
         raise LabelError(
-            f"{where} reads {len(covered - {-1})} of the {len(scored.names)} classes that label space '{space.name}' "
-            f"scores and lacks '{lacking[0]}'; give a segmenter made for that label space"
+            f"{where} predicts {len(covered - {-1})} of the {len(scored.names)} classes that label space "
+            f"'{space.name}' scores and lacks '{lacking[0]}'; give a segmenter made for that label space"
         )
     return torch.tensor(ids)
 
@@ -265,13 +257,13 @@ def load_segmenter(source: str | Path, expected: LabelSpace) -> Segmenter:
     """Load a segmenter.
 
     Args:
-        source: a folder of `lab2pix segmenter train`; an exported program (`.pt2`, `.onnx`) with a JSON beside it; or
+        source: a folder of `lab2pix segmenter train`; an exported program (`.pt2`, `.onnx`) with its JSON file; or
             `hf:NAME`, a semantic-segmentation model of the Hugging Face hub.
-        expected: the label space that label maps are in.
+        expected: label space of the label maps.
 
     Raises:
-        ConfigError: there is no such segmenter, or a package for it is missing.
-        LabelError: it reads other classes.
+        ConfigError: the segmenter does not exist, or a package for it is missing.
+        LabelError: it has other classes.
         WeightsError: its files are damaged or missing.
     """
     text = str(source)
@@ -288,7 +280,7 @@ def load_segmenter(source: str | Path, expected: LabelSpace) -> Segmenter:
     segmenter = _Trained(path)
     if segmenter.space.names != expected.names:
         raise LabelError(
-            f"{path} reads {segmenter.space.num_classes} classes of label space '{segmenter.space.name}', but the "
+            f"{path} predicts {segmenter.space.num_classes} classes of label space '{segmenter.space.name}', but the "
             f"label maps have the {expected.num_classes} of '{expected.name}'; give a segmenter trained on those"
         )
     return segmenter

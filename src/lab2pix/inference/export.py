@@ -13,7 +13,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
@@ -31,6 +30,7 @@ from lab2pix.methods import Sampling
 from lab2pix.nn.encoders import NoiseEncoder
 from lab2pix.nn.modulation import SPADE
 from lab2pix.nn.prepared_parts import batch_norm_line, folded
+from lab2pix.utils.files import atomic_write
 
 __all__ = ["FORMATS", "Exported", "Format", "export"]
 
@@ -100,9 +100,7 @@ def export(
         sides = (3 * program.stride, 4 * program.stride)
         shapes.append((2, *(sides if sides != synthesizer.size else sides[::-1])))
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".", dir=out.parent) as beside:
-            unfinished = Path(beside, out.name)
+        with atomic_write(out.with_suffix(".json"), out) as (description, unfinished):
             run = _write(program, program.example(*shapes[-1]), unfinished, form, dynamic)
             difference = max(_difference(synthesizer, program, run, shape) for shape in shapes)
             bound = _BOUNDS[program.dtype]
@@ -113,10 +111,7 @@ def export(
                 )
             del run
             described = _describe(synthesizer, program, out.name, form, dynamic, difference)
-            text = json.dumps(described, indent=2, ensure_ascii=False)
-            unfinished.with_suffix(".json").write_text(text + "\n", encoding="utf-8")
-            for name in (out.with_suffix(".json").name, out.name):
-                Path(beside, name).replace(out.with_name(name))
+            description.write_text(json.dumps(described, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     except OSError as error:
         raise OutputError(f"cannot write {out} ({error}); choose another place") from error
     return Exported(out, out.with_suffix(".json"), difference)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -18,6 +17,7 @@ from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
 from lab2pix.inference.synthesizer import Synthesizer
+from lab2pix.utils.files import atomic_write
 
 __all__ = ["GenerateReport", "generate_folder"]
 
@@ -100,7 +100,7 @@ def generate_folder(
         steps: pictures on that way, both ends included.
         overwrite: make pictures anew that are there already.
         batch_size: pictures at once; changes speed and memory only.
-        layout: how the files lie; see `lab2pix.data.layout_names`.
+        layout: how the files lie; see `lab2pix.utils.registry.LAYOUTS`.
         split: which part of a data set; None: all of it.
         keep_size: draw at each label map's own size instead of the one trained at.
         scales: write X2 and X1 of each picture as well.
@@ -146,8 +146,8 @@ def generate_folder(
             report.failed.append((pair.label, str(error)))
             continue
         for index, files in wanted.items():
-            item = _Item(batch, noise((batch.label.shape[-2], batch.label.shape[-1]))[index], files)
-            if waiting and waiting[0].batch.label.shape != batch.label.shape:
+            item = _Item(batch, noise(batch.size)[index], files)
+            if waiting and waiting[0].batch.size != batch.size:
                 report.written += _make(synthesizer, waiting, scales)
                 waiting = []
             waiting.append(item)
@@ -229,14 +229,16 @@ def _wanted(
 
 
 def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
+    if synthesizer.sampling.condition.source == "images":
+        settings = synthesizer.config.data.source
+        return synthesizer.source_batch(pair.read_source(settings.channels, settings.range), keep_size=keep_size)
     ids = pair.read_label(synthesizer.label_space, synthesizer.config.data.sketch.lines)
     return synthesizer.read(ids, instances=pair.instance, keep_size=keep_size)
 
 
 def _make(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
     """Draw pictures of one size together and write them."""
-    edges = [item.batch.edges for item in items if item.batch.edges is not None]
-    batch = Batch(label=torch.cat([item.batch.label for item in items]), edges=torch.cat(edges) if edges else None)
+    batch = Batch.concatenate([item.batch for item in items])
     noise = torch.stack([item.noise for item in items])
     try:
         images = synthesizer.generate_pyramid(batch, noise) if scales else [synthesizer.generate(batch, noise)]
@@ -257,14 +259,10 @@ def write_picture(file: Path, picture: Tensor) -> None:
     Raises:
         OutputError: the place cannot be written.
     """
-    unfinished = file.with_name(f".{os.getpid()}-{file.name}")
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        to_pil(picture).save(unfinished, format="PNG")
-        unfinished.replace(file)
+        with atomic_write(file, sync=False) as [unfinished]:
+            to_pil(picture).save(unfinished, format="PNG")
     except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink(missing_ok=True)
         raise OutputError(
             f"cannot write {file} ({error.strerror or error}); mend that, then run again: what is made stays"
         ) from error

@@ -6,7 +6,6 @@ import json
 import re
 from importlib import resources
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Self
 
 import torch
@@ -20,6 +19,7 @@ from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, OutputError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, read_config
+from lab2pix.utils.files import atomic_write
 
 __all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "shipped_models", "write"]
 
@@ -225,13 +225,9 @@ def write(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = F
     if half:
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=".", dir=folder) as beside:
-            save_file(tensors, Path(beside, WEIGHTS_FILE), metadata={"format": "pt"})
-            text = json.dumps(info.to_dict(), indent=2, ensure_ascii=False)
-            Path(beside, CONFIG_FILE).write_text(text, encoding="utf-8")
-            for name in (WEIGHTS_FILE, CONFIG_FILE):
-                Path(beside, name).replace(folder / name)
+        with atomic_write(folder / WEIGHTS_FILE, folder / CONFIG_FILE) as (weights, config):
+            save_file(tensors, weights, metadata={"format": "pt"})
+            config.write_text(json.dumps(info.to_dict(), indent=2, ensure_ascii=False), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write weights to {folder} ({error}); choose another folder") from error
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, ConfigError
-from lab2pix.labels.space import LabelSpace, label_space_names
+from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.registry import label_space_names
 
 __all__ = [
     "WIDE",

@@ -17,8 +17,9 @@ from torch import Tensor
 
 from lab2pix.errors import LabelError, did_you_mean
 from lab2pix.labels.colors import BAND, match_colors
+from lab2pix.utils.registry import label_space_names
 
-__all__ = ["COLOR_TOLERANCE", "LabelClass", "LabelSpace", "generate_colors", "label_space_names"]
+__all__ = ["COLOR_TOLERANCE", "LabelClass", "LabelSpace", "generate_colors"]
 
 COLOR_TOLERANCE = 64.0
 """How far (Euclidean, of 8-bit RGB) a pixel's colour may lie from a class's before it counts as a stray."""
@@ -328,12 +329,6 @@ class LabelSpace:
         table = torch.ones(self.num_channels, dtype=torch.bool)
         table[background] = False
         return table.to(ids.device)[ids]
-
-
-def label_space_names() -> list[str]:
-    """Return the names of the shipped label spaces."""
-    folder = resources.files("lab2pix").joinpath("labels", "spaces")
-    return sorted(item.name.removesuffix(".yaml") for item in folder.iterdir() if item.name.endswith(".yaml"))
 
 
 def generate_colors(count: int) -> list[Color]:

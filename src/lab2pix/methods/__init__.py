@@ -121,7 +121,8 @@ def read_config(values: Mapping[str, Any]) -> RunConfig:
         ConfigError: no method has that name.
         pydantic.ValidationError: a setting is unknown or has a wrong value.
     """
-    return get_method(str(values.get("method"))).Config.model_validate(values)
+    name = values.get("method", RunConfig().method)
+    return get_method(str(name)).Config.model_validate(values)
 
 
 def build_method(config: RunConfig, label_space: LabelSpace, *, pretrained: bool = True) -> Method:

@@ -433,8 +433,9 @@ class Lab2PixV1(HierarchicalGAN):
 
     @classmethod
     def reads_vectors(cls, vectors: Vectors) -> bool:
-        """Recognize the official V1 generator."""
-        return "G.noise_process.weight" in vectors.tensors
+        """Recognize the official V1 generator and its largest discriminator."""
+        names = vectors.tensors
+        return "G.noise_process.weight" in names and any(name.startswith("D3.") for name in names)
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:

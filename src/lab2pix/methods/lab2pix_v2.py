@@ -494,7 +494,6 @@ def _generator_settings(official: Mapping[str, Tensor]) -> dict[str, Any]:
 
 def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
     settings = _generator_settings(state)
-    settings["input"] = settings.pop("start")
     fit = fit_label_space(path, settings.pop("label_channels"), options, edges_possible=True)
     fit.pad_unknown_channel(state, r"^fc\.weight$|\.mlp_shared\.0\.weight$|^fpencoder\.model_down\.0\.weight")
     known = settings.pop("num_upsamples")

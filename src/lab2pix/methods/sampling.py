@@ -15,9 +15,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from lab2pix.batch import Batch
-from lab2pix.data.transforms import instance_edges
+from lab2pix.data.transforms import float_to_uint8, instance_edges
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.seeding import latent_generator
 
 __all__ = [
     "Condition",
@@ -98,6 +99,13 @@ class Condition:
             ids = torch.arange(self.label_space.num_channels, device=source.device).view(1, -1, 1, 1)
             encoded = (source.unsqueeze(1) == ids).to(dtype)
         return encoded if instances is None else torch.cat([encoded, instance_edges(instances).to(dtype)], 1)
+
+    def preview(self, batch: Batch) -> Tensor:
+        """Return `[N, 3, H, W]` uint8 to look at: label maps in their colors, or the first channels of images."""
+        if self.source != "images" or batch.source is None:
+            return self.label_space.to_colors(batch.label.cpu()).cpu()
+        three = batch.source[:, :3] if batch.source.shape[1] >= 3 else batch.source[:, :1].expand(-1, 3, -1, -1)
+        return float_to_uint8(three)
 
     def _colors(self, ids: Tensor) -> Tensor:
         palette = self.label_space.palette.to(ids.device).float() / 127.5 - 1
@@ -262,6 +270,4 @@ def _norms_and_dropout_in_train_mode(network: nn.Module) -> Iterator[None]:
 
 def latent_from_seed(seed: int, sample: int, shape: tuple[int, ...]) -> Tensor:
     """Return the noise of a seed's n-th image: float32 that depends on seed, sample and shape alone (Eq. 21)."""
-    digest = hashlib.sha256(f"lab2pix noise {seed} {sample}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-    return torch.randn(shape, generator=generator)
+    return torch.randn(shape, generator=latent_generator(seed, sample))

@@ -1,1 +1,1 @@
-"""Building blocks of HTML reports, shared by run page and evaluation report."""
+"""HTML pages: one Jinja2 environment, one stylesheet, and the titles of scores."""

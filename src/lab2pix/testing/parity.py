@@ -30,12 +30,12 @@ def check_file(path: Path, *, fast: bool = False) -> list[Row]:
 
     def check() -> Iterable[Row]:
         vectors = read_vectors(path)
-        if not any(name.startswith("out.") for name in vectors.tensors):
-            return [failure(path.name, "cannot check: there is no recorded output (out.*)")]
         method = _reader(vectors)
         if method is None:
             known = ", ".join(method_names())
             return [failure(path.name, f"cannot check: these are not the networks of any method ({known})")]
+        if not any(name.startswith("out.") for name in vectors.tensors):
+            return [failure(path.name, "cannot check: there is no recorded output (out.*)")]
         return method.check_vectors(vectors, fast=fast)
 
     return guarded(path.name, check)

@@ -21,10 +21,9 @@ from lab2pix.evaluation.accumulator import MetricAccumulator, Networks
 from lab2pix.evaluation.features import INCEPTION
 from lab2pix.evaluation.held_out import SEGMENTATION_SCORES, evaluate_generator, held_out_noise, score_names
 from lab2pix.evaluation.protocol import Protocol, load_networks
-from lab2pix.evaluation.report import higher_is_better
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Method, generate_deterministic
-from lab2pix.reporting.html import TITLES
+from lab2pix.reporting.scores import EVALUATION_TITLES, higher_is_better
 from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.distributed import DistributedContext
 
@@ -35,16 +34,10 @@ __all__ = [
     "check_best",
     "evaluation_names",
     "is_better",
-    "is_maximized",
     "validation_score_names",
 ]
 
 _SEED = 0  # of noise, as `lab2pix evaluate` has it unless told otherwise: the run's seed must not decide its scores
-
-
-def is_maximized(name: str) -> bool:
-    """Tell in which direction a score improves: the evaluator's by their names; any other is better where lower."""
-    return name in TITLES and higher_is_better(name)
 
 
 def is_better(name: str, value: float, best: Best | None) -> bool:
@@ -53,7 +46,7 @@ def is_better(name: str, value: float, best: Best | None) -> bool:
         return False
     if best is None or best.score != name:
         return True
-    return value > best.value if is_maximized(name) else value < best.value
+    return value > best.value if higher_is_better(name) else value < best.value
 
 
 def validation_score_names(method: Method) -> tuple[str, ...]:
@@ -90,7 +83,7 @@ def check_best(method: Method, *, more: bool = False) -> None:
         return
     if name in SEGMENTATION_SCORES and config.train.evaluate_every is not None:
         raise ConfigError(f"checkpoint.best names '{name}', which takes a segmenter; set evaluation.segmenter")
-    if (name in TITLES or name.startswith(("frechet_", "kernel_"))) and config.train.evaluate_every is None:
+    if (name in EVALUATION_TITLES or name.startswith(("frechet_", "kernel_"))) and config.train.evaluate_every is None:
         raise ConfigError(
             f"checkpoint.best names '{name}', which the evaluator gives, but train.evaluate_every is null; set it to "
             "the steps between such scores"
@@ -120,8 +113,8 @@ def biased_feature_warnings(method: Method) -> list[str]:
     """Return a sentence for each feature network that judges a run which learns against that very network."""
     uses = method.feature_networks()
     return [
-        f"distances through {name} flatter this run, which learns against that network ({uses[name]}); "
-        "to compare it with other methods, set evaluation.features to another one, such as [inception]"
+        f"distances in features of {name} are biased in favor of this run, which learns against that network "
+        f"({uses[name]}); to compare it with other methods, set evaluation.features to another one, such as [inception]"
         for name in method.config.evaluation.features
         if name in uses
     ]

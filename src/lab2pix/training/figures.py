@@ -1,4 +1,4 @@
-"""Pictures of a run: the sample sheet and the loss plot."""
+"""Figures of a run: the sample sheet and the loss plot."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ _GAP, _TITLE, _LEGIBLE = 4, 18, 128  # pixels
 
 
 def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
-    """Return one row per sample: the label map in its colours, the generated picture, the photo where there is one.
+    """Return one row per sample: the colored label map, the generated image, the photo where there is one.
 
     Args:
-        batch: what was drawn from.
+        batch: the samples.
         generated: `[N, 3, H, W]` in [-1, 1].
         method: says what is generated from.
     """
-    # Small pictures are enlarged pixel by pixel, so that a person can see them.
+    # Small images are upsampled pixel by pixel to be legible.
     factor = max(1, _LEGIBLE // generated.shape[-1])
-    columns = {**_inputs(batch, method), "generated": float_to_uint8(generated)}
+    condition = method.sampling.condition
+    given = "source" if condition.source == "images" else "label"
+    columns = {given: condition.preview(batch), "generated": float_to_uint8(generated)}
     if batch.image is not None:
         columns["real"] = float_to_uint8(batch.image)
     height, width = (side * factor for side in generated.shape[-2:])
@@ -46,17 +48,8 @@ def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
     return sheet
 
 
-def _inputs(batch: Batch, method: Method) -> dict[str, Tensor]:
-    """Return what is generated from as `[N, 3, H, W]` uint8: label maps in their colors, or images' first channels."""
-    if method.sampling.condition.source != "images":
-        return {"label": method.label_space.to_colors(batch.label.cpu()).cpu()}
-    assert batch.source is not None
-    shown = batch.source[:, :3] if batch.source.shape[1] >= 3 else batch.source[:, :1].expand(-1, 3, -1, -1)
-    return {"source": float_to_uint8(shown)}
-
-
 def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Return, per panel and term, the steps and values."""
+    """Return steps and values by panel and term."""
     panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     for line in read_log(log):
         found: Mapping[str, Mapping[str, float]] = dict(line.get("losses", {}))
@@ -82,11 +75,11 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def plot_losses(log: Path, file: Path) -> None:
-    """Draw the curves of a log: faint as they are, bold smoothed; one panel per phase and one for the scores.
+    """Plot the curves of a log, thin as they are and bold smoothed: one panel per phase and one for the scores.
 
     Args:
         log: the run's `log.jsonl`.
-        file: the PNG to write.
+        file: the PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -112,7 +105,7 @@ def plot_losses(log: Path, file: Path) -> None:
                 markersize=3,
             )
         ends = [abs(_smooth(values)[-1]) for _, values in curves.values()]
-        if max(ends) > 20 * min(ends):  # a small term beside a large one would be a flat line at 0
+        if max(ends) > 20 * min(ends):  # a small term next to a large one would look like zero
             axes.set_yscale("symlog", linthresh=0.1)
         axes.set_title(panel)
         axes.set_xlabel("step")

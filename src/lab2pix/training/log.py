@@ -1,4 +1,4 @@
-"""The run's log: what was written down at which step, in lines that survive a kill."""
+"""The log of a run, as JSON lines that survive a kill."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ class RunLog:
     """The run's `log.jsonl`: one JSON object per line, each with its step.
 
     Args:
-        file: where it lies.
-        step: the step that the run stands at; lines beyond it, of steps that will be made again, are cut off.
+        file: the file.
+        step: current step of the run; lines of later steps, which will be repeated, are removed.
     """
 
     def __init__(self, file: Path, step: int) -> None:
@@ -30,12 +30,12 @@ class RunLog:
         self._file = file.open("a", encoding="utf-8")
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line; it is out of this process' hands at once."""
+        """Append a line and flush it."""
         self._file.write(json.dumps(line, ensure_ascii=False) + "\n")
         self._file.flush()
 
     def sync(self) -> None:
-        """Force the lines to the disk, before a checkpoint says that they are there."""
+        """Flush the lines to the disk, before a checkpoint refers to them."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -46,19 +46,19 @@ class RunLog:
 def _is_until(line: str, step: int) -> bool:
     try:
         return line.endswith("\n") and int(json.loads(line)["step"]) <= step
-    except (ValueError, KeyError, TypeError):  # half a line, from when the process was killed
+    except (ValueError, KeyError, TypeError):  # an incomplete line of a killed process
         return False
 
 
 def read_log(file: Path) -> Iterator[dict[str, Any]]:
-    """Yield the lines of a log that `RunLog` keeps."""
+    """Yield the lines of a log."""
     with file.open(encoding="utf-8") as lines:
         for line in lines:
             yield json.loads(line)
 
 
 def read_scores(file: Path) -> dict[str, dict[int, float]]:
-    """Return each score's values by step: the evaluator's first, then the method's own and those of validators."""
+    """Return the values of each score by step: those of the evaluation first, then those of method and validators."""
     found: dict[str, dict[str, dict[int, float]]] = {"evaluation": {}, "scores": {}}
     for line in read_log(file):
         for kind, scores in found.items():

@@ -32,11 +32,12 @@ from lab2pix.training.interrupts import TIMEOUT, InterruptHandler, translate_err
 from lab2pix.training.loader import read_batches
 from lab2pix.training.monitor import Monitor, Validator
 from lab2pix.training.run_folder import lock_run, record_session, resolve_run, start_run
-from lab2pix.training.sampler import StreamSampler, draw_noise, stable_seed
+from lab2pix.training.sampler import StreamSampler, draw_noise
 from lab2pix.training.schedule import total_steps
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed, was_restarted
+from lab2pix.utils.seeding import stable_seed
 
 __all__ = ["RunResult", "train"]
 

@@ -23,9 +23,9 @@ from lab2pix.training.figures import plot_losses, sample_grid
 from lab2pix.training.log import RunLog
 from lab2pix.training.page import write_page
 from lab2pix.training.progress import DataWaitMeter, Display, data_loading_hint
-from lab2pix.training.sampler import stable_seed
 from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.distributed import DistributedContext
+from lab2pix.utils.seeding import stable_seed
 
 __all__ = ["Monitor", "Validator"]
 

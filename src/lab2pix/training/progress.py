@@ -1,4 +1,4 @@
-"""Progress of a training run on the terminal, and the share of time spent waiting for data."""
+"""Progress of training on the terminal, and the share of time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class _Rate(ProgressColumn):
 
 
 class Display:
-    """Rate, losses and time left, on standard error.
+    """Progress bar with rate, losses and remaining time, on standard error.
 
     Args:
         total: steps of the run.
-        start: steps made before.
-        active: false for processes that stay silent.
+        start: steps that are done already.
+        active: false for silent processes.
     """
 
     def __init__(self, total: int, start: int, *, active: bool = True) -> None:
@@ -54,18 +54,18 @@ class Display:
             self._progress.start()
 
     def note(self, text: str) -> None:
-        """Say a sentence."""
+        """Print a message."""
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def losses(self, losses: Mapping[str, Mapping[str, float]], waiting: float = 0.0) -> None:
-        """Show each phase's sum of losses from now on, and which share of the time steps waited for data, if much."""
+        """Set the displayed sum of losses of each phase, and the share of time waiting for data where it is large."""
         shown = [f"{phase} {sum(terms.values()):.3f}" for phase, terms in losses.items()]
         if waiting >= _WORTH_SHOWING:
             shown.append(f"waiting for data {waiting:.0%}")
         self._losses = "  ".join(shown)
 
     def update(self, step: int) -> None:
-        """Show that a step was made."""
+        """Show a finished step."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step, losses=self._losses)
             return
@@ -78,17 +78,17 @@ class Display:
         self.note(f"step {step}/{self.total}  {rate:.2f} steps/s  {left} left  {self._losses}".rstrip())
 
     def close(self) -> None:
-        """Leave the terminal as it was."""
+        """Stop the progress bar."""
         if self._progress is not None:
             self._progress.stop()
 
 
-_WINDOW = 60.0  # seconds of training after which waiting is judged
-_TOO_MUCH = 0.2  # share of them
+_WINDOW = 60.0  # seconds of training per check of the waiting time
+_TOO_MUCH = 0.2  # share of waiting
 
 
 class DataWaitMeter:
-    """Counts the seconds that steps took, and those that they waited for their batch."""
+    """Measures the time that steps take and the time that they wait for their batch."""
 
     def __init__(self) -> None:
         self._waited = self._worked = 0.0
@@ -96,26 +96,26 @@ class DataWaitMeter:
         self._told = False
 
     def count(self, waited: float, worked: float) -> None:
-        """Take note of a step: how long it waited for its batch, and how long it then took, in seconds."""
+        """Add a step: seconds of waiting for its batch, and seconds of work."""
         self._waited += waited
         self._worked += worked
 
     @property
     def share(self) -> float:
-        """The share of the session's time that went by waiting."""
+        """Share of the session's time spent waiting."""
         return self._since((0.0, 0.0))[0]
 
     def share_since_last(self) -> float:
-        """Return the share of the time since this was last asked."""
+        """Return the share of waiting since the last call."""
         share, _ = self._since(self._line)
         self._line = (self._waited, self._worked)
         return share
 
     def data_bound(self, *, excused: bool = False) -> float | None:
-        """Return the share of the last minute if it is too large; only the first time that one is.
+        """Return the share of waiting in the last minute the first time that it is too large, else None.
 
         Args:
-            excused: waiting is as it should be for now; a minute to judge begins after it.
+            excused: waiting is expected now; the next minute begins after it.
         """
         share, seconds = self._since(self._window)
         if self._told or (seconds < _WINDOW and not excused):
@@ -130,11 +130,11 @@ class DataWaitMeter:
 
 
 def data_loading_hint(share: float, workers: int) -> str:
-    """Say what to do about waiting for data.
+    """Return advice against waiting for data.
 
     Args:
-        share: which part of the time goes by waiting.
-        workers: what `data.workers` is.
+        share: share of time spent waiting.
+        workers: value of `data.workers`.
     """
     processors = os.cpu_count() or 1
     more = min(max(2, 2 * workers), processors)
@@ -143,4 +143,4 @@ def data_loading_hint(share: float, workers: int) -> str:
         if more > workers
         else f"data.workers={workers} keep all processors busy, so store the files at about data.size"
     )
-    return f"{share:.0%} of the last minute went by waiting for data: {way}"
+    return f"{share:.0%} of the last minute was spent waiting for data: {way}"

@@ -6,7 +6,6 @@ k-th `batch_size` of them, whatever the number of workers and however often the 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 import torch
@@ -14,14 +13,9 @@ from torch import Tensor
 from torch.utils.data import Sampler
 
 from lab2pix.errors import ConfigError
+from lab2pix.utils.seeding import stable_seed
 
-__all__ = ["StreamSampler", "draw_noise", "stable_seed"]
-
-
-def stable_seed(*parts: object) -> int:
-    """Return a 63-bit seed from numbers and words; the same ones give the same seed on every machine."""
-    digest = hashlib.blake2b("/".join(map(str, parts)).encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+__all__ = ["StreamSampler", "draw_noise"]
 
 
 def draw_noise(seed: int, step: int, rank: int, count: int, shape: tuple[int, ...]) -> Tensor:

@@ -35,7 +35,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.training.loader import read_batches
 from lab2pix.training.sampler import StreamSampler
 from lab2pix.utils.distributed import choose_device
-from lab2pix.utils.files import UNFINISHED, sync_file, write_atomically
+from lab2pix.utils.files import atomic_write, write_atomically
 
 __all__ = ["SegmenterResult", "SegmenterSettings", "held_out_batches", "train_segmenter"]
 
@@ -234,11 +234,9 @@ def _write(out: Path, network: nn.Module, info: dict[str, Any]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / SEGMENTER_FILE).unlink(missing_ok=True)
-        unfinished = out / f"{UNFINISHED}{WEIGHTS_FILE}"
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-        save_file(tensors, unfinished)
-        sync_file(unfinished)
-        unfinished.replace(out / WEIGHTS_FILE)
+        with atomic_write(out / WEIGHTS_FILE) as [unfinished]:
+            save_file(tensors, unfinished)
         write_atomically(out / SEGMENTER_FILE, json.dumps(info, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise OutputError(f"cannot write {out} ({error.strerror or error}); choose another folder") from error

@@ -1,1 +1,1 @@
-"""Utilities without knowledge of label maps: files, processes, pretrained weights, signals."""
+"""Utilities without knowledge of label maps: files, seeding, registries, processes, weights, signals."""

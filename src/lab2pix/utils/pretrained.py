@@ -1,4 +1,4 @@
-"""Files of pretrained weights: where they lie, how they are fetched, whether they are what they claim to be."""
+"""Pretrained weights: locates, downloads and verifies their files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lab2pix.errors import WeightsError
 __all__ = ["WeightsFile", "file_sha256", "read_weights"]
 
 DOWNLOAD_TIMEOUT = 30.0
-"""Seconds without an answer after which a download is given up."""
+"""Seconds without a response after which a download fails."""
 
 
 @dataclass(frozen=True)
@@ -24,13 +24,13 @@ class WeightsFile:
     """A published file of weights.
 
     Attributes:
-        name: the network, for errors.
-        file: the file's name in the torch hub cache, or in the package.
-        sha256: the first digits of the file's hash, or of each form's that it comes in.
-        url: where to get it; None: it comes with a package, or by hand.
-        package: which package.
-        setting: what to set to give the file's place by hand, for errors.
-        origin: where a person finds a file that is not downloaded, for errors.
+        name: name of the network, for errors.
+        file: name of the file in the torch hub cache, or in the package.
+        sha256: first digits of its SHA-256, or of each published form's.
+        url: URL of the file; None: it is part of a package, or given by the user.
+        package: name of the package.
+        setting: setting or option that gives the path of the file, for errors.
+        origin: source of a file that is not downloaded, for errors.
     """
 
     name: str
@@ -42,13 +42,13 @@ class WeightsFile:
     origin: str = ""
 
     def find(self, given: str | Path | None = None) -> Path:
-        """Return the file, with its hash checked.
+        """Return the path of the file after verifying its hash.
 
         Args:
-            given: where it lies; None: in its package, or in the torch hub cache, filled from the net if need be.
+            given: its path; None: the package, or the torch hub cache, downloaded where missing.
 
         Raises:
-            WeightsError: the file is missing and cannot be had, or has another hash than the published one.
+            WeightsError: the file is missing and cannot be downloaded, or has another hash than the published one.
         """
         file = self._find() if given is None else Path(given)
         if not file.is_file():
@@ -93,7 +93,7 @@ class WeightsFile:
         return file
 
     def _download(self, cached: Path) -> None:
-        """Fetch a file into the cache; it gets its name only when it is whole and its hash is right."""
+        """Download the file into the cache; it gets its name once it is complete and verified."""
         import torch
 
         before = socket.getdefaulttimeout()
@@ -118,10 +118,7 @@ def file_sha256(file: Path) -> str:
 
 
 def read_weights(file: Path) -> dict[str, Any]:
-    """Return a state dict; only tensors are unpickled, so that nothing in the file is executed.
-
-    A checkpoint that holds the state dict as its `model` is read as well.
-    """
+    """Return a state dict, or the entry `model` of a checkpoint; only tensors are unpickled, so no code is executed."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 

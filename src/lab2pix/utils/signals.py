@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM do while the command line is loaded and a server gets ready."""
+"""Handling of SIGINT and SIGTERM while the command line starts and a server starts up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def on_signals(handle: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Let a function handle Ctrl-C and SIGTERM meanwhile; Python lets no other thread than the main one do this."""
+    """Handle SIGINT and SIGTERM by a function within the context; without effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -31,18 +31,17 @@ def on_signals(handle: Callable[[int, FrameType | None], object]) -> Iterator[No
 
 
 def exit_on_signal() -> AbstractContextManager[None]:
-    """Meanwhile let Ctrl-C and SIGTERM end the process with a word, and with what a shell expects: 130 or 143.
+    """Exit on SIGINT and SIGTERM within the context, with status 130 or 143.
 
-    For times in which nothing is begun that has to be ended. An exception will not do: it may come in the midst of an
-    import, and what is imported swallows it, or prints it.
+    For phases without anything to clean up. An exception would not do: a module that is being imported may catch it.
     """
     return on_signals(_quit)
 
 
 def exit_immediately() -> NoReturn:
-    """End the process, all being done, without taking it apart.
+    """Exit without finalizing the interpreter.
 
-    After PyTorch has been loaded that takes Python a second, and it aborts where a thread still computes.
+    After PyTorch has been loaded that takes a second, and it aborts where a thread still computes.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -50,5 +49,5 @@ def exit_immediately() -> NoReturn:
 
 
 def _quit(number: int, frame: FrameType | None) -> None:
-    os.write(1, b"Stopped\n")  # not print, which may be what was interrupted
+    os.write(1, b"Stopped\n")  # not print, which may have been interrupted
     os._exit(128 + number)

@@ -74,6 +74,7 @@ def test_scene_composition_is_equal_at_every_size() -> None:
         assert (shrunk - small.float()).abs().mean() < 8
 
 
+@pytest.mark.slow
 def test_every_class_appears_and_no_scene_is_uniform(hundred: tuple[torch.Tensor, torch.Tensor]) -> None:
     images, labels = hundred
     counts = torch.nn.functional.one_hot(labels, len(CLASSES)).sum(dim=(1, 2))
@@ -115,6 +116,7 @@ def test_scene_noise_does_not_depend_on_resolution() -> None:
     assert ground.shape == (60, 60) and np.abs(ground).max() <= 1.001 and ground.std() > 0.1
 
 
+@pytest.mark.slow
 def test_scene_light_keeps_the_label_maps() -> None:
     told, free = ([draw_scene(0, index, SIZE, light) for index in range(40)] for light in ("sun", "any"))
     assert all(torch.equal(first[1], second[1]) for first, second in zip(told, free, strict=True))

@@ -35,6 +35,7 @@ def test_frechet_distance_is_scipys(count: int) -> None:
     assert frechet_distance(taken(a), taken(b)) == pytest.approx(frechet_by_scipy(a, b), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_frechet_distance_is_torch_fidelitys() -> None:
     from torch_fidelity.metric_fid import fid_statistics_to_metric
 
@@ -60,6 +61,7 @@ def test_kernel_distance_is_torch_fidelitys() -> None:
     assert deviation == 0
 
 
+@pytest.mark.slow
 def test_kernel_distance_is_torchmetrics() -> None:
     from torchmetrics.image.kid import poly_mmd
 

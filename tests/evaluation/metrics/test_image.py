@@ -56,6 +56,7 @@ def test_diversity_is_the_mean_over_pairs() -> None:
     assert diversity(samples, pixel_distance).tolist() == [pytest.approx(80 / 3)] * 2
 
 
+@pytest.mark.slow
 def test_lpips_is_torchmetrics_with_the_given_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     network = torchvision.models.alexnet()

@@ -22,6 +22,7 @@ from lab2pix.data.sketches import Sketcher
 from lab2pix.data.transforms import JointTransform, uint8_to_float
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.seeding import scene_generator
 
 __all__ = ["MAX_SIDE", "MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
 
@@ -70,8 +71,8 @@ def _draw(seed: int, index: int, size: tuple[int, int], light: Light) -> tuple[N
     # The light has random numbers of its own, so that label maps are the same in any.
     compose(
         canvas,
-        np.random.default_rng([seed, index]),
-        any_light(np.random.default_rng([seed, index, 1])) if light == "any" else None,
+        scene_generator(seed, index),
+        any_light(scene_generator(seed, index, 1)) if light == "any" else None,
     )
     return canvas.finish()
 
@@ -140,7 +141,7 @@ class ScenesDataset(Dataset[Sample]):
         pixels, ids = self._scene(index)
         image = uint8_to_float(torch.from_numpy(pixels))
         label = torch.from_numpy(ids).long()
-        if self._flip and np.random.default_rng([self._seed, epoch, index]).random() < 0.5:
+        if self._flip and scene_generator(self._seed, epoch, index).random() < 0.5:
             image, label = image.flip(-1), label.flip(-1)
         return Sample(label=label, image=image, edges=None, name=self.name(index))
 

@@ -1,4 +1,4 @@
-"""Distances between two sets of pictures in what a network sees: Frechet (FID's formula) and kernel (KID's)."""
+"""Distances between the feature distributions of two sets of images: Fréchet (FID) and kernel (KID)."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from lab2pix.errors import DataError
 __all__ = ["KERNEL_POOL", "FeatureMoments", "frechet_distance", "kernel_distance"]
 
 KERNEL_POOL = 10_000
-"""Most pictures whose features are kept for the kernel distance."""
-_DIGITS = 15  # hexadecimal ones of a name's hash that decide: as many as 64 bits hold
+"""Largest number of feature vectors that are kept for the kernel distance."""
+_DIGITS = 15  # hexadecimal digits of a hash that fit into 64 bits
 
 
 class FeatureMoments:
-    """Mean and covariance of features, and a bounded sample of them; memory does not grow with the pictures.
+    """Running mean and covariance of features, with a bounded sample of them; memory is constant.
 
-    The sample holds the `KERNEL_POOL` pictures whose names have the lowest SHA-256, so that it depends neither on
-    their order nor on how they were shared out among processes.
+    The sample holds the images whose names have the lowest SHA-256, so it depends neither on their order nor on the
+    number of processes.
 
     Args:
         dimension: length of a feature vector.
-        pool: how many feature vectors the sample may hold.
+        pool: largest number of feature vectors in the sample.
     """
 
     def __init__(self, dimension: int, pool: int = KERNEL_POOL) -> None:
@@ -36,16 +36,15 @@ class FeatureMoments:
         self.count = 0
         self._mean = torch.zeros(dimension, dtype=torch.float64)
         self._scatter = torch.zeros(dimension, dimension, dtype=torch.float64)
-        # A heap whose root is the highest hash: negated, as heapq keeps the lowest first. The bytes of the features
-        # decide between equal names.
+        # A max-heap of hashes: negated, as heapq is a min-heap. Feature bytes break ties between equal names.
         self._sample: list[tuple[int, bytes]] = []
 
     def update(self, features: Tensor, names: Sequence[str]) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             features: `[N, dimension]`.
-            names: the pictures' names, which decide what is kept for the kernel distance.
+            names: names of the images, which select the sample for the kernel distance.
         """
         rows = features.detach().cpu().double()
         if rows.shape != (len(names), self.dimension):
@@ -60,7 +59,7 @@ class FeatureMoments:
             self._keep(int(digest[:_DIGITS], 16), row.tobytes())
 
     def _join(self, count: int, mean: Tensor, scatter: Tensor) -> None:
-        """Add another part's moments: by differences of means, so that a large mean costs no digits."""
+        """Add the moments of another part by the difference of the means, which is stable for large means."""
         if not count:
             return
         total = self.count + count
@@ -76,7 +75,7 @@ class FeatureMoments:
             heapq.heappushpop(self._sample, (-rank, row))
 
     def merge(self, other: FeatureMoments) -> None:
-        """Add what another one took in."""
+        """Add the moments of another set."""
         self._join(other.count, other._mean, other._scatter)
         for rank, row in other._sample:
             self._keep(-rank, row)
@@ -96,11 +95,11 @@ class FeatureMoments:
 
     @property
     def rank_deficient(self) -> bool:
-        """Whether there are too few pictures for a covariance of full rank: the distance then says little."""
+        """Whether there are too few images for a covariance of full rank, which makes distances unreliable."""
         return self.count <= self.dimension
 
     def state(self) -> dict[str, Tensor]:
-        """Return all of it, as plain tensors."""
+        """Return the state as plain tensors."""
         ranks = [-rank for rank, _ in sorted(self._sample, reverse=True)]
         return {
             "count": torch.tensor(self.count),
@@ -112,7 +111,7 @@ class FeatureMoments:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor], pool: int = KERNEL_POOL) -> FeatureMoments:
-        """Return what `state` was taken from."""
+        """Return the moments of a state."""
         moments = cls(len(state["mean"]), pool)
         moments.count = int(state["count"])
         moments._mean, moments._scatter = state["mean"].clone(), state["scatter"].clone()
@@ -122,13 +121,13 @@ class FeatureMoments:
 
 
 def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
-    """Return the squared Frechet distance of two normal distributions, which on Inception features is FID.
+    """Return the squared Fréchet distance of two normal distributions, which is FID on Inception features.
 
     Raises:
-        DataError: a set of fewer than two pictures.
+        DataError: a set of fewer than two images.
     """
     _require_two(a, b, "Frechet")
-    # Tr (Sa Sb)^(1/2) = Tr (Sa^(1/2) Sb Sa^(1/2))^(1/2): symmetric, so that near-singular matrices do no harm.
+    # Tr (Sa Sb)^(1/2) = Tr (Sa^(1/2) Sb Sa^(1/2))^(1/2): symmetric, so stable for near-singular matrices.
     values, vectors = torch.linalg.eigh(a.covariance())
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     shared = torch.linalg.eigvalsh(root @ b.covariance() @ root).clamp(min=0).sqrt().sum()
@@ -139,20 +138,20 @@ def frechet_distance(a: FeatureMoments, b: FeatureMoments) -> float:
 def kernel_distance(
     a: FeatureMoments, b: FeatureMoments, *, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Return the squared maximum mean discrepancy under a cubic kernel, which on Inception features is KID.
+    """Return the squared maximum mean discrepancy with a cubic kernel, which is KID on Inception features.
 
     Args:
         a: one set.
         b: the other.
-        subsets: how many random subsets to average over.
-        subset_size: pictures of each set in a subset; fewer where a set has fewer.
-        seed: decides the subsets.
+        subsets: number of random subsets.
+        subset_size: images of each set in a subset; fewer where a set has fewer.
+        seed: selects the subsets.
 
     Returns:
         Mean and standard deviation over the subsets.
 
     Raises:
-        DataError: a set of fewer than two pictures.
+        DataError: a set of fewer than two images.
     """
     _require_two(a, b, "kernel")
     one, other = a.sample().double(), b.sample().double()
@@ -163,7 +162,7 @@ def kernel_distance(
         x = one[random.choice(len(one), size, replace=False)]
         y = other[random.choice(len(other), size, replace=False)]
         found.append(_discrepancy(x, y))
-        if size == len(one) == len(other):  # every subset is the whole
+        if size == len(one) == len(other):  # all subsets are equal
             break
     values = torch.tensor(found, dtype=torch.float64)
     return float(values.mean()), float(values.std(correction=0))

@@ -1,4 +1,4 @@
-"""Scores of a picture against the photo it should be (PSNR, SSIM, LPIPS; 5.3), and how different pictures are."""
+"""Image metrics: PSNR, SSIM and LPIPS against a photo (5.3), and diversity."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from torch import Tensor
 
 from lab2pix.errors import DataError, WeightsError
 from lab2pix.evaluation.batching import map_chunks
+from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import WeightsFile, read_weights
 
 __all__ = ["LPIPS", "LPIPS_NETS", "PictureDistance", "diversity", "pixel_distance", "psnr", "ssim"]
 
 PictureDistance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
-"""Compares `[N, 3, H, W]` uint8 pictures one by one: `[N]`."""
+"""Distance `[N]` of two batches `[N, 3, H, W]` uint8, image by image."""
 
 SSIM_WINDOW = 11
-"""Side of SSIM's Gaussian window in pixels: sigma 1.5, cut off at 3.5 sigma."""
+"""Side of SSIM's Gaussian window in pixels: sigma 1.5, truncated at 3.5 sigma."""
 _SIGMA = 1.5
 LPIPS_NETS = {
     "alex": WeightsFile(
@@ -38,11 +39,11 @@ LPIPS_NETS = {
         setting="--lpips-weights",
     ),
 }
-"""Networks that LPIPS can look through, and their ImageNet weights."""
+"""Networks of LPIPS, and their ImageNet weights."""
 
 
 def psnr(generated: Tensor, real: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio by picture, `[N]` float64, in dB of 8-bit pictures.
+    """Return the peak signal-to-noise ratio of each image, `[N]` float64, in dB.
 
     Args:
         generated: `[N, 3, H, W]` uint8.
@@ -60,17 +61,17 @@ def _psnr(generated: Tensor, real: Tensor) -> Tensor:
 
 
 def ssim(generated: Tensor, real: Tensor) -> Tensor:
-    """Return the structural similarity by picture, `[N]` float64: Gaussian window, mean over colours (Wang et al.).
+    """Return the structural similarity of each image, `[N]` float64: Gaussian window, mean over channels (Wang et al.).
 
-    As scikit-image computes it with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False`: pixels whose
-    window reaches over the border do not count.
+    Equal to scikit-image with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False`: only windows within the
+    image count.
 
     Args:
         generated: `[N, 3, H, W]` uint8.
         real: likewise.
 
     Raises:
-        DataError: pictures smaller than the window.
+        DataError: images smaller than the window.
     """
     if min(generated.shape[-2:]) < SSIM_WINDOW:
         raise DataError(
@@ -81,7 +82,7 @@ def ssim(generated: Tensor, real: Tensor) -> Tensor:
 
 
 def _ssim(generated: Tensor, real: Tensor) -> Tensor:
-    # Around middle gray squares are a quarter as large, and as much more exact; variances do not depend on it.
+    # Values around middle gray have smaller squares, hence smaller rounding errors; variances are the same.
     x, y = generated.float() - 128, real.float() - 128
     mean_x, mean_y, xx, yy, xy = (_windowed(part) for part in (x, y, x * x, y * y, x * y))
     covariance = xy - mean_x * mean_y
@@ -94,10 +95,9 @@ def _ssim(generated: Tensor, real: Tensor) -> Tensor:
 
 
 def _windowed(values: Tensor) -> Tensor:
-    """Return means under the Gaussian window, of whole windows: `[..., H - 10, W - 10]` of `[..., H, W]`.
+    """Filter with the separable Gaussian window without padding: `[..., H - 10, W - 10]` of `[..., H, W]`.
 
-    Shifted copies are summed up along each side in turn, each weight used for both pixels that have it: on a processor
-    ten times as fast as a convolution with the window.
+    A weighted sum of shifted copies along each axis is ten times as fast as a convolution on a CPU.
     """
     reach = SSIM_WINDOW // 2
     weights = torch.exp(-torch.arange(-reach, 1, dtype=torch.float64).square() / (2 * _SIGMA**2))
@@ -116,44 +116,46 @@ class LPIPS:
     """Learned perceptual distance (Zhang et al.), with torchmetrics' linear weights.
 
     Args:
-        net: the network to look through.
-        weights: its ImageNet weights; None: the torch hub cache, filled from the net if need be.
+        net: the network.
+        weights: its ImageNet weights; None: the torch hub cache, downloaded where missing.
 
     Raises:
-        WeightsError: the weights are missing, or not what their hash says.
+        ConfigError: the extra `metrics` is not installed.
+        WeightsError: the weights are missing, or have another hash.
     """
 
     def __init__(self, net: Literal["alex", "vgg"], weights: str | Path | None = None) -> None:
-        from torchmetrics.functional.image.lpips import _LPIPS
-
+        lpips = import_extra("torchmetrics.functional.image.lpips", "metrics", "LPIPS")
         source = LPIPS_NETS[net]
         file = source.find(weights)
         self.name = f"lpips_{net}"
-        self.network = _LPIPS(pretrained=True, net=net, pnet_rand=True)
+        self.network = lpips._LPIPS(pretrained=True, net=net, pnet_rand=True)
         own = self.network.net.state_dict()
         try:
             state = read_weights(file)
-            # Its slices keep torchvision's numbers: slice2.5.weight is features.5.weight.
+            # Its slices keep torchvision's indices: slice2.5.weight is features.5.weight.
             self.network.net.load_state_dict({key: state[f"features.{key.partition('.')[2]}"] for key in own})
-        except Exception as error:  # an unpickler answers junk with whatever it trips over
-            raise WeightsError(f"{file} holds no weights of {source.name}; put {source.file} in its place") from error
+        except Exception as error:  # unpickling raises any error on damaged files
+            raise WeightsError(
+                f"{file} is not a file of {source.name}'s weights; replace it by {source.file}"
+            ) from error
         self.device = torch.device("cpu")
 
     def to(self, device: torch.device) -> None:
-        """Compute on a device."""
+        """Move to a device."""
         self.network.to(device)
         self.device = device
 
     @torch.inference_mode()
     def __call__(self, generated: Tensor, real: Tensor) -> Tensor:
-        """Return the distance by picture, `[N]` float64, of `[N, 3, H, W]` uint8."""
+        """Return the distance of each image, `[N]` float64, of `[N, 3, H, W]` uint8."""
         a, b = (pictures.to(self.device).float() / 127.5 - 1 for pictures in (generated, real))
         found: Tensor = self.network(a, b)
         return found.flatten().double().cpu()
 
 
 def pixel_distance(a: Tensor, b: Tensor) -> Tensor:
-    """Return the mean absolute difference by picture, `[N]` float64, in levels of 0 to 255."""
+    """Return the mean absolute difference of each image, `[N]` float64, in levels of 0 to 255."""
     return map_chunks(_pixel_distance, (a.shape[-2], a.shape[-1]), a.device, a, b)
 
 
@@ -162,14 +164,14 @@ def _pixel_distance(a: Tensor, b: Tensor) -> Tensor:
 
 
 def diversity(samples: Tensor, distance: PictureDistance) -> Tensor:
-    """Return how far apart pictures of one label map are.
+    """Return the mean distance between images of one label map.
 
     Args:
-        samples: `[S, N, 3, H, W]` uint8, S >= 2 pictures of each of N label maps.
-        distance: compares two pictures.
+        samples: `[S, N, 3, H, W]` uint8, S >= 2 images of each of N label maps.
+        distance: distance of two images.
 
     Returns:
-        `[N]` float64, the mean over all pairs of a label map's pictures.
+        `[N]` float64, the mean over all pairs of samples of each label map.
     """
     pairs = [distance(samples[i], samples[j]) for i, j in combinations(range(len(samples)), 2)]
     return torch.stack(pairs).mean(0)

@@ -1,4 +1,4 @@
-"""Scores of pictures as a segmenter reads them: PPA, PCA and C-IoU (5.3), all from one table of pixels."""
+"""PPA, PCA and C-IoU (5.3) of a segmenter's predictions, from one confusion matrix."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["ScoredClasses", "SegmentationScores"]
 
 @dataclass(frozen=True)
 class ScoredClasses:
-    """Which classes count, and how label maps spell them.
+    """The classes that are scored.
 
     Attributes:
-        names: the scored classes in the order of their scored ids.
+        names: names of the scored classes in the order of their scored ids.
         table: `[num_channels]` int64, scored id of each canonical id; -1 for unknown and for classes that a benchmark
             leaves out.
     """
@@ -42,30 +42,30 @@ class ScoredClasses:
 
 
 class SegmentationScores:
-    """Counts pixels by what they are and what they were read as; memory does not grow with the pictures.
+    """Confusion matrix of pixels; memory is constant.
 
-    Pixels whose label is unknown or left out do not count. A pixel that counts and is read as unknown or as a class
-    that is left out is wrong.
+    Pixels whose label is unknown or left out do not count. A prediction of unknown or of a class that is left out is
+    wrong.
 
     Args:
-        classes: what counts.
+        classes: the scored classes.
     """
 
     def __init__(self, classes: ScoredClasses) -> None:
         self.classes = classes
         count = len(classes.names)
-        # Rows: what is there. Columns: what was read, the last one for everything that is no scored class.
+        # Rows: labels. Columns: predictions; the last one is for everything else than scored classes.
         self.table = torch.zeros(count, count + 1, dtype=torch.int64)
 
     def update(self, predicted: Tensor, label: Tensor) -> Tensor:
-        """Count a batch.
+        """Add a batch.
 
         Args:
-            predicted: `[N, H, W]` canonical ids that the segmenter reads; -1 for none of the classes.
-            label: `[N, H, W]` canonical ids that should be there.
+            predicted: `[N, H, W]` canonical ids; -1 for none of the classes.
+            label: `[N, H, W]` canonical ids.
 
         Returns:
-            `[N]` float64, the share of right pixels by picture; NaN where no pixel counts.
+            `[N]` float64, the share of correct pixels of each image; NaN where no pixel counts.
         """
         if predicted.shape != label.shape:
             raise ValueError(f"predicted is {tuple(predicted.shape)} but label {tuple(label.shape)}")
@@ -80,24 +80,23 @@ class SegmentationScores:
         return (right / counting.flatten(1).sum(1)).cpu()
 
     def merge(self, other: SegmentationScores) -> None:
-        """Add what another one counted."""
+        """Add the counts of another one."""
         self.table += other.table
 
     def state(self) -> dict[str, Tensor]:
-        """Return what was counted, as plain tensors."""
+        """Return the counts as plain tensors."""
         return {"table": self.table}
 
     def load(self, state: Mapping[str, Tensor]) -> None:
-        """Take what `state` returned."""
+        """Restore a `state`."""
         self.table = state["table"].clone()
 
     def compute(self) -> dict[str, float]:
         """Return the scores.
 
         Returns:
-            `ppa`: share of right pixels; `pca`: mean over the classes that label maps hold of the share of their
-            pixels that is right; `ciou`: mean over the classes that label maps or readings hold of intersection over
-            union (all in 0 to 1).
+            `ppa`: share of correct pixels; `pca`: mean accuracy over the classes in label maps; `ciou`: mean
+            intersection over union over the classes in label maps or predictions (all in 0 to 1).
 
         Raises:
             DataError: no pixel counted.
@@ -129,11 +128,11 @@ class SegmentationScores:
         ]
 
     def left_out(self) -> list[str]:
-        """Return the classes that neither label maps nor readings hold: no mean counts them."""
+        """Return the classes in neither label maps nor predictions, which no mean includes."""
         return [row["name"] for row in self.per_class() if row["iou"] is None]
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return right pixels, pixels there, and the union with pixels read so, by class, float64."""
+        """Return correct pixels, labeled pixels, and the union with predicted pixels, by class, float64."""
         table = self.table.double()
         square = table[:, :-1]
         right, there = square.diag(), table.sum(1)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 import lab2pix
 from lab2pix.errors import DataError
+from lab2pix.utils.extras import import_extra
 from lab2pix.web.study.samples import Study
 from lab2pix.web.study.store import FILE_NAME, Answers, read_answers
 
@@ -290,8 +291,7 @@ def compare_methods(points: NDArray[Any], over: str) -> SignificanceTest | None:
     Returns:
         The test, or `None` for a single block or if all methods have equal points in every block.
     """
-    from scipy import stats
-
+    stats = import_extra("scipy.stats", "web", "the statistical test of a study")
     blocks, methods = points.shape
     if blocks < 2 or bool((points == points[:, :1]).all()):
         return None

@@ -1,0 +1,65 @@
+"""Registry of folder formats and label spaces: their names are known before anything heavy is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+
+__all__ = ["LAYOUTS", "Layout", "label_space_names"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A folder format of data sets.
+
+    Attributes:
+        description: where the files are, in one line.
+        scan: function that finds the pairs, as `module:function`; None: the format has no files.
+        label_space: label space of its label maps; None: any.
+    """
+
+    description: str
+    scan: str | None
+    label_space: str | None
+
+
+_FORMATS = "lab2pix.data.formats"
+
+LAYOUTS = {
+    "ab": Layout("SPLIT/NAME.*, input left and photo right", f"{_FORMATS}:scan_ab", None),
+    "ade20k": Layout(
+        "ADEChallengeData2016/images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
+        f"{_FORMATS}:scan_ade20k",
+        "ade20k",
+    ),
+    "ba": Layout("SPLIT/NAME.*, photo left and input right", f"{_FORMATS}:scan_ba", None),
+    "cityscapes": Layout(
+        "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, *_instanceIds.png",
+        f"{_FORMATS}:scan_cityscapes",
+        "cityscapes",
+    ),
+    "coco-stuff": Layout(
+        "SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png",
+        f"{_FORMATS}:scan_coco_stuff",
+        "coco-stuff",
+    ),
+    "facades": Layout("SPLIT/*.jpg, photo left and colored labels right", f"{_FORMATS}:scan_facades", "facades"),
+    "facades-base": Layout("NAME.jpg and palette NAME.png in one folder", f"{_FORMATS}:scan_facades_base", "facades"),
+    "folder": Layout(
+        "images/[SPLIT/]NAME.* and labels/ or sources/[SPLIT/]NAME.*, optional instances/; sub-folders kept",
+        f"{_FORMATS}:scan_folder",
+        None,
+    ),
+    "scenes": Layout("no files: landscapes that are drawn while they are needed", None, "scenes"),
+    "sketch": Layout("SPLIT/*.jpg, sketch left and photo right", f"{_FORMATS}:scan_sketches", "sketch"),
+    "unaligned": Layout(
+        "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are no pairs", f"{_FORMATS}:scan_unaligned", None
+    ),
+}
+"""All folder formats, by name."""
+
+
+def label_space_names() -> list[str]:
+    """Return the names of the label spaces that come with the package, sorted; reads no file."""
+    folder = files("lab2pix") / "labels" / "spaces"
+    return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))

@@ -1,0 +1,41 @@
+"""Optional dependencies that are missing."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from lab2pix.web.study_report import compare_methods
+
+from lab2pix.config.schema import DataConfig, SketchConfig
+from lab2pix.data.sketches import find_edges, sketcher_of
+from lab2pix.errors import ConfigError
+from lab2pix.evaluation.features import load_features
+from lab2pix.evaluation.metrics.image import LPIPS
+from lab2pix.evaluation.segmenters import load_segmenter
+from lab2pix.labels.space import LabelSpace
+
+SKETCH = LabelSpace.load("sketch")
+FROM_PHOTOS = DataConfig(label_space="sketch", sketch=SketchConfig.model_validate({"from": "photo"}))
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "use"),
+    [
+        ("torchmetrics.functional.image.lpips", "metrics", lambda: LPIPS("alex")),
+        ("torch_fidelity.feature_extractor_inceptionv3", "inception", lambda: load_features("inception")),
+        ("transformers", "huggingface", lambda: load_segmenter("hf:org/name", SKETCH)),
+        ("skimage", "sketches", lambda: sketcher_of(FROM_PHOTOS, SKETCH)),
+        ("skimage.feature", "sketches", lambda: find_edges(torch.zeros(3, 8, 8, dtype=torch.uint8), 2.0)),
+        ("scipy.stats", "web", lambda: compare_methods(np.array([[1, 2, 3], [1, 3, 2]]), "people")),
+    ],
+)
+def test_missing_extra_is_named_in_one_sentence(
+    module: str, extra: str, use: Callable[[], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigError, match=rf"needs the extra '{extra}': pip install 'lab2pix\[{extra}\]'$"):
+        use()
