@@ -21,8 +21,8 @@ from lab2pix.labels.space import LabelSpace
 __all__ = ["LabelSource", "read_ids", "read_instance_ids", "read_source_image"]
 
 LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
-"""A label map: class ids `[H, W]` as tensor or array, a Pillow picture (ids, palette or colours), or a file; or an image
-to generate from: a tensor `[C, H, W]`, an array `[H, W, C]`, a Pillow picture or a file."""
+"""A label map: class ids `[H, W]` as tensor or array, a Pillow picture (ids, palette or colours), or a file; or an
+image to generate from: a tensor `[C, H, W]`, an array `[H, W, C]`, a Pillow picture or a file."""
 
 
 def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tensor:
