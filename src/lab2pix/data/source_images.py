@@ -116,11 +116,12 @@ def _png_depth(path: Path) -> int:
 
 def _read_16_bits(path: Path) -> NDArray[np.uint16]:
     """Read a PNG of 16 bits per color, of which Pillow keeps 8."""
-    from torchvision.io import ImageReadMode, decode_png
-
     try:
+        # Newer versions of torchvision warn that their decoders may go.
+        from torchvision.io import ImageReadMode, decode_png
+
         pixels = decode_png(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    except RuntimeError as error:
+    except (ImportError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read with 16 bits per color ({error}); save it as .npy") from error
     values: NDArray[np.uint16] = pixels.permute(1, 2, 0).numpy().astype(np.uint16)
     return values
