@@ -18,7 +18,7 @@ import torch
 
 import lab2pix
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
@@ -110,7 +110,7 @@ def peak_resident() -> float:
     return (highest[0] if highest else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
 
 
-def open_dataset(config: Config, split: Literal["train", "val"] = "train") -> AnyDataset:
+def open_dataset(config: RunConfig, split: Literal["train", "val"] = "train") -> AnyDataset:
     """Return the dataset that a run reads."""
     return build_dataset(config.data, split, LabelSpace.load(config.data.label_space), config.seed)
 
@@ -127,7 +127,7 @@ class TrainingSteps:
 
     def __init__(
         self,
-        config: Config,
+        config: RunConfig,
         dist: DistributedContext | None = None,
         label_space: LabelSpace | None = None,
         *,

@@ -49,7 +49,7 @@ def camvid_root() -> Path:
 
 def camvid() -> tuple[str, ...]:
     """Return the settings that read CamVid."""
-    return "data.layout=folder", f"data.root={camvid_root()}", "data.label_space=examples/camvid.yaml"
+    return "data.format=folder", f"data.root={camvid_root()}", "data.label_space=examples/camvid.yaml"
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ def segmenter_for(args: argparse.Namespace, table: str, settings: Sequence[str])
     if not (folder / "segmenter.json").exists():
         data = load_config(settings[0], list(settings[1:])).data
         scenes = ScenesConfig(seed=SEGMENTER_WORLD, val_count=128)
-        names = ("layout", "root", "label_space", "size")
+        names = ("format", "root", "label_space", "size")
         config = DataConfig.model_validate({name: getattr(data, name) for name in names} | {"scenes": scenes})
         print(train_segmenter(config, folder, SegmenterSettings(steps=args.segmenter_steps)), flush=True)
     return folder

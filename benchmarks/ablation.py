@@ -95,7 +95,7 @@ SMALL_V1 = ("segmenter.width=4", "segmenter.blocks=[1,1,1,1]", "loss.cycle_warmu
 """Without pairs, λ4 rises over nine tenths of a run. At its full weight from the start, generator and segmenters agree
 on an arbitrary look of each class before the discriminators have learned."""
 SCENES = (
-    "data.layout=scenes",
+    "data.format=scenes",
     "data.label_space=scenes",
     "data.scenes.train_count=500",
     "data.scenes.val_count=256",

@@ -30,7 +30,7 @@ from _environment import TrainingSteps, environment, open_dataset, peak_resident
 from PIL import Image
 
 from lab2pix.batch import Batch
-from lab2pix.config.schema import Config, DataConfig
+from lab2pix.config.schema import DataConfig, RunConfig
 from lab2pix.data import build_dataset
 from lab2pix.data.files import IMAGE_SUFFIXES
 from lab2pix.data.pairs import Pair
@@ -105,22 +105,22 @@ def make_set(row: str, root: Path, count: int) -> int:
 
 def open_set(row: str, root: Path) -> tuple[Any, str]:
     """Open a set as a training does: match the pairs, and hash names and sizes."""
-    _, layout, more = SETS[row]
+    _, format, more = SETS[row]
     given = {name: value for name, value in more.items() if name != "sides"}
     roots = {side: {"root": str(root / side)} for side in ("labels", "images")}
     given |= roots if "sides" in more else {"root": str(root)}
-    config = DataConfig(layout=layout, val_split=None, size=(64, 64), label_space="cityscapes", **given)
+    config = DataConfig(format=format, val_split=None, size=(64, 64), label_space="cityscapes", **given)
     made = build_dataset(config, "train", LabelSpace.load("cityscapes"), 0)
     return made, made.file_hash()
 
 
 def open_baseline(row: str, root: Path) -> tuple[Any, str]:
     """Open a set with a `Path` per file, dictionaries of them, and an object per pair."""
-    layout = SETS[row][1]
-    endings = ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds") if layout == "cityscapes" else ("", "", "")
+    format = SETS[row][1]
+    endings = ("_leftImg8bit", "_gtFine_labelIds", "_gtFine_instanceIds") if format == "cityscapes" else ("", "", "")
     photos, labels, instances = (
         {} if part is None else _paths(root / part, ending)
-        for part, ending in zip(FOLDERS[layout], endings, strict=True)
+        for part, ending in zip(FOLDERS[format], endings, strict=True)
     )
     pairs = [Pair(name, labels[name], photos[name], instances.get(name)) for name in sorted(labels)]
     digest = hashlib.sha256()
@@ -206,18 +206,18 @@ def camvid_folder() -> Path | None:
 
 def sources(names: Sequence[str], folder: Path, camvid: Path | None, count: int) -> dict[str, list[str]]:
     """Return the settings of each source that is available, and write the files that it needs into the folder."""
-    found = {"scenes": ["data.layout=scenes", "data.label_space=scenes", f"data.scenes.train_count={count}"]}
+    found = {"scenes": ["data.format=scenes", "data.label_space=scenes", f"data.scenes.train_count={count}"]}
     if "files" in names:
         write_scenes(folder / "scenes", count, (360, 480), 0)
-        found["files"] = ["data.layout=folder", f"data.root={folder / 'scenes'}", "data.train_split=null"]
+        found["files"] = ["data.format=folder", f"data.root={folder / 'scenes'}", "data.train_split=null"]
         found["files"] += ["data.label_space=scenes"]
     if camvid is not None:
         labels = Path(__file__).parents[1] / "examples" / "camvid.yaml"
-        found["camvid"] = ["data.layout=folder", f"data.root={camvid}", f"data.label_space={labels}"]
+        found["camvid"] = ["data.format=folder", f"data.root={camvid}", f"data.label_space={labels}"]
     return {name: [*found[name], "data.val_split=null"] for name in names if name in found}
 
 
-def configuration(source: list[str], size: Sequence[int], batch: int, width: int) -> Config:
+def configuration(source: list[str], size: Sequence[int], batch: int, width: int) -> RunConfig:
     """Return a small training of V2 on a source."""
     parts = ("generator.width", "discriminator.width", "generator.global_encoder.width")
     settings = [*source, f"data.size=[{size[0]},{size[1]}]", f"train.batch_size={batch}", "train.channels_last=true"]
@@ -225,7 +225,7 @@ def configuration(source: list[str], size: Sequence[int], batch: int, width: int
     return load_config("v2-small", settings)
 
 
-def batches(config: Config, reader: str, steps: int) -> Iterator[list[Batch]]:
+def batches(config: RunConfig, reader: str, steps: int) -> Iterator[list[Batch]]:
     """Open the set, and return a reader of that many batches."""
     dataset = open_dataset(config)
     sampler = StreamSampler(len(dataset), seed=0, batch_size=config.train.batch_size, steps=range(steps))

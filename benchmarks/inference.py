@@ -29,12 +29,12 @@ import torch
 import torch.nn.functional as F
 from _environment import environment, peak_resident, write_json
 from inference_plain import plainly
+from lab2pix.nn.neighbourhoods import neighbourhoods
+from lab2pix.nn.prepared import PreparedGenerator, prepare
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
-from lab2pix.nn.neighbourhoods import neighbourhoods
-from lab2pix.nn.prepared import PreparedGenerator, prepare
 
 WAYS = {"plain": None, "modules": None, "fast": torch.float32, "fast-bf16": torch.bfloat16}
 """Plain; the package's own modules, which save some of it; prepared, in two types."""

@@ -19,13 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 from _environment import environment, write_json
+from lab2pix.nn.prepared import PreparedGenerator, prepare
 from torch import nn
 
 from lab2pix import Synthesizer
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.inference.modes import choose
 from lab2pix.methods import generate_deterministic
-from lab2pix.nn.prepared import PreparedGenerator, prepare
 
 
 def measure(synthesizer: Synthesizer, world: int, first: int, count: int) -> list[dict[str, Any]]:

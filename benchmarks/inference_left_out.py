@@ -23,12 +23,12 @@ import inference
 import torch
 import torch.nn.functional as F
 from _environment import environment, in_turns, write_json
-from torch import Tensor, nn
-
-from lab2pix.nn import prepared_blocks
 from lab2pix.nn.prepared import PreparedGenerator
 from lab2pix.nn.prepared_blocks import Hidden, LabelScale
 from lab2pix.nn.prepared_parts import modulate
+from torch import Tensor, nn
+
+from lab2pix.nn import prepared_blocks
 
 CPU = torch.device("cpu")
 WAYS = ("fast", "fast-bf16")

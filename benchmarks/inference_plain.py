@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from lab2pix.nn.coattention import LSCA
+from lab2pix.nn.modulation import SPADE
 from torch import Tensor, nn
 from train_step_plain import plain_conv3x3_of_enlarged
 
 from lab2pix.nn import encoders
-from lab2pix.nn.coattention import LSCA
-from lab2pix.nn.modulation import SPADE
 
 __all__ = ["plainly"]
 

@@ -40,10 +40,9 @@ from PIL import Image
 from surroundings import surroundings, write_json
 
 from lab2pix import LabelSpace, Synthesizer
-from lab2pix.config.schema import Config
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.inference import ModelInfo
-from lab2pix.methods import build_generator
+from lab2pix.methods import build_generator, read_config
 from lab2pix.web.painter.formats import FORMATS
 from lab2pix.web.painter.images import encode_png
 from lab2pix.web.painter.routes import openapi_schema
@@ -199,7 +198,7 @@ def latency(args: argparse.Namespace) -> dict[str, Any]:
 def tiny_model(folder: Path) -> Path:
     """Save an untrained model."""
     torch.manual_seed(0)
-    config = Config.model_validate({"name": "tiny", "data": {"size": [SIDE, SIDE]}, "generator": TINY})
+    config = read_config({"name": "tiny", "data": {"size": [SIDE, SIDE]}, "generator": TINY})
     space = LabelSpace.load("scenes")
     return Synthesizer(build_generator(config, space), ModelInfo(config, space, 0), device="cpu").save(folder)
 

@@ -3,7 +3,7 @@
     python benchmarks/train_step_limit.py --method v2 --threads 2 --out benchmarks/results/train_step_limit_v2.json
 
 Takes one step of each way and notes every convolution and matrix product in it, with shapes,
-layouts and types. Then each different one of these is timed by itself, and the times are added up as often as it
+formats and types. Then each different one of these is timed by itself, and the times are added up as often as it
 occurred: no step of the same operations can be faster, whatever surrounds them. Everything else in the step is counted
 in bytes that it reads and writes, and what these take at the bandwidth of a large copy is told beside; what lies in
 caches is faster than that. A profile says what the step's time goes to. The plain step, which the goals are ratios to,
@@ -31,7 +31,7 @@ PRODUCTS = {"convolution", "convolution_backward", "mm", "addmm", "bmm", "baddbm
 GROUPS = {
     "convolutions, matrix products": ("convolution", "slow_conv", "::mm", "::addmm", "::bmm", "::baddbmm"),
     "norms": ("batch_norm", "instance_norm", "native_norm"),
-    "copies, casts, layouts": ("copy_", "contiguous", "::cat", "clone", "fill_", "zero_", "pad"),
+    "copies, casts, formats": ("copy_", "contiguous", "::cat", "clone", "fill_", "zero_", "pad"),
     "optimiser-like updates": ("_foreach", "_fused"),
 }
 """What the profile's operations are put together as, by parts of their names; the rest is 'elementwise and other'."""

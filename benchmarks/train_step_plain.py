@@ -16,6 +16,9 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from lab2pix.nn.coattention import LSCA
+from lab2pix.nn.modulation import SPADE
+from lab2pix.nn.spectral import SpectralConv2d
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
@@ -24,9 +27,6 @@ from lab2pix.methods.base import Losses
 from lab2pix.methods.features import FeatureExtractors, Features
 from lab2pix.methods.gan import Carry, HierarchicalGAN
 from lab2pix.nn import blocks, convolutions, encoders
-from lab2pix.nn.coattention import LSCA
-from lab2pix.nn.modulation import SPADE
-from lab2pix.nn.spectral import SpectralConv2d
 
 __all__ = ["MEANING", "PlainHalves", "PlainParts"]
 

@@ -26,6 +26,7 @@ from sphinx.util import logging  # noqa: E402
 import lab2pix  # noqa: E402
 from lab2pix.config.schema import RunConfig  # noqa: E402
 from lab2pix.labels.space import LabelSpace  # noqa: E402
+from lab2pix.methods import get_method, method_names  # noqa: E402
 from lab2pix.recipes import preset_descriptions  # noqa: E402
 from lab2pix.utils.registry import label_space_names  # noqa: E402
 
@@ -71,8 +72,13 @@ napoleon_use_ivar = True
 
 def settings_tables() -> str:
     """Return a heading, a sentence and a table for each group of settings."""
+    shared = {path for path, _ in _groups("", RunConfig)}
     parts = [_settings_table("", "The run itself", RunConfig)]
     parts += [_settings_table(path, f"`{path}`", model) for path, model in _groups("", RunConfig)]
+    for name in method_names():
+        config = get_method(name).Config
+        own = [(path, model) for path, model in _groups("", config) if path not in shared or path == "train"]
+        parts += [_settings_table(path, f"`{path}` of `{name}`", model) for path, model in own]
     return "\n\n".join(parts)
 
 
@@ -175,7 +181,8 @@ GENERATED: dict[str, Callable[[], str]] = {
 _MARK = re.compile(r"<!-- generated: ([\w-]+) -->")
 _FENCE = re.compile(r"^(```|~~~|:::).*?^\1", re.MULTILINE | re.DOTALL)
 _NAME = re.compile(r"(?<![`}])`lab2pix((?:\.\w+)+)(?:\(\))?`(?!`)")
-_SECTIONS = "|".join(name for name, _ in _groups("", RunConfig) if "." not in name)
+_CONFIGS = [RunConfig, *(get_method(name).Config for name in method_names())]
+_SECTIONS = "|".join(sorted({name for config in _CONFIGS for name, _ in _groups("", config) if "." not in name}))
 _SETTING = re.compile(rf"`((?:{_SECTIONS})(?:\.[a-z_]+)+)(?=[`=:])")
 _OTHER_NAMES = ("guide/parity",)
 """Pages that speak of names in vector files, which look like settings."""
@@ -204,7 +211,8 @@ def known_settings() -> set[str]:
     """Return the dotted path of every setting."""
     return {
         f"{path}.{field.alias or name}"
-        for path, model in _groups("", RunConfig)
+        for config in _CONFIGS
+        for path, model in _groups("", config)
         for name, field in model.model_fields.items()
     }
 

@@ -1,4 +1,4 @@
-"""A method of your own. Run with: python examples/add_a_method.py runs/tiny data.layout=scenes data.size=[64,64].
+"""A method of your own. Run with: python examples/add_a_method.py runs/tiny data.format=scenes data.size=[64,64].
 
 An installed package adds its method by an entry point of group `lab2pix.methods`: `tiny-gan = "my_package:TinyGAN"`.
 """

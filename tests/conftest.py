@@ -9,10 +9,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 from lab2pix import cli
 
 _ROOT = Path(__file__).resolve().parent.parent
+
+
+settings.register_profile("lab2pix", deadline=None)  # time depends on what else the machine does
+settings.load_profile("lab2pix")
 
 
 def pytest_configure() -> None:

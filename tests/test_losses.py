@@ -81,6 +81,20 @@ def test_adversarial_loss_sums_scales_and_weighs_levels():
     assert value.item() == pytest.approx(-(2 / 3 * 1 + 1 / 3 * 4) - 2)
 
 
+@pytest.mark.parametrize("form", ["hinge", "vanilla"])
+def test_sharpness_loss_matches_eq16(form):
+    """Real images are real and blurred ones fake, with the same weights."""
+    _, real_term, fake_term = losses.ADVERSARIAL_TERMS[form]
+    real, blurred = ([[torch.randn(2, 1, 4, 4), torch.randn(2, 1, 2, 2)]] for _ in range(2))
+    mask, weights = torch.rand(2, 1, 8, 8), losses.level_weights([2])
+    value = losses.sharpness_loss(real, blurred, (real_term, fake_term), weights, mask)
+    expected = sum(
+        weight * (F.adaptive_avg_pool2d(mask, len(sharp[0, 0])) * (real_term(sharp) + fake_term(soft))).mean()
+        for weight, sharp, soft in zip((2 / 3, 1 / 3), real[0], blurred[0], strict=True)
+    )
+    torch.testing.assert_close(value, expected)
+
+
 @pytest.mark.parametrize("mode", ["nearest", "average"])
 @pytest.mark.parametrize("size", [(8, 8), (6, 10), (7, 9)])
 def test_blurred_keeps_size_and_flat_images_and_removes_detail(mode, size):
@@ -168,7 +182,7 @@ def test_cycle_segmentation_is_the_cross_entropy_summed_over_scales():
     assert even.item() == pytest.approx(3 * 0.693147, rel=1e-5)
 
 
-def test_cycle_segmentation_enlarges_smaller_scales_pixel_by_pixel():
+def test_cycle_segmentation_upsamples_smaller_scales_by_nearest_neighbor():
     label = torch.randint(3, (2, 8, 8))
     small = torch.randn(2, 3, 2, 2)
     enlarged = small.repeat_interleave(4, 2).repeat_interleave(4, 3)
@@ -177,7 +191,7 @@ def test_cycle_segmentation_enlarges_smaller_scales_pixel_by_pixel():
 
 @pytest.mark.parametrize("size", [(12, 8), (6, 4), (3, 4), (5, 3)])
 @pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
-def test_cycle_segmentation_equals_the_loss_of_enlarged_scores(size, order):
+def test_cycle_segmentation_equals_the_cross_entropy_of_upsampled_logits(size, order):
     torch.manual_seed(0)
     label = torch.randint(5, (2, 12, 8))  # the last is unknown
     scores = torch.randn(2, 4, *size).contiguous(memory_format=order).requires_grad_()

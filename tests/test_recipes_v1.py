@@ -44,7 +44,7 @@ def difference(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, Any]
 # --- presets (5.2) -----------------------------------------------------------------------------------------------
 
 RECIPES = {
-    # name: layout and label space, (height, width), doublings, encoder, batch, epochs, decay, T, how λ2 goes
+    # name: format and label space, (height, width), doublings, encoder, batch, epochs, decay, T, how λ2 goes
     "v1-cityscapes": ("cityscapes", (256, 512), 7, "semantic", 1, 100, 0.5, 2, "rising"),
     "v1-facades": ("facades", (256, 256), 7, "semantic", 1, 100, 0.5, 2, "rising"),
     "v1-edges2shoes": ("sketch", (256, 256), 5, "sketch", 4, 5, 0, 1, "constant"),
@@ -57,9 +57,9 @@ RECIPES = {
 @pytest.mark.parametrize("name", RECIPES)
 def test_v1_presets_match_the_published_recipes(name: str) -> None:
     c = load_config(name)
-    assert (c.method, c.data.label_space) == ("lab2pix-v1", c.data.layout)
+    assert (c.method, c.data.label_space) == ("lab2pix-v1", c.data.format)
     assert RECIPES[name] == (
-        c.data.layout,
+        c.data.format,
         c.data.size,
         c.generator.num_upsamples,
         c.generator.encoder,
@@ -176,8 +176,8 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         ),
         (
             "v1-small",
-            ("data.layout=sketch",),
-            "data.layout is 'sketch', but generator.encoder is 'semantic'; use a sketch preset such as v1-edges2shoes, "
+            ("data.format=sketch",),
+            "data.format is 'sketch', but generator.encoder is 'semantic'; use a sketch preset such as v1-edges2shoes, "
             "or set generator.encoder=sketch",
         ),
         (
@@ -209,13 +209,15 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v1-cityscapes",
             ("data.size=[64,64]",),
-            "data.size is [64, 64] but both sides must be multiples of 128, 2 to the power of generator.num_upsamples=7; "
+            "data.size is [64, 64] but both sides must be multiples of 128, 2 to the power of "
+            "generator.num_upsamples=7; "
             "the nearest valid size is [128, 256]",
         ),
         (
             "v1-cityscapes",
             ("data.size=[200,500]",),
-            "data.size is [200, 500] but both sides must be multiples of 128, 2 to the power of generator.num_upsamples=7; "
+            "data.size is [200, 500] but both sides must be multiples of 128, 2 to the power of "
+            "generator.num_upsamples=7; "
             "the nearest valid size is [256, 512]",
         ),
         (
@@ -266,7 +268,7 @@ def test_v1_config_rules_accept_valid_combinations(preset: str, overrides: tuple
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (("v1-cityscapes", "data.layout=sketch"), ("data.layout is 'sketch'", "sketch preset", "v1-edges2shoes")),
+        (("v1-cityscapes", "data.format=sketch"), ("data.format is 'sketch'", "sketch preset", "v1-edges2shoes")),
         (("v1-small", "data.label_space=sketch"), ("data.label_space is 'sketch'", "v1-edges2shoes")),
         (("v1-cityscapes", "data.size=[64,64]"), ("data.size is [64, 64]", "nearest valid size is [128, 256]")),
         (("v1-small", "data.size=[32,32]"), ("data.size is [32, 32]", "smallest valid size is [64, 64]")),

@@ -1,9 +1,9 @@
-"""Measure how far noise changes the light: one layout in many seeds, beside the same layout drawn in as many lights.
+"""Measure how far noise changes the light: one format in many seeds, beside the same format drawn in as many lights.
 
 python -m tools.model_lights scenes --count 24 --out benchmarks/results/model_lights.json
 
 Spread is the range (largest less smallest) over the seeds of a picture's mean brightness, and of the redness of its sky
-(red less blue), in levels of 255; means over layouts, those with a sun in them and those without apart.
+(red less blue), in levels of 255; means over formats, those with a sun in them and those without apart.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def spread(pictures: Sequence[Tensor], label: Tensor) -> tuple[float, float]:
 
 
 def measure(synthesizer: Synthesizer, world: int, count: int, seeds: int) -> list[dict[str, float | bool]]:
-    """Return the spreads of each layout, by the model's noise and by the world's lights."""
+    """Return the spreads of each format, by the model's noise and by the world's lights."""
     rows: list[dict[str, float | bool]] = []
     for index in range(count):
         lights = [in_light(world, index, synthesizer.size, light) for light in range(seeds)]
@@ -56,12 +56,12 @@ def measure(synthesizer: Synthesizer, world: int, count: int, seeds: int) -> lis
 
 
 def means(rows: Sequence[dict[str, float | bool]]) -> dict[str, dict[str, float]]:
-    """Return the mean spreads of layouts with a sun, of those without, and of all."""
+    """Return the mean spreads of formats with a sun, of those without, and of all."""
     found = {}
     for name, chosen in (("sun", (True,)), ("no sun", (False,)), ("all", (True, False))):
         some = [row for row in rows if row["sun"] in chosen]
         keys = [key for key in (some[0] if some else ()) if key != "sun"]
-        found[name] = {"layouts": len(some)} | {key: statistics.mean(float(row[key]) for row in some) for key in keys}
+        found[name] = {"formats": len(some)} | {key: statistics.mean(float(row[key]) for row in some) for key in keys}
     return found
 
 
@@ -70,7 +70,7 @@ def main(given: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", help="trained on scenes: a run, a weights folder, or the one that comes along")
     parser.add_argument("--world", type=int, default=1, help="seed of the scenes, one that no training saw")
-    parser.add_argument("--count", type=int, default=48, help="layouts")
+    parser.add_argument("--count", type=int, default=48, help="formats")
     parser.add_argument("--seeds", type=int, default=12, help="pictures of each")
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args(given)

@@ -1,4 +1,4 @@
-"""What the players minimise: one function per equation of the paper, tensors in, tensors out."""
+"""Loss functions, one per equation of the paper: tensors in, tensors out."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ __all__ = [
     "lsgan_real",
     "masked_mean",
     "perceptual_loss",
+    "sharpness_loss",
     "vanilla_fake",
     "vanilla_real",
     "wasserstein_fake",
@@ -35,7 +36,7 @@ __all__ = [
 ]
 
 AdversarialTerm = Callable[[Tensor], Tensor]
-"""Turns a prediction map into a map of losses of the same shape."""
+"""Maps predictions to losses of the same shape."""
 
 PERCEPTUAL_WEIGHTS: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """λ_M1 to λ_M5 of Eq. 28, shallow features first."""
@@ -45,17 +46,17 @@ PERCEPTUAL_WEIGHTS: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 
 
 def hinge_real(prediction: Tensor) -> Tensor:
-    """Return what a discriminator loses on a real image, hinge form, per prediction."""
+    """Return the hinge loss of a discriminator on real images, per prediction."""
     return F.relu(1 - prediction)
 
 
 def hinge_fake(prediction: Tensor) -> Tensor:
-    """Return what a discriminator loses on a fake image, hinge form, per prediction."""
+    """Return the hinge loss of a discriminator on fake images, per prediction."""
     return F.relu(1 + prediction)
 
 
 def hinge_generator(prediction: Tensor) -> Tensor:
-    """Return what the generator loses on its image, hinge form, per prediction."""
+    """Return the hinge loss of the generator on its images, per prediction."""
     return -prediction
 
 
@@ -95,7 +96,7 @@ ADVERSARIAL_TERMS: dict[str, tuple[AdversarialTerm, AdversarialTerm, Adversarial
     "lsgan": (lsgan_real, lsgan_real, lsgan_fake),
     "wgangp": (wasserstein_real, wasserstein_real, wasserstein_fake),
 }
-"""By form: what the generator loses on its image, the discriminator on a real one, and on a fake one.
+"""By form: the generator's loss, the discriminators' on real images, and theirs on fake images.
 
 `wgangp` has the name of Pix2Pix's and CycleGAN's option, which trains without a gradient penalty.
 """
@@ -105,11 +106,11 @@ ADVERSARIAL_TERMS: dict[str, tuple[AdversarialTerm, AdversarialTerm, Adversarial
 
 
 def foreground_mask(foreground: Tensor, rate: float) -> Tensor:
-    """Weigh foreground pixels `rate` times as much as background, with mean 1 in every image (Eq. 9).
+    """Return the foreground enhancement mask: weight `rate` of foreground to background, mean 1 per image (Eq. 9).
 
     Args:
         foreground: `[N, H, W]` bool, true on foreground pixels.
-        rate: T of the paper; 1 weighs all pixels alike.
+        rate: T of the paper; 1 gives all pixels the same weight.
 
     Returns:
         `[N, 1, H, W]` float32: P on background and T·P on foreground, P = (A + B) / (T·A + B).
@@ -122,7 +123,7 @@ def foreground_mask(foreground: Tensor, rate: float) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Average a map after weighing it with the mask, average-pooled to the map's size (Eq. 14).
+    """Return the mean of a map weighted by the mask, average-pooled to the map's size (Eq. 14).
 
     Args:
         values: `[N, 1, h, w]` losses per prediction.
@@ -162,7 +163,7 @@ def adversarial_loss(
     weights: Sequence[Sequence[float]],
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Add up a term over scales and levels (Eq. 10, 12, 13; for V2 Eq. 24, 26, 27).
+    """Return the weighted sum of a term over scales and levels (Eq. 10, 12, 13; for V2 Eq. 24, 26, 27).
 
     Args:
         predictions: per discriminator, per level, `[N, 1, h, w]`.
@@ -183,22 +184,44 @@ def adversarial_loss(
 
 
 def blurred(image: Tensor, mode: Literal["nearest", "average"] = "nearest") -> Tensor:
-    """Halve an image and double it again: a real image that a discriminator shall learn to call fake (Eq. 16, 30).
+    """Return a blurred image, halved and doubled: a real image that discriminators learn to reject (Eq. 16, 30).
 
     Args:
         image: `[N, 3, H, W]`.
-        mode: how it is halved, by the nearest pixel (released V2) or the average of four (released V1).
+        mode: how it is halved: the nearest pixel (released V2) or the average of four (released V1).
     """
     size = (image.shape[-2], image.shape[-1])
     small = F.avg_pool2d(image, 2, ceil_mode=True) if mode == "average" else F.interpolate(image, scale_factor=0.5)
     return F.interpolate(small, size=size)
 
 
+def sharpness_loss(
+    real: Sequence[Sequence[Tensor]],
+    blurred: Sequence[Sequence[Tensor]],
+    terms: tuple[AdversarialTerm, AdversarialTerm],
+    weights: Sequence[Sequence[float]],
+    mask: Tensor | None = None,
+) -> Tensor:
+    """Return the sharpness enhancement loss: real images are real, blurred ones are fake (Eq. 16, 30).
+
+    The equations halve the sum, as Eq. 11 does; here that is left to the caller for both.
+
+    Args:
+        real: predictions for real images, per discriminator, per level, `[N, 1, h, w]`.
+        blurred: predictions for the same images, blurred.
+        terms: of real and of fake images.
+        weights: from `level_weights`.
+        mask: foreground weights `[N, 1, H, W]` (Eq. 30), or None (Eq. 16).
+    """
+    real_term, fake_term = terms
+    return adversarial_loss(real, real_term, weights, mask) + adversarial_loss(blurred, fake_term, weights, mask)
+
+
 # --- losses that compare with the true image (Eq. 28, 29) ---------------------------------------------------------
 
 
 def perceptual_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Compare five features of a frozen network (Eq. 28, one scale).
+    """Return the perceptual loss: distance of five features of a frozen network (Eq. 28, one scale).
 
     Args:
         generated: features of the generated image, shallow first, each `[N, C, h, w]`.
@@ -220,7 +243,7 @@ def feature_matching_loss(
     real: Sequence[Sequence[Tensor]],
     reduction: Literal["mean", "released"] = "mean",
 ) -> Tensor:
-    """Compare what each discriminator's layers see (Eq. 29).
+    """Return the feature matching loss: distance of the discriminators' features (Eq. 29).
 
     Args:
         generated: per discriminator its layers' outputs for the generated image.
@@ -243,7 +266,7 @@ def feature_matching_loss(
 def image_consistency_loss(
     pooled: Sequence[Tensor], smaller: Sequence[Tensor], form: Literal["norm", "squared", "mean-square"] = "norm"
 ) -> Tensor:
-    """Compare what a frozen network sees in X_i+1, pooled to half its size, and in X_i (Eq. 18, one pair).
+    """Return the image consistency loss: distance of features of X_i+1, halved by pooling, and X_i (Eq. 18, one pair).
 
     Args:
         pooled: features of the pooled larger image, each `[N, C, h, w]`.
@@ -261,59 +284,39 @@ def image_consistency_loss(
             terms.append(squares.mean())
             continue
         per_image = squares.flatten(1).sum(1)
-        # The root's slope has no bound at 0, where two images agree.
+        # The gradient of the root is infinite at 0, where two images are equal.
         terms.append((per_image if form == "squared" else (per_image + 1e-12).sqrt()).mean())
     return torch.stack(terms).sum()
 
 
 def cycle_segmentation_loss(logits: Sequence[Tensor], label: Tensor, ignored: int | None = None) -> Tensor:
-    """Return the cross entropy per pixel between what segmenters read in the images and the label map (Eq. 19).
+    """Return the cycle segmentation loss: cross entropy of segmented images and the label map (Eq. 19).
 
     Args:
-        logits: per scale `[N, classes, h, w]`; smaller ones are enlarged to the label map, pixel by pixel.
+        logits: per scale `[N, classes, h, w]`; smaller ones are upsampled to the label map by nearest neighbor.
         label: `[N, H, W]` int64 ids.
-        ignored: an id that stands for no class, whose pixels do not count.
+        ignored: an id without a class, whose pixels are left out.
 
     Returns:
-        The sum over scales, each the mean over the pixels that count.
+        The sum over scales, each the mean over the pixels that count; 0 if there are none.
     """
-    counts = torch.ones_like(label, dtype=torch.bool) if ignored is None else label != ignored
-    target = label.masked_fill(~counts, 0)
-    count = counts.sum().clamp(min=1)
-    return torch.stack([-_read_right(scores.float(), target, counts) / count for scores in logits]).sum()
-
-
-def _read_right(scores: Tensor, target: Tensor, counts: Tensor) -> Tensor:
-    """Return the sum of logarithms of the probabilities that `[N, K, h, w]` give each pixel's class, where it counts.
-
-    A smaller map's pixel stands for a block of the larger one's, which is why no map is enlarged.
-    """
-    height, width = target.shape[-2:]
-    if height % scores.shape[-2] or width % scores.shape[-1]:
-        scores = F.interpolate(scores, size=(height, width))
-    down, across = scores.shape[-2:]
-    axis = 1
-    if not scores.is_contiguous():  # classes last, as they lie in memory, or softmax would copy the map
-        scores, axis = scores.permute(0, 2, 3, 1), 3
-
-    def by_block(x: Tensor) -> Tensor:
-        """Put the pixels of each block, `[N, H, W]`, where the classes are."""
-        blocks = x.view(len(x), down, height // down, across, width // across).transpose(2, 3).flatten(3)
-        return blocks.movedim(3, axis)
-
-    read = F.log_softmax(scores, axis).gather(axis, by_block(target))
-    return torch.where(by_block(counts), read, 0).sum()
+    ignore_index = -100 if ignored is None else ignored
+    count = (label != ignore_index).sum().clamp(min=1)
+    upsampled = [F.interpolate(scores.float(), size=label.shape[-2:]) for scores in logits]
+    return torch.stack(
+        [F.cross_entropy(scores, label, ignore_index=ignore_index, reduction="sum") / count for scores in upsampled]
+    ).sum()
 
 
 def diversity_loss(images: Tensor, noise: Tensor) -> Tensor:
-    """Return how little noise changes pictures of one label map: mode seeking (Mao et al., 2019), not in the paper.
+    """Return the mode seeking loss, small where noise changes the images (Mao et al., 2019); not in the paper.
 
     Args:
-        images: `[2k, 3, h, w]`; the second half are pictures of the first half's label maps.
-        noise: `[2k, noise_dim]` that they were drawn from.
+        images: `[2k, 3, h, w]`; the second half has the label maps of the first half.
+        noise: `[2k, noise_dim]` of these images.
 
     Returns:
-        The distance between two noises over that of their pictures (mean absolute differences), mean over the k twins.
+        The distance of two noises over that of their images (mean absolute differences), mean over the k pairs.
     """
     (ours, theirs), (mine, yours) = images.float().chunk(2), noise.float().chunk(2)
     apart = (ours - theirs).abs().flatten(1).mean(1)

@@ -24,7 +24,6 @@ from lab2pix.config.messages import format_validation_error, setting_groups
 from lab2pix.config.rules import check_rules
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
-from lab2pix.methods import get_method
 
 __all__ = ["lacks_data_root", "load_config", "preset_descriptions", "preset_names", "require_data_root", "to_yaml"]
 
@@ -36,7 +35,7 @@ class _Dumper(yaml.SafeDumper):
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads the scalars of YAML 1.2 (2e-4 is a number, `on` is text), and refuses a key that is given twice."""
+    """Reads scalars of YAML 1.2 (2e-4 is a number, `on` is text) and keys as text; refuses a repeated key."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See `yaml.SafeLoader`."""
@@ -44,7 +43,7 @@ class _Loader(yaml.SafeLoader):
         for index, name in enumerate(names):
             if name in names[:index]:
                 raise ConstructorError(None, None, f"found duplicate key {name}", node.value[index][0].start_mark)
-        return super().construct_mapping(node, deep)
+        return dict(zip(names, super().construct_mapping(node, deep).values(), strict=True))
 
 
 _Loader.yaml_implicit_resolvers = {}
@@ -118,14 +117,14 @@ def lacks_data_root(config: RunConfig) -> bool:
     """Say whether the data set's folder is not set though something is to be read from it."""
     data = config.data
     no_inputs = data.inputs_root is None and data.sketch.from_ != "photo"
-    return not data.root and data.layout != "scenes" and (no_inputs or data.images.root is None)
+    return not data.root and data.format != "scenes" and (no_inputs or data.images.root is None)
 
 
 def require_data_root(config: RunConfig) -> None:
     """Check that a run knows where its data set lies, which presets of real data sets cannot know.
 
     Raises:
-        ConfigError: `data.root` is not set though the layout reads files.
+        ConfigError: `data.root` is not set though the format reads files.
     """
     if lacks_data_root(config):
         if config.data.inputs_root or config.data.images.root:
@@ -135,7 +134,7 @@ def require_data_root(config: RunConfig) -> None:
                 f"data.{given}.root is set, but neither data.{lacking}.root nor data.root: add "
                 f"data.{lacking}.root=/path/to/{'label-maps' if lacking == 'labels' else 'photos'}"
             )
-        raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.layout}")
+        raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.format}")
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -266,7 +265,7 @@ def _merge(
         elif where not in groups:
             values[key] = value
         elif value is not None:  # a group without a line is as its base says
-            kind = "a list" if isinstance(value, list) else f"'{value}'"
+            kind = "a list" if isinstance(value, list) else repr(value)
             raise ConfigError(f"{prefix}{where} is {kind} but must be a group of settings")
 
 
@@ -288,6 +287,8 @@ def _descend(values: Any, path: Sequence[int | str]) -> Iterator[bool]:
 
 def _config_class(layers: Sequence[_Layer]) -> type[RunConfig]:
     """Return the class of a run's settings: that of the method which the last layer to name one names."""
+    from lab2pix.methods import get_method  # takes torch along, which a list of presets does not need
+
     for layer in reversed(layers):
         name = layer.values.get("method")
         if name is not None:

@@ -65,7 +65,7 @@ def test_help_names_every_command(run: Run) -> None:
         ("data", "check"),
         ("data", "preview"),
         ("data", "scenes"),
-        ("data", "layouts"),
+        ("data", "formats"),
         ("labels", "show"),
     ],
 )
@@ -100,8 +100,8 @@ def test_labels_list_and_show(run: Run) -> None:
     assert "#" in output
 
 
-def test_data_layouts_lists_all(run: Run) -> None:
-    code, output, _ = run("data", "layouts")
+def test_data_formats_lists_all(run: Run) -> None:
+    code, output, _ = run("data", "formats")
     assert code == 0
     for name in ("cityscapes", "folder", "sketch"):
         assert name in output
@@ -201,7 +201,7 @@ def test_read_size_and_read_seed_pair_refuse_other_text() -> None:
             read_seed_pair(text)
 
 
-def test_resolve_label_space_knows_the_layouts_own() -> None:
+def test_resolve_label_space_knows_the_formats_own() -> None:
     assert resolve_label_space(None, "facades-base").name == "facades"
     assert resolve_label_space("scenes", "folder").name == "scenes"
     with pytest.raises(ConfigError, match="add --labels"):

@@ -84,7 +84,7 @@ def test_check_dataset_lists_a_damaged_ab_file_once(tmp_path: Path) -> None:
 
 
 def test_check_dataset_refuses_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Found no pictures of layout 'sketch'"):
+    with pytest.raises(DataError, match="Found no pictures of format 'sketch'"):
         check_dataset(tmp_path, "sketch", SPACE)
 
 
@@ -109,11 +109,11 @@ def test_contact_sheet_of_wrong_labels(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "folder", "space", "pairs"),
+    ("format", "folder", "space", "pairs"),
     [("cityscapes", "cityscapes", "cityscapes", 4), ("coco-stuff", "coco_stuff", "coco-stuff", 13)],
 )
-def test_check_dataset_accepts_real_samples(data_root: Path, layout: str, folder: str, space: str, pairs: int) -> None:
-    report = check_dataset(data_root / folder, layout, LabelSpace.load(space))
+def test_check_dataset_accepts_real_samples(data_root: Path, format: str, folder: str, space: str, pairs: int) -> None:
+    report = check_dataset(data_root / folder, format, LabelSpace.load(space))
     assert report.ok, str(report)
     assert report.counts == {"train": pairs}
     assert sum(report.class_shares.values()) == pytest.approx(1)

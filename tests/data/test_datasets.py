@@ -126,17 +126,17 @@ def test_missing_instances_are_named_at_once(root: Path) -> None:
 
 def test_build_dataset_refuses_contradicting_settings(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.root is missing"):
-        build_dataset(DataConfig(layout="folder"), "train", SPACE, 0)
+        build_dataset(DataConfig(format="folder"), "train", SPACE, 0)
     with pytest.raises(ConfigError, match=r"data\.val_split is null"):
         build(root, "val", val_split=None)
-    with pytest.raises(ConfigError, match=r"data\.label_space is 'two', but layout 'scenes'"):
-        build_dataset(DataConfig(layout="scenes"), "train", SPACE, 0)
+    with pytest.raises(ConfigError, match=r"data\.label_space is 'two', but format 'scenes'"):
+        build_dataset(DataConfig(format="scenes"), "train", SPACE, 0)
 
 
 def test_cityscapes_samples_load_as_batches(data_root: Path) -> None:
     space = LabelSpace.load("cityscapes")
     data = DataConfig(
-        layout="cityscapes",
+        format="cityscapes",
         root=str(data_root / "cityscapes"),
         label_space="cityscapes",
         size=(32, 64),
@@ -150,7 +150,7 @@ def test_cityscapes_samples_load_as_batches(data_root: Path) -> None:
 
 def test_drawn_scenes_to_train_on_and_to_hold_out_differ() -> None:
     space = LabelSpace.load("scenes")
-    data = DataConfig(layout="scenes", size=(32, 32))
+    data = DataConfig(format="scenes", size=(32, 32))
     train, val = (build_dataset(data, split, space, 0) for split in ("train", "val"))
     assert (len(train), len(val)) == (data.scenes.train_count, data.scenes.val_count)
     assert train[(0, 0)]["name"] != val[(0, 0)]["name"] and train.file_hash() != val.file_hash()

@@ -43,9 +43,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def build(split: str = "train", seed: int = 0, **settings: object) -> UnpairedDataset | PairDataset:
-    data = DataConfig.model_validate({"size": (8, 8), "unpaired": True, **settings})
-    return build_dataset(data, split, SPACE, seed)  # type: ignore[arg-type, return-value]
+def build(
+    split: str = "train", seed: int = 0, *, paired: bool = False, **settings: object
+) -> UnpairedDataset | PairDataset:
+    data = DataConfig.model_validate({"size": (8, 8), **settings})
+    return build_dataset(data, split, SPACE, seed, paired=paired)  # type: ignore[arg-type, return-value]
 
 
 def number(photo: torch.Tensor | None) -> int:
@@ -97,7 +99,7 @@ def test_over_many_epochs_every_label_map_meets_every_other_photo() -> None:
 # --- samples --------------------------------------------------------------------------------------------------------
 
 
-def test_a_layout_with_the_pairing_broken(root: Path) -> None:
+def test_a_format_with_the_pairing_broken(root: Path) -> None:
     dataset = build(root=str(root), flip=False)
     assert len(dataset) == 5
     for epoch in range(3):
@@ -158,8 +160,8 @@ def test_label_map_and_photo_are_cropped_independently(tmp_path: Path) -> None:
 
 def test_reading_a_side_leaves_the_other_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
-    read = files._open
-    monkeypatch.setattr(files, "_open", lambda path: (opened.append(path), read(path))[1])
+    read = files.open_image
+    monkeypatch.setattr(files, "open_image", lambda path: (opened.append(path), read(path))[1])
     dataset = build(root=str(root))
     assert isinstance(dataset, UnpairedDataset)
     met = dataset.partner(2, 1)
@@ -189,7 +191,7 @@ def test_instance_borders_follow_the_label_map(root: Path) -> None:
 
 def test_unpaired_file_hash_covers_both_sides(root: Path) -> None:
     before = build(root=str(root)).file_hash()
-    paired = build(root=str(root), unpaired=False).file_hash()
+    paired = build(root=str(root), paired=True).file_hash()
     assert before == build(root=str(root)).file_hash() != paired
     write(root / "images/train", 5, (9, 9))
     assert build(root=str(root)).file_hash() != before
@@ -204,9 +206,9 @@ def test_unpaired_dataset_refuses_a_single_pair(tmp_path: Path) -> None:
 
 def test_drawn_scenes_meet_other_pictures() -> None:
     space = LabelSpace.load("scenes")
-    data = DataConfig.model_validate({"layout": "scenes", "size": (32, 32), "unpaired": True, "flip": False})
+    data = DataConfig.model_validate({"format": "scenes", "size": (32, 32), "flip": False})
     data = data.model_copy(update={"scenes": data.scenes.model_copy(update={"train_count": 4, "val_count": 2})})
-    dataset = build_dataset(data, "train", space, 0)
+    dataset = build_dataset(data, "train", space, 0, paired=False)
     assert isinstance(dataset, UnpairedDataset) and len(dataset) == 4
     pictures = [draw_scene(0, i, (32, 32)) for i in range(4)]
     for i in range(4):
@@ -215,7 +217,7 @@ def test_drawn_scenes_meet_other_pictures() -> None:
         image = (sample["image"] + 1) * 127.5  # type: ignore[operator]
         met = [j for j in range(4) if torch.allclose(image, pictures[j][0].float(), atol=1e-3)]
         assert met == [dataset.partner(5, i)] != [i]
-    held_out = build_dataset(data, "val", space, 0)
+    held_out = build_dataset(data, "val", space, 0, paired=False)
     assert held_out[0]["image"] is not None and held_out[0]["name"] == "scene-0-1000000000"
 
 
@@ -259,7 +261,7 @@ def test_a_side_without_the_split_is_taken_whole(tmp_path: Path) -> None:
         build(**given)
 
 
-def test_one_side_of_its_own_and_one_of_a_layout(root: Path, tmp_path: Path) -> None:
+def test_one_side_of_its_own_and_one_of_a_format(root: Path, tmp_path: Path) -> None:
     write(tmp_path / "shots", 8)
     dataset = build(root=str(root), images={"root": str(tmp_path / "shots")}, flip=False)
     assert len(dataset) == 5 and len({number(dataset[(0, i)]["image"]) for i in range(5)}) == 5
@@ -267,7 +269,7 @@ def test_one_side_of_its_own_and_one_of_a_layout(root: Path, tmp_path: Path) -> 
     write(tmp_path / "maps", 9)
     dataset = build(root=str(root), labels={"root": str(tmp_path / "maps")})
     assert len(dataset) == 9 and all(number(dataset[(1, i)]["image"]) < 5 for i in range(9))
-    dataset = build(layout="scenes", size=(32, 32), labels={"root": str(tmp_path / "maps")})
+    dataset = build(format="scenes", size=(32, 32), labels={"root": str(tmp_path / "maps")})
     assert len(dataset) == 9 and dataset[0]["image"].shape == (3, 32, 32)  # type: ignore[union-attr]
 
 
@@ -294,8 +296,8 @@ def test_an_empty_side_names_its_folder(root: Path, tmp_path: Path) -> None:
 
 def test_folders_for_sides_of_pairs_are_refused(root: Path) -> None:
     for key in ("labels", "images"):
-        with pytest.raises(ConfigError, match=rf"data\.{key}\.root is set, but data\.unpaired is false"):
-            build(root=str(root), unpaired=False, **{key: {"root": str(root)}})
+        with pytest.raises(ConfigError, match=rf"data\.{key}\.root is set, but the method learns from pairs"):
+            build(root=str(root), paired=True, **{key: {"root": str(root)}})
     with pytest.raises(ConfigError, match=r"data\.root is missing"):
         build(labels={"root": str(root / "labels")})
 
@@ -310,10 +312,8 @@ def test_the_hash_of_folders_moves_with_them(tmp_path: Path) -> None:
 
 def test_cityscapes_loads_unpaired(data_root: Path) -> None:
     space = LabelSpace.load("cityscapes")
-    data = DataConfig.model_validate(
-        {"layout": "cityscapes", "root": str(data_root / "cityscapes"), "size": (16, 32), "unpaired": True}
-    )
-    dataset = build_dataset(data, "train", space, 0)
+    data = DataConfig.model_validate({"format": "cityscapes", "root": str(data_root / "cityscapes"), "size": (16, 32)})
+    dataset = build_dataset(data, "train", space, 0, paired=False)
     assert isinstance(dataset, UnpairedDataset)
     batch = collate([dataset[(0, i)] for i in range(2)])
     assert batch.image is not None and batch.image.shape == (2, 3, 16, 32)

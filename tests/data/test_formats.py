@@ -1,4 +1,4 @@
-"""Finding pairs in every layout, and naming what has no partner."""
+"""Finding pairs in every format, and naming what has no partner."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image
 from lab2pix.data.formats import find_pairs
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.registry import LAYOUTS
+from lab2pix.utils.registry import DATASET_FORMATS
 
 FACADES = LabelSpace.load("facades")
 
@@ -44,34 +44,34 @@ NAMES = {"folder": "s/a", "cityscapes": "ulm/a", "sketch": "a_AB"}
 
 
 def test_dataset_format_names_are_listed() -> None:
-    assert list(LAYOUTS) == sorted([*FILES, "scenes", "unaligned"])
+    assert list(DATASET_FORMATS) == sorted([*FILES, "scenes", "unaligned"])
 
 
-@pytest.mark.parametrize("layout", FILES)
-def test_find_pairs_of_a_split(tmp_path: Path, layout: str) -> None:
-    root = touch(tmp_path, *FILES[layout])
-    (pair,) = find_pairs(layout, root, "train")
-    assert pair.name == NAMES.get(layout, "a")
+@pytest.mark.parametrize("format", FILES)
+def test_find_pairs_of_a_split(tmp_path: Path, format: str) -> None:
+    root = touch(tmp_path, *FILES[format])
+    (pair,) = find_pairs(format, root, "train")
+    assert pair.name == NAMES.get(format, "a")
     assert pair.label.is_file() and pair.image is not None and pair.image.is_file()
-    assert (pair.instance is not None) == (layout in {"folder", "cityscapes", "coco-stuff"})
-    assert (pair.image == pair.label) == (layout in {"ab", "ba", "facades", "sketch"})
+    assert (pair.instance is not None) == (format in {"folder", "cityscapes", "coco-stuff"})
+    assert (pair.image == pair.label) == (format in {"ab", "ba", "facades", "sketch"})
 
 
-@pytest.mark.parametrize("layout", FILES)
-def test_pairs_of_all_splits_have_names_of_their_own(tmp_path: Path, layout: str) -> None:
-    others = [name.replace("training", "validation").replace("train", "val") for name in FILES[layout]]
-    root = touch(tmp_path, *FILES[layout], *others)
-    names = [pair.name for pair in find_pairs(layout, root, None)]
+@pytest.mark.parametrize("format", FILES)
+def test_pairs_of_all_splits_have_names_of_their_own(tmp_path: Path, format: str) -> None:
+    others = [name.replace("training", "validation").replace("train", "val") for name in FILES[format]]
+    root = touch(tmp_path, *FILES[format], *others)
+    names = [pair.name for pair in find_pairs(format, root, None)]
     assert len(names) == len(set(names)) == 2
-    assert [len(find_pairs(layout, root, split)) for split in ("train", "val")] == [1, 1]
+    assert [len(find_pairs(format, root, split)) for split in ("train", "val")] == [1, 1]
 
 
-@pytest.mark.parametrize("layout", FILES)
-def test_find_pairs_without_photos(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("format", FILES)
+def test_find_pairs_without_photos(tmp_path: Path, format: str) -> None:
     photos = ("images", "leftImg8bit", "train_img", "ADEChallengeData2016/images")
-    labels = [name for name in FILES[layout] if not name.startswith(photos)]
-    root = touch(tmp_path, *(labels if layout != "facades-base" else ["train/a.png"]))
-    (pair,) = find_pairs(layout, root, "train", need_images=False)
+    labels = [name for name in FILES[format] if not name.startswith(photos)]
+    root = touch(tmp_path, *(labels if format != "facades-base" else ["train/a.png"]))
+    (pair,) = find_pairs(format, root, "train", need_images=False)
     assert pair.image is None
     with pytest.raises(DataError, match="comes without a photo"):
         pair.read_image()
@@ -84,19 +84,19 @@ def test_a_bare_folder_or_file_of_labels(tmp_path: Path) -> None:
     assert (pair.name, pair.label) == ("b", root / "b.png")
 
 
-@pytest.mark.parametrize("layout", ["folder", "cityscapes", "coco-stuff", "ade20k", "facades-base"])
-def test_files_without_partner_are_named(tmp_path: Path, layout: str) -> None:
-    root = touch(tmp_path, *FILES[layout])
+@pytest.mark.parametrize("format", ["folder", "cityscapes", "coco-stuff", "ade20k", "facades-base"])
+def test_files_without_partner_are_named(tmp_path: Path, format: str) -> None:
+    root = touch(tmp_path, *FILES[format])
     for path in list(root.rglob("*.png")):
         if "images" not in path.parts and "leftImg8bit" not in path.parts:
             path.unlink()
     with pytest.raises(DataError, match=r"a\S*\.(jpg|png|tif).* no partner"):
-        find_pairs(layout, root, "train")
+        find_pairs(format, root, "train")
 
 
 def test_photo_without_label_and_label_without_photo(tmp_path: Path) -> None:
     root = touch(tmp_path, "images/a.jpg", "images/b.jpg", "labels/a.png", "labels/c.png")
-    with pytest.raises(DataError, match=r"c\.png, b\.jpg in .* have no partner in layout 'folder'"):
+    with pytest.raises(DataError, match=r"c\.png, b\.jpg in .* have no partner in format 'folder'"):
         find_pairs("folder", root, None)
     assert [pair.name for pair in find_pairs("folder", root, None, need_images=False)] == ["a", "c"]
 
@@ -126,7 +126,7 @@ def test_find_pairs_names_missing_folders(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="'scenes' has no files"):
         find_pairs("scenes", root, None)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="Found no pairs of layout 'sketch'"):
+    with pytest.raises(DataError, match="Found no pairs of format 'sketch'"):
         find_pairs("sketch", tmp_path / "empty", None)
 
 
@@ -168,8 +168,8 @@ def test_sketch_pair_reads_lines_and_photo(tmp_path: Path) -> None:
 
 def test_odd_width_is_no_ab_pair(tmp_path: Path) -> None:
     Image.new("RGB", (7, 4)).save(tmp_path / "1.png")
-    for layout in ("sketch", "facades"):
-        (pair,) = find_pairs(layout, tmp_path, None)
+    for format in ("sketch", "facades"):
+        (pair,) = find_pairs(format, tmp_path, None)
         with pytest.raises(DataError, match="7 pixels wide"):
             pair.read_label(LabelSpace.load("sketch"))
         with pytest.raises(DataError, match="7 pixels wide"):
@@ -177,15 +177,15 @@ def test_odd_width_is_no_ab_pair(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("layout", "folder", "space", "count"),
+    ("format", "folder", "space", "count"),
     [
         ("cityscapes", "cityscapes", "cityscapes", 4),
         ("coco-stuff", "coco_stuff", "coco-stuff", 13),
         ("sketch", "edges2shoes", "sketch", 100),
     ],
 )
-def test_find_pairs_reads_real_samples(data_root: Path, layout: str, folder: str, space: str, count: int) -> None:
-    pairs = find_pairs(layout, data_root / folder, "train")
+def test_find_pairs_reads_real_samples(data_root: Path, format: str, folder: str, space: str, count: int) -> None:
+    pairs = find_pairs(format, data_root / folder, "train")
     assert len(pairs) == count
     label, image = pairs[0].read_label(LabelSpace.load(space)), pairs[0].read_image()
     assert label.shape == image.shape[1:]

@@ -107,10 +107,10 @@ def plain_hash(pairs: list[Pair], root: Path | None) -> str:
     return digest.hexdigest()
 
 
-@pytest.mark.parametrize("layout", ["folder", "facades"])
+@pytest.mark.parametrize("format", ["folder", "facades"])
 @pytest.mark.parametrize("place", ["full", "here", None])
 def test_file_hash_is_that_of_names_and_sizes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str, place: str | None
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, format: str, place: str | None
 ) -> None:
     for size, name in enumerate(
         ("images/b.jpg", "images/ä/a.png", "labels/b.png", "labels/ä/a.png", "instances/b.png")
@@ -119,7 +119,7 @@ def test_file_hash_is_that_of_names_and_sizes(
         (tmp_path / name).write_bytes(bytes(size + 1))
     monkeypatch.chdir(tmp_path)
     root = Path() if place == "here" else tmp_path
-    pairs = list(find_pairs(layout, root, None if layout == "folder" else "images"))
+    pairs = list(find_pairs(format, root, None if format == "folder" else "images"))
     assert len(pairs) == 2
     start = None if place is None else root
     made = PairDataset(pairs, SCENES, JointTransform((8, 8), None, False, True), root=start)
@@ -149,8 +149,8 @@ def test_opening_a_dataset_opens_no_file(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Image, "open", refuse)
     monkeypatch.setattr(Path, "open", refuse)
-    data = DataConfig(root=str(tmp_path), val_split=None, size=(32, 32), instance_edges=True, unpaired=unpaired)
-    made = build_dataset(data, "train", SCENES, 0)
+    data = DataConfig(root=str(tmp_path), val_split=None, size=(32, 32), instance_edges=True)
+    made = build_dataset(data, "train", SCENES, 0, paired=not unpaired)
     assert len(made) == 3 and len(made.file_hash()) == 64
     with pytest.raises(AssertionError, match="was opened"):
         made[(0, 0)]

@@ -39,8 +39,8 @@ def data_of(**settings: object) -> DataConfig:
     return DataConfig.model_validate({"label_space": "sketch", "size": (64, 64), "flip": False, **settings})
 
 
-def build(split: str = "train", **settings: object):  # type: ignore[no-untyped-def]
-    return build_dataset(data_of(**settings), split, SPACE, 0)  # type: ignore[arg-type]
+def build(split: str = "train", *, paired: bool = True, **settings: object):  # type: ignore[no-untyped-def]
+    return build_dataset(data_of(**settings), split, SPACE, 0, paired=paired)  # type: ignore[arg-type]
 
 
 # --- which pixels are lines -----------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def test_resize_lines_upsamples_by_repetition() -> None:
 
 
 def test_real_drawings_at_half_size(data_root: Path) -> None:
-    settings = {"layout": "sketch", "root": str(data_root / "edges2shoes"), "val_split": None}
+    settings = {"format": "sketch", "root": str(data_root / "edges2shoes"), "val_split": None}
     large, small = (build(**settings, size=(side, side)) for side in (256, 128))
     assert len(large) == 100
     for i in range(0, 100, 10):
@@ -175,7 +175,7 @@ def test_find_edges_and_borders_match_hand_computed_values() -> None:
 @pytest.mark.parametrize("sketch", [{"from": "photo"}, {"from": "labels", "label_space": "scenes"}])
 def test_sketches_of_scenes(sketch: dict[str, str], unpaired: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     scenes = {"train_count": 6, "val_count": 2}
-    dataset = build(layout="scenes", unpaired=unpaired, sketch=sketch, scenes=scenes)
+    dataset = build(format="scenes", paired=not unpaired, sketch=sketch, scenes=scenes)
     assert len(dataset) == 6 and isinstance(dataset, UnpairedDataset) == unpaired
     first = [dataset[(0, i)] for i in range(6)]
     for sample in first:
@@ -186,18 +186,18 @@ def test_sketches_of_scenes(sketch: dict[str, str], unpaired: bool, monkeypatch:
         kept.delattr("lab2pix.data.sketches.Sketcher.draw")
         again = [dataset[(1, i)] for i in range(6)]
     assert all(torch.equal(a["label"], b["label"]) for a, b in zip(first, again, strict=True))
-    held_out = build("val", layout="scenes", unpaired=unpaired, sketch=sketch, scenes=scenes)
+    held_out = build("val", format="scenes", paired=not unpaired, sketch=sketch, scenes=scenes)
     assert len(held_out) == 2 and held_out[0]["image"] is not None
     assert int(held_out[0]["label"].sum()) > 50
 
 
 def test_sketches_of_scenes_are_of_their_scene() -> None:
     scenes = {"train_count": 2}
-    plain = DataConfig.model_validate({"layout": "scenes", "size": (64, 64), "flip": False, "scenes": scenes})
-    sample = build_dataset(plain, "train", LabelSpace.load("scenes"), 0)[0]
-    sketch = build(layout="scenes", sketch={"from": "labels", "label_space": "scenes"}, scenes=scenes)[0]
+    plain = DataConfig.model_validate({"format": "scenes", "size": (64, 64), "flip": False, "scenes": scenes})
+    sample = build_dataset(plain, "train", LabelSpace.load("scenes"), 0, paired=True)[0]
+    sketch = build(format="scenes", sketch={"from": "labels", "label_space": "scenes"}, scenes=scenes)[0]
     assert torch.equal(sketch["label"], borders(sample["label"])) and torch.equal(sketch["image"], sample["image"])
-    photo = build(layout="scenes", sketch={"from": "photo"}, scenes=scenes)[0]
+    photo = build(format="scenes", sketch={"from": "photo"}, scenes=scenes)[0]
     pixels = ((sample["image"] + 1) * 127.5).round().to(torch.uint8)
     assert torch.equal(photo["label"], find_edges(pixels, 2.0))
 
@@ -234,12 +234,12 @@ def test_sketches_of_photos_need_photos_alone(root: Path) -> None:
         file.unlink()
     assert len(build(root=str(root), sketch={"from": "photo"})) == 3
     images = {"root": str(root / "images")}
-    dataset = build(images=images, unpaired=True, sketch={"from": "photo"})
+    dataset = build(images=images, paired=False, sketch={"from": "photo"})
     assert isinstance(dataset, UnpairedDataset) and dataset.partner(0, 1) != 1
     assert all(int(dataset[(0, i)]["label"].sum()) > 80 for i in range(3))
     (root / "images/val").mkdir()
     (root / "images/train/2.png").rename(root / "images/val/2.png")
-    held_out = build("val", images=images, unpaired=True, sketch={"from": "photo"})[0]
+    held_out = build("val", images=images, paired=False, sketch={"from": "photo"})[0]
     assert held_out["image"] is not None and int(held_out["label"].sum()) > 80
 
 
@@ -253,7 +253,7 @@ def test_line_drawings_in_a_folder(root: Path, tmp_path: Path) -> None:
     (tmp_path / "lines").mkdir()
     for i in range(2):
         Image.fromarray(255 * drawing()).save(tmp_path / f"lines/{i}.png")
-    folders = {"labels": {"root": str(tmp_path / "lines")}, "images": {"root": str(root / "images")}, "unpaired": True}
+    folders = {"labels": {"root": str(tmp_path / "lines")}, "images": {"root": str(root / "images")}, "paired": False}
     assert build(**folders)[1]["label"].tolist() == drawing().tolist()
     assert build(**folders, sketch={"lines": "light"})[1]["label"].tolist() == drawing().tolist()
     assert build(**folders, sketch={"lines": "dark"})[1]["label"].tolist() == (1 - drawing()).tolist()
@@ -276,22 +276,22 @@ def test_pairs_of_drawing_and_photo(root: Path) -> None:
     [
         ({"label_space": "scenes", "sketch": {"from": "photo"}}, r"data\.sketch\.from is 'photo'.*label_space=sketch"),
         ({"sketch": {"from": "labels"}}, r"data\.sketch\.label_space is missing"),
-        ({"sketch": {"from": "files"}}, r"layout 'scenes' draws .*data\.sketch\.from to photo or labels"),
+        ({"sketch": {"from": "files"}}, r"format 'scenes' draws .*data\.sketch\.from to photo or labels"),
         ({"sketch": {"from": "labels", "label_space": "ade20k"}}, r"data\.sketch\.label_space is 'ade20k'"),
         ({"sketch": {"from": "photo", "lines": "dark"}}, r"data\.sketch\.lines is 'dark'.*auto"),
         ({"sketch": {"label_space": "scenes"}}, r"data\.sketch\.label_space is 'scenes'.*'files'"),
         ({"sketch": {"from": "photo"}, "instance_edges": True}, r"data\.instance_edges is true, but line drawings"),
         (
-            {"sketch": {"from": "photo"}, "unpaired": True, "labels": {"root": "x"}},
+            {"sketch": {"from": "photo"}, "labels": {"root": "x"}},
             r"data\.labels\.root is set, but data\.sketch\.from is 'photo'",
         ),
     ],
 )
 def test_sketch_settings_that_contradict_are_refused(settings: dict[str, object], message: str) -> None:
-    data = data_of(layout="scenes", **settings) if "label_space" not in settings else None
-    data = data or DataConfig.model_validate({"layout": "scenes", **settings})
+    data = data_of(format="scenes", **settings) if "label_space" not in settings else None
+    data = data or DataConfig.model_validate({"format": "scenes", **settings})
     with pytest.raises(ConfigError, match=message):
-        build_dataset(data, "train", LabelSpace.load(data.label_space), 0)
+        build_dataset(data, "train", LabelSpace.load(data.label_space), 0, paired=False)
 
 
 def test_check_dataset_reports_a_colored_sketch(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ def test_read_source_names_damaged_arrays(tmp_path: Path, content: bytes) -> Non
 
 
 def paired_files(root: Path) -> None:
-    """Write photos whose red is the source, in three layouts."""
+    """Write photos whose red is the source, in three formats."""
     for folder in ("ab/train", "ba/train", "folder/images/train", "folder/sources/train"):
         (root / folder).mkdir(parents=True)
     random = np.random.default_rng(1)
@@ -105,11 +105,11 @@ def paired_files(root: Path) -> None:
         np.save(root / f"folder/sources/train/{name}.npy", source)
 
 
-@pytest.mark.parametrize("layout", ["ab", "ba", "folder"])
-def test_pairs_of_images_are_cropped_and_mirrored_together(tmp_path: Path, layout: str) -> None:
+@pytest.mark.parametrize("format", ["ab", "ba", "folder"])
+def test_pairs_of_images_are_cropped_and_mirrored_together(tmp_path: Path, format: str) -> None:
     paired_files(tmp_path)
     data = DataConfig(
-        input="images", layout=layout, root=str(tmp_path / layout), source=SourceConfig(channels=1),
+        input="images", format=format, root=str(tmp_path / format), source=SourceConfig(channels=1),
         size=(4, 4), resize=(8, 8),
     )  # fmt: skip
     dataset = build_dataset(data, "train", SPACE, seed=0, paired=True)
@@ -124,7 +124,7 @@ def test_unpaired_images_meet_at_random(tmp_path: Path) -> None:
         (tmp_path / f"train{domain}").mkdir()
         for value in values:
             Image.fromarray(np.full((8, 8, 3), value, np.uint8)).save(tmp_path / f"train{domain}/{value}.png")
-    data = DataConfig(input="images", layout="unaligned", root=str(tmp_path), size=(8, 8))
+    data = DataConfig(input="images", format="unaligned", root=str(tmp_path), size=(8, 8))
     dataset = build_dataset(data, "train", SPACE, seed=0, paired=False)
     batch = collate([dataset[(epoch, index)] for epoch in range(8) for index in range(len(dataset))])
     assert batch.source is not None and batch.image is not None
@@ -132,7 +132,7 @@ def test_unpaired_images_meet_at_random(tmp_path: Path) -> None:
     assert set(values[0]) == {0, 1, 2}
     assert set(values[1]) == {100, 101, 102, 103}
     assert len({*zip(*values, strict=True)}) > 4
-    with pytest.raises(ConfigError, match=r"data\.layout is 'unaligned', but the method learns from pairs"):
+    with pytest.raises(ConfigError, match=r"data\.format is 'unaligned', but the method learns from pairs"):
         build_dataset(data, "train", SPACE, seed=0, paired=True)
 
 
@@ -142,7 +142,7 @@ def test_unpaired_images_meet_at_random(tmp_path: Path) -> None:
         ({"input": "labels", "source": SourceConfig(channels=1)}, r"data\.source is set, but data\.input is 'labels'"),
         ({"input": "images", "instance_edges": True}, r"data\.instance_edges is for label maps"),
         ({"input": "images", "labels": SideConfig(root="maps")}, r"data\.labels\.root is for label maps"),
-        ({"input": "images", "layout": "scenes"}, r"data\.layout=scenes is for label maps"),
+        ({"input": "images", "format": "scenes"}, r"data\.format=scenes is for label maps"),
     ],
 )
 def test_settings_of_the_other_input_are_refused(settings: dict[str, object], message: str) -> None:

@@ -22,6 +22,7 @@ from lab2pix.errors import ConfigError, OutputError
 from lab2pix.inference import generate_folder
 from lab2pix.inference.synthesizer import Synthesizer
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import get_method
 from lab2pix.recipes import load_config
 from lab2pix.training import RunResult
 
@@ -119,14 +120,14 @@ def test_page_of_v1_says_that_nothing_was_paired(unpaired: tuple[str, Path]) -> 
     assert "$" not in page.words
     condition = "drawing" if method == "v1-sketch" else "label map"
     for words in (
-        "a small Lab2Pix-V1 learnt",
+        "a small Lab2Pix-V1 learned",
         "without pairs",
         "never shown with it",
         f"One {condition}, different noise",
     ):
         assert words in page.words
     assert f"The scene that was drawn for this {condition}, never shown with it in training" in text
-    assert "disagreement" not in page.words
+    assert "seg_error" not in page.words
     assert "Share of pixels that its own segmenter classifies differently" in page.words
     # 8 scenes with 3 pictures, five seeds, 7 on the way, three sizes, the loss plot, and the film.
     assert len(page.pictures) >= 24 + 6 + 7 + 4 + 1 + 3 * 3
@@ -268,7 +269,7 @@ def test_demo_step_plan_fits_the_time(step: float, minutes: float, preset: str) 
     plan = plan_steps(config, pace, 60 * minutes).train
     assert plan.steps is not None
     assert plan.steps % runner.SHOWS == 0
-    a_sample = 2 if config.data.unpaired else 1
+    a_sample = 1 if get_method(config.method).paired else 2
     drawn = min(plan.steps * plan.batch_size * a_sample, config.data.scenes.train_count)
     needed = plan.steps * step + drawn * pace.scene + runner.SHOWS * runner.SHOW_SECONDS + runner.FINISH_SECONDS
     assert needed <= 60 * minutes or plan.steps == runner.SHOWS

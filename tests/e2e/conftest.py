@@ -69,7 +69,7 @@ def write_pair(root: Path, name: str, *, split: str = "train", size: int = SIZE,
 
 @pytest.fixture
 def folder_data(tmp_path: Path) -> Path:
-    """Four good pairs in the layout `folder`, two of them held out."""
+    """Four good pairs in the format `folder`, two of them held out."""
     root = tmp_path / "data"
     for name, split in (("a", "train"), ("b", "train"), ("c", "val"), ("d", "val")):
         write_pair(root, name, split=split)

@@ -49,7 +49,7 @@ def train(run: Run, tiny: Tiny, folder_data: Path, tmp_path: Path) -> Callable[.
     """Trains on the folder of tiny pairs."""
 
     def call(*words: str) -> tuple[int, str, str]:
-        data = ("data.layout=folder", f"data.root={folder_data}", "data.label_space=scenes")
+        data = ("data.format=folder", f"data.root={folder_data}", "data.label_space=scenes")
         return run("train", "v2-small", *tiny, *data, *words, "--out", tmp_path / "run", "--device", "cpu")
 
     return call
@@ -100,18 +100,18 @@ def test_train_refuses_colors_of_no_class(train: Run, folder_data: Path) -> None
 
 
 def test_data_root_that_is_not_there(run: Run, tiny: Tiny, tmp_path: Path) -> None:
-    words = ("data.layout=folder", f"data.root={tmp_path / 'nowhere'}", "--out", tmp_path / "run")
+    words = ("data.format=folder", f"data.root={tmp_path / 'nowhere'}", "--out", tmp_path / "run")
     sentence(run("train", "v2-small", *tiny, *words), tmp_path / "nowhere")
 
 
 def test_data_root_that_was_not_given(run: Run, tiny: Tiny, tmp_path: Path) -> None:
-    words = ("data.layout=folder", "--out", tmp_path / "run")
+    words = ("data.format=folder", "--out", tmp_path / "run")
     sentence(run("train", "v2-small", *tiny, *words), "data.root is not set: add data.root=")
     assert not (tmp_path / "run").exists()
 
 
 def test_one_side_that_was_not_given(run: Run, tiny: Tiny, tmp_path: Path) -> None:
-    words = ("data.layout=folder", "data.unpaired=true", f"data.labels.root={tmp_path}", "--out", tmp_path / "run")
+    words = ("data.format=folder", f"data.labels.root={tmp_path}", "--out", tmp_path / "run")
     sentence(run("train", "v1-small", *tiny, *words), "data.labels.root is set", "add data.images.root=")
 
 
@@ -125,7 +125,7 @@ def test_one_side_that_was_not_given(run: Run, tiny: Tiny, tmp_path: Path) -> No
         ("generator.widht=4", ("generator.widht", "did you mean 'generator.width'")),
         ("train.batch_size=many", ("train.batch_size", "'many'", "whole number")),
         ("data.label_space=scene", ("data.label_space", "did you mean 'scenes'")),
-        ("data.layout=fodler", ("data.layout", "did you mean 'folder'")),
+        ("data.format=fodler", ("data.format", "did you mean 'folder'")),
         ("train.batch_size=3", ("train.batch_size", "train.accumulate")),
     ],
 )
@@ -280,7 +280,7 @@ def test_an_unpaired_set_with_an_empty_side_is_refused(run: Run, folder_data: Pa
     nothing.mkdir()
     sides = {side: folder_data / side / "train" for side in ("labels", "images")} | {empty: nothing}
     roots = (f"data.{side}.root={root}" for side, root in sides.items())
-    words = ("data.layout=folder", "data.val_split=null", *roots, "--out", tmp_path / "run", "--device", "cpu")
+    words = ("data.format=folder", "data.val_split=null", *roots, "--out", tmp_path / "run", "--device", "cpu")
     sentence(run("train", "v1-small", *words), nothing)
     assert not (tmp_path / "run").exists()
 
@@ -299,5 +299,5 @@ def test_a_file_that_is_no_line_drawing_is_refused(run: Run, tmp_path: Path, fau
         Image.fromarray(np.concatenate([left, np.full_like(left, 90)], 1)).save(root / f"{name}.png")
     sketches = ("data.sketch.from=files", "data.sketch.label_space=null", "data.val_split=null", "data.size=[64,64]")
     small = ("generator.width=4", "discriminator.width=4", "discriminator.max_width=8", "segmenter.width=4")
-    words = ("data.layout=sketch", f"data.root={root.parent}", *sketches, *small, "train.steps=1")
+    words = ("data.format=sketch", f"data.root={root.parent}", *sketches, *small, "train.steps=1")
     sentence(run("train", "v1-small-sketch", *words, "--out", tmp_path / "run", "--device", "cpu"), ".png", fault)

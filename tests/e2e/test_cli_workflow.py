@@ -43,7 +43,7 @@ def test_check_of_a_folder_with_faults_exits_1_and_names_them(run: Run, folder_d
     assert "77" in output + errors
 
 
-def test_layouts_without_labels_of_their_own_ask_for_them(run: Run, folder_data: Path) -> None:
+def test_formats_without_labels_of_their_own_ask_for_them(run: Run, folder_data: Path) -> None:
     code, _, errors = run("data", "check", folder_data)
     assert (code, "add --labels" in errors) == (2, True)
 

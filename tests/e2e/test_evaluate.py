@@ -253,7 +253,7 @@ def test_a_run_and_its_generated_pictures_get_the_same_scores(
         ("--label-space", "scenes"),
         ("--size", "8x8"),
         ("--save-stats", "x.safetensors"),
-        ("--layout", "cityscapes"),
+        ("--format", "cityscapes"),
         ("--unpaired",),
         ("--allow-missing",),
         ("--skip-broken",),

@@ -34,6 +34,7 @@ def written(file: Path, name: str = "a", **protocol: Any) -> Path:
         ("labels", {"label_space": "scenes"}, {"label_space": "ade20k"}, "labels.label_space"),
         ("real", {"split": "val", "list_sha256": "aa"}, {"split": "test", "list_sha256": "aa"}, "real.split"),
         ("real", {"scenes_seed": 1, "list_sha256": "aa"}, {"list_sha256": "aa"}, "real.scenes_seed"),
+        ("generated", {"count": 4, "folder": "a"}, {"count": 5, "folder": "b"}, "generated.count"),
         ("real", {"list_sha256": "aa"}, None, "real"),
     ],
 )
@@ -53,11 +54,13 @@ def test_a_run_and_a_folder_of_the_same_data_are_alike(tmp_path: Path) -> None:
     files = {"count": 4, "list_sha256": "aa"}
     run = {
         "generated": {"run": "r", "step": 9, "seed": 0, **files},
-        "real": {"layout": "folder", "split": "v", **files},
+        "real": {"format": "folder", "split": "v", **files},
     }
     folder = {"generated": {"folder": "f", **files}, "real": {"folder": "g", **files}}
     reports = [written(tmp_path / "run.json", **run), written(tmp_path / "folder.json", **folder)]
     assert compare(reports).differences == []
+    with pytest.raises(DataError, match="nothing to compare"):
+        compare([])
 
 
 def test_folders_of_other_label_maps_are_told_apart_though_as_many(

@@ -70,7 +70,7 @@ def test_a_segmenter_that_cannot_be_written_is_not_trained(
 
     monkeypatch.setattr(segmenter, "build_network", never)
     (tmp_path / "file").write_text("")
-    words = ("segmenter", "train", "--layout", "scenes", "--out", tmp_path / "file" / "out")
+    words = ("segmenter", "train", "--format", "scenes", "--out", tmp_path / "file" / "out")
     sentence(run(*words), "cannot write", tmp_path / "file" / "out", "Not a directory")
 
 
@@ -86,8 +86,8 @@ def test_options_that_would_do_nothing(evaluate: Evaluate, folders: Folders, tmp
     stats = tmp_path / "stats.safetensors"
     assert evaluate("--save-stats", stats)[0] == 0
     again = ("--out", tmp_path / "again.json")
-    sentence(evaluate(*again, "--split", "val", real=stats), "--split says where photos or label maps lie")
-    sentence(evaluate(*again, "--layout", "ade20k", real=stats), "--layout says where photos or label maps lie")
+    sentence(evaluate(*again, "--split", "val", real=stats), "--split describes photos or label maps")
+    sentence(evaluate(*again, "--format", "ade20k", real=stats), "--format describes photos or label maps")
 
 
 def test_a_feature_network_that_is_named_twice(means: Path, tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_photos_of_a_data_set_are_judged_against_its_label_maps(
     words = GUIDE.read_text().split("Check an export")[1].split("$ lab2pix ")[1].split("```")[0].replace("\\\n", "")
     command = words.replace("--split val", "--split train").split()
     given = {"cityscapes": root, "city.pt2": road, "photos.json": tmp_path / "photos.json"}
-    spaces = [place for place, word in enumerate(command) if command[place - 1] in ("--layout", "--label-space")]
+    spaces = [place for place, word in enumerate(command) if command[place - 1] in ("--format", "--label-space")]
     command = [word if place in spaces else str(given.get(word, word)) for place, word in enumerate(command)]
     code, _, errors = run(*command, "--device", "cpu")
     assert code == 0, errors

@@ -113,7 +113,7 @@ def test_cityscapes_needs_its_nineteen_classes_only_as_the_guide_has_them(tmp_pa
 
 def scenes() -> DataConfig:
     counts = ScenesConfig(train_count=64, val_count=8)
-    return DataConfig(layout="scenes", label_space="scenes", size=(64, 64), scenes=counts)
+    return DataConfig(format="scenes", label_space="scenes", size=(64, 64), scenes=counts)
 
 
 # --- trained -----------------------------------------------------------------------------------------------------
@@ -179,7 +179,7 @@ def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
         for kind in ("images", "labels"):
             (root / kind).mkdir(parents=True, exist_ok=True)
             (tmp_path / split / kind).rename(root / kind / split)
-    words = ("segmenter", "train", "--layout", "folder", "--root", root, "--label-space", "scenes", "--size", "32x32")
+    words = ("segmenter", "train", "--format", "folder", "--root", root, "--label-space", "scenes", "--size", "32x32")
     small = ("--steps", 20, "--batch-size", 2, "--encoder", "tu-mobilenetv3_small_050", "--device", "cpu")
     code, output, errors = run(*words, *small, "--out", out)
     assert code == 0, errors
@@ -195,12 +195,12 @@ def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
         (("--size", "40x64"), "must be multiples of 32; such as 32x64"),
         (("--encoder", "resnet19"), "no segmenter 'unet' on encoder 'resnet19' can be built"),
         (("--architecture", "vnet"), "no segmenter 'vnet'"),
-        (("--layout", "folder"), "may hold any labels: add --label"),
+        (("--format", "folder"), "may hold any labels: add --label"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(words: tuple[str, ...], message: str, run: Run, tmp_path: Path) -> None:
-    layout = () if "--layout" in words else ("--layout", "scenes")
-    code, _, errors = run("segmenter", "train", *layout, *words, "--steps", 20, "--out", tmp_path / "out")
+    format = () if "--format" in words else ("--format", "scenes")
+    code, _, errors = run("segmenter", "train", *format, *words, "--steps", 20, "--out", tmp_path / "out")
     assert code == 2, errors
     assert message in errors
     assert len(errors.strip().splitlines()) == 1
@@ -216,7 +216,7 @@ def test_weights_that_cannot_be_fetched_are_one_whole_sentence(
         raise FileNotFoundError("we looked here\nand there, " + "and elsewhere " * 40)
 
     monkeypatch.setattr(smp, "create_model", offline)
-    words = ("--layout", "scenes", "--encoder-weights", "imagenet", "--steps", 20, "--out", tmp_path / "out")
+    words = ("--format", "scenes", "--encoder-weights", "imagenet", "--steps", 20, "--out", tmp_path / "out")
     code, _, errors = run("segmenter", "train", *words)
     assert code == 2, errors
     [line] = errors.strip().splitlines()

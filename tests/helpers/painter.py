@@ -29,7 +29,7 @@ def tiny_synthesizer(
         {
             "method": "lab2pix-v2",
             "name": "tiny",
-            "data": {"layout": "folder", "label_space": space, "size": (64, 64), **(data or {})},
+            "data": {"format": "folder", "label_space": space, "size": (64, 64), **(data or {})},
             "generator": {
                 "width": 4,
                 "modulation_hidden": 8,

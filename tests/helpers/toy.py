@@ -89,6 +89,7 @@ class ToyGenerator(nn.Module):
 class ToyConfig(RunConfig):
     method: Literal["toy"] = "toy"
     interval: int = 1
+    features: str | None = None
 
 
 @register
@@ -160,6 +161,9 @@ class ToyMethod(Method):
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         self.seen = state["seen"]
 
+    def feature_networks(self) -> dict[str, str]:
+        return {} if self.config.features is None else {self.config.features: "backbone.discriminator"}
+
     @property
     def score_names(self) -> tuple[str, ...]:
         return ("l1",)
@@ -169,7 +173,7 @@ class ToyMethod(Method):
 
 
 DEFAULTS: dict[str, Any] = {
-    "data": {"layout": "scenes", "size": [SIDE, SIDE]},
+    "data": {"format": "scenes", "size": [SIDE, SIDE]},
     "train": {"batch_size": 4, "steps": 12},
     "checkpoint": {"every": 5},
     "monitor": {"log_every": 1, "sample_every": 6, "samples": 2, "tensorboard": False},

@@ -21,7 +21,7 @@ from lab2pix.inference import ModelInfo, Synthesizer
 from lab2pix.inference import export as export_module
 from lab2pix.inference.export import export
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, generate, read_config
+from lab2pix.methods import build_generator, build_sampling, generate, read_config
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
@@ -46,7 +46,7 @@ def make(
         {
             "name": "tiny",
             "method": method,
-            "data": {"layout": "folder", "label_space": space, "size": size, "instance_edges": edges},
+            "data": {"format": "folder", "label_space": space, "size": size, "instance_edges": edges},
             "generator": tiny | settings,
         }
     )
@@ -62,7 +62,7 @@ def make(
         label = torch.randint(0, label_space.num_channels, (8, size[0] // 8, size[1] // 8))
         batch = Batch(label.repeat_interleave(8, 1).repeat_interleave(8, 2), edges=torch.zeros(8, 1, *size))
         for _ in range(2):
-            generate(network.train(), config, label_space, batch, torch.randn(8, 8))
+            generate(network.train(), build_sampling(config, label_space), batch, torch.randn(8, 8))
     return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
 
 
@@ -139,7 +139,7 @@ def test_export_description_holds_inputs_output_and_model(model: Synthesizer, dy
 
 @pytest.mark.slow
 def test_onnx_fixed_size_takes_instances_and_unknown_pixels(tmp_path: Path) -> None:
-    model = make(space="cityscapes", edges=True, modulation="spade", start="label")
+    model = make(space="cityscapes", edges=True, modulation="spade", input="label")
     made = export(model, tmp_path / "fixed.onnx")
     label, _ = given(model, 1, *SIZE)
     assert int(label.max()) == model.label_space.num_classes  # unknown is among them

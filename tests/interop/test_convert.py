@@ -22,7 +22,7 @@ from lab2pix.interop.keymap import rename
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
-from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.official_v1 import OfficialV1Discriminator, OfficialV1Generator
 
 Run = Callable[..., tuple[int, str, str]]
@@ -67,7 +67,8 @@ def settled(network: nn.Module) -> nn.Module:
 
 def v2(channels: int, **settings: object) -> Lab2PixV2Generator:
     defaults = {"width": 2, "modulation_hidden": 5, "global_width": 3, "global_max_width": 10}
-    network = settled(shaken(Lab2PixV2Generator(channels, **{**defaults, **settings})))  # type: ignore[arg-type]
+    given = GeneratorSettings(**{**defaults, **settings})  # type: ignore[arg-type]
+    network = settled(shaken(Lab2PixV2Generator(channels, given)))
     assert isinstance(network, Lab2PixV2Generator)
     return network
 
@@ -155,7 +156,7 @@ def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
     assert synthesizer(squares(4, (256, 256))[0], keep_size=True).shape[-2:] == (256, 256)
     with pytest.raises(ConfigError, match=r"128x128.*2 or more squares.*256x256"):
         synthesizer(squares(4, (128, 128))[0], keep_size=True)
-    with pytest.raises(ConfigError, match=r"100x300.*multiples of 128; the nearest that does: 128x256"):
+    with pytest.raises(ConfigError, match=r"100x300.*multiples of 128; the nearest valid size is 128x256"):
         synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True)
     with torch.no_grad():
         expected = network(one_hot(ids[None], 4), synthesizer.noise(0)[None])[0]
@@ -205,18 +206,18 @@ def test_the_size_follows_from_the_noise_or_is_said(
 @pytest.mark.parametrize(
     ("settings", "size", "wishes"),
     [
-        ({"modulation": "spade", "start": "label", "doublings": 5}, (64, 64), {}),
-        ({"modulation": "spade", "start": "label", "doublings": 6}, (64, 128), {"num_upsamples": 6}),
-        ({"modulation": "spade", "start": "label", "doublings": 7, "width": 4}, (128, 128), {}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 5}, (64, 64), {}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 6}, (64, 128), {"num_upsamples": 6}),
+        ({"modulation": "spade", "input": "label", "num_upsamples": 7, "width": 4}, (128, 128), {}),
         (
-            {"modulation": "spade", "start": "noise", "doublings": 6, "start_size": (1, 2), "noise_dim": 7},
+            {"modulation": "spade", "input": "noise", "num_upsamples": 6, "start_size": (1, 2), "noise_dim": 7},
             (64, 128),
             {},
         ),
-        ({"modulation": "spade", "start": "label", "spectral_norm": False}, (32, 32), {}),
-        ({"start": "noise", "doublings": 5, "start_size": (2, 3), "noise_dim": 7}, (64, 96), {}),
-        ({"start": "label", "doublings": 7, "width": 4}, (128, 128), {}),
-        ({"start": "label", "doublings": 6, "global_max_width": 500}, (64, 64), {}),
+        ({"modulation": "spade", "input": "label", "spectral_norm": False}, (32, 32), {}),
+        ({"input": "noise", "num_upsamples": 5, "start_size": (2, 3), "noise_dim": 7}, (64, 96), {}),
+        ({"input": "label", "num_upsamples": 7, "width": 4}, (128, 128), {}),
+        ({"input": "label", "num_upsamples": 6, "global_max_width": 500}, (64, 64), {}),
     ],
 )
 def test_every_kind_of_v2_and_spade_draws_as_before(
@@ -239,7 +240,7 @@ def test_every_kind_of_v2_and_spade_draws_as_before(
 
 
 def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
-    network = v2(4, modulation="spade", start="label", start_size=(1, 1))
+    network = v2(4, modulation="spade", input="label", start_size=(1, 1))
     state = official(network)
     for name in [name for name in state if name.endswith("weight_orig")]:
         weight, u, v = (state[name.removesuffix("orig") + part] for part in ("orig", "u", "v"))
@@ -276,7 +277,7 @@ def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
 def test_published_networks_need_no_words(
     tmp_path: Path, channels: int, space: str, edges: bool, doublings: int, size: tuple[int, int]
 ) -> None:
-    network = v2(channels, modulation="spade", start="label", doublings=doublings, modulation_hidden=2)
+    network = v2(channels, modulation="spade", input="label", num_upsamples=doublings, modulation_hidden=2)
     done = convert(saved(tmp_path, official(network)), "spade", tmp_path / "out")
     assert done.label_space == LabelSpace.load(space)
     assert done.config.data.instance_edges is edges
@@ -286,7 +287,7 @@ def test_published_networks_need_no_words(
 
 
 def test_the_last_channel_is_what_it_is_said_to_be(tmp_path: Path) -> None:
-    network = v2(36, modulation="spade", start="label", modulation_hidden=3)
+    network = v2(36, modulation="spade", input="label", modulation_hidden=3)
     checkpoint = saved(tmp_path, official(network))
     for edges in (True, False):
         done = convert(checkpoint, "spade", tmp_path / str(edges), instance_edges=edges, num_upsamples=5, size=(32, 64))
@@ -309,7 +310,7 @@ def test_the_last_channel_is_what_it_is_said_to_be(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dg_norm", [True, False])
 def test_unknown_pixels_say_nothing_to_a_network_that_knows_none(tmp_path: Path, dg_norm: bool) -> None:
-    network = v2(5, modulation="dg-norm" if dg_norm else "spade", start="label")
+    network = v2(5, modulation="dg-norm" if dg_norm else "spade", input="label")
     checkpoint = saved(tmp_path, official(network))
     form = "lab2pix-v2-official" if dg_norm else "spade"
     space = str(space_file(tmp_path, 4, unknown=True))
@@ -349,18 +350,18 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     space_file(folder, 7)
     judge = MultiScaleDiscriminator([HierarchicalDiscriminator(7, (4, 4, 4), levels=3, width=2, max_width=8)])
     v1_state = v1().state_dict()
-    v2_state = official(v2(4, start="label"))
+    v2_state = official(v2(4, input="label"))
     states = {
         "v1": v1_state,
         "v1-three": v1(start_size=(1, 3)).state_dict(),
         "sketch": v1(1, task="sketch").state_dict(),
         "v2": v2_state,
-        "spade": official(v2(4, start="label", modulation="spade")),
+        "spade": official(v2(4, input="label", modulation="spade")),
         "spade-noise": official(v2(4, modulation="spade", start_size=(1, 2))),
         "v1-d": OfficialV1Discriminator((4, 4), width=2, max_width=8).state_dict(),
         "v2-d": official(judge),
-        "ours-v1": Lab2PixV1Generator(4, width=4).state_dict(),
-        "ours-v2": Lab2PixV2Generator(4, width=4).state_dict(),
+        "ours-v1": Lab2PixV1Generator(4, GeneratorSettings(width=4)).state_dict(),
+        "ours-v2": Lab2PixV2Generator(4, GeneratorSettings(width=4)).state_dict(),
         "stranger": {"layer1.0.weight": torch.zeros(1)},
         "v1-short": {name: value for name, value in v1_state.items() if "_5_fusion.mask" not in name},
         "v1-shorter": {name: value for name, value in v1_state.items() if "SPADEResBlock_3" not in name},
@@ -423,7 +424,7 @@ FORMS = {"v1": "lab2pix-v1-official", "v2": "lab2pix-v2-official"}
         ("v1-shorter.pth", "v1", "-own4", "lacks the weight 'SPADEResBlock_3"),
         ("v1-long.pth", "v1", "-own4", "has the unknown extra.weight"),
         ("v1-bent.pth", "v1", "-own4", "out_5.0.weight of [3, 9, 3, 3]"),
-        ("v1-flat.pth", "v1", "-own4", "v1-flat.pth holds weights of shapes that no generator of format 'lab2pix-v1-off"),
+        ("v1-flat.pth", "v1", "-own4", "weights of shapes that no generator of format 'lab2pix-v1-off"),
         ("v1-scalar.pth", "v1", "-own4", "holds weights of shapes that no generator"),
         ("v1-hollow.pth", "v1", "-own4", "holds weights of shapes that no generator"),
         ("v1-starved.pth", "v1", "-own4", "v1-starved.pth holds weights of shapes that no generator"),

@@ -84,7 +84,7 @@ def test_example_keeps_the_contract_in_under_80_lines(example: type[Method]) -> 
 
 
 def test_example_trains_as_a_program(tmp_path: Path) -> None:
-    words = ["data.layout=scenes", "data.size=[32,32]", "data.scenes.train_count=4", "data.scenes.val_count=2"]
+    words = ["data.format=scenes", "data.size=[32,32]", "data.scenes.train_count=4", "data.scenes.val_count=2"]
     command = [
         sys.executable,
         str(EXAMPLE),

@@ -33,7 +33,7 @@ BACKBONE = "efficientnet-lite0"
 # On top of a preset of the full widths.
 FOR_SCENES = {
     **NARROW,
-    "data": {"layout": "scenes", "label_space": "scenes", "size": [64, 64]},
+    "data": {"format": "scenes", "label_space": "scenes", "size": [64, 64]},
     "backbone": {"discriminator": BACKBONE, "perceptual": BACKBONE},
     "loss": {"background_ids": None},
 }
@@ -55,7 +55,7 @@ def check_step(config) -> None:
         assert not broken
     wanted = {name for name in ("consistency", "cycle", "diversity") if getattr(config.loss, name) > 0}
     assert set(ours) == {"adversarial"} | wanted
-    assert set(theirs) == {"real", "fake"} | ({"blurred"} if config.loss.sharpness else set())
+    assert set(theirs) == {"real", "fake"} | ({"sharpness"} if config.loss.sharpness else set())
     assert all(value.isfinite() and not value.requires_grad for value in (*ours.values(), *theirs.values()))
 
 

@@ -78,7 +78,7 @@ def test_v2_step_updates_every_parameter(overrides):
         }.items()
         if weight > 0
     }
-    assert set(discriminator_losses) == {"real", "fake"} | ({"blurred"} if loss.sharpness else set())
+    assert set(discriminator_losses) == {"real", "fake"} | ({"sharpness"} if loss.sharpness else set())
     assert all(value.isfinite() and not value.requires_grad for value in generator_losses.values())
 
 

@@ -160,7 +160,7 @@ def test_cyclegan_trains_on_two_folders_and_resumes_exactly(tmp_path: Path) -> N
     write_images(tmp_path / "data/testB", "q")
     settings = [
         *CYCLEGAN,
-        *("data.input=images", "data.layout=unaligned", f"data.root={tmp_path / 'data'}", "data.val_split=test"),
+        *("data.input=images", "data.format=unaligned", f"data.root={tmp_path / 'data'}", "data.val_split=test"),
         *("data.resize=[18,18]", "train.steps=4", "train.batch_size=1", "checkpoint.every=2", "checkpoint.keep=9"),
     ]
     config = load_config("cyclegan-small", settings)
@@ -179,10 +179,10 @@ def test_pix2pix_trains_and_generates_from_pairs_in_one_file(
 ) -> None:
     write_images(tmp_path / "data/train", "abc", width=40)
     write_images(tmp_path / "data/val", "d", width=40)
-    settings = ["data.input=images", "data.layout=ab", f"data.root={tmp_path / 'data'}", "data.source.channels=1"]
+    settings = ["data.input=images", "data.format=ab", f"data.root={tmp_path / 'data'}", "data.source.channels=1"]
     words = ["pix2pix-small", *PIX2PIX, *settings, "train.steps=2", "monitor.sample_every=2"]
     assert run("train", *words, "--out", tmp_path / "run", "--device", "cpu")[0] == 0
-    where = ("--layout", "ab", "--split", "val", "--device", "cpu")
+    where = ("--format", "ab", "--split", "val", "--device", "cpu")
     assert run("generate", tmp_path / "run", tmp_path / "data", "--out", tmp_path / "out", *where)[0] == 0
     assert Image.open(tmp_path / "out/d.png").size == (16, 16)
     write_images(tmp_path / "gray", "e", channels=1)

@@ -8,6 +8,7 @@ import torchvision
 from torch import nn
 
 from lab2pix.nn.backbones import VGG16, VGG19, Backbone, CompactVGG19, EfficientNetLite0
+from lab2pix.nn.fast import accelerate, to_low_precision
 
 NETWORKS = (VGG16, VGG19, CompactVGG19, EfficientNetLite0)
 
@@ -20,7 +21,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
 
 
 @pytest.mark.parametrize("size", [(64, 64), (32, 96), (40, 72)])
-def test_features_have_the_promised_shapes(backbone: Backbone, size: tuple[int, int]) -> None:
+def test_backbone_features_have_the_declared_shapes(backbone: Backbone, size: tuple[int, int]) -> None:
     features = backbone(torch.randn(2, 3, *size), levels=3, perceptual=True, consistency=True)
     assert tuple(f.shape[1] for f in features.discriminator) == backbone.discriminator_channels
     assert tuple(f.shape[1] for f in features.perceptual) == backbone.perceptual_channels
@@ -32,7 +33,7 @@ def test_features_have_the_promised_shapes(backbone: Backbone, size: tuple[int, 
         assert heights == [size[0] // (first * 2**k) for k in range(5)]
 
 
-def test_one_pass_equals_separate_passes(backbone: Backbone) -> None:
+def test_backbone_one_pass_equals_separate_passes(backbone: Backbone) -> None:
     image = torch.randn(1, 3, 32, 32)
     both = backbone(image, levels=3, perceptual=True, consistency=True)
     for a, b in zip(both.discriminator, backbone(image, levels=3).discriminator, strict=True):
@@ -47,7 +48,7 @@ def test_one_pass_equals_separate_passes(backbone: Backbone) -> None:
     ("levels", "perceptual", "consistency"),
     [(0, False, False), (1, False, False), (3, False, False), (0, True, False), (1, True, False), (2, False, True)],
 )
-def test_only_what_is_asked_for_is_computed(
+def test_backbone_computes_requested_features_only(
     backbone: Backbone, levels: int, perceptual: bool, consistency: bool
 ) -> None:
     ran: list[int] = []
@@ -58,12 +59,12 @@ def test_only_what_is_asked_for_is_computed(
     assert len(features.discriminator) == levels
     assert len(features.perceptual) == 5 * perceptual
     assert len(features.consistency) == 5 * consistency
-    taps = backbone.perceptual_taps * perceptual + backbone.consistency_taps * consistency
-    last = max((*backbone.discriminator_taps[:levels], *taps), default=-1)
+    taps = backbone.perceptual_layers * perceptual + backbone.consistency_layers * consistency
+    last = max((*backbone.discriminator_layers[:levels], *taps), default=-1)
     assert ran == list(range(last + 1))
 
 
-def test_frozen_and_in_evaluation_mode_whatever_the_parent_does(backbone: Backbone) -> None:
+def test_backbone_stays_frozen_and_in_evaluation_mode(backbone: Backbone) -> None:
     parent = nn.Sequential(backbone).train()
     assert parent.training
     assert not any(module.training for module in backbone.modules())
@@ -77,7 +78,7 @@ def test_frozen_and_in_evaluation_mode_whatever_the_parent_does(backbone: Backbo
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
 
 
-def test_images_of_a_batch_do_not_touch_each_other(backbone: Backbone) -> None:
+def test_backbone_images_of_a_batch_are_independent(backbone: Backbone) -> None:
     images = torch.randn(3, 3, 32, 32)
     together = backbone(images, perceptual=True)
     alone = backbone(images[1:2], perceptual=True)
@@ -85,7 +86,7 @@ def test_images_of_a_batch_do_not_touch_each_other(backbone: Backbone) -> None:
         torch.testing.assert_close(a[1:2], b, rtol=1e-4, atol=1e-5)
 
 
-def test_runs_under_autocast_and_in_bfloat16(backbone: Backbone) -> None:
+def test_backbone_runs_under_autocast(backbone: Backbone) -> None:
     image = torch.randn(1, 3, 32, 32)
     with torch.autocast("cpu", torch.bfloat16):
         features = backbone(image, perceptual=True)
@@ -111,23 +112,23 @@ def test_vgg_is_torchvisions(network: type[Backbone], name: str) -> None:
     kinds = []
     for index, layer in enumerate(theirs):
         x = layer(x)
-        if index in ours.discriminator_taps:
-            torch.testing.assert_close(x, features.discriminator[ours.discriminator_taps.index(index)])
+        if index in ours.discriminator_layers:
+            torch.testing.assert_close(x, features.discriminator[ours.discriminator_layers.index(index)])
             kinds.append(type(layer))
-        if index in ours.perceptual_taps:
-            torch.testing.assert_close(x, features.perceptual[ours.perceptual_taps.index(index)])
+        if index in ours.perceptual_layers:
+            torch.testing.assert_close(x, features.perceptual[ours.perceptual_layers.index(index)])
             kinds.append(type(layer))
     assert kinds.count(nn.MaxPool2d) == 3
     assert kinds.count(nn.ReLU) == 5
 
 
 @pytest.mark.parametrize("network", [VGG16, VGG19])
-def test_consistency_sees_the_second_convolution_of_each_stage_and_perception_the_first(
+def test_vgg_perceptual_and_consistency_layers(
     network: type[Backbone],
 ) -> None:
     with torch.device("meta"):
         layers = list(network().layers)
-    for taps, place in ((network.perceptual_taps, 1), (network.consistency_taps, 2)):
+    for taps, place in ((network.perceptual_layers, 1), (network.consistency_layers, 2)):
         found = []
         for tap in taps:
             assert isinstance(layers[tap], nn.ReLU)
@@ -146,8 +147,8 @@ def test_normalize_is_each_networks_own() -> None:
     torch.testing.assert_close(CompactVGG19.normalize(pixels * 2 - 1), pixels)
 
 
-def test_lowered_it_sees_what_autocast_sees(backbone: Backbone) -> None:
-    """Weights in bfloat16, batch norms part of the convolutions, gradients to the image; twice lowered is once."""
+def test_backbone_in_low_precision_equals_autocast(backbone: Backbone) -> None:
+    """Weights in bfloat16, batch norms folded into the convolutions, gradients to the image; twice is once."""
     torch.manual_seed(0)
     plain = copy.deepcopy(backbone)
     for module in plain.modules():
@@ -155,8 +156,9 @@ def test_lowered_it_sees_what_autocast_sees(backbone: Backbone) -> None:
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 1.5)
     low = copy.deepcopy(plain)
-    low.lower(torch.bfloat16)
-    low.lower(torch.bfloat16)
+    to_low_precision(low, torch.bfloat16)
+    to_low_precision(low, torch.bfloat16)
+    accelerate(low, torch.device("cpu"))
     assert {parameter.dtype for name, parameter in low.named_parameters()} == {torch.bfloat16}
     assert not any(parameter.requires_grad for parameter in low.parameters())
     assert not any(isinstance(module, nn.BatchNorm2d) for module in low.modules())

@@ -6,7 +6,6 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrize
 
-from lab2pix.nn import blocks
 from lab2pix.nn.blocks import ConvNormAct, GenResBlk, MiniInception
 
 
@@ -16,7 +15,7 @@ def _seed() -> None:
 
 
 @pytest.mark.parametrize(("before", "after"), [(4, 4), (4, 2), (2, 4)])
-def test_residual_block_is_the_equation(before: int, after: int) -> None:
+def test_genresblk_matches_eq6(before: int, after: int) -> None:
     block = GenResBlk(before, after, 3, hidden=5).eval()
     x, label, feature = torch.randn(2, before, 8, 8), torch.rand(2, 3, 8, 8), torch.rand(2, 5, 8, 8)
     original = x.clone()
@@ -28,7 +27,7 @@ def test_residual_block_is_the_equation(before: int, after: int) -> None:
     assert torch.equal(x, original)
 
 
-def test_shortcut_is_learned_only_where_widths_differ() -> None:
+def test_genresblk_learns_a_shortcut_only_where_widths_differ() -> None:
     assert GenResBlk(4, 4, 3).conv_s is None
     shortcut = GenResBlk(4, 2, 3).conv_s
     assert shortcut is not None
@@ -37,14 +36,14 @@ def test_shortcut_is_learned_only_where_widths_differ() -> None:
 
 
 @pytest.mark.parametrize("spectral_norm", [True, False])
-def test_spectral_norm_is_a_choice(spectral_norm: bool) -> None:
+def test_genresblk_spectral_norm_is_optional(spectral_norm: bool) -> None:
     block = GenResBlk(4, 2, 3, spectral_norm=spectral_norm)
     for conv in (block.conv_0, block.conv_1, block.conv_s):
         assert conv is not None
         assert parametrize.is_parametrized(conv) == spectral_norm
 
 
-def test_discriminator_layer_has_spectral_norm_and_no_bias() -> None:
+def test_convnormact_has_spectral_norm_and_no_bias() -> None:
     layer = ConvNormAct(2, 3, 3, stride=2)
     assert parametrize.is_parametrized(layer[0], "weight")
     assert layer[0].bias is None
@@ -67,25 +66,8 @@ def test_mini_inception_adds_three_branches(stride: int) -> None:
     assert kernels == [[1], [1, 3], [1, 3, 3]]
 
 
-def test_discriminator_layer_keeps_the_order_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[int] = []
-    quick = blocks.instance_norm_act
-    monkeypatch.setattr(blocks, "instance_norm_act", lambda *given: taken.append(1) or quick(*given))
-    layer, x = ConvNormAct(2, 3, 3), torch.randn(1, 2, 16, 16)
-    want = layer(x)
-    assert not taken
-    layer.to(memory_format=torch.channels_last).eval()
-    with torch.no_grad():
-        evaluated = layer(x.contiguous(memory_format=torch.channels_last))
-    assert not taken
-    got = layer.train()(x.contiguous(memory_format=torch.channels_last))
-    assert taken and got.is_contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(got, want, rtol=1e-2, atol=1e-2)  # a power iteration apart
-    torch.testing.assert_close(evaluated, want, rtol=1e-2, atol=1e-2)
-
-
-def test_discriminator_layer_refuses_single_values_in_every_order() -> None:
-    for order in (torch.contiguous_format, torch.channels_last):
-        layer = ConvNormAct(4, 3, 3).to(memory_format=order)
+def test_convnormact_refuses_single_values_in_every_memory_format() -> None:
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        layer = ConvNormAct(4, 3, 3).to(memory_format=memory_format)
         with pytest.raises(ValueError, match="more than 1 spatial element"):
-            layer(torch.randn(2, 4, 1, 1).contiguous(memory_format=order))
+            layer(torch.randn(2, 4, 1, 1).contiguous(memory_format=memory_format))

@@ -20,7 +20,7 @@ def _seed() -> None:
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
-def test_levels_and_features_in_order(levels: int) -> None:
+def test_hierarchical_discriminator_returns_levels_and_features_in_order(levels: int) -> None:
     network = HierarchicalDiscriminator(6, (5, 7, 9), levels=levels, width=2, max_width=16)
     seen = [torch.randn(2, channels, 16 >> level, 8 >> level) for level, channels in enumerate((5, 7, 9))]
     output = network(torch.randn(2, 6, 128, 64), seen[:levels])
@@ -34,14 +34,14 @@ def test_levels_and_features_in_order(levels: int) -> None:
 
 @settings(max_examples=6, deadline=None)
 @given(height=st.integers(2, 4), width=st.integers(2, 4), channels=st.integers(4, 8))
-def test_sizes_that_are_multiples_of_32(height: int, width: int, channels: int) -> None:
+def test_hierarchical_discriminator_accepts_multiples_of_32(height: int, width: int, channels: int) -> None:
     network = HierarchicalDiscriminator(channels, (3, 3, 3), levels=3, width=2, max_width=4)
     seen = [torch.randn(1, 3, height << (2 - level), width << (2 - level)) for level in range(3)]
     output = network(torch.randn(1, channels, 32 * height, 32 * width), seen)
     assert output.predictions[2].shape == (1, 1, height, width)
 
 
-def test_only_first_and_last_layers_are_free_of_norms() -> None:
+def test_hierarchical_discriminator_normalizes_all_but_first_and_last_layers() -> None:
     network = HierarchicalDiscriminator(6, (5, 7, 9), levels=3, width=2, max_width=16)
     free = [
         name
@@ -52,7 +52,7 @@ def test_only_first_and_last_layers_are_free_of_norms() -> None:
     assert all(network.get_submodule(name).bias is not None for name in free)
 
 
-def test_the_backbone_s_feature_counts() -> None:
+def test_hierarchical_discriminator_depends_on_the_backbone_feature() -> None:
     network = HierarchicalDiscriminator(6, (5,), levels=1, width=2, max_width=8).eval()
     x, seen = torch.randn(1, 6, 64, 64), torch.randn(1, 5, 8, 8)
     one, other = network(x, [seen]), network(x, [seen.flip(-1)])
@@ -60,7 +60,7 @@ def test_the_backbone_s_feature_counts() -> None:
     assert torch.equal(one.features[2], other.features[2])
 
 
-def test_inputs_stay_as_they_are() -> None:
+def test_hierarchical_discriminator_does_not_change_its_inputs() -> None:
     network = HierarchicalDiscriminator(6, (5,), levels=1, width=2, max_width=8)
     x, seen = torch.randn(1, 6, 64, 64), torch.randn(1, 5, 8, 8)
     kept = x.clone(), seen.clone()
@@ -69,7 +69,7 @@ def test_inputs_stay_as_they_are() -> None:
     assert torch.equal(seen, kept[1])
 
 
-def test_patch_gan_is_spade_s() -> None:
+def test_patch_discriminator_sizes_are_spades() -> None:
     network = PatchDiscriminator(6, width=4, max_width=16)
     output = network(torch.randn(2, 6, 64, 64), [])
     assert [tuple(feature.shape) for feature in output.features] == [
@@ -78,7 +78,7 @@ def test_patch_gan_is_spade_s() -> None:
     assert [tuple(prediction.shape) for prediction in output.predictions] == [(2, 1, 11, 11)]
 
 
-def test_every_scale_has_its_own_network() -> None:
+def test_multi_scale_discriminator_has_a_network_per_scale() -> None:
     network = MultiScaleDiscriminator([PatchDiscriminator(6, width=2, max_width=4) for _ in range(2)])
     x = torch.randn(1, 6, 64, 64)
     outputs = network([x, downsample(x)], [[], []])
@@ -88,7 +88,21 @@ def test_every_scale_has_its_own_network() -> None:
         network([x], [[], []])
 
 
-def test_downsampling_does_not_count_the_padding() -> None:
+@pytest.mark.parametrize("scales", [1, 2, 3])
+def test_multi_scale_discriminator_has_a_level_less_per_scale(scales: int) -> None:
+    network = MultiScaleDiscriminator.hierarchical(6, (5, 7, 9), scales=scales, width=2, max_width=8)
+    inputs = [torch.randn(1, 6, 64 >> scale, 64 >> scale) for scale in range(scales)]
+    features = [
+        [
+            torch.randn(1, width, 8 >> scale + level, 8 >> scale + level)
+            for level, width in enumerate((5, 7, 9)[: 3 - scale])
+        ]
+        for scale in range(scales)
+    ]
+    assert [len(output.predictions) for output in network(inputs, features)] == [3, 2, 1][:scales]
+
+
+def test_downsample_does_not_count_the_padding() -> None:
     assert torch.equal(downsample(torch.ones(1, 1, 8, 6)), torch.ones(1, 1, 4, 3))
     ramp = torch.arange(16.0).view(1, 1, 4, 4)
     assert downsample(ramp)[0, 0, 0, 0] == ramp[0, 0, :2, :2].mean()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
-from lab2pix.nn.generators import Lab2PixV2Generator
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 
 
 def build(**options: Any) -> Lab2PixV2Generator:
@@ -18,7 +18,7 @@ def build(**options: Any) -> Lab2PixV2Generator:
         "width": 2, "start_size": (2, 2), "modulation_hidden": 4, "global_width": 2, "global_max_width": 8,
         "noise_dim": 8,
     }  # fmt: skip
-    return Lab2PixV2Generator(3, **(defaults | options))
+    return Lab2PixV2Generator(3, GeneratorSettings(**(defaults | options)))
 
 
 def onehot(height: int = 64, width: int = 64, channels: int = 3, count: int = 2) -> Tensor:
@@ -33,17 +33,18 @@ def _seed() -> None:
 
 @settings(max_examples=12, deadline=None)
 @given(
-    height=st.integers(1, 2), width=st.integers(1, 3), doublings=st.sampled_from([5, 6, 7]), channels=st.integers(2, 9),
+    height=st.integers(1, 2), width=st.integers(1, 3), upsamples=st.sampled_from([5, 6, 7]), channels=st.integers(2, 9),
     start=st.sampled_from(["noise", "label"]), modulation=st.sampled_from(["dg-norm", "spade"]),
 )  # fmt: skip
-def test_every_multiple_of_the_stride_works(
-    *, height: int, width: int, doublings: int, channels: int, start: Any, modulation: Any
+def test_v2_generator_accepts_every_multiple_of_its_stride(
+    *, height: int, width: int, upsamples: int, channels: int, start: Any, modulation: Any
 ) -> None:
-    generator = Lab2PixV2Generator(
-        channels, width=2, doublings=doublings, start_size=(1, 2), modulation=modulation, modulation_hidden=2,
-        global_width=2, global_max_width=4, start=start, noise_dim=4,
-    ).eval()  # fmt: skip
-    size = (height << doublings, width << doublings)
+    settings = GeneratorSettings(
+        width=2, num_upsamples=upsamples, start_size=(1, 2), modulation=modulation, modulation_hidden=2,
+        global_width=2, global_max_width=4, input=start, noise_dim=4,
+    )  # fmt: skip
+    generator = Lab2PixV2Generator(channels, settings).eval()
+    size = (height << upsamples, width << upsamples)
     with torch.no_grad():
         image = generator(onehot(*size, channels, 1), torch.randn(1, 4))
     assert image.shape == (1, 3, *size)
@@ -53,26 +54,26 @@ def test_every_multiple_of_the_stride_works(
 @pytest.mark.parametrize(
     ("size", "nearest"), [((65, 64), "64x64"), ((64, 50), "64x64"), ((10, 250), "32x256"), ((80, 81), "64x96")]
 )
-def test_another_size_names_the_nearest_valid_one(size: tuple[int, int], nearest: str) -> None:
+def test_v2_generator_names_the_nearest_valid_size(size: tuple[int, int], nearest: str) -> None:
     with pytest.raises(ConfigError, match=rf"{size[0]}x{size[1]}.*multiple of 32.*{nearest}"):
         build()(onehot(*size), torch.randn(2, 8))
 
 
-def test_a_size_too_small_or_odd_doublings_are_refused() -> None:
+def test_generator_settings_refuse_impossible_sizes_and_upsamplings() -> None:
     with pytest.raises(ConfigError, match="smaller than 32"):
         build(start_size=(0, 2))
     with pytest.raises(ConfigError, match="5, 6 or 7"):
-        build(doublings=4)
+        build(num_upsamples=4)
 
 
-def test_noise_is_needed_only_where_it_is_the_start() -> None:
+def test_v2_generator_needs_noise_only_as_its_input() -> None:
     with pytest.raises(ConfigError, match=r"noise.*8"):
         build()(onehot())
-    generator, condition = build(start="label").eval(), onehot()
+    generator, condition = build(input="label").eval(), onehot()
     assert torch.equal(generator(condition), generator(condition, torch.randn(2, 8)))
 
 
-def test_noise_and_label_both_steer_the_image() -> None:
+def test_v2_generator_depends_on_noise_and_label() -> None:
     generator = build().eval()
     condition, noise = onehot(), torch.randn(2, 8)
     image = generator(condition, noise)
@@ -81,10 +82,10 @@ def test_noise_and_label_both_steer_the_image() -> None:
 
 
 @pytest.mark.slow
-def test_the_paper_s_widths_and_scales() -> None:
+def test_v2_generator_has_the_papers_widths_and_scales() -> None:
     with torch.device("meta"):
-        five = Lab2PixV2Generator(35, start_size=(8, 8))
-        seven = Lab2PixV2Generator(35, doublings=7, start_size=(4, 8))
+        five = Lab2PixV2Generator(35)
+        seven = Lab2PixV2Generator(35, GeneratorSettings(num_upsamples=7, start_size=(4, 8)))
     shapes = [(block.conv_0.in_channels, block.conv_1.out_channels) for block in five.blocks]
     assert shapes == [(1024, 1024)] * 3 + [(1024, 512), (512, 256), (256, 128), (128, 64)]
     assert five.block_scales == (0, 1, 1, 2, 3, 4, 5)
@@ -94,19 +95,26 @@ def test_the_paper_s_widths_and_scales() -> None:
     assert [conv.out_channels for conv in five.global_encoder.down] == [64, 128, 256, 512, 512, 512]
 
 
-def test_only_dg_norm_has_a_global_encoder() -> None:
+def test_v2_generator_has_a_global_encoder_only_with_dgnorm() -> None:
     assert build(modulation="spade").global_encoder is None
     plain = sum(parameter.numel() for parameter in build(modulation="spade").parameters())
     assert plain < sum(parameter.numel() for parameter in build().parameters())
 
 
+@pytest.mark.parametrize("modulation", ["dg-norm", "spade"])
+def test_v2_generator_takes_several_noises_per_label_map(modulation: str) -> None:
+    generator, condition, noise = build(modulation=modulation).eval(), onehot(), torch.randn(6, 8)
+    with torch.no_grad():
+        assert torch.equal(generator(condition, noise), generator(condition.repeat(3, 1, 1, 1), noise))
+
+
 class TestGradientCheckpointing:
     @pytest.mark.slow
-    @pytest.mark.parametrize("options", [{}, {"modulation": "spade"}, {"start": "label"}, {"spectral_norm": False}])
-    def test_changes_nothing_but_memory(self, options: dict[str, Any]) -> None:
+    @pytest.mark.parametrize("options", [{}, {"modulation": "spade"}, {"input": "label"}, {"spectral_norm": False}])
+    def test_checkpointing_changes_no_output_gradient_or_buffer(self, options: dict[str, Any]) -> None:
         plain = build(**options)
         saving = copy.deepcopy(plain)
-        saving.gradient_checkpointing = True
+        saving.set_grad_checkpointing(True)
         for _ in range(2):  # the second step starts from the buffers that the first one left
             condition, noise = onehot(), torch.randn(2, 8)
             images = []
@@ -121,17 +129,19 @@ class TestGradientCheckpointing:
                 assert torch.equal(ours, theirs), name
         assert all(module.training for module in saving.modules())
 
-    def test_recomputes_the_blocks(self) -> None:
-        generator = build(gradient_checkpointing=True)
+    def test_checkpointing_recomputes_the_blocks(self) -> None:
+        generator = build()
+        generator.set_grad_checkpointing()
         calls = [0]
         generator.blocks[3].conv_1.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
         generator(onehot(), torch.randn(2, 8)).sum().backward()
         assert calls == [2]
 
-    def test_keeps_less(self) -> None:
+    def test_checkpointing_saves_fewer_activations(self) -> None:
         kept = []
         for checkpointing in (False, True):
-            generator = build(width=8, modulation_hidden=16, gradient_checkpointing=checkpointing)
+            generator = build(width=8, modulation_hidden=16)
+            generator.set_grad_checkpointing(checkpointing)
             total = [0]
 
             def count(tensor: Tensor, total: list[int] = total) -> Tensor:
@@ -143,7 +153,8 @@ class TestGradientCheckpointing:
             kept.append(total[0])
         assert kept[1] < 0.5 * kept[0]
 
-    def test_rests_when_nothing_is_learned(self) -> None:
-        generator = build(gradient_checkpointing=True).eval()
+    def test_checkpointing_does_nothing_in_evaluation(self) -> None:
+        generator = build().eval()
+        generator.set_grad_checkpointing()
         with torch.no_grad():
             assert generator(onehot(), torch.ones(2, 8)).isfinite().all()

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
-from lab2pix.nn.generators import Lab2PixV1Generator
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator
 
 
 def build(channels: int = 3, **options: Any) -> Lab2PixV1Generator:
     defaults: dict[str, Any] = {
-        "width": 2, "doublings": 5, "start_size": (2, 2), "modulation_hidden": 4, "global_width": 2,
+        "width": 2, "num_upsamples": 5, "start_size": (2, 2), "modulation_hidden": 4, "global_width": 2,
         "global_max_width": 8, "noise_dim": 8,
     }  # fmt: skip
-    channels = 1 if options.get("encoder") == "sketch" else channels
-    return Lab2PixV1Generator(channels, **(defaults | options))
+    own = {name: options.pop(name) for name in ("encoder", "progressive", "coattention") if name in options}
+    channels = 1 if own.get("encoder") == "sketch" else channels
+    return Lab2PixV1Generator(channels, GeneratorSettings(**(defaults | options)), **own)
 
 
 def onehot(height: int = 64, width: int = 64, channels: int = 3, count: int = 2) -> Tensor:
@@ -53,20 +54,20 @@ def published(**options: Any) -> Lab2PixV1Generator:
 
 @settings(max_examples=10, deadline=None)
 @given(
-    height=st.integers(1, 2), width=st.integers(1, 3), doublings=st.sampled_from([5, 6, 7]), channels=st.integers(2, 9),
-    encoder=st.sampled_from(["semantic", "sketch"]), progressive=st.booleans(), coattention=st.booleans(),
-    modulation=st.sampled_from(["dg-norm", "spade"]),
+    height=st.integers(1, 2), width=st.integers(1, 3), num_upsamples=st.sampled_from([5, 6, 7]),
+    channels=st.integers(2, 9), encoder=st.sampled_from(["semantic", "sketch"]), progressive=st.booleans(),
+    coattention=st.booleans(), modulation=st.sampled_from(["dg-norm", "spade"]),
 )  # fmt: skip
-def test_every_multiple_of_the_stride_works_also_other_sizes_than_trained(
-    *, height: int, width: int, doublings: int, channels: int, encoder: Any, progressive: bool, coattention: bool,
+def test_v1_generator_accepts_every_multiple_of_its_stride(
+    *, height: int, width: int, num_upsamples: int, channels: int, encoder: Any, progressive: bool, coattention: bool,
     modulation: Any,
 ) -> None:  # fmt: skip
-    doublings = 5 if encoder == "sketch" else doublings
+    num_upsamples = 5 if encoder == "sketch" else num_upsamples
     generator = build(
-        channels, doublings=doublings, start_size=(1, 2), encoder=encoder, progressive=progressive,
+        channels, num_upsamples=num_upsamples, start_size=(1, 2), encoder=encoder, progressive=progressive,
         coattention=coattention, modulation=modulation,
     ).eval()  # fmt: skip
-    size = (height << doublings, width << doublings)
+    size = (height << num_upsamples, width << num_upsamples)
     condition = lines(*size, 1) if encoder == "sketch" else onehot(*size, channels, 1)
     with torch.no_grad():
         images = generator(condition, torch.randn(1, 8))
@@ -77,7 +78,7 @@ def test_every_multiple_of_the_stride_works_also_other_sizes_than_trained(
 
 
 @torch.no_grad()
-def test_one_image_is_drawn_as_the_largest_of_three() -> None:
+def test_v1_generator_one_image_is_the_largest_of_three() -> None:
     three, one = build().eval(), build(progressive=False).eval()
     state = three.state_dict()
     for part in ("weight", "bias"):
@@ -90,7 +91,7 @@ def test_one_image_is_drawn_as_the_largest_of_three() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("encoder", ["semantic", "sketch"])
-def test_noise_and_label_both_steer_every_image(encoder: Any) -> None:
+def test_v1_generator_images_depend_on_noise_and_label(encoder: Any) -> None:
     generator = build(encoder=encoder).eval()
     condition, noise = (lines() if encoder == "sketch" else onehot()), torch.randn(2, 8)
     images = generator(condition, noise)
@@ -107,8 +108,8 @@ def test_noise_and_label_both_steer_every_image(encoder: Any) -> None:
 
 
 @torch.no_grad()
-def test_sketches_can_do_without_noise_as_released() -> None:
-    generator, condition = build(encoder="sketch", start="label").eval(), lines()
+def test_v1_generator_of_sketches_works_without_noise_as_released() -> None:
+    generator, condition = build(encoder="sketch", input="label").eval(), lines()
     with_noise = generator(condition, torch.randn(2, 8))
     for image, other in zip(generator(condition), with_noise, strict=True):
         assert torch.equal(image, other)
@@ -118,9 +119,9 @@ def test_sketches_can_do_without_noise_as_released() -> None:
 # --- what it is made of (3.1) ------------------------------------------------------------------------------------
 
 
-def test_the_paper_s_semantic_widths_and_scales() -> None:
-    assert Lab2PixV1Generator.__init__.__kwdefaults__["width"] == 64
-    seven = published(doublings=7, start_size=(2, 4))
+def test_v1_generator_has_the_papers_semantic_widths_and_scales() -> None:
+    assert GeneratorSettings().width == 64
+    seven = published(num_upsamples=7, start_size=(2, 4))
     assert widths(seven) == [(16, 16)] * 3 + [(16, 8), (8, 4), (4, 2), (2, 1)]
     assert seven.block_scales == [0, 1, 2, 3, 4, 5, 6]  # each is followed by an enlargement: 2x4 becomes 256x512
     assert [block.merge.in_channels for block in seven.coattention] == [8, 4, 2]
@@ -128,18 +129,18 @@ def test_the_paper_s_semantic_widths_and_scales() -> None:
     assert [head.in_channels for head in seven.to_image] == [4, 2, 1]
     assert seven.noise.out_features == 16 * 2 * 4
     assert [conv.out_channels for conv in seven.global_encoder.down] == [1, 2, 4, 8, 8, 8, 8, 8]
-    assert published(doublings=6, start_size=(4, 4)).block_scales == [0, 0, 1, 2, 3, 4, 5]
-    assert published(doublings=5, start_size=(8, 8)).block_scales == [0, 0, 0, 1, 2, 3, 4]
+    assert published(num_upsamples=6, start_size=(4, 4)).block_scales == [0, 0, 1, 2, 3, 4, 5]
+    assert published(num_upsamples=5, start_size=(8, 8)).block_scales == [0, 0, 0, 1, 2, 3, 4]
 
 
-def test_the_paper_s_sketch_widths_and_scales() -> None:
+def test_v1_generator_has_the_papers_sketch_widths_and_scales() -> None:
     sketch = published(start_size=(8, 8), encoder="sketch")
     assert widths(sketch) == [(32, 16), (16, 8), (8, 4), (4, 2), (2, 1)]
     assert sketch.block_scales == [0, 1, 2, 3, 4]
-    assert widths(published(start_size=(8, 8), encoder="sketch", start="label"))[0] == (16, 16)
+    assert widths(published(start_size=(8, 8), encoder="sketch", input="label"))[0] == (16, 16)
 
 
-def test_parts_that_are_off_are_not_there() -> None:
+def test_v1_generator_lacks_parts_that_are_off() -> None:
     spade = build(modulation="spade", progressive=False, coattention=False)
     assert spade.global_encoder is None
     assert len(spade.coattention) == 0
@@ -148,7 +149,7 @@ def test_parts_that_are_off_are_not_there() -> None:
 
 
 @torch.no_grad()
-def test_the_sketch_encoder_s_result_stands_beside_the_noise() -> None:
+def test_v1_generator_concatenates_noise_and_sketch() -> None:
     generator, condition, noise = build(encoder="sketch").eval(), lines(), torch.randn(2, 8)
     started: list[Tensor] = []
     generator.blocks[0].register_forward_pre_hook(lambda module, given: started.append(given[0]))
@@ -160,7 +161,7 @@ def test_the_sketch_encoder_s_result_stands_beside_the_noise() -> None:
 
 @torch.no_grad()
 @pytest.mark.parametrize("encoder", ["semantic", "sketch"])
-def test_classes_are_resized_by_nearest_neighbour_and_lines_averaged(encoder: Any) -> None:
+def test_v1_generator_resizes_classes_by_nearest_neighbor_and_averages_lines(encoder: Any) -> None:
     generator = build(encoder=encoder).eval()
     condition = lines() if encoder == "sketch" else onehot()
     given: list[Tensor] = []
@@ -175,7 +176,7 @@ def test_classes_are_resized_by_nearest_neighbour_and_lines_averaged(encoder: An
 
 
 @torch.no_grad()
-def test_coattention_mixes_the_scale_before_into_what_is_drawn_and_passed_on() -> None:
+def test_v1_generator_draws_and_passes_on_the_output_of_coattention() -> None:
     generator = build().eval()
     entered: list[tuple[Tensor, ...]] = []
     left: list[Tensor] = []
@@ -207,26 +208,26 @@ def test_coattention_mixes_the_scale_before_into_what_is_drawn_and_passed_on() -
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"doublings": 4}, "5, 6 or 7"),
+        ({"num_upsamples": 4}, "5, 6 or 7"),
         ({"start_size": (0, 2)}, "smaller than 32"),
-        ({"encoder": "sketch", "doublings": 6}, "sketch encoder halves five times.*not 6"),
-        ({"start": "label"}, "semantic label encoder starts from noise"),
+        ({"encoder": "sketch", "num_upsamples": 6}, "sketch encoder halves five times.*not 6"),
+        ({"input": "label"}, "semantic label encoder starts from noise"),
     ],
 )
-def test_what_cannot_be_built(options: dict[str, Any], message: str) -> None:
+def test_v1_generator_refuses_impossible_settings(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build(**options)
 
 
 @pytest.mark.parametrize(
-    ("doublings", "size", "nearest"), [(5, (65, 64), "64x64"), (5, (10, 250), "32x256"), (7, (100, 200), "128x256")]
+    ("num_upsamples", "size", "nearest"), [(5, (65, 64), "64x64"), (5, (10, 250), "32x256"), (7, (100, 200), "128x256")]
 )
-def test_another_size_names_the_nearest_valid_one(doublings: int, size: tuple[int, int], nearest: str) -> None:
-    with pytest.raises(ConfigError, match=rf"{size[0]}x{size[1]}.*multiple of {2**doublings}.*{nearest}"):
-        build(doublings=doublings)(onehot(*size), torch.randn(2, 8))
+def test_v1_generator_names_the_nearest_valid_size(num_upsamples: int, size: tuple[int, int], nearest: str) -> None:
+    with pytest.raises(ConfigError, match=rf"{size[0]}x{size[1]}.*multiple of {2**num_upsamples}.*{nearest}"):
+        build(num_upsamples=num_upsamples)(onehot(*size), torch.randn(2, 8))
 
 
-def test_noise_is_asked_for() -> None:
+def test_v1_generator_asks_for_noise() -> None:
     with pytest.raises(ConfigError, match=r"noise.*8"):
         build()(onehot())
 
@@ -236,10 +237,10 @@ def test_noise_is_asked_for() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [{}, {"encoder": "sketch"}, {"modulation": "spade", "progressive": False}])
-def test_gradient_checkpointing_changes_nothing_but_memory(options: dict[str, Any]) -> None:
+def test_v1_generator_checkpointing_changes_no_output_gradient_or_buffer(options: dict[str, Any]) -> None:
     plain = build(**options)
     saving = copy.deepcopy(plain)
-    saving.gradient_checkpointing = True
+    saving.set_grad_checkpointing()
     runs = [0]
     saving.blocks[-1].conv_1.register_forward_hook(lambda *_: runs.__setitem__(0, runs[0] + 1))
     for _ in range(2):  # the second step starts from the buffers that the first one left
@@ -259,7 +260,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(options: dict[str, An
     assert runs == [4]
 
 
-def test_every_convolution_of_the_blocks_is_under_spectral_norm_or_none() -> None:
+def test_v1_generator_spectral_norm_is_on_all_block_convolutions_or_none() -> None:
     for spectral_norm in (True, False):
         generator = build(spectral_norm=spectral_norm)
         convolutions = [

@@ -11,7 +11,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from lab2pix.nn.init import Init, init_weights, normal_init, xavier_init
 
 
-def test_draws_xavier_normal_weights_and_zero_biases() -> None:
+def test_xavier_init_fills_weights_and_zeroes_biases() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(128, 256))
     xavier_init(network, gain=0.5)
@@ -22,7 +22,7 @@ def test_draws_xavier_normal_weights_and_zero_biases() -> None:
 
 
 @pytest.mark.parametrize(("given", "deviation"), [({}, 0.02), ({"std": 0.5}, 0.5)])
-def test_draws_normal_weights_and_zero_biases(given: dict[str, float], deviation: float) -> None:
+def test_normal_init_fills_weights_and_zeroes_biases(given: dict[str, float], deviation: float) -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(128, 256))
     normal_init(network, **given)
@@ -32,26 +32,28 @@ def test_draws_normal_weights_and_zero_biases(given: dict[str, float], deviation
         assert not layer.bias.any()
 
 
-@pytest.mark.parametrize("initialise", [xavier_init, normal_init])
-def test_leaves_norms_alone(initialise: Callable[[nn.Module], None]) -> None:
+@pytest.mark.parametrize("initialize", [xavier_init, normal_init])
+def test_init_keeps_norms(initialize: Callable[[nn.Module], None]) -> None:
     norm = nn.BatchNorm2d(4)
-    initialise(norm)
+    initialize(norm)
     assert torch.equal(norm.weight, torch.ones(4))
 
 
-@pytest.mark.parametrize("initialise", [xavier_init, normal_init])
+@pytest.mark.parametrize("initialize", [xavier_init, normal_init])
 @pytest.mark.parametrize("training", [True, False])
-def test_finds_the_singular_vectors_of_the_new_weight(training: bool, initialise: Callable[[nn.Module], None]) -> None:
+def test_init_finds_the_singular_vectors_of_the_new_weight(
+    training: bool, initialize: Callable[[nn.Module], None]
+) -> None:
     torch.manual_seed(0)
     layer = spectral_norm(nn.Conv2d(4, 8, 3)).train(training)
-    initialise(layer)
+    initialize(layer)
     assert layer.parametrizations.weight.original.std() < 0.03
     assert layer.parametrizations.weight[0].training == training
     layer.eval()
     assert torch.linalg.matrix_norm(layer.weight.flatten(1), 2).item() == pytest.approx(1, abs=0.1)
 
 
-def test_is_decided_by_the_seed() -> None:
+def test_init_depends_on_the_seed_alone() -> None:
     weights = []
     for _ in range(2):
         layer = nn.Linear(3, 3)

@@ -13,13 +13,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from lab2pix.nn.attention import LSCA
 from lab2pix.nn.blocks import GenResBlk, MiniInception
-from lab2pix.nn.coattention import LSCA
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, PatchDiscriminator
 from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, SketchEncoder
-from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
-from lab2pix.nn.modulation import SPADE, DGNorm
+from lab2pix.nn.normalization import SPADE, DGNorm
 
 LABELS = 3
 SIZE = 64
@@ -50,20 +50,19 @@ class Case:
     traced: bool = True
 
 
+def settings(width: int, **options: Any) -> GeneratorSettings:
+    defaults = {"start_size": (2, 2), "modulation_hidden": 4 * width, "global_width": width, "noise_dim": 8}
+    return GeneratorSettings(width=width, global_max_width=4 * width, **(defaults | options))
+
+
 def generator(width: int, **options: Any) -> Lab2PixV2Generator:
-    return Lab2PixV2Generator(
-        LABELS, width=width, start_size=(2, 2), modulation_hidden=4 * width, global_width=width,
-        global_max_width=4 * width, noise_dim=8, **options,
-    )  # fmt: skip
+    return Lab2PixV2Generator(LABELS, settings(width, **options))
 
 
 def unpaired(width: int, **options: Any) -> Lab2PixV1Generator:
-    settings: dict[str, Any] = {"doublings": 5, "start_size": (2, 2)} | options
-    channels = 1 if settings.get("encoder") == "sketch" else LABELS
-    return Lab2PixV1Generator(
-        channels, width=width, modulation_hidden=4 * width, global_width=width, global_max_width=4 * width,
-        noise_dim=8, **settings,
-    )  # fmt: skip
+    own = {name: options.pop(name) for name in ("encoder", "progressive", "coattention") if name in options}
+    channels = 1 if own.get("encoder") == "sketch" else LABELS
+    return Lab2PixV1Generator(channels, settings(width, **options), **own)
 
 
 CASES = {
@@ -82,10 +81,11 @@ CASES = {
     ),
     "mini-inception": Case(lambda w: MiniInception(w, 2 * w), lambda w: (torch.randn(2, w, SIZE, SIZE),)),
     "global-encoder": Case(
-        lambda w: GlobalEncoder(LABELS, doublings=5, width=w, max_width=4 * w, out_channels=4), lambda w: (onehot(),)
+        lambda w: GlobalEncoder(LABELS, num_upsamples=5, width=w, max_width=4 * w, out_channels=4),
+        lambda w: (onehot(),),
     ),
     "v2": Case(generator, lambda w: (onehot(), torch.randn(2, 8))),
-    "v2-label-start": Case(lambda w: generator(w, start="label"), lambda w: (onehot(),)),
+    "v2-label-start": Case(lambda w: generator(w, input="label"), lambda w: (onehot(),)),
     "v2-spade": Case(lambda w: generator(w, modulation="spade"), lambda w: (onehot(), torch.randn(2, 8))),
     "noise-encoder": Case(lambda w: NoiseEncoder(8, w, (2, 3)), lambda w: (torch.randn(2, 8),)),
     "sketch-encoder": Case(lambda w: SketchEncoder(1, w), lambda w: (sketch(),)),
@@ -96,13 +96,15 @@ CASES = {
     "v1": Case(unpaired, lambda w: (onehot(), torch.randn(2, 8))),
     "v1-sketch": Case(lambda w: unpaired(w, encoder="sketch"), lambda w: (sketch(), torch.randn(2, 8))),
     "v1-six-doublings": Case(
-        lambda w: unpaired(w, doublings=6, start_size=(1, 1)), lambda w: (onehot(), torch.randn(2, 8)), traced=False
+        lambda w: unpaired(w, num_upsamples=6, start_size=(1, 1)), lambda w: (onehot(), torch.randn(2, 8)), traced=False
     ),
     "v1-seven-doublings": Case(
-        lambda w: unpaired(w, doublings=7, start_size=(1, 1)), lambda w: (onehot(128), torch.randn(2, 8)), traced=False
+        lambda w: unpaired(w, num_upsamples=7, start_size=(1, 1)),
+        lambda w: (onehot(128), torch.randn(2, 8)),
+        traced=False,
     ),
     "v1-sketch-label-start": Case(
-        lambda w: unpaired(w, encoder="sketch", start="label"), lambda w: (sketch(),), traced=False
+        lambda w: unpaired(w, encoder="sketch", input="label"), lambda w: (sketch(),), traced=False
     ),
     "v1-one-image": Case(
         lambda w: unpaired(w, progressive=False), lambda w: (onehot(), torch.randn(2, 8)), traced=False
@@ -157,7 +159,7 @@ def _seed() -> None:
 class TestEveryNetwork:
     @pytest.mark.slow
     @pytest.mark.parametrize("width", [2, 3])
-    def test_learns_at_any_width(self, name: str, width: int) -> None:
+    def test_network_learns_at_any_width(self, name: str, width: int) -> None:
         case = CASES[name]
         network = case.build(width)
         outputs = tensors(network(*case.inputs(width)))
@@ -168,7 +170,7 @@ class TestEveryNetwork:
             assert parameter.grad.isfinite().all(), parameter_name
 
     @pytest.mark.slow
-    def test_is_the_same_after_saving_and_loading(self, name: str, tmp_path: Path) -> None:
+    def test_network_is_equal_after_saving_and_loading(self, name: str, tmp_path: Path) -> None:
         case = CASES[name]
         network, inputs = case.build(2), case.inputs(2)
         network(*inputs)
@@ -178,7 +180,7 @@ class TestEveryNetwork:
         assert_same(other.eval()(*inputs), network.eval()(*inputs))
 
     @pytest.mark.slow
-    def test_initialises_with_right_spectral_norms(self, name: str) -> None:
+    def test_network_initializes_with_right_spectral_norms(self, name: str) -> None:
         network = CASES[name].build(2)
         xavier_init(network)
         for layer in network.modules():
@@ -192,13 +194,13 @@ class TestEveryNetwork:
 @pytest.mark.parametrize("name", [name for name, case in CASES.items() if case.traced])
 class TestTracing:
     @torch.no_grad()
-    def test_exports(self, name: str) -> None:
+    def test_network_exports(self, name: str) -> None:
         case = CASES[name]
         network, inputs = case.build(2).eval(), case.inputs(2)
         program = torch.export.export(network, inputs)
         assert_same(program.module()(*inputs), network(*inputs), 1e-5)
 
-    def test_compiles(self, name: str) -> None:
+    def test_network_compiles(self, name: str) -> None:
         case = CASES[name]
         network, inputs = case.build(2).eval(), case.inputs(2)
         compiled = torch.compile(network, backend="eager")

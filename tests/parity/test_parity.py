@@ -20,7 +20,7 @@ from lab2pix.interop.keymap import load_renamed, rename
 from lab2pix.interop.vectors import Row
 from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
-from lab2pix.nn.generators import Lab2PixV2Generator
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.testing.parity import check_file, check_files, run_parity
 
@@ -59,10 +59,11 @@ def build(shape: Shape) -> tuple[Lab2PixV2Generator, MultiScaleDiscriminator]:
     channels = shape.classes + shape.dont_care + (shape.edges is not None)
     ngf, ndf, max_dim, hidden, global_width, global_max = shape.widths
     doublings = {"normal": 5, "more": 6, "most": 7}[shape.upsampling]
-    generator = Lab2PixV2Generator(
-        channels, width=ngf, doublings=doublings, start="label", modulation_hidden=hidden, global_width=global_width,
+    settings = GeneratorSettings(
+        width=ngf, num_upsamples=doublings, input="label", modulation_hidden=hidden, global_width=global_width,
         global_max_width=global_max, start_size=(shape.size[0] >> doublings, shape.size[1] >> doublings),
     )  # fmt: skip
+    generator = Lab2PixV2Generator(channels, settings)
     discriminator = MultiScaleDiscriminator(
         [
             HierarchicalDiscriminator(channels + 3, SEEN[:levels], levels=levels, width=ndf, max_width=max_dim)

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from lab2pix.interop.vectors_v1 import V1Vectors
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from lab2pix.interop.vectors import Row, read_vectors
+from lab2pix.methods.lab2pix_v1 import _Vectors
 from lab2pix.nn.official_v1 import Norm, OfficialV1Discriminator, OfficialV1Generator, Task
 from lab2pix.testing.parity import check_file
 
@@ -280,7 +280,7 @@ def test_released_networks_are_met_in_all_they_answered(golden_root: Path, task:
 
 def test_in_float64_the_sketch_generator_is_as_near_as_the_recording_was_rounded(golden_root: Path) -> None:
     vectors = read_vectors(golden_root / "v1_sketch.safetensors")
-    case = V1Vectors(vectors)
+    case = _Vectors(vectors)
     with torch.no_grad():
         images = case.generator.double()(case.condition.double())
     for scale, image in zip((3, 2, 1), images, strict=True):

@@ -29,7 +29,8 @@ class Server:
 
     def __init__(self) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, str(Path(toy.__file__))],
+            [sys.executable, "-m", "tests.helpers.toy"],
+            cwd=Path(toy.__file__).parents[2],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lab2pix import load_config
+from lab2pix.config.schema import RunConfig
 from lab2pix.data.files import read_image
 from lab2pix.data.transforms import float_to_uint8, resize_image
 from lab2pix.errors import ConfigError, LabelError, TrainingError, WeightsError
@@ -25,6 +26,7 @@ from lab2pix.evaluation.protocol import Protocol
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.evaluate import evaluate_run
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Method, build_method
 from lab2pix.reporting.scores import higher_is_better
 from lab2pix.training import evaluation as evaluation_module
 from lab2pix.training import monitor, train
@@ -48,9 +50,10 @@ TINY = (
     *("data.size=[64,64]", "data.scenes.train_count=6", "data.scenes.val_count=5", "monitor.log_every=1"),
     *("generator.width=2", "generator.modulation_hidden=4", "generator.global_encoder.width=4"),
     *("generator.global_encoder.max_width=8", "discriminator.width=4", "discriminator.max_width=8"),
-    *("segmenter.width=4", "segmenter.blocks=[1,1,1,1]", "train.batch_size=2", "train.steps=4", "checkpoint.every=2"),
+    *("train.batch_size=2", "train.steps=4", "checkpoint.every=2"),
     *("checkpoint.keep=9", "monitor.sample_every=3", "monitor.samples=2", "monitor.tensorboard=false"),
 )
+SMALL_SEGMENTERS = ("segmenter.width=4", "segmenter.blocks=[1,1,1,1]")
 
 
 class ToyFeatures(FeatureNetwork):
@@ -94,9 +97,10 @@ def test_evaluated_run_makes_the_same_steps(tmp_path: Path, decay: float | None)
     assert result.scores == last | lines(tmp_path / "judged", "scores")[-1]["scores"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["v1-small", "v2-small"])
 def test_evaluated_run_of_each_method_makes_the_same_steps(tmp_path: Path, preset: str) -> None:
-    cheap = ("discriminator.kind=patch", "loss.consistency=0") if preset == "v1-small" else ()
+    cheap = ("discriminator.kind=patch", "loss.consistency=0", *SMALL_SEGMENTERS) if preset == "v1-small" else ()
     for name, every in (("plain", "null"), ("judged", "1")):
         overrides = (*TINY, *cheap, "train.steps=3", f"train.evaluate_every={every}", "evaluation.count=2")
         train(load_config(preset, overrides), tmp_path / name, device="cpu")
@@ -189,6 +193,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, Tensor]]:
     return pictures
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_the_same_step_gets_the_same_scores_as_from_evaluate(
     channels_last: bool, tmp_path: Path, reader: Path, seen: list[tuple[str, int, Tensor]]
@@ -240,7 +245,7 @@ def test_evaluation_by_two_processes_equals_one(server, tmp_path: Path, toys, mo
         monkeypatch.setattr(toy, "SIDE", 16)
         space = LabelSpace.load("scenes")
         state = build_state(ToyMethod(toy_config(**config), space), CPU)
-        evaluation = build_evaluation(toy_config(**config), space, ALONE)
+        evaluation = build_evaluation(state.method, ALONE)
         assert evaluation is not None
         logged = {line["step"]: line["evaluation"] for line in lines(out, "evaluation")}
         assert list(logged) == [2, 4]
@@ -278,7 +283,7 @@ def test_images_that_are_not_finite_stop_the_run(monkeypatch: pytest.MonkeyPatch
     [
         *((name, True) for name in ("ppa", "pca", "ciou", "psnr", "ssim", "diversity_pixels")),
         *((name, False) for name in ("fid", "kid", *DISTANCES, "lpips_vgg")),
-        *((name, False) for name in ("l1", "perceptual", "cycle", "disagreement", "size")),
+        *((name, False) for name in ("l1", "perceptual", "cycle", "seg_error", "size")),
     ],
 )
 def test_direction_follows_from_the_score_name(name: str, higher: bool) -> None:
@@ -319,6 +324,7 @@ def test_the_best_checkpoint_by_a_score_of_the_evaluator_stays(
     assert rest["best"] == {"score": name, "value": values[best // 3 - 1], "step": best}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
@@ -369,6 +375,7 @@ def test_a_network_that_cannot_take_the_runs_size_is_found_before_the_first_step
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_evaluation_without_segmenter_or_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match="there is no segmenter nowhere; give a folder"):
         train(
@@ -393,23 +400,28 @@ def test_evaluation_without_segmenter_or_weights_is_refused(tmp_path: Path, monk
 
 @pytest.mark.usefixtures("judged")
 def test_evaluation_refuses_a_held_out_set_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluation_module, "build_dataset", lambda *arguments: ToyData(1))
+    monkeypatch.setattr(evaluation_module, "build_dataset", lambda *arguments, **options: ToyData(1))
     with pytest.raises(ConfigError, match="only 1 label map is held out"):
         train(toy_config(train__evaluate_every=5), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-SIDES = ("data.layout=folder", "data.unpaired=true")
+NARROW = ("generator.width=2", "generator.modulation_hidden=2", "discriminator.width=2", "discriminator.max_width=4")
+SIDES = ("data.format=folder",)
+
+
+def build(config: RunConfig) -> Method:
+    return build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
 
 
 def test_evaluation_without_photos_is_refused(tmp_path: Path) -> None:
     config = load_config(
-        "v1-cityscapes",
-        ["train.evaluate_every=9", *SIDES, "data.labels.root=labels", f"data.images.root={tmp_path}"],
+        "v1-small",
+        [*NARROW, "train.evaluate_every=9", *SIDES, "data.labels.root=labels", f"data.images.root={tmp_path}"],
     )
     assert evaluation_names(config) == ()
     with pytest.raises(ConfigError, match=r"nothing to score, as .* has no folder 'val' of photos to compare with"):
-        build_evaluation(config, LabelSpace.load("cityscapes"), ALONE)
+        build_evaluation(build(config), ALONE)
     with_segmenter = load_config(config, ["evaluation.segmenter=x", "evaluation.samples=2"])
     assert evaluation_names(with_segmenter) == ("ppa", "pca", "ciou", "diversity_pixels")
     (tmp_path / "val").mkdir()
@@ -430,8 +442,15 @@ def sides(tmp_path: Path) -> tuple[str, ...]:
     return (*SIDES, f"data.labels.root={tmp_path / 'labels'}", f"data.images.root={tmp_path / 'photos'}")
 
 
+@pytest.mark.slow
 def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: Path, sides: tuple[str, ...]) -> None:
-    cheap = ("discriminator.kind=patch", "loss.consistency=0", "train.steps=2", "train.evaluate_every=2")
+    cheap = (
+        *SMALL_SEGMENTERS,
+        "discriminator.kind=patch",
+        "loss.consistency=0",
+        "train.steps=2",
+        "train.evaluate_every=2",
+    )
     train(load_config("v1-small", [*TINY, *cheap, *sides]), tmp_path / "run", device="cpu")
     [line] = lines(tmp_path / "run", "evaluation")
     assert set(line["evaluation"]) == set(DISTANCES)
@@ -455,26 +474,28 @@ def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: 
 
 
 def test_biased_feature_warnings_name_the_features() -> None:
-    [sentence] = biased_feature_warnings(load_config("v2-small"))
+    def warnings(preset: str, *overrides: str) -> list[str]:
+        return biased_feature_warnings(build(load_config(preset, [*NARROW, *overrides])))
+
+    [sentence] = warnings("v2-small")
     assert "efficientnet-lite0" in sentence
     assert "backbone.discriminator and backbone.perceptual" in sentence
     assert "evaluation.features" in sentence
-    assert biased_feature_warnings(load_config("v2-small", ["evaluation.features=[inception]"])) == []
-    assert biased_feature_warnings(load_config("v2-cityscapes")) == []  # looks through VGG
-    alone = load_config("v2-small", ["discriminator.kind=patch", "loss.perceptual=0", "loss.cycle=0"])
-    assert biased_feature_warnings(alone) == []
-    [sentence] = biased_feature_warnings(load_config("v2-small", ["discriminator.kind=patch"]))
+    assert warnings("v2-small", "evaluation.features=[inception]") == []
+    assert warnings("v2-small", "backbone.discriminator=vgg16", "backbone.perceptual=vgg19") == []
+    assert warnings("v2-small", "discriminator.kind=patch", "loss.perceptual=0", "loss.cycle=0") == []
+    [sentence] = warnings("v2-small", "discriminator.kind=patch")
     assert "backbone.discriminator" not in sentence
 
 
 @pytest.mark.usefixtures("judged")
 def test_evaluation_notes_are_in_the_log_and_on_the_page(tmp_path: Path) -> None:
-    config = toy_config(train__evaluate_every=5, backbone__discriminator="efficientnet-lite0")
+    config = toy_config(train__evaluate_every=5, features="efficientnet-lite0")
     train(config, tmp_path / "run")
     notes = [line["note"] for line in lines(tmp_path / "run", "note")]
-    assert notes[0] == biased_feature_warnings(config)[0]
+    assert notes[0] == biased_feature_warnings(build(config))[0]
     assert notes[1].startswith("5 pictures are few for 6 features")
     assert len(notes) == 2  # each once, however often the run is judged
     assert "learns against that network (backbone.discriminator)" in (tmp_path / "run" / "index.html").read_text()
-    train(toy_config(backbone__discriminator="efficientnet-lite0"), tmp_path / "unjudged")
+    train(toy_config(features="efficientnet-lite0"), tmp_path / "unjudged")
     assert lines(tmp_path / "unjudged", "note") == []

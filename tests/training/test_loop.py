@@ -46,6 +46,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_train_writes_the_run_folder(unbroken: Path) -> None:
     assert {path.name for path in unbroken.iterdir()} == {
         *("config.yaml", "run.json", "log.jsonl", "checkpoints", "samples", "losses.png", "index.html", ".lock")
@@ -128,6 +129,7 @@ def test_resume_cuts_the_log_and_drops_unfinished_folders(unbroken: Path, tmp_pa
     assert not list((run / "checkpoints").glob(".tmp*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [

@@ -41,6 +41,7 @@ def steps_of(run: Path) -> list[dict]:
     return [line for line in lines if "losses" in line]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "overrides"),
     [
@@ -54,7 +55,7 @@ def test_v1_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[st
     whole = train(config, tmp_path / "whole", device="cpu")
     terms = {"adversarial", "cycle", "diversity"} | ({"consistency"} if config.loss.consistency else set())
     assert set(whole.losses["generator"]) == terms
-    assert set(whole.losses["discriminator"]) == {"real", "fake", "blurred"}
+    assert set(whole.losses["discriminator"]) == {"real", "fake", "sharpness"}
     assert set(whole.scores) == {"cycle", "seg_error"}
 
     stopped = train(small(preset, *overrides, "train.max_minutes=1e-5"), tmp_path / "parts", device="cpu")
@@ -67,22 +68,24 @@ def test_v1_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[st
     for player in ("generator", "segmenters", "discriminator"):
         assert any(player in name for name in mine), player
 
-    blurred = [line["losses"]["discriminator"]["blurred"] for line in steps_of(tmp_path / "parts")]
-    assert (blurred[0] == 0) == (preset == "v1-small")  # λ2 rises from 0, but for sketches
-    assert all(value > 0 for value in blurred[1:])
+    sharpness = [line["losses"]["discriminator"]["sharpness"] for line in steps_of(tmp_path / "parts")]
+    assert (sharpness[0] == 0) == (preset == "v1-small")  # λ2 rises from 0, but for sketches
+    assert all(value > 0 for value in sharpness[1:])
 
 
+@pytest.mark.slow
 def test_sharpness_weight_is_complete_at_the_last_step(tmp_path: Path) -> None:
     """The loop says how far the run is: λ2 is 0, 1/2, 1 at the three steps of a run."""
     found = {}
     for schedule in ("rising", "constant"):
         config = small("v1-small", *NO_BACKBONE, f"loss.sharpness_schedule={schedule}")
         train(config, tmp_path / schedule, device="cpu")
-        found[schedule] = [line["losses"]["discriminator"]["blurred"] for line in steps_of(tmp_path / schedule)]
+        found[schedule] = [line["losses"]["discriminator"]["sharpness"] for line in steps_of(tmp_path / schedule)]
     shares = [rising / constant for rising, constant in zip(found["rising"], found["constant"], strict=True)]
     assert shares == pytest.approx([0, 0.5, 1], abs=0.02)  # the discriminators have hardly learnt
 
 
+@pytest.mark.slow
 def test_v1_trains_with_torchrun_on_two_processes(tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [

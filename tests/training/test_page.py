@@ -17,6 +17,7 @@ from PIL import Image
 from lab2pix import load_config
 from lab2pix.evaluation.accumulator import Networks
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import build_method
 from lab2pix.reporting.chart import chart, ticks
 from lab2pix.training import evaluation, train
 from lab2pix.training import page as pages
@@ -24,7 +25,7 @@ from lab2pix.training.figures import plot_losses
 from lab2pix.training.log import read_scores
 from lab2pix.training.page import write_page
 from lab2pix.training.state import Best, TrainingState, build_state
-from tests.helpers.toy import ToyMethod, lines, stop_at, toy_config
+from tests.helpers.toy import lines, stop_at, toy_config
 
 pytestmark = pytest.mark.usefixtures("toys")
 
@@ -122,8 +123,10 @@ def test_run_page_says_when_nothing_is_held_out(tmp_path: Path) -> None:
 
 @pytest.fixture
 def state() -> TrainingState:
-    config = load_config("v2-small", ["train.steps=500", "generator.noise_dim=4"])
-    state = build_state(ToyMethod(config, LabelSpace.load("scenes")), torch.device("cpu"))
+    narrow = ["generator.width=2", "generator.modulation_hidden=2", "discriminator.kind=patch", "discriminator.width=2"]
+    config = load_config("v2-small", ["train.steps=500", *narrow])
+    method = build_method(config, LabelSpace.load("scenes"), pretrained=False)
+    state = build_state(method, torch.device("cpu"))
     state.step = 100
     return state
 
@@ -136,10 +139,13 @@ def test_run_page_compares_settings_with_the_preset(state: TrainingState, tmp_pa
     write_log(tmp_path)
     write_page(tmp_path, state, total=500)
     page = Page(tmp_path / "index.html")
-    assert page.rows[-3:] == [
+    assert page.rows[-6:] == [
         ["setting", "here", "preset v2-small"],
-        ["generator.noise_dim", "4", "128"],
         ["train.steps", "500", "5000"],
+        ["generator.width", "2", "16"],
+        ["generator.modulation_hidden", "2", "24"],
+        ["discriminator.kind", "patch", "hierarchical"],
+        ["discriminator.width", "2", "16"],
     ]
     assert page.figures == 0
     assert "step 100 of 500 (20 %)" in page.text

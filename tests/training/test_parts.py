@@ -274,6 +274,7 @@ def test_choose_device_by_name_and_default() -> None:
         choose_device("xpu")
 
 
+@pytest.mark.slow
 def test_processes_wait_for_each_other_before_one_leaves_with_an_error(tmp_path: Path) -> None:
     script = tmp_path / "share.py"
     script.write_text(

@@ -8,7 +8,6 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from lab2pix.web.study_report import compare_methods
 
 from lab2pix.config.schema import DataConfig, SketchConfig
 from lab2pix.data.sketches import find_edges, sketcher_of
@@ -17,6 +16,7 @@ from lab2pix.evaluation.features import load_features
 from lab2pix.evaluation.metrics.image import LPIPS
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.labels.space import LabelSpace
+from lab2pix.web.study.report import compare_methods
 
 SKETCH = LabelSpace.load("sketch")
 FROM_PHOTOS = DataConfig(label_space="sketch", sketch=SketchConfig.model_validate({"from": "photo"}))

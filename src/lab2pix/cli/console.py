@@ -70,21 +70,21 @@ def read_size(text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
-def resolve_label_space(labels: str | None, layout: str) -> LabelSpace:
-    """Return the label space asked for, or the one that the layout's data set has.
+def resolve_label_space(labels: str | None, format: str) -> LabelSpace:
+    """Return the label space asked for, or the one that the format's data set has.
 
     Raises:
-        ConfigError: none was asked for, and the layout may hold any labels, or there is no such layout.
+        ConfigError: none was asked for, and the format may hold any labels, or there is no such format.
         LabelError: there is no such label space.
     """
     from lab2pix.labels.space import LabelSpace
-    from lab2pix.utils.registry import LAYOUTS
+    from lab2pix.utils.registry import DATASET_FORMATS
 
-    if labels is None and layout not in LAYOUTS:
-        raise ConfigError(f"No layout is called '{layout}'{did_you_mean(layout, LAYOUTS)}")
-    name = labels or LAYOUTS[layout].label_space
+    if labels is None and format not in DATASET_FORMATS:
+        raise ConfigError(f"No format is called '{format}'{did_you_mean(format, DATASET_FORMATS)}")
+    name = labels or DATASET_FORMATS[format].label_space
     if name is None:
-        raise ConfigError(f"layout '{layout}' may hold any labels: add --labels with a label space or its YAML file")
+        raise ConfigError(f"format '{format}' may hold any labels: add --labels with a label space or its YAML file")
     return LabelSpace.load(name)
 
 

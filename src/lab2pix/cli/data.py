@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from lab2pix.cli.console import print_table, read_size, resolve_label_space
-from lab2pix.cli.options import Labels, Layout, Root, Seed, Split
+from lab2pix.cli.options import FormatOption, Labels, Root, Seed, Split
 
 __all__ = ["data_app", "labels_app"]
 
@@ -20,7 +20,7 @@ labels_app = typer.Typer(help="List the shipped label spaces, or show one.")
 @data_app.command("check")
 def _data_check(
     root: Root,
-    layout: Layout = "folder",
+    format: FormatOption = "folder",
     labels: Labels = None,
     split: Split = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
@@ -28,7 +28,7 @@ def _data_check(
     """Read a whole data set and name everything that is wrong with it; exit 1 if anything is."""
     from lab2pix.data.check import check_dataset
 
-    report = check_dataset(root, layout, resolve_label_space(labels, layout), split=split)
+    report = check_dataset(root, format, resolve_label_space(labels, format), split=split)
     print(json.dumps(report.to_dict(), indent=2) if as_json else report)
     raise typer.Exit(0 if report.ok else 1)
 
@@ -38,7 +38,7 @@ def _data_preview(
     root: Root,
     *,
     out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
-    layout: Layout = "folder",
+    format: FormatOption = "folder",
     labels: Labels = None,
     split: Split = None,
     count: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 8,
@@ -46,7 +46,7 @@ def _data_preview(
     """Write a contact sheet: photo, coloured labels, overlay."""
     from lab2pix.data.check import contact_sheet
 
-    print(contact_sheet(root, layout, resolve_label_space(labels, layout), out, split=split, count=count))
+    print(contact_sheet(root, format, resolve_label_space(labels, format), out, split=split, count=count))
 
 
 @data_app.command("scenes")
@@ -64,20 +64,21 @@ def _data_scenes(
     ] = "sun",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw anew what was drawn there before.")] = False,
 ) -> None:
-    """Draw landscapes with their label maps, in the layout `folder`."""
+    """Draw landscapes with their label maps, in the format `folder`."""
     from lab2pix.data.scenes.dataset import write_scenes
 
     write_scenes(out, count, read_size(size), seed, light=light, overwrite=overwrite)
-    where = f"data.layout=folder data.root={out} data.label_space=scenes data.train_split=null data.val_split=null"
+    where = f"data.format=folder data.root={out} data.label_space=scenes data.train_split=null data.val_split=null"
     print(f"{count} scenes in {out}; train on them with {where}")
 
 
-@data_app.command("layouts")
-def _data_layouts() -> None:
+@data_app.command("formats")
+def _data_formats() -> None:
     """List how files may lie on disk."""
-    from lab2pix.utils.registry import LAYOUTS
+    from lab2pix.utils.registry import DATASET_FORMATS
 
-    print_table(("layout", "where the files lie"), [(name, layout.description) for name, layout in LAYOUTS.items()])
+    rows = [(name, known.description) for name, known in DATASET_FORMATS.items()]
+    print_table(("format", "where the files lie"), rows)
 
 
 @labels_app.callback()

@@ -51,7 +51,7 @@ def _evaluate(
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Names of photos are unrelated; no PSNR or SSIM.")
     ] = False,
-    layout: Annotated[str, typer.Option(help="Folder format of photos and label maps.")] = "folder",
+    format: Annotated[str, typer.Option(help="Folder format of photos and label maps.")] = "folder",
     split: Split = None,
     count: Annotated[
         int | None, typer.Option(min=2, help="Runs only: number of label maps.", show_default=False)
@@ -84,7 +84,7 @@ def _evaluate(
         raise ConfigError("name what to evaluate: either a run, or a folder of images with --generated")
     of_folders = {
         **{"real": real, "labels": labels, "label-space": label_space, "save-stats": save_stats},
-        **{"layout": layout != "folder" or None, "unpaired": unpaired or None},
+        **{"format": format != "folder" or None, "unpaired": unpaired or None},
     }
     refused = [option for option, value in of_folders.items() if value is not None]
     if run is not None and refused:
@@ -113,7 +113,7 @@ def _evaluate(
             assert generated is not None
             report = evaluate_folders(
                 generated, real, protocol, labels=labels, label_space=label_space, unpaired=unpaired,
-                layout=layout, save_stats=save_stats, **shared,  # type: ignore[arg-type]
+                format=format, save_stats=save_stats, **shared,  # type: ignore[arg-type]
             )  # fmt: skip
     if DistributedContext.is_first():
         report.save(out, overwrite=overwrite)
@@ -146,7 +146,9 @@ def _compare(
 def _parity(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="Golden vectors to check against.")],
     *,
-    fast: Annotated[bool, typer.Option("--fast", help="Check prepared generators, where there are any.")] = False,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Compute with fused and accelerated networks, where there are any.")
+    ] = False,
 ) -> None:
     """Compare networks and losses with golden vectors; exit status 1 on any difference."""
     from lab2pix.testing.parity import run_parity

@@ -8,7 +8,7 @@ from typing import Annotated, cast
 import typer
 
 from lab2pix.cli.console import read_seed_pair, read_size, show_progress
-from lab2pix.cli.options import Device, Layout, Seed, Split
+from lab2pix.cli.options import Device, FormatOption, Seed, Split
 
 __all__ = ["app"]
 
@@ -32,7 +32,7 @@ def _generate(
     steps: Annotated[int, typer.Option(min=2, help="Pictures on the way from A to B.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make pictures anew that are there already.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes speed and memory only.")] = 8,
-    layout: Layout = "folder",
+    format: FormatOption = "folder",
     split: Split = None,
     keep_size: Annotated[
         bool, typer.Option("--keep-size", help="Draw at each label map's own size, not the one trained at.")
@@ -45,7 +45,7 @@ def _generate(
         typer.Option(help="Refuse weights made for another label space than this one.", show_default=False),
     ] = None,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Draw through a prepared generator where that is faster: equal to 1e-4.")
+        bool, typer.Option("--fast", help="Use a fused generator where that is faster: equal to 1e-4.")
     ] = False,
     optimize: Annotated[
         str | None,
@@ -74,7 +74,7 @@ def _generate(
             steps=steps,
             overwrite=overwrite,
             batch_size=batch_size,
-            layout=layout,
+            format=format,
             split=split,
             keep_size=keep_size,
             scales=scales,

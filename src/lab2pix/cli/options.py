@@ -11,9 +11,9 @@ __all__ = [
     "AllowHost",
     "Browser",
     "Device",
+    "FormatOption",
     "Host",
     "Labels",
-    "Layout",
     "Overrides",
     "Port",
     "Root",
@@ -29,8 +29,8 @@ Overrides = Annotated[
 Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; else the best there is.", show_default=False)]
 Seed = Annotated[int, typer.Option(min=0, help="Decides every random number.")]
 Root = Annotated[Path, typer.Argument(help="The data set's folder.")]
-Layout = Annotated[str, typer.Option(help="How the files lie; `lab2pix data layouts` lists them.")]
-Labels = Annotated[str | None, typer.Option(help="Label space: a shipped name or a YAML file; else the layout's own.")]
+FormatOption = Annotated[str, typer.Option(help="How the files lie; `lab2pix data formats` lists them.")]
+Labels = Annotated[str | None, typer.Option(help="Label space: a shipped name or a YAML file; else the format's own.")]
 Split = Annotated[str | None, typer.Option(help="One split only, such as train.", show_default=False)]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]

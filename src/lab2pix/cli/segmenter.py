@@ -19,10 +19,10 @@ app = typer.Typer(no_args_is_help=True, help="Train or check networks that read 
 def _train(
     *,
     out: Annotated[Path, typer.Option(help="Folder for the segmenter.")],
-    layout: Annotated[str, typer.Option(help="How the files lie; `lab2pix data layouts` lists them.")] = "folder",
+    format: Annotated[str, typer.Option(help="How the files lie; `lab2pix data formats` lists them.")] = "folder",
     root: Annotated[str | None, typer.Option(help="The data set's folder; scenes need none.")] = None,
     label_space: Annotated[
-        str | None, typer.Option(help="A shipped name or a YAML file; else the layout's own.")
+        str | None, typer.Option(help="A shipped name or a YAML file; else the format's own.")
     ] = None,
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width to read pictures at.")] = "256x256",
     train_split: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
@@ -37,22 +37,22 @@ def _train(
     learning_rate: Annotated[float, typer.Option(min=1e-8, help="The highest of the one cycle.")] = 2e-3,
     workers: Annotated[int, typer.Option(min=0, help="Processes that read files beside the training.")] = 0,
     scenes_seed: Annotated[
-        int, typer.Option(min=0, help="World of layout scenes; take another than your runs.")
+        int, typer.Option(min=0, help="World of format scenes; take another than your runs.")
     ] = 7919,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a segmenter that is there.")] = False,
     device: Device = None,
 ) -> None:
-    """Train a segmenter on real pairs of any layout, and score it on those held out."""
+    """Train a segmenter on real pairs of any format, and score it on those held out."""
     from lab2pix.cli.console import resolve_label_space
     from lab2pix.config.schema import DataConfig, ScenesConfig
     from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
 
-    resolve_label_space(label_space, layout)
+    resolve_label_space(label_space, format)
     data = DataConfig(
-        layout=layout,
+        format=format,
         root=root,
-        label_space=label_space or layout.removesuffix("-base"),
+        label_space=label_space or format.removesuffix("-base"),
         train_split=train_split,
         val_split=val_split,
         size=read_size(size),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lab2pix.config.schema import FEATURE_NAMES, RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
-from lab2pix.utils.registry import LAYOUTS, label_space_names
+from lab2pix.utils.registry import DATASET_FORMATS, label_space_names
 
 __all__ = ["check_rules", "nearest_size"]
 
@@ -34,8 +34,8 @@ def nearest_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[
 
 def _check_names(config: RunConfig) -> None:
     data = config.data
-    if data.layout not in LAYOUTS:
-        raise ConfigError(f"data.layout is '{data.layout}'{did_you_mean(data.layout, LAYOUTS)}")
+    if data.format not in DATASET_FORMATS:
+        raise ConfigError(f"data.format is '{data.format}'{did_you_mean(data.format, DATASET_FORMATS)}")
     if data.input == "images" and not config.takes_images:
         raise ConfigError(
             f"data.input is 'images', but method '{config.method}' generates from label maps; set data.input=labels or "

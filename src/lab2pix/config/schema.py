@@ -37,7 +37,7 @@ class Section(BaseModel):
 
 
 class ScenesConfig(Section):
-    """The drawn landscapes of layout `scenes`, which need no files."""
+    """The drawn landscapes of format `scenes`, which need no files."""
 
     train_count: int = Field(2000, ge=1, description="How many different scenes to train on.")
     val_count: int = Field(64, ge=1, description="How many scenes to hold out.")
@@ -51,7 +51,7 @@ class ScenesConfig(Section):
 class SideConfig(Section):
     """One side of an unpaired set: a folder of label maps, or one of photos."""
 
-    root: str | None = Field(None, description="The folder; null: as `data.layout` and `data.root` say.")
+    root: str | None = Field(None, description="The folder; null: as `data.format` and `data.root` say.")
 
 
 class SourceConfig(SideConfig):
@@ -88,7 +88,7 @@ class SketchConfig(Section):
 class DataConfig(Section):
     """Where label maps and photos lie, and how they become tensors."""
 
-    layout: str = Field("folder", description="How the files lie on disk; `lab2pix data layouts` lists them.")
+    format: str = Field("folder", description="How the files lie on disk; `lab2pix data formats` lists them.")
     root: str | None = Field(
         None, description="The data set's folder, relative to where lab2pix is started; scenes need none."
     )
@@ -134,7 +134,7 @@ class TrainConfig(Section):
     channels_last: bool = Field(False, description="Memory order that many processors convolve faster in.")
     compile: bool = Field(False, description="Make programs of the networks by torch.compile at the first step.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Average the generator's weights; null: off.")
-    start_from: str | None = Field(
+    init_from: str | None = Field(
         None,
         description="A run, checkpoint or exported model whose weights to start from, wherever names and shapes agree; "
         "null: random weights.",

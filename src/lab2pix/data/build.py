@@ -59,13 +59,13 @@ VAL_SCENES_START = 1_000_000_000
 def is_paired(data: DataConfig) -> bool:
     """Say whether it is known which photo belongs to which label map.
 
-    It is for every layout but `unaligned`, and for sketches made from photos; not for folders named side by side.
+    It is for every format but `unaligned`, and for sketches made from photos; not for folders named side by side.
 
     Raises:
         ConfigError: a folder of label maps is named, but sketches are made from photos.
     """
     if data.input == "images":
-        return data.layout != "unaligned" and data.source.root is None and data.images.root is None
+        return data.format != "unaligned" and data.source.root is None and data.images.root is None
     if data.sketch.from_ == "photo":
         if data.labels.root is not None:
             raise ConfigError(
@@ -73,12 +73,12 @@ def is_paired(data: DataConfig) -> bool:
                 "one of them out"
             )
         return True
-    return data.layout != "unaligned" and data.labels.root is None and data.images.root is None
+    return data.format != "unaligned" and data.labels.root is None and data.images.root is None
 
 
 def _check_pairs(data: DataConfig) -> None:
-    if data.layout == "unaligned":
-        raise ConfigError("data.layout is 'unaligned', but the method learns from pairs; choose an unpaired method")
+    if data.format == "unaligned":
+        raise ConfigError("data.format is 'unaligned', but the method learns from pairs; choose an unpaired method")
     for key, side in (("labels", data.labels), ("images", data.images), ("source", data.source)):
         if side.root is not None:
             raise ConfigError(
@@ -113,14 +113,14 @@ def open_split(
         root = Path(folder).expanduser()
         inputs: Literal["labels", "source"] = "labels" if data.input == "labels" else "source"
         pairs = _list_folder(root, split, data, inputs if parts == "labels" else "images")
-    elif data.layout == "scenes":
+    elif data.format == "scenes":
         return _open_scenes(data, label_space, sketcher, parts, train=train)
     elif data.root is None:
-        raise ConfigError(f"data.root is missing: layout '{data.layout}' needs the data set's folder")
+        raise ConfigError(f"data.root is missing: format '{data.format}' needs the data set's folder")
     else:
         root = Path(data.root).expanduser()
         wanted = {"need_images": parts != "labels", "need_labels": parts != "photos"}
-        pairs = find_pairs(data.layout, root, split, **wanted)
+        pairs = find_pairs(data.format, root, split, **wanted)
     return PairDataset(
         pairs,
         label_space,
@@ -147,7 +147,7 @@ def _check_input(data: DataConfig) -> None:
         "data.labels.root": data.labels.root is not None,
         "data.sketch": data.sketch != SketchConfig(),
         "data.instance_edges": data.instance_edges,
-        "data.layout=scenes": data.layout == "scenes" and (data.source.root is None or data.images.root is None),
+        "data.format=scenes": data.format == "scenes" and (data.source.root is None or data.images.root is None),
     }
     if wrong := [name for name, given in unused.items() if given]:
         raise ConfigError(
@@ -206,17 +206,17 @@ def _open_scenes(
     scenes = LabelSpace.load("scenes").names
     if sketcher is not None and sketcher.source == "labels" and sketcher.label_space.names != scenes:
         raise ConfigError(
-            f"data.sketch.label_space is '{sketcher.label_space.name}', but layout 'scenes' draws label space 'scenes'"
+            f"data.sketch.label_space is '{sketcher.label_space.name}', but format 'scenes' draws label space 'scenes'"
         )
     if parts != "photos" and label_space.names != scenes and (sketcher is None or sketcher.source == "files"):
         hint = "; set data.sketch.from to photo or labels" if sketcher is not None else ""
         raise ConfigError(
-            f"data.label_space is '{label_space.name}', but layout 'scenes' draws label space 'scenes'{hint}"
+            f"data.label_space is '{label_space.name}', but format 'scenes' draws label space 'scenes'{hint}"
         )
     if data.resize is not None:
-        raise ConfigError("data.resize has no use for layout 'scenes', which draws at data.size; set it to null")
+        raise ConfigError("data.resize has no use for format 'scenes', which draws at data.size; set it to null")
     if data.instance_edges:
-        raise ConfigError("data.instance_edges is true, but layout 'scenes' draws no instances; set it to false")
+        raise ConfigError("data.instance_edges is true, but format 'scenes' draws no instances; set it to false")
     count, first = (data.scenes.train_count, 0) if train else (data.scenes.val_count, VAL_SCENES_START)
     seed, light = data.scenes.seed, data.scenes.light
     return ScenesDataset(count, data.size, seed, first, flip=data.flip, train=train, sketcher=sketcher, light=light)

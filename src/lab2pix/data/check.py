@@ -47,7 +47,7 @@ class DatasetReport:
 
     Attributes:
         root: the data set's folder.
-        layout: how its files lie.
+        format: how its files lie.
         label_space: name of the label space it was read with.
         counts: pairs per split (or first sub-folder).
         sizes: label maps per size, `WxH`.
@@ -60,7 +60,7 @@ class DatasetReport:
     """
 
     root: str
-    layout: str
+    format: str
     label_space: str
     counts: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
@@ -84,7 +84,7 @@ class DatasetReport:
         """Return the report as a page of text."""
         counts = ", ".join(f"{name} {count}" for name, count in self.counts.items())
         lines = [
-            f"{self.root}: {sum(self.counts.values())} pairs, layout '{self.layout}', label space '{self.label_space}'",
+            f"{self.root}: {sum(self.counts.values())} pairs, format '{self.format}', label space '{self.label_space}'",
             f"  pairs    {counts}",
             f"  sizes    {_head([f'{size} ({count})' for size, count in self.sizes.items()], 8)}",
         ]
@@ -112,23 +112,23 @@ class _Finding:
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
-def check_dataset(root: Path | str, layout: str, label_space: LabelSpace, split: str | None = None) -> DatasetReport:
+def check_dataset(root: Path | str, format: str, label_space: LabelSpace, split: str | None = None) -> DatasetReport:
     """Read all files of a data set and list everything that is wrong with it.
 
     Args:
         root: the data set's folder.
-        layout: how its files lie.
+        format: how its files lie.
         label_space: the classes that its label maps should have.
         split: which part; None: all there is.
 
     Raises:
-        DataError: there is no such layout, folder or split, or nothing in it at all.
+        DataError: there is no such format, folder or split, or nothing in it at all.
     """
     root = Path(root)
-    found = scan(layout, root, split)
+    found = scan(format, root, split)
     if not (found.pairs or found.unmatched or found.doubles):
-        raise DataError(f"Found no pictures of layout '{layout}' in {root}; check the folder and the layout")
-    report = DatasetReport(str(root), layout, label_space.name)
+        raise DataError(f"Found no pictures of format '{format}' in {root}; check the folder and the format")
+    report = DatasetReport(str(root), format, label_space.name)
     report.unmatched = [str(path.relative_to(root)) for path in found.unmatched]
     report.doubles = [str(path.relative_to(root)) for path in found.doubles]
     report.counts = dict(Counter(split or _first_part(pair.name) for pair in found.pairs))
@@ -149,7 +149,7 @@ def check_dataset(root: Path | str, layout: str, label_space: LabelSpace, split:
 
 def contact_sheet(
     root: Path | str,
-    layout: str,
+    format: str,
     label_space: LabelSpace,
     out: Path | str,
     *,
@@ -161,7 +161,7 @@ def contact_sheet(
 
     Args:
         root: the data set's folder.
-        layout: how its files lie.
+        format: how its files lie.
         label_space: the classes of its label maps.
         out: the PNG.
         split: which part; None: all there is.
@@ -179,7 +179,7 @@ def contact_sheet(
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} is there already; choose another name, or remove it")
-    pairs = find_pairs(layout, root, split)
+    pairs = find_pairs(format, root, split)
     count = min(count, len(pairs))
     sheet = draw_sheet([pairs[index * len(pairs) // count] for index in range(count)], label_space)
     try:

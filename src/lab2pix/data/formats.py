@@ -1,4 +1,4 @@
-"""Where the parts of a pair (label map, photo, instance map) lie on disk, for every layout that data sets come in.
+"""Where the parts of a pair (label map, photo, instance map) lie on disk, for every format that data sets come in.
 
 Files are listed, matched and kept as text: a set of 120,000 pairs is found in a second or two.
 """
@@ -16,7 +16,7 @@ from typing import Literal, cast
 from lab2pix.data.files import list_inputs, path_prefix
 from lab2pix.data.pairs import PairList, PairStorage, Row
 from lab2pix.errors import DataError, did_you_mean
-from lab2pix.utils.registry import LAYOUTS
+from lab2pix.utils.registry import DATASET_FORMATS
 
 __all__ = ["Scan", "find_pairs", "scan"]
 
@@ -41,27 +41,27 @@ class Scan:
     empty: Path | None = None
 
 
-def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True, need_labels: bool = True) -> Scan:
+def scan(format: str, root: Path, split: str | None, *, need_images: bool = True, need_labels: bool = True) -> Scan:
     """Find the pairs of a split and whatever is wrong among its files; no file is opened.
 
     Args:
-        layout: name of the layout.
+        format: name of the format.
         root: the data set's folder; for labels alone also a folder of label maps, or one file.
         split: which part; None: all there is.
         need_images: False finds label maps alone and asks for no photos.
         need_labels: False finds photos alone and asks for no label maps.
 
     Raises:
-        DataError: no such layout, folder or split.
+        DataError: no such format, folder or split.
     """
     parts: Parts = "labels" if not need_images else "pairs" if need_labels else "photos"
-    if layout not in LAYOUTS:
-        raise DataError(f"No layout is called '{layout}'{did_you_mean(layout, LAYOUTS)}")
-    finder = LAYOUTS[layout].scan
+    if format not in DATASET_FORMATS:
+        raise DataError(f"No format is called '{format}'{did_you_mean(format, DATASET_FORMATS)}")
+    finder = DATASET_FORMATS[format].scan
     if finder is None:
-        raise DataError(f"Layout '{layout}' has no files; write some with `lab2pix data scenes` and use 'folder'")
+        raise DataError(f"Format '{format}' has no files; write some with `lab2pix data scenes` and use 'folder'")
     if parts == "labels" and root.is_file():
-        return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(layout, "files"))]))
+        return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(format, "files"))]))
     if not root.is_dir():
         what = "file or folder" if parts == "labels" else "folder"
         raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
@@ -69,27 +69,27 @@ def scan(layout: str, root: Path, split: str | None, *, need_images: bool = True
 
 
 def find_pairs(
-    layout: str, root: Path | str, split: str | None, *, need_images: bool = True, need_labels: bool = True
+    format: str, root: Path | str, split: str | None, *, need_images: bool = True, need_labels: bool = True
 ) -> PairList:
     """Find the pairs of a split, sorted by name.
 
     Args:
-        layout: name of the layout.
+        format: name of the format.
         root: the data set's folder; for labels alone also a folder of label maps, or one file.
         split: which part; None: all there is.
         need_images: False finds label maps alone and asks for no photos.
         need_labels: False finds photos alone and asks for no label maps.
 
     Raises:
-        DataError: no such layout, folder or split; nothing in it; a file without partner; two files of one name.
+        DataError: no such format, folder or split; nothing in it; a file without partner; two files of one name.
     """
     root = Path(root)
-    found = scan(layout, root, split, need_images=need_images, need_labels=need_labels)
+    found = scan(format, root, split, need_images=need_images, need_labels=need_labels)
     if found.unmatched:
         verb = "has" if len(found.unmatched) == 1 else "have"
         why = f", because there are no pictures in {found.empty}" if found.empty is not None else ""
         raise DataError(
-            f"{_listed(found.unmatched)} in {root} {verb} no partner in layout '{layout}'{why}; add the "
+            f"{_listed(found.unmatched)} in {root} {verb} no partner in format '{format}'{why}; add the "
             "missing files or remove these (`lab2pix data check` lists them all)"
         )
     if found.doubles:
@@ -97,7 +97,7 @@ def find_pairs(
     if not found.pairs:
         place = root if split is None else f"split '{split}' of {root}"
         what = "label maps" if not need_images else "pairs" if need_labels else "photos"
-        raise DataError(f"Found no {what} of layout '{layout}' in {place}")
+        raise DataError(f"Found no {what} of format '{format}' in {place}")
     return found.pairs
 
 
@@ -201,7 +201,7 @@ def _part(root: Path, *parts: str | None) -> Path:
         beside = _subfolders(folder.parent)
         there = f"; beside it: {', '.join(beside[:8])}" if beside else ""
         raise DataError(
-            f"There is no folder {folder}{there}; check data.root, the layout "
+            f"There is no folder {folder}{there}; check data.root, the format "
             "and the split (data.train_split, data.val_split; null is none)"
         )
     return folder
@@ -218,7 +218,7 @@ def _joined(scans: Iterable[Scan]) -> Scan:
     return whole
 
 
-# --- the layouts ----------------------------------------------------------------------------------------------------
+# --- the formats ----------------------------------------------------------------------------------------------------
 
 
 def scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
@@ -297,7 +297,7 @@ def scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
 def scan_unaligned(root: Path, split: str | None, parts: Parts) -> Scan:
     """List one domain's folder, as CycleGAN's data sets have them: what is generated from in A, photos in B."""
     if parts == "pairs":
-        raise DataError(f"Layout 'unaligned' has no pairs in {root}; choose an unpaired method such as cyclegan")
+        raise DataError(f"Format 'unaligned' has no pairs in {root}; choose an unpaired method such as cyclegan")
     domain = "A" if parts == "labels" else "B"
     folders = [f"{split}{domain}"] if split else [name for name in _subfolders(root) if name.endswith(domain)]
     found = []

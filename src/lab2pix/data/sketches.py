@@ -117,9 +117,9 @@ def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
         raise ConfigError("data.instance_edges is true, but line drawings show no instances; set it to false")
     space = label_space
     if sketch.from_ == "labels":
-        if data.layout == SKETCH and data.labels.root is None:
+        if data.format == SKETCH and data.labels.root is None:
             raise ConfigError(
-                "data.layout is 'sketch', whose files hold line drawings, but data.sketch.from is 'labels'; set "
+                "data.format is 'sketch', whose files hold line drawings, but data.sketch.from is 'labels'; set "
                 "data.sketch.from=files data.sketch.label_space=null"
             )
         if sketch.label_space is None:

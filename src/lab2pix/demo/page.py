@@ -155,7 +155,7 @@ def _summary(record: dict[str, Any], log: Sequence[dict[str, Any]], kind: DemoVa
     threads = int(record["threads"])
     on = "a GPU" if record["device"] != "cpu" else f"{threads} CPU core{'' if threads == 1 else 's'}"
     return (
-        f"In {_training_time(log)} on {on} a small {kind.system} learnt to draw landscapes {kind.learnt}."
+        f"In {_training_time(log)} on {on} a small {kind.system} learned to draw landscapes {kind.learned}."
         f" It has never seen the {kind.condition}s below."
     )
 

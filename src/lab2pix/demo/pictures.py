@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from lab2pix.data.samples import Sample
@@ -16,11 +17,12 @@ from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.demo.variants import DemoVariant
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
+from lab2pix.reporting.grid import image_grid
 
 __all__ = ["Scene", "draw_scenes", "write_sheet"]
 
-_COLUMNS, _SIDE, _GAP, _TITLE, _LINE = 2, 192, 8, 26, 22
-_PAPER, _INK = "#f7f6f3", "#3b3a36"
+_SIDE = 192  # pixels
+_PAPER = "#f7f6f3"
 
 
 @dataclass(frozen=True)
@@ -64,88 +66,35 @@ def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int, s
 
 def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace, kind: DemoVariant) -> None:
     """Write a contact sheet as PNG: condition, generated and true image of each scene, with titles."""
-    sheet = _unpaired_sheet(scenes, label_space, kind) if kind.unpaired else _paired_sheet(scenes, label_space)
-    sheet.save(file)
+    height, width = scenes[0].label.shape
+    factor = max(1, round(_SIDE / max(height, width)))
 
+    def cell(pixels: Tensor, mode: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
+        return to_pil(pixels).resize((width * factor, height * factor), mode)
 
-class _Cells:
-    """Cells of a contact sheet: images upsampled to one size.
+    def row(scene: Scene) -> list[Image.Image]:
+        assert scene.generated is not None
+        label = cell(label_space.to_colors(scene.label), Image.Resampling.NEAREST)
+        return [label, *map(cell, scene.generated if kind.unpaired else scene.generated[:1]), cell(scene.real)]
 
-    Args:
-        scenes: the scenes, which determine the size.
-        label_space: colors of the label maps.
-    """
-
-    def __init__(self, scenes: Sequence[Scene], label_space: LabelSpace) -> None:
-        height, width = scenes[0].label.shape
-        factor = max(1, round(_SIDE / max(height, width)))
-        self.width, self.height = width * factor, height * factor
-        self.label_space = label_space
-
-    def label(self, scene: Scene) -> Image.Image:
-        """Return the colored label map of a scene."""
-        return self.upsampled(self.label_space.to_colors(scene.label), Image.Resampling.NEAREST)
-
-    def upsampled(self, pixels: Tensor, way: Image.Resampling = Image.Resampling.LANCZOS) -> Image.Image:
-        """Return `[3, h, w]` uint8 as an image of the cells' size."""
-        return to_pil(pixels).resize((self.width, self.height), way)
-
-    def paste(self, sheet: Image.Image, row: Sequence[Image.Image], left: int, top: int) -> None:
-        """Paste images side by side."""
-        for place, picture in enumerate(row):
-            sheet.paste(picture, (left + place * (self.width + _GAP), top))
-
-
-def _paired_sheet(scenes: Sequence[Scene], label_space: LabelSpace) -> Image.Image:
-    """Return label map, generated and true image of each scene, two scenes per row."""
-    cells = _Cells(scenes, label_space)
-    block = 3 * (cells.width + _GAP) + 2 * _GAP
-    rows = -(-len(scenes) // _COLUMNS)
-    columns = min(_COLUMNS, len(scenes))
-    sheet = Image.new("RGB", (columns * block - _GAP, _TITLE + rows * (cells.height + _GAP)), _PAPER)
-    for column in range(columns):
-        _write(sheet, ("label map", "generated", "true picture"), _GAP + column * block, 5, cells)
-    for index, scene in enumerate(scenes):
-        generated = scene.real if scene.generated is None else scene.generated[0]
-        row = [cells.label(scene), cells.upsampled(generated), cells.upsampled(scene.real)]
-        left, top = _GAP + index % _COLUMNS * block, _TITLE + index // _COLUMNS * (cells.height + _GAP)
-        cells.paste(sheet, row, left, top)
-    return sheet
-
-
-def _unpaired_sheet(scenes: Sequence[Scene], label_space: LabelSpace, kind: DemoVariant) -> Image.Image:
-    """Return a row per scene (condition, several seeds, the scene), then the three sizes of the first scene."""
-    cells = _Cells(scenes, label_space)
-    seeds = 0 if scenes[0].generated is None else len(scenes[0].generated)
+    rows = [row(scene) for scene in scenes]
+    if not kind.unpaired:
+        pairs = [[*itertools.chain(*rows[start : start + 2])] for start in range(0, len(rows), 2)]
+        titles = ["label map", "generated", "true picture"] * min(2, len(rows))
+        image_grid(pairs, titles, paper=_PAPER).save(file)
+        return
     lines = (
-        f"{kind.system} ({kind.preset}), learnt without pairs: each {kind.condition} met scenes of others. None below "
+        f"{kind.system} ({kind.preset}), trained without pairs: each {kind.condition} met scenes of others. None below "
         "was seen in training.",
         f"Right: the scene that was drawn for this {kind.condition}, never shown with it in training.",
     )
-    top = len(lines) * _LINE + _GAP + _TITLE
-    size = ((seeds + 2) * (cells.width + _GAP) + _GAP, top + (len(scenes) + 1) * (cells.height + _GAP) + _TITLE)
-    sheet = Image.new("RGB", size, _PAPER)
-    for number, line in enumerate(lines):
-        ImageDraw.Draw(sheet).text((_GAP, 5 + number * _LINE), line, fill=_INK, font=ImageFont.load_default(14))
-    titles = [kind.condition, *(f"{kind.generated}, seed {seed}" for seed in range(seeds)), kind.real]
-    _write(sheet, titles, _GAP, top - _LINE, cells)
-    for scene in scenes:
-        generated = () if scene.generated is None else scene.generated
-        cells.paste(
-            sheet, [cells.label(scene), *map(cells.upsampled, generated), cells.upsampled(scene.real)], _GAP, top
-        )
-        top += cells.height + _GAP
-    first = scenes[0]
-    sizes = () if first.generated is None else (*first.smaller[::-1], first.generated[0])
-    titles = [f"X{scale}, {size.shape[-1]} x {size.shape[-2]}" for scale, size in enumerate(sizes, start=1)]
-    _write(sheet, ["one pass:", *titles], _GAP, top + 3, cells)
-    row = [cells.upsampled(size, Image.Resampling.NEAREST) for size in sizes]
-    cells.paste(sheet, [cells.label(first), *row], _GAP, top + _TITLE)
-    return sheet
-
-
-def _write(sheet: Image.Image, titles: Sequence[str], left: int, top: int, cells: _Cells) -> None:
-    """Write titles above cells."""
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(14)
-    for place, title in enumerate(titles):
-        pen.text((left + place * (cells.width + _GAP), top), title, fill=_INK, font=font)
+    titles = [kind.condition, *(f"{kind.generated}, seed {seed}" for seed in range(len(rows[0]) - 2)), kind.real]
+    above = image_grid(rows, titles, paper=_PAPER, lines=lines)
+    assert scenes[0].generated is not None
+    sizes = (*scenes[0].smaller[::-1], scenes[0].generated[0])
+    titles = ["one pass:", *(f"X{scale}, {x.shape[-1]} x {x.shape[-2]}" for scale, x in enumerate(sizes, start=1))]
+    below = image_grid([[rows[0][0], *(cell(x, Image.Resampling.NEAREST) for x in sizes)]], titles, paper=_PAPER)
+    sheet = Image.new("RGB", (above.width, above.height + below.height), _PAPER)
+    sheet.paste(above, (0, 0))
+    sheet.paste(below, (0, above.height))
+    sheet.save(file)

@@ -25,11 +25,10 @@ class DemoVariant:
         real: short name of the true image.
         unpaired: whether it is trained without pairs.
         seeds: number of seeds that are shown.
-        learnt: text after "learnt to draw landscapes".
+        learned: text after "learned to draw landscapes".
         comparing: text above the images.
         colors: heading of the legend.
         noise: remark on different noise, as HTML.
-        backbone_use: use of the backbone.
         yours: text after "or for one that you".
         own: text on training with other data, as HTML.
         commands: commands for that, each with a comment.
@@ -44,11 +43,10 @@ class DemoVariant:
     real: str
     unpaired: bool
     seeds: int
-    learnt: str
+    learned: str
     comparing: str
     colors: str
     noise: str
-    backbone_use: str
     yours: str
     own: str
     commands: Sequence[tuple[str, str]]
@@ -59,7 +57,7 @@ class DemoVariant:
         return f"{self.real}, never shown with it" if self.unpaired else self.real
 
 
-_FOLDER = "data.layout=folder data.root=mine data.label_space=mine.yaml"
+_FOLDER = "data.format=folder data.root=mine data.label_space=mine.yaml"
 
 _V2 = DemoVariant(
     method="v2",
@@ -71,13 +69,12 @@ _V2 = DemoVariant(
     real="true",
     unpaired=False,
     seeds=3,
-    learnt="from maps that say which class each pixel is",
+    learned="from maps that say which class each pixel is",
     comparing="The network sees the label map alone: which pixel is water, which is mountain. The true picture is "
     "the one the label map was made with.",
-    colors="What the colours mean",
+    colors="What the colors mean",
     noise="They may differ little: the losses that compare with the true picture ask for one answer.",
-    backbone_use="for discriminators and perceptual loss",
-    yours="paint yourself in the colours above",
+    yours="paint yourself in the colors above",
     own="Point it at a folder of your own: photos in <code>mine/images/train</code>, label maps of the same names in "
     "<code>mine/labels/train</code>, some of both in <code>val</code>, and a small YAML file that names the classes.",
     commands=(
@@ -97,16 +94,15 @@ _V1 = DemoVariant(
     real="its scene",
     unpaired=True,
     seeds=5,
-    learnt="without pairs: from maps that say which class each pixel is, and from pictures of other landscapes. "
+    learned="without pairs: from maps that say which class each pixel is, and from pictures of other landscapes. "
     "In each epoch every label map met another picture, and never its own",
     comparing="The network sees the label map alone; X3 is the largest of the three pictures that it draws in one "
     "pass. On the right is the scene that was drawn for this label map, never shown with it in training: "
-    "the network cannot know its light and colours, only its classes.",
-    colors="What the colours mean",
+    "the network cannot know its light and colors, only its classes.",
+    colors="What the colors mean",
     noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
     "(<code>loss.diversity</code>, which the paper does not have).",
-    backbone_use="for discriminators and image consistency",
-    yours="paint yourself in the colours above",
+    yours="paint yourself in the colors above",
     own="Point it at two folders of your own, label maps in <code>maps</code> and photos in <code>shots</code>, that "
     "need not belong together, and a small YAML file that names the classes.",
     commands=(
@@ -129,7 +125,7 @@ _V1_SKETCH = DemoVariant(
     real="its scene",
     unpaired=True,
     seeds=5,
-    learnt="without pairs: from line drawings, and from pictures of other landscapes. In each epoch every drawing met "
+    learned="without pairs: from line drawings, and from pictures of other landscapes. In each epoch every drawing met "
     "another picture, and never its own",
     comparing="The network sees the drawing alone: lines where one thing ends and another begins, but not what they "
     "are. X3 is the largest of the three pictures that it draws in one pass. On the right is the scene "
@@ -137,7 +133,6 @@ _V1_SKETCH = DemoVariant(
     colors="What the drawings show",
     noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
     "(<code>loss.diversity</code>, which the paper does not have).",
-    backbone_use="for discriminators and image consistency",
     yours="draw yourself, one pixel thin",
     own="Point it at a folder of photos of your own; the drawings to learn from are made of their edges. Then draw "
     "from drawings of yours, dark lines on light paper or the reverse.",

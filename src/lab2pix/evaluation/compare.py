@@ -36,7 +36,7 @@ _PROTOCOL = (
 )
 """Entries of the protocol that must be equal for scores to be comparable."""
 _ELSEWHERE = {"folder", "root", "statistics", "run", "step", "seed"}  # these make no difference
-_OF_RUNS = {"layout", "split"}  # unknown for folders of images
+_OF_RUNS = {"format", "split"}  # unknown for folders of images
 FILES = ("compare.md", "compare.html", "compare.png")
 _FONTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Source Han Sans", "WenQuanYi Zen Hei", "IPAGothic", "Unifont")
 """Fonts for names that Matplotlib's own font cannot show, where they are installed."""

@@ -18,11 +18,11 @@ from lab2pix.evaluation.metrics.segmentation import SegmentationScores
 from lab2pix.evaluation.metrics.statistics import check_statistics, load_statistics, save_statistics
 from lab2pix.evaluation.pairing import Item, Matches, is_plain, listed, pair_files
 from lab2pix.evaluation.protocol import RESIZE, Protocol, load_networks, protocol_facts
-from lab2pix.evaluation.report import Report, ReportImage, check_writable
+from lab2pix.evaluation.report import Report, ReportFiles, ReportImage, check_writable
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext, init_distributed
 
-__all__ = ["evaluate_folders", "gather", "run_report"]
+__all__ = ["build_report", "evaluate_folders", "gather"]
 
 STATISTICS_SUFFIX = ".safetensors"
 _SHOWN = 4
@@ -37,7 +37,7 @@ def evaluate_folders(
     label_space: LabelSpace | str | None = None,
     samples: int = 1,
     unpaired: bool = False,
-    layout: str = "folder",
+    format: str = "folder",
     split: str | None = None,
     save_stats: Path | str | None = None,
     name: str | None = None,
@@ -56,7 +56,7 @@ def evaluate_folders(
         label_space: label space of `labels`.
         samples: images per label map.
         unpaired: whether the names of photos and images are unrelated.
-        layout: folder format of photos and label maps; see `lab2pix.utils.registry.LAYOUTS`.
+        format: folder format of photos and label maps; see `lab2pix.utils.registry.DATASET_FORMATS`.
         split: part of the data set; None: all of it.
         save_stats: file to which the photos' statistics are written.
         name: name of the method in the report; None: the folder's.
@@ -70,7 +70,7 @@ def evaluate_folders(
         WeightsError: weights are missing or have another hash.
     """
     protocol = protocol or Protocol()
-    folders = _Folders(Path(generated), _path(real), _path(labels), layout, split, samples, unpaired)
+    folders = _Folders(Path(generated), _path(real), _path(labels), format, split, samples, unpaired)
     space = LabelSpace.load(label_space) if isinstance(label_space, str) else label_space
     _check(folders, protocol, space, save_stats)
     matches = pair_files(
@@ -78,7 +78,7 @@ def evaluate_folders(
         None if folders.statistics else folders.real,
         folders.labels if protocol.segmenter is not None else None,
         samples=samples,
-        layout=layout,
+        format=format,
         split=split,
         unpaired=unpaired,
         allow_missing=protocol.allow_missing,
@@ -106,7 +106,7 @@ class _Folders:
     generated: Path
     real: Path | None
     labels: Path | None
-    layout: str
+    format: str
     split: str | None
     samples: int
     unpaired: bool
@@ -152,11 +152,11 @@ def _check_options(folders: _Folders, protocol: Protocol) -> None:
     if protocol.lpips is not None and not paired and folders.samples == 1:
         raise ConfigError("--lpips compares pictures with photos of their own: give these as --real, or leave it out")
     photos = folders.real is not None and folders.statistics is None
-    if not photos and folders.labels is None and (folders.split is not None or folders.layout != "folder"):
-        given = "--layout" if folders.split is None else "--split"
+    if not photos and folders.labels is None and (folders.split is not None or folders.format != "folder"):
+        given = "--format" if folders.split is None else "--split"
         raise ConfigError(f"{given} describes photos or label maps, but neither are given; leave it out")
     plain = folders.real is None or is_plain(folders.real)
-    if folders.split is not None and folders.layout == "folder" and plain and folders.labels is None:
+    if folders.split is not None and folders.format == "folder" and plain and folders.labels is None:
         raise ConfigError(
             f"--split is a part of a data set, but {folders.real} is a plain folder of photos; name the part's folder "
             "instead"
@@ -230,62 +230,54 @@ def _conclude(
     size = list(protocol.size or sizes[0]) if len(sizes) == 1 or protocol.size else "various"
     if known is not None:
         check_statistics(known.meta, {"size": size}, known.file)
-    scores = judge.compute(None if known is None else {judge.networks.features[0].name: known.moments})
-    sources = _sources(matches, folders, known, space, judge, log)
+    moments = None if known is None else {judge.networks.features[0].name: known.moments}
+    sources = _sources(matches, folders, known, space, log)
+    report = build_report(
+        judge, log, name or folders.generated.resolve().name, sources, protocol, size, team, space, moments
+    )
     if save_stats is not None:
         view = {**_comparability_key(judge.networks.features[0]), "size": size}
         photos = {key: sources["real"][key] for key in ("count", "list_sha256")}
         save_statistics(Path(save_stats), judge.real[view["features"]], {**view, **photos})
-    return Report(
-        name=name or folders.generated.resolve().name,
-        scores=scores,
-        protocol={**sources, **protocol_facts(judge, log, protocol, size, team)},
-        **_classes(judge),
-        pictures=_shown(judge, {item.name: item for item in matches.items}),
-        broken=sorted(log.broken, key=lambda item: item["file"]),
-        unmatched=matches.unmatched,
-        notes=judge.notes() if folders.real is not None else [],
-        space=space,
-    )
+    items = {item.name: item for item in matches.items}
+    report.show(lambda key: _files(items[key]))
+    report.broken = sorted(log.broken, key=lambda item: item["file"])
+    report.unmatched = matches.unmatched
+    if folders.real is None:
+        report.notes = []
+    return report
 
 
-def run_report(
+def build_report(
     judge: MetricAccumulator,
     log: ReadingLog,
     name: str,
-    about: dict[str, Any],
+    sources: dict[str, Any],
     protocol: Protocol,
+    size: Any,
     team: DistributedContext,
-    space: LabelSpace,
-    show: Callable[[str], tuple[str, dict[str, str]]],
+    space: LabelSpace | None,
+    real: dict[str, FeatureMoments] | None = None,
 ) -> Report:
-    """Return the report on a run.
+    """Compute the scores and return them with their protocol.
 
     Args:
-        judge: accumulator of all label maps.
+        judge: accumulator of all images.
         log: record of the sizes.
         name: name of the method.
-        about: the run's part of the protocol.
+        sources: the compared data, for the protocol.
         protocol: the protocol.
+        size: height and width, for the protocol.
         team: the processes.
         space: label space of the label maps.
-        show: returns a sample's name and its files (`file`, `real`, `label`), given its `sample_key`.
+        real: statistics in place of photos; see `MetricAccumulator.compute`.
     """
-    [size] = log.sizes
-    pictures = _shown(judge, None)
-    for group in ("best", "median", "worst"):
-        shown = []
-        for item in pictures.get(group, []):
-            found, files = show(item.name)
-            shown.append(ReportImage(found, item.score, files["file"], files.get("real"), files.get("label")))
-        if shown:
-            pictures[group] = shown
     return Report(
         name=name,
-        scores=judge.compute(),
-        protocol={**about, **protocol_facts(judge, log, protocol, list(size), team)},
+        scores=judge.compute(real),
+        protocol={**sources, **protocol_facts(judge, log, protocol, size, team)},
         **_classes(judge),
-        pictures=pictures,
+        pictures=_ranked(judge),
         notes=judge.notes(),
         space=space,
     )
@@ -322,24 +314,20 @@ def _comparability_key(network: FeatureNetwork) -> dict[str, Any]:
     return {"features": network.name, "network": network.describe(), "resize": RESIZE}
 
 
-def _shown(judge: MetricAccumulator, by_name: dict[str, Item] | None) -> dict[str, Any]:
-    """Return the best, median and worst images of the first sample set."""
+def _ranked(judge: MetricAccumulator) -> dict[str, Any]:
+    """Return the best, median and worst images of the first sample set, without their files."""
     ranked = sorted((pair for pair in judge.ranking if pair[1] == pair[1]), key=lambda pair: (-pair[1], pair[0]))
     if not ranked:
         return {}
     middle = max(0, len(ranked) // 2 - _SHOWN // 2)
     groups = {"best": ranked[:_SHOWN], "median": ranked[middle : middle + _SHOWN], "worst": ranked[::-1][:_SHOWN]}
-
-    def show(name: str, score: float) -> ReportImage:
-        return ReportImage(name, score, "") if by_name is None else _show(by_name[name], score)
-
-    return {"by": judge.ranked_by, **{key: [show(*pair) for pair in group] for key, group in groups.items()}}
+    return {"by": judge.ranked_by, **{key: [ReportImage(*pair, "") for pair in group] for key, group in groups.items()}}
 
 
-def _show(item: Item, score: float) -> ReportImage:
+def _files(item: Item) -> ReportFiles:
     real = None if item.real is None or item.real.form != "files" else str(item.real.image)
     label = None if item.label is None or item.label.form != "files" else str(item.label.label)
-    return ReportImage(item.name, score, str(item.generated[0]), real, label)
+    return {"file": str(item.generated[0]), "real": real, "label": label}
 
 
 def _sources(
@@ -347,7 +335,6 @@ def _sources(
     folders: _Folders,
     known: _Statistics | None,
     space: LabelSpace | None,
-    judge: MetricAccumulator,
     log: ReadingLog,
 ) -> dict[str, Any]:
     """Return the compared folders; counts and hashes leave out files that cannot be read."""
@@ -369,5 +356,5 @@ def _sources(
         "labels": labels,
         "sample_sets": folders.samples,
         "paired": bool(real and not folders.unpaired and folders.statistics is None),
-        "layout": {"name": folders.layout, "split": folders.split},
+        "format": {"name": folders.format, "split": folders.split},
     }

@@ -56,19 +56,19 @@ def read_settings(file: Path, kind: type[ProgramSettings]) -> Any:
     Raises:
         WeightsError: the file is missing or invalid.
     """
-    beside = file.with_suffix(".json")
+    info = file.with_suffix(".json")
     try:
-        return kind.model_validate(json.loads(beside.read_text(encoding="utf-8")))
+        return kind.model_validate(json.loads(info.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
-        raise WeightsError(f"{beside} is missing: describe the input of {file.name} in it") from error
+        raise WeightsError(f"{info} is missing: describe the input of {file.name} in it") from error
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"])) or "the file"
         raise WeightsError(
-            f"{beside}: '{key}' is invalid ({first['msg']}); valid: {', '.join(kind.model_fields)}"
+            f"{info}: '{key}' is invalid ({first['msg']}); valid: {', '.join(kind.model_fields)}"
         ) from error
     except (OSError, ValueError) as error:
-        raise WeightsError(f"{beside} cannot be read as JSON ({' '.join(str(error).split())}); correct it") from error
+        raise WeightsError(f"{info} cannot be read as JSON ({' '.join(str(error).split())}); correct it") from error
 
 
 class ExportedModel:

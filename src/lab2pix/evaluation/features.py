@@ -37,10 +37,14 @@ class FeatureNetwork(ABC):
     Attributes:
         name: part of the names of its scores: letters, digits and underscores.
         dimension: length of a feature vector.
+        network: the network.
+        device: its device.
     """
 
     name: str
     dimension: int
+    network: Any
+    device = torch.device("cpu")
 
     @abstractmethod
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -50,9 +54,10 @@ class FeatureNetwork(ABC):
     def describe(self) -> dict[str, Any]:
         """Return everything that must be equal for two distances to be comparable."""
 
-    @abstractmethod
     def to(self, device: torch.device) -> None:
         """Move to a device."""
+        self.network.to(device)
+        self.device = device
 
 
 class _Inception(FeatureNetwork):
@@ -73,12 +78,7 @@ class _Inception(FeatureNetwork):
             raise WeightsError(
                 f"{file} is not a file of Inception-V3's weights; replace it by {INCEPTION.file}"
             ) from error
-        self.network, self.sha256, self.device = network, file_sha256(file), torch.device("cpu")
-
-    def to(self, device: torch.device) -> None:
-        """See the class."""
-        self.network.to(device)
-        self.device = device
+        self.network, self.sha256 = network, file_sha256(file)
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -102,12 +102,6 @@ class _EfficientNet(FeatureNetwork):
     def __init__(self, name: str) -> None:
         self.name = feature_name(name)
         self.network = load_backbone(name)
-        self.device = torch.device("cpu")
-
-    def to(self, device: torch.device) -> None:
-        """See the class."""
-        self.network.to(device)
-        self.device = device
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
@@ -130,19 +124,15 @@ class _Exported(FeatureNetwork):
     def __init__(self, file: Path) -> None:
         self.name = feature_name(str(file))
         self.settings: ProgramSettings = read_settings(file, ProgramSettings)
-        self.program = ExportedModel(file, self.settings)
+        self.network = ExportedModel(file, self.settings)
         self.dimension = self(torch.zeros(2, 3, *(self.settings.size or (64, 64)), dtype=torch.uint8)).shape[1]
-
-    def to(self, device: torch.device) -> None:
-        """See the class."""
-        self.program.to(device)
 
     def __call__(self, pictures: Tensor) -> Tensor:
         """See the class."""
-        found = self.program(pictures)
+        found: Tensor = self.network(pictures)
         if found.ndim not in (2, 4):
             raise WeightsError(
-                f"{self.program.file} returns {list(found.shape)}, but features are [N, D] or [N, D, h, w]; set "
+                f"{self.network.file} returns {list(found.shape)}, but features are [N, D] or [N, D, h, w]; set "
                 "'output' to the right one, or export it again"
             )
         return found.mean((2, 3)) if found.ndim == 4 else found
@@ -150,7 +140,7 @@ class _Exported(FeatureNetwork):
     def describe(self) -> dict[str, Any]:
         """See the class."""
         how = self.settings.model_dump(mode="json", exclude={"batch"})
-        return {"weights_sha256": self.program.sha256, "input": how, "dimension": self.dimension}
+        return {"weights_sha256": self.network.sha256, "input": how, "dimension": self.dimension}
 
 
 def feature_name(spec: str) -> str:

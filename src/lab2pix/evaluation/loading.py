@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -112,17 +112,9 @@ def read_items(
     def load(item: Item) -> _One:
         return _load(item, space, size)
 
-    waiting: list[_One] = []
-    for one in _ahead(load, items, "label maps", log, batch_size, skip_broken):
-        here = one.samples[0].shape
-        if waiting and (len(waiting) == batch_size or waiting[0].samples[0].shape != here):
-            yield _join(waiting)
-            waiting = []
-        waiting.append(one)
-        log.resized += one.resized
-        log.sizes[(here[-2], here[-1])] += 1
-    if waiting:
-        yield _join(waiting)
+    for part in _batches(_ahead(load, items, "label maps", log, batch_size, skip_broken), batch_size, log):
+        log.sizes[(part[0].samples[0].shape[-2], part[0].samples[0].shape[-1])] += len(part)
+        yield _join(part)
 
 
 def read_photos(
@@ -137,15 +129,21 @@ def read_photos(
         picture = _resized(picture, size, "real", resized)
         return _One(name, [picture], None, None, resized)
 
+    for part in _batches(_ahead(load, list(photos.items()), "photos", log, batch_size, skip_broken), batch_size, log):
+        yield [one.name for one in part], torch.stack([one.samples[0] for one in part])
+
+
+def _batches(ones: Iterable[_One], batch_size: int, log: ReadingLog) -> Iterator[list[_One]]:
+    """Yield up to `batch_size` consecutive samples of one size."""
     waiting: list[_One] = []
-    for one in _ahead(load, list(photos.items()), "photos", log, batch_size, skip_broken):
+    for one in ones:
         if waiting and (len(waiting) == batch_size or waiting[0].samples[0].shape != one.samples[0].shape):
-            yield [part.name for part in waiting], torch.stack([part.samples[0] for part in waiting])
+            yield waiting
             waiting = []
         waiting.append(one)
         log.resized += one.resized
     if waiting:
-        yield [part.name for part in waiting], torch.stack([part.samples[0] for part in waiting])
+        yield waiting
 
 
 def _ahead(

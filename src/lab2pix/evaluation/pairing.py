@@ -72,14 +72,14 @@ def pictures_in(folder: Path, what: str) -> dict[str, Path]:
 
 
 def is_plain(folder: Path) -> bool:
-    """Return whether a folder holds photos directly, rather than a data set of layout `folder`."""
+    """Return whether a folder holds photos directly, rather than a data set of format `folder`."""
     return not any((folder / name).is_dir() for name in ("images", "labels"))
 
 
-def _pairs(folder: Path, layout: str, split: str | None, *, labels: bool) -> dict[str, Pair]:
-    if not labels and layout == "folder" and is_plain(folder):
+def _pairs(folder: Path, format: str, split: str | None, *, labels: bool) -> dict[str, Pair]:
+    if not labels and format == "folder" and is_plain(folder):
         return {name: Pair(name, file, file) for name, file in pictures_in(folder, "photos").items()}
-    pairs = find_pairs(layout, folder, split, need_images=not labels, need_labels=labels)
+    pairs = find_pairs(format, folder, split, need_images=not labels, need_labels=labels)
     return {pair.name: pair for pair in pairs}
 
 
@@ -89,7 +89,7 @@ def pair_files(
     labels: Path | None,
     *,
     samples: int = 1,
-    layout: str = "folder",
+    format: str = "folder",
     split: str | None = None,
     unpaired: bool = False,
     allow_missing: bool = False,
@@ -102,7 +102,7 @@ def pair_files(
         real: folder of photos, or a data set's root.
         labels: folder of label maps, or a data set's root.
         samples: images per label map.
-        layout: folder format of photos and label maps; see `lab2pix.utils.registry.LAYOUTS`.
+        format: folder format of photos and label maps; see `lab2pix.utils.registry.DATASET_FORMATS`.
         split: part of the data set; None: all of it.
         unpaired: whether the names of photos and images are unrelated.
         allow_missing: leave out names without a partner.
@@ -111,11 +111,11 @@ def pair_files(
         DataError: an empty folder, or missing partners.
     """
     if generated.resolve() in [side.resolve() for side in (real, labels) if side is not None]:
-        sets = _photos_of(generated, layout, split, samples)
+        sets = _photos_of(generated, format, split, samples)
     else:
         sets = _by_sample(pictures_in(generated, "generated pictures"), samples, generated)
-    photos = {} if real is None else _pairs(real, layout, split, labels=False)
-    maps = {} if labels is None else _pairs(labels, layout, split, labels=True)
+    photos = {} if real is None else _pairs(real, format, split, labels=False)
+    maps = {} if labels is None else _pairs(labels, format, split, labels=True)
     sides: dict[str, Iterable[str]] = {str(generated): sets}
     if real is not None and not unpaired:
         sides[str(real)] = photos
@@ -136,9 +136,9 @@ def pair_files(
     return Matches(items, unmatched, photos if unpaired else {})
 
 
-def _photos_of(root: Path, layout: str, split: str | None, samples: int) -> dict[str, dict[int, Path]]:
+def _photos_of(root: Path, format: str, split: str | None, samples: int) -> dict[str, dict[int, Path]]:
     """Return a data set's own photos as the images to evaluate, which gives the upper bound of a segmenter's scores."""
-    photos = _pairs(root, layout, split, labels=False)
+    photos = _pairs(root, format, split, labels=False)
     if samples > 1 or any(pair.form != "files" for pair in photos.values()):
         what = "has one photo for each label map" if samples > 1 else "keeps photo and label map in one file"
         raise DataError(f"{root} is both --generated and a data set's root, but {what}; give a folder of pictures")
@@ -189,5 +189,5 @@ def listed(names: Iterable[str]) -> dict[str, Any]:
 
 
 def read_photo(pair: Pair) -> Tensor:
-    """Read a photo `[3, H, W]` uint8, of any layout."""
+    """Read a photo `[3, H, W]` uint8, of any format."""
     return pair.read_image() if pair.form != "files" or pair.image is None else read_image(pair.image)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.page import write_page
@@ -20,6 +20,7 @@ __all__ = [
     "REPORT_FORMAT",
     "Over",
     "Report",
+    "ReportFiles",
     "ReportImage",
     "Score",
     "check_output_path",
@@ -111,6 +112,15 @@ class ReportImage:
     label: str | None = None
 
 
+class ReportFiles(TypedDict, total=False):
+    """Fields of a `ReportImage` that name it and its files."""
+
+    name: str
+    file: str
+    real: str | None
+    label: str | None
+
+
 @dataclass
 class Report:
     """Result of an evaluation.
@@ -138,6 +148,16 @@ class Report:
     unmatched: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     space: LabelSpace | None = None
+
+    def show(self, files: Callable[[str], ReportFiles]) -> None:
+        """Add their files to the best, median and worst images.
+
+        Args:
+            files: returns the files of a sample, and its name where that is another one.
+        """
+        for group, items in self.pictures.items():
+            if group != "by":
+                self.pictures[group] = [replace(item, **files(item.name)) for item in items]
 
     def to_dict(self, *, raw: bool = False) -> dict[str, Any]:
         """Return the content of the JSON file.

@@ -45,10 +45,14 @@ class Segmenter(ABC):
     Attributes:
         name: name in reports.
         space: label space of its predictions.
+        network: the network.
+        device: its device.
     """
 
     name: str
     space: LabelSpace
+    network: Any
+    device = torch.device("cpu")
 
     @abstractmethod
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
@@ -58,9 +62,10 @@ class Segmenter(ABC):
     def describe(self) -> dict[str, Any]:
         """Return everything that must be equal for two scores to be comparable."""
 
-    @abstractmethod
     def to(self, device: torch.device) -> None:
         """Move to a device."""
+        self.network.to(device)
+        self.device = device
 
 
 def _read(logits: Tensor, size: tuple[int, int], ids: Tensor) -> Tensor:
@@ -124,13 +129,7 @@ class _Trained(Segmenter):
         self.name = folder.resolve().name
         self.size = (int(self.info["size"][0]), int(self.info["size"][1]))
         self.sha256 = file_sha256(weights)
-        self.device = torch.device("cpu")
         self.network.eval().requires_grad_(False)
-
-    def to(self, device: torch.device) -> None:
-        """See the class."""
-        self.network.to(device)
-        self.device = device
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
@@ -164,20 +163,16 @@ class _Exported(Segmenter):
 
     def __init__(self, file: Path, space: LabelSpace) -> None:
         self.settings: _ExportedSettings = read_settings(file, _ExportedSettings)
-        self.program = ExportedModel(file, self.settings)
+        self.network = ExportedModel(file, self.settings)
         self.name, self.space = file.stem, space
         self.ids = _mapping(self.settings.classes, space, str(file.with_suffix(".json")))
 
-    def to(self, device: torch.device) -> None:
-        """See the class."""
-        self.program.to(device)
-
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
         """See the class."""
-        logits = self.program(pictures)
+        logits = self.network(pictures)
         if logits.ndim != 4 or logits.shape[1] != len(self.ids):
             raise LabelError(
-                f"{self.program.file} returns {list(logits.shape)}, but {self.program.file.stem}.json names "
+                f"{self.network.file} returns {list(logits.shape)}, but {self.network.file.stem}.json names "
                 f"{len(self.ids)} classes; list one entry per output channel, null for none"
             )
         return _read(logits, size, self.ids)
@@ -185,7 +180,7 @@ class _Exported(Segmenter):
     def describe(self) -> dict[str, Any]:
         """See the class."""
         how = self.settings.model_dump(mode="json", exclude={"batch", "classes"})
-        return {"name": self.name, "weights_sha256": self.program.sha256, "input": how, "classes": self.ids.tolist()}
+        return {"name": self.name, "weights_sha256": self.network.sha256, "input": how, "classes": self.ids.tolist()}
 
 
 class _HuggingFace(Segmenter):
@@ -204,12 +199,6 @@ class _HuggingFace(Segmenter):
         classes = [known.get(_plain(labels[channel])) for channel in range(len(labels))]
         self.name, self.space = name, space
         self.ids = _mapping(classes, space, f"hf:{name}")
-        self.device = torch.device("cpu")
-
-    def to(self, device: torch.device) -> None:
-        """See the class."""
-        self.network.to(device)
-        self.device = device
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:

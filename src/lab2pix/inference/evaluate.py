@@ -17,11 +17,11 @@ from lab2pix.data.samples import collate
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import ConfigError
 from lab2pix.evaluation.accumulator import MetricAccumulator
-from lab2pix.evaluation.evaluator import run_report
-from lab2pix.evaluation.held_out import evaluate_generator, held_out_noise
+from lab2pix.evaluation.evaluator import build_report
+from lab2pix.evaluation.held_out import evaluate_generator, held_out_noise, sample_key
 from lab2pix.evaluation.pairing import listed
 from lab2pix.evaluation.protocol import Protocol, load_networks
-from lab2pix.evaluation.report import Report
+from lab2pix.evaluation.report import Report, ReportFiles
 from lab2pix.inference.synthesizer import Synthesizer
 from lab2pix.methods import get_method
 from lab2pix.utils.distributed import init_distributed
@@ -93,8 +93,12 @@ def evaluate_run(
         }
 
         def conclude() -> Report:
-            shown = _SampleWriter(synthesizer, dataset, protocol.seed, None if pictures is None else Path(pictures))
-            return run_report(judge, log, name or synthesizer.config.name, about, protocol, team, space, shown)
+            [size] = log.sizes
+            title = name or synthesizer.config.name
+            report = build_report(judge, log, title, about, protocol, list(size), team, space)
+            folder = None if pictures is None else Path(pictures)
+            report.show(lambda key: _write_sample(synthesizer, dataset, int(key), protocol.seed, folder))
+            return report
 
         return team.run_on_main(conclude)
 
@@ -104,7 +108,7 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
     config = synthesizer.config
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
     own = config.data.val_split or "val"
-    if data.layout == "scenes" and split not in (None, own):
+    if data.format == "scenes" and split not in (None, own):
         raise ConfigError(f"run '{config.name}' draws its scenes, and '{own}' is the only part that it holds out")
     if data.val_split is None:
         raise ConfigError(
@@ -146,35 +150,27 @@ def _sources(
 
 
 def _about(data: DataConfig, split: str | None) -> dict[str, Any]:
-    about = {"layout": data.layout, "root": data.root, "split": split or data.val_split}
-    return {**about, "scenes_seed": data.scenes.seed} if data.layout == "scenes" else about
+    about = {"format": data.format, "root": data.root, "split": split or data.val_split}
+    return {**about, "scenes_seed": data.scenes.seed} if data.format == "scenes" else about
 
 
-class _SampleWriter:
-    """Generates an image of a report again, and writes it with its photo and its label map."""
+def _write_sample(
+    synthesizer: Synthesizer, dataset: AnyDataset, index: int, seed: int, folder: Path | None
+) -> ReportFiles:
+    """Generate an image again, and write it with its photo and its label map; None writes nothing."""
+    batch = collate([dataset[(0, index)]])
+    files: ReportFiles = {"name": batch.names[0]}
+    if folder is None:
+        return files
+    folder.mkdir(parents=True, exist_ok=True)
 
-    def __init__(self, synthesizer: Synthesizer, dataset: AnyDataset, seed: int, folder: Path | None) -> None:
-        self.synthesizer = synthesizer
-        self.dataset = dataset
-        self.seed = seed
-        self.folder = folder
+    def write(role: str, pixels: Tensor) -> str:
+        target = folder / f"{sample_key(index)}-{role}.png"
+        to_pil(pixels).save(target)
+        return str(target)
 
-    def __call__(self, key: str) -> tuple[str, dict[str, str]]:
-        """Return a sample's name, and its files by role."""
-        place = int(key)
-        batch = collate([self.dataset[(0, place)]])
-        [name] = batch.names
-        if self.folder is None:
-            return name, {"file": ""}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        shown = {
-            "file": _generate(self.synthesizer, batch, [place], self.seed)[0],
-            "label": self.synthesizer.sampling.condition.preview(batch)[0],
-            **({} if batch.image is None else {"real": float_to_uint8(batch.image[0])}),
-        }
-        files = {}
-        for role, pixels in shown.items():
-            target = self.folder / f"{key}-{'generated' if role == 'file' else role}.png"
-            to_pil(pixels).save(target)
-            files[role] = str(target)
-        return name, files
+    files["file"] = write("generated", _generate(synthesizer, batch, [index], seed)[0])
+    files["label"] = write("label", synthesizer.sampling.condition.preview(batch)[0])
+    if batch.image is not None:
+        files["real"] = write("real", float_to_uint8(batch.image[0]))
+    return files

@@ -27,9 +27,10 @@ from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, OutputError, did_you_mean
 from lab2pix.inference.synthesizer import Synthesizer
 from lab2pix.methods import Sampling
-from lab2pix.nn.encoders import NoiseEncoder
-from lab2pix.nn.modulation import SPADE
-from lab2pix.nn.prepared_parts import batch_norm_line, folded
+from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder
+from lab2pix.nn.fast.accelerate import FastGlobalEncoder
+from lab2pix.nn.fast.inference.layers import batch_norm_affine, fold_conv
+from lab2pix.nn.normalization import SPADE
 from lab2pix.utils.files import atomic_write
 
 __all__ = ["FORMATS", "Exported", "Format", "export"]
@@ -148,8 +149,16 @@ class _DynamicNoiseEncoder(NoiseEncoder):
 
     def forward(self, noise: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Turn `[N, noise_dim]` into `[N, channels, h, w]`."""
-        x = nn.Linear.forward(self, noise).view(-1, self.channels, *self.size)
+        x = super().forward(noise)
         return F.interpolate(x, size=size or self.size, mode="bilinear", align_corners=False)
+
+
+class _SmallGlobalEncoder(FastGlobalEncoder):
+    """Global encoder that computes equal pixels of an upsampled map once, in evaluation mode too."""
+
+    def forward(self, label: Tensor) -> list[Tensor]:
+        """See `GlobalEncoder.forward`."""
+        return self.distinct(label)
 
 
 class _Program(nn.Module):
@@ -220,12 +229,14 @@ class _Program(nn.Module):
 
 
 def _fold(module: nn.Module) -> None:
-    """Divide spectral norm out of a convolution; put a SPADE's batch norm into what gives its scale and shift."""
+    """Fold spectral norm, and a SPADE's batch norm into scale and shift; compute the global feature without repeats."""
     if parametrize.is_parametrized(module, "weight"):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
+    if isinstance(module, GlobalEncoder):
+        module.__class__ = _SmallGlobalEncoder
     if isinstance(module, SPADE):
-        factor, summand = batch_norm_line(module.norm)
-        (scale, one), (shift, zero) = folded(module.gamma), folded(module.beta)
+        factor, summand = batch_norm_affine(module.norm)
+        (scale, one), (shift, zero) = fold_conv(module.gamma), fold_conv(module.beta)
         # (x * factor + summand) * (1 + gamma) + beta = x * (1 + gamma') + beta'
         assert module.gamma.bias is not None and module.beta.bias is not None
         module.gamma.weight.copy_(scale * factor.view(-1, 1, 1, 1))

@@ -78,7 +78,7 @@ def generate_folder(
     steps: int = 8,
     overwrite: bool = False,
     batch_size: int = 8,
-    layout: str = "folder",
+    format: str = "folder",
     split: str | None = None,
     keep_size: bool = False,
     scales: bool = False,
@@ -92,7 +92,7 @@ def generate_folder(
 
     Args:
         synthesizer: draws them.
-        labels: a folder of label maps, or one; or the root of a data set in `layout`.
+        labels: a folder of label maps, or one; or the root of a data set in `format`.
         out: the folder for the pictures.
         seed: decides the noise, the same for each label map.
         samples: pictures per label map.
@@ -100,7 +100,7 @@ def generate_folder(
         steps: pictures on that way, both ends included.
         overwrite: make pictures anew that are there already.
         batch_size: pictures at once; changes speed and memory only.
-        layout: how the files lie; see `lab2pix.utils.registry.LAYOUTS`.
+        format: how the files lie; see `lab2pix.utils.registry.DATASET_FORMATS`.
         split: which part of a data set; None: all of it.
         keep_size: draw at each label map's own size instead of the one trained at.
         scales: write X2 and X1 of each picture as well.
@@ -115,7 +115,7 @@ def generate_folder(
         OutputError: pictures would land among the label maps, or cannot be written.
     """
     labels, out = Path(labels), Path(out)
-    pairs = find_pairs(layout, labels, split, need_images=False)
+    pairs = find_pairs(format, labels, split, need_images=False)
 
     @cache
     def noise(size: tuple[int, int]) -> Tensor:

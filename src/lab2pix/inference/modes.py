@@ -1,4 +1,4 @@
-"""Which way a synthesizer draws: through the networks as they are written, or through a prepared generator."""
+"""Modes of inference: the plain generator, or a fused one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.methods import Sampling, example_inputs, generate_deterministic
-from lab2pix.nn.prepared import prepare
+from lab2pix.nn.fast import fuse
 
 __all__ = ["MODES", "InferenceMode", "Mode", "choose"]
 
 Mode = Literal["auto", "plain", "fast", "fast-bf16"]
 MODES: tuple[str, ...] = get_args(Mode)
-"""The ways to draw.
+"""The modes of inference.
 
 - `plain`: the network as it was trained.
 - `fast`: a fused generator, equal to 1e-4, which caches what it computed of the latest label maps.
@@ -28,7 +28,7 @@ MODES: tuple[str, ...] = get_args(Mode)
 """
 
 _EQUAL = 1e-4
-"""The most that a prepared generator may differ by, to be chosen by itself."""
+"""Largest difference of a fused generator that `auto` takes."""
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,14 @@ def choose(generator: nn.Module, sampling: Sampling, size: tuple[int, int], opti
         ConfigError: no such mode, or a generator that cannot be fused in a mode that is forced.
     """
     if optimize not in MODES:
-        raise ConfigError(f"there is no inference mode called '{optimize}'{did_you_mean(optimize, MODES)}")
+        raise ConfigError(f"there is no way to draw called '{optimize}'{did_you_mean(optimize, MODES)}")
     if optimize == "plain":
         return InferenceMode("plain", generator)
     if optimize != "auto":
         dtype = torch.bfloat16 if optimize == "fast-bf16" else torch.float32
-        return InferenceMode(optimize, prepare(generator, dtype=dtype))
+        return InferenceMode(optimize, fuse(generator, dtype=dtype))
     try:
-        return _measured(generator, prepare(generator), sampling, size)
+        return _measured(generator, fuse(generator), sampling, size)
     except (ConfigError, NotImplementedError, RuntimeError):  # an architecture or a device that is not supported
         return InferenceMode("plain", generator)
 

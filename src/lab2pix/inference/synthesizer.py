@@ -95,13 +95,13 @@ class Synthesizer(
     def optimize(self, mode: Mode = "auto") -> InferenceMode:
         """Choose how pictures are drawn from now on, by one of `lab2pix.inference.modes.MODES`.
 
-        A prepared generator has the weights of the moment it was prepared: after changing them, call this again.
+        Call it again after changing the generator's weights: a fused generator works on a copy of them.
 
         Returns:
             What was chosen, with the seconds that were measured.
 
         Raises:
-            ConfigError: no such mode, or a generator that cannot be prepared where a fast mode is forced.
+            ConfigError: no such mode, or a generator that cannot be fused where a fast mode is forced.
         """
         chosen = choose(self.generator, self.sampling, self.size, mode)
         self.mode, self._drawer = chosen.mode, chosen.generator

@@ -119,8 +119,11 @@ def read_config(values: Mapping[str, Any]) -> RunConfig:
 
     Raises:
         ConfigError: no method has that name.
+        TypeError: these are no settings.
         pydantic.ValidationError: a setting is unknown or has a wrong value.
     """
+    if not isinstance(values, Mapping):
+        raise TypeError("the settings, which are no mapping")
     name = values.get("method", RunConfig().method)
     return get_method(str(name)).Config.model_validate(values)
 

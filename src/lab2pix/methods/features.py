@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -172,11 +171,6 @@ class FeatureExtractors(nn.Module):
         network = self.networks[name]
         assert isinstance(network, Backbone)
         return network
-
-    def lower(self, dtype: torch.dtype) -> None:
-        """Hold the networks in the type that passes compute in under autocast; see `Backbone.lower`."""
-        for name in self.networks:
-            self._network(name).lower(dtype)
 
     def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Features:
         """Look at `[N, 3, H, W]` images in [-1, 1].

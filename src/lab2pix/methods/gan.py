@@ -11,25 +11,22 @@ from typing import Any, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
 from lab2pix.config.rules import nearest_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
-from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights
+from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights, sharpness_loss
 from lab2pix.methods.backprop import frozen
 from lab2pix.methods.base import PRECISIONS, Losses, Method, OptimizerSpec, Phase, StepContext, every
 from lab2pix.methods.features import BackboneConfig, FeatureExtractors
 from lab2pix.methods.schedules import linear_decay
-from lab2pix.nn.discriminators import (
-    HierarchicalDiscriminator,
-    MultiScaleDiscriminator,
-    PatchDiscriminator,
-    ScaleOutput,
-)
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, PatchDiscriminator, ScaleOutput
+from lab2pix.nn.fast import accelerate, to_low_precision
+from lab2pix.nn.generators import GeneratorSettings
 from lab2pix.nn.init import xavier_init
-from lab2pix.nn.spectral import shared_weights
 
 __all__ = [
     "AdamConfig",
@@ -42,7 +39,7 @@ __all__ = [
     "HierarchicalGANConfig",
     "LossVariant",
     "frozen_parameters",
-    "generator_kwargs",
+    "generator_settings",
     "init_weights",
     "require_images",
 ]
@@ -199,45 +196,32 @@ class LossVariant:
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
-def generator_kwargs(config: HierarchicalGANConfig) -> dict[str, Any]:
-    """Return the keyword arguments that the generators of both methods share."""
+def generator_settings(config: HierarchicalGANConfig) -> GeneratorSettings:
+    """Return the settings that the generators of both methods share."""
     settings = config.generator
     stride = 2**settings.num_upsamples
-    return {
-        "width": settings.width,
-        "doublings": settings.num_upsamples,
-        "start_size": (config.data.size[0] // stride, config.data.size[1] // stride),
-        "modulation": settings.modulation,
-        "modulation_hidden": settings.modulation_hidden,
-        "global_width": settings.global_encoder.width,
-        "global_max_width": settings.global_encoder.max_width,
-        "start": settings.input,
-        "noise_dim": settings.noise_dim,
-        "spectral_norm": settings.spectral_norm,
-        "gradient_checkpointing": config.train.gradient_checkpointing,
-    }
+    return GeneratorSettings(
+        width=settings.width,
+        num_upsamples=settings.num_upsamples,
+        start_size=(config.data.size[0] // stride, config.data.size[1] // stride),
+        modulation=settings.modulation,
+        modulation_hidden=settings.modulation_hidden,
+        global_width=settings.global_encoder.width,
+        global_max_width=settings.global_encoder.max_width,
+        input=settings.input,
+        noise_dim=settings.noise_dim,
+        spectral_norm=settings.spectral_norm,
+    )
 
 
 def _build_discriminator(
     settings: DiscriminatorConfig, channels: int, backbone_channels: Sequence[int]
 ) -> MultiScaleDiscriminator:
     """Return one discriminator per scale, largest image first: D3, D2 and, with three scales, D1."""
-    networks: list[nn.Module] = []
-    for scale in range(settings.scales):
-        if settings.kind == "hierarchical":
-            levels = 3 - scale
-            networks.append(
-                HierarchicalDiscriminator(
-                    channels,
-                    backbone_channels[:levels],
-                    levels=levels,
-                    width=settings.width,
-                    max_width=settings.max_width,
-                )
-            )
-        else:
-            networks.append(PatchDiscriminator(channels, width=settings.width, max_width=settings.max_width))
-    return MultiScaleDiscriminator(networks)
+    widths = {"width": settings.width, "max_width": settings.max_width}
+    if settings.kind == "hierarchical":
+        return MultiScaleDiscriminator.hierarchical(channels, backbone_channels, scales=settings.scales, **widths)
+    return MultiScaleDiscriminator([PatchDiscriminator(channels, **widths) for _ in range(settings.scales)])
 
 
 def init_weights(network: nn.Module, config: HierarchicalGANConfig, official: Callable[[nn.Module], None]) -> None:
@@ -251,7 +235,7 @@ def init_weights(network: nn.Module, config: HierarchicalGANConfig, official: Ca
 @contextmanager
 def frozen_parameters(network: nn.Module) -> Iterator[None]:
     """Let gradients pass through a network without filling its own, and compute each normalized weight once."""
-    with frozen(network), shared_weights():
+    with frozen(network), parametrize.cached():
         yield
 
 
@@ -369,7 +353,7 @@ class HierarchicalGAN(Method):
 
     @property
     def compile_targets(self) -> Sequence[nn.Module]:
-        """The generator (its blocks where they are computed again), what learns with it, and each discriminator."""
+        """The generator (its blocks where they are computed again), and each segmenter and discriminator."""
         targets: list[nn.Module] = []
         for name, network in self.networks.items():
             parts: Any = network
@@ -385,7 +369,8 @@ class HierarchicalGAN(Method):
         super().to(device, memory_format)
         self.feature_extractors.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         if self.config.train.precision != "fp32":
-            self.feature_extractors.lower(PRECISIONS[self.config.train.precision])
+            to_low_precision(self.feature_extractors, PRECISIONS[self.config.train.precision])
+        accelerate(self.feature_extractors, device)
 
     def feature_networks(self) -> Mapping[str, str]:
         """Return the backbones in use, with the settings that name them."""
@@ -412,7 +397,7 @@ class HierarchicalGAN(Method):
         """Discriminate generated, real and blurred images in one pass (Eq. 11-13, 16; for V2 Eq. 25-27, 30).
 
         Returns:
-            `real`, `fake` and, with λ2 > 0, `blurred`: the terms as they enter the sum.
+            `real`, `fake` and, with λ2 > 0, `sharpness`: the terms as they enter the sum.
         """
         outputs: GeneratorOutputs = context.cache["outputs"]
         images = [outputs.generated, outputs.real]
@@ -439,17 +424,18 @@ class HierarchicalGAN(Method):
         return {name: value.detach() for name, value in losses.items()}
 
     def _discriminator_terms(self, groups: list[list[list[Tensor]]], mask: Tensor | None, sharpness: float) -> Losses:
-        """Weigh the terms of real, fake and blurred images: the real one counts once more with the blurred (Eq. 30)."""
+        """Return the weighted terms of real and fake images, and of sharpness (Eq. 11-13, 16; for V2 Eq. 25-27, 30)."""
         share = 0.5 if self.variant.halved else 1.0
         if self.variant.sharpness_normalized:
             share /= 1 + sharpness
         masks = mask if self.masks_real else None
         terms = {
-            "real": share * (1 + sharpness) * adversarial_loss(groups[1], self.real_term, self.weights, masks),
+            "real": share * adversarial_loss(groups[1], self.real_term, self.weights, masks),
             "fake": share * adversarial_loss(groups[0], self.fake_term, self.weights, mask),
         }
         if self.config.loss.sharpness > 0:
-            terms["blurred"] = share * sharpness * adversarial_loss(groups[2], self.fake_term, self.weights, masks)
+            both = (self.real_term, self.fake_term)
+            terms["sharpness"] = share * sharpness * sharpness_loss(groups[1], groups[2], both, self.weights, masks)
         return terms
 
     def _sharpness(self, context: StepContext) -> float:

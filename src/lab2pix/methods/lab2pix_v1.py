@@ -50,15 +50,15 @@ from lab2pix.methods.gan import (
     HierarchicalGANConfig,
     LossVariant,
     frozen_parameters,
-    generator_kwargs,
+    generator_settings,
     init_weights,
     require_images,
 )
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.generators import Lab2PixV1Generator
-from lab2pix.nn.icnet import ICNet
 from lab2pix.nn.init import normal_init
 from lab2pix.nn.official_v1 import Norm, OfficialV1Discriminator, OfficialV1Generator
+from lab2pix.nn.segmentation import ICNet
 
 __all__ = ["Lab2PixV1", "Lab2PixV1Config"]
 
@@ -163,8 +163,8 @@ class Lab2PixV1Config(HierarchicalGANConfig):
         """Check that encoder, label space and format all mean classes, or all mean lines."""
         data, generator = self.data, self.generator
         if generator.encoder == "semantic":
-            if data.layout == "sketch" or data.label_space == "sketch":
-                key = "layout" if data.layout == "sketch" else "label_space"
+            if data.format == "sketch" or data.label_space == "sketch":
+                key = "format" if data.format == "sketch" else "label_space"
                 raise ConfigError(
                     f"data.{key} is 'sketch', but generator.encoder is 'semantic'; use a sketch preset such as "
                     "v1-edges2shoes, or set generator.encoder=sketch"
@@ -303,19 +303,14 @@ class Lab2PixV1(HierarchicalGAN):
             )
         generator = Lab2PixV1Generator(
             channels,
+            generator_settings(config),
             encoder=settings.encoder,
             progressive=settings.progressive,
             coattention=settings.coattention,
-            **generator_kwargs(config),
         )
+        generator.set_grad_checkpointing(config.train.gradient_checkpointing)
         init_weights(generator, config, normal_init)
         return generator
-
-    @property
-    def compile_targets(self) -> Sequence[nn.Module]:
-        """Each segmenter by itself."""
-        targets = [target for target in super().compile_targets if target is not self.segmenters]
-        return [*targets, *self.segmenters]
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Generate and segment once, collect the other losses' gradients at the images, and send all of it back.

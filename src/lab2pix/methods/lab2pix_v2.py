@@ -63,17 +63,17 @@ from lab2pix.methods.gan import (
     HierarchicalGANConfig,
     LossVariant,
     frozen_parameters,
-    generator_kwargs,
+    generator_settings,
     init_weights,
     require_images,
 )
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.backbones import Backbone
-from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, ScaleOutput, downsample
-from lab2pix.nn.generators import Lab2PixV2Generator
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample
+from lab2pix.nn.fast import accelerate, fuse
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
-from lab2pix.nn.prepared import prepare
-from lab2pix.nn.reader import FeatureReader
+from lab2pix.nn.segmentation import FPNHead
 
 __all__ = ["Lab2PixV2", "Lab2PixV2Config", "official_rules", "pyramid"]
 
@@ -205,7 +205,7 @@ class Lab2PixV2(HierarchicalGAN):
         self.perceptual_scales = full_size if config.loss.perceptual > 0 else 0
         self.head: nn.Module | None = None
         if config.loss.cycle > 0:
-            self.head = FeatureReader(self.feature_extractors.perceptual_channels, label_space.num_classes)
+            self.head = FPNHead(self.feature_extractors.perceptual_channels, label_space.num_classes)
         learners = {} if self.head is None else {"segmentation_head": self.head}
         self.networks = {"generator": generator, **learners, **self.networks}
 
@@ -223,7 +223,8 @@ class Lab2PixV2(HierarchicalGAN):
     def build_generator(cls, config: Lab2PixV2Config, label_space: LabelSpace) -> nn.Module:
         """Return the generator, initialized as in the official code or as `train.init_gain` says."""
         channels = cls.build_sampling(config, label_space).condition.channels
-        generator = Lab2PixV2Generator(channels, **generator_kwargs(config))
+        generator = Lab2PixV2Generator(channels, generator_settings(config))
+        generator.set_grad_checkpointing(config.train.gradient_checkpointing)
         init_weights(generator, config, xavier_init)
         return generator
 
@@ -406,7 +407,7 @@ class Lab2PixV2(HierarchicalGAN):
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
-        """Compare networks, losses and gradient norms; `fast`: images of a fused generator."""
+        """Compare networks, losses and gradient norms; `fast`: of fused and accelerated networks."""
         case = _Vectors(vectors, fast=fast)
         return check_case(vectors, case.known_names, partial(_check_tensor, case), partial(_check_value, case))
 
@@ -446,19 +447,19 @@ _DISCRIMINATOR_RULES: Rules = [
     (r"\.trunk\.0\.0\.", ".common.0.0."),
     (r"\.trunk\.(\d+)\.0\.", r".common.\1.0.0."),
     (r"\.perceptual\.(\d+)\.0\.", _plus_one(".pre{}.0.0.")),
-    (r"\.fuse\.(\d+)\.0\.", _plus_one(".gcb{}.0.0.")),
+    (r"\.fusion\.(\d+)\.0\.", _plus_one(".gcb{}.0.0.")),
     (r"\.heads\.(\d+)\.0\.0\.", _plus_one(".conv{}_out.0.0.")),
     (r"\.heads\.(\d+)\.1\.", _plus_one(".conv{}_out.2.")),
     # Here too an activation stands between any two convolutions.
     (r"\.(conv[35]_branch)\.(\d+)\.0\.", lambda match: f".{match[1]}.{2 * int(match[2])}.0."),
-    (r"\.deeper\.(\d+)\.", _plus_one(".conv{}_line.0.")),
+    (r"\.stages\.(\d+)\.", _plus_one(".conv{}_line.0.")),
 ]
 
 
 def official_rules(network: nn.Module) -> Rules:
     """Return what turns a generator's or discriminators' names into the official code's."""
     if isinstance(network, Lab2PixV2Generator):
-        return _generator_rules(network.stride.bit_length())
+        return _generator_rules(network.num_upsamples + 1)
     return _DISCRIMINATOR_RULES
 
 
@@ -559,7 +560,7 @@ class _Vectors:
 
     Args:
         vectors: the file's content.
-        fast: draw with a prepared generator; gradients are the plain one's.
+        fast: draw with a fused generator; gradients are those of accelerated networks.
 
     Raises:
         CheckpointError: the file lacks something or holds weights under unknown names.
@@ -571,6 +572,9 @@ class _Vectors:
             self.generator = self._generator()
             self.discriminator = self._discriminator()
             self.ids, self.condition, self.image = self._inputs()
+            if fast:
+                for network in (self.generator, self.discriminator):
+                    accelerate(network, torch.device("cpu"))
         except KeyError as error:
             raise CheckpointError(f"the vector file lacks {error}, without which nothing can be compared") from error
 
@@ -590,41 +594,32 @@ class _Vectors:
             raise CheckpointError(
                 f"num_upsampling_layers is {config['num_upsampling_layers']!r}; known: {[*_NUM_UPSAMPLES]}"
             )
-        doublings = _NUM_UPSAMPLES[config["num_upsampling_layers"]]
+        num_upsamples = _NUM_UPSAMPLES[config["num_upsampling_layers"]]
         first, shared = weights["fc.weight"], weights["head_0.norm_0.mlp_shared.0.weight"]
-        generator = Lab2PixV2Generator(
-            shared.shape[1],
+        settings = GeneratorSettings(
             width=config["ngf"],
-            doublings=doublings,
-            start_size=(config["height"] >> doublings, config["width"] >> doublings),
+            num_upsamples=num_upsamples,
+            start_size=(config["height"] >> num_upsamples, config["width"] >> num_upsamples),
             modulation="dg-norm" if any(name.startswith("fpencoder.") for name in weights) else "spade",
             modulation_hidden=config["modulation_hidden"],
             global_width=config["global_width"],
             global_max_width=config["global_max_width"],
-            start="noise" if first.ndim == 2 else "label",
+            input="noise" if first.ndim == 2 else "label",
             noise_dim=first.shape[1],
         )
+        generator = Lab2PixV2Generator(shared.shape[1], settings)
         load_renamed(generator, official_rules(generator), weights, "official generator")
         return generator.eval()
 
     def _discriminator(self) -> MultiScaleDiscriminator:
         config, weights = self.config, self.vectors.part("D.")
-        networks = []
-        for scale in range(config["num_D"]):
-            levels = 3 - scale
-            networks.append(
-                HierarchicalDiscriminator(
-                    weights[f"discriminator_{scale}.common.0.0.weight"].shape[1],
-                    [
-                        weights[f"discriminator_{scale}.backboneNet.p{3 + level}.bias"].shape[0]
-                        for level in range(levels)
-                    ],
-                    levels=levels,
-                    width=config["ndf"],
-                    max_width=config["max_dim"],
-                )
-            )
-        discriminator = MultiScaleDiscriminator(networks)
+        discriminator = MultiScaleDiscriminator.hierarchical(
+            weights["discriminator_0.common.0.0.weight"].shape[1],
+            [weights[f"discriminator_0.backboneNet.p{3 + level}.bias"].shape[0] for level in range(3)],
+            scales=config["num_D"],
+            width=config["ndf"],
+            max_width=config["max_dim"],
+        )
         own = {name: tensor for name, tensor in weights.items() if ".backboneNet." not in name}
         load_renamed(discriminator, official_rules(discriminator), own, "official discriminator")
         return discriminator.eval()
@@ -674,11 +669,11 @@ class _Vectors:
 
     @cached_property
     def drawn(self) -> Tensor:
-        """The same as `generated`, or, where asked for, what a prepared generator draws: without a graph."""
+        """The same as `generated`, or, where asked for, what a fused generator draws: without a graph."""
         if not self.fast:
             return self.generated.detach()
         noise = self.vectors.tensors.get("in.noise")
-        image: Tensor = prepare(self.generator)(self.condition, None if noise is None else noise.float())
+        image: Tensor = fuse(self.generator)(self.condition, None if noise is None else noise.float())
         return image
 
     @cached_property

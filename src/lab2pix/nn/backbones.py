@@ -1,20 +1,17 @@
-"""Frozen classification networks whose features the perceptual branch (3.2.1) and the perceptual loss (Eq. 28) see.
+"""Frozen backbones: feature extractors for the perceptual branch (3.2.1) and the perceptual loss (Eq. 28).
 
-All return their features after the layer that ends a stage: VGG's after the ReLU (what the paper and the released code
-take), EfficientNet-Lite's after a block's last batch norm. Its blocks are inverted bottlenecks without an activation
-there: the sum that the next block reads loses nothing and lets gradients of both signs through.
+Features are taken after the layer that ends a stage. For VGG this is the ReLU, as in the paper and the released code;
+for EfficientNet-Lite the last batch norm of a block, an inverted bottleneck without an activation there.
 """
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
-
-from lab2pix.nn.convolutions import FrozenConv2d
 
 __all__ = ["VGG16", "VGG19", "Backbone", "BackboneFeatures", "CompactVGG19", "EfficientNetLite0", "EfficientNetLite1"]
 
@@ -23,11 +20,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class BackboneFeatures(NamedTuple):
-    """What a backbone sees in a batch of images.
+    """Features of a batch of images.
 
     Attributes:
-        discriminator: as many as were asked for of the features at 1/8, 1/16 and 1/32 of the size.
-        perceptual: the five of the perceptual loss, shallow first; empty where they were not asked for.
+        discriminator: the features at 1/8, 1/16 and 1/32 of the size, as many as requested.
+        perceptual: the five of the perceptual loss, shallow first; empty unless requested.
         consistency: the five of image consistency, likewise.
     """
 
@@ -37,45 +34,43 @@ class BackboneFeatures(NamedTuple):
 
 
 class Backbone(nn.Module):
-    """A frozen feature network: its weights get no gradients, and it stays in evaluation mode whatever its parent does.
+    """Frozen feature extractor: its weights get no gradients, and it always stays in evaluation mode.
 
-    A subclass gives the layers, which run one after the other, and after which of them features are taken.
+    A subclass defines the layers, which run in sequence, and the layers after which features are taken.
 
     Args:
-        layers: what runs, in order.
+        layers: the layers, in order.
 
     Attributes:
-        name: what settings call it.
+        name: its name in settings.
         discriminator_channels: widths of the features at 1/8, 1/16 and 1/32 of the size.
         perceptual_channels: widths of the five features of the perceptual loss.
-        discriminator_taps, perceptual_taps: the layers after which they are taken.
-        consistency_taps: the layers after which the five features of image consistency are taken (Eq. 18).
-        feature_scale: what they are multiplied by.
+        discriminator_layers, perceptual_layers: the layers after which they are taken.
+        consistency_layers: the layers after which the five features of image consistency are taken (Eq. 18).
+        feature_scale: factor of all features.
         mean, std: of each channel of an RGB image in [0, 1], as the network was trained with.
-        order: memory order that images are looked at in, on a CPU.
     """
 
     name: ClassVar[str]
     discriminator_channels: ClassVar[tuple[int, int, int]]
     perceptual_channels: ClassVar[tuple[int, int, int, int, int]]
-    discriminator_taps: ClassVar[tuple[int, int, int]]
-    perceptual_taps: ClassVar[tuple[int, int, int, int, int]]
-    consistency_taps: ClassVar[tuple[int, int, int, int, int]]
+    discriminator_layers: ClassVar[tuple[int, int, int]]
+    perceptual_layers: ClassVar[tuple[int, int, int, int, int]]
+    consistency_layers: ClassVar[tuple[int, int, int, int, int]]
     feature_scale: ClassVar[float] = 1.0
     mean: ClassVar[tuple[float, float, float]] = IMAGENET_MEAN
     std: ClassVar[tuple[float, float, float]] = IMAGENET_STD
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        # Layers behind the last tap are never needed.
-        last = max(*self.discriminator_taps, *self.perceptual_taps, *self.consistency_taps)
+        # Layers behind the last feature are never needed.
+        last = max(*self.discriminator_layers, *self.perceptual_layers, *self.consistency_layers)
         self.layers = nn.ModuleList(layers[: last + 1])
-        self.order = torch.preserve_format
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, also where a parent's `train()` reaches this far."""
+        """Stay in evaluation mode, also if a parent calls `train()`."""
         return super().train(False)
 
     @classmethod
@@ -88,80 +83,52 @@ class Backbone(nn.Module):
     def forward(
         self, image: Tensor, *, levels: int = 3, perceptual: bool = False, consistency: bool = False
     ) -> BackboneFeatures:
-        """Run the layers once, no further than what is asked for needs; gradients reach the image.
+        """Run the layers once, up to the last requested feature; gradients reach the image.
 
         Args:
-            image: `[N, 3, H, W]`, normalised (see `normalize`) or, as the released code sometimes does, in [-1, 1].
+            image: `[N, 3, H, W]`, normalized (see `normalize`) or, as in parts of the released code, in [-1, 1].
             levels: how many of the features at 1/8, 1/16, 1/32 to return, 0 to 3.
             perceptual: whether to return the five features of the perceptual loss.
             consistency: whether to return the five features of image consistency.
         """
-        taps = (
-            self.discriminator_taps[:levels],
-            self.perceptual_taps if perceptual else (),
-            self.consistency_taps if consistency else (),
+        wanted = (
+            self.discriminator_layers[:levels],
+            self.perceptual_layers if perceptual else (),
+            self.consistency_layers if consistency else (),
         )
         features = BackboneFeatures([], [], [])
-        if self.order != torch.preserve_format and image.device.type == "cpu":
-            image = image.contiguous(memory_format=self.order)
-        for index in range(max((tap for group in taps for tap in group), default=-1) + 1):
+        for index in range(max((layer for group in wanted for layer in group), default=-1) + 1):
             image = self.layers[index](image)
-            if not any(index in group for group in taps):
+            if not any(index in group for group in wanted):
                 continue
             feature = self.feature(index, image)
-            for group, found in zip(taps, features, strict=True):
+            for group, found in zip(wanted, features, strict=True):
                 if index in group:
                     found.append(feature)
         return features
 
     def feature(self, index: int, output: Tensor) -> Tensor:
-        """Return the feature that is taken after a layer, given the layer's output."""
+        """Return the feature after a layer, given the layer's output."""
         return output if self.feature_scale == 1 else output * self.feature_scale
 
     def load_weights(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights out of a whole classifier's state dict.
+        """Load the weights from the state dict of a whole classifier.
 
         Raises:
             RuntimeError: weights are missing or of another shape.
         """
-        renamed = {self.local_name(name): tensor for name, tensor in state.items()}
+        renamed = {self.remap_key(name): tensor for name, tensor in state.items()}
         own = self.state_dict()
         self.load_state_dict({name: tensor for name, tensor in renamed.items() if name in own})
 
-    def lower(self, dtype: torch.dtype) -> None:
-        """Hold the convolutions in a lower type, so that autocast need not cast them at every pass.
-
-        Batch norms become part of them, in float32 before the cast. From now on passes have to run under autocast.
-        """
-        for owner, convolution, norm in self._normalised():
-            if isinstance(getattr(owner, norm), nn.BatchNorm2d):
-                _fold(getattr(owner, convolution), getattr(owner, norm))
-                setattr(owner, norm, nn.Identity())
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                module.to(dtype=dtype)
-        self.order = torch.channels_last  # pooling in a low type is several times faster in it
-
-    def _normalised(self) -> Iterator[tuple[nn.Module, str, str]]:
-        """Yield every module that has a convolution with a batch norm right behind it, and the names of both."""
-        yield from ()
-
     @staticmethod
     @abstractmethod
-    def local_name(name: str) -> str:
-        """Return what this module calls a weight of the classifier; any other name for those it has no use for."""
-
-
-def _fold(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    """Let a convolution without bias do what its batch norm does in evaluation mode."""
-    assert norm.running_mean is not None and norm.running_var is not None and convolution.bias is None
-    factor = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
-    convolution.weight.mul_(factor.view(-1, 1, 1, 1))
-    convolution.bias = nn.Parameter(norm.bias - norm.running_mean * factor, requires_grad=False)
+    def remap_key(name: str) -> str:
+        """Return this module's name of a weight of the classifier; any other name for weights that it lacks."""
 
 
 class _VGG(Backbone):
-    """The convolutions of a VGG network (Simonyan and Zisserman), weights under torchvision's names.
+    """Convolutions of a VGG network (Simonyan and Zisserman), weights under torchvision's names.
 
     Discriminator features are pool3, pool4, pool5; perceptual ones relu1_1, relu2_1, relu3_1, relu4_1, relu5_1;
     those of image consistency relu1_2, relu2_2, relu3_2, relu4_2, relu5_2.
@@ -176,7 +143,7 @@ class _VGG(Backbone):
         width = 3
         for depth, stage_width in zip(self.depths, self.perceptual_channels, strict=True):
             for _ in range(depth):
-                convolution = FrozenConv2d(width, stage_width, 3, padding=1)
+                convolution = nn.Conv2d(width, stage_width, 3, padding=1)
                 nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
                 nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
                 layers += [convolution, nn.ReLU(inplace=True)]  # features are returned after it, not before
@@ -185,7 +152,7 @@ class _VGG(Backbone):
         super().__init__(layers)
 
     @staticmethod
-    def local_name(name: str) -> str:
+    def remap_key(name: str) -> str:
         """Return this module's name of one of torchvision's weights."""
         return name.replace("features.", "layers.", 1)
 
@@ -195,9 +162,9 @@ class VGG16(_VGG):
 
     name = "vgg16"
     depths = (2, 2, 3, 3, 3)
-    discriminator_taps = (16, 23, 30)
-    perceptual_taps = (1, 6, 11, 18, 25)
-    consistency_taps = (3, 8, 13, 20, 27)
+    discriminator_layers = (16, 23, 30)
+    perceptual_layers = (1, 6, 11, 18, 25)
+    consistency_layers = (3, 8, 13, 20, 27)
 
 
 class VGG19(_VGG):
@@ -205,9 +172,9 @@ class VGG19(_VGG):
 
     name = "vgg19"
     depths = (2, 2, 4, 4, 4)
-    discriminator_taps = (18, 27, 36)
-    perceptual_taps = (1, 6, 11, 20, 29)
-    consistency_taps = (3, 8, 13, 22, 31)
+    discriminator_layers = (18, 27, 36)
+    perceptual_layers = (1, 6, 11, 20, 29)
+    consistency_layers = (3, 8, 13, 22, 31)
 
 
 class CompactVGG19(Backbone):
@@ -222,9 +189,9 @@ class CompactVGG19(Backbone):
     discriminator_channels = (64, 128, 128)
     perceptual_channels = (64, 128, 256, 512, 512)
     depths: ClassVar[tuple[int, ...]] = (2, 2, 4, 4, 1)
-    discriminator_taps = (19, 28, 31)
-    perceptual_taps = (2, 7, 12, 21, 30)
-    consistency_taps = perceptual_taps
+    discriminator_layers = (19, 28, 31)
+    perceptual_layers = (2, 7, 12, 21, 30)
+    consistency_layers = perceptual_layers
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
 
     def __init__(self) -> None:
@@ -243,14 +210,14 @@ class CompactVGG19(Backbone):
         self.requires_grad_(False)
 
     def feature(self, index: int, output: Tensor) -> Tensor:
-        """See `Backbone.feature`: behind relu1_1 to relu5_1 stand the heads."""
-        if index not in self.perceptual_taps:
+        """See `Backbone.feature`: after relu1_1 to relu5_1, the output of a head."""
+        if index not in self.perceptual_layers:
             return output
-        head: Tensor = self.heads[self.perceptual_taps.index(index)](output)
+        head: Tensor = self.heads[self.perceptual_layers.index(index)](output)
         return head
 
     @classmethod
-    def local_name(cls, name: str) -> str:
+    def remap_key(cls, name: str) -> str:
         """Return this module's name of one of the published weights: `conv0`, `conv34`, `conv41_aux`."""
         layer, _, kind = name.partition(".")
         digits = layer.removeprefix("conv").removesuffix("_aux")
@@ -287,19 +254,9 @@ class _EfficientNetLite(Backbone):
         network = EfficientNet.from_name(self.name, image_size=None)
         stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
         super().__init__([stem, *network._blocks])
-        self.order = torch.channels_last  # its depthwise convolutions take half the time in it
-
-    def _normalised(self) -> Iterator[tuple[nn.Module, str, str]]:
-        """See `Backbone._normalised`."""
-        stem, *blocks = self.layers
-        yield stem, "0", "1"
-        for block in blocks:
-            for convolution, norm in (("_expand_conv", "_bn0"), ("_depthwise_conv", "_bn1"), ("_project_conv", "_bn2")):
-                if hasattr(block, convolution):
-                    yield block, convolution, norm
 
     @staticmethod
-    def local_name(name: str) -> str:
+    def remap_key(name: str) -> str:
         """Return this module's name of one of the package's weights."""
         for theirs, ours in (("_conv_stem.", "layers.0.0."), ("_bn0.", "layers.0.1.")):
             if name.startswith(theirs):
@@ -314,15 +271,15 @@ class EfficientNetLite0(_EfficientNetLite):
     """EfficientNet-Lite0: 16 blocks."""
 
     name = "efficientnet-lite0"
-    discriminator_taps = (5, 11, 16)
-    perceptual_taps = (1, 3, 5, 11, 16)
-    consistency_taps = perceptual_taps
+    discriminator_layers = (5, 11, 16)
+    perceptual_layers = (1, 3, 5, 11, 16)
+    consistency_layers = perceptual_layers
 
 
 class EfficientNetLite1(_EfficientNetLite):
-    """EfficientNet-Lite1: 21 blocks, other weights; for runs that shall be judged by what Lite0 sees."""
+    """EfficientNet-Lite1: 21 blocks; for runs that are evaluated by distances through Lite0."""
 
     name = "efficientnet-lite1"
-    discriminator_taps = (7, 15, 21)
-    perceptual_taps = (1, 4, 7, 15, 21)
-    consistency_taps = perceptual_taps
+    discriminator_layers = (7, 15, 21)
+    perceptual_layers = (1, 4, 7, 15, 21)
+    consistency_layers = perceptual_layers

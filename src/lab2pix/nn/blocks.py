@@ -1,37 +1,37 @@
-"""What generators and discriminators are built of."""
+"""Residual blocks of the generators, convolution blocks of the discriminators."""
 
 from __future__ import annotations
 
 from typing import Literal
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
-from lab2pix.nn.convolutions import Conv2d
-from lab2pix.nn.fused import instance_norm_act, traced_or_without_graph
-from lab2pix.nn.layouts import is_channels_last
-from lab2pix.nn.modulation import SPADE, DGNorm
-from lab2pix.nn.spectral import spectral_conv2d
+from lab2pix.nn.normalization import SPADE, DGNorm
 
 __all__ = ["SLOPE", "ConvNormAct", "GenResBlk", "MiniInception", "conv2d"]
 
 SLOPE = 0.2
-"""Slope of every LeakyReLU below zero."""
+"""Negative slope of every LeakyReLU."""
 
-_MODULATIONS: dict[str, type[SPADE]] = {"dg-norm": DGNorm, "spade": SPADE}
+_NORMS: dict[str, type[SPADE]] = {"dg-norm": DGNorm, "spade": SPADE}
 
 
 def conv2d(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, bias: bool = True, spectral_norm: bool = True
 ) -> nn.Conv2d:
-    """Return a convolution that keeps the size (or divides it by `stride`), under spectral norm if asked for."""
-    make = spectral_conv2d if spectral_norm else Conv2d
-    return make(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
+    """Return a convolution that keeps the size (or divides it by `stride`), with spectral norm if asked for."""
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, bias=bias)
+    if spectral_norm:
+        parametrizations.spectral_norm(conv)
+    return conv
 
 
 class GenResBlk(nn.Module):
-    """The conditional residual block (Eq. 1, 6): twice norm, LeakyReLU, 3x3 convolution; plus a shortcut.
+    """Conditional residual block (Eq. 1, 6): twice norm, LeakyReLU, 3x3 convolution; plus a shortcut.
 
-    The shortcut is the identity where widths agree, else norm and a 1x1 convolution without bias; its norm gets no
+    The shortcut is the identity where widths agree, else norm and a 1x1 convolution without bias. Its norm gets no
     global feature, as in the released networks. The middle width is the smaller of the two.
 
     Args:
@@ -40,7 +40,7 @@ class GenResBlk(nn.Module):
         label_channels: width of the one-hot label map.
         hidden: hidden width of the modulation.
         modulation: DG-Norm, or SPADE without the global feature.
-        spectral_norm: whether the convolutions are under spectral norm.
+        spectral_norm: whether the convolutions have spectral norm.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class GenResBlk(nn.Module):
     ) -> None:
         super().__init__()
         middle = min(in_channels, out_channels)
-        norm = _MODULATIONS[modulation]
+        norm = _NORMS[modulation]
         self.norm_0 = norm(in_channels, label_channels, hidden=hidden)
         self.conv_0 = conv2d(in_channels, middle, 3, spectral_norm=spectral_norm)
         self.norm_1 = norm(middle, label_channels, hidden=hidden)
@@ -74,17 +74,17 @@ class GenResBlk(nn.Module):
             label: `[N, label_channels, h, w]` one-hot (another size is resized in every norm).
             global_feature: `[N, hidden, h, w]`, or None.
         """
-        residual = self.conv_0(self.norm_0(x, label, global_feature, slope=SLOPE))
-        residual = self.conv_1(self.norm_1(residual, label, global_feature, slope=SLOPE))
-        shortcut = x if self.norm_s is None or self.conv_s is None else self.conv_s(self.norm_s(x, label, None))
-        result: Tensor = shortcut + residual
+        h = self.conv_0(F.leaky_relu(self.norm_0(x, label, global_feature), SLOPE))
+        h = self.conv_1(F.leaky_relu(self.norm_1(h, label, global_feature), SLOPE))
+        shortcut = x if self.norm_s is None or self.conv_s is None else self.conv_s(self.norm_s(x, label))
+        result: Tensor = h + shortcut
         return result
 
 
 class ConvNormAct(nn.Sequential):
-    """Convolution under spectral norm, instance norm, LeakyReLU: what discriminators are made of (3.2.1).
+    """Convolution with spectral norm, instance norm, LeakyReLU: the block of the discriminators (3.2.1).
 
-    No bias and no affine weights: the norm would take a bias out again.
+    No bias and no affine weights: the norm would remove a bias.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> None:
@@ -94,24 +94,14 @@ class ConvNormAct(nn.Sequential):
             nn.LeakyReLU(SLOPE, inplace=True),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map `[N, in_channels, h, w]` to `[N, out_channels, h / stride, w / stride]`."""
-        conv, norm, act = self
-        x = conv(x)
-        assert isinstance(norm, nn.InstanceNorm2d)
-        if norm.training and x.device.type == "cpu" and is_channels_last(x) and not traced_or_without_graph():
-            return instance_norm_act(x, norm.eps, SLOPE)
-        result: Tensor = act(norm(x))
-        return result
-
 
 class MiniInception(nn.Module):
-    """Three branches of growing reach, added up (3.2.1, Fig. 6).
+    """Sum of three branches with growing receptive fields (3.2.1, Fig. 6).
 
     Args:
         in_channels: width of the input.
         out_channels: width of every branch and of the result.
-        stride: how much smaller the result is.
+        stride: by how much the result is smaller.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 2) -> None:
@@ -128,5 +118,5 @@ class MiniInception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, in_channels, h, w]` to `[N, out_channels, h/stride, w/stride]`."""
-        summed: Tensor = self.pool_branch(x) + self.conv3_branch(x) + self.conv5_branch(x)
-        return summed
+        result: Tensor = self.pool_branch(x) + self.conv3_branch(x) + self.conv5_branch(x)
+        return result

@@ -1,10 +1,10 @@
-"""The networks that judge: hierarchical perceptual discriminators (3.2.1, Fig. 6) and SPADE's PatchGANs."""
+"""Discriminators: hierarchical perceptual ones (3.2.1, Fig. 6) and SPADE's PatchGAN."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +16,11 @@ __all__ = ["HierarchicalDiscriminator", "MultiScaleDiscriminator", "PatchDiscrim
 
 
 class ScaleOutput(NamedTuple):
-    """What one discriminator says of its image.
+    """Output of the discriminator of one scale.
 
     Attributes:
-        predictions: per level `[N, 1, h, w]`, high where the image looks real; the first level is the largest.
-        features: what its layers saw on the way, for feature matching (Eq. 29).
+        predictions: logits per level `[N, 1, h, w]`, high where the image looks real; the first level is the largest.
+        features: intermediate features, for feature matching (Eq. 29).
     """
 
     predictions: list[Tensor]
@@ -28,15 +28,15 @@ class ScaleOutput(NamedTuple):
 
 
 def downsample(x: Tensor) -> Tensor:
-    """Halve `[N, C, H, W]` for the next discriminator (4.2.1): average of 3x3, padding not counted."""
+    """Halve `[N, C, H, W]` for the next discriminator (4.2.1): 3x3 average pooling, padding not counted."""
     return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
 
 
 class HierarchicalDiscriminator(nn.Module):
-    """Judge an image on up to three levels of meaning, with the eyes of a frozen backbone beside its own (Fig. 6).
+    """Hierarchical perceptual discriminator: predicts on up to three levels, each with a backbone's feature (Fig. 6).
 
     Args:
-        in_channels: width of the input: label map and image.
+        in_channels: width of the input: the image, or label map and image.
         backbone_channels: width of the backbone's feature for each level.
         levels: 3 for D3, 2 for D2, 1 for D1 (Eq. 8, 23).
         width: channels of the trunk's first convolution; the second and third have 2 and 4 times as many.
@@ -65,24 +65,24 @@ class HierarchicalDiscriminator(nn.Module):
         )
         mains = [4 * width, *[max_width] * (levels - 1)]
         self.perceptual = nn.ModuleList(ConvNormAct(channels, channels, 3) for channels in backbone_channels[:levels])
-        self.fuse = nn.ModuleList(
-            ConvNormAct(main + seen, max_width, 3) for main, seen in zip(mains, backbone_channels[:levels], strict=True)
+        self.fusion = nn.ModuleList(
+            ConvNormAct(main + more, max_width, 3) for main, more in zip(mains, backbone_channels[:levels], strict=True)
         )
         self.heads = nn.ModuleList(
             nn.Sequential(ConvNormAct(max_width, max_width, 3), conv2d(max_width, 1, 5, spectral_norm=False))
             for _ in range(levels)
         )
-        self.deeper = nn.ModuleList(MiniInception(max_width, max_width) for _ in range(levels - 1))
+        self.stages = nn.ModuleList(MiniInception(max_width, max_width) for _ in range(levels - 1))
 
     def forward(self, x: Tensor, backbone_features: Sequence[Tensor]) -> ScaleOutput:
-        """Judge label map and image.
+        """Predict on every level (Eq. 8, 23).
 
         Args:
             x: `[N, in_channels, H, W]`, H and W multiples of 2^(2 + levels).
-            backbone_features: per level `[N, C_l, H / 2^(2 + l), W / 2^(2 + l)]` of the same image.
+            backbone_features: per level `[N, C_l, H / 2^(3 + l), W / 2^(3 + l)]` of the same image, l from 0.
 
         Returns:
-            One prediction per level, and the features: trunk, then per level its fusion and, but for the last, its
+            One prediction per level, and the features: trunk, then per level its fusion and, except for the last, its
             mini-inception block.
         """
         predictions: list[Tensor] = []
@@ -90,23 +90,23 @@ class HierarchicalDiscriminator(nn.Module):
         for layer in self.trunk:
             x = layer(x)
             features.append(x)
-        for level, (perceptual, fuse, head) in enumerate(zip(self.perceptual, self.fuse, self.heads, strict=True)):
-            x = fuse(torch.cat([x, perceptual(backbone_features[level])], 1))
+        for level, (perceptual, fusion, head) in enumerate(zip(self.perceptual, self.fusion, self.heads, strict=True)):
+            if level > 0:
+                x = self.stages[level - 1](x)
+                features.append(x)
+            x = fusion(torch.cat([x, perceptual(backbone_features[level])], 1))
             features.append(x)
             predictions.append(head(x))
-            if level < len(self.deeper):
-                x = self.deeper[level](x)
-                features.append(x)
         return ScaleOutput(predictions, features)
 
 
 class PatchDiscriminator(nn.Module):
-    """SPADE's PatchGAN: 4x4 convolutions, all but the first under spectral and instance norm (5.4, rungs below B).
+    """SPADE's PatchGAN: 4x4 convolutions, all but the first with spectral and instance norm (5.4, steps below B).
 
     Args:
-        in_channels: width of the input: label map and image.
+        in_channels: width of the input: the image, or label map and image.
         width: channels of the first convolution; they double with each layer.
-        max_width: the most channels.
+        max_width: upper limit of the channels.
         layers: convolutions before the one that predicts; all but the last of them halve the size.
     """
 
@@ -126,7 +126,7 @@ class PatchDiscriminator(nn.Module):
         self.head = nn.Conv2d(widths[-1], 1, 4, padding=2)
 
     def forward(self, x: Tensor, backbone_features: Sequence[Tensor] = ()) -> ScaleOutput:
-        """Judge `[N, in_channels, H, W]`; a PatchGAN has no use for the features of a backbone."""
+        """Predict for `[N, in_channels, H, W]`; a PatchGAN ignores the features of a backbone."""
         del backbone_features
         features: list[Tensor] = []
         for layer in self.layers:
@@ -136,7 +136,7 @@ class PatchDiscriminator(nn.Module):
 
 
 class MultiScaleDiscriminator(nn.Module):
-    """Independent discriminators, one per size of the image (4.2.1, Eq. 23).
+    """Multi-scale discriminator: independent discriminators, one per size of the image (4.2.1, Eq. 23).
 
     Args:
         networks: the discriminators, largest image first.
@@ -146,8 +146,30 @@ class MultiScaleDiscriminator(nn.Module):
         super().__init__()
         self.networks = nn.ModuleList(networks)
 
+    @classmethod
+    def hierarchical(
+        cls, in_channels: int, backbone_channels: Sequence[int], *, scales: int, width: int = 64, max_width: int = 512
+    ) -> Self:
+        """Return hierarchical discriminators, largest image first: D3 with 3 levels, D2 with 2, D1 with 1 (5.2).
+
+        Args:
+            in_channels: width of the input: the image, or label map and image.
+            backbone_channels: widths of the backbone's features, one per level.
+            scales: 2 for D3 and D2, 3 for D1 as well (V2-H).
+            width: channels of each trunk's first convolution.
+            max_width: channels of the levels.
+        """
+        return cls(
+            [
+                HierarchicalDiscriminator(
+                    in_channels, backbone_channels, levels=3 - scale, width=width, max_width=max_width
+                )
+                for scale in range(scales)
+            ]
+        )
+
     def forward(self, inputs: Sequence[Tensor], backbone_features: Sequence[Sequence[Tensor]]) -> list[ScaleOutput]:
-        """Judge every size.
+        """Predict for every size.
 
         Args:
             inputs: label map and image, `[N, C, H / 2^s, W / 2^s]` for scale s, largest first.

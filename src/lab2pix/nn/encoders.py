@@ -1,27 +1,24 @@
-"""What encodes noise and label map before anything is drawn: f_z, f_lsk (3.1.1), and the global feature (Eq. 2)."""
+"""Encoders of noise, sketch and label map: f_z, f_lsk (3.1.1), and the global feature (Eq. 2)."""
 
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.nn.blocks import SLOPE, conv2d
-from lab2pix.nn.enlarged import conv3x3_of_enlarged
 
 __all__ = ["GlobalEncoder", "NoiseEncoder", "SketchEncoder"]
 
 
 class NoiseEncoder(nn.Linear):
-    """z -> linear layer -> a map, f_z of 3.1.1.
+    """Linear layer from z to a feature map, f_z of 3.1.1.
 
     Args:
         noise_dim: length of z.
         channels: width of the map.
-        size: height and width of the map; at other sizes it is resized.
+        size: height and width of the map.
     """
 
     def __init__(self, noise_dim: int, channels: int, size: tuple[int, int]) -> None:
@@ -29,17 +26,11 @@ class NoiseEncoder(nn.Linear):
         self.channels, self.size = channels, size
 
     def forward(self, noise: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Turn `[N, noise_dim]` into `[N, channels, h, w]`, bilinearly resized where `size` is another.
+        """Map `[N, noise_dim]` to `[N, channels, h, w]`, bilinearly resized if `size` is not the map's own."""
+        return self.to_map(super().forward(noise), size)
 
-        Under autocast too it computes in its own type, and casts the result: casting its weight and the weight's
-        gradient, which lies the other way round in memory, takes several times as long as the product.
-        """
-        kind = noise.device.type
-        if torch.is_autocast_enabled(kind):
-            with torch.autocast(kind, enabled=False):
-                flat = super().forward(noise.to(self.weight.dtype)).to(torch.get_autocast_dtype(kind))
-        else:
-            flat = super().forward(noise)
+    def to_map(self, flat: Tensor, size: tuple[int, int] | None = None) -> Tensor:
+        """Return the output of the linear layer, `[N, channels * h * w]`, as a map of the wanted size."""
         x = flat.view(-1, self.channels, *self.size)
         if size is not None and size != self.size:
             x = F.interpolate(x, size=size, mode="bilinear", align_corners=False)
@@ -47,7 +38,7 @@ class NoiseEncoder(nn.Linear):
 
 
 class SketchEncoder(nn.Sequential):
-    """Sketch -> f_lsk: a 5x5 convolution, then five 3x3 ones of stride 2, each with norm and ReLU (3.1.1, Fig. 3).
+    """Sketch encoder f_lsk: a 5x5 convolution, then five 3x3 ones with stride 2, each with norm and ReLU (Fig. 3).
 
     Args:
         in_channels: width of the sketch.
@@ -63,16 +54,16 @@ class SketchEncoder(nn.Sequential):
 
 
 class GlobalEncoder(nn.Module):
-    """Look at the whole label map at once, and tell every scale of the generator (Eq. 2).
+    """Global encoder: one feature of the whole label map, for every scale of the generator (Eq. 2).
 
-    3x3 convolutions with spectral norm and LeakyReLU: stride 1 once, then stride 2 down to the generator's first
-    scale. That one result, enlarged by nearest neighbour, goes through each scale's own 3x3 convolution and ReLU.
+    3x3 convolutions with spectral norm and LeakyReLU, the first with stride 1, the others with stride 2, down to the
+    generator's first scale. Each scale upsamples their output and has its own 3x3 convolution and ReLU.
 
     Args:
         label_channels: width of the one-hot label map.
-        doublings: how often the generator doubles its size.
+        num_upsamples: how often the generator doubles its size.
         width: channels of the first convolution; they double with each stride.
-        max_width: the most channels of any.
+        max_width: upper limit of the channels.
         out_channels: channels of the global feature: the modulation's hidden width.
         outputs: how many scales get a feature, smallest first; None: all of them.
     """
@@ -81,36 +72,33 @@ class GlobalEncoder(nn.Module):
         self,
         label_channels: int,
         *,
-        doublings: int,
+        num_upsamples: int,
         width: int = 64,
         max_width: int = 512,
         out_channels: int = 128,
         outputs: int | None = None,
     ) -> None:
         super().__init__()
-        widths = [min(width * 2**step, max_width) for step in range(doublings + 1)]
+        widths = [min(width * 2**step, max_width) for step in range(num_upsamples + 1)]
         inputs = [label_channels, *widths[:-1]]
         self.down = nn.ModuleList(
             conv2d(before, after, 3, stride=1 if step == 0 else 2)
             for step, (before, after) in enumerate(zip(inputs, widths, strict=True))
         )
         self.scales = nn.ModuleList(
-            nn.Conv2d(widths[-1], out_channels, 3, padding=1) for _ in range(outputs or doublings + 1)
+            nn.Conv2d(widths[-1], out_channels, 3, padding=1) for _ in range(outputs or num_upsamples + 1)
         )
 
     def forward(self, label: Tensor) -> list[Tensor]:
-        """Return the global feature of every scale that gets one, smallest first.
+        """Return the global feature of every scale that gets one, smallest first (Eq. 2).
 
         Args:
-            label: `[N, label_channels, H, W]` one-hot; H and W multiples of 2^doublings.
+            label: `[N, label_channels, H, W]` one-hot; H and W multiples of 2^num_upsamples.
 
         Returns:
-            Feature i is `[N, out_channels, H / 2^(doublings - i), W / 2^(doublings - i)]`.
+            Feature i is `[N, out_channels, H / 2^(num_upsamples - i), W / 2^(num_upsamples - i)]`.
         """
         x = label
         for conv in self.down:
-            x = F.leaky_relu(conv(x), SLOPE, inplace=True)
-        return [
-            conv3x3_of_enlarged(x, cast(Tensor, conv.weight), cast(Tensor, conv.bias), 2**scale)
-            for scale, conv in enumerate(self.scales)
-        ]
+            x = F.leaky_relu(conv(x), SLOPE)
+        return [F.relu(conv(F.interpolate(x, scale_factor=2.0**s))) for s, conv in enumerate(self.scales)]

@@ -1,4 +1,4 @@
-"""How weights begin."""
+"""Weight initialization."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ __all__ = ["Init", "init_weights", "normal_init", "xavier_init"]
 Init = Literal["normal", "xavier", "kaiming", "orthogonal"]
 
 _POWER_ITERATIONS = 15
-"""As many as `spectral_norm` itself takes when it is put on a layer."""
+"""As many as `spectral_norm` itself runs when it is registered."""
 
 
 def xavier_init(module: nn.Module, gain: float = 0.02) -> None:
-    """Draw all convolution and linear weights anew: Xavier normal, biases 0 (5.2; the released V2's gain is 0.02).
+    """Initialize all convolution and linear weights: Xavier normal, biases 0 (5.2; the released V2's gain is 0.02).
 
     Args:
         module: any network; changed in place.
         gain: scale of the weights.
     """
-    _draw_anew(module, partial(nn.init.xavier_normal_, gain=gain))
+    _reinitialize(module, partial(nn.init.xavier_normal_, gain=gain))
 
 
 def normal_init(module: nn.Module, std: float = 0.02) -> None:
-    """Draw all convolution and linear weights anew: normal, biases 0 (5.2; the released V1's deviation is 0.02).
+    """Initialize all convolution and linear weights: normal, biases 0 (5.2; the released V1's deviation is 0.02).
 
     Args:
         module: any network; changed in place.
         std: standard deviation of the weights.
     """
-    _draw_anew(module, partial(nn.init.normal_, std=std))
+    _reinitialize(module, partial(nn.init.normal_, std=std))
 
 
 def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02) -> None:
@@ -52,7 +52,7 @@ def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02) -
         "kaiming": nn.init.kaiming_normal_,
         "orthogonal": partial(nn.init.orthogonal_, gain=gain),
     }
-    _draw_anew(module, fills[kind])
+    _reinitialize(module, fills[kind])
     for layer in module.modules():
         if isinstance(layer, nn.BatchNorm2d):
             nn.init.normal_(layer.weight, 1, gain)
@@ -60,10 +60,10 @@ def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02) -
 
 
 @torch.no_grad()
-def _draw_anew(module: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
+def _reinitialize(module: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
     """Fill all weights.
 
-    Under spectral norm the raw weight is drawn, and its singular vectors are found again: those of the old weight
+    With spectral norm, the original weight is filled and its singular vectors are computed: those of the old weight
     would scale the first steps by a wrong norm.
     """
     for layer in module.modules():
@@ -75,15 +75,15 @@ def _draw_anew(module: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
             weight = stack.original
             assert isinstance(weight, Tensor)
             fill(weight)
-            _refresh(stack, weight)
+            _run_power_iterations(stack, weight)
         else:
             fill(layer.weight)
         if layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 
-def _refresh(stack: parametrize.ParametrizationList, weight: Tensor) -> None:
-    """Run each parametrisation's power iterations, which happen on every call in training mode."""
+def _run_power_iterations(stack: parametrize.ParametrizationList, weight: Tensor) -> None:
+    """Run each parametrization's power iterations, which happen on every call in training mode."""
     for parametrization in stack:
         training = parametrization.training
         parametrization.train()

@@ -24,7 +24,7 @@ VALIDATION_TITLES = {
     "l1": "Mean difference of pixels in [-1, 1]",
     "perceptual": "Perceptual loss",
     "cycle": "Cycle segmentation loss",
-    "disagreement": "Share of pixels that its own segmenter classifies differently",
+    "seg_error": "Share of pixels that its own segmenter classifies differently",
 }
 """Scores that methods compute themselves; lower is better."""
 

@@ -12,6 +12,7 @@ import torch
 
 from lab2pix.errors import ConfigError
 from lab2pix.methods import Method
+from lab2pix.nn.fast._torch import raise_recompile_limit
 
 __all__ = ["check_compiler", "compile_networks", "eager_mode"]
 
@@ -40,10 +41,7 @@ def compile_networks(method: Method) -> None:
 
     Programs are made at the first step, one for each size, so that every session has the same ones.
     """
-    import torch._dynamo.config as settings
-
-    # One more would silently not be compiled.
-    settings.recompile_limit = max(settings.recompile_limit, _PROGRAMS)
+    raise_recompile_limit(_PROGRAMS)  # one more would silently not be compiled
     for module in method.compile_targets:
         module.compile(dynamic=False)
 

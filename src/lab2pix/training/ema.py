@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lab2pix.methods import Averaging
+from lab2pix.nn.fast._torch import lerp_all_
 
 __all__ = ["ModelEma"]
 
@@ -35,7 +36,7 @@ class ModelEma:
         decay = min(self.decay, (1 + step) / (10 + step)) if self.settings.warmup else self.decay
         averages: list[Tensor] = list(self.network.parameters())
         originals: list[Tensor] = list(network.parameters())
-        torch._foreach_lerp_(averages, originals, 1 - decay)
+        lerp_all_(averages, originals, 1 - decay)
         for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
             if self.settings.buffers == "average" and mine.is_floating_point():
                 mine.lerp_(theirs, 1 - decay)

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.methods import Method
+from lab2pix.reporting.grid import image_grid
 from lab2pix.training.log import read_log
 
 __all__ = ["plot_losses", "sample_grid"]
 
-_GAP, _TITLE, _LEGIBLE = 4, 18, 128  # pixels
+_LEGIBLE = 128  # pixels
 
 
 def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
@@ -26,26 +28,18 @@ def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
         generated: `[N, 3, H, W]` in [-1, 1].
         method: says what is generated from.
     """
-    # Small images are upsampled pixel by pixel to be legible.
-    factor = max(1, _LEGIBLE // generated.shape[-1])
     condition = method.sampling.condition
     given = "source" if condition.source == "images" else "label"
+    factor = max(1, _LEGIBLE // generated.shape[-1])  # small images are upsampled pixel by pixel to be legible
+    size = (generated.shape[-1] * factor, generated.shape[-2] * factor)
     columns = {given: condition.preview(batch), "generated": float_to_uint8(generated)}
     if batch.image is not None:
         columns["real"] = float_to_uint8(batch.image)
-    height, width = (side * factor for side in generated.shape[-2:])
-    size = (len(columns) * (width + _GAP) + _GAP, len(batch) * (height + _GAP) + _TITLE)
-    sheet = Image.new("RGB", size, "white")
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
-    for column, (title, images) in enumerate(columns.items()):
-        left = _GAP + column * (width + _GAP)
-        draw.text((left, 2), title, fill="black", font=font)
-        for row, image in enumerate(images):
-            picture = to_pil(image)
-            sheet.paste(
-                picture.resize((width, height), Image.Resampling.NEAREST), (left, _TITLE + row * (height + _GAP))
-            )
-    return sheet
+    rows = [
+        [to_pil(image).resize(size, Image.Resampling.NEAREST) for image in row]
+        for row in zip(*columns.values(), strict=True)
+    ]
+    return image_grid(rows, list(columns), gap=4, font=11)
 
 
 def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
@@ -95,15 +89,8 @@ def plot_losses(log: Path, file: Path) -> None:
             smooth = values if panel == "validation scores" else _smooth(values)
             axes.plot(steps, values, color=f"C{color}", alpha=0.2, linewidth=0.8)
             marker = "o" if len(values) < 20 else None
-            axes.plot(
-                steps,
-                smooth,
-                color=f"C{color}",
-                label=term.replace("_", " "),
-                linewidth=1.6,
-                marker=marker,
-                markersize=3,
-            )
+            style: dict[str, Any] = {"color": f"C{color}", "linewidth": 1.6, "marker": marker, "markersize": 3}
+            axes.plot(steps, smooth, label=term.replace("_", " "), **style)
         ends = [abs(_smooth(values)[-1]) for _, values in curves.values()]
         if max(ends) > 20 * min(ends):  # a small term next to a large one would look like zero
             axes.set_yscale("symlog", linthresh=0.1)

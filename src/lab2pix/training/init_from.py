@@ -49,7 +49,7 @@ def init_from(state: TrainingState, source: str) -> list[str]:
     count = _copy(generator, exported)
     if not count:
         raise CheckpointError(
-            f"train.start_from: {model} shares no weight with this run's generator; give a model of the same method"
+            f"train.init_from: {model} shares no weight with this run's generator; give a model of the same method"
         )
     _copy(method.sampling_generator(state.sampling_networks), exported)
     notes = {name: f"{counts[name]} of {len(network.state_dict())}" for name, network in method.networks.items()}
@@ -67,7 +67,7 @@ def _find(path: Path) -> Path:
         file = (path if newest is None else newest) / _MODEL
     if not file.is_file():
         raise CheckpointError(
-            f"train.start_from: there is no {file}; give a run folder, a checkpoint folder or a {_MODEL}"
+            f"train.init_from: there is no {file}; give a run folder, a checkpoint folder or a {_MODEL}"
         )
     return file
 
@@ -76,7 +76,7 @@ def _read(file: Path) -> dict[str, Tensor]:
     try:
         return load_file(file)
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"train.start_from: {file} cannot be read ({error}); take another checkpoint") from error
+        raise CheckpointError(f"train.init_from: {file} cannot be read ({error}); take another checkpoint") from error
 
 
 def _copy(network: nn.Module, tensors: dict[str, Tensor]) -> int:

@@ -18,6 +18,7 @@ from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Losses, Progress, build_method, get_method
+from lab2pix.nn.fast import accelerate
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
     latest_checkpoint,
@@ -120,8 +121,8 @@ def train(
         sampler = _sampler(config, team, samples, total)
         state = _build(config, label_space, team)
         inherited: list[str] = []
-        if config.train.start_from is not None and latest_checkpoint(run) is None:
-            inherited = init_from(state, config.train.start_from)
+        if config.train.init_from is not None and latest_checkpoint(run) is None:
+            inherited = init_from(state, config.train.init_from)
         state.refresh_batches = lambda: _refresh_batches(dataset, state, sampler.part_size, team.device)
         check_best(state.method, more=bool(validators))
         team.run_on_main(lambda: _check_held_out(config, label_space))
@@ -204,6 +205,10 @@ def _build(config: RunConfig, label_space: LabelSpace, team: DistributedContext)
     method = build_method(config, label_space)
     method.networks = {name: team.convert_sync_batchnorm(network) for name, network in method.networks.items()}
     method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
+    if not config.train.compile:  # the compiler optimizes the plain networks
+        for name, network in method.networks.items():
+            if name not in method.plain_networks:
+                accelerate(network, team.device)
     return build_state(method, team.device)
 
 

@@ -117,7 +117,7 @@ class Monitor:
             if self.log is not None:
                 self._write(values, waiting)
         # Scenes are drawn in the first epoch, and kept.
-        starved = self.pace.data_bound(excused=self.config.data.layout == "scenes" and not self._epoch())
+        starved = self.pace.data_bound(excused=self.config.data.format == "scenes" and not self._epoch())
         if starved is not None:
             self.note(data_loading_hint(starved, self.config.data.workers))
         self.display.update(step)

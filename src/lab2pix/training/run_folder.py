@@ -50,7 +50,7 @@ def read_run_config(run: Path) -> RunConfig:
         raise CheckpointError(
             f"{run} holds no run to resume ({file.name} is missing); start one without --resume"
         ) from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, AttributeError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValidationError, TypeError) as error:
         raise CheckpointError(
             f"{file} cannot be read as a run's configuration; restore it as it was written"
         ) from error

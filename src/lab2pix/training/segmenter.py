@@ -1,4 +1,4 @@
-"""Training the segmenters that pictures are judged with, on real pairs of any layout."""
+"""Training the segmenters that pictures are judged with, on real pairs of any format."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def train_segmenter(
             "learning_rate": settings.learning_rate,
             "encoder_weights": settings.encoder_weights,
             "seed": settings.seed,
-            "layout": data.layout,
+            "format": data.format,
             "pairs": len(train),
             "losses": losses,
             "seconds": round(seconds, 1),

@@ -21,7 +21,7 @@ def summarize_run(config: RunConfig) -> str:
     The text is YAML that `load_config` reads. Nothing is written; the networks are built and thrown away.
 
     Raises:
-        DataError: the data set's folder is given but does not hold what its layout says.
+        DataError: the data set's folder is given but does not hold what its format says.
     """
     label_space = LabelSpace.load(config.data.label_space)
     train, val = _count(config, "train", label_space), _count(config, "val", label_space)

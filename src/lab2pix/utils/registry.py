@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 
-__all__ = ["LAYOUTS", "Layout", "label_space_names"]
+__all__ = ["DATASET_FORMATS", "DatasetFormat", "label_space_names"]
 
 
 @dataclass(frozen=True)
-class Layout:
+class DatasetFormat:
     """A folder format of data sets.
 
     Attributes:
@@ -25,34 +25,36 @@ class Layout:
 
 _FORMATS = "lab2pix.data.formats"
 
-LAYOUTS = {
-    "ab": Layout("SPLIT/NAME.*, input left and photo right", f"{_FORMATS}:scan_ab", None),
-    "ade20k": Layout(
+DATASET_FORMATS = {
+    "ab": DatasetFormat("SPLIT/NAME.*, input left and photo right", f"{_FORMATS}:scan_ab", None),
+    "ade20k": DatasetFormat(
         "ADEChallengeData2016/images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
         f"{_FORMATS}:scan_ade20k",
         "ade20k",
     ),
-    "ba": Layout("SPLIT/NAME.*, photo left and input right", f"{_FORMATS}:scan_ba", None),
-    "cityscapes": Layout(
+    "ba": DatasetFormat("SPLIT/NAME.*, photo left and input right", f"{_FORMATS}:scan_ba", None),
+    "cityscapes": DatasetFormat(
         "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, *_instanceIds.png",
         f"{_FORMATS}:scan_cityscapes",
         "cityscapes",
     ),
-    "coco-stuff": Layout(
+    "coco-stuff": DatasetFormat(
         "SPLIT_img/NAME.jpg, SPLIT_label/NAME.png, optional SPLIT_inst/NAME.png",
         f"{_FORMATS}:scan_coco_stuff",
         "coco-stuff",
     ),
-    "facades": Layout("SPLIT/*.jpg, photo left and colored labels right", f"{_FORMATS}:scan_facades", "facades"),
-    "facades-base": Layout("NAME.jpg and palette NAME.png in one folder", f"{_FORMATS}:scan_facades_base", "facades"),
-    "folder": Layout(
+    "facades": DatasetFormat("SPLIT/*.jpg, photo left and colored labels right", f"{_FORMATS}:scan_facades", "facades"),
+    "facades-base": DatasetFormat(
+        "NAME.jpg and palette NAME.png in one folder", f"{_FORMATS}:scan_facades_base", "facades"
+    ),
+    "folder": DatasetFormat(
         "images/[SPLIT/]NAME.* and labels/ or sources/[SPLIT/]NAME.*, optional instances/; sub-folders kept",
         f"{_FORMATS}:scan_folder",
         None,
     ),
-    "scenes": Layout("no files: landscapes that are drawn while they are needed", None, "scenes"),
-    "sketch": Layout("SPLIT/*.jpg, sketch left and photo right", f"{_FORMATS}:scan_sketches", "sketch"),
-    "unaligned": Layout(
+    "scenes": DatasetFormat("no files: landscapes that are drawn while they are needed", None, "scenes"),
+    "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", f"{_FORMATS}:scan_sketches", "sketch"),
+    "unaligned": DatasetFormat(
         "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are no pairs", f"{_FORMATS}:scan_unaligned", None
     ),
 }

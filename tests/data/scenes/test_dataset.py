@@ -179,7 +179,7 @@ def test_scenes_file_hash_tells_datasets_apart() -> None:
 
 def test_scenes_light_setting_reaches_the_dataset() -> None:
     config = DataConfig.model_validate(
-        {"layout": "scenes", "size": SIZE, "scenes": {"light": "any", "train_count": 3}, "flip": False}
+        {"format": "scenes", "size": SIZE, "scenes": {"light": "any", "train_count": 3}, "flip": False}
     )
     data = build_dataset(config, "train", LabelSpace.load("scenes"), seed=0)
     assert torch.equal(data.read_photo(2), draw_scene(0, 2, SIZE, "any")[0])
@@ -191,7 +191,7 @@ def test_empty_scenes_dataset_is_refused() -> None:
 
 
 def test_scenes_config_builds_disjoint_splits() -> None:
-    config = DataConfig(layout="scenes", size=SIZE)
+    config = DataConfig(format="scenes", size=SIZE)
     space = LabelSpace.load("scenes")
     train, val = (build_dataset(config, split, space, 0) for split in ("train", "val"))
     assert len(train) == 2000 and len(val) == 64

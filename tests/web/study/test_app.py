@@ -234,6 +234,7 @@ def test_listening_on_ipv6_includes_ipv4() -> None:
             socket.create_connection((host, port), 5).close()
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(st.text(max_size=30))
 @example("[::1")

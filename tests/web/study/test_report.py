@@ -74,6 +74,7 @@ def test_friedman_test_by_hand(ranked: Path) -> None:
     assert over_people.statistic == pytest.approx(12 / (2 * 12) * (9 + 36 + 9) - 3 * 2 * 4)
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.integers(2, 6), st.integers(2, 30), st.integers(0, 10**6))
 def test_compare_methods_matches_scipy(methods: int, blocks: int, seed: int) -> None:
@@ -130,6 +131,7 @@ def test_interval_is_wider_if_people_differ() -> None:
     assert width(2) > 2 * width(0)
 
 
+@pytest.mark.slow
 def test_interval_has_its_nominal_coverage() -> None:
     held = 0
     for seed in range(150):

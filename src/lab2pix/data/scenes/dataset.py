@@ -187,7 +187,7 @@ def write_scenes(
     light: Light = "sun",
     overwrite: bool = False,
 ) -> None:
-    """Write scenes in the layout `folder`: `images/NAME.png` and `labels/NAME.png` (palette, ids as values).
+    """Write scenes in the format `folder`: `images/NAME.png` and `labels/NAME.png` (palette, ids as values).
 
     Args:
         out: the folder to write to; made where it is missing.

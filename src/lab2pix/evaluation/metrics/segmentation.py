@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -82,14 +81,6 @@ class SegmentationScores:
     def merge(self, other: SegmentationScores) -> None:
         """Add the counts of another one."""
         self.table += other.table
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the counts as plain tensors."""
-        return {"table": self.table}
-
-    def load(self, state: Mapping[str, Tensor]) -> None:
-        """Restore a `state`."""
-        self.table = state["table"].clone()
 
     def compute(self) -> dict[str, float]:
         """Return the scores.

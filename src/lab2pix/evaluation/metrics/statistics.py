@@ -19,19 +19,18 @@ __all__ = ["STATISTICS_FORMAT", "check_statistics", "load_statistics", "save_sta
 STATISTICS_FORMAT = "lab2pix-statistics/1"
 
 
-def save_statistics(file: Path, moments: FeatureMoments, meta: Mapping[str, Any], *, overwrite: bool = False) -> None:
+def save_statistics(file: Path, moments: FeatureMoments, meta: Mapping[str, Any]) -> None:
     """Write statistics atomically.
 
     Args:
         file: the file; its folder is created where it is missing.
         moments: the statistics.
         meta: description of how they were computed, as JSON values.
-        overwrite: replace an existing file.
 
     Raises:
         OutputError: the file exists already, or cannot be written.
     """
-    if file.exists() and not overwrite:
+    if file.exists():
         raise OutputError(f"{file} is there already; choose another name for the statistics, or remove it")
     header = {"format": STATISTICS_FORMAT, "meta": json.dumps(dict(meta), sort_keys=True)}
     try:

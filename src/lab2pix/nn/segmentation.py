@@ -1,7 +1,4 @@
-"""The image cascade network that reads a label map off a picture (Zhao et al., ICNet, ECCV 2018).
-
-Lab2Pix-V1 trains one with each of its scales, so that a generated picture is asked to show its label map (Eq. 19).
-"""
+"""Segmentation networks for cycle segmentation (Eq. 19): ICNet, and a segmentation head on backbone features."""
 
 from __future__ import annotations
 
@@ -13,12 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
-from lab2pix.nn.convolutions import Conv2d
 
-__all__ = ["LEAST_SIZE", "ICNet"]
+__all__ = ["MIN_SIZE", "FPNHead", "ICNet"]
 
-LEAST_SIZE = 8
-"""Least height and width in pixels: the finest branch sees 1/8 of the image."""
+MIN_SIZE = 8
+"""Smallest height and width of an image in pixels: the finest branch of ICNet runs at 1/8."""
 
 _POOLED_BINS = (1, 2, 3, 6)
 
@@ -26,7 +22,7 @@ _POOLED_BINS = (1, 2, 3, 6)
 def _group_norm(channels: int) -> nn.GroupNorm:
     """Return group norm with at most 32 groups of at least eight channels (one group below 16 channels).
 
-    A group of two channels would say no more than which is larger on a map of one pixel.
+    On a map of one pixel, a group of two channels would keep only which of them is larger.
     """
     return nn.GroupNorm(math.gcd(channels, min(32, max(1, channels // 8))), channels)
 
@@ -34,9 +30,9 @@ def _group_norm(channels: int) -> nn.GroupNorm:
 def _conv_norm(
     in_channels: int, out_channels: int, kernel: int, *, stride: int = 1, dilation: int = 1
 ) -> nn.Sequential:
-    """Return a convolution without bias and its norm; sizes stay, or are divided by `stride` and rounded up."""
+    """Return a convolution without bias and its norm; sizes are divided by `stride` and rounded up."""
     padding = dilation * (kernel // 2)
-    conv = Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
+    conv = nn.Conv2d(in_channels, out_channels, kernel, stride, padding, dilation, bias=False)
     return nn.Sequential(conv, _group_norm(out_channels))
 
 
@@ -55,9 +51,9 @@ def _halved(x: Tensor) -> Tensor:
 
 
 class _Bottleneck(nn.Module):
-    """ResNet's bottleneck: 1x1, 3x3 and 1x1 convolutions beside a shortcut, which is projected where shapes differ.
+    """ResNet bottleneck: 1x1, 3x3 and 1x1 convolutions, and a shortcut that is projected where shapes differ.
 
-    The 3x3 convolution has the stride: a 1x1 convolution with stride would not see three of four pixels.
+    The 3x3 convolution has the stride: a 1x1 convolution with stride 2 would ignore three of four pixels.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 1, dilation: int = 1) -> None:
@@ -83,7 +79,7 @@ def _stage(in_channels: int, out_channels: int, count: int, *, dilation: int = 1
 
 
 class _PyramidPooling(nn.Module):
-    """Add means over 1, 2, 3 and 6 bins a side to the feature `[N, C, H, W]`, without convolutions as ICNet does it."""
+    """Pyramid pooling as in ICNet: adds means over 1, 2, 3 and 6 bins per side to `[N, C, H, W]`, no convolutions."""
 
     def forward(self, x: Tensor) -> Tensor:
         result = x
@@ -93,7 +89,7 @@ class _PyramidPooling(nn.Module):
 
 
 class _CascadeFusion(nn.Module):
-    """Cascade feature fusion: bring a coarse feature to the size of a fine one and add the two (ICNet, 3.3).
+    """Cascade feature fusion: resizes a coarse feature to the size of a fine one and adds the two (ICNet, 3.3).
 
     Args:
         coarse_channels: width of the feature of the lower resolution.
@@ -103,7 +99,7 @@ class _CascadeFusion(nn.Module):
 
     def __init__(self, coarse_channels: int, fine_channels: int, out_channels: int) -> None:
         super().__init__()
-        # Dilated, so that a pixel sees beyond the neighbours that it was interpolated from.
+        # Dilated: the receptive field exceeds the neighbors that a pixel was interpolated from.
         self.coarse = _conv_norm(coarse_channels, out_channels, 3, dilation=2)
         self.fine = _conv_norm(fine_channels, out_channels, 1)
 
@@ -112,25 +108,25 @@ class _CascadeFusion(nn.Module):
 
 
 class ICNet(nn.Module):
-    """Segment an image by three branches: much depth at low resolution, little at high, fused in a cascade.
+    """Image cascade network (Zhao et al., ICNet, ECCV 2018): three branches, deep at low resolution, shallow at high.
 
     The image at half its size goes through the stem and the first blocks of a narrow ResNet-50, up to the first block
     of stage 2 (conv3_1, at 1/16 of the image): the medium branch. Its feature, halved, goes through the other blocks,
-    dilated as in PSPNet, and pyramid pooling at 1/32: the low branch, which so shares all that the medium branch
-    computes, as in the reference network. Three strided convolutions see the image as it is: the high branch, at 1/8.
+    dilated as in PSPNet, and pyramid pooling at 1/32: the low branch, which shares all computations of the medium
+    branch, as in the reference network. Three strided convolutions of the full image are the high branch, at 1/8.
 
-    Two things differ from the ICNet of the paper:
+    There are two differences from the ICNet of the paper:
 
-    - Group norm instead of batch norm. Lab2Pix-V1 trains on one image at a time, and on its coarsest scale the low
-      branch has a few pixels, often one: batch norm would have nothing to average.
-    - No auxiliary predictions from the coarser branches (cascade label guidance): Eq. 19 of Lab2Pix has one term for
-      each segmenter, and its released code too looks at the final prediction alone.
+    - Group norm instead of batch norm. Lab2Pix-V1 trains on one image at a time, and the low branch of its coarsest
+      scale has a few pixels, often one: too few for batch statistics.
+    - No auxiliary predictions from the coarser branches (cascade label guidance): Eq. 19 of Lab2Pix has one term per
+      segmenter, and its released code too uses the final prediction alone.
 
     Args:
         num_classes: width of the result.
         in_channels: width of the image.
         width: channels of the first convolution, at least 2; 32 is the compressed network of the paper.
-        blocks: how many bottlenecks each of the four stages has, at least one each.
+        blocks: bottlenecks of each of the four stages, at least one each.
     """
 
     def __init__(
@@ -161,7 +157,7 @@ class ICNet(nn.Module):
         self.fuse_medium = _CascadeFusion(8 * width, 8 * width, 4 * width)
         self.fuse_high = _CascadeFusion(4 * width, 2 * width, 4 * width)
         self.classifier = nn.Conv2d(4 * width, num_classes, 1)
-        self.apply(_initialise)
+        self.apply(_initialize)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits `[N, num_classes, H, W]` of an image `[N, in_channels, H, W]`, float32 or finer.
@@ -170,23 +166,63 @@ class ICNet(nn.Module):
             ConfigError: the image is smaller than 8x8 pixels.
         """
         height, width = image.shape[-2:]
-        if min(height, width) < LEAST_SIZE:
+        if min(height, width) < MIN_SIZE:
             raise ConfigError(
-                f"ICNet needs images of at least {LEAST_SIZE}x{LEAST_SIZE} pixels, not {height}x{width}; "
-                "choose a larger size."
+                f"ICNet needs images of at least {MIN_SIZE}x{MIN_SIZE} pixels, not {height}x{width}; "
+                "choose a larger size"
             )
         medium = self.medium(_halved(image))
         fused = self.fuse_medium(self.low(_halved(medium)), medium)
         fused = self.fuse_high(fused, self.high(image))
         fine_height, fine_width = fused.shape[-2:]
         logits: Tensor = self.classifier(_resized(fused, (2 * fine_height, 2 * fine_width)))
-        # Under autocast the classifier returns half precision, too coarse to be interpolated into a loss.
+        # Under autocast the classifier returns half precision, too coarse for interpolation and a loss.
         return _resized(logits.to(torch.promote_types(logits.dtype, torch.float32)), (height, width))
 
 
-def _initialise(module: nn.Module) -> None:
-    """Draw a convolution's weights after He et al.; the classifier's bias starts at zero."""
+def _initialize(module: nn.Module) -> None:
+    """Initialize a convolution after He et al., its bias with zeros."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
         if module.bias is not None:
             nn.init.zeros_(module.bias)
+
+
+class FPNHead(nn.Module):
+    """Segmentation head on backbone features, merged from coarse to fine (Lin et al., FPN, CVPR 2017).
+
+    A 1x1 convolution brings each feature to `width` channels; except for the finest, which would cost most, a 3x3
+    convolution follows the sum with the upsampled coarser ones. Group norm, as part of a batch may be a single image.
+
+    Args:
+        channels: widths of the features, finest first.
+        num_classes: width of the result.
+        width: channels of the sums, at least 4.
+    """
+
+    def __init__(self, channels: Sequence[int], num_classes: int, *, width: int = 32) -> None:
+        super().__init__()
+        self.laterals = nn.ModuleList(nn.Conv2d(count, width, 1) for count in channels)
+        self.merges = nn.ModuleList(
+            nn.Sequential(
+                nn.Conv2d(width, width, 3, padding=1, bias=False), nn.GroupNorm(math.gcd(width, 4), width), nn.ReLU()
+            )
+            for _ in channels[1:]
+        )
+        self.classifier = nn.Conv2d(width, num_classes, 1)
+        self.apply(_initialize)
+
+    def forward(self, features: Sequence[Tensor]) -> Tensor:
+        """Return float32 logits `[N, num_classes, h, w]`; h and w are those of the first, the finest feature.
+
+        EfficientNet-Lite's finest feature has half the height and width of the image, VGG's all of it.
+        """
+        merged: Tensor | None = None
+        for level in range(len(features) - 1, 0, -1):
+            merged = self.merges[level - 1](_add_upsampled(self.laterals[level](features[level]), merged))
+        logits: Tensor = self.classifier(F.relu(_add_upsampled(self.laterals[0](features[0]), merged)))
+        return logits.float()
+
+
+def _add_upsampled(fine: Tensor, coarse: Tensor | None) -> Tensor:
+    return fine if coarse is None else fine + F.interpolate(coarse, size=fine.shape[-2:], mode="nearest")

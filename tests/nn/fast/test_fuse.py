@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
-from lab2pix.nn import prepared_parts
-from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
-from lab2pix.nn.neighbourhoods import neighbourhoods, places_in_blocks, symbols_of
-from lab2pix.nn.prepared import prepare
-from lab2pix.nn.prepared_parts import strips
+from lab2pix.nn.fast import fuse
+from lab2pix.nn.fast.inference import layers
+from lab2pix.nn.fast.inference.layers import row_tiles
+from lab2pix.nn.fast.inference.patches import _projection, unique_patches3x3, unique_pixels, upsampled_index
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 
 LIMIT = {torch.float32: 1e-4, torch.bfloat16: 3e-2}
 WORST_IN_BF16 = 1e-1
@@ -62,9 +62,9 @@ def largest_difference(left: Tensor | list[Tensor], right: Tensor | list[Tensor]
 
 V2 = st.fixed_dictionaries(
     {
-        "width": st.sampled_from([2, 3, 8]), "doublings": st.sampled_from([5, 5, 6]),
+        "width": st.sampled_from([2, 3, 8]), "num_upsamples": st.sampled_from([5, 5, 6]),
         "modulation": st.sampled_from(["dg-norm", "spade"]), "modulation_hidden": st.sampled_from([2, 5, 16]),
-        "global_width": st.sampled_from([2, 6]), "start": st.sampled_from(["noise", "label"]),
+        "global_width": st.sampled_from([2, 6]), "input": st.sampled_from(["noise", "label"]),
         "spectral_norm": st.booleans(),
     }
 )  # fmt: skip
@@ -78,9 +78,19 @@ V1 = st.fixed_dictionaries(
 MAPS = {
     "classes": st.integers(1, 12), "kind": st.sampled_from(["blocks", "noise", "one"]), "height": st.integers(1, 2),
     "breadth": st.integers(1, 2), "count": st.integers(1, 2), "seed": st.integers(0, 10_000),
-    "one_by_one": st.booleans(),
-    "strip": st.sampled_from([700, 3000, 8192]), "dtype": st.sampled_from([torch.float32, torch.bfloat16]),
+    "batch_invariant": st.booleans(),
+    "tile": st.sampled_from([700, 3000, 8192]), "dtype": st.sampled_from([torch.float32, torch.bfloat16]),
 }  # fmt: skip
+
+
+def v1(classes: int, **options: Any) -> Lab2PixV1Generator:
+    own = {name: options.pop(name) for name in ("encoder", "progressive", "coattention") if name in options}
+    given = GeneratorSettings(start_size=(1, 2), global_width=2, global_max_width=8, noise_dim=4, **options)
+    return Lab2PixV1Generator(classes, given, **own)
+
+
+def v2(**options: Any) -> Lab2PixV2Generator:
+    return Lab2PixV2Generator(3, GeneratorSettings(start_size=(1, 1), **options))
 
 
 def agrees(left: Tensor | list[Tensor], right: Tensor | list[Tensor], dtype: torch.dtype) -> bool:
@@ -95,13 +105,13 @@ def agrees(left: Tensor | list[Tensor], right: Tensor | list[Tensor], dtype: tor
 
 
 def check(
-    plain: Any, condition: Tensor, noise: Tensor, strip: int, dtype: torch.dtype, one_by_one: bool = True
+    plain: Any, condition: Tensor, noise: Tensor, tile: int, dtype: torch.dtype, batch_invariant: bool = True
 ) -> None:
     """Compare the first noise, a second one of the known label map, and the first once more."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared_parts, "_STRIP", strip)
-        fast = prepare(plain, dtype=dtype)
-        fast.one_by_one = one_by_one
+        patch.setattr(layers, "_TILE_PIXELS", tile)
+        fast = fuse(plain, dtype=dtype)
+        fast.batch_invariant = batch_invariant
         first = fast(condition, noise)
         assert agrees(first, plain(condition, noise), dtype)
         assert fast.nbytes > 0
@@ -112,55 +122,51 @@ def check(
 @pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(options=V2, edges=st.booleans(), **MAPS)
-def test_v2_draws_as_the_plain_one(
+def test_fused_v2_equals_plain(
     *, options: dict[str, Any], edges: bool, classes: int, kind: str, height: int, breadth: int, count: int,
-    seed: int, strip: int, dtype: torch.dtype, one_by_one: bool,
+    seed: int, tile: int, dtype: torch.dtype, batch_invariant: bool,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
-    plain = Lab2PixV2Generator(classes + edges, start_size=(1, 2), global_max_width=16, noise_dim=4, **options)
-    size = (height << options["doublings"], breadth << options["doublings"])
+    given = GeneratorSettings(start_size=(1, 2), global_max_width=16, noise_dim=4, **options)
+    plain = Lab2PixV2Generator(classes + edges, given)
+    size = (height << options["num_upsamples"], breadth << options["num_upsamples"])
     condition = label_map(kind, classes, edges, size, count, seed)
-    check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype, one_by_one)
+    check(trained(plain, seed), condition, torch.randn(count, 4), tile, dtype, batch_invariant)
 
 
 @pytest.mark.slow
 @settings(max_examples=20, deadline=None)
-@given(options=V1, doublings=st.sampled_from([5, 6]), **MAPS)
-def test_v1_draws_as_the_plain_one(
-    *, options: dict[str, Any], doublings: int, classes: int, kind: str, height: int, breadth: int, count: int,
-    seed: int, strip: int, dtype: torch.dtype, one_by_one: bool,
+@given(options=V1, upsamples=st.sampled_from([5, 6]), **MAPS)
+def test_fused_v1_equals_plain(
+    *, options: dict[str, Any], upsamples: int, classes: int, kind: str, height: int, breadth: int, count: int,
+    seed: int, tile: int, dtype: torch.dtype, batch_invariant: bool,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
-    plain = Lab2PixV1Generator(
-        classes, doublings=doublings, start_size=(1, 2), global_width=2, global_max_width=8, noise_dim=4, **options
-    )
-    condition = label_map(kind, classes, False, (height << doublings, breadth << doublings), count, seed)
-    check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype, one_by_one)
+    plain = v1(classes, num_upsamples=upsamples, **options)
+    condition = label_map(kind, classes, False, (height << upsamples, breadth << upsamples), count, seed)
+    check(trained(plain, seed), condition, torch.randn(count, 4), tile, dtype, batch_invariant)
 
 
 @pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(start=st.sampled_from(["noise", "label"]), options=V1, **(MAPS | {"classes": st.just(1), "kind": st.none()}))
-def test_v1_draws_sketches_as_the_plain_one(
+def test_fused_v1_of_sketches_equals_plain(
     *, start: Any, options: dict[str, Any], classes: int, kind: None, height: int, breadth: int, count: int,
-    seed: int, strip: int, dtype: torch.dtype, one_by_one: bool,
+    seed: int, tile: int, dtype: torch.dtype, batch_invariant: bool,
 ) -> None:  # fmt: skip
     torch.manual_seed(seed)
-    plain = Lab2PixV1Generator(
-        classes, doublings=5, start_size=(1, 2), encoder="sketch", start=start, global_width=2, global_max_width=8,
-        noise_dim=4, **options,
-    )  # fmt: skip
+    plain = v1(classes, encoder="sketch", input=start, **options)
     condition = sketch((height << 5, breadth << 5), count, seed)
-    check(trained(plain, seed), condition, torch.randn(count, 4), strip, dtype, one_by_one)
+    check(trained(plain, seed), condition, torch.randn(count, 4), tile, dtype, batch_invariant)
 
 
-class TestWhatIsKept:
+class TestCache:
     def build(self, **options: Any) -> tuple[Any, Any]:
         torch.manual_seed(0)
-        plain = trained(Lab2PixV2Generator(3, width=4, start_size=(1, 1), modulation_hidden=4, noise_dim=4), 0)
-        return plain, prepare(plain, **options)
+        plain = trained(v2(width=4, modulation_hidden=4, noise_dim=4), 0)
+        return plain, fuse(plain, **options)
 
-    def test_the_label_path_runs_once_per_label_map(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_cache_runs_the_label_path_once_per_label_map(self, monkeypatch: pytest.MonkeyPatch) -> None:
         _, fast = self.build()
         one, other = (label_map("blocks", 3, False, (64, 64), 1, seed) for seed in (0, 1))
         calls = []
@@ -170,24 +176,24 @@ class TestWhatIsKept:
         for condition in (one, one.clone(), other, one):
             fast(condition, torch.randn(1, 4))
         assert len(calls) == 2
-        fast.forget()
+        fast.clear_cache()
         assert fast.nbytes == 0
         fast(one, torch.randn(1, 4))
         assert len(calls) == 3
 
-    def test_memory_is_bounded_and_used(self) -> None:
+    def test_cache_memory_is_bounded_and_used(self) -> None:
         _, fast = self.build()
         maps = [label_map("blocks", 3, False, (64, 64), 1, seed) for seed in range(4)]
         fast(maps[0], torch.randn(1, 4))
-        fast.keep = 3 * fast.nbytes
+        fast.cache_bytes = 3 * fast.nbytes
         for condition in maps[1:]:
             fast(condition, torch.randn(1, 4))
-            assert fast.nbytes <= fast.keep
+            assert fast.nbytes <= fast.cache_bytes
         kept = fast.nbytes
         fast(maps[-1], torch.randn(1, 4))
-        assert fast.nbytes == kept > fast.keep // 2
+        assert fast.nbytes == kept > fast.cache_bytes // 2
 
-    def test_pictures_of_a_batch_do_not_depend_on_each_other(self) -> None:
+    def test_fused_images_of_a_batch_are_independent(self) -> None:
         _, fast = self.build()
         maps = torch.cat([label_map("blocks", 3, False, (64, 64), 1, seed) for seed in range(3)])
         noise = torch.randn(3, 4)
@@ -195,13 +201,13 @@ class TestWhatIsKept:
         for place in range(3):
             assert torch.equal(together[place : place + 1], fast(maps[place : place + 1], noise[place : place + 1]))
 
-    def test_nothing_is_kept_where_nothing_may_be(self) -> None:
-        plain, fast = self.build(keep=0)
+    def test_cache_can_be_off(self) -> None:
+        plain, fast = self.build(cache_bytes=0)
         condition, noise = label_map("blocks", 3, False, (64, 64), 1, 0), torch.randn(1, 4)
         assert largest_difference(fast(condition, noise), plain(condition, noise)) < 1e-4
         assert fast.nbytes == 0
 
-    def test_a_changed_pixel_is_another_label_map(self) -> None:
+    def test_cache_notices_a_changed_pixel(self) -> None:
         plain, fast = self.build()
         condition, noise = label_map("one", 3, False, (64, 64), 1, 0), torch.randn(1, 4)
         fast(condition, noise)
@@ -211,46 +217,29 @@ class TestWhatIsKept:
         assert not torch.equal(fast(changed, noise), fast(condition, noise))
 
 
-def test_blocks_compute_as_those_of_another_type() -> None:
-    torch.manual_seed(0)
-    plain = trained(Lab2PixV2Generator(3, width=4, start_size=(2, 2), modulation_hidden=4, noise_dim=4), 0)
-    condition, noise = label_map("blocks", 3, False, (64, 64), 1, 0), torch.randn(1, 4)
-    exact, rough = prepare(plain), prepare(plain, dtype=torch.bfloat16)
-    images = plain(condition, noise)
-    alone = rough(condition, noise)
-    differences = []
-    for count in (0, 4, 8):
-        rough.compute_as(exact, range(count))
-        differences.append(float((rough(condition, noise) - images).square().mean()))
-    assert differences[0] > differences[1] > differences[2] > 0
-    assert rough.encoder is exact.encoder
-    rough.compute_as(exact, ())
-    assert torch.equal(rough(condition, noise), alone)
-
-
-def test_sizes_and_missing_noise_are_refused_as_by_the_plain_one() -> None:
-    fast = prepare(trained(Lab2PixV2Generator(3, width=2, start_size=(1, 1)), 0))
+def test_fused_generator_refuses_wrong_sizes_and_missing_noise() -> None:
+    fast = fuse(trained(v2(width=2), 0))
     with pytest.raises(ConfigError, match="multiple of 32"):
         fast(torch.ones(1, 3, 33, 32), torch.randn(1, 128))
     with pytest.raises(ConfigError, match="noise"):
         fast(label_map("one", 3, False, (32, 32), 1, 0))
-    with pytest.raises(ConfigError, match="Linear cannot be prepared"):
-        prepare(nn.Linear(1, 1))
+    with pytest.raises(ConfigError, match="Linear cannot be fused"):
+        fuse(nn.Linear(1, 1))
 
 
-def test_the_plain_generator_stays_as_it_was() -> None:
-    plain = trained(Lab2PixV2Generator(3, width=2, start_size=(1, 1)), 0)
+def test_fuse_keeps_the_plain_generator() -> None:
+    plain = trained(v2(width=2), 0)
     before = copy.deepcopy(plain.state_dict())
-    prepare(plain)(label_map("blocks", 3, False, (64, 64), 1, 0), torch.randn(1, 128))
+    fuse(plain)(label_map("blocks", 3, False, (64, 64), 1, 0), torch.randn(1, 128))
     assert all(torch.equal(value, before[name]) for name, value in plain.state_dict().items())
 
 
 @pytest.mark.parametrize("packed", [True, False])
-def test_convolutions_agree_packed_or_not(packed: bool) -> None:
+def test_folded_conv_is_equal_packed_or_not(packed: bool) -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(5, 7, 3, padding=1, stride=2)
-    conv = prepared_parts.FoldedConv(
-        *prepared_parts.folded(plain), dtype=torch.float32, device=torch.device("cpu"), stride=2, pack=packed
+    conv = layers.FoldedConv(
+        *layers.fold_conv(plain), dtype=torch.float32, device=torch.device("cpu"), stride=2, pack=packed
     )
     x = torch.randn(2, 9, 8, 5)
     expected = plain(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
@@ -259,29 +248,27 @@ def test_convolutions_agree_packed_or_not(packed: bool) -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(kinds=st.integers(1, 6), height=st.integers(1, 9), width=st.integers(1, 9), seed=st.integers(0, 1000))
-def test_neighbourhoods_are_told_apart(kinds: int, height: int, width: int, seed: int) -> None:
+def test_unique_patches3x3_are_distinct(kinds: int, height: int, width: int, seed: int) -> None:
     symbols = torch.randint(kinds, (2, height, width), generator=torch.Generator().manual_seed(seed))
-    numbers, taps = neighbourhoods(symbols, kinds)
+    numbers, taps = unique_patches3x3(symbols, kinds)
     padded = nn.functional.pad(symbols, (1, 1, 1, 1), value=kinds)
     windows = padded.unfold(1, 3, 1).unfold(2, 3, 1).flatten(3)
     assert torch.equal(taps[numbers], windows)
     assert len(torch.unique(windows.flatten(0, 2), dim=0)) == len(taps)
 
 
-def test_pixels_are_told_apart_even_where_their_sums_are_equal() -> None:
+def test_unique_pixels_are_distinct_where_their_projections_are_equal() -> None:
     condition = torch.randn(1, 3, 4, 4)
     condition[0, :, 0, 0] = 0
-    from lab2pix.nn.neighbourhoods import _mixing
-
-    first, second, _ = _mixing(3).tolist()
+    first, second, _ = _projection(3).tolist()
     condition[0, :, 0, 1] = torch.tensor([second, -first, 0.0])  # mixes to zero as well
-    numbers, columns = symbols_of(condition)
+    numbers, columns = unique_pixels(condition)
     assert torch.equal(columns[numbers], condition.permute(0, 2, 3, 1))
     assert numbers[0, 0, 0] != numbers[0, 0, 1]
 
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 5, 8, 16])
-def test_places_in_blocks_find_equal_convolutions(factor: int) -> None:
+def test_upsampled_index_finds_equal_convolutions(factor: int) -> None:
     small, weight = torch.randn(1, 1, 1, 3), torch.randn(1, 1, 1, 3)
 
     def twice(enlarged: int) -> Tensor:
@@ -290,14 +277,14 @@ def test_places_in_blocks_find_equal_convolutions(factor: int) -> None:
             x = nn.functional.conv2d(x, weight, padding=(0, 1)).relu()
         return x[0, 0, 0]
 
-    torch.testing.assert_close(twice(min(factor, 5))[places_in_blocks(3, factor, 2)], twice(factor))
+    torch.testing.assert_close(twice(min(factor, 5))[upsampled_index(3, factor, 2)], twice(factor))
 
 
 @settings(max_examples=50, deadline=None)
 @given(count=st.integers(1, 3), height=st.integers(1, 300), width=st.integers(1, 300))
-def test_strips_cover_every_row_once(count: int, height: int, width: int) -> None:
+def test_row_tiles_cover_every_row_once(count: int, height: int, width: int) -> None:
     seen = torch.zeros(count, height)
-    for images, low, high in strips(count, height, width):
+    for images, low, high in row_tiles(count, height, width):
         assert high > low
         seen[images, low:high] += 1
     assert bool((seen == 1).all())

@@ -8,16 +8,16 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab2pix.nn import winograd
+from lab2pix.nn.fast import winograd
 
 ONE = (1, 1)
-LAYOUTS = [torch.contiguous_format, torch.channels_last]
+MEMORY_FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
-def test_the_three_matrices_make_a_convolution_to_the_last_digit():
+def test_winograd_matrices_make_an_exact_convolution():
     result, weight, seen = (
         [[Fraction(value).limit_denominator(100) for value in row] for row in matrix]
-        for matrix in (winograd._OF_RESULT, winograd._OF_WEIGHT, winograd._OF_INPUT)
+        for matrix in (winograd._OUTPUT, winograd._WEIGHT, winograd._INPUT)
     )
 
     def times(matrix, vector):
@@ -31,24 +31,24 @@ def test_the_three_matrices_make_a_convolution_to_the_last_digit():
 @settings(max_examples=60, deadline=None)
 @given(
     count=st.integers(1, 3), channels=st.integers(1, 5), outs=st.integers(1, 6), height=st.integers(1, 13),
-    width=st.integers(1, 13), orders=st.tuples(*[st.sampled_from(LAYOUTS)] * 3),
+    width=st.integers(1, 13), orders=st.tuples(*[st.sampled_from(MEMORY_FORMATS)] * 3),
     memory=st.sampled_from([1, 3000, 10**7]), seed=st.integers(0, 1000),
 )  # fmt: skip
-def test_results_and_gradients_are_those_of_a_convolution(
+def test_winograd_outputs_and_gradients_are_a_convolutions(
     *, count: int, channels: int, outs: int, height: int, width: int, orders: tuple[torch.memory_format, ...],
     memory: int, seed: int,
 ) -> None:  # fmt: skip
     random = torch.Generator().manual_seed(seed)
     shapes = ((count, channels, height, width), (outs, channels, 3, 3), (count, outs, height, width))
     x, weight, direction = (
-        torch.randn(shape, generator=random).double().contiguous(memory_format=order)
-        for shape, order in zip(shapes, orders, strict=True)
+        torch.randn(shape, generator=random).double().contiguous(memory_format=memory_format)
+        for shape, memory_format in zip(shapes, orders, strict=True)
     )
     wanted = torch.ops.aten.convolution_backward(
         direction, x, weight, None, ONE, ONE, ONE, False, (0, 0), 1, [True, True, False]
     )[:2]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(winograd, "_BYTES", memory)  # in how many parts
+        patch.setattr(winograd, "_MAX_BYTES", memory)  # in how many parts
         ours = winograd.convolve(x, weight, ONE, ONE)
         found = winograd.backward(direction, x, weight, ONE, ONE, (True, True))
         assert winograd.backward(direction, x, weight, ONE, ONE, (False, False)) == (None, None)
@@ -58,12 +58,12 @@ def test_results_and_gradients_are_those_of_a_convolution(
     assert found[1] is not None and found[1].is_contiguous(memory_format=orders[1])
 
 
-@pytest.mark.parametrize("order", LAYOUTS)
-def test_rounding_is_small(order):
+@pytest.mark.parametrize("memory_format", MEMORY_FORMATS)
+def test_winograd_rounding_is_small(memory_format):
     torch.manual_seed(0)
-    x = torch.randn(2, 256, 24, 24).contiguous(memory_format=order)
-    weight = (torch.randn(192, 256, 3, 3) / 48).contiguous(memory_format=order)
-    direction = torch.randn(2, 192, 24, 24).contiguous(memory_format=order)
+    x = torch.randn(2, 256, 24, 24).contiguous(memory_format=memory_format)
+    weight = (torch.randn(192, 256, 3, 3) / 48).contiguous(memory_format=memory_format)
+    direction = torch.randn(2, 192, 24, 24).contiguous(memory_format=memory_format)
 
     def exact(*given: torch.Tensor) -> list[torch.Tensor]:
         a, b, c = (tensor.double() for tensor in given)
@@ -78,21 +78,21 @@ def test_rounding_is_small(order):
 
 
 @pytest.mark.parametrize(
-    ("change", "as_product"),
+    ("change", "faster"),
     [
         ({}, True), ({"kernel": 1}, False), ({"stride": (2, 2)}, False), ({"padding": (0, 0)}, False),
         ({"dtype": torch.bfloat16}, False), ({"channels": 32}, False), ({"side": 16}, False),
     ],
 )  # fmt: skip
-def test_what_it_is_for(change, as_product):
+def test_winograd_is_used_only_for_large_fp32_3x3(change, faster):
     case = {"kernel": 3, "stride": ONE, "padding": ONE, "dtype": torch.float32, "channels": 256, "side": 32} | change
     x = torch.empty(1, case["channels"], case["side"], case["side"], memory_format=torch.channels_last)
     weight = torch.empty(256, case["channels"], case["kernel"], case["kernel"])
-    assert winograd.pays(x, weight, case["stride"], case["padding"], case["dtype"]) == as_product
+    assert winograd.is_faster(x, weight, case["stride"], case["padding"], case["dtype"]) == faster
 
 
-def test_a_map_that_has_to_be_turned_needs_more_channels():
+def test_winograd_needs_more_channels_for_contiguous_maps():
     weight = torch.empty(128, 128, 3, 3)
-    for order, expected in zip(LAYOUTS, (False, True), strict=True):
-        x = torch.empty(1, 128, 64, 64).contiguous(memory_format=order)
-        assert winograd.pays(x, weight, ONE, ONE, torch.float32) == expected
+    for memory_format, expected in zip(MEMORY_FORMATS, (False, True), strict=True):
+        x = torch.empty(1, 128, 64, 64).contiguous(memory_format=memory_format)
+        assert winograd.is_faster(x, weight, ONE, ONE, torch.float32) == expected

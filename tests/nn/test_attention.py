@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab2pix.nn.coattention import LSCA
+from lab2pix.nn.attention import LSCA
 
 
 @pytest.fixture(autouse=True)
@@ -18,13 +18,13 @@ def inputs() -> tuple[Tensor, Tensor, Tensor]:
 
 
 def merged_by(block: LSCA, previous: Tensor) -> Tensor:
-    """h' of Fig. 5: enlarged pixel by pixel, convolved, ReLU."""
+    """h' of Fig. 5: upsampled, convolved, ReLU."""
     doubled = previous.repeat_interleave(2, 2).repeat_interleave(2, 3)
     return F.relu(block.merge(doubled))
 
 
 @torch.no_grad()
-def test_is_equation_7() -> None:
+def test_lsca_matches_eq7() -> None:
     block, (previous, current, label) = LSCA(6, 4, 3), inputs()
     merged = merged_by(block, previous)
 
@@ -39,7 +39,7 @@ def test_is_equation_7() -> None:
 
 
 @torch.no_grad()
-def test_one_attention_for_all_channels_between_both_features() -> None:
+def test_lsca_has_one_attention_map_for_all_channels() -> None:
     block, (previous, current, label) = LSCA(6, 4, 3), inputs()
     merged, result = merged_by(block, previous), block(previous, current, label)
     share = (result - current) / (merged - current)
@@ -51,7 +51,7 @@ def test_one_attention_for_all_channels_between_both_features() -> None:
 
 
 @torch.no_grad()
-def test_by_hand() -> None:
+def test_lsca_hand_computed() -> None:
     block, (previous, current, label) = LSCA(6, 4, 3), inputs()
     for parameter in block.parameters():
         parameter.zero_()
@@ -66,7 +66,7 @@ def test_by_hand() -> None:
 
 
 @torch.no_grad()
-def test_every_input_steers_the_attention() -> None:
+def test_lsca_attention_depends_on_every_input() -> None:
     block, given = LSCA(6, 4, 3), inputs()
     seen: list[Tensor] = []
     block.attention.register_forward_hook(lambda *event: seen.append(event[-1]))
@@ -77,34 +77,14 @@ def test_every_input_steers_the_attention() -> None:
     assert not any(torch.allclose(seen[0], other) for other in seen[1:])
 
 
-def test_norms_have_weights_and_no_spectral_norm_is_on_it() -> None:
+def test_lsca_norms_are_affine_and_convolutions_without_spectral_norm() -> None:
     block = LSCA(6, 4, 3)
     norms = [module for module in block.modules() if isinstance(module, nn.BatchNorm2d)]
     assert [norm.affine for norm in norms] == [True] * 3
     assert not any(nn.utils.parametrize.is_parametrized(module) for module in block.modules())
 
 
-def test_a_training_step_mixes_as_equation_7_with_its_gradients() -> None:
-    """In a training step the small map is convolved before it is enlarged, and the maps are never put together."""
-    block, given = LSCA(6, 4, 3).double(), [tensor.double() for tensor in inputs()]
-    for tensor in given:
-        tensor.requires_grad_()
-    previous, current, label = given
-    leaves = [*given, *block.parameters()]
-    result = block(*given)
-    merged = merged_by(block, previous)
-    maps = [block.norm_previous(merged), block.norm_current(current), block.norm_label(F.relu(block.label(label)))]
-    plain = torch.lerp(current, merged, torch.sigmoid(block.attention(torch.cat(maps, 1))))
-    torch.testing.assert_close(result, plain)
-    direction = torch.randn_like(plain)
-    ours, theirs = (torch.autograd.grad((image * direction).sum(), leaves) for image in (result, plain))
-    for left, right in zip(ours, theirs, strict=True):
-        torch.testing.assert_close(left, right)
-    with torch.no_grad():
-        torch.testing.assert_close(block(*given), plain)
-
-
-def test_it_keeps_the_type_of_its_features_under_autocast() -> None:
+def test_lsca_keeps_the_dtype_of_its_features_under_autocast() -> None:
     block, (previous, current, label) = LSCA(6, 4, 3), inputs()
     with torch.autocast("cpu", dtype=torch.bfloat16):
         result = block(previous.bfloat16(), current.bfloat16(), label)

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lab2pix.nn.enlarged import conv3x3_of_doubled, conv3x3_of_enlarged
+from lab2pix.nn.fast.upsample_conv import upsample2x_conv3x3, upsample_conv3x3_relu
 
 
 def assert_same_gradients(ours, plain, leaves, generator, **limits):
@@ -26,7 +26,9 @@ def assert_same_gradients(ours, plain, leaves, generator, **limits):
     order=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 1000),
 )
-def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, biased, order, seed):
+def test_upsample_conv3x3_relu_equals_convolving_the_upsampled_map(
+    factor, height, width, channels, biased, order, seed
+):
     generator = torch.Generator().manual_seed(seed)
     small = torch.randn(2, channels, height, width, generator=generator).requires_grad_()
     weight = torch.randn(6, channels, 3, 3, generator=generator).requires_grad_()
@@ -34,7 +36,7 @@ def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, b
     leaves = [small, weight, *([bias] if biased else [])]
 
     plain = F.relu(F.conv2d(F.interpolate(small, scale_factor=factor), weight, bias, padding=1))
-    ours = conv3x3_of_enlarged(small.contiguous(memory_format=order), weight, bias, factor)
+    ours = upsample_conv3x3_relu(small.contiguous(memory_format=order), weight, bias, factor)
     torch.testing.assert_close(ours, plain, atol=1e-5, rtol=1e-4)
 
     assert_same_gradients(ours, plain, leaves, generator, atol=1e-3, rtol=1e-3)
@@ -49,7 +51,7 @@ def test_equal_to_convolving_the_enlarged_map(factor, height, width, channels, b
     order=st.sampled_from([torch.contiguous_format, torch.channels_last]),
     seed=st.integers(0, 1000),
 )
-def test_equal_to_convolving_the_doubled_map(height, width, channels, biased, order, seed):
+def test_upsample2x_conv3x3_equals_convolving_the_upsampled_map(height, width, channels, biased, order, seed):
     generator = torch.Generator().manual_seed(seed)
     small = torch.randn(2, channels, height, width, generator=generator).double().requires_grad_()
     weight = torch.randn(6, channels, 3, 3, generator=generator).double().requires_grad_()
@@ -57,27 +59,27 @@ def test_equal_to_convolving_the_doubled_map(height, width, channels, biased, or
     leaves = [small, weight, *([bias] if biased else [])]
 
     plain = F.conv2d(F.interpolate(small, scale_factor=2.0), weight, bias, padding=1)
-    ours = conv3x3_of_doubled(small.contiguous(memory_format=order), weight, bias)
+    ours = upsample2x_conv3x3(small.contiguous(memory_format=order), weight, bias)
     torch.testing.assert_close(ours, plain)
 
     assert_same_gradients(ours, plain, leaves, generator)
 
 
-@pytest.mark.parametrize("function", [conv3x3_of_doubled, lambda *given: conv3x3_of_enlarged(*given, 4)])
-def test_results_lie_in_memory_as_convolutions_do(function):
+@pytest.mark.parametrize("function", [upsample2x_conv3x3, lambda *given: upsample_conv3x3_relu(*given, 4)])
+def test_upsample_conv_keeps_the_memory_format(function):
     small, weight = torch.randn(1, 4, 3, 3), torch.randn(5, 4, 3, 3)
     assert function(small, weight, None).is_contiguous()
     last = [tensor.contiguous(memory_format=torch.channels_last) for tensor in (small, weight)]
     assert function(*last, None).is_contiguous(memory_format=torch.channels_last)
 
 
-def test_kernels_are_merged_in_the_weight_s_own_type_under_autocast():
+def test_upsample2x_conv3x3_merges_taps_in_the_weights_type_under_autocast():
     torch.manual_seed(0)
     small, weight = torch.randn(1, 4, 3, 3).bfloat16(), torch.randn(5, 4, 3, 3)
     corner = torch.zeros_like(small)
     corner[:, :, 1, 1] = 1
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        ours = conv3x3_of_doubled(corner, weight, None)
+        ours = upsample2x_conv3x3(corner, weight, None)
     # The inner taps of a block of two add up in float32, and are rounded once.
     summed = weight[:, :, 1:, 1:].sum((2, 3)).bfloat16().float().sum(1)
     assert ours.dtype == torch.bfloat16

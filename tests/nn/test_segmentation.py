@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
-from lab2pix.nn.icnet import ICNet
+from lab2pix.nn.backbones import VGG19, EfficientNetLite0
+from lab2pix.nn.segmentation import FPNHead, ICNet
 
 
 @pytest.fixture(autouse=True)
@@ -24,14 +25,14 @@ def small(num_classes: int = 3, in_channels: int = 3) -> ICNet:
 @given(
     height=st.integers(8, 70), width=st.integers(8, 70), channels=st.integers(1, 4), num_classes=st.integers(1, 5)
 )  # fmt: skip
-def test_logits_have_the_size_of_the_image(height: int, width: int, channels: int, num_classes: int) -> None:
+def test_icnet_logits_have_the_size_of_the_image(height: int, width: int, channels: int, num_classes: int) -> None:
     logits = small(num_classes, channels)(torch.randn(2, channels, height, width))
     assert logits.shape == (2, num_classes, height, width)
     assert logits.isfinite().all()
 
 
 @pytest.mark.parametrize(("height", "width"), [(4, 6), (7, 64), (64, 7)])
-def test_too_small_an_image_is_refused(height: int, width: int) -> None:
+def test_icnet_refuses_an_image_that_is_too_small(height: int, width: int) -> None:
     message = f"ICNet needs images of at least 8x8 pixels, not {height}x{width}; choose a larger size"
     with pytest.raises(ConfigError, match=message):
         small()(torch.zeros(1, 3, height, width))
@@ -46,7 +47,7 @@ def sizes_of(network: ICNet, image: Tensor) -> dict[str, tuple[int, ...]]:
     return {name: tuple(size) for name, size in sizes.items()}
 
 
-def test_branches_run_at_their_resolutions() -> None:
+def test_icnet_branches_run_at_their_resolutions() -> None:
     sizes = sizes_of(ICNet(5, width=2, blocks=(2, 2, 1, 1)), torch.randn(1, 3, 128, 192))
     assert sizes == {
         "medium": (16, 8, 12),
@@ -58,7 +59,7 @@ def test_branches_run_at_their_resolutions() -> None:
     }
 
 
-def test_default_is_about_as_large_as_the_paper_says() -> None:
+def test_icnet_default_size_is_the_papers() -> None:
     parameters = sum(parameter.numel() for parameter in ICNet(19).parameters())
     assert 6e6 < parameters < 8e6
 
@@ -69,7 +70,7 @@ def dilations(part: nn.Module) -> list[int]:
     return [conv.dilation[0] for conv in convs]
 
 
-def test_stages_have_their_blocks_and_dilations() -> None:
+def test_icnet_stages_have_their_blocks_and_dilations() -> None:
     network = ICNet(2, width=2, blocks=(3, 4, 6, 2))
     assert dilations(network.medium) == [1] * 3 + [1] * (3 + 1)
     assert dilations(network.low) == [1] * 3 + [2] * 6 + [4] * 2
@@ -78,7 +79,7 @@ def test_stages_have_their_blocks_and_dilations() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (4, 6), (12, 12)])
-def test_pyramid_pooling_adds_means_of_bins(size: tuple[int, int]) -> None:
+def test_icnet_pyramid_pooling_adds_means_of_bins(size: tuple[int, int]) -> None:
     pooling, x = small().low[3], torch.randn(2, 5, *size)
     assert not list(pooling.parameters())
     expected = x.clone()
@@ -87,7 +88,7 @@ def test_pyramid_pooling_adds_means_of_bins(size: tuple[int, int]) -> None:
     torch.testing.assert_close(pooling(x), expected)
 
 
-def test_fusion_is_the_equation() -> None:
+def test_icnet_cascade_fusion_matches_its_equation() -> None:
     fusion, coarse, fine = small().fuse_medium, torch.randn(2, 32, 3, 2), torch.randn(2, 32, 5, 4)
     (conv, norm), (fine_conv, fine_norm) = fusion.coarse, fusion.fine
     assert conv.bias is None
@@ -96,7 +97,7 @@ def test_fusion_is_the_equation() -> None:
     torch.testing.assert_close(fusion(coarse, fine), F.relu(norm(wide) + fine_norm(fine_conv(fine))))
 
 
-def test_medium_branch_sees_the_image_halved() -> None:
+def test_icnet_medium_branch_gets_the_image_halved() -> None:
     network, image = small(), torch.randn(1, 3, 32, 48)
     seen: list[Tensor] = []
     network.medium.register_forward_hook(lambda _part, inputs, _output: seen.append(inputs[0]))
@@ -106,14 +107,14 @@ def test_medium_branch_sees_the_image_halved() -> None:
     assert seen[1].shape[-2:] == (16, 23)
 
 
-def test_a_wrong_number_of_stages_is_refused() -> None:
+def test_icnet_refuses_a_wrong_number_of_stages() -> None:
     with pytest.raises(ValueError, match="unpack"):
         ICNet(2, width=2, blocks=(1, 1, 1))
 
 
 @pytest.mark.parametrize("size", [64, 16, 8])
 @pytest.mark.parametrize("width", [4, 8])
-def test_one_image_gives_every_parameter_a_gradient(size: int, width: int) -> None:
+def test_icnet_gets_gradients_from_one_image(size: int, width: int) -> None:
     network = ICNet(3, width=width, blocks=(1, 2, 1, 1)).train()
     image = torch.randn(1, 3, size, size, requires_grad=True)
     F.cross_entropy(network(image), torch.randint(3, (1, size, size))).backward()
@@ -123,21 +124,21 @@ def test_one_image_gives_every_parameter_a_gradient(size: int, width: int) -> No
         assert tensor.grad.abs().max() > 0, name
 
 
-def test_images_of_a_batch_do_not_see_each_other() -> None:
+def test_icnet_images_of_a_batch_are_independent() -> None:
     network, images = small().train(), torch.randn(3, 3, 24, 40)
     apart = torch.cat([network(image[None]) for image in images])
     torch.testing.assert_close(network(images), apart, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(network.eval()(images), apart, rtol=1e-4, atol=1e-4)
 
 
-def test_state_makes_the_same_network() -> None:
+def test_icnet_state_dict_makes_the_same_network() -> None:
     first, second, image = small(), small(), torch.randn(1, 3, 16, 16)
     assert not torch.equal(first(image), second(image))
     second.load_state_dict(first.state_dict())
     assert torch.equal(first(image), second(image))
 
 
-def test_memory_format_changes_nothing() -> None:
+def test_icnet_is_equal_in_every_memory_format() -> None:
     network, image = small(), torch.randn(2, 3, 32, 32)
     expected = network(image)
     network.to(memory_format=torch.channels_last)
@@ -145,7 +146,7 @@ def test_memory_format_changes_nothing() -> None:
     torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_logits_are_float_under_autocast_and_as_fine_as_the_network() -> None:
+def test_icnet_logits_are_float32_or_finer() -> None:
     network, image = small(), torch.randn(1, 3, 32, 32)
     expected = network(image)
     with torch.autocast("cpu", torch.bfloat16):
@@ -156,7 +157,7 @@ def test_logits_are_float_under_autocast_and_as_fine_as_the_network() -> None:
 
 
 @pytest.mark.slow
-def test_learns_to_find_a_region() -> None:
+def test_icnet_learns_a_region() -> None:
     network = ICNet(2, width=8, blocks=(1, 1, 1, 1))
     label = torch.zeros(4, 32, 32, dtype=torch.long)
     for i, (top, left) in enumerate([(0, 0), (8, 16), (16, 8), (4, 4)]):
@@ -170,3 +171,39 @@ def test_learns_to_find_a_region() -> None:
         optimizer.step()
     accuracy = (network(image).argmax(1) == label).float().mean()
     assert accuracy > 0.95
+
+
+def backbone_features(backbone, sizes, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    channels = backbone.perceptual_channels
+    return [torch.randn(2, count, *size, generator=generator) for count, size in zip(channels, sizes, strict=True)]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "sizes"),
+    [
+        (EfficientNetLite0, [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]),
+        (VGG19, [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]),
+        (EfficientNetLite0, [(33, 41), (17, 21), (9, 11), (5, 6), (3, 3)]),  # sides that do not halve evenly
+    ],
+)
+def test_fpn_head_logits_have_the_size_of_the_finest_feature(backbone, sizes):
+    torch.manual_seed(0)
+    head = FPNHead(backbone.perceptual_channels, 5)
+    seen = [feature.requires_grad_() for feature in backbone_features(backbone, sizes)]
+    logits = head(seen)
+    assert logits.shape == (2, 5, *sizes[0])
+    assert logits.dtype == torch.float32
+    logits.square().mean().backward()
+    assert all(feature.grad.abs().sum() > 0 for feature in seen)
+    assert all(parameter.grad is not None for parameter in head.parameters())
+
+
+def test_fpn_head_images_of_a_batch_are_independent():
+    torch.manual_seed(0)
+    head = FPNHead(EfficientNetLite0.perceptual_channels, 3, width=8)
+    seen = backbone_features(EfficientNetLite0, [(16, 16), (8, 8), (4, 4), (2, 2), (1, 1)])
+    together = head(seen)
+    for place in range(2):
+        alone = head([feature[place : place + 1] for feature in seen])
+        torch.testing.assert_close(alone, together[place : place + 1])

@@ -1,0 +1,61 @@
+"""Conditional normalization: SPADE, and DG-Norm, which adds a global feature (3.1.2, Fig. 4, Eq. 3-5)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["SPADE", "DGNorm", "resize_nearest"]
+
+
+def resize_nearest(label: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return `[N, C, H, W]` label channels at another size, by nearest neighbor; the same tensor where it fits."""
+    if tuple(label.shape[-2:]) == size:
+        return label
+    return F.interpolate(label, size=size, mode="nearest")
+
+
+class SPADE(nn.Module):
+    """Spatially-adaptive normalization: batch norm, then scale and shift per pixel, predicted from the label map.
+
+    Eq. 5 prints the 1 of `1 + gamma` inside the other bracket, where the layer could not start near the identity. Here
+    it is where the released networks have it.
+
+    Args:
+        channels: width of the feature to normalize.
+        label_channels: width of the one-hot label map.
+        hidden: channels between the label map and scale and shift.
+    """
+
+    def __init__(self, channels: int, label_channels: int, *, hidden: int = 128) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.shared = nn.Conv2d(label_channels, hidden, 3, padding=1)
+        self.gamma = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.beta = nn.Conv2d(hidden, channels, 3, padding=1)
+
+    def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
+        """Return the `[N, hidden, h, w]` feature from which scale and shift are predicted."""
+        del global_feature
+        return F.relu(self.shared(label))
+
+    def forward(self, x: Tensor, label: Tensor, global_feature: Tensor | None = None) -> Tensor:
+        """Return `norm(x) * (1 + gamma) + beta` (Eq. 3-5), `[N, channels, h, w]`.
+
+        Args:
+            x: the feature, `[N, channels, h, w]`.
+            label: `[N, label_channels, H, W]` one-hot; resized by nearest neighbor to h and w.
+            global_feature: `[N, hidden, h, w]`; SPADE ignores it.
+        """
+        hidden = self.guidance(resize_nearest(label, (x.shape[-2], x.shape[-1])), global_feature)
+        return torch.addcmul(self.beta(hidden), self.norm(x), 1 + self.gamma(hidden))
+
+
+class DGNorm(SPADE):
+    """Double-guided normalization: SPADE whose hidden feature is added to the global feature of that scale (Fig. 4)."""
+
+    def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
+        """Return label feature plus global feature; the label feature alone without one (shortcuts)."""
+        hidden = F.relu(self.shared(label))
+        return hidden if global_feature is None else hidden + global_feature
