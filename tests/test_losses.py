@@ -53,6 +53,14 @@ def test_vanilla_terms_are_binary_cross_entropy():
         torch.testing.assert_close(term(prediction), expected, atol=1e-6, rtol=1e-4)
 
 
+def test_lsgan_and_wasserstein_terms_by_hand():
+    prediction = torch.tensor([-1.0, 3.0])
+    assert losses.lsgan_real(prediction).tolist() == [4, 4]
+    assert losses.lsgan_fake(prediction).tolist() == [1, 9]
+    assert losses.wasserstein_real(prediction).tolist() == [1, -3]
+    assert losses.wasserstein_fake(prediction).tolist() == [-1, 3]
+
+
 def test_level_weights_of_the_paper_and_of_the_released_code():
     assert losses.level_weights([3, 2, 1]) == [[4 / 7, 2 / 7, 1 / 7], [2 / 3, 1 / 3], [1.0]]
     # the released code: ((a + b/2 + c/4) / 1.75 + d + e/2) / 1.5, then f on top without division, all by 3

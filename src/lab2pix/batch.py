@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -40,6 +40,19 @@ class Batch:
     def __len__(self) -> int:
         """Return the number of samples."""
         return int(self.label.shape[0])
+
+    @classmethod
+    def concatenate(cls, batches: Sequence[Batch]) -> Batch:
+        """Return the samples of several batches of one size; what one of them lacks is left out."""
+        parts = {name: [getattr(batch, name) for batch in batches] for name in _TENSORS}
+        tensors = {name: torch.cat(own) for name, own in parts.items() if all(part is not None for part in own)}
+        return cls(**tensors, names=tuple(name for batch in batches for name in batch.names))
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the inputs."""
+        inputs = self.label if self.source is None else self.source
+        return int(inputs.shape[-2]), int(inputs.shape[-1])
 
     def __getitem__(self, rows: slice | list[int]) -> Batch:
         """Return some of the samples."""

@@ -24,11 +24,15 @@ __all__ = [
     "hinge_real",
     "image_consistency_loss",
     "level_weights",
+    "lsgan_fake",
+    "lsgan_real",
     "masked_mean",
     "perceptual_loss",
     "sharpness_loss",
     "vanilla_fake",
     "vanilla_real",
+    "wasserstein_fake",
+    "wasserstein_real",
 ]
 
 AdversarialTerm = Callable[[Tensor], Tensor]
@@ -66,11 +70,36 @@ def vanilla_fake(prediction: Tensor) -> Tensor:
     return F.softplus(prediction)
 
 
+def lsgan_real(prediction: Tensor) -> Tensor:
+    """Return `(prediction - 1)^2` (Mao et al., 2017): real images for a discriminator, generated for the generator."""
+    return (prediction - 1).square()
+
+
+def lsgan_fake(prediction: Tensor) -> Tensor:
+    """Return `prediction^2`: fake images for a discriminator, least squares."""
+    return prediction.square()
+
+
+def wasserstein_real(prediction: Tensor) -> Tensor:
+    """Return `-prediction` (Arjovsky et al., 2017): real images for a critic, generated ones for the generator."""
+    return -prediction
+
+
+def wasserstein_fake(prediction: Tensor) -> Tensor:
+    """Return the prediction itself: fake images for a critic."""
+    return prediction
+
+
 ADVERSARIAL_TERMS: dict[str, tuple[AdversarialTerm, AdversarialTerm, AdversarialTerm]] = {
     "hinge": (hinge_generator, hinge_real, hinge_fake),
     "vanilla": (vanilla_real, vanilla_real, vanilla_fake),
+    "lsgan": (lsgan_real, lsgan_real, lsgan_fake),
+    "wgangp": (wasserstein_real, wasserstein_real, wasserstein_fake),
 }
-"""By form: the generator's loss, the discriminators' on real images, and theirs on fake images."""
+"""By form: the generator's loss, the discriminators' on real images, and theirs on fake images.
+
+`wgangp` has the name of Pix2Pix's and CycleGAN's option, which trains without a gradient penalty.
+"""
 
 
 # --- foreground enhancement (Eq. 9, 14) ---------------------------------------------------------------------------

@@ -116,8 +116,8 @@ def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: S
 def lacks_data_root(config: RunConfig) -> bool:
     """Say whether the data set's folder is not set though something is to be read from it."""
     data = config.data
-    no_labels = data.labels.root is None and data.sketch.from_ != "photo"
-    return not data.root and data.format != "scenes" and (no_labels or data.images.root is None)
+    no_inputs = data.inputs_root is None and data.sketch.from_ != "photo"
+    return not data.root and data.format != "scenes" and (no_inputs or data.images.root is None)
 
 
 def require_data_root(config: RunConfig) -> None:
@@ -127,11 +127,12 @@ def require_data_root(config: RunConfig) -> None:
         ConfigError: `data.root` is not set though the format reads files.
     """
     if lacks_data_root(config):
-        if config.data.labels.root or config.data.images.root:
-            given, lacking = ("labels", "images") if config.data.labels.root else ("images", "labels")
+        if config.data.inputs_root or config.data.images.root:
+            inputs = "source" if config.data.input == "images" else "labels"
+            given, lacking = (inputs, "images") if config.data.inputs_root else ("images", inputs)
             raise ConfigError(
                 f"data.{given}.root is set, but neither data.{lacking}.root nor data.root: add "
-                f"data.{lacking}.root=/path/to/{'photos' if lacking == 'images' else 'label-maps'}"
+                f"data.{lacking}.root=/path/to/{'label-maps' if lacking == 'labels' else 'photos'}"
             )
         raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.format}")
 

@@ -160,8 +160,8 @@ def test_label_map_and_photo_are_cropped_independently(tmp_path: Path) -> None:
 
 def test_reading_a_side_leaves_the_other_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
-    read = files._open
-    monkeypatch.setattr(files, "_open", lambda path: (opened.append(path), read(path))[1])
+    read = files.open_image
+    monkeypatch.setattr(files, "open_image", lambda path: (opened.append(path), read(path))[1])
     dataset = build(root=str(root))
     assert isinstance(dataset, UnpairedDataset)
     met = dataset.partner(2, 1)

@@ -37,12 +37,14 @@ FILES = {
     "facades": ["train/a.jpg"],
     "facades-base": ["train/a.jpg", "train/a.png", "train/a.xml"],
     "sketch": ["train/a_AB.jpg"],
+    "ab": ["train/a.png"],
+    "ba": ["train/a.png"],
 }
 NAMES = {"folder": "s/a", "cityscapes": "ulm/a", "sketch": "a_AB"}
 
 
 def test_dataset_format_names_are_listed() -> None:
-    assert list(DATASET_FORMATS) == sorted([*FILES, "scenes"])
+    assert list(DATASET_FORMATS) == sorted([*FILES, "scenes", "unaligned"])
 
 
 @pytest.mark.parametrize("format", FILES)
@@ -52,7 +54,7 @@ def test_find_pairs_of_a_split(tmp_path: Path, format: str) -> None:
     assert pair.name == NAMES.get(format, "a")
     assert pair.label.is_file() and pair.image is not None and pair.image.is_file()
     assert (pair.instance is not None) == (format in {"folder", "cityscapes", "coco-stuff"})
-    assert (pair.image == pair.label) == (format in {"facades", "sketch"})
+    assert (pair.image == pair.label) == (format in {"ab", "ba", "facades", "sketch"})
 
 
 @pytest.mark.parametrize("format", FILES)

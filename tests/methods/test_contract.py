@@ -22,9 +22,15 @@ NARROW = (
     *("generator.global_encoder.max_width=4", "generator.noise_dim=4", "discriminator.kind=patch"),
     *("discriminator.width=2", "discriminator.max_width=4", "train.ema_decay=0.9", "train.batch_size=2"),
 )
+NARROW_PATCH_GAN = (
+    *("data.size=[16,16]", "generator.width=2", "discriminator.width=2", "discriminator.layers=2"),
+    *("train.ema_decay=0.9", "train.batch_size=2"),
+)
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "lab2pix-v1": ("v1-small", ("loss.consistency=0", "segmenter.width=4", "segmenter.blocks=[1,1,1,1]")),
-    "lab2pix-v2": ("v2-small", ("loss.perceptual=0", "loss.cycle=0")),
+    "cyclegan": ("cyclegan-small", (*NARROW_PATCH_GAN, "generator.depth=1", "loss.pool_size=3")),
+    "lab2pix-v1": ("v1-small", (*NARROW, "loss.consistency=0", "segmenter.width=4", "segmenter.blocks=[1,1,1,1]")),
+    "lab2pix-v2": ("v2-small", (*NARROW, "loss.perceptual=0", "loss.cycle=0")),
+    "pix2pix": ("pix2pix-small", (*NARROW_PATCH_GAN, "generator.depth=4")),
 }
 """A preset and the settings that make it narrow, by method."""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_method.py"
@@ -32,7 +38,7 @@ EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_method.py"
 
 def narrow(name: str) -> RunConfig:
     preset, settings = CASES[name]
-    return load_config(preset, [*NARROW, *settings])
+    return load_config(preset, settings)
 
 
 @pytest.fixture(scope="module")
@@ -53,6 +59,19 @@ def test_every_built_in_method_has_a_case() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_built_in_method_keeps_the_contract(name: str) -> None:
     check_method(get_method(name), narrow(name))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("pix2pix", ["generator.sampling=train", "generator.dropout=0.5", "generator.depth=4", "train.accumulate=2"]),
+        ("pix2pix", ["data.input=images", "data.source.channels=5", "generator.network=resnet", "generator.depth=1"]),
+        ("cyclegan", ["data.input=images", "generator.depth=1", "discriminator.layers=0"]),
+    ],
+)
+def test_input_and_sampling_of_choice_keep_the_contract(name: str, settings: list[str]) -> None:
+    preset, own = CASES[name]
+    check_method(get_method(name), load_config(preset, [*own, *settings]))
 
 
 def test_built_in_methods_train_in_two_processes() -> None:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from lab2pix.nn.init import normal_init, xavier_init
+from lab2pix.nn.init import Init, init_weights, normal_init, xavier_init
 
 
 def test_xavier_init_fills_weights_and_zeroes_biases() -> None:
@@ -61,3 +61,23 @@ def test_init_depends_on_the_seed_alone() -> None:
         xavier_init(layer)
         weights.append(layer.weight)
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("kind", "deviation"),
+    [
+        ("normal", 0.02),
+        ("xavier", 0.02 * math.sqrt(2 / 1600)),
+        ("kaiming", math.sqrt(2 / 1024)),
+        ("orthogonal", 0.02 / 32),
+    ],
+)
+def test_init_weights_draws_all_kinds(kind: Init, deviation: float) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(64, 36, 4), nn.ConvTranspose2d(36, 64, 4), nn.BatchNorm2d(64))
+    init_weights(network, kind)
+    assert network[0].weight.std().item() == pytest.approx(deviation, rel=0.05)
+    assert not network[0].bias.any() and not network[1].bias.any() and not network[2].bias.any()
+    assert network[1].weight.abs().max() < 10 * deviation
+    assert network[2].weight.mean().item() == pytest.approx(1, abs=0.01)
+    assert network[2].weight.std().item() == pytest.approx(0.02, rel=0.3)

@@ -36,6 +36,11 @@ def _check_names(config: RunConfig) -> None:
     data = config.data
     if data.format not in DATASET_FORMATS:
         raise ConfigError(f"data.format is '{data.format}'{did_you_mean(data.format, DATASET_FORMATS)}")
+    if data.input == "images" and not config.takes_images:
+        raise ConfigError(
+            f"data.input is 'images', but method '{config.method}' generates from label maps; set data.input=labels or "
+            "choose a method such as pix2pix"
+        )
     if data.label_space.endswith((".yaml", ".yml")):
         if not Path(data.label_space).is_file():
             raise ConfigError(f"data.label_space names '{data.label_space}', but there is no such file")

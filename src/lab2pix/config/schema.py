@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -19,6 +19,7 @@ __all__ = [
     "Section",
     "SideConfig",
     "SketchConfig",
+    "SourceConfig",
     "TrainConfig",
 ]
 
@@ -53,6 +54,18 @@ class SideConfig(Section):
     root: str | None = Field(None, description="The folder; null: as `data.format` and `data.root` say.")
 
 
+class SourceConfig(SideConfig):
+    """The images to generate from (`data.input: images`)."""
+
+    channels: int = Field(
+        3, ge=1, description="Channels that the method sees; 1 turns color into gray, 3 takes gray three times."
+    )
+    range: tuple[float, float] | None = Field(
+        None,
+        description="Values of files that become -1 and 1; null: 0 to the largest of 8 or 16 bits, or to 1.",
+    )
+
+
 class SketchConfig(Section):
     """Where line drawings come from (label space `sketch`)."""
 
@@ -79,6 +92,9 @@ class DataConfig(Section):
     root: str | None = Field(
         None, description="The data set's folder, relative to where lab2pix is started; scenes need none."
     )
+    input: Literal["labels", "images"] = Field(
+        "labels", description="What images are generated from: label maps and line drawings, or other images."
+    )
     label_space: str = Field("scenes", description="A shipped label space or a YAML file.")
     train_split: str | None = Field("train", description="Sub-folder or split to train on; null: no splits.")
     val_split: str | None = Field("val", description="Split to hold out for samples and scores; null: none.")
@@ -90,9 +106,15 @@ class DataConfig(Section):
     instance_edges: bool = Field(False, description="Append a channel that marks the borders between instances.")
     labels: SideConfig = SideConfig()
     images: SideConfig = SideConfig()
+    source: SourceConfig = SourceConfig()
     sketch: SketchConfig = SketchConfig()
     workers: int = Field(0, ge=0, description="Processes that read files beside the training; 0: the training itself.")
     scenes: ScenesConfig = ScenesConfig()
+
+    @property
+    def inputs_root(self) -> str | None:
+        """The folder of label maps, or of the images to generate from, where it is set by itself."""
+        return (self.source if self.input == "images" else self.labels).root
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -166,7 +188,13 @@ class MonitorConfig(Section):
 
 
 class RunConfig(Section):
-    """Settings that every run has; a method's `Config` adds its own sections."""
+    """Settings that every run has; a method's `Config` adds its own sections.
+
+    Attributes:
+        takes_images: whether the method can generate from images (`data.input: images`).
+    """
+
+    takes_images: ClassVar[bool] = False
 
     name: str = Field("run", description="What the run is called.")
     method: str = Field("lab2pix-v2", description="Which system; it decides which further sections there are.")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal, TypeAlias
 
-from lab2pix.config.schema import DataConfig
+from lab2pix.config.schema import DataConfig, SketchConfig, SourceConfig
 from lab2pix.data.datasets import PairDataset, UnpairedDataset
-from lab2pix.data.files import list_images, path_prefix
+from lab2pix.data.files import list_inputs, path_prefix
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import PairList, Row
 from lab2pix.data.scenes.dataset import ScenesDataset
@@ -59,11 +59,13 @@ VAL_SCENES_START = 1_000_000_000
 def is_paired(data: DataConfig) -> bool:
     """Say whether it is known which photo belongs to which label map.
 
-    It is for every format, and for sketches made from photos; not for folders named side by side.
+    It is for every format but `unaligned`, and for sketches made from photos; not for folders named side by side.
 
     Raises:
         ConfigError: a folder of label maps is named, but sketches are made from photos.
     """
+    if data.input == "images":
+        return data.format != "unaligned" and data.source.root is None and data.images.root is None
     if data.sketch.from_ == "photo":
         if data.labels.root is not None:
             raise ConfigError(
@@ -71,11 +73,13 @@ def is_paired(data: DataConfig) -> bool:
                 "one of them out"
             )
         return True
-    return data.labels.root is None and data.images.root is None
+    return data.format != "unaligned" and data.labels.root is None and data.images.root is None
 
 
 def _check_pairs(data: DataConfig) -> None:
-    for key, side in (("labels", data.labels), ("images", data.images)):
+    if data.format == "unaligned":
+        raise ConfigError("data.format is 'unaligned', but the method learns from pairs; choose an unpaired method")
+    for key, side in (("labels", data.labels), ("images", data.images), ("source", data.source)):
         if side.root is not None:
             raise ConfigError(
                 f"data.{key}.root is set, but the method learns from pairs, which are together in data.root; leave it "
@@ -86,7 +90,7 @@ def _check_pairs(data: DataConfig) -> None:
 def open_split(
     data: DataConfig, label_space: LabelSpace, seed: int, parts: Literal["pairs", "labels", "photos"], *, train: bool
 ) -> PairDataset | ScenesDataset:
-    """Open the label maps, the photos, or the pairs that a configuration names.
+    """Open the label maps (or the images to generate from), the photos, or the pairs that a configuration names.
 
     Args:
         data: the data part of the configuration.
@@ -99,14 +103,16 @@ def open_split(
         ConfigError: settings are missing or at odds.
         DataError: files are missing or without partner.
     """
-    sketcher = sketcher_of(data, label_space)
+    _check_input(data)
+    sketcher = sketcher_of(data, label_space) if data.input == "labels" else None
     split = data.train_split if train else data.val_split
     if sketcher is not None and sketcher.source == "photo":
         parts = "photos"
-    folder = {"labels": data.labels.root, "photos": data.images.root, "pairs": None}[parts]
+    folder = {"labels": data.inputs_root, "photos": data.images.root, "pairs": None}[parts]
     if folder is not None:
         root = Path(folder).expanduser()
-        pairs = _list_folder(root, split, data, "labels" if parts == "labels" else "images")
+        inputs: Literal["labels", "source"] = "labels" if data.input == "labels" else "source"
+        pairs = _list_folder(root, split, data, inputs if parts == "labels" else "images")
     elif data.format == "scenes":
         return _open_scenes(data, label_space, sketcher, parts, train=train)
     elif data.root is None:
@@ -123,7 +129,30 @@ def open_split(
         edges=data.instance_edges and parts != "photos",
         root=root,
         sketcher=sketcher,
+        source=data.source if data.input == "images" else None,
     )
+
+
+def _check_input(data: DataConfig) -> None:
+    """Refuse settings of the other kind of input.
+
+    Raises:
+        ConfigError: there are some.
+    """
+    if data.input == "labels":
+        if data.source != SourceConfig():
+            raise ConfigError("data.source is set, but data.input is 'labels'; leave it out, or set data.input=images")
+        return
+    unused = {
+        "data.labels.root": data.labels.root is not None,
+        "data.sketch": data.sketch != SketchConfig(),
+        "data.instance_edges": data.instance_edges,
+        "data.format=scenes": data.format == "scenes" and (data.source.root is None or data.images.root is None),
+    }
+    if wrong := [name for name, given in unused.items() if given]:
+        raise ConfigError(
+            f"{wrong[0]} is for label maps, but data.input is 'images'; leave it out, or set data.input=labels"
+        )
 
 
 def has_held_out_photos(data: DataConfig) -> bool:
@@ -145,9 +174,12 @@ def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -
     return open_split(data, label_space, seed, "photos", train=False)
 
 
-def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images"]) -> PairList:
+def _list_folder(
+    root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images", "source"]
+) -> PairList:
     """List the label maps or photos of one side's own folder, or of the split's sub-folder where it has one."""
-    setting, what = f"data.{key}.root", "label maps" if key == "labels" else "photos"
+    what = {"labels": "label maps", "images": "photos", "source": "images to generate from"}[key]
+    setting = f"data.{key}.root"
     if not root.is_dir():
         raise DataError(f"There is no folder {root}; give the folder of {what} ({setting})")
     folder = root / split if split else root
@@ -160,7 +192,7 @@ def _list_folder(root: Path, split: str | None, data: DataConfig, key: Literal["
                 "data.train_split to the name of one, or data.val_split=null to train on all"
             )
         folder = root
-    files = ((stem, f"{path_prefix(folder)}{stem}{suffix}") for stem, suffix in list_images(folder))
+    files = ((stem, f"{path_prefix(folder)}{stem}{suffix}") for stem, suffix in list_inputs(folder))
     pairs = PairList(Row(stem, file, file if key == "images" else "") for stem, file in files)
     if not pairs:
         raise DataError(f"There are no {what} in {folder}; put some there, or correct {setting}")

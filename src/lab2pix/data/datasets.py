@@ -21,6 +21,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.seeding import seeded_generator
 
 if TYPE_CHECKING:
+    from lab2pix.config.schema import SourceConfig
     from lab2pix.data.sketches import Sketcher
 
 __all__ = ["PairDataset", "SampleSource", "UnpairedDataset", "check_sizes", "random_pairing", "size_text"]
@@ -39,6 +40,7 @@ class PairDataset(Dataset[Sample]):
         edges: make the instance-boundary channel, too.
         root: folder that file names are hashed relative to; None: as they are.
         sketcher: makes line drawings, which are the label maps then; None: label maps are read.
+        source: how to read the images to generate from, which take the place of label maps; None: there are none.
 
     Raises:
         DataError: edges are wanted and a pair has no instance map.
@@ -54,6 +56,7 @@ class PairDataset(Dataset[Sample]):
         edges: bool = False,
         root: Path | None = None,
         sketcher: Sketcher | None = None,
+        source: SourceConfig | None = None,
     ) -> None:
         pairs = PairList.of(pairs)
         without = next((row for row in pairs.rows() if not row.instance), None) if edges else None
@@ -66,6 +69,7 @@ class PairDataset(Dataset[Sample]):
         self.edges = edges
         self.root = root
         self.sketcher = sketcher
+        self.source = source
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -87,12 +91,7 @@ class PairDataset(Dataset[Sample]):
         label, instance = self._label(pair, image)
         generator = seeded_generator(self.seed, epoch, index)
         label, photo, instance = self.transform(label, image, instance, generator)
-        return Sample(
-            label=label.contiguous(),
-            image=None if photo is None else uint8_to_float(photo).contiguous(),
-            edges=None if instance is None else instance_edges(instance),
-            name=pair.name,
-        )
+        return _sample(label, photo, instance, pair.name)
 
     def name(self, index: int) -> str:
         """Return what messages call a pair."""
@@ -102,7 +101,8 @@ class PairDataset(Dataset[Sample]):
         """Read a label map and the instance map that goes with it, but not its photo.
 
         Returns:
-            Both `[H, W]` int64, before crop and flip; no instance map where no edges are wanted.
+            Both `[H, W]` int64, before crop and flip; no instance map where no edges are wanted. An image to generate
+            from is `[C, H, W]` float32 in [-1, 1].
 
         Raises:
             DataError: a file is unreadable, or both differ in size.
@@ -120,7 +120,10 @@ class PairDataset(Dataset[Sample]):
 
     def _label(self, pair: Pair, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Read label map and instance map, and compare their sizes and that of the photo if there is one."""
-        read = pair.read_label(self.label_space) if self.sketcher is None else self.sketcher.read(pair, image)
+        if self.source is not None:
+            read = pair.read_source(self.source.channels, self.source.range)
+        else:
+            read = pair.read_label(self.label_space) if self.sketcher is None else self.sketcher.read(pair, image)
         if image is not None:
             check_sizes(pair, read, image)
         instance = None
@@ -140,6 +143,18 @@ class PairDataset(Dataset[Sample]):
                     size = os.stat(path).st_size  # noqa: PTH116 (speed on large sets)
                     digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
+
+
+def _sample(label: Tensor, photo: Tensor | None, instance: Tensor | None, name: str) -> Sample:
+    """Return a sample of what transforms made; an image to generate from has a dimension more than a label map."""
+    source = label.contiguous() if label.ndim == 3 else None
+    return Sample(
+        label=label.contiguous() if source is None else torch.empty(0, 0, dtype=torch.int64),
+        image=None if photo is None else uint8_to_float(photo).contiguous(),
+        edges=None if instance is None else instance_edges(instance),
+        name=name,
+        source=source,
+    )
 
 
 def size_text(part: Tensor) -> str:
@@ -251,12 +266,7 @@ class UnpairedDataset(Dataset[Sample]):
         where = (self.seed, epoch, index)
         label, _, instance = self.labels.transform(label, None, instance, seeded_generator("label", *where))
         photo = self.photos.transform.photo(photo, seeded_generator("photo", *where))
-        return Sample(
-            label=label.contiguous(),
-            image=uint8_to_float(photo).contiguous(),
-            edges=None if instance is None else instance_edges(instance),
-            name=self.name(index),
-        )
+        return _sample(label, photo, instance, self.name(index))
 
     def name(self, index: int) -> str:
         """Return what messages call a label map."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import struct
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,10 +20,13 @@ from lab2pix.labels.colors import look_up, row_chunks
 from lab2pix.labels.space import LabelSpace
 
 __all__ = [
+    "ARRAY_SUFFIX",
     "IMAGE_SUFFIXES",
     "find_images",
     "is_lossy",
     "list_images",
+    "list_inputs",
+    "open_image",
     "path_prefix",
     "read_image",
     "read_instances",
@@ -35,6 +39,9 @@ __all__ = [
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
 """What counts as a picture, in lower case."""
+
+ARRAY_SUFFIX = ".npy"
+"""Arrays of NumPy, for images to generate from that image files cannot hold."""
 
 _LOSSY_IDS = "{} is gray and compressed with loss, which does not keep ids exact; save label maps as PNG"
 
@@ -50,7 +57,14 @@ def find_images(folder: Path) -> Iterator[Path]:
     return (folder / f"{stem}{suffix}" for stem, suffix in list_images(folder))
 
 
-def list_images(folder: Path) -> Iterator[tuple[str, str]]:
+def list_inputs(folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield what `list_images` does, or in a folder without images its arrays of NumPy."""
+    images = list_images(folder)
+    first = next(images, None)
+    return list_images(folder, frozenset({ARRAY_SUFFIX})) if first is None else chain([first], images)
+
+
+def list_images(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[tuple[str, str]]:
     """Yield what `find_images` does as text, which is several times faster: path below the folder, and its suffix.
 
     Parts of the path are separated by slashes.
@@ -62,7 +76,7 @@ def list_images(folder: Path) -> Iterator[tuple[str, str]]:
         below = f"{inner}/" if inner else ""
         for name in sorted(names):
             stem, dot, suffix = name.rpartition(".")
-            if dot and f".{suffix.lower()}" in IMAGE_SUFFIXES and not name.startswith("."):
+            if dot and f".{suffix.lower()}" in suffixes and not name.startswith("."):
                 yield below + stem, f".{suffix}"
 
 
@@ -81,7 +95,7 @@ def read_image(path: Path) -> Tensor:
     Raises:
         DataError: the file is missing, truncated, or no picture, or has numbers of which nobody knows which is white.
     """
-    image, kind = _open(path)
+    image, kind = open_image(path)
     if image.mode == "F" or (image.mode == "I" and kind != "PNG"):
         what = "fractions" if image.mode == "F" else "whole numbers of 32 bits"
         raise DataError(f"{path} holds {what}, which do not say how bright white is; save photos with 8 or 16 bits")
@@ -113,7 +127,7 @@ def read_label_image(path: Path) -> tuple[Image.Image, bool]:
     Raises:
         DataError: the file is missing, truncated, or no picture.
     """
-    image, kind = _open(path)
+    image, kind = open_image(path)
     with path.open("rb") as file:
         return image, is_lossy(image, kind, file)
 
@@ -196,7 +210,7 @@ def read_instances(path: Path) -> Tensor:
     Raises:
         DataError: the file is missing, truncated, or no picture.
     """
-    image, _ = _open(path)
+    image, _ = open_image(path)
     if image.mode == "LA":
         image = image.getchannel(0)
     if image.mode == "P" or image.mode in _ID_MODES:
@@ -223,7 +237,7 @@ def write_label_png(path: Path | BinaryIO, ids: Tensor, label_space: LabelSpace)
     image.save(path, format="PNG")
 
 
-def _open(path: Path) -> tuple[Image.Image, str | None]:
+def open_image(path: Path) -> tuple[Image.Image, str | None]:
     """Load a picture with Pillow, turned as its EXIF data say; return it and its file's format."""
     try:
         with Image.open(path) as image:

@@ -13,7 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, cast
 
-from lab2pix.data.files import list_images, path_prefix
+from lab2pix.data.files import list_inputs, path_prefix
 from lab2pix.data.pairs import PairList, PairStorage, Row
 from lab2pix.errors import DataError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS
@@ -136,7 +136,7 @@ def _look(
     if folder is None:
         return _NOTHING
     part = _Part(path_prefix(folder), ending, {})
-    for stem, suffix in list_images(folder):
+    for stem, suffix in list_inputs(folder):
         if not stem.endswith(ending) or not keep(suffix.lower()):
             continue
         name = stem[: len(stem) - len(ending)]
@@ -222,12 +222,13 @@ def _joined(scans: Iterable[Scan]) -> Scan:
 
 
 def scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
-    if parts == "labels" and not (root / "labels").is_dir():
+    inputs = "sources" if (root / "sources").is_dir() and not (root / "labels").is_dir() else "labels"
+    if parts == "labels" and not (root / inputs).is_dir():
         return _match((None, _part(root, split), None))
     if parts == "photos":
         return _match((_part(root, "images", split), None, None))
     images = _part(root, "images", split) if parts == "pairs" else None
-    return _match((images, _part(root, "labels", split), root.joinpath("instances", split or "")))
+    return _match((images, _part(root, inputs, split), root.joinpath("instances", split or "")))
 
 
 def scan_cityscapes(root: Path, split: str | None, parts: Parts) -> Scan:
@@ -293,6 +294,23 @@ def scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
     return found
 
 
-_FORMS: dict[str, PairStorage] = {"facades": "photo-left", "sketch": "sketch-left"}
+def scan_unaligned(root: Path, split: str | None, parts: Parts) -> Scan:
+    """List one domain's folder, as CycleGAN's data sets have them: what is generated from in A, photos in B."""
+    if parts == "pairs":
+        raise DataError(f"Format 'unaligned' has no pairs in {root}; choose an unpaired method such as cyclegan")
+    domain = "A" if parts == "labels" else "B"
+    folders = [f"{split}{domain}"] if split else [name for name in _subfolders(root) if name.endswith(domain)]
+    found = []
+    for name in folders:
+        one, prefix = _part(root, name), "" if split else f"{name}/"
+        found.append(_match((None, one, None) if parts == "labels" else (one, None, None), prefix=prefix))
+    return _joined(found)
+
+
+_FORMS: dict[str, PairStorage] = {
+    **{"ab": "input-left", "ba": "photo-left"},
+    **{"facades": "photo-left", "sketch": "sketch-left"},
+}
 
 scan_facades, scan_sketches = _scan_halves("photo-left"), _scan_halves("sketch-left")
+scan_ab, scan_ba = _scan_halves("input-left"), _scan_halves("photo-left")

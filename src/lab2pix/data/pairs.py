@@ -12,13 +12,14 @@ from torch import Tensor
 
 from lab2pix.data.files import read_image, read_label, read_label_image, to_label, to_rgb
 from lab2pix.data.line_drawings import JPEG_BLEED, Lines, find_lines
+from lab2pix.data.source_images import read_source
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelSpace
 
 __all__ = ["Pair", "PairList", "PairStorage", "Row"]
 
-PairStorage = Literal["files", "photo-left", "sketch-left"]
-"""How label map and photo share files: one each; one file, photo left; one file, sketch left."""
+PairStorage = Literal["files", "photo-left", "sketch-left", "input-left"]
+"""How input and photo share files: one each; one file, photo left; one file, sketch or any other input left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,8 +59,23 @@ class Pair:
             _check_two_classes(label_space)
             left = to_rgb(picture.crop((0, 0, width, picture.height)))
             return find_lines(left, lines, f"the left half of {self.label}", seam=JPEG_BLEED)
-        right = picture.crop((width, 0, picture.width, picture.height))
-        return to_label(right, label_space, f"the right half of {self.label}", lossy=lossy)
+        right = self.form == "photo-left"
+        half = picture.crop((width, 0, picture.width, picture.height) if right else (0, 0, width, picture.height))
+        where = f"the {'right' if right else 'left'} half of {self.label}"
+        return to_label(half, label_space, where, lossy=lossy, lines=lines)
+
+    def read_source(self, channels: int, value_range: tuple[float, float] | None) -> Tensor:
+        """Read the image to generate from, which takes the label map's place; see `read_source`.
+
+        Args:
+            channels: C.
+            value_range: values of the file that become -1 and 1.
+
+        Raises:
+            DataError: the file cannot be read, or has other channels.
+        """
+        image = read_source(self.label, channels, value_range)
+        return image if self.form == "files" else _half(image, self.label, right=self.form == "photo-left")
 
     def read_image(self) -> Tensor:
         """Read the photo: `[3, H, W]` uint8 RGB.
@@ -70,7 +86,7 @@ class Pair:
         if self.image is None:
             raise DataError(f"{self.label} comes without a photo; give a data set that has them")
         image = read_image(self.image)
-        return image if self.form == "files" else _half(image, self.image, right=self.form == "sketch-left")
+        return image if self.form == "files" else _half(image, self.image, right=self.form != "photo-left")
 
 
 class Row(NamedTuple):

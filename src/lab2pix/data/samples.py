@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor
@@ -17,13 +17,15 @@ class Sample(TypedDict):
     """One sample of training.
 
     `label` `[H, W]` int64 class ids; `image` `[3, H, W]` float32 RGB in [-1, 1]; `edges` `[1, H, W]` float32, 1 on
-    borders between instances, None where not asked for; `name` what messages call it.
+    borders between instances, None where not asked for; `name` what messages call it. Where images are generated from
+    images, `source` `[C, H, W]` float32 in [-1, 1] is one, and `label` is empty, `[0, 0]`.
     """
 
     label: Tensor
     image: Tensor | None
     edges: Tensor | None
     name: str
+    source: NotRequired[Tensor | None]
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
@@ -37,5 +39,6 @@ def collate(samples: Sequence[Sample]) -> Batch:
         label=torch.stack([sample["label"] for sample in samples]),
         image=stack([sample["image"] for sample in samples]),
         edges=stack([sample["edges"] for sample in samples]),
+        source=stack([sample.get("source") for sample in samples]),
         names=tuple(sample["name"] for sample in samples),
     )

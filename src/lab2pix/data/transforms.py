@@ -60,7 +60,7 @@ class JointTransform:
         """Transform a sample.
 
         Args:
-            label: `[H, W]` int64 class ids.
+            label: `[H, W]` int64 class ids, or `[C, H, W]` float32, an image to generate from.
             image: `[3, H, W]` uint8, or None.
             instance: `[H, W]` int64, or None.
             generator: decides crop and flip.
@@ -69,7 +69,7 @@ class JointTransform:
             Label map, photo and instance map in the wanted size and their own number formats.
         """
         cut = self._cut(generator)
-        label = cut(resize_nearest(label, self.whole))
+        label = cut(resize_nearest(label, self.whole) if label.ndim == 2 else resize_image(label, self.whole))
         instance = None if instance is None else cut(resize_nearest(instance, self.whole))
         return label, None if image is None else cut(resize_image(image, self.whole)), instance
 
@@ -113,9 +113,9 @@ def resize_nearest(ids: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a photo `[3, H, W]` uint8 by antialiased bicubic interpolation."""
+    """Resize `[C, H, W]` uint8, or float32 in [-1, 1], by antialiased bicubic interpolation."""
     resized: Tensor = functional.resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
-    return resized
+    return resized.clamp(-1, 1) if resized.is_floating_point() else resized
 
 
 def instance_edges(instance: Tensor) -> Tensor:

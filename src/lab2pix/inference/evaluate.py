@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,7 +123,7 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
 def _generate(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:
     shape = synthesizer.sampling.noise_shape(synthesizer.size) or (0,)
     noise = held_out_noise(seed, places, shape)
-    return float_to_uint8(synthesizer.generate(Batch(label=batch.label, edges=batch.edges), noise))
+    return float_to_uint8(synthesizer.generate(replace(batch, image=None), noise))
 
 
 def _sources(
@@ -169,7 +170,7 @@ def _write_sample(
         return str(target)
 
     files["file"] = write("generated", _generate(synthesizer, batch, [index], seed)[0])
-    files["label"] = write("label", synthesizer.label_space.to_colors(batch.label[0]))
+    files["label"] = write("label", synthesizer.sampling.condition.preview(batch)[0])
     if batch.image is not None:
         files["real"] = write("real", float_to_uint8(batch.image[0]))
     return files

@@ -146,8 +146,8 @@ def generate_folder(
             report.failed.append((pair.label, str(error)))
             continue
         for index, files in wanted.items():
-            item = _Item(batch, noise((batch.label.shape[-2], batch.label.shape[-1]))[index], files)
-            if waiting and waiting[0].batch.label.shape != batch.label.shape:
+            item = _Item(batch, noise(batch.size)[index], files)
+            if waiting and waiting[0].batch.size != batch.size:
                 report.written += _make(synthesizer, waiting, scales)
                 waiting = []
             waiting.append(item)
@@ -229,14 +229,16 @@ def _wanted(
 
 
 def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
+    if synthesizer.sampling.condition.source == "images":
+        settings = synthesizer.config.data.source
+        return synthesizer.source_batch(pair.read_source(settings.channels, settings.range), keep_size=keep_size)
     ids = pair.read_label(synthesizer.label_space, synthesizer.config.data.sketch.lines)
     return synthesizer.read(ids, instances=pair.instance, keep_size=keep_size)
 
 
 def _make(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
     """Draw pictures of one size together and write them."""
-    edges = [item.batch.edges for item in items if item.batch.edges is not None]
-    batch = Batch(label=torch.cat([item.batch.label for item in items]), edges=torch.cat(edges) if edges else None)
+    batch = Batch.concatenate([item.batch for item in items])
     noise = torch.stack([item.noise for item in items])
     try:
         images = synthesizer.generate_pyramid(batch, noise) if scales else [synthesizer.generate(batch, noise)]

@@ -11,15 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from lab2pix.config.schema import SourceConfig
 from lab2pix.data.files import read_instances, read_label, to_label
 from lab2pix.data.line_drawings import Lines
+from lab2pix.data.source_images import read_source, to_source
 from lab2pix.errors import LabelError
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["LabelSource", "read_ids", "read_instance_ids"]
+__all__ = ["LabelSource", "read_ids", "read_instance_ids", "read_source_image"]
 
 LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
-"""A label map: class ids `[H, W]` as tensor or array, a Pillow picture (ids, palette or colours), or a file."""
+"""A label map: class ids `[H, W]` as tensor or array, a Pillow picture (ids, palette or colours), or a file; or an
+image to generate from: a tensor `[C, H, W]`, an array `[H, W, C]`, a Pillow picture or a file."""
 
 
 def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tensor:
@@ -55,6 +58,23 @@ def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tenso
             f"{label_space.num_channels - 1}; give ids of that space"
         )
     return ids
+
+
+def read_source_image(image: LabelSource, settings: SourceConfig) -> Tensor:
+    """Return an image to generate from, `[C, H, W]` float32 in [-1, 1], on the processor.
+
+    Args:
+        image: what a user gives.
+        settings: the channels that the method sees, and the values that mean -1 and 1.
+
+    Raises:
+        DataError: a file that cannot be read, other channels, or values that settings leave out.
+    """
+    if isinstance(image, str | Path):
+        return read_source(Path(image), settings.channels, settings.range)
+    if isinstance(image, Tensor):
+        image = (image.movedim(0, -1) if image.ndim == 3 else image).cpu().numpy()
+    return to_source(image, settings.channels, settings.range, "the source image")
 
 
 def read_instance_ids(instances: Tensor | str | Path) -> Tensor:

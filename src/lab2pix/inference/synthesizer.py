@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
 from lab2pix.data.line_drawings import resize_label
-from lab2pix.data.transforms import float_to_uint8, instance_edges, resize_nearest
+from lab2pix.data.transforms import float_to_uint8, instance_edges, resize_image, resize_nearest
 from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError
 from lab2pix.inference import weights
-from lab2pix.inference.label_input import LabelSource, read_ids, read_instance_ids
+from lab2pix.inference.label_input import LabelSource, read_ids, read_instance_ids, read_source_image
 from lab2pix.inference.modes import InferenceMode, Mode, choose
 from lab2pix.inference.weights import ModelInfo
 from lab2pix.labels.space import LabelSpace
@@ -227,7 +227,7 @@ class Synthesizer(
             LabelError: ids or colours that the label space does not have.
         """
         batch = self.read(label, instances=instances, keep_size=keep_size)
-        return self._generate_one(batch, self.noise_samples(seed, samples, _size(batch)))
+        return self._generate_one(batch, self.noise_samples(seed, samples, batch.size))
 
     def interpolate(
         self,
@@ -256,16 +256,17 @@ class Synthesizer(
             ConfigError, DataError, LabelError: as when it is called.
         """
         batch = self.read(label, instances=instances, keep_size=keep_size)
-        return self._generate_one(batch, self.interpolate_noise(seed_a, seed_b, steps, _size(batch)))
+        return self._generate_one(batch, self.interpolate_noise(seed_a, seed_b, steps, batch.size))
 
     def read(
         self, label: LabelSource, *, instances: Tensor | str | Path | None = None, keep_size: bool = False
     ) -> Batch:
-        """Return a label map as a batch of one, ready for `generate`.
+        """Return a label map, or an image to generate from, as a batch of one, ready for `generate`.
 
         Args:
             label: class ids `[H, W]` (0 to K-1, K for unknown) as tensor or array; a Pillow picture or a file, which
-                are read as the label space spells them: ids, palette or colours.
+                are read as the label space spells them: ids, palette or colours. For a method that generates from
+                images a file, a Pillow picture, an array `[H, W, C]` or a tensor `[C, H, W]`.
             instances: instance map `[H, W]` or its file, for a generator that wants instance borders; None: it gets
                 the borders between classes.
             keep_size: draw at the label map's own size instead of the one trained at.
@@ -275,6 +276,8 @@ class Synthesizer(
             DataError: a file that cannot be read, or an instance map of another size.
             LabelError: ids or colours that the label space does not have.
         """
+        if self.sampling.condition.source == "images":
+            return self.source_batch(read_source_image(label, self.config.data.source), keep_size=keep_size)
         ids = read_ids(label, self.label_space, self.config.data.sketch.lines)
         size = (int(ids.shape[0]), int(ids.shape[1])) if keep_size else self.size
         self.sampling.check_size(*size)
@@ -288,6 +291,16 @@ class Synthesizer(
                 )
             edges = instance_edges(resize_nearest(things, size))[None]
         return Batch(label=resize_label(ids, size, self.label_space)[None], edges=edges)
+
+    def source_batch(self, source: Tensor, *, keep_size: bool = False) -> Batch:
+        """Return an image to generate from, `[C, H, W]` in [-1, 1], as a batch of one, ready for `generate`.
+
+        Raises:
+            ConfigError: its own size is asked for and is no multiple of the generator's stride.
+        """
+        size = (int(source.shape[1]), int(source.shape[2])) if keep_size else self.size
+        self.sampling.check_size(*size)
+        return Batch(label=torch.empty(1, 0, 0, dtype=torch.int64), source=resize_image(source, size)[None])
 
     def generate(self, batch: Batch, noise: Tensor) -> Tensor:
         """Draw a batch in evaluation mode and full precision, so that its pictures do not depend on each other.
@@ -408,7 +421,3 @@ class Synthesizer(
     def _require_noise(self, wanted: bool, because: str) -> None:
         if wanted and not self.sampling.noise_channels:
             raise ConfigError(f"this generator ({self.config.name}) takes no noise: {because}")
-
-
-def _size(batch: Batch) -> tuple[int, int]:
-    return int(batch.label.shape[-2]), int(batch.label.shape[-1])

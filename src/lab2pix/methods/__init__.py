@@ -32,7 +32,7 @@ from lab2pix.methods.sampling import (
     generate_pyramid,
     latent_from_seed,
 )
-from lab2pix.methods.schedules import Progress, constant, linear_decay
+from lab2pix.methods.schedules import Progress, constant, epoch_decay, linear_decay
 
 __all__ = [
     "Averaging",
@@ -50,6 +50,7 @@ __all__ = [
     "build_method",
     "build_sampling",
     "constant",
+    "epoch_decay",
     "every",
     "example_inputs",
     "generate",
@@ -66,7 +67,12 @@ __all__ = [
 ENTRY_POINTS = "lab2pix.methods"
 """Group of entry points through which an installed package adds methods: `name = "package.module:Class"`."""
 
-_BUILT_IN = {"lab2pix-v1": "lab2pix_v1:Lab2PixV1", "lab2pix-v2": "lab2pix_v2:Lab2PixV2"}
+_BUILT_IN = {
+    "cyclegan": "cyclegan:CycleGAN",
+    "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
+    "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
+    "pix2pix": "pix2pix:Pix2Pix",
+}
 _REGISTERED: dict[str, type[Method]] = {}
 
 

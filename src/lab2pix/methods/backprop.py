@@ -1,13 +1,27 @@
-"""Backward passes that free each loss's graph before the next one is built."""
+"""Backward passes: networks that are only read, and losses whose graph is freed before the next one is built."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-__all__ = ["ImageGradients"]
+__all__ = ["ImageGradients", "frozen"]
+
+
+@contextmanager
+def frozen(*networks: nn.Module) -> Iterator[None]:
+    """Let gradients pass through networks without filling their own."""
+    parameters = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
 
 
 class ImageGradients:

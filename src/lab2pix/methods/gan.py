@@ -19,6 +19,7 @@ from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights, sharpness_loss
+from lab2pix.methods.backprop import frozen
 from lab2pix.methods.base import PRECISIONS, Losses, Method, OptimizerSpec, Phase, StepContext, every
 from lab2pix.methods.features import BackboneConfig, FeatureExtractors
 from lab2pix.methods.schedules import linear_decay
@@ -234,15 +235,8 @@ def init_weights(network: nn.Module, config: HierarchicalGANConfig, official: Ca
 @contextmanager
 def frozen_parameters(network: nn.Module) -> Iterator[None]:
     """Let gradients pass through a network without filling its own, and compute each normalized weight once."""
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    for parameter in parameters:
-        parameter.requires_grad_(False)
-    try:
-        with parametrize.cached():
-            yield
-    finally:
-        for parameter in parameters:
-            parameter.requires_grad_(True)
+    with frozen(network), parametrize.cached():
+        yield
 
 
 def require_images(batch: Batch) -> Tensor:

@@ -15,7 +15,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from lab2pix.batch import Batch
-from lab2pix.data.transforms import instance_edges
+from lab2pix.data.transforms import float_to_uint8, instance_edges
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.seeding import latent_generator
@@ -99,6 +99,13 @@ class Condition:
             ids = torch.arange(self.label_space.num_channels, device=source.device).view(1, -1, 1, 1)
             encoded = (source.unsqueeze(1) == ids).to(dtype)
         return encoded if instances is None else torch.cat([encoded, instance_edges(instances).to(dtype)], 1)
+
+    def preview(self, batch: Batch) -> Tensor:
+        """Return `[N, 3, H, W]` uint8 to look at: label maps in their colors, or the first channels of images."""
+        if self.source != "images" or batch.source is None:
+            return self.label_space.to_colors(batch.label.cpu()).cpu()
+        three = batch.source[:, :3] if batch.source.shape[1] >= 3 else batch.source[:, :1].expand(-1, 3, -1, -1)
+        return float_to_uint8(three)
 
     def _colors(self, ids: Tensor) -> Tensor:
         palette = self.label_space.palette.to(ids.device).float() / 127.5 - 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Progress", "constant", "linear_decay"]
+__all__ = ["Progress", "constant", "epoch_decay", "linear_decay"]
 
 
 @dataclass(frozen=True)
@@ -62,5 +62,22 @@ def linear_decay(fraction: float) -> Callable[[Progress], float]:
         if progress.step < start or progress.total <= start:
             return 1.0
         return (progress.total - progress.step) / (progress.total - start)
+
+    return schedule
+
+
+def epoch_decay(fraction: float, *, reach_zero: bool = False) -> Callable[[Progress], float]:
+    """Return a schedule: 1, then down by the same amount after each epoch, as Pix2Pix and CycleGAN train.
+
+    Args:
+        fraction: last part of the epochs in which the factor falls.
+        reach_zero: fall one epoch earlier, so that the last epoch trains at rate 0, as the authors' code does up to
+            2023; without it the last of n falling epochs trains at 1 / (n + 1), as since 2025.
+    """
+
+    def schedule(progress: Progress) -> float:
+        falling = round(progress.epochs * fraction)
+        fallen = progress.epoch + 1 + reach_zero - (progress.epochs - falling)
+        return 1 - min(max(0, fallen), falling + 1) / (falling + 1) if falling else 1.0
 
     return schedule

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
+from typing import Literal, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["normal_init", "xavier_init"]
+__all__ = ["Init", "init_weights", "normal_init", "xavier_init"]
+
+Init = Literal["normal", "xavier", "kaiming", "orthogonal"]
 
 _POWER_ITERATIONS = 15
 """As many as `spectral_norm` itself runs when it is registered."""
@@ -36,6 +38,27 @@ def normal_init(module: nn.Module, std: float = 0.02) -> None:
     _reinitialize(module, partial(nn.init.normal_, std=std))
 
 
+def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02) -> None:
+    """Draw all weights of a network as Pix2Pix's and CycleGAN's code does; biases are 0.
+
+    Args:
+        module: any network; changed in place.
+        kind: distribution of convolution and linear weights; Kaiming's is normal, by fan in, without a gain.
+        gain: standard deviation (`normal`) or gain of the weights; batch norm's weights are N(1, gain).
+    """
+    fills: dict[Init, Callable[[Tensor], Tensor]] = {
+        "normal": partial(nn.init.normal_, std=gain),
+        "xavier": partial(nn.init.xavier_normal_, gain=gain),
+        "kaiming": nn.init.kaiming_normal_,
+        "orthogonal": partial(nn.init.orthogonal_, gain=gain),
+    }
+    _reinitialize(module, fills[kind])
+    for layer in module.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.normal_(layer.weight, 1, gain)
+            nn.init.zeros_(layer.bias)
+
+
 @torch.no_grad()
 def _reinitialize(module: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
     """Fill all weights.
@@ -44,7 +67,7 @@ def _reinitialize(module: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
     would scale the first steps by a wrong norm.
     """
     for layer in module.modules():
-        if not isinstance(layer, nn.Conv2d | nn.Linear):
+        if not isinstance(layer, nn.Conv2d | nn.ConvTranspose2d | nn.Linear):
             continue
         if parametrize.is_parametrized(layer, "weight"):
             stack = cast(nn.ModuleDict, layer.parametrizations)["weight"]

@@ -28,9 +28,11 @@ def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
         generated: `[N, 3, H, W]` in [-1, 1].
         method: says what is generated from.
     """
+    condition = method.sampling.condition
+    given = "source" if condition.source == "images" else "label"
     factor = max(1, _LEGIBLE // generated.shape[-1])  # small images are upsampled pixel by pixel to be legible
     size = (generated.shape[-1] * factor, generated.shape[-2] * factor)
-    columns = {**_inputs(batch, method), "generated": float_to_uint8(generated)}
+    columns = {given: condition.preview(batch), "generated": float_to_uint8(generated)}
     if batch.image is not None:
         columns["real"] = float_to_uint8(batch.image)
     rows = [
@@ -38,15 +40,6 @@ def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
         for row in zip(*columns.values(), strict=True)
     ]
     return image_grid(rows, list(columns), gap=4, font=11)
-
-
-def _inputs(batch: Batch, method: Method) -> dict[str, Tensor]:
-    """Return what is generated from as `[N, 3, H, W]` uint8: label maps in their colors, or images' first channels."""
-    if method.sampling.condition.source != "images":
-        return {"label": method.label_space.to_colors(batch.label.cpu()).cpu()}
-    assert batch.source is not None
-    shown = batch.source[:, :3] if batch.source.shape[1] >= 3 else batch.source[:, :1].expand(-1, 3, -1, -1)
-    return {"source": float_to_uint8(shown)}
 
 
 def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:

@@ -31,7 +31,8 @@ __all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_
 _IGNORED = (".tmp-", ".lock")
 # What a resumed run may change: nothing of it reaches a weight. (Files may have moved; their list is compared.)
 _FREE = (
-    *("monitor.", "checkpoint.", "data.workers", "data.root", "data.labels.root", "data.images.root"),
+    *("monitor.", "checkpoint.", "data.workers"),
+    *("data.root", "data.labels.root", "data.images.root", "data.source.root"),
     *("backbone.weights", "train.max_minutes", "train.evaluate_every", "evaluation."),
 )
 

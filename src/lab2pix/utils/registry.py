@@ -26,11 +26,13 @@ class DatasetFormat:
 _FORMATS = "lab2pix.data.formats"
 
 DATASET_FORMATS = {
+    "ab": DatasetFormat("SPLIT/NAME.*, input left and photo right", f"{_FORMATS}:scan_ab", None),
     "ade20k": DatasetFormat(
         "ADEChallengeData2016/images/{training,validation}/*.jpg and annotations/{training,validation}/*.png",
         f"{_FORMATS}:scan_ade20k",
         "ade20k",
     ),
+    "ba": DatasetFormat("SPLIT/NAME.*, photo left and input right", f"{_FORMATS}:scan_ba", None),
     "cityscapes": DatasetFormat(
         "leftImg8bit/SPLIT/CITY/*_leftImg8bit.png and gtFine/SPLIT/CITY/*_gtFine_labelIds.png, *_instanceIds.png",
         f"{_FORMATS}:scan_cityscapes",
@@ -46,12 +48,15 @@ DATASET_FORMATS = {
         "NAME.jpg and palette NAME.png in one folder", f"{_FORMATS}:scan_facades_base", "facades"
     ),
     "folder": DatasetFormat(
-        "images/[SPLIT/]NAME.* and labels/[SPLIT/]NAME.*, optional instances/[SPLIT/]NAME.*; sub-folders kept",
+        "images/[SPLIT/]NAME.* and labels/ or sources/[SPLIT/]NAME.*, optional instances/; sub-folders kept",
         f"{_FORMATS}:scan_folder",
         None,
     ),
     "scenes": DatasetFormat("no files: landscapes that are drawn while they are needed", None, "scenes"),
     "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", f"{_FORMATS}:scan_sketches", "sketch"),
+    "unaligned": DatasetFormat(
+        "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are no pairs", f"{_FORMATS}:scan_unaligned", None
+    ),
 }
 """All folder formats, by name."""
 

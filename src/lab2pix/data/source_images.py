@@ -1,0 +1,127 @@
+"""Reads the images that images are generated from: any number of channels of 8 or 16 bits, or fractions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from lab2pix.data.files import ARRAY_SUFFIX, open_image, to_rgb
+from lab2pix.errors import DataError
+
+__all__ = ["read_source", "to_source"]
+
+_GRAY = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in gray (ITU-R BT.601), as Pillow has them."""
+
+
+def read_source(path: Path, channels: int, value_range: tuple[float, float] | None) -> Tensor:
+    """Read an image to generate from: what Pillow opens, PNG of 16 bits per color, or `.npy` of `[H, W(, C)]`.
+
+    Args:
+        path: the file.
+        channels: C. Color becomes gray, or gray all three colors, where that makes C; alpha is dropped where it is too
+            many.
+        value_range: values of the file that become -1 and 1; None: the whole range of 8 or 16 bits, 0 to 1 for
+            fractions.
+
+    Returns:
+        `[C, H, W]` float32 in [-1, 1].
+
+    Raises:
+        DataError: the file is missing, damaged or no image, or has other channels or values.
+    """
+    if path.suffix.lower() == ARRAY_SUFFIX:
+        try:
+            values = np.load(path, allow_pickle=False)
+        except FileNotFoundError as error:
+            raise DataError(f"{path} is missing; put it back, or remove its partner") from error
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} is no array of NumPy, or a damaged one; replace or remove it") from error
+        return to_source(values, channels, value_range, str(path))
+    image, kind = open_image(path)
+    if kind == "PNG" and image.mode in ("RGB", "RGBA") and _png_depth(path) == 16:
+        return to_source(_read_16_bits(path), channels, value_range, str(path))
+    return to_source(image, channels, value_range, str(path))
+
+
+def to_source(
+    image: Image.Image | NDArray[Any], channels: int, value_range: tuple[float, float] | None, where: str
+) -> Tensor:
+    """Turn an opened image, or an array `[H, W(, C)]`, into `[C, H, W]` float32 in [-1, 1]; see `read_source`.
+
+    Raises:
+        DataError: it has other channels, values or a type that is not known.
+    """
+    values = _pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
+    if values.ndim == 2:
+        values = values[..., None]
+    if values.ndim != 3 or not values.size:
+        raise DataError(f"{where} has shape {list(values.shape)}; an image is [height, width, channels]")
+    low, high = value_range or _full_range(values, where)
+    pixels = torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1), dtype=np.float32))
+    scaled = (pixels - low) * (2 / (high - low)) - 1
+    if not bool((scaled.abs() <= 1 + 1e-5).all()):
+        raise DataError(
+            f"{where} holds values from {float(values.min()):g} to {float(values.max()):g}, outside of {low:g} to "
+            f"{high:g}; set data.source.range to the values that mean -1 and 1"
+        )
+    return _with_channels(scaled.clamp_(-1, 1), channels, where)
+
+
+def _full_range(values: NDArray[Any], where: str) -> tuple[float, float]:
+    if values.dtype.kind == "f":
+        return 0.0, 1.0
+    if values.dtype in (np.uint8, np.uint16):
+        return 0.0, float(np.iinfo(values.dtype).max)
+    raise DataError(f"{where} holds {values.dtype}, whose range says nothing; set data.source.range")
+
+
+def _with_channels(image: Tensor, channels: int, where: str) -> Tensor:
+    found = image.shape[0]
+    if found in (2, 4) and channels in (1, 3):
+        image, found = image[:-1], found - 1  # alpha
+    if found == channels:
+        return image.contiguous()
+    if found == 1 and channels == 3:
+        return image.expand(3, -1, -1).contiguous()
+    if found == 3 and channels == 1:
+        return torch.einsum("chw,c->hw", image, image.new_tensor(_GRAY))[None]
+    raise DataError(f"{where} has {found} channels, but data.source.channels is {channels}; set that, or convert it")
+
+
+def _pixels(image: Image.Image) -> NDArray[Any]:
+    """Return the pixels of an image, `[H, W(, C)]`; palettes, CMYK and the like as RGB."""
+    if image.mode in ("L", "LA", "RGB", "RGBA", "F"):
+        return np.array(image)
+    if image.mode.startswith("I"):
+        values = np.array(image)
+        fits = values.size and values.min() >= 0 and values.max() <= 65535
+        return values.astype(np.uint16) if fits else values
+    if image.mode == "1":
+        return np.array(image.convert("L"))
+    return to_rgb(image).permute(1, 2, 0).numpy()
+
+
+def _png_depth(path: Path) -> int:
+    """Return the bits per channel of a PNG file, from its header."""
+    with path.open("rb") as file:
+        return file.read(25)[24]
+
+
+def _read_16_bits(path: Path) -> NDArray[np.uint16]:
+    """Read a PNG of 16 bits per color, of which Pillow keeps 8."""
+    try:
+        # Newer versions of torchvision warn that their decoders may go.
+        from torchvision.io import ImageReadMode, decode_png
+
+        pixels = decode_png(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8), ImageReadMode.UNCHANGED)
+    except (ImportError, RuntimeError) as error:
+        raise DataError(f"{path} cannot be read with 16 bits per color ({error}); save it as .npy") from error
+    values: NDArray[np.uint16] = pixels.permute(1, 2, 0).numpy().astype(np.uint16)
+    return values

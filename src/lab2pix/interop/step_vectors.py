@@ -1,0 +1,175 @@
+"""Vector files of one training step: answers of the networks, losses, gradients, and the weights after the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lab2pix.batch import Batch
+from lab2pix.errors import CheckpointError
+from lab2pix.interop.vectors import Row, Vectors, failure
+
+__all__ = ["StepAnswers", "check_step", "gradient_norms", "input_classes", "without_dropout"]
+
+
+@dataclass
+class StepAnswers:
+    """What this package computes for a vector file, under the names of the file.
+
+    Attributes:
+        networks: prefixes of the networks' weights.
+        outputs: tensors, without the prefix `out.`.
+        values: per group (`loss.initial`, `grad_norm.step`, ...) a number per name.
+        state: every network's weights after the step.
+        other: answers of another kind, to be equal to the recorded ones.
+    """
+
+    networks: tuple[str, ...]
+    outputs: dict[str, Tensor] = field(default_factory=dict)
+    values: dict[str, dict[str, float]] = field(default_factory=dict)
+    state: dict[str, Tensor] = field(default_factory=dict)
+    other: dict[str, Any] = field(default_factory=dict)
+
+
+_SETTINGS = ("system", "format", "config", "tolerance", "measured", "after.tolerance", "after.unstable")
+"""Entries of the JSON file that are no answers."""
+
+_TOLERANCES = {
+    "loss": "loss_relative",
+    "grad_norm": "grad_norm_relative",
+    "grad_norm_by_tensor": "grad_norm_by_tensor_relative",
+}
+
+
+def check_step(vectors: Vectors, answers: StepAnswers) -> Iterator[Row]:
+    """Compare every recorded answer of a vector file, by the tolerances that the file names.
+
+    A tensor or value that nobody here knows is a row that failed.
+    """
+    known = tuple(f"{prefix}." for prefix in (*answers.networks, "in", "out"))
+    for name in vectors.tensors:
+        if not name.startswith(known):
+            yield failure(name, "cannot check: no network or input of this name is known")
+    for name, recorded in vectors.part("out.").items():
+        yield from _check_output(
+            f"out.{name}", answers.outputs.get(name), recorded.float(), vectors.values["tolerance"]
+        )
+    for name, recorded in vectors.values.items():
+        group = name.partition(".")[0]
+        if name == "after.sums":
+            yield from _check_sums(recorded, answers.state, vectors.values)
+        elif group in _TOLERANCES:
+            tolerance = vectors.values["tolerance"]
+            yield from _check_values(
+                name, recorded, answers.values.get(name, {}), tolerance[_TOLERANCES[group]], tolerance
+            )
+        elif name in answers.other:
+            ours = answers.other[name]
+            same = ours == recorded
+            yield Row(name, 0.0, 0.0, True) if same else failure(name, f"recorded is {recorded}, ours is {ours}")
+        elif name not in _SETTINGS and not name.startswith("note"):
+            yield failure(name, "cannot check: no such value is known")
+
+
+def _check_output(name: str, ours: Tensor | None, recorded: Tensor, tolerance: Mapping[str, float]) -> Iterator[Row]:
+    if ours is None:
+        yield failure(name, "cannot check: no such output is known")
+        return
+    step = -(-ours.shape[-1] // recorded.shape[-1]) if recorded.ndim == ours.ndim == 4 and recorded.shape[-1] else 1
+    ours = ours.detach()[..., ::step, ::step] if step > 1 else ours.detach()
+    if ours.shape != recorded.shape:
+        yield failure(name, f"recorded as {list(recorded.shape)}, ours is {list(ours.shape)}")
+        return
+    difference = (ours - recorded).abs()
+    after = name.startswith("out.after.")
+    limit = tolerance["out.after_max"] if after else tolerance["out"] * max(1.0, recorded.abs().max().item())
+    yield _row(name, difference.max().item(), limit)
+    if after:
+        yield _row(f"{name} (mean)", difference.mean().item(), tolerance["out.after_mean"])
+
+
+def _check_values(
+    group: str, recorded: Mapping[str, float], ours: Mapping[str, float], limit: float, tolerance: Mapping[str, float]
+) -> Iterator[Row]:
+    for name, value in recorded.items():
+        if name not in ours:
+            yield failure(f"{group}.{name}", "cannot check: no such value is known")
+            continue
+        yield _row(f"{group}.{name}", abs(ours[name] - value) / max(abs(value), tolerance["relative_floor"]), limit)
+
+
+def _check_sums(
+    recorded: Mapping[str, list[float]], state: Mapping[str, Tensor], values: Mapping[str, Any]
+) -> Iterator[Row]:
+    for name, sums in recorded.items():
+        if name in values.get("after.unstable", ()):
+            continue
+        if name not in state or name not in values["after.tolerance"]:
+            yield failure(f"after.sums.{name}", "cannot check: no such weight, or no tolerance, is known")
+            continue
+        weight = state[name].double()
+        ours = (weight.sum().item(), weight.abs().sum().item())
+        difference = max(abs(mine - theirs) for mine, theirs in zip(ours, sums, strict=True))
+        yield _row(f"after.sums.{name}", difference, values["after.tolerance"][name])
+
+
+def _row(name: str, difference: float, limit: float) -> Row:
+    return Row(name, difference, limit, difference <= limit)
+
+
+# --- what readers of such files share -----------------------------------------------------------------------------
+
+
+def input_classes(vectors: Vectors, channels: int) -> tuple[int, Batch]:
+    """Return the number of classes of `in.ids`, 0 where the input is the image `in.real_A`; and the inputs as a batch.
+
+    Args:
+        vectors: the file's content; uint8 images become [-1, 1].
+        channels: of the generator's input, one per class.
+
+    Raises:
+        CheckpointError: an input is missing or unknown, or an id is no class.
+    """
+    inputs = vectors.part("in.")
+    if set(inputs) not in ({"real_A", "real_B"}, {"ids", "real_B"}):
+        raise CheckpointError(f"the inputs are {sorted(inputs)}; known: real_A or ids, and real_B")
+    image = _image(inputs["real_B"])
+    if "ids" not in inputs:
+        empty = torch.empty(len(image), 0, 0, dtype=torch.int64)
+        return 0, Batch(label=empty, image=image, source=_image(inputs["real_A"]))
+    ids = inputs["ids"].long()
+    ids = ids[:, 0] if ids.ndim == 4 else ids
+    if int(ids.max()) >= channels:
+        raise CheckpointError(f"in.ids holds {int(ids.max())}, but there are {channels} classes")
+    return channels, Batch(label=ids, image=image)
+
+
+def _image(stored: Tensor) -> Tensor:
+    return (stored.float() / 255 - 0.5) / 0.5 if stored.dtype == torch.uint8 else stored.float()
+
+
+def without_dropout(network: nn.Module) -> nn.Module:
+    """Set the probability of every dropout layer to 0; the layers, and the names after them, stay."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = 0.0
+    return network
+
+
+def gradient_norms(network: nn.Module, names: Mapping[str, str]) -> tuple[float, dict[str, float]]:
+    """Return the norm over all parameters of the gradients that a network holds, and the norm of each.
+
+    Args:
+        network: after the backward pass.
+        names: our name of every weight -> its name in the file.
+    """
+    norms = {
+        names[name]: 0.0 if parameter.grad is None else parameter.grad.double().norm().item()
+        for name, parameter in network.named_parameters()
+    }
+    return math.hypot(*norms.values()), norms

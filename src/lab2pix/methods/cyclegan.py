@@ -1,0 +1,276 @@
+"""CycleGAN: unpaired image-to-image translation that can be undone (Zhu et al., ICCV 2017)."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lab2pix.batch import Batch
+from lab2pix.config.schema import Section
+from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.interop.conversion import CheckpointFormat
+from lab2pix.interop.step_vectors import StepAnswers
+from lab2pix.interop.vectors import Vectors
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods.backprop import frozen
+from lab2pix.methods.base import Averaging, Losses, OptimizerSpec, Phase, RandomSource, StepContext
+from lab2pix.methods.patch_gan import (
+    DiscriminatorConfig,
+    GanMode,
+    GeneratorConfig,
+    PatchAdversarialMethod,
+    PatchGANConfig,
+    StepRecord,
+    build_discriminator,
+    build_translator,
+    require_images,
+    size_multiple,
+)
+from lab2pix.methods.sampling import Sampling
+from lab2pix.nn.image_pool import ImagePool
+from lab2pix.nn.norm import Norm
+
+__all__ = ["CycleGAN", "CycleGANConfig"]
+
+
+class CycleGANGeneratorConfig(GeneratorConfig):
+    """Both generators."""
+
+    network: Literal["unet", "resnet"] = Field("resnet", description="U-Net, or residual blocks as published.")
+    depth: int = Field(
+        9, ge=1, description="Residual blocks of the ResNet (9 for 256x256, 6 for 128x128), or halvings of the U-Net."
+    )
+    norm: Norm = Field("instance", description="Normalization: batch, instance (without weights) or none.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropout in training; 0: off.")
+
+
+class CycleGANDiscriminatorConfig(DiscriminatorConfig):
+    """Both discriminators."""
+
+    norm: Norm = Field("instance", description="Normalization: batch, instance (without weights) or none.")
+
+
+class CycleGANLossConfig(Section):
+    """The loss terms and their weights. A is the input's domain, B the images'."""
+
+    adversarial: GanMode = Field(
+        "lsgan", description="Least squares, cross entropy (vanilla), or the mean (wgangp, without a penalty)."
+    )
+    cycle_a: float = Field(10.0, ge=0, description="Weight of |F(G(a)) - a|, from A to B and back.")
+    cycle_b: float = Field(10.0, ge=0, description="Weight of |G(F(b)) - b|, from B to A and back.")
+    identity: float | None = Field(
+        None,
+        ge=0,
+        description="Weight of |G(b) - b| and |F(a) - a|, as part of the cycle's; it needs equal channels in A and B; "
+        "null: 0.5 where they are, else 0.",
+    )
+    pool_size: int = Field(50, ge=0, description="Generated images per domain that discriminators see again; 0: off.")
+
+
+class CycleGANConfig(PatchGANConfig):
+    """Settings of CycleGAN."""
+
+    method: Literal["cyclegan"] = Field("cyclegan", description="CycleGAN: unpaired.")
+    generator: CycleGANGeneratorConfig = CycleGANGeneratorConfig()
+    discriminator: CycleGANDiscriminatorConfig = CycleGANDiscriminatorConfig()
+    loss: CycleGANLossConfig = CycleGANLossConfig()
+
+
+class CycleGAN(PatchAdversarialMethod):
+    """Generators G: A to B and F: B to A, each judged by a discriminator, and together by what comes back.
+
+    A is what images are made from (label maps, line drawings, images), B the images. In a step both generators learn
+    together, then both discriminators, from images of before that update and from the pools.
+    """
+
+    name: ClassVar[str] = "cyclegan"
+    Config = CycleGANConfig
+    paired: ClassVar[bool] = False
+    averaged: ClassVar[Mapping[str, Averaging]] = {"generator_a": Averaging(), "generator_b": Averaging()}
+    vector_prefixes: ClassVar[Mapping[str, str]] = {
+        **{"generator_a": "G_A", "generator_b": "G_B"},
+        **{"discriminator_a": "D_A", "discriminator_b": "D_B"},
+    }
+    config: CycleGANConfig
+
+    def __init__(self, config: CycleGANConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
+        super().__init__(config, label_space, pretrained=pretrained)
+        channels = self.sampling.condition.channels
+        if config.loss.identity and channels != 3:
+            raise ConfigError(
+                f"loss.identity is {config.loss.identity:g}, but inputs have {channels} channels and images 3, "
+                "which it cannot compare; set loss.identity=0 or generator.encoding=colors"
+            )
+        self.identity = config.loss.identity if config.loss.identity is not None else 0.5 * (channels == 3)
+        self.networks = {
+            "generator_a": self.build_generator(config, label_space),
+            "generator_b": build_translator(config.generator, 3, channels),
+            "discriminator_a": build_discriminator(config.discriminator, 3),
+            "discriminator_b": build_discriminator(config.discriminator, channels),
+        }
+        self.init_weights()
+        self.pools = {domain: ImagePool(config.loss.pool_size) for domain in "ab"}
+
+    @classmethod
+    def build_sampling(cls, config: CycleGANConfig, label_space: LabelSpace) -> Sampling:
+        """Return how images are sampled: one per input, in evaluation mode."""
+        return Sampling(cls.build_condition(config, label_space), size_multiple=size_multiple(config.generator))
+
+    @classmethod
+    def build_generator(cls, config: CycleGANConfig, label_space: LabelSpace) -> nn.Module:
+        """Return G, which draws images from the input."""
+        return build_translator(config.generator, cls.build_condition(config, label_space).channels, 3)
+
+    def sampling_generator(self, networks: Mapping[str, nn.Module]) -> nn.Module:
+        """Return G."""
+        return networks["generator_a"]
+
+    @property
+    def optimizers(self) -> dict[str, OptimizerSpec]:
+        """Adam for both generators, and for both discriminators."""
+        settings = self.config.optimizer
+        return {
+            "generators": self.optimizer(settings.generator_lr, "generator_a", "generator_b"),
+            "discriminators": self.optimizer(settings.discriminator_lr, "discriminator_a", "discriminator_b"),
+        }
+
+    @property
+    def phases(self) -> Sequence[Phase]:
+        """The generators' step, then the discriminators'."""
+        return (
+            Phase("generators", self.generators_backward, ("generators",)),
+            Phase("discriminators", self.discriminators_backward, ("discriminators",)),
+        )
+
+    def generators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        """Translate both domains there and back, and judge the translations.
+
+        Returns:
+            `adversarial_a`, `cycle_a` of what began in A, `adversarial_b`, `cycle_b` of what began in B, and
+            `identity_a`, `identity_b` of G and F where the weight is not 0.
+        """
+        loss, (g, f, judge_b, judge_a) = self.config.loss, self.networks.values()
+        a, b = self.sampling.condition(batch), require_images(batch)
+        with context.autocast(), frozen(judge_a, judge_b):
+            fake_b = g(a)
+            cycled_a = f(fake_b)
+            fake_a = f(b)
+            cycled_b = g(fake_a)
+            of_b, of_a = judge_b(fake_b), judge_a(fake_a)
+            same = (g(b), f(a)) if self.identity else None
+        losses = {
+            "adversarial_a": self.adversarial(of_b, "generator"),
+            "adversarial_b": self.adversarial(of_a, "generator"),
+            "cycle_a": loss.cycle_a * _distance(cycled_a, a),
+            "cycle_b": loss.cycle_b * _distance(cycled_b, b),
+        }
+        if same is not None:
+            losses["identity_a"] = self.identity * loss.cycle_b * _distance(same[0], b)
+            losses["identity_b"] = self.identity * loss.cycle_a * _distance(same[1], a)
+        context.cache.update(fake_a=fake_a.detach().float(), fake_b=fake_b.detach().float())
+        return self.backward(losses, context)
+
+    def discriminators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        """Teach each discriminator real images of its domain and fakes from its pool; each term is halved."""
+        real = {"b": require_images(batch), "a": self.sampling.condition(batch)}
+        losses: Losses = {}
+        for domain, judge in (("b", "discriminator_a"), ("a", "discriminator_b")):
+            fake = self.pools[domain].query(context.cache.pop(f"fake_{domain}"), context.random.uniform)
+            with context.autocast():
+                of_real, of_fake = self.networks[judge](real[domain]), self.networks[judge](fake)
+            losses[f"real_{domain}"] = self.adversarial(of_real, "real") * 0.5
+            losses[f"fake_{domain}"] = self.adversarial(of_fake, "fake") * 0.5
+        return self.backward(losses, context)
+
+    def extra_state(self) -> dict[str, Tensor]:
+        """Return the images of both pools."""
+        return {f"pool_{domain}": pool.state() for domain, pool in self.pools.items()}
+
+    def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
+        """Restore both pools."""
+        for domain, pool in self.pools.items():
+            if f"pool_{domain}" not in state:
+                raise CheckpointError(f"the checkpoint lacks CycleGAN's image pool '{domain}'; take a whole one")
+            pool.load_state(state[f"pool_{domain}"])
+
+    # --- scores -----------------------------------------------------------------------------------------------------
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """`cycle`."""
+        return ("cycle",)
+
+    @torch.no_grad()
+    def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
+        """Return `cycle`, the mean absolute difference of the input from what F makes of the generated images."""
+        return {"cycle": _distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
+
+    # --- other programs ---------------------------------------------------------------------------------------------
+
+    @classmethod
+    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
+        """Return the authors' ResNet generator."""
+        return {"cyclegan": cls.checkpoint_format(r"model\.10\.conv_block\.1\.weight")}
+
+    @classmethod
+    def vector_settings(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the loss section of a recording."""
+        names = {"cycle_a": "lambda_A", "cycle_b": "lambda_B", "identity": "lambda_identity"}
+        weights = {name: recorded[theirs] for name, theirs in names.items()}
+        pool_size = recorded.get("pool_size", 50)
+        return {"loss": {"adversarial": recorded["gan_mode"], "pool_size": pool_size, **weights}}
+
+    @classmethod
+    def vector_names(cls, record: StepRecord) -> tuple[dict[str, Tensor], dict[str, float]]:
+        """Return outputs and losses under the authors' names."""
+        of_a, of_b = record.outputs["discriminator_b"], record.outputs["discriminator_a"]
+        names = {"generator_a": ("fake_B", "rec_B", "idt_A"), "generator_b": ("rec_A", "fake_A", "idt_B")}
+        outputs = {
+            name: tensor
+            for network, own in names.items()
+            for name, tensor in zip(own, record.outputs[network], strict=False)
+        }
+        outputs |= {"D_A_real": of_b[1], "D_A_fake": of_b[2], "D_B_real": of_a[1], "D_B_fake": of_a[2]}
+        losses = {name.partition(".")[2]: value for name, value in record.losses.items()}
+        terms = {
+            **{"G_A": losses["adversarial_a"], "G_B": losses["adversarial_b"]},
+            **{"cycle_A": losses["cycle_a"], "cycle_B": losses["cycle_b"]},
+            **{"idt_A": losses.get("identity_a", 0.0), "idt_B": losses.get("identity_b", 0.0)},
+        }
+        judges = {"D_A": losses["real_b"] + losses["fake_b"], "D_B": losses["real_a"] + losses["fake_a"]}
+        return outputs, {**terms, **judges, "G": sum(terms.values())}
+
+    @classmethod
+    def vector_answers(cls, vectors: Vectors) -> StepAnswers:
+        """Add what the pool answers to the recorded queries."""
+        answers = super().vector_answers(vectors)
+        if trace := vectors.values.get("pool_trace"):
+            pool, draws = ImagePool(trace["pool_size"]), _PythonDraws(trace["seed"], trace["pool_size"])
+            queries = torch.arange(2.0 * len(trace["returned"])).view(-1, 2, 1, 1, 1)
+            returned = [pool.query(images, draws.uniform).flatten().int().tolist() for images in queries]
+            answers.other["pool_trace"] = trace | {"returned": returned}
+        return answers
+
+
+def _distance(images: Tensor, others: Tensor) -> Tensor:
+    """Return the mean absolute difference."""
+    return (images.float() - others).abs().mean()
+
+
+class _PythonDraws(RandomSource):
+    """The pool's draws as the authors' code makes them: by Python's random numbers, a place only where it is needed."""
+
+    def __init__(self, seed: int, pool_size: int) -> None:
+        super().__init__()
+        self._random, self._size = random.Random(seed), pool_size
+
+    def uniform(self, *shape: int) -> Tensor:
+        """Return the next chance, and where it exceeds 1/2 the place of an image as a part of the pool."""
+        chance = self._random.uniform(0, 1)
+        place = self._random.randint(0, self._size - 1) if chance > 0.5 else 0
+        return torch.tensor([chance, (place + 0.5) / self._size], dtype=torch.float64)

@@ -1,0 +1,69 @@
+"""PatchGAN discriminators of Pix2Pix and CycleGAN: one logit per patch, or per pixel, of the image."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from lab2pix.nn.norm import Norm, norm2d
+
+__all__ = ["PatchGAN", "PixelGAN"]
+
+
+class PatchGAN(nn.Module):
+    """4x4 convolutions, all but the last two of stride 2; with three layers each logit sees 70x70 pixels.
+
+    Parameters have the names of the authors' code.
+
+    Args:
+        in_channels: channels of the input: the image, and for Pix2Pix its condition.
+        width: channels of the first layer; layer i has `width * min(2^i, 8)`.
+        layers: number of layers between the first and the one that predicts.
+        norm: normalization of these layers.
+    """
+
+    def __init__(self, in_channels: int, *, width: int = 64, layers: int = 3, norm: Norm = "batch") -> None:
+        super().__init__()
+        widths = [width * min(2**layer, 8) for layer in range(layers + 1)]
+        self.model = nn.Sequential(nn.Conv2d(in_channels, width, 4, stride=2, padding=1), nn.LeakyReLU(0.2))
+        for layer, (before, after) in enumerate(pairwise(widths), start=1):
+            stride = 1 if layer == layers else 2
+            self.model.append(nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=norm == "instance"))
+            self.model.append(norm2d(norm, after))
+            self.model.append(nn.LeakyReLU(0.2))
+        self.model.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, in_channels, H, W]` to logits `[N, 1, H / 2^layers - 2, W / 2^layers - 2]`."""
+        logits: Tensor = self.model(x)
+        return logits
+
+
+class PixelGAN(nn.Module):
+    """1x1 convolutions: one logit per pixel, which knows nothing of its neighbors.
+
+    Parameters have the names of the authors' code.
+
+    Args:
+        in_channels: channels of the input.
+        width: channels of the first layer; the second has twice as many.
+        norm: normalization of the second layer.
+    """
+
+    def __init__(self, in_channels: int, *, width: int = 64, norm: Norm = "batch") -> None:
+        super().__init__()
+        bias = norm == "instance"
+        self.net = nn.Sequential(
+            nn.Conv2d(in_channels, width, 1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(width, 2 * width, 1, bias=bias),
+            norm2d(norm, 2 * width),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(2 * width, 1, 1, bias=bias),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, in_channels, H, W]` to logits `[N, 1, H, W]`."""
+        logits: Tensor = self.net(x)
+        return logits

@@ -1,0 +1,225 @@
+"""Pix2Pix and CycleGAN: settings, steps, image pools, images as inputs, from the command line and back."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from lab2pix.errors import CheckpointError, ConfigError, DataError
+from lab2pix.inference import Synthesizer
+from lab2pix.inference.convert import convert
+from lab2pix.interop.keymap import rename
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Progress, StepContext, build_method, epoch_decay, example_inputs, generate_deterministic
+from lab2pix.methods.patch_gan import released_names
+from lab2pix.nn.patchgan import PixelGAN
+from lab2pix.nn.resnet import ResNetGenerator
+from lab2pix.nn.unet import UNetGenerator
+from lab2pix.recipes import load_config, preset_names
+from lab2pix.training.loop import train
+
+QUICK = ("monitor.tensorboard=false", "train.batch_size=2", "data.size=[16,16]", "train.ema_decay=null")
+TINY = (*QUICK, "generator.width=2", "discriminator.width=2", "discriminator.layers=1")
+PIX2PIX, CYCLEGAN = (*TINY, "generator.depth=4"), (*TINY, "generator.depth=1", "loss.pool_size=2")
+
+
+def build(preset: str, *settings: str):
+    config = load_config(preset, settings)
+    torch.manual_seed(0)
+    return build_method(config, LabelSpace.load(config.data.label_space))
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["pix2pix", "cyclegan"])
+def test_published_presets_differ_where_papers_say_so(method: str) -> None:
+    presets = {name.removeprefix(f"{method}-"): load_config(name) for name in preset_names() if method in name}
+    assert set(presets) == {"facades", "cityscapes", "edges2shoes", "edges2handbags", "small"}
+    del presets["small"]
+    assert {config.train.batch_size for name, config in presets.items() if "edges" not in name} == {1}
+    shoes, streets = presets["edges2shoes"], presets["cityscapes"]
+    if method == "pix2pix":
+        assert (shoes.train.epochs, shoes.train.batch_size, streets.data.resize) == (15, 4, (286, 286))
+        assert presets["facades"].generator.sampling == "train"
+    else:
+        assert (shoes.train.epochs, shoes.train.batch_size, streets.data.resize) == (5, 1, (143, 143))
+        assert (streets.generator.depth, presets["facades"].generator.depth) == (6, 9)
+
+
+@pytest.mark.parametrize(
+    ("preset", "settings", "message"),
+    [
+        (
+            "pix2pix-facades",
+            ["data.size=[200,300]", "data.resize=null"],
+            r"multiples of 256.*size is \[256, 256\]",
+        ),
+        ("cyclegan-facades", ["data.size=[22,50]", "data.resize=null"], r"at least 24.*valid size is \[24, 52\]"),
+        ("pix2pix-small", ["generator.depth=1"], "a U-Net has at least 2 levels"),
+        ("pix2pix-edges2shoes", ["generator.encoding=colors"], "generates from line drawings"),
+        ("v2-small", ["data.input=images"], "method 'lab2pix-v2' generates from label maps"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(preset: str, settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(preset, settings)
+
+
+def test_identity_loss_needs_equal_channels() -> None:
+    with pytest.raises(ConfigError, match=r"loss\.identity is 0.5, but inputs have"):
+        build("cyclegan-small", *CYCLEGAN, "loss.identity=0.5")
+    assert build("cyclegan-small", *CYCLEGAN).identity == 0
+    assert build("cyclegan-small", *CYCLEGAN, "generator.encoding=colors").identity == 0.5
+
+
+@pytest.mark.parametrize(("reach_zero", "first_fallen", "last"), [(False, 101, 1 / 101), (True, 100, 0.0)])
+def test_epoch_decay_falls_once_per_epoch_to_its_last_value(reach_zero: bool, first_fallen: int, last: float) -> None:
+    schedule = epoch_decay(0.5, reach_zero=reach_zero)
+    factors = [schedule(Progress(step, 800, samples=8, batch_size=2)) for step in range(800)]
+    assert factors[::4] == factors[3::4]
+    assert factors[:800:4][: first_fallen - 1] == [1.0] * (first_fallen - 1)
+    assert factors[4 * (first_fallen - 1)] == pytest.approx(100 / 101)
+    assert factors[-1] == pytest.approx(last)
+
+
+# --- steps --------------------------------------------------------------------------------------------------------
+
+
+def test_pix2pix_generates_once_per_step_and_again_with_micro_batches() -> None:
+    method = build("pix2pix-small", *PIX2PIX)
+    batch, _ = example_inputs(method.sampling, (16, 16), 2)
+    batch = type(batch)(label=batch.label, image=torch.rand(2, 3, 16, 16))
+    passes: list[int] = []
+    method.networks["generator"].register_forward_hook(lambda *_: passes.append(1))
+    gradients = []
+    for micro_batches in (1, 2):
+        context = StepContext(micro_batches=micro_batches)
+        for phase in method.phases:
+            phase.backward(batch, None, context)
+        gradients.append([weight.grad.clone() for weight in method.networks["generator"].parameters()])
+        for network in method.networks.values():
+            network.zero_grad()
+    assert len(passes) == 3
+    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(*gradients, strict=True))
+
+
+def test_pix2pix_samples_in_train_mode_by_the_noise() -> None:
+    method = build("pix2pix-small", *PIX2PIX, "generator.sampling=train", "generator.dropout=0.5", "data.size=[64,64]",
+                   "generator.depth=6")  # fmt: skip
+    generator = method.networks["generator"].eval()
+    batch, noise = example_inputs(method.sampling, (64, 64), 1)
+    assert noise is not None and noise.shape == (1, 1)
+    one, again, other = (
+        generate_deterministic(generator, method.sampling, batch, z)[0] for z in (noise, noise, noise + 1)
+    )
+    assert torch.equal(one, again)
+    assert not torch.equal(one, other)
+
+
+def test_cyclegan_shows_discriminators_images_of_the_pool() -> None:
+    method = build("cyclegan-small", *CYCLEGAN)
+    torch.manual_seed(0)
+    for step in range(6):
+        batch, _ = example_inputs(method.sampling, (16, 16), 2, seed=step)
+        batch = type(batch)(label=batch.label, image=torch.rand(2, 3, 16, 16))
+        context = StepContext()
+        for phase in method.phases:
+            phase.backward(batch, None, context)
+    state = method.extra_state()
+    assert {name: tuple(pool.shape[:2]) for name, pool in state.items()} == {
+        "pool_a": (2, method.sampling.condition.channels),
+        "pool_b": (2, 3),
+    }
+    with pytest.raises(CheckpointError, match="lacks CycleGAN's image pool 'a'"):
+        method.load_extra_state({})
+
+
+# --- images as inputs ---------------------------------------------------------------------------------------------
+
+
+def write_images(folder: Path, names: str, channels: int = 3, width: int = 20) -> None:
+    folder.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    for name in names:
+        pixels = random.integers(0, 256, (20, width, channels), dtype=np.uint8)
+        Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(folder / f"{name}.png")
+
+
+def test_cyclegan_trains_on_two_folders_and_resumes_exactly(tmp_path: Path) -> None:
+    write_images(tmp_path / "data/trainA", "abc")
+    write_images(tmp_path / "data/trainB", "xyzw")
+    write_images(tmp_path / "data/testA", "p")
+    write_images(tmp_path / "data/testB", "q")
+    settings = [
+        *CYCLEGAN,
+        *("data.input=images", "data.format=unaligned", f"data.root={tmp_path / 'data'}", "data.val_split=test"),
+        *("data.resize=[18,18]", "train.steps=4", "train.batch_size=1", "checkpoint.every=2", "checkpoint.keep=9"),
+    ]
+    config = load_config("cyclegan-small", settings)
+    assert train(config, tmp_path / "whole", device="cpu").step == 4
+    whole = load_file(tmp_path / "whole/checkpoints/step-00000004/training.safetensors")
+    assert any(name.startswith("extra.0.pool_a") for name in whole)
+    shutil.rmtree(tmp_path / "whole/checkpoints/step-00000004")
+    assert train(None, tmp_path / "whole", resume=True, device="cpu").step == 4
+    again = load_file(tmp_path / "whole/checkpoints/step-00000004/training.safetensors")
+    assert whole.keys() == again.keys()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
+
+
+def test_pix2pix_trains_and_generates_from_pairs_in_one_file(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]]
+) -> None:
+    write_images(tmp_path / "data/train", "abc", width=40)
+    write_images(tmp_path / "data/val", "d", width=40)
+    settings = ["data.input=images", "data.format=ab", f"data.root={tmp_path / 'data'}", "data.source.channels=1"]
+    words = ["pix2pix-small", *PIX2PIX, *settings, "train.steps=2", "monitor.sample_every=2"]
+    assert run("train", *words, "--out", tmp_path / "run", "--device", "cpu")[0] == 0
+    where = ("--format", "ab", "--split", "val", "--device", "cpu")
+    assert run("generate", tmp_path / "run", tmp_path / "data", "--out", tmp_path / "out", *where)[0] == 0
+    assert Image.open(tmp_path / "out/d.png").size == (16, 16)
+    write_images(tmp_path / "gray", "e", channels=1)
+    synthesizer = Synthesizer.load(tmp_path / "run", device="cpu")
+    file, array = tmp_path / "gray/e.png", np.array(Image.open(tmp_path / "gray/e.png"))
+    drawn = synthesizer(file)
+    assert torch.equal(drawn, synthesizer(array))
+    assert torch.equal(drawn, synthesizer(torch.from_numpy(array)[None]))
+    assert not torch.equal(drawn, synthesizer(255 - array))
+    with pytest.raises(DataError, match=r"the source image has 5 channels, but data\.source\.channels is 1"):
+        synthesizer(np.zeros((20, 20, 5), np.uint8))
+
+
+# --- the authors' checkpoints -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("form", "network"),
+    [
+        ("pix2pix", lambda: UNetGenerator(3, width=2, levels=4)),
+        ("cyclegan", lambda: ResNetGenerator(3, width=2, blocks=1)),
+    ],
+)
+def test_convert_reads_the_authors_generators(tmp_path: Path, form: str, network) -> None:
+    generator = network()
+    names = released_names(generator)
+    weights = {names[name]: weight for name, weight in generator.state_dict().items()}
+    torch.save(weights, tmp_path / "latest_net_G.pth")
+    print(convert(tmp_path / "latest_net_G.pth", form, tmp_path / "photo", size=(32, 32)))
+    convert(tmp_path / "latest_net_G.pth", form, tmp_path / "labels", size=(32, 32), label_space="facades")
+    photo, labels = (Synthesizer.load(tmp_path / name, device="cpu") for name in ("photo", "labels"))
+    ids = torch.zeros(32, 32, dtype=torch.int64)
+    colors = labels.label_space.to_colors(ids)
+    assert torch.equal(photo(colors), labels(ids))
+
+
+def test_convert_refuses_a_discriminator(tmp_path: Path) -> None:
+    torch.save(rename(PixelGAN(3, width=2), []), tmp_path / "latest_net_D.pth")
+    with pytest.raises(CheckpointError, match="holds no generator of format 'pix2pix'"):
+        convert(tmp_path / "latest_net_D.pth", "pix2pix", tmp_path / "out")

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from lab2pix.nn.norm import Norm
+from lab2pix.nn.resnet import ResNetBlock, ResNetGenerator
+
+
+@pytest.mark.parametrize(("blocks", "parameters"), [(9, 11_378_179), (6, 7_837_699)])
+def test_resnet_generator_published_has_so_many_parameters(blocks: int, parameters: int) -> None:
+    with torch.device("meta"):
+        network = ResNetGenerator(3, blocks=blocks)
+    assert sum(parameter.numel() for parameter in network.parameters()) == parameters
+
+
+def test_resnet_block_adds_its_input_and_nothing_after() -> None:
+    block = ResNetBlock(2)
+    for parameter in block.parameters():
+        nn.init.zeros_(parameter)
+    x = torch.randn(1, 2, 5, 5)
+    assert torch.equal(block(x), x)
+
+
+@pytest.mark.parametrize(("norm", "biased"), [("batch", False), ("instance", True), ("none", False)])
+def test_resnet_generator_biases_follow_the_norm_but_for_the_last(norm: Norm, biased: bool) -> None:
+    network = ResNetGenerator(3, width=1, blocks=1, norm=norm)
+    convs = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+    assert convs[-1].bias is not None
+    assert all((conv.bias is not None) == biased for conv in convs[:-1])
+
+
+@pytest.mark.parametrize(("dropout", "second"), [(None, "5"), (0.5, "6")])
+def test_resnet_block_with_dropout_shifts_the_second_convolution(dropout: float | None, second: str) -> None:
+    assert f"conv_block.{second}.weight" in ResNetBlock(1, dropout=dropout).state_dict()
+
+
+def test_resnet_generator_keeps_the_size() -> None:
+    image = ResNetGenerator(5, 2, width=2, blocks=1)(torch.randn(1, 5, 20, 12))
+    assert image.shape == (1, 2, 20, 12)
+    assert image.abs().max() <= 1

@@ -1,0 +1,273 @@
+"""Vector files of Pix2Pix and CycleGAN: the authors' recordings, and others made here with a step written out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from lab2pix.interop.step_vectors import StepAnswers, check_step
+from lab2pix.interop.vectors import Vectors, read_vectors
+from lab2pix.methods.cyclegan import CycleGAN
+from lab2pix.methods.patch_gan import released_names
+from lab2pix.nn.patchgan import PatchGAN, PixelGAN
+from lab2pix.nn.resnet import ResNetGenerator
+from lab2pix.nn.unet import UNetGenerator
+from lab2pix.testing.parity import check_file
+
+TOLERANCE = {
+    "out": 1e-4, "loss_relative": 1e-4, "grad_norm_relative": 1e-3, "grad_norm_by_tensor_relative": 1e-2,
+    "out.after_max": 0.02, "out.after_mean": 1e-3, "relative_floor": 1e-3,
+}  # fmt: skip
+ADAM = {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999}
+
+
+def test_parity_of_the_authors_pix2pix(golden_root: Path) -> None:
+    rows = check_file(golden_root / "peers" / "pix2pix_a.safetensors")
+    assert not [row for row in rows if not row.ok]
+    assert {row.output.split(".")[0] for row in rows} == {"out", "loss", "grad_norm", "grad_norm_by_tensor", "after"}
+
+
+@pytest.fixture(scope="module")
+def cyclegan(golden_root: Path) -> tuple[Vectors, StepAnswers]:
+    """The authors' CycleGAN recording, and what this package computes for it."""
+    vectors = read_vectors(golden_root / "peers" / "cyclegan_a.safetensors")
+    return vectors, CycleGAN.vector_answers(vectors)
+
+
+def test_parity_of_the_authors_cyclegan(cyclegan: tuple[Vectors, StepAnswers]) -> None:
+    rows = list(check_step(*cyclegan))
+    assert not [row for row in rows if not row.ok]
+    groups = {"out", "loss", "grad_norm", "grad_norm_by_tensor", "after", "pool_trace"}
+    assert {row.output.split(".")[0] for row in rows} == groups
+
+
+# --- files made here ----------------------------------------------------------------------------------------------
+
+
+def mean_square(logits: Tensor, target: float) -> Tensor:
+    return ((logits - target) ** 2).mean()
+
+
+def cross_entropy(logits: Tensor, target: float) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, torch.full_like(logits, target))
+
+
+def wasserstein(logits: Tensor, target: float) -> Tensor:
+    return logits.mean() * (1 - 2 * target)
+
+
+GAN: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "lsgan": mean_square, "vanilla": cross_entropy, "wgangp": wasserstein,
+}  # fmt: skip
+
+
+def norms(networks: dict[str, nn.Module]) -> dict[str, float]:
+    return {
+        prefix: torch.cat([parameter.grad.flatten() for parameter in network.parameters()]).norm().item()  # type: ignore[union-attr]
+        for prefix, network in networks.items()
+    }
+
+
+def stored(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
+    """Return all weights under the names of the authors' code, after making them lively."""
+    tensors = {}
+    for prefix, network in networks.items():
+        for layer in network.modules():
+            if isinstance(layer, nn.Dropout):
+                layer.p = 0
+        for parameter in network.parameters():
+            nn.init.normal_(parameter, std=(parameter[0].numel() or 1) ** -0.5 if parameter.ndim > 1 else 0.5)
+        names = released_names(network)
+        tensors |= {f"{prefix}.{names[name]}": weight.clone() for name, weight in network.state_dict().items()}
+    return tensors
+
+
+def after(networks: dict[str, nn.Module]) -> dict[str, Any]:
+    """Return sums of the weights after the step; biases before instance norms, which have no gradient, are unstable."""
+    sums = {}
+    for prefix, network in networks.items():
+        names = released_names(network)
+        for name, weight in network.state_dict().items():
+            double = weight.double()
+            sums[f"{prefix}.{names[name]}"] = [double.sum().item(), double.abs().sum().item()]
+    return {
+        "after.sums": sums,
+        "after.tolerance": dict.fromkeys(sums, 0.005),
+        "after.unstable": [name for name in sums if name.endswith("bias")],
+    }
+
+
+def write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
+    path = path / "made.safetensors"
+    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
+    path.with_suffix(".json").write_text(json.dumps({"format": 1, "note_x": "", "tolerance": TOLERANCE, **values}))
+    return path
+
+
+def label_map(classes: int, side: int) -> tuple[Tensor, Tensor]:
+    ids = torch.randint(classes, (2, side, side), dtype=torch.uint8)
+    return ids, F.one_hot(ids.long(), classes).permute(0, 3, 1, 2).float().contiguous()
+
+
+def made_pix2pix(folder: Path, generator: nn.Module, discriminator: nn.Module, mode: str) -> Path:
+    """Record a step with a label map of 4 classes."""
+    networks, gan = {"G": generator, "D": discriminator}, GAN[mode]
+    tensors = stored(networks)
+    ids, a = label_map(4, 32)
+    b = torch.rand(2, 3, 32, 32) * 2 - 1
+    tensors |= {"in.ids": ids, "in.real_B": b}
+    adam = {name: torch.optim.Adam(network.parameters(), 2e-4, (0.5, 0.999)) for name, network in networks.items()}
+    values: dict[str, Any] = {
+        "system": "Pix2Pix",
+        "config": {"gan_mode": mode, "input_nc": 4, "output_nc": 3, "lambda_L1": 10.0, **ADAM},
+    }
+    image = generator(a)
+    fake, real = discriminator(torch.cat([a, image.detach()], 1)), discriminator(torch.cat([a, b], 1))
+    ((gan(fake, 0) + gan(real, 1)) / 2).backward()
+    tensors |= {"out.fake_B": image.clone(), "out.D_fake": fake.clone(), "out.D_real": real[..., ::2, ::2].clone()}
+    values["loss.step"] = {"D_fake": gan(fake, 0).item(), "D_real": gan(real, 1).item()}
+    values["grad_norm.step"] = norms({"D": discriminator})
+    adam["D"].step()
+    adversarial = gan(discriminator(torch.cat([a, image], 1)), 1)
+    l1 = 10 * F.l1_loss(image, b)
+    (adversarial + l1).backward()
+    values["loss.step"] |= {"G_GAN": adversarial.item(), "G_L1": l1.item()}
+    values["grad_norm.step"] |= norms({"G": generator})
+    adam["G"].step()
+    return write(folder, tensors, values | after(networks))
+
+
+@pytest.mark.parametrize(
+    ("generator", "discriminator", "mode"),
+    [
+        (lambda: UNetGenerator(4, 3, width=2, levels=3, norm="none"), lambda: PixelGAN(7, width=3), "lsgan"),
+        (
+            lambda: UNetGenerator(4, 3, width=2, levels=5, norm="instance"),
+            lambda: PatchGAN(7, width=2, layers=2, norm="none"),
+            "vanilla",
+        ),
+        (
+            lambda: ResNetGenerator(4, 3, width=2, blocks=2, norm="batch", dropout=0.5),
+            lambda: PatchGAN(7, width=2, layers=1, norm="instance"),
+            "wgangp",
+        ),
+    ],
+)
+def test_parity_of_pix2pix_reads_other_networks(
+    tmp_path: Path, generator: Callable[[], nn.Module], discriminator: Callable[[], nn.Module], mode: str
+) -> None:
+    torch.manual_seed(0)
+    rows = check_file(made_pix2pix(tmp_path, generator(), discriminator(), mode))
+    assert not [row for row in rows if not row.ok]
+    assert len(rows) > 20
+
+
+def test_parity_of_cyclegan_reads_label_maps_batch_norm_and_dropout(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    shape: dict[str, Any] = {"width": 2, "blocks": 1, "norm": "batch"}
+    networks = {
+        "G_A": ResNetGenerator(4, 3, dropout=0.5, **shape),
+        "G_B": ResNetGenerator(3, 4, dropout=0.5, **shape),
+        "D_A": PatchGAN(3, width=2, layers=2),
+        "D_B": PatchGAN(4, width=2, layers=2),
+    }
+    tensors = stored(networks)
+    ids, a = label_map(4, 32)
+    b = torch.rand(2, 3, 32, 32) * 2 - 1
+    tensors |= {"in.ids": ids, "in.real_B": b}
+    adam = {
+        kind: torch.optim.Adam(
+            [*networks[f"{kind}_A"].parameters(), *networks[f"{kind}_B"].parameters()], 2e-4, (0.5, 0.999)
+        )
+        for kind in "GD"
+    }
+    fake_b = networks["G_A"](a)
+    rec_a = networks["G_B"](fake_b)
+    fake_a = networks["G_B"](b)
+    rec_b = networks["G_A"](fake_a)
+    terms = {
+        "G_A": mean_square(networks["D_A"](fake_b), 1), "G_B": mean_square(networks["D_B"](fake_a), 1),
+        "cycle_A": 5 * F.l1_loss(rec_a, a), "cycle_B": 7 * F.l1_loss(rec_b, b),
+    }  # fmt: skip
+    sum(terms.values()).backward()  # type: ignore[union-attr]
+    adam["G"].step()
+    adam["D"].zero_grad()
+    for name, real, fake in (("D_A", b, fake_b), ("D_B", a, fake_a)):
+        of_real, of_fake = networks[name](real), networks[name](fake.detach())
+        terms[name] = (mean_square(of_real, 1) + mean_square(of_fake, 0)) / 2
+        terms[name].backward()
+        tensors |= {f"out.{name}_real": of_real, f"out.{name}_fake": of_fake}
+    values = {
+        "system": "CycleGAN",
+        "config": {"gan_mode": "lsgan", "input_nc": 4, "lambda_A": 5.0, "lambda_B": 7.0, "lambda_identity": 0, **ADAM},
+        "loss.initial": {name: term.item() for name, term in terms.items()} | {"idt_A": 0.0, "idt_B": 0.0},
+        "grad_norm.initial": norms(networks),
+    }
+    adam["D"].step()
+    tensors |= {"out.fake_A": fake_a, "out.rec_A": rec_a}
+    rows = check_file(write(tmp_path, tensors, values | after(networks)))
+    assert not [row for row in rows if not row.ok]
+    assert len(rows) > 20
+
+
+# --- what must fail -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("change", "output", "note"),
+    [
+        (lambda tensors, _: tensors["out.rec_A"].add_(3e-4), "out.rec_A", ""),
+        (lambda _, values: values["loss.step"].update(G=22.69), "loss.step.G", ""),
+        (lambda _, values: values["loss.step"].update(H=1.0), "loss.step.H", "no such value"),
+        (lambda _, values: values["grad_norm.step"].update(G_A=26.3), "grad_norm.step.G_A", ""),
+        (lambda _, values: values["after.sums"]["D_A.model.0.weight"].reverse(), "after.sums.D_A.model.0.weight", ""),
+        (lambda _, values: values["pool_trace"]["returned"][3].reverse(), "pool_trace", "recorded is"),
+        (lambda tensors, _: tensors.update({"out.new": torch.zeros(1)}), "out.new", "no such output"),
+        (lambda tensors, _: tensors.update({"E.weight": torch.zeros(1)}), "E.weight", "no network"),
+        (lambda _, values: values.update(surprise=1), "surprise", "no such value"),
+    ],
+)
+def test_parity_fails_by_name(
+    cyclegan: tuple[Vectors, StepAnswers],
+    change: Callable[[dict[str, Tensor], dict[str, Any]], None],
+    output: str,
+    note: str,
+) -> None:
+    vectors, answers = cyclegan
+    vectors = deepcopy(vectors)
+    change(vectors.tensors, vectors.values)
+    failed = [row for row in check_step(vectors, answers) if not row.ok]
+    assert [row.output for row in failed] == [output]
+    assert note in failed[0].note
+
+
+@pytest.mark.parametrize(
+    ("change", "output", "note"),
+    [
+        (lambda _, values: values.update(system="Pix3Pix"), "made.safetensors", "not the networks of any method"),
+        (lambda _, values: values["config"].update(gan_mode="hinged"), "made.safetensors", "config.gan_mode"),
+        (lambda tensors, _: tensors.pop("G_A.model.4.weight"), "made.safetensors", "do not fit ResNetGenerator"),
+        (lambda tensors, _: tensors.pop("in.real_B"), "made.safetensors", "the inputs are"),
+    ],
+)
+def test_parity_fails_as_a_whole(
+    cyclegan: tuple[Vectors, StepAnswers],
+    tmp_path: Path,
+    change: Callable[[dict[str, Tensor], dict[str, Any]], None],
+    output: str,
+    note: str,
+) -> None:
+    vectors = deepcopy(cyclegan[0])
+    change(vectors.tensors, vectors.values)
+    failed = check_file(write(tmp_path, vectors.tensors, vectors.values))
+    assert [(row.output, row.ok) for row in failed] == [(output, False)]
+    assert note in failed[0].note
