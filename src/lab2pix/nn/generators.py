@@ -133,7 +133,7 @@ class GeneratorBase(nn.Module):
         """
         height, width = condition.shape[-2:]
         self.check_size(height, width)
-        return [(height >> shift, width >> shift) for shift in range(self.num_upsamples, -1, -1)]
+        return [(height // 2**step, width // 2**step) for step in range(self.num_upsamples, -1, -1)]
 
     def match_noise(self, condition: Tensor, noise: Tensor | None) -> Tensor:
         """Return a condition per noise: k noises per label map repeat the batch k times."""
