@@ -1,4 +1,4 @@
-"""Verbs that use a trained model: generate, export, convert."""
+"""Inference commands: generate, export, convert."""
 
 from __future__ import annotations
 
