@@ -43,22 +43,22 @@ def evaluate_run(
 ) -> Report:
     """Evaluate the images that a run generates from its held-out label maps.
 
-    Under torchrun each process takes its share of them; all processes return the same report.
+    Under torchrun the label maps are split over the processes; all processes return the same report.
 
     Args:
         run: a run folder, checkpoint, weights file or Hugging Face name.
         protocol: networks, batch size and seed; None: the defaults.
         samples: images per label map, with the noise of seeds `protocol.seed`, `protocol.seed + 1`, ...
-        count: number of label maps, the first ones; None: all that are held out.
-        split: part of the data set; None: the run's own held-out part.
-        name: name of the method in the report; None: the run's.
+        count: number of leading label maps to use; None: all held-out ones.
+        split: split of the data set; None: the validation split of the run.
+        name: name of the method in the report; None: the name of the run.
         device: `cpu`, `cuda` or `mps`; None: the best one available.
-        pictures: folder for the best, median and worst images; None writes none.
+        pictures: folder for the best, median and worst images; None: not written.
         on_progress: called with the number of finished label maps and their total.
 
     Raises:
-        ConfigError: nothing is held out, or the settings do not apply to this run.
-        Lab2PixError: as `Synthesizer.load` and `load_networks` say.
+        ConfigError: no held-out data, or settings that do not apply to this run.
+        Lab2PixError: see `Synthesizer.load` and `load_networks`.
     """
     protocol = protocol or Protocol()
     protocol.check_for_run()
@@ -104,7 +104,7 @@ def evaluate_run(
 
 
 def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, SampleSource | None]:
-    """Open the held-out data of a run, and its photos where it has no pairs."""
+    """Open the held-out data of a run, and the held-out photos of an unpaired run."""
     config = synthesizer.config
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
     own = config.data.val_split or "val"
@@ -157,7 +157,7 @@ def _about(data: DataConfig, split: str | None) -> dict[str, Any]:
 def _write_sample(
     synthesizer: Synthesizer, dataset: AnyDataset, index: int, seed: int, folder: Path | None
 ) -> ReportFiles:
-    """Generate an image again, and write it with its photo and its label map; None writes nothing."""
+    """Regenerate one image, and write it with its photo and label map unless `folder` is None."""
     batch = collate([dataset[(0, index)]])
     files: ReportFiles = {"name": batch.names[0]}
     if folder is None:
