@@ -1,4 +1,4 @@
-"""The training loop, top to bottom."""
+"""Training loop: builds the state, runs the steps, and writes checkpoints."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ __all__ = ["RunResult", "train"]
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a session of training ended.
+    """Result of a training session.
 
     Attributes:
         path: the run folder.
-        step: optimiser steps made, over all sessions.
-        total_steps: steps of the whole run.
-        losses: each phase's loss terms at the last step; empty where none was made.
-        scores: the last validation scores, and the evaluator's; process 0 has them.
-        seconds: time spent training, over all sessions.
+        step: optimizer steps made, over all sessions.
+        total_steps: steps of the complete run.
+        losses: loss terms of each phase at the last step; empty if no step was made.
+        scores: latest validation and evaluation scores; on process 0 only.
+        seconds: training time, over all sessions.
         signal: number of the signal that ended the session early, or 0.
     """
 
@@ -67,12 +67,12 @@ class RunResult:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal ended the session; what was done is in a checkpoint."""
+        """Whether a signal ended the session; a checkpoint was written."""
         return self.signal != 0
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects: 0, or 128 + the signal (130 after Ctrl-C, 143 after SIGTERM)."""
+        """Exit status: 0, or 128 + signal number (130 after Ctrl-C, 143 after SIGTERM)."""
         return 128 + self.signal if self.signal else 0
 
 
@@ -84,24 +84,24 @@ def train(
     device: str | None = None,
     validators: Sequence[Validator] = (),
 ) -> RunResult:
-    """Train a method, in this process alone or as one of those that torchrun started.
+    """Train a method, in a single process or distributed under torchrun.
 
     Args:
-        config: the whole run; None with `resume`: as the run was started.
-        out: the run folder; new or empty, or with `resume` one that holds a run.
-        resume: continue from the latest checkpoint, exactly as if the run had never stopped.
-        device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the best there is.
-        validators: called with the state, the run folder and the step for more validation scores.
+        config: configuration of the run; None with `resume`: the stored one.
+        out: run folder; new or empty, or with `resume` an existing run.
+        resume: continue from the latest checkpoint, with the same results as an uninterrupted run.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`; None: the best one available.
+        validators: functions of state, run folder and step that return more validation scores.
 
     Returns:
-        How it ended. Ctrl-C, SIGTERM and `train.max_minutes` end it early, with a checkpoint.
+        The result. Ctrl-C, SIGTERM and `train.max_minutes` end training early, with a checkpoint.
 
     Raises:
-        CheckpointError: nothing to resume, or a checkpoint that does not fit.
-        ConfigError: settings at odds with each other, the device or the run to resume.
-        DataError: a file to train on or held out cannot be read.
-        OutputError: the folder cannot be written or holds something else.
-        TrainingError: a loss is not finite, memory ran out, the disk is full; the last checkpoint is kept.
+        CheckpointError: nothing to resume, or a checkpoint that does not match the run.
+        ConfigError: settings conflict with each other, the device or the run to resume.
+        DataError: unreadable training or held-out file.
+        OutputError: the run folder cannot be written or holds other files.
+        TrainingError: non-finite loss, out of memory or full disk; the last checkpoint is kept.
     """
     run = Path(out)
     with ExitStack() as stack:
@@ -154,7 +154,7 @@ def train(
 
 
 def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: InterruptHandler) -> RunResult:
-    """Make the steps that are left, or as many as there is time for."""
+    """Run the remaining steps, until the end of the run, a signal or the time limit."""
     run, state, team, total = monitor.run, monitor.state, monitor.team, monitor.total
     config = state.method.config
     losses: dict[str, Losses] = {}
@@ -168,7 +168,7 @@ def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: Interrupt
         asked = time.monotonic()
         batch = next(batches)
         came = time.monotonic()
-        # Whatever draws random numbers beside the noise draws the same ones when the step is made again.
+        # Seed other random operations by step, so that a repeated step is identical.
         torch.manual_seed(stable_seed("step", config.seed, state.step, team.rank))
         context = replace(monitor.context, progress=progress)
         losses = training_step(state, _micro_batches(batch, state, team), context, team)
@@ -200,7 +200,7 @@ def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: Interrupt
 
 
 def _build(config: RunConfig, label_space: LabelSpace, team: DistributedContext) -> TrainingState:
-    """Return the state before the first step, the same in every process."""
+    """Build the initial training state, identical in every process."""
     torch.manual_seed(stable_seed("weights", config.seed))
     method = build_method(config, label_space)
     method.networks = {name: team.convert_sync_batchnorm(network) for name, network in method.networks.items()}
@@ -233,7 +233,7 @@ def _batches(
 def _micro_batches(
     batches: Sequence[Batch], state: TrainingState, team: DistributedContext
 ) -> list[tuple[Batch, Tensor | None]]:
-    """Return each part of this process' batch with its noise, on the device."""
+    """Return the micro-batches of this process with their noise, on the device."""
     method = state.method
     shape = method.sampling.noise_shape(method.config.data.size)
     if shape is None:
@@ -246,7 +246,7 @@ def _micro_batches(
 def _refresh_batches(
     dataset: AnyDataset, state: TrainingState, samples: int, device: torch.device
 ) -> Iterator[tuple[Batch, Tensor | None]]:
-    """Yield the first training batches, each time the same, for a method that estimates statistics of them."""
+    """Yield a fixed set of training batches with noise, for a method that re-estimates batch norm statistics."""
     method = state.method
     shape = method.sampling.noise_shape(method.config.data.size)
     for number in range(method.refresh_batches):
@@ -257,14 +257,14 @@ def _refresh_batches(
 
 
 def _check_share(config: RunConfig, team: DistributedContext) -> None:
-    """Check rules about the samples of one pass again, now that it is known how many processes share a batch."""
+    """Check the method's rules on samples per forward pass, given the number of processes."""
     share = config.train.batch_size // (config.train.accumulate * team.size)
     advice = f"set train.batch_size={2 * config.train.accumulate * team.size} or more, or run fewer processes"
     config.check_samples_per_pass(share, advice)
 
 
 def _check_held_out(config: RunConfig, label_space: LabelSpace) -> None:
-    """Look for the held-out set before the first step rather than when it is first shown."""
+    """Open the held-out data once, to fail before the first step."""
     if config.data.val_split is not None:
         build_dataset(config.data, "val", label_space, config.seed, paired=get_method(config.method).paired)
 
@@ -280,7 +280,7 @@ def _record(run: Path, state: TrainingState, team: DistributedContext, dataset: 
 
 
 def _save(run: Path, state: TrainingState, monitor: Monitor) -> None:
-    """Write a checkpoint; all processes must call this."""
+    """Write a checkpoint; collective over all processes."""
     extra = monitor.team.gather(state.method.extra_state())
 
     def write() -> None:

@@ -1,4 +1,4 @@
-"""What a training run would be, in words, without doing any of it."""
+"""Dry-run summary of a training run (`lab2pix train --dry-run`)."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["summarize_run"]
 
 
 def summarize_run(config: RunConfig) -> str:
-    """Return the resolved settings, and as comments how many pairs, parameters and steps they come to.
+    """Return the resolved settings, with the number of samples, parameters and steps as comments.
 
-    The text is YAML that `load_config` reads. Nothing is written; the networks are built and thrown away.
+    The text is YAML for `load_config`. The networks are built to count parameters; nothing is written.
 
     Raises:
-        DataError: the data set's folder is given but does not hold what its format says.
+        DataError: the data set folder does not match its format.
     """
     label_space = LabelSpace.load(config.data.label_space)
     train, val = _count(config, "train", label_space), _count(config, "val", label_space)
@@ -32,7 +32,7 @@ def summarize_run(config: RunConfig) -> str:
 
 
 def _count(config: RunConfig, split: Literal["train", "val"], label_space: LabelSpace) -> int | None:
-    """Return how many pairs or label maps a split holds; None where that cannot be known yet."""
+    """Return the number of samples of a split, or None if `data.root` is unset."""
     if lacks_data_root(config):
         return None
     if split == "val" and config.data.val_split is None:
