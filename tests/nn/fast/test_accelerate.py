@@ -209,6 +209,7 @@ def test_accelerated_v2_computes_the_label_path_once_for_several_noises(modulati
         torch.testing.assert_close(fast.get_buffer(name), value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_accelerated_v2_checkpointing_changes_no_gradient_or_buffer(memory_format: torch.memory_format) -> None:
     fast = accelerate(Lab2PixV2Generator(3, SETTINGS).to(memory_format=memory_format), CPU)
