@@ -21,7 +21,9 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_method
+from lab2pix.methods import Method, Progress, build_method
+from lab2pix.nn.fast import accelerate
+from lab2pix.training.compile import compile_networks
 from lab2pix.training.sampler import draw_noise
 from lab2pix.training.state import build_state
 from lab2pix.training.step import build_step_context, training_step
@@ -123,6 +125,7 @@ class TrainingSteps:
         dist: processes that train together; default: this one, on the CPU.
         label_space: default: the one that the settings name.
         pretrained: load the backbones' weights; time and memory do not depend on them.
+        plain: do not accelerate the networks.
     """
 
     def __init__(
@@ -132,15 +135,26 @@ class TrainingSteps:
         label_space: LabelSpace | None = None,
         *,
         pretrained: bool = True,
+        plain: bool = False,
     ) -> None:
         torch.manual_seed(0)
         self.config, self.dist = config, dist or DistributedContext(0, 1, torch.device("cpu"))
         self.label_space = label_space or LabelSpace.load(config.data.label_space)
         method = build_method(config, self.label_space, pretrained=pretrained)
-        method.to(self.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
-        self.state = build_state(method, config, self.device)
-        self.networks = {name: self.dist.wrap(network) for name, network in method.networks.items()}
-        self.context = replace(build_step_context(config, self.state, self.device), progress=0.5)
+        memory_format = torch.channels_last if config.train.channels_last else torch.preserve_format
+        if plain:
+            Method.to(method, self.device, memory_format)
+            getattr(method, "feature_extractors", torch.nn.Identity()).to(self.device)
+        else:
+            method.to(self.device, memory_format)
+        if not plain and not config.train.compile:
+            for name, network in method.networks.items():
+                if name not in method.plain_networks:
+                    accelerate(network, self.device)
+        self.state = build_state(method, self.device)
+        if config.train.compile:
+            compile_networks(method)
+        self.context = replace(build_step_context(self.state, self.device), progress=Progress(1, 3))
 
     @property
     def device(self) -> torch.device:
@@ -148,10 +162,14 @@ class TrainingSteps:
         return self.dist.device
 
     def __call__(self, batch: Batch) -> None:
-        """Make one step of every network on a batch."""
-        noise = draw_noise(0, self.state.step, 0, len(batch), self.config.generator.noise_dim)
-        parts = [(batch.to(self.device), noise.to(self.device))]
-        training_step(self.state, self.networks, parts, self.context, self.dist)
+        """Make one step of every network on a batch, in as many micro-batches as the settings say."""
+        size = len(batch) // self.config.train.accumulate
+        parts = [batch[start : start + size] for start in range(0, len(batch), size)]
+        shape = self.state.method.sampling.noise_shape(self.config.data.size)
+        noise = None if shape is None else draw_noise(0, self.state.step, 0, len(batch), shape).to(self.device)
+        noises = [None] * len(parts) if noise is None else torch.split(noise, size)
+        micro_batches = [(part.to(self.device), z) for part, z in zip(parts, noises, strict=True)]
+        training_step(self.state, micro_batches, self.context, self.dist)
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:

@@ -145,7 +145,7 @@ def seconds_of_steps(runs: Sequence[Run], repeats: int) -> dict[str, float]:
         steps = TrainingSteps(config)
         dataset = open_dataset(config)
         batch = collate([dataset[(0, place)] for place in range(config.train.batch_size)])
-        intervals[run.row] = config.optimizer.discriminator_every
+        intervals[run.row] = config.optimizer.discriminator_interval
 
         def call(steps: TrainingSteps = steps, batch: Any = batch, count: int = intervals[run.row]) -> None:
             for _ in range(count):  # as many as update every network

@@ -111,14 +111,14 @@ def measure(point: Point, device: torch.device, repeats: int) -> Iterator[dict[s
     for repeat in range(repeats + 1):
         for mode in MODES:
             # A new synthesizer has no features of an earlier label map.
-            synthesizer = Synthesizer(steps.state.method.generator, info, device=device, optimize=mode)
+            synthesizer = Synthesizer(steps.state.method.networks["generator"], info, device=device, optimize=mode)
             noise = synthesizer.noise_samples(0, point.batch)
             start = seconds(device)
             synthesizer.generate(batch, noise)
             if repeat:
                 taken.setdefault(mode, []).append(seconds(device) - start)
     for mode in MODES:
-        synthesizer = Synthesizer(steps.state.method.generator, info, device=device, optimize=mode)
+        synthesizer = Synthesizer(steps.state.method.networks["generator"], info, device=device, optimize=mode)
         generate = partial(synthesizer.generate, batch, noise)
         yield record(f"images, {mode}", generate, statistics.median(taken[mode]))
 

@@ -57,7 +57,7 @@ def test_every_preset_loads_under_its_own_name_and_survives_yaml(name: str, tmp_
 
 
 RECIPES = {
-    # name: format, label space, (height, width), resize, doublings, scales, batch, epochs, instance edges
+    # name: format, label space, (height, width), resize, upsamplings, scales, batch, epochs, instance edges
     "v2-cityscapes": ("cityscapes", "cityscapes", (256, 512), None, 6, 2, 20, 200, True),
     "v2-cityscapes-h": ("cityscapes", "cityscapes", (512, 1024), None, 7, 3, 8, 200, True),
     "v2-coco-stuff": ("coco-stuff", "coco-stuff", (256, 256), (286, 286), 5, 2, 40, 100, True),

@@ -44,7 +44,7 @@ def difference(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, Any]
 # --- presets (5.2) -----------------------------------------------------------------------------------------------
 
 RECIPES = {
-    # name: format and label space, (height, width), doublings, encoder, batch, epochs, decay, T, how λ2 goes
+    # name: format and label space, (height, width), upsamplings, encoder, batch, epochs, decay, T, how λ2 goes
     "v1-cityscapes": ("cityscapes", (256, 512), 7, "semantic", 1, 100, 0.5, 2, "rising"),
     "v1-facades": ("facades", (256, 256), 7, "semantic", 1, 100, 0.5, 2, "rising"),
     "v1-edges2shoes": ("sketch", (256, 256), 5, "sketch", 4, 5, 0, 1, "constant"),

@@ -1,95 +1,60 @@
+"""The benchmark of training steps, run small."""
+
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import pytest
-import torch
+import train_step
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+pytestmark = pytest.mark.xslow
+
 NETWORK = "efficientnet-lite0"
-TINY = [
-    *("--width", "2", "--segmenter-width", "4", "--size", "64", "64", "--repeats", "1", "--threads", "1"),
-    *("--only-ends", "--backbones", NETWORK, NETWORK),
-]
+SMALL = [
+    "generator.num_upsamples=5", "generator.width=2", "generator.modulation_hidden=2",
+    "generator.global_encoder.width=2", "discriminator.width=2", "discriminator.max_width=4",
+    f"backbone.discriminator={NETWORK}", f"backbone.perceptual={NETWORK}",
+]  # fmt: skip
+TINY = ["--size", "64", "64", "--repeats", "1", "--threads", "1", "--set", *SMALL]
 
 
-@pytest.fixture
-def script(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import train_step
-
-    return train_step
-
-
-@pytest.mark.parametrize("method", ["v2", "v1"])
-def test_train_step_benchmark_measures_every_variant(script, method, tmp_path, capsys) -> None:
+@pytest.mark.parametrize("preset", ["v2-cityscapes", "v1-cityscapes"])
+def test_train_step_compares_rows_with_the_plain_step(preset, tmp_path):
     out = tmp_path / "step.json"
-    settings = ["channels-last", "bf16", "bf16, channels-last"]
-    script.main([*TINY, "--method", method, "--settings", *settings, "--out", str(out)])
-    record = json.loads(out.read_text())
-    rows = {row["variant"]: row for row in record["rows"] if row["device"] == "cpu"}
-    assert list(rows) == ["all savings", *settings, "no savings"]
-    plain = rows["no savings"]
+    small = ["segmenter.width=4"] if preset.startswith("v1") else []
+    train_step.main([*TINY, *small, "--preset", preset, "--plain", "--out", str(out)])
+    rows = {row["row"]: row for row in json.loads(out.read_text())["rows"] if row["device"] == "cpu"}
+    assert list(rows) == ["fp32", "bf16, channels-last", train_step.PLAIN]
+    plain = rows[train_step.PLAIN]
+    assert plain["seconds_ratio"] == plain["tflop_ratio"] == plain["peak_mib_ratio"] == 1
     for row in rows.values():
-        assert row["time_ratio"] == row["step_s"] / plain["step_s"]
-        assert row["gflop_per_s"] == pytest.approx(1000 * row["tflop"] / row["step_s"])
-        assert len(row["all_step_s"]) == 1 and row["peak_mib"] > 0
-    assert rows["bf16"]["tflop"] == rows["all savings"]["tflop"] < plain["tflop"]
-    assert {row["precision"] for row in record["bare_convolutions"]} == {"fp32", "bf16"}
-    assert record["machine"] and record["versions"]["torch"] == torch.__version__
-    printed = capsys.readouterr().out
-    assert "a bare 3x3 convolution, 1x2x64x64, bf16" in printed
-    assert torch.cuda.is_available() or "rows of a GPU are skipped" in printed
+        assert row["seconds_ratio"] == row["seconds"] / plain["seconds"] > 0
+        assert row["peak_mib"] > 0
+    assert rows["fp32"]["tflop"] < plain["tflop"]  # equal pixels of an upsampled map are computed once
 
 
-def test_settings_change_how_a_step_runs_and_not_what_it_is(script) -> None:
-    method, batch, noise = script.build(script.arguments([*TINY, "--method", "v2"]))
-    step = script.Step(method, batch, noise)
-    ways = script.ways(script.METHODS["v2"], script.arguments([*TINY, "--settings", "bf16, channels-last"]))
-    weight = next(p for p in method.generator.parameters() if p.ndim == 4 and min(p.shape) > 1)
-    losses = {}
-    for name in ("all savings", "bf16, channels-last", "no savings"):
-        step.switch(ways[name])
-        assert weight.is_contiguous(memory_format=torch.channels_last) == ("channels-last" in name)
-        carry, found = step.generator_half()
-        assert carry.generated_features[0][0].dtype == (torch.bfloat16 if "bf16" in name else torch.float32)
-        losses[name] = found | step.discriminator_half(carry)
-    step.parts.restore()
-    for name in ("fake", "real", "blurred", "perceptual"):
-        torch.testing.assert_close(losses["no savings"][name], losses["all savings"][name], rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(
-            losses["bf16, channels-last"][name], losses["all savings"][name], rtol=0.05, atol=0.05
-        )
-        assert losses["bf16, channels-last"][name] != losses["all savings"][name]
+def test_train_step_roofline_counts_products(tmp_path, capsys):
+    out = tmp_path / "roofline.json"
+    train_step.main([*TINY, "--roofline", "--rows", "fp32", "--out", str(out)])
+    (row,) = json.loads(out.read_text())["rows"]
+    assert row["seconds"] > 0 < row["products_alone_s"] and 0 < row["other_gib"] < 10
+    assert sum(row["profile"].values()) == pytest.approx(1)
+    assert "convolutions, matrix products" in capsys.readouterr().out
 
 
-def test_memory_of_a_training_process_is_told(script, capsys) -> None:
-    import train_step_memory
-
-    narrow = ("generator.width=2", "discriminator.width=2", "discriminator.max_width=4")
-    eyes = (f"backbone.discriminator={NETWORK}", f"backbone.perceptual={NETWORK}")
-    words = ["--size", "64", "64", "--steps", "1", "--set", *narrow, *eyes]
-    for row, parts in (("batch 1, checkpointing", [1]), ("batch 4 in 4 parts, checkpointing, bf16", [1] * 4)):
-        train_step_memory.main([*words, "--row", row])
-        found = json.loads(capsys.readouterr().out)
-        assert found["parts"] == parts
-        assert 0.1 < found["before_gib"] <= found["peak_gib"] < 64
-        assert found["step_s"] > 0
+def test_train_step_memory_is_of_a_process_per_row(monkeypatch, tmp_path):
+    few = {name: train_step.MEMORY_ROWS[name] for name in ("batch 1", "batch 4 in 4 parts, checkpointing, bf16")}
+    monkeypatch.setattr(train_step, "MEMORY_ROWS", few)
+    out = tmp_path / "memory.json"
+    train_step.main([*TINY, "--memory", "--out", str(out)])
+    rows = json.loads(out.read_text())["rows"]
+    assert [row["row"] for row in rows] == list(few)
+    assert all(0.1 < row["before_gib"] <= row["peak_gib"] < 64 for row in rows)
 
 
-@pytest.mark.parametrize("method", ["v2", "v1"])
-def test_the_limit_counts_what_a_step_calls(script, method, tmp_path, capsys) -> None:
-    import train_step_limit
-
-    out = tmp_path / "limit.json"
-    train_step_limit.main([*TINY, "--method", method, "--out", str(out)])
-    rows = {row["way"]: row for row in json.loads(out.read_text())["rows"]}
-    assert list(rows) == ["plain", "fp32", "bf16, channels-last"]
-    for row in rows.values():
-        assert row["products_alone_s"] > 0 and 0 < row["other_gib"] < 10
-        assert row["at_most"] == pytest.approx(rows["plain"]["step_s"] / row["products_alone_s"])
-        assert sum(row["profile"].values()) == pytest.approx(1)
-        assert row["profile"]["convolutions, matrix products"] > 0.1
-    assert rows["fp32"]["other_gib"] < rows["plain"]["other_gib"]
-    assert "at bandwidth" in capsys.readouterr().out
+def test_train_step_settings_are_those_of_the_row():
+    args = train_step.arguments([*TINY, "--batch", "2"])
+    config = train_step.config_of(args, train_step.ROWS["bf16, channels-last"])
+    assert (config.train.precision, config.train.channels_last, config.train.batch_size) == ("bf16", True, 2)
+    assert config.data.size == (64, 64) and config.generator.num_upsamples == 5
+    assert len(train_step.batch_of(config, 3)) == 2

@@ -142,7 +142,7 @@ def test_training_learns_and_says_how_well(trained: Path) -> None:
 
 
 def test_what_was_trained_reads_as_well_as_it_was_scored(trained: Path) -> None:
-    held_out = build_dataset(scenes(), "val", SPACE, 0)
+    held_out = build_dataset(scenes(), "val", SPACE, 0, paired=True)
     segmenter = load_segmenter(trained, SPACE)
     samples = [held_out[index] for index in range(8)]
     read = segmenter(torch.stack([float_to_uint8(sample["image"]) for sample in samples]), (64, 64))

@@ -263,7 +263,7 @@ def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("channels", "space", "edges", "doublings", "size"),
+    ("channels", "space", "edges", "num_upsamples", "size"),
     [
         (36, "cityscapes", True, 6, (256, 512)),
         (35, "cityscapes", False, 6, (256, 512)),
@@ -275,13 +275,13 @@ def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
     ],
 )
 def test_published_networks_need_no_words(
-    tmp_path: Path, channels: int, space: str, edges: bool, doublings: int, size: tuple[int, int]
+    tmp_path: Path, channels: int, space: str, edges: bool, num_upsamples: int, size: tuple[int, int]
 ) -> None:
-    network = v2(channels, modulation="spade", input="label", num_upsamples=doublings, modulation_hidden=2)
+    network = v2(channels, modulation="spade", input="label", num_upsamples=num_upsamples, modulation_hidden=2)
     done = convert(saved(tmp_path, official(network)), "spade", tmp_path / "out")
     assert done.label_space == LabelSpace.load(space)
     assert done.config.data.instance_edges is edges
-    assert done.config.generator.num_upsamples == doublings
+    assert done.config.generator.num_upsamples == num_upsamples
     assert done.config.data.size == size
     assert Synthesizer.load(tmp_path / "out", device="cpu", expect_label_space=space).size == size
 

@@ -95,10 +95,10 @@ CASES = {
     ),
     "v1": Case(unpaired, lambda w: (onehot(), torch.randn(2, 8))),
     "v1-sketch": Case(lambda w: unpaired(w, encoder="sketch"), lambda w: (sketch(), torch.randn(2, 8))),
-    "v1-six-doublings": Case(
+    "v1-six-upsamplings": Case(
         lambda w: unpaired(w, num_upsamples=6, start_size=(1, 1)), lambda w: (onehot(), torch.randn(2, 8)), traced=False
     ),
-    "v1-seven-doublings": Case(
+    "v1-seven-upsamplings": Case(
         lambda w: unpaired(w, num_upsamples=7, start_size=(1, 1)),
         lambda w: (onehot(128), torch.randn(2, 8)),
         traced=False,

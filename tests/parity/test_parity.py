@@ -58,10 +58,10 @@ def build(shape: Shape) -> tuple[Lab2PixV2Generator, MultiScaleDiscriminator]:
     """Return networks of that shape whose weights, means and variances are all random and fit into float16."""
     channels = shape.classes + shape.dont_care + (shape.edges is not None)
     ngf, ndf, max_dim, hidden, global_width, global_max = shape.widths
-    doublings = {"normal": 5, "more": 6, "most": 7}[shape.upsampling]
+    upsamples = {"normal": 5, "more": 6, "most": 7}[shape.upsampling]
     settings = GeneratorSettings(
-        width=ngf, num_upsamples=doublings, input="label", modulation_hidden=hidden, global_width=global_width,
-        global_max_width=global_max, start_size=(shape.size[0] >> doublings, shape.size[1] >> doublings),
+        width=ngf, num_upsamples=upsamples, input="label", modulation_hidden=hidden, global_width=global_width,
+        global_max_width=global_max, start_size=(shape.size[0] >> upsamples, shape.size[1] >> upsamples),
     )  # fmt: skip
     generator = Lab2PixV2Generator(channels, settings)
     discriminator = MultiScaleDiscriminator(

@@ -108,7 +108,7 @@ def test_unknown_is_the_last_class(open_client: OpenClient) -> None:
 
 
 def test_description_of_a_sketch_model_without_noise(open_client: OpenClient) -> None:
-    model = open_client(tiny_synthesizer("sketch", start="label")).get("/api/model").json()
+    model = open_client(tiny_synthesizer("sketch", input="label")).get("/api/model").json()
     assert (model["sketch"], model["noise"], len(model["classes"])) == (True, False, 2)
 
 
@@ -212,7 +212,7 @@ def test_mix_interpolates_noise_on_the_sphere(
 
 
 def test_model_without_noise_gives_one_image(open_client: OpenClient) -> None:
-    client = open_client(tiny_synthesizer(start="label"))
+    client = open_client(tiny_synthesizer(input="label"))
     body = encode(squares())
     first, second = (client.post(f"/api/synthesize?seed={seed}", content=body, headers=PNG) for seed in (1, 2))
     assert first.status_code == 200 and first.content == second.content
