@@ -170,7 +170,7 @@ def _optimize(
     device: torch.device,
     on_progress: Callable[[int, int], None] | None,
 ) -> list[float]:
-    """Minimise the cross entropy of pixels that have a class; return the mean loss of every tenth of the way."""
+    """Train with pixel-wise cross-entropy on labeled pixels; return the mean loss of each tenth of the steps."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
