@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["explain_os_error", "print_table", "read_seed_pair", "read_size", "resolve_label_space", "show_progress"]
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PERMISSION_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
@@ -91,8 +91,8 @@ def resolve_label_space(labels: str | None, format: str) -> LabelSpace:
 def explain_os_error(error: OSError) -> str:
     """Return a one-sentence message for a failed file operation."""
     place = f" {error.filename}" if error.filename else ""
-    if error.errno in _NO_SPACE:
+    if error.errno in _DISK_FULL:
         return f"no space left on the disk to write{place}: free some, or choose another folder"
-    if error.errno in _NO_RIGHT:
+    if error.errno in _PERMISSION_DENIED:
         return f"no permission to read or write{place}: change its rights, or choose another folder"
     return f"cannot use{place}: {error.strerror}"

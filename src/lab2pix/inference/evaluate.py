@@ -62,8 +62,8 @@ def evaluate_run(
     """
     protocol = protocol or Protocol()
     protocol.check_for_run()
-    with init_distributed(device) as team:
-        synthesizer = Synthesizer.load(run, device=team.device)
+    with init_distributed(device) as dist:
+        synthesizer = Synthesizer.load(run, device=dist.device)
         synthesizer.noise_samples(protocol.seed, samples)
         dataset, photos = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
@@ -73,15 +73,15 @@ def evaluate_run(
         if protocol.segmenter is not None and synthesizer.sampling.condition.source != "labels":
             raise ConfigError("the run generates from inputs without classes to segment; leave out --segmenter")
         networks = load_networks(protocol, space)
-        networks.to(team.device)
-        judge = MetricAccumulator(networks, samples, seed=protocol.seed)
+        networks.to(dist.device)
+        accumulator = MetricAccumulator(networks, samples, seed=protocol.seed)
 
-        def drawn(batch: Batch, places: Sequence[int], seed: int) -> Tensor:
-            return _generate(synthesizer, batch, places, seed)
+        def generate(batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
+            return _generate(synthesizer, batch, indices, seed)
 
         log = evaluate_generator(
-            judge, dataset, drawn, photos=photos, count=count, seed=protocol.seed, batch_size=protocol.batch_size,
-            team=team, on_progress=on_progress,
+            accumulator, dataset, generate, photos=photos, count=count, seed=protocol.seed,
+            batch_size=protocol.batch_size, team=dist, on_progress=on_progress,
         )  # fmt: skip
         about = {
             "generated": {
@@ -95,12 +95,12 @@ def evaluate_run(
         def conclude() -> Report:
             [size] = log.sizes
             title = name or synthesizer.config.name
-            report = build_report(judge, log, title, about, protocol, list(size), team, space)
+            report = build_report(accumulator, log, title, about, protocol, list(size), dist, space)
             folder = None if pictures is None else Path(pictures)
             report.show(lambda key: _write_sample(synthesizer, dataset, int(key), protocol.seed, folder))
             return report
 
-        return team.run_on_main(conclude)
+        return dist.run_on_main(conclude)
 
 
 def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, SampleSource | None]:
@@ -120,9 +120,9 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
     return build_dataset(data, "val", *where, paired=paired), open_held_out_photos(data, *where)
 
 
-def _generate(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:
+def _generate(synthesizer: Synthesizer, batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
     shape = synthesizer.sampling.noise_shape(synthesizer.size) or (0,)
-    noise = held_out_noise(seed, places, shape)
+    noise = held_out_noise(seed, indices, shape)
     return float_to_uint8(synthesizer.generate(replace(batch, image=None), noise))
 
 

@@ -270,8 +270,8 @@ def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: b
         raise
     except Exception as error:  # tracing and conversion raise arbitrary errors
         reason = " ".join(str(error).split())[:200]
-        wishes = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
-        hint = f"leave out {wishes[0]}" if wishes else "draw with the package instead"
+        options = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
+        hint = f"leave out {options[0]}" if options else "draw with the package instead"
         raise ConfigError(
             f"this generator ({program.name}) cannot be exported as {file.name} ({reason}); {hint}"
         ) from error
@@ -321,8 +321,8 @@ def _open_onnx(file: Path) -> Run:
     session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Inputs) -> Tensor:
-        pictures: np.ndarray[Any, Any] = session.run(None, {name: given.numpy() for name, given in inputs.items()})[0]
-        return torch.from_numpy(pictures)
+        images: np.ndarray[Any, Any] = session.run(None, {name: given.numpy() for name, given in inputs.items()})[0]
+        return torch.from_numpy(images)
 
     return run
 
@@ -346,15 +346,15 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     batch = Batch(inputs.get("label", empty), edges=edges, source=source)
     expected = synthesizer.generate(batch, noise).cpu()
     try:
-        pictures = run(inputs)
+        images = run(inputs)
     except Exception as error:  # runtimes raise errors of their own
         reason = " ".join(str(error).split())[:200]
         raise OutputError(
             f"the program cannot draw {shape} ({reason}), and was removed; take the other format"
         ) from error
-    if pictures.shape != expected.shape:
+    if images.shape != expected.shape:
         return torch.inf
-    return float((pictures - expected).abs().nan_to_num(nan=torch.inf).max())
+    return float((images - expected).abs().nan_to_num(nan=torch.inf).max())
 
 
 # --- the description -------------------------------------------------------------------------------------------------

@@ -124,18 +124,18 @@ def generate_folder(
     count = len(noise(synthesizer.size))
     if scales:
         synthesizer.require_scales()
-    ends = _ends(count, interpolate is not None, scales)
-    _keep_apart(labels, out, pairs, ends)
+    suffixes = _suffixes(count, interpolate is not None, scales)
+    _check_outputs(labels, out, pairs, suffixes)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pairs = pairs[rank::world]
     report = GenerateReport(out)
 
-    waiting: list[_Item] = []
+    pending: list[_Item] = []
     for done, pair in enumerate(pairs):
         if on_progress is not None:
             on_progress(done, len(pairs))
-        wanted, there = _wanted(out, pair.name, ends, overwrite)
-        report.skipped += there
+        wanted, existing = _select_files(out, pair.name, suffixes, overwrite)
+        report.skipped += existing
         if not wanted:
             continue
         try:
@@ -147,22 +147,22 @@ def generate_folder(
             continue
         for index, files in wanted.items():
             item = _Item(batch, noise(batch.size)[index], files)
-            if waiting and waiting[0].batch.size != batch.size:
-                report.written += _make(synthesizer, waiting, scales)
-                waiting = []
-            waiting.append(item)
-            if len(waiting) == batch_size:
-                report.written += _make(synthesizer, waiting, scales)
-                waiting = []
-    if waiting:
-        report.written += _make(synthesizer, waiting, scales)
+            if pending and pending[0].batch.size != batch.size:
+                report.written += _generate_batch(synthesizer, pending, scales)
+                pending = []
+            pending.append(item)
+            if len(pending) == batch_size:
+                report.written += _generate_batch(synthesizer, pending, scales)
+                pending = []
+    if pending:
+        report.written += _generate_batch(synthesizer, pending, scales)
     if on_progress is not None:
         on_progress(len(pairs), len(pairs))
     return report
 
 
-def _count(things: Sequence[object], name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+def _count(items: Sequence[object], name: str) -> str:
+    return f"{len(items)} {name}{'' if len(items) == 1 else 's'}"
 
 
 def _noise(
@@ -179,14 +179,14 @@ def _noise(
     return synthesizer.noise_samples(seed, samples, size)
 
 
-def _keep_apart(labels: Path, out: Path, pairs: Sequence[Pair], ends: Sequence[Sequence[str]]) -> None:
+def _check_outputs(labels: Path, out: Path, pairs: Sequence[Pair], suffixes: Sequence[Sequence[str]]) -> None:
     """Check that no image overwrites a label map or another image, and that none is written into the label folder.
 
     Names can collide: `a_x2.png` is a scale of `a`, or the image of label map `a_x2`.
     """
     made: dict[Path, str] = {}
     for pair in pairs:
-        for _, _, file in _files(out, pair.name, ends):
+        for _, _, file in _files(out, pair.name, suffixes):
             if file in made:
                 raise DataError(
                     f"label maps {made[file]} and {pair.name} would both become {file}; rename one of them, or choose "
@@ -200,32 +200,32 @@ def _keep_apart(labels: Path, out: Path, pairs: Sequence[Pair], ends: Sequence[S
         raise OutputError(f"{out} is a file, not a folder for pictures; choose another place")
 
 
-def _ends(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
+def _suffixes(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
     """Return the file name suffix of each image of a label map, per image and scale."""
     digits = 3 if interpolated else 0
     numbers = [""] if count == 1 and not digits else [f"_{index:0{digits}d}" for index in range(count)]
     return [[f"{number}{scale}.png" for scale in _SCALES[: 3 if scales else 1]] for number in numbers]
 
 
-def _files(out: Path, name: str, ends: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, Path]]:
+def _files(out: Path, name: str, suffixes: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, Path]]:
     """Yield image index, scale and output file of each image of a label map."""
-    for index, row in enumerate(ends):
+    for index, row in enumerate(suffixes):
         for scale, end in enumerate(row):
             yield index, scale, out / f"{name}{end}"
 
 
-def _wanted(
-    out: Path, name: str, ends: Sequence[Sequence[str]], overwrite: bool
+def _select_files(
+    out: Path, name: str, suffixes: Sequence[Sequence[str]], overwrite: bool
 ) -> tuple[dict[int, dict[int, Path]], list[Path]]:
     """Return the files to write for a label map, by image and scale, and the files that already exist."""
     wanted: dict[int, dict[int, Path]] = {}
-    there: list[Path] = []
-    for index, scale, file in _files(out, name, ends):
+    existing: list[Path] = []
+    for index, scale, file in _files(out, name, suffixes):
         if overwrite or not file.exists():
             wanted.setdefault(index, {})[scale] = file
         else:
-            there.append(file)
-    return wanted, there
+            existing.append(file)
+    return wanted, existing
 
 
 def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
@@ -236,7 +236,7 @@ def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
     return synthesizer.read(ids, instances=pair.instance, keep_size=keep_size)
 
 
-def _make(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
+def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
     """Generate a batch of images of equal size and write them."""
     batch = Batch.concatenate([item.batch for item in items])
     noise = torch.stack([item.noise for item in items])

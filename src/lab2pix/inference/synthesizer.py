@@ -104,7 +104,7 @@ class Synthesizer(
             ConfigError: unknown mode, or a fast mode for a generator that cannot be fused.
         """
         chosen = choose(self.generator, self.sampling, self.size, mode)
-        self.mode, self._drawer = chosen.mode, chosen.generator
+        self.mode, self._network = chosen.mode, chosen.generator
         return chosen
 
     # --- weights --------------------------------------------------------------------------------------------------
@@ -283,13 +283,13 @@ class Synthesizer(
         self.sampling.check_size(*size)
         edges = None
         if self.config.data.instance_edges:
-            things = ids if instances is None else read_instance_ids(instances)
-            if things.shape != ids.shape:
+            instance_ids = ids if instances is None else read_instance_ids(instances)
+            if instance_ids.shape != ids.shape:
                 raise DataError(
                     f"the label map is {tuple(ids.shape)} pixels (height, width) and its instance map "
-                    f"{tuple(things.shape)}; give both the same size"
+                    f"{tuple(instance_ids.shape)}; give both the same size"
                 )
-            edges = instance_edges(resize_nearest(things, size))[None]
+            edges = instance_edges(resize_nearest(instance_ids, size))[None]
         return Batch(label=resize_label(ids, size, self.label_space)[None], edges=edges)
 
     def source_batch(self, source: Tensor, *, keep_size: bool = False) -> Batch:
@@ -345,7 +345,7 @@ class Synthesizer(
     def _generate(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         self.generator.eval()
         given = noise.to(self.device) if self.sampling.noise_channels else None
-        images = generate_deterministic(self._drawer, self.sampling, batch.to(self.device), given)
+        images = generate_deterministic(self._network, self.sampling, batch.to(self.device), given)
         if not all(bool(image.isfinite().all()) for image in images):
             raise CheckpointError(
                 f"the weights of step {self.step} draw pixels that are not finite; take an earlier checkpoint"

@@ -213,12 +213,12 @@ def load_checkpoint(path: Path, state: TrainingState, rank: int = 0) -> None:
     description = _read(path, "config.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
     if description.get("format") != FORMAT:
         raise CheckpointError(f"{path / 'config.json'} is not of format '{FORMAT}'; it was made by another program")
-    theirs = LabelSpace.from_dict(description["label_space"])
-    mine = state.method.label_space
-    if theirs.fingerprint() != mine.fingerprint():
+    stored = LabelSpace.from_dict(description["label_space"])
+    current = state.method.label_space
+    if stored.fingerprint() != current.fingerprint():
         raise CheckpointError(
-            f"{path} was trained with label space '{theirs.name}' of {theirs.num_classes} classes, which is not the "
-            f"'{mine.name}' of {mine.num_classes} classes that data.label_space gives now; restore that one"
+            f"{path} was trained with label space '{stored.name}' of {stored.num_classes} classes, which is not the "
+            f"'{current.name}' of {current.num_classes} classes that data.label_space gives now; restore that one"
         )
     tensors = _read(path, "training.safetensors", load_file)
     for name, network in state.method.networks.items():

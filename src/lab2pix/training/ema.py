@@ -37,8 +37,8 @@ class ModelEma:
         averages: list[Tensor] = list(self.network.parameters())
         originals: list[Tensor] = list(network.parameters())
         lerp_all_(averages, originals, 1 - decay)
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            if self.settings.buffers == "average" and mine.is_floating_point():
-                mine.lerp_(theirs, 1 - decay)
+        for average, original in zip(self.network.buffers(), network.buffers(), strict=True):
+            if self.settings.buffers == "average" and average.is_floating_point():
+                average.lerp_(original, 1 - decay)
             else:
-                mine.copy_(theirs)
+                average.copy_(original)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
@@ -128,7 +127,7 @@ class Evaluation:
         networks: feature networks and segmenter, on the device.
         dataset: held-out data.
         photos: held-out photos of an unpaired run.
-        team: the distributed context.
+        dist: the distributed context.
 
     Attributes:
         notes: remarks on the latest scores.
@@ -140,13 +139,13 @@ class Evaluation:
         networks: Networks,
         dataset: AnyDataset,
         photos: SampleSource | None,
-        team: DistributedContext,
+        dist: DistributedContext,
     ) -> None:
         self.method = method
         self.networks = networks
         self.dataset = dataset
         self.photos = photos
-        self.team = team
+        self.dist = dist
         self.notes: list[str] = []
 
     def scores(self, state: TrainingState) -> dict[str, float]:
@@ -159,13 +158,13 @@ class Evaluation:
             DataError: unreadable held-out file.
             TrainingError: generated images are not finite.
         """
-        method, settings, team = self.method, self.method.config.evaluation, self.team
+        method, settings, dist = self.method, self.method.config.evaluation, self.dist
         shape = method.sampling.noise_shape(method.config.data.size)
-        generator = _broadcast_from_rank0(state.sampling_generator, team)
+        generator = _broadcast_from_rank0(state.sampling_generator, dist)
 
-        def draw(batch: Batch, places: Sequence[int], seed: int) -> Tensor:
-            noise = None if shape is None else held_out_noise(seed, places, shape).to(team.device)
-            image = generate_deterministic(generator, method.sampling, batch.to(team.device), noise)[0]
+        def generate(batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
+            noise = None if shape is None else held_out_noise(seed, indices, shape).to(dist.device)
+            image = generate_deterministic(generator, method.sampling, batch.to(dist.device), noise)[0]
             if not bool(image.isfinite().all()):
                 raise TrainingError(
                     f"the network draws pixels that are not finite after step {state.step}; resume from the last "
@@ -173,23 +172,23 @@ class Evaluation:
                 )
             return float_to_uint8(image)
 
-        judge = MetricAccumulator(self.networks, settings.samples, seed=_SEED)
+        accumulator = MetricAccumulator(self.networks, settings.samples, seed=_SEED)
         evaluate_generator(
-            judge,
+            accumulator,
             self.dataset,
-            draw,
+            generate,
             photos=self.photos,
             count=settings.count,
             seed=_SEED,
             batch_size=settings.batch_size,
-            team=team,
+            team=dist,
         )
-        self.notes = judge.notes()
-        found = judge.compute() if team.main else {}
+        self.notes = accumulator.notes()
+        found = accumulator.compute() if dist.main else {}
         return {name: score.mean for name, score in found.items() if score.mean is not None}
 
 
-def _broadcast_from_rank0(network: nn.Module, team: DistributedContext) -> nn.Module:
+def _broadcast_from_rank0(network: nn.Module, dist: DistributedContext) -> nn.Module:
     """Return a copy of the network of process 0 with contiguous weights, as if loaded from a file.
 
     Between steps, batch norm statistics differ by process. With channels-last weights, other convolution kernels run,
@@ -198,12 +197,12 @@ def _broadcast_from_rank0(network: nn.Module, team: DistributedContext) -> nn.Mo
     same = copy.deepcopy(network)
     for tensor in (*same.parameters(), *same.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-        if team.size > 1:
-            dist.broadcast(tensor.data, src=0)
+        if dist.size > 1:
+            torch.distributed.broadcast(tensor.data, src=0)
     return same
 
 
-def build_evaluation(method: Method, team: DistributedContext) -> Evaluation | None:
+def build_evaluation(method: Method, dist: DistributedContext) -> Evaluation | None:
     """Build the evaluation of a run, or return None if `train.evaluate_every` is null.
 
     Collective over all processes; called before the first step.
@@ -233,12 +232,12 @@ def build_evaluation(method: Method, team: DistributedContext) -> Evaluation | N
             )
     # Process 0 first: it may download weights that all processes load.
     loaded: list[Networks] = []
-    team.run_on_main(lambda: loaded.append(_load(config, label_space)))
+    dist.run_on_main(lambda: loaded.append(_load(config, label_space)))
     networks = loaded[0] if loaded else _load(config, label_space)
-    networks.to(team.device)
-    with torch.random.fork_rng([team.device] if team.device.type == "cuda" else []):
+    networks.to(dist.device)
+    with torch.random.fork_rng([dist.device] if dist.device.type == "cuda" else []):
         _dry_run(networks, config.data.size)
-    return Evaluation(method, networks, dataset, photos, team)
+    return Evaluation(method, networks, dataset, photos, dist)
 
 
 def _dry_run(networks: Networks, size: tuple[int, int]) -> None:

@@ -80,7 +80,7 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 def _copy(network: nn.Module, tensors: dict[str, Tensor]) -> int:
     """Copy tensors that match in name and shape; return their number."""
-    mine = network.state_dict()
-    fitting = {name: t for name, t in tensors.items() if name in mine and t.shape == mine[name].shape}
+    current = network.state_dict()
+    fitting = {name: t for name, t in tensors.items() if name in current and t.shape == current[name].shape}
     network.load_state_dict(fitting, strict=False)
     return len(fitting)

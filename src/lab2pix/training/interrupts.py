@@ -24,8 +24,8 @@ TIMEOUT = 1
 """Pseudo signal number for an elapsed `train.max_minutes`."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_AGAIN_AFTER = 1.0  # seconds; torchrun forwards a Ctrl-C that its processes have already received
-_WORKER_OUTLIVES = 30  # seconds that a data worker survives SIGTERM; torchrun waits as long
+_REPEAT_SECONDS = 1.0  # seconds; torchrun forwards a Ctrl-C that its processes have already received
+_WORKER_GRACE_SECONDS = 30  # seconds that a data worker survives SIGTERM; torchrun waits as long
 
 
 class InterruptHandler:
@@ -41,7 +41,7 @@ class InterruptHandler:
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._signal = 0
         self._since = 0.0
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def reason(self) -> int:
@@ -53,18 +53,18 @@ class InterruptHandler:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._signal:
             self._signal, self._since = number, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - self._since > _AGAIN_AFTER:
+        elif number == signal.SIGINT and time.monotonic() - self._since > _REPEAT_SECONDS:
             raise KeyboardInterrupt
 
     def __enter__(self) -> InterruptHandler:
         """Install the signal handlers."""
         if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(self, *exception: object) -> None:
         """Restore the previous signal handlers."""
-        for number, handler in self._before.items():
+        for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
@@ -75,11 +75,11 @@ def worker_ignore_signals(worker: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Exit later instead of never: a worker that hangs must not block the main process.
-    signal.signal(signal.SIGTERM, _end_later)
+    signal.signal(signal.SIGTERM, _exit_after_grace)
 
 
-def _end_later(number: int, frame: FrameType | None) -> None:
-    signal.alarm(_WORKER_OUTLIVES)
+def _exit_after_grace(number: int, frame: FrameType | None) -> None:
+    signal.alarm(_WORKER_GRACE_SECONDS)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -18,7 +18,7 @@ from lab2pix.training.sampler import StreamSampler
 __all__ = ["read_batches", "read_in_turn"]
 
 
-class _Guarded(Dataset[Any]):
+class _ErrorsAsValues(Dataset[Any]):
     """Dataset that returns errors as values, because a worker would wrap their message in a traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
@@ -56,9 +56,9 @@ def read_batches(
         return
     # Kernels release the GIL, so a thread can read during a step. One batch ahead is enough.
     with ThreadPoolExecutor(1, "data") as thread:
-        coming = thread.submit(_next, batches)
-        while (parts := coming.result()) is not None:
-            coming = thread.submit(_next, batches)
+        pending = thread.submit(_next, batches)
+        while (parts := pending.result()) is not None:
+            pending = thread.submit(_next, batches)
             yield parts
 
 
@@ -71,7 +71,7 @@ def read_in_turn(
 ) -> Iterator[list[Batch]]:
     """Yield the same as `read_batches`, without prefetching if there are no workers."""
     loader = DataLoader(
-        _Guarded(dataset),
+        _ErrorsAsValues(dataset),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,

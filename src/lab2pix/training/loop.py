@@ -105,46 +105,46 @@ def train(
     """
     run = Path(out)
     with ExitStack() as stack:
-        team = stack.enter_context(init_distributed(device))
-        resume = team.run_on_main(lambda: resume or (was_restarted() and (run / "config.yaml").exists()))
-        config = team.run_on_main(lambda: resolve_run(config, run, resume=resume))
+        dist = stack.enter_context(init_distributed(device))
+        resume = dist.run_on_main(lambda: resume or (was_restarted() and (run / "config.yaml").exists()))
+        config = dist.run_on_main(lambda: resolve_run(config, run, resume=resume))
         stop = InterruptHandler(config.train.max_minutes)
-        stack.enter_context(translate_errors(config, team.size))
+        stack.enter_context(translate_errors(config, dist.size))
 
-        _check_share(config, team)
+        _check_share(config, dist)
         method = get_method(config.method)
         if config.train.compile:
-            check_compiler(team.device)
+            check_compiler(dist.device)
         label_space = LabelSpace.load(config.data.label_space)
         dataset = build_dataset(config.data, "train", label_space, config.seed, paired=method.paired)
         samples, total = len(dataset), total_steps(config.train, len(dataset))
-        sampler = _sampler(config, team, samples, total)
-        state = _build(config, label_space, team)
+        sampler = _sampler(config, dist, samples, total)
+        state = _build(config, label_space, dist)
         inherited: list[str] = []
         if config.train.init_from is not None and latest_checkpoint(run) is None:
             inherited = init_from(state, config.train.init_from)
-        state.refresh_batches = lambda: _refresh_batches(dataset, state, sampler.part_size, team.device)
+        state.refresh_batches = lambda: _refresh_batches(dataset, state, sampler.part_size, dist.device)
         check_best(state.method, more=bool(validators))
-        team.run_on_main(lambda: _check_held_out(config, label_space))
-        evaluation = build_evaluation(state.method, team)
+        dist.run_on_main(lambda: _check_held_out(config, label_space))
+        evaluation = build_evaluation(state.method, dist)
 
         if not resume:
-            team.run_on_main(lambda: start_run(config, run))
-        team.run_on_main(lambda: stack.enter_context(lock_run(run)))
-        checkpoint = team.run_on_main(lambda: _find_checkpoint(run))
+            dist.run_on_main(lambda: start_run(config, run))
+        dist.run_on_main(lambda: stack.enter_context(lock_run(run)))
+        checkpoint = dist.run_on_main(lambda: _find_checkpoint(run))
         if checkpoint is not None:
-            load_checkpoint(checkpoint, state, team.rank)
-        context = build_step_context(state, team.device)
+            load_checkpoint(checkpoint, state, dist.rank)
+        context = build_step_context(state, dist.device)
         if config.train.compile:
             compile_networks(state.method)
-        team.broadcast_weights(state.sampling_networks.values())
-        team.broadcast_weights(state.method.networks.values())
-        notes = team.run_on_main(lambda: _record(run, state, team, dataset))
+        dist.broadcast_weights(state.sampling_networks.values())
+        dist.broadcast_weights(state.method.networks.values())
+        notes = dist.run_on_main(lambda: _record(run, state, dist, dataset))
 
         sampler.steps = range(state.step, total)
-        batches = stack.enter_context(closing(_batches(dataset, sampler, config, team)))
+        batches = stack.enter_context(closing(_batches(dataset, sampler, config, dist)))
         monitor = Monitor(
-            run, state, team, context, total=total, samples=samples, validators=validators, evaluation=evaluation
+            run, state, dist, context, total=total, samples=samples, validators=validators, evaluation=evaluation
         )
         stack.enter_context(monitor)
         for note in [*notes, *inherited, *(biased_feature_warnings(state.method) if evaluation is not None else ())]:
@@ -155,7 +155,7 @@ def train(
 
 def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: InterruptHandler) -> RunResult:
     """Run the remaining steps, until the end of the run, a signal or the time limit."""
-    run, state, team, total = monitor.run, monitor.state, monitor.team, monitor.total
+    run, state, dist, total = monitor.run, monitor.state, monitor.dist, monitor.total
     config = state.method.config
     losses: dict[str, Losses] = {}
     began = time.monotonic() - state.seconds
@@ -165,18 +165,18 @@ def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: Interrupt
     while state.step < total and not reason:
         progress = Progress(state.step, total, monitor.samples, config.train.batch_size)
         set_learning_rates(state, progress)
-        asked = time.monotonic()
+        fetch_start = time.monotonic()
         batch = next(batches)
-        came = time.monotonic()
+        fetch_end = time.monotonic()
         # Seed other random operations by step, so that a repeated step is identical.
-        torch.manual_seed(stable_seed("step", config.seed, state.step, team.rank))
+        torch.manual_seed(stable_seed("step", config.seed, state.step, dist.rank))
         context = replace(monitor.context, progress=progress)
-        losses = training_step(state, _micro_batches(batch, state, team), context, team)
+        losses = training_step(state, _micro_batches(batch, state, dist), context, dist)
         now = time.monotonic()
         state.seconds = now - began
-        monitor.pace.count(came - asked, now - came)
+        monitor.data_wait.count(fetch_end - fetch_start, now - fetch_end)
 
-        reason = team.all_reduce_max(stop.reason)
+        reason = dist.all_reduce_max(stop.reason)
         interrupted = reason not in (0, TIMEOUT)
         last = state.step == total or reason != 0
         monitor.step(losses)
@@ -199,48 +199,48 @@ def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: Interrupt
     )
 
 
-def _build(config: RunConfig, label_space: LabelSpace, team: DistributedContext) -> TrainingState:
+def _build(config: RunConfig, label_space: LabelSpace, dist: DistributedContext) -> TrainingState:
     """Build the initial training state, identical in every process."""
     torch.manual_seed(stable_seed("weights", config.seed))
     method = build_method(config, label_space)
-    method.networks = {name: team.convert_sync_batchnorm(network) for name, network in method.networks.items()}
-    method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
+    method.networks = {name: dist.convert_sync_batchnorm(network) for name, network in method.networks.items()}
+    method.to(dist.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
     if not config.train.compile:  # the compiler optimizes the plain networks
         for name, network in method.networks.items():
             if name not in method.plain_networks:
-                accelerate(network, team.device)
-    return build_state(method, team.device)
+                accelerate(network, dist.device)
+    return build_state(method, dist.device)
 
 
-def _sampler(config: RunConfig, team: DistributedContext, samples: int, total: int) -> StreamSampler:
+def _sampler(config: RunConfig, dist: DistributedContext, samples: int, total: int) -> StreamSampler:
     return StreamSampler(
         samples,
         seed=config.seed,
         batch_size=config.train.batch_size,
         steps=range(total),
         accumulate=config.train.accumulate,
-        rank=team.rank,
-        world_size=team.size,
+        rank=dist.rank,
+        world_size=dist.size,
     )
 
 
 def _batches(
-    dataset: AnyDataset, sampler: StreamSampler, config: RunConfig, team: DistributedContext
+    dataset: AnyDataset, sampler: StreamSampler, config: RunConfig, dist: DistributedContext
 ) -> Generator[list[Batch], None, None]:
-    return read_batches(dataset, sampler, config.data.workers, pin=team.device.type == "cuda")
+    return read_batches(dataset, sampler, config.data.workers, pin=dist.device.type == "cuda")
 
 
 def _micro_batches(
-    batches: Sequence[Batch], state: TrainingState, team: DistributedContext
+    batches: Sequence[Batch], state: TrainingState, dist: DistributedContext
 ) -> list[tuple[Batch, Tensor | None]]:
     """Return the micro-batches of this process with their noise, on the device."""
     method = state.method
     shape = method.sampling.noise_shape(method.config.data.size)
     if shape is None:
-        return [(batch.to(team.device), None) for batch in batches]
+        return [(batch.to(dist.device), None) for batch in batches]
     sizes = [len(batch) for batch in batches]
-    noise = draw_noise(method.config.seed, state.step, team.rank, sum(sizes), shape).to(team.device)
-    return [(batch.to(team.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
+    noise = draw_noise(method.config.seed, state.step, dist.rank, sum(sizes), shape).to(dist.device)
+    return [(batch.to(dist.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
 
 
 def _refresh_batches(
@@ -256,10 +256,10 @@ def _refresh_batches(
         yield batch, noise
 
 
-def _check_share(config: RunConfig, team: DistributedContext) -> None:
+def _check_share(config: RunConfig, dist: DistributedContext) -> None:
     """Check the method's rules on samples per forward pass, given the number of processes."""
-    share = config.train.batch_size // (config.train.accumulate * team.size)
-    advice = f"set train.batch_size={2 * config.train.accumulate * team.size} or more, or run fewer processes"
+    share = config.train.batch_size // (config.train.accumulate * dist.size)
+    advice = f"set train.batch_size={2 * config.train.accumulate * dist.size} or more, or run fewer processes"
     config.check_samples_per_pass(share, advice)
 
 
@@ -274,14 +274,14 @@ def _find_checkpoint(run: Path) -> Path | None:
     return latest_checkpoint(run)
 
 
-def _record(run: Path, state: TrainingState, team: DistributedContext, dataset: AnyDataset) -> list[str]:
+def _record(run: Path, state: TrainingState, dist: DistributedContext, dataset: AnyDataset) -> list[str]:
     config, samples = state.method.config, len(dataset)
-    return record_session(run, config, team, step=state.step, samples=samples, file_hash=dataset.file_hash())
+    return record_session(run, config, dist, step=state.step, samples=samples, file_hash=dataset.file_hash())
 
 
 def _save(run: Path, state: TrainingState, monitor: Monitor) -> None:
     """Write a checkpoint; collective over all processes."""
-    extra = monitor.team.gather(state.method.extra_state())
+    extra = monitor.dist.gather(state.method.extra_state())
 
     def write() -> None:
         if monitor.log is not None:
@@ -289,4 +289,4 @@ def _save(run: Path, state: TrainingState, monitor: Monitor) -> None:
         write_checkpoint(run, state, extra)
         prune_checkpoints(run, state.method.config.checkpoint.keep, state.best)
 
-    monitor.team.run_on_main(write)
+    monitor.dist.run_on_main(write)

@@ -42,7 +42,7 @@ class Monitor:
     Args:
         run: the run folder.
         state: training state at the first step of the session.
-        team: the distributed context.
+        dist: the distributed context.
         context: provides the autocast precision for sampling.
         total: steps of the complete run.
         samples: size of the training set, for the epoch number.
@@ -54,7 +54,7 @@ class Monitor:
         self,
         run: Path,
         state: TrainingState,
-        team: DistributedContext,
+        dist: DistributedContext,
         context: StepContext,
         *,
         total: int,
@@ -64,7 +64,7 @@ class Monitor:
     ) -> None:
         self.run = run
         self.state = state
-        self.team = team
+        self.dist = dist
         self.context = context
         self.total = total
         self.samples = samples
@@ -73,11 +73,11 @@ class Monitor:
         self.config: RunConfig = state.method.config
         self.scores: dict[str, float] = {}
         self.notes: list[str] = []
-        self.pace = DataWaitMeter()
-        self.display = Display(total, state.step, active=team.main)
+        self.data_wait = DataWaitMeter()
+        self.display = Display(total, state.step, active=dist.main)
         self.file = run / "log.jsonl"
-        self.log = RunLog(self.file, state.step) if team.main else None
-        self._board = _open_tensorboard(run / "tensorboard", state.step, self.config) if team.main else None
+        self.log = RunLog(self.file, state.step) if dist.main else None
+        self._board = _open_tensorboard(run / "tensorboard", state.step, self.config) if dist.main else None
         self._held_out: Any = None
 
     def __enter__(self) -> Monitor:
@@ -102,7 +102,7 @@ class Monitor:
         """Return the losses as floats, averaged over all processes; collective over all processes."""
         found = {}
         for phase, terms in losses.items():
-            values = self.team.mean(torch.stack([value.detach().float() for value in terms.values()])).tolist()
+            values = self.dist.mean(torch.stack([value.detach().float() for value in terms.values()])).tolist()
             found[phase] = dict(zip(terms, values, strict=True))
         return found
 
@@ -112,14 +112,14 @@ class Monitor:
         if step in (1, self.total) or step % self.config.monitor.log_every == 0:
             values = self.average(losses)
             # The maximum over processes: the others wait for the slowest one, but count that as work.
-            waiting = float(self.team.maximum(torch.tensor(self.pace.share_since_last(), device=self.team.device)))
+            waiting = float(self.dist.maximum(torch.tensor(self.data_wait.share_since_last(), device=self.dist.device)))
             self.display.losses(values, waiting)
             if self.log is not None:
                 self._write(values, waiting)
         # Scenes are rendered in the first epoch and cached.
-        starved = self.pace.data_bound(excused=self.config.data.format == "scenes" and not self._epoch())
-        if starved is not None:
-            self.note(data_loading_hint(starved, self.config.data.workers))
+        waiting_share = self.data_wait.data_bound(excused=self.config.data.format == "scenes" and not self._epoch())
+        if waiting_share is not None:
+            self.note(data_loading_hint(waiting_share, self.config.data.workers))
         self.display.update(step)
 
     def _epoch(self) -> int:
@@ -154,13 +154,13 @@ class Monitor:
             DataError: unreadable held-out file.
         """
         every, step = self.config.train.evaluate_every, self.state.step
-        shows = ends or step % self.config.monitor.sample_every == 0
-        judges = every is not None and (ends or step % every == 0)
-        improved = self.team.run_on_main(self.log_samples) if shows else False
-        if judges:
+        sample_due = ends or step % self.config.monitor.sample_every == 0
+        evaluation_due = every is not None and (ends or step % every == 0)
+        improved = self.dist.run_on_main(self.log_samples) if sample_due else False
+        if evaluation_due:
             improved = self.evaluate() or improved
-        if shows or judges:
-            self.team.run_on_main(self._draw_page)
+        if sample_due or evaluation_due:
+            self.dist.run_on_main(self._draw_page)
         return improved
 
     @torch.no_grad()
@@ -194,7 +194,7 @@ class Monitor:
             DataError: unreadable held-out file.
         """
         assert self.evaluation is not None
-        devices = [self.team.device] if self.team.device.type == "cuda" else []
+        devices = [self.dist.device] if self.dist.device.type == "cuda" else []
         with _evaluation_mode(self.state), torch.random.fork_rng(devices):
             scores = self.evaluation.scores(self.state)
         if scores:
@@ -203,7 +203,7 @@ class Monitor:
             for text in self.evaluation.notes:
                 if text not in self.notes:
                     self.note(text)
-        return self.team.run_on_main(lambda: self._log_scores("evaluation", scores))
+        return self.dist.run_on_main(lambda: self._log_scores("evaluation", scores))
 
     def _log_scores(self, kind: str, scores: Mapping[str, float]) -> bool:
         """Log scores, and return whether the score named by `checkpoint.best` improved."""
@@ -219,7 +219,7 @@ class Monitor:
 
     def _draw_page(self) -> None:
         plot_losses(self.file, self.run / "losses.png")
-        write_page(self.run, self.state, total=self.total, notes=self.notes, waiting=self.pace.share)
+        write_page(self.run, self.state, total=self.total, notes=self.notes, waiting=self.data_wait.share)
 
     def _write_sheet(self) -> None:
         count = self.config.monitor.samples
@@ -256,14 +256,14 @@ class Monitor:
         chosen = [index * length // count for index in range(count)]
         for start in range(0, count, at_once):
             samples = [self._held_out[(0, index)] for index in chosen[start : start + at_once]]
-            yield collate(samples).to(self.team.device)
+            yield collate(samples).to(self.dist.device)
 
     def _generate(self, batch: Batch, *purpose: object) -> Tensor:
         """Generate the images of a batch, with noise that is fixed for the run."""
         method = self.state.method
         random = torch.Generator().manual_seed(stable_seed(*purpose, self.config.seed))
         shape = method.sampling.noise_shape(self.config.data.size)
-        noise = None if shape is None else torch.randn(len(batch), *shape, generator=random).to(self.team.device)
+        noise = None if shape is None else torch.randn(len(batch), *shape, generator=random).to(self.dist.device)
         with self.context.autocast():
             return generate(self.state.sampling_generator, method.sampling, batch, noise).float()
 

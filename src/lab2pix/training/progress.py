@@ -37,8 +37,8 @@ class Display:
         self.console = Console(stderr=True, quiet=not active)
         self.total = total
         self._start = start
-        self._began = time.monotonic()
-        self._spoke = -_PLAIN_EVERY
+        self._start_time = time.monotonic()
+        self._last_line = -_PLAIN_EVERY
         self._losses = ""
         self._progress: Progress | None = None
         if active and self.console.is_terminal:
@@ -70,10 +70,10 @@ class Display:
             self._progress.update(self._task, completed=step, losses=self._losses)
             return
         now = time.monotonic()
-        if now - self._spoke < _PLAIN_EVERY and step != self.total:
+        if now - self._last_line < _PLAIN_EVERY and step != self.total:
             return
-        self._spoke = now
-        rate = (step - self._start) / max(now - self._began, 1e-9)
+        self._last_line = now
+        rate = (step - self._start) / max(now - self._start_time, 1e-9)
         left = timedelta(seconds=round((self.total - step) / rate)) if rate > 0 else "unknown"
         self.note(f"step {step}/{self.total}  {rate:.2f} steps/s  {left} left  {self._losses}".rstrip())
 
@@ -93,7 +93,7 @@ class DataWaitMeter:
     def __init__(self) -> None:
         self._waited = self._worked = 0.0
         self._line = self._window = (0.0, 0.0)
-        self._told = False
+        self._reported = False
 
     def count(self, waited: float, worked: float) -> None:
         """Add a step: seconds waited for its batch, and seconds of computation."""
@@ -118,11 +118,11 @@ class DataWaitMeter:
             excused: waiting is currently expected and not reported; restarts the measurement.
         """
         share, seconds = self._since(self._window)
-        if self._told or (seconds < _WINDOW and not excused):
+        if self._reported or (seconds < _WINDOW and not excused):
             return None
         self._window = (self._waited, self._worked)
-        self._told = share > _TOO_MUCH and not excused
-        return share if self._told else None
+        self._reported = share > _TOO_MUCH and not excused
+        return share if self._reported else None
 
     def _since(self, then: tuple[float, float]) -> tuple[float, float]:
         waited, worked = self._waited - then[0], self._worked - then[1]
@@ -138,9 +138,9 @@ def data_loading_hint(share: float, workers: int) -> str:
     """
     processors = os.cpu_count() or 1
     more = min(max(2, 2 * workers), processors)
-    way = (
+    advice = (
         f"--resume with data.workers={more} (now {workers}), which changes speed only"
         if more > workers
         else f"data.workers={workers} keep all processors busy, so store the files at about data.size"
     )
-    return f"{share:.0%} of the last minute was spent waiting for data: {way}"
+    return f"{share:.0%} of the last minute was spent waiting for data: {advice}"

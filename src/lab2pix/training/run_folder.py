@@ -190,22 +190,22 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
-def _session(team: DistributedContext, step: int) -> dict[str, Any]:
+def _session(dist: DistributedContext, step: int) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": step,
         "command": shlex.join(sys.argv),
         "versions": _versions(),
-        "device": team.device.type,
-        "device_name": _device_name(team.device),
-        "processes": team.size,
+        "device": dist.device.type,
+        "device_name": _device_name(dist.device),
+        "processes": dist.size,
         "threads": torch.get_num_threads(),
         "git": _git_state(),
     }
 
 
 def record_session(
-    run: Path, config: RunConfig, team: DistributedContext, *, step: int, samples: int, file_hash: str
+    run: Path, config: RunConfig, dist: DistributedContext, *, step: int, samples: int, file_hash: str
 ) -> list[str]:
     """Append the metadata of this session to `run.json`.
 
@@ -216,7 +216,7 @@ def record_session(
         CheckpointError: the training files differ from those of earlier sessions.
     """
     file = run / "run.json"
-    session = _session(team, step)
+    session = _session(dist, step)
     record: dict[str, Any] = {
         "name": config.name,
         "seed": config.seed,
@@ -234,9 +234,9 @@ def record_session(
                 f"the training files are not those that the run in {run} was started with "
                 f"({record['data']['samples']} samples then, {samples} now); restore them, or start a new run"
             )
-        if record["processes"] != team.size:
+        if record["processes"] != dist.size:
             notes.append(
-                f"the run was started on {record['processes']} process(es) and goes on with {team.size}: batch "
+                f"the run was started on {record['processes']} process(es) and goes on with {dist.size}: batch "
                 "statistics and noise differ from those of the unbroken run, and so will its results"
             )
     record["sessions"].append(session)

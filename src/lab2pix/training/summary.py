@@ -25,8 +25,8 @@ def summarize_run(config: RunConfig) -> str:
     """
     label_space = LabelSpace.load(config.data.label_space)
     train, val = _count(config, "train", label_space), _count(config, "val", label_space)
-    what = _things(config)
-    lines = [f"# {split} {what}: {_number(count)}" for split, count in (("train", train), ("val", val))]
+    unit = _unit(config)
+    lines = [f"# {split} {unit}: {_number(count)}" for split, count in (("train", train), ("val", val))]
     lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
     return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, train)}"])
 
@@ -41,7 +41,7 @@ def _count(config: RunConfig, split: Literal["train", "val"], label_space: Label
     return len(build_dataset(config.data, split, label_space, config.seed, paired=paired))
 
 
-def _things(config: RunConfig) -> str:
+def _unit(config: RunConfig) -> str:
     return "pairs" if get_method(config.method).paired else "label maps"
 
 
@@ -58,5 +58,5 @@ def _parameters(config: RunConfig, label_space: LabelSpace) -> dict[str, int]:
 def _steps(config: RunConfig, pairs: int | None) -> str:
     train = config.train
     if train.steps is None and pairs is None:
-        return f"{train.epochs} epochs of the train {_things(config)}, {train.batch_size} at a time"
-    return f"{total_steps(train, pairs or 0):,} of {train.batch_size} {_things(config)} each"
+        return f"{train.epochs} epochs of the train {_unit(config)}, {train.batch_size} at a time"
+    return f"{total_steps(train, pairs or 0):,} of {train.batch_size} {_unit(config)} each"
