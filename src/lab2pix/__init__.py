@@ -1,6 +1,6 @@
-"""Lab2Pix: label maps to photo-realistic pictures.
+"""Lab2Pix: semantic image synthesis, from label maps to photo-realistic images.
 
-The few public names load what they need when first used, so that `import lab2pix` costs nothing.
+Public names are imported lazily on first access, which keeps `import lab2pix` fast.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name when it is first asked for."""
+    """Import a public name on first access."""
     if name == "__version__":
         return _version()
     if name not in _HOMES:
@@ -55,7 +55,7 @@ def _version() -> str:
 
     try:
         return version("lab2pix")
-    except PackageNotFoundError:  # a source tree on the path that was never installed
+    except PackageNotFoundError:  # a source tree that is not installed
         return "0.0.0"
 
 

@@ -1,4 +1,4 @@
-"""The way into the command line: `lab2pix`, and `python -m lab2pix`, which `torchrun -m lab2pix` needs."""
+"""Entry point of the command line: `lab2pix`, `python -m lab2pix` and `torchrun -m lab2pix`."""
 
 from __future__ import annotations
 

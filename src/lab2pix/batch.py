@@ -1,4 +1,4 @@
-"""A batch of training samples, or of inputs to generate from."""
+"""Batch of training samples, or of inputs to generate from."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ _TENSORS = ("label", "image", "edges", "instances", "source", "style")
 
 @dataclass(frozen=True)
 class Batch:
-    """Inputs, and the images that they are to become.
+    """Batch of inputs with their target images.
 
     Attributes:
-        label: `[N, H, W]` int64 class ids, 0 to K-1; K stands for unknown where the label space has it. Empty,
-            `[N, 0, 0]`, where the run generates from images.
-        image: `[N, 3, H, W]` float32 RGB in [-1, 1], or None where inputs alone are given.
-        edges: `[N, 1, H, W]` float32, 1 where a 4-neighbor belongs to another instance; None where not asked for.
-        instances: `[N, H, W]` int64, equal numbers are one object; None where not asked for.
-        source: `[N, C, H, W]` float32 in [-1, 1], the images to generate from; None where there are label maps.
-        style: `[N, 3, H, W]` float32 in [-1, 1], images whose style the result takes; None where there are none.
-        names: of the samples, for messages and file names.
+        label: `[N, H, W]` int64 class ids, 0 to K-1, and K for unknown where the label space has an unknown class.
+            Empty, `[N, 0, 0]`, if the run generates from images.
+        image: `[N, 3, H, W]` float32 RGB in [-1, 1], or None without targets.
+        edges: `[N, 1, H, W]` float32, 1 where a 4-neighbor belongs to another instance; None if not used.
+        instances: `[N, H, W]` int64, equal numbers mark one object; None if not used.
+        source: `[N, C, H, W]` float32 in [-1, 1], images to generate from; None with label maps.
+        style: `[N, 3, H, W]` float32 in [-1, 1], style images; None if not used.
+        names: sample names, for messages and file names.
     """
 
     label: Tensor
@@ -43,7 +43,7 @@ class Batch:
 
     @classmethod
     def concatenate(cls, batches: Sequence[Batch]) -> Batch:
-        """Return the samples of several batches of one size; what one of them lacks is left out."""
+        """Concatenate batches of equal image size; a field that is None in any of them becomes None."""
         parts = {name: [getattr(batch, name) for batch in batches] for name in _TENSORS}
         tensors = {name: torch.cat(own) for name, own in parts.items() if all(part is not None for part in own)}
         return cls(**tensors, names=tuple(name for batch in batches for name in batch.names))
@@ -55,17 +55,17 @@ class Batch:
         return int(inputs.shape[-2]), int(inputs.shape[-1])
 
     def __getitem__(self, rows: slice | list[int]) -> Batch:
-        """Return some of the samples."""
+        """Return the selected samples as a batch."""
         chosen = list(range(len(self))[rows]) if isinstance(rows, slice) else rows
         names = tuple(self.names[row] for row in chosen) if self.names else ()
         return replace(self._map(lambda tensor: tensor[rows]), names=names)
 
     def pin_memory(self) -> Batch:
-        """Return the same batch in page-locked memory."""
+        """Return a copy in page-locked memory."""
         return self._map(Tensor.pin_memory)
 
     def to(self, device: torch.device | str) -> Batch:
-        """Return the same batch on another device."""
+        """Return a copy on another device."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=True))
 
     def _map(self, function: Callable[[Tensor], Tensor]) -> Batch:

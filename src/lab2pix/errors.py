@@ -1,4 +1,4 @@
-"""What can go wrong, each as one sentence: what is wrong, where (file, key, value), and what to do."""
+"""Exceptions for users. Each message is one sentence: what is wrong, where (file, key, value), and what to do."""
 
 from __future__ import annotations
 
@@ -19,46 +19,46 @@ __all__ = [
 
 
 class Lab2PixError(Exception):
-    """An error that the user can mend; its text is one sentence, and the command line exits with `exit_code`."""
+    """Base class of errors that the user can fix; the command line prints the message and exits with `exit_code`."""
 
     exit_code = 2
 
 
 class ConfigError(Lab2PixError):
-    """A setting that is unknown, of the wrong type, or at odds with another."""
+    """An unknown setting, a value of the wrong type, or conflicting settings."""
 
 
 class LabelError(Lab2PixError):
-    """A label map that its label space cannot read: an id out of range, a colour that is no class."""
+    """A label map with an id or color that its label space does not define."""
 
 
 class DataError(Lab2PixError):
-    """A file that is missing, unreadable or at odds with its partner."""
+    """A data file that is missing, unreadable or inconsistent with its counterpart."""
 
 
 class WeightsError(Lab2PixError):
-    """Pretrained weights that are missing, of the wrong form, or not what their hash says."""
+    """Pretrained weights that are missing, of the wrong format, or fail the hash check."""
 
 
 class CheckpointError(Lab2PixError):
-    """A checkpoint or exported model that is missing, incomplete or made for something else."""
+    """A checkpoint or exported model that is missing, incomplete or incompatible."""
 
 
 class OutputError(Lab2PixError):
-    """A place that cannot be written to, or that holds something nobody asked to overwrite."""
+    """An output path that is not writable, or that exists and must not be overwritten."""
 
 
 class TrainingError(Lab2PixError):
-    """Training had to stop: a loss that is not finite, memory that ran out, a disk that is full."""
+    """Training stopped: non-finite loss, out of memory, or a full disk."""
 
     exit_code = 1
 
 
 def did_you_mean(name: str, candidates: Iterable[str]) -> str:
-    """Return a half sentence that helps whoever mistyped `name`.
+    """Suggest a correction for a mistyped name, to append to an error message.
 
     Returns:
-        `"; did you mean 'x'?"` where a candidate is near, else `"; valid: a, b, c"`.
+        `"; did you mean 'x'?"` if a candidate is similar, otherwise `"; valid: a, b, c"`.
     """
     names = sorted(set(candidates))
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.6)

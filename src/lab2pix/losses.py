@@ -1,4 +1,4 @@
-"""Loss functions, one per equation of the paper: tensors in, tensors out."""
+"""Loss functions, one per equation of the paper."""
 
 from __future__ import annotations
 
@@ -36,13 +36,13 @@ __all__ = [
 ]
 
 AdversarialTerm = Callable[[Tensor], Tensor]
-"""Maps predictions to losses of the same shape."""
+"""Elementwise loss: maps predictions to losses of the same shape."""
 
 PERCEPTUAL_WEIGHTS: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """λ_M1 to λ_M5 of Eq. 28, shallow features first."""
 
 
-# --- adversarial terms: the functions L^R_adv and L^F_adv of Eq. 10-13 -------------------------------------------
+# --- adversarial terms: L^R_adv and L^F_adv of Eq. 10-13 -------------------------------------------
 
 
 def hinge_real(prediction: Tensor) -> Tensor:
@@ -61,32 +61,32 @@ def hinge_generator(prediction: Tensor) -> Tensor:
 
 
 def vanilla_real(prediction: Tensor) -> Tensor:
-    """Return `-log sigmoid(prediction)`: real images for a discriminator, generated ones for the generator."""
+    """Return `-log sigmoid(prediction)`, the loss of a discriminator on real images and of the generator on its own."""
     return F.softplus(-prediction)
 
 
 def vanilla_fake(prediction: Tensor) -> Tensor:
-    """Return `-log(1 - sigmoid(prediction))`: fake images for a discriminator."""
+    """Return `-log(1 - sigmoid(prediction))`, the loss of a discriminator on fake images."""
     return F.softplus(prediction)
 
 
 def lsgan_real(prediction: Tensor) -> Tensor:
-    """Return `(prediction - 1)^2` (Mao et al., 2017): real images for a discriminator, generated for the generator."""
+    """Return the least-squares loss `(prediction - 1)^2` for real images, or for the generator (Mao et al., 2017)."""
     return (prediction - 1).square()
 
 
 def lsgan_fake(prediction: Tensor) -> Tensor:
-    """Return `prediction^2`: fake images for a discriminator, least squares."""
+    """Return the least-squares loss `prediction^2` of a discriminator on fake images."""
     return prediction.square()
 
 
 def wasserstein_real(prediction: Tensor) -> Tensor:
-    """Return `-prediction` (Arjovsky et al., 2017): real images for a critic, generated ones for the generator."""
+    """Return the Wasserstein loss `-prediction` for real images, or for the generator (Arjovsky et al., 2017)."""
     return -prediction
 
 
 def wasserstein_fake(prediction: Tensor) -> Tensor:
-    """Return the prediction itself: fake images for a critic."""
+    """Return the Wasserstein loss of a critic on fake images, the prediction itself."""
     return prediction
 
 
@@ -96,9 +96,9 @@ ADVERSARIAL_TERMS: dict[str, tuple[AdversarialTerm, AdversarialTerm, Adversarial
     "lsgan": (lsgan_real, lsgan_real, lsgan_fake),
     "wgangp": (wasserstein_real, wasserstein_real, wasserstein_fake),
 }
-"""By form: the generator's loss, the discriminators' on real images, and theirs on fake images.
+"""Adversarial losses by name: of the generator, of discriminators on real images, and on fake images.
 
-`wgangp` has the name of Pix2Pix's and CycleGAN's option, which trains without a gradient penalty.
+`wgangp` is named after the option of Pix2Pix and CycleGAN, which applies no gradient penalty.
 """
 
 
@@ -106,11 +106,11 @@ ADVERSARIAL_TERMS: dict[str, tuple[AdversarialTerm, AdversarialTerm, Adversarial
 
 
 def foreground_mask(foreground: Tensor, rate: float) -> Tensor:
-    """Return the foreground enhancement mask: weight `rate` of foreground to background, mean 1 per image (Eq. 9).
+    """Return the foreground enhancement mask, with mean 1 per image (Eq. 9).
 
     Args:
         foreground: `[N, H, W]` bool, true on foreground pixels.
-        rate: T of the paper; 1 gives all pixels the same weight.
+        rate: T of the paper, the weight of foreground relative to background.
 
     Returns:
         `[N, 1, H, W]` float32: P on background and T·P on foreground, P = (A + B) / (T·A + B).
@@ -123,11 +123,11 @@ def foreground_mask(foreground: Tensor, rate: float) -> Tensor:
 
 
 def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
-    """Return the mean of a map weighted by the mask, average-pooled to the map's size (Eq. 14).
+    """Return the mean of a loss map, weighted by the mask pooled to the size of the map (Eq. 14).
 
     Args:
         values: `[N, 1, h, w]` losses per prediction.
-        mask: `[N, 1, H, W]` weights (or `[1, 1, H, W]` for all alike), or None for ones.
+        mask: `[N, 1, H, W]` weights (or `[1, 1, H, W]`, shared by all images); None: unweighted.
     """
     if mask is None:
         return values.mean()
@@ -138,13 +138,13 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def level_weights(levels: Sequence[int], reduction: Literal["mean", "released"] = "mean") -> list[list[float]]:
-    """Return the weight of every level of every discriminator.
+    """Return the loss weight of each level of each discriminator.
 
     Args:
-        levels: how many levels each discriminator has, largest image first.
-        reduction: `mean`: λ_l = 2^(1-l), divided by their sum, discriminators added (Eq. 24). `released`: the
-            released code adds a discriminator's terms to a running sum and divides all of it by the newest weight
-            total, if there is more than one level, and in the end by the number of discriminators.
+        levels: number of levels per discriminator, largest image first.
+        reduction: `mean`: λ_l = 2^(1-l), normalized per discriminator, summed over discriminators (Eq. 24).
+            `released`, as in the released code: terms are added to a running sum, which each discriminator with
+            more than one level divides by the total of its weights; finally divided by the number of discriminators.
     """
     weights = [[0.5**level for level in range(count)] for count in levels]
     if reduction == "mean":
@@ -163,13 +163,13 @@ def adversarial_loss(
     weights: Sequence[Sequence[float]],
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Return the weighted sum of a term over scales and levels (Eq. 10, 12, 13; for V2 Eq. 24, 26, 27).
+    """Return the adversarial loss, summed over scales and levels (Eq. 10, 12, 13; for V2 Eq. 24, 26, 27).
 
     Args:
         predictions: per discriminator, per level, `[N, 1, h, w]`.
-        term: one of the functions above.
-        weights: of the same shape, from `level_weights`.
-        mask: foreground weights `[N, 1, H, W]`, or None where the paper uses none.
+        term: elementwise loss, such as `hinge_real`.
+        weights: per discriminator, per level, from `level_weights`.
+        mask: foreground weights `[N, 1, H, W]`; None: unweighted.
     """
     return torch.stack(
         [
@@ -184,11 +184,11 @@ def adversarial_loss(
 
 
 def blurred(image: Tensor, mode: Literal["nearest", "average"] = "nearest") -> Tensor:
-    """Return a blurred image, halved and doubled: a real image that discriminators learn to reject (Eq. 16, 30).
+    """Blur images by 2x downsampling and upsampling, as negatives for the sharpness loss (Eq. 16, 30).
 
     Args:
         image: `[N, 3, H, W]`.
-        mode: how it is halved: the nearest pixel (released V2) or the average of four (released V1).
+        mode: downsampling by the nearest pixel (released V2) or by average pooling (released V1).
     """
     size = (image.shape[-2], image.shape[-1])
     small = F.avg_pool2d(image, 2, ceil_mode=True) if mode == "average" else F.interpolate(image, scale_factor=0.5)
@@ -202,14 +202,14 @@ def sharpness_loss(
     weights: Sequence[Sequence[float]],
     mask: Tensor | None = None,
 ) -> Tensor:
-    """Return the sharpness enhancement loss: real images are real, blurred ones are fake (Eq. 16, 30).
+    """Return the sharpness enhancement loss, which treats blurred real images as fake (Eq. 16, 30).
 
-    The equations halve the sum, as Eq. 11 does; here that is left to the caller for both.
+    The factor 1/2 of the equations (as in Eq. 11) is left to the caller.
 
     Args:
         real: predictions for real images, per discriminator, per level, `[N, 1, h, w]`.
-        blurred: predictions for the same images, blurred.
-        terms: of real and of fake images.
+        blurred: predictions for the same images after `blurred`.
+        terms: elementwise losses for real and for fake images.
         weights: from `level_weights`.
         mask: foreground weights `[N, 1, H, W]` (Eq. 30), or None (Eq. 16).
     """
@@ -217,18 +217,18 @@ def sharpness_loss(
     return adversarial_loss(real, real_term, weights, mask) + adversarial_loss(blurred, fake_term, weights, mask)
 
 
-# --- losses that compare with the true image (Eq. 28, 29) ---------------------------------------------------------
+# --- losses against the real image (Eq. 28, 29) ---------------------------------------------------------
 
 
 def perceptual_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
-    """Return the perceptual loss: distance of five features of a frozen network (Eq. 28, one scale).
+    """Return the perceptual loss: weighted L1 distance of features of a frozen network (Eq. 28, one scale).
 
     Args:
-        generated: features of the generated image, shallow first, each `[N, C, h, w]`.
-        real: those of the true image.
+        generated: five features of the generated image, shallow first, each `[N, C, h, w]`.
+        real: the same features of the real image.
 
     Returns:
-        Mean absolute differences, weighted 1/32, 1/16, 1/8, 1/4, 1.
+        Mean absolute differences weighted by `PERCEPTUAL_WEIGHTS`, summed.
     """
     return torch.stack(
         [
@@ -243,13 +243,13 @@ def feature_matching_loss(
     real: Sequence[Sequence[Tensor]],
     reduction: Literal["mean", "released"] = "mean",
 ) -> Tensor:
-    """Return the feature matching loss: distance of the discriminators' features (Eq. 29).
+    """Return the feature matching loss: L1 distance of discriminator features (Eq. 29).
 
     Args:
-        generated: per discriminator its layers' outputs for the generated image.
-        real: those for the true image.
-        reduction: `mean`: mean over layers, discriminators added (Eq. 29); `released`: layers added, divided by the
-            number of discriminators.
+        generated: per discriminator, the features of its layers for the generated image.
+        real: the same features for the real image.
+        reduction: `mean`: mean over layers, sum over discriminators (Eq. 29); `released`: sum over layers, mean over
+            discriminators.
     """
     per_scale = [
         torch.stack([(ours.float() - theirs.float()).abs().mean() for ours, theirs in zip(fake, true, strict=True)])
@@ -266,16 +266,16 @@ def feature_matching_loss(
 def image_consistency_loss(
     pooled: Sequence[Tensor], smaller: Sequence[Tensor], form: Literal["norm", "squared", "mean-square"] = "norm"
 ) -> Tensor:
-    """Return the image consistency loss: distance of features of X_i+1, halved by pooling, and X_i (Eq. 18, one pair).
+    """Return the image consistency loss: feature distance of pooled X_i+1 and X_i (Eq. 18, one pair of scales).
 
     Args:
         pooled: features of the pooled larger image, each `[N, C, h, w]`.
-        smaller: those of the smaller image.
-        form: `norm`: the L2 norm per image, as Eq. 18 has it; `squared`: its square; `mean-square`: the mean over
-            all elements, as in the released code.
+        smaller: the same features of the smaller image.
+        form: `norm`: L2 norm per image, as in Eq. 18; `squared`: its square; `mean-square`: mean over all elements,
+            as in the released code.
 
     Returns:
-        The sum over layers, mean over the batch.
+        Sum over layers of the mean over the batch.
     """
     terms = []
     for ours, theirs in zip(pooled, smaller, strict=True):
@@ -284,21 +284,21 @@ def image_consistency_loss(
             terms.append(squares.mean())
             continue
         per_image = squares.flatten(1).sum(1)
-        # The gradient of the root is infinite at 0, where two images are equal.
+        # Without an epsilon, the gradient of the square root is infinite at 0.
         terms.append((per_image if form == "squared" else (per_image + 1e-12).sqrt()).mean())
     return torch.stack(terms).sum()
 
 
 def cycle_segmentation_loss(logits: Sequence[Tensor], label: Tensor, ignored: int | None = None) -> Tensor:
-    """Return the cycle segmentation loss: cross entropy of segmented images and the label map (Eq. 19).
+    """Return the cycle segmentation loss: cross-entropy of segmented images against the label map (Eq. 19).
 
     Args:
-        logits: per scale `[N, classes, h, w]`; smaller ones are upsampled to the label map by nearest neighbor.
+        logits: per scale, `[N, classes, h, w]`; upsampled to the label map by nearest neighbor.
         label: `[N, H, W]` int64 ids.
-        ignored: an id without a class, whose pixels are left out.
+        ignored: id whose pixels are ignored; None: all count.
 
     Returns:
-        The sum over scales, each the mean over the pixels that count; 0 if there are none.
+        Sum over scales of the mean over all pixels that are not ignored; 0 if there are none.
     """
     ignore_index = -100 if ignored is None else ignored
     count = (label != ignore_index).sum().clamp(min=1)
@@ -309,14 +309,14 @@ def cycle_segmentation_loss(logits: Sequence[Tensor], label: Tensor, ignored: in
 
 
 def diversity_loss(images: Tensor, noise: Tensor) -> Tensor:
-    """Return the mode seeking loss, small where noise changes the images (Mao et al., 2019); not in the paper.
+    """Return the mode seeking loss, which rewards images that vary with the noise (Mao et al., 2019; not in the paper).
 
     Args:
-        images: `[2k, 3, h, w]`; the second half has the label maps of the first half.
-        noise: `[2k, noise_dim]` of these images.
+        images: `[2k, 3, h, w]`; both halves are generated from the same label maps.
+        noise: `[2k, noise_dim]`, the noise of the images.
 
     Returns:
-        The distance of two noises over that of their images (mean absolute differences), mean over the k pairs.
+        Mean absolute difference of the noise divided by that of the images, averaged over the k pairs.
     """
     (ours, theirs), (mine, yours) = images.float().chunk(2), noise.float().chunk(2)
     apart = (ours - theirs).abs().flatten(1).mean(1)

@@ -1,7 +1,7 @@
-"""From a preset, a YAML file or a dict to a checked `RunConfig`; every error is one sentence with the key's path.
+"""Loading of configurations: merges a preset, YAML file or dict with overrides into a validated `RunConfig`.
 
-Layers are merged in this order, later ones win: the chain of `base:` files, the file itself, the overrides. Paths
-inside a configuration, such as `data.root`, are relative to the folder the program is started in, not to the file.
+Layers in order of increasing precedence: the chain of `base:` files, the file itself, the overrides. Paths inside a
+configuration, such as `data.root`, are relative to the working directory, not to the file. Errors name the key.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _SUFFIXES = (".yaml", ".yml")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes groups of settings line by line, and lists such as sizes within a line."""
+    """YAML dumper with mappings in block style and lists in flow style."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Reads scalars of YAML 1.2 (2e-4 is a number, `on` is text) and keys as text; refuses a repeated key."""
+    """YAML loader with YAML 1.2 scalars (2e-4 is a number, `on` is text) and string keys; rejects duplicate keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """See `yaml.SafeLoader`."""
@@ -62,7 +62,7 @@ _Dumper.add_representer(
 
 @dataclass(frozen=True)
 class _Layer:
-    """Settings and where they come from, for messages."""
+    """Settings with their origin (file or preset) for error messages."""
 
     origin: str
     values: dict[str, Any]
@@ -74,7 +74,7 @@ def preset_names() -> list[str]:
 
 
 def preset_descriptions() -> dict[str, str]:
-    """Return what each preset is, by name: the comment in the first line of its file."""
+    """Return the description of each preset by name: the comment in the first line of its file."""
     return {
         entry.name.removesuffix(".yaml"): entry.read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
         for entry in _preset_files()
@@ -82,17 +82,16 @@ def preset_descriptions() -> dict[str, str]:
 
 
 def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
-    """Return the settings of a run, merged and checked.
+    """Load, merge and validate the configuration of a run.
 
     Args:
-        source: name of a preset, path of a YAML file, settings as a (nested) mapping, or a finished `RunConfig`.
+        source: name of a preset, path of a YAML file, nested mapping, or `RunConfig`.
             A file or a mapping may name a preset or another file as its `base`.
-        overrides: `key.sub=value` each. The text is the value where the setting takes text; otherwise it is read as
-            YAML: `[64, 64]`, `2e-4`, `true`. `null` is no value.
+        overrides: `key.sub=value` each. For a setting of type string the value is the text itself; otherwise it is
+            parsed as YAML: `[64, 64]`, `2e-4`, `true`. `null` means None.
 
     Raises:
-        ConfigError: the source does not exist, a key is unknown, a value is of the wrong type or out of range, or two
-            settings are at odds.
+        ConfigError: missing source, unknown key, value of the wrong type or out of range, or conflicting settings.
     """
     layers = _layers(source)
     pairs = [_split_override(text) for text in overrides]
@@ -104,7 +103,7 @@ def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: S
     for layer in layers:
         _merge(values, layer.values, _prefix(layer.origin), groups)
     try:
-        # As JSON, because there strict means what users expect: no 16 from "16", but a list for a tuple.
+        # Strict validation of JSON accepts a list for a tuple, but not "16" for 16.
         config = config_class.model_validate_json(json.dumps(values, default=str), strict=True)
     except ValidationError as error:
         first = error.errors()[0]
@@ -114,17 +113,17 @@ def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: S
 
 
 def lacks_data_root(config: RunConfig) -> bool:
-    """Say whether the data set's folder is not set though something is to be read from it."""
+    """Return whether `data.root` is unset although the run reads files from it."""
     data = config.data
     no_inputs = data.inputs_root is None and data.sketch.from_ != "photo"
     return not data.root and data.format != "scenes" and (no_inputs or data.images.root is None)
 
 
 def require_data_root(config: RunConfig) -> None:
-    """Check that a run knows where its data set lies, which presets of real data sets cannot know.
+    """Check that the data set folder is set, which presets of real data sets leave open.
 
     Raises:
-        ConfigError: `data.root` is not set though the format reads files.
+        ConfigError: `data.root` is unset although the format reads files.
     """
     if lacks_data_root(config):
         if config.data.inputs_root or config.data.images.root:
@@ -138,7 +137,7 @@ def require_data_root(config: RunConfig) -> None:
 
 
 def to_yaml(config: RunConfig) -> str:
-    """Return the whole configuration as YAML that `load_config` reads back to the same."""
+    """Return the full configuration as YAML; `load_config` restores it exactly."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
 
 
@@ -156,7 +155,7 @@ def _layers(source: str | Path | Mapping[str, Any] | RunConfig) -> list[_Layer]:
 
 
 def _named_layers(name: str, folder: Path, seen: tuple[str, ...], asked_by: str = "") -> list[_Layer]:
-    """Return the layers of a preset or a file, its bases first; `folder` is what relative paths start from."""
+    """Return the layers of a preset or file, bases first; relative paths start from `folder`."""
     if name in preset_names():
         entry: Traversable = files("lab2pix") / "presets" / f"{name}.yaml"
         identity, origin = name, name
@@ -205,7 +204,7 @@ def _read(entry: Traversable, origin: str) -> dict[str, Any]:
 
 
 def _split_override(text: str) -> tuple[list[str], str]:
-    """Return the path and the value's text of `key.sub=value`."""
+    """Split `key.sub=value` into the key path and the text of the value."""
     key, equals, value = text.partition("=")
     path = key.split(".")
     if not equals or not all(path):
@@ -221,7 +220,7 @@ def _override(path: Sequence[str], text: str, config_class: type[RunConfig]) -> 
 
 
 def _value(path: Sequence[str], text: str, config_class: type[RunConfig]) -> Any:
-    """Return the value that a text stands for: itself where the setting takes text, else what it says as YAML."""
+    """Parse the text of an override: unchanged if the setting accepts strings, otherwise as YAML."""
     if text in ("null", ""):
         return None
     annotation = _annotation(path, config_class)
@@ -237,7 +236,7 @@ def _value(path: Sequence[str], text: str, config_class: type[RunConfig]) -> Any
 
 
 def _annotation(path: Sequence[str], model: type[BaseModel]) -> Any:
-    """Return the type of the setting at a path; of an entry for a dictionary; None where there is no such setting."""
+    """Return the type annotation at a key path (for a dictionary, of its values), or None for an unknown key."""
     for index, part in enumerate(path):
         found = {field.alias or name: field for name, field in model.model_fields.items()}.get(part)
         if found is None:
@@ -255,7 +254,7 @@ def _annotation(path: Sequence[str], model: type[BaseModel]) -> Any:
 def _merge(
     values: dict[str, Any], added: Mapping[str, Any], prefix: str, groups: frozenset[str], path: str = ""
 ) -> None:
-    """Merge settings into others, group by group; other values replace."""
+    """Merge settings recursively into `values`; values that are not groups are replaced."""
     for key, value in added.items():
         where = f"{path}.{key}" if path else str(key)
         if isinstance(value, Mapping):
@@ -264,13 +263,13 @@ def _merge(
             _merge(values[key], value, prefix, groups, where)
         elif where not in groups:
             values[key] = value
-        elif value is not None:  # a group without a line is as its base says
+        elif value is not None:  # an empty group keeps the values of its base
             kind = "a list" if isinstance(value, list) else repr(value)
             raise ConfigError(f"{prefix}{where} is {kind} but must be a group of settings")
 
 
 def _origin(layers: Sequence[_Layer], path: Sequence[int | str]) -> str:
-    """Return the start of a message: the last layer that says anything about `path`."""
+    """Return the message prefix that names the last layer which sets `path`."""
     for layer in reversed(layers):
         if all(_descend(layer.values, path)):
             return _prefix(layer.origin)
@@ -280,14 +279,14 @@ def _origin(layers: Sequence[_Layer], path: Sequence[int | str]) -> str:
 def _descend(values: Any, path: Sequence[int | str]) -> Iterator[bool]:
     for part in path:
         if not isinstance(values, dict):
-            return  # a list or a plain value: this layer set it as a whole
+            return  # a leaf: this layer sets it as a whole
         yield part in values
         values = values.get(part)
 
 
 def _config_class(layers: Sequence[_Layer]) -> type[RunConfig]:
-    """Return the class of a run's settings: that of the method which the last layer to name one names."""
-    from lab2pix.methods import get_method  # takes torch along, which a list of presets does not need
+    """Return the config class of the method named by the last layer that sets `method`."""
+    from lab2pix.methods import get_method  # imports torch, which listing presets does not need
 
     for layer in reversed(layers):
         name = layer.values.get("method")

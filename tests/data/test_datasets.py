@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 def build(root: Path, split: str = "train", seed: int = 0, **settings: object) -> PairDataset:
     data = DataConfig.model_validate({"root": str(root), "size": (16, 16), "resize": (20, 24), **settings})
-    dataset = build_dataset(data, split, SPACE, seed)  # type: ignore[arg-type]
+    dataset = build_dataset(data, split, SPACE, seed, paired=True)  # type: ignore[arg-type]
     assert isinstance(dataset, PairDataset)
     return dataset
 
@@ -126,11 +126,11 @@ def test_missing_instances_are_named_at_once(root: Path) -> None:
 
 def test_build_dataset_refuses_contradicting_settings(root: Path) -> None:
     with pytest.raises(ConfigError, match=r"data\.root is missing"):
-        build_dataset(DataConfig(format="folder"), "train", SPACE, 0)
+        build_dataset(DataConfig(format="folder"), "train", SPACE, 0, paired=True)
     with pytest.raises(ConfigError, match=r"data\.val_split is null"):
         build(root, "val", val_split=None)
     with pytest.raises(ConfigError, match=r"data\.label_space is 'two', but format 'scenes'"):
-        build_dataset(DataConfig(format="scenes"), "train", SPACE, 0)
+        build_dataset(DataConfig(format="scenes"), "train", SPACE, 0, paired=True)
 
 
 def test_cityscapes_samples_load_as_batches(data_root: Path) -> None:
@@ -142,7 +142,7 @@ def test_cityscapes_samples_load_as_batches(data_root: Path) -> None:
         size=(32, 64),
         instance_edges=True,
     )
-    batch = collate([build_dataset(data, "train", space, 0)[(0, i)] for i in range(2)])
+    batch = collate([build_dataset(data, "train", space, 0, paired=True)[(0, i)] for i in range(2)])
     assert batch.image is not None and batch.image.shape == (2, 3, 32, 64)
     assert batch.edges is not None and 0.02 < float(batch.edges.mean()) < 0.5
     assert {7, 11} <= set(batch.label.unique().tolist())  # road, building
@@ -151,10 +151,10 @@ def test_cityscapes_samples_load_as_batches(data_root: Path) -> None:
 def test_drawn_scenes_to_train_on_and_to_hold_out_differ() -> None:
     space = LabelSpace.load("scenes")
     data = DataConfig(format="scenes", size=(32, 32))
-    train, val = (build_dataset(data, split, space, 0) for split in ("train", "val"))
+    train, val = (build_dataset(data, split, space, 0, paired=True) for split in ("train", "val"))
     assert (len(train), len(val)) == (data.scenes.train_count, data.scenes.val_count)
     assert train[(0, 0)]["name"] != val[(0, 0)]["name"] and train.file_hash() != val.file_hash()
     with pytest.raises(ConfigError, match=r"data\.resize has no use"):
-        build_dataset(data.model_copy(update={"resize": (40, 40)}), "train", space, 0)
+        build_dataset(data.model_copy(update={"resize": (40, 40)}), "train", space, 0, paired=True)
     with pytest.raises(ConfigError, match=r"data\.instance_edges is true"):
-        build_dataset(data.model_copy(update={"instance_edges": True}), "train", space, 0)
+        build_dataset(data.model_copy(update={"instance_edges": True}), "train", space, 0, paired=True)

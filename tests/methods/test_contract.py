@@ -27,7 +27,10 @@ NARROW_PATCH_GAN = (
     *("train.ema_decay=0.9", "train.batch_size=2"),
 )
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
-    "cyclegan": ("cyclegan-small", (*NARROW_PATCH_GAN, "generator.depth=1", "loss.pool_size=3")),
+    "cyclegan": (
+        "cyclegan-small",
+        (*NARROW_PATCH_GAN, "generator.depth=1", "generator.encoding=one-hot", "loss.pool_size=3"),
+    ),
     "lab2pix-v1": ("v1-small", (*NARROW, "loss.consistency=0", "segmenter.width=4", "segmenter.blocks=[1,1,1,1]")),
     "lab2pix-v2": ("v2-small", (*NARROW, "loss.perceptual=0", "loss.cycle=0")),
     "pix2pix": ("pix2pix-small", (*NARROW_PATCH_GAN, "generator.depth=4")),
@@ -66,7 +69,7 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
     [
         ("pix2pix", ["generator.sampling=train", "generator.dropout=0.5", "generator.depth=4", "train.accumulate=2"]),
         ("pix2pix", ["data.input=images", "data.source.channels=5", "generator.network=resnet", "generator.depth=1"]),
-        ("cyclegan", ["data.input=images", "generator.depth=1", "discriminator.layers=0"]),
+        ("cyclegan", ["data.input=images", "generator.depth=1", "discriminator.layers=0", "train.accumulate=2"]),
     ],
 )
 def test_input_and_sampling_of_choice_keep_the_contract(name: str, settings: list[str]) -> None:

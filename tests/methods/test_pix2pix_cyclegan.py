@@ -27,7 +27,10 @@ from lab2pix.training.loop import train
 
 QUICK = ("monitor.tensorboard=false", "train.batch_size=2", "data.size=[16,16]", "train.ema_decay=null")
 TINY = (*QUICK, "generator.width=2", "discriminator.width=2", "discriminator.layers=1")
-PIX2PIX, CYCLEGAN = (*TINY, "generator.depth=4"), (*TINY, "generator.depth=1", "loss.pool_size=2")
+PIX2PIX, CYCLEGAN = (
+    (*TINY, "generator.depth=4"),
+    (*TINY, "generator.depth=1", "generator.encoding=one-hot", "loss.pool_size=2"),
+)
 
 
 def build(preset: str, *settings: str):

@@ -30,10 +30,17 @@ TOLERANCE = {
 ADAM = {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999}
 
 
-def test_parity_of_the_authors_pix2pix(golden_root: Path) -> None:
-    rows = check_file(golden_root / "peers" / "pix2pix_a.safetensors")
+@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=pytest.mark.xslow)])
+def test_parity_of_the_authors_pix2pix(golden_root: Path, fast: bool) -> None:
+    rows = check_file(golden_root / "peers" / "pix2pix_a.safetensors", fast=fast)
     assert not [row for row in rows if not row.ok]
     assert {row.output.split(".")[0] for row in rows} == {"out", "loss", "grad_norm", "grad_norm_by_tensor", "after"}
+
+
+@pytest.mark.xslow
+def test_parity_of_the_authors_cyclegan_when_accelerated(golden_root: Path) -> None:
+    rows = check_file(golden_root / "peers" / "cyclegan_a.safetensors", fast=True)
+    assert not [row for row in rows if not row.ok]
 
 
 @pytest.fixture(scope="module")

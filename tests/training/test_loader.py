@@ -95,9 +95,9 @@ def test_pinning_pins_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
         return tensor + 0
 
     monkeypatch.setattr(torch.Tensor, "pin_memory", pin)
-    batch = Batch(torch.zeros(2, 4, 4), torch.ones(2, 3, 4, 4), torch.ones(2, 1, 4, 4), ("a", "b"))
+    batch = Batch(torch.zeros(2, 4, 4), torch.ones(2, 3, 4, 4), torch.ones(2, 1, 4, 4), names=("a", "b"))
     assert batch.pin_memory().names == ("a", "b")
-    assert pinned == [(2, 3, 4, 4), (2, 1, 4, 4), (2, 4, 4)]
+    assert pinned == [(2, 4, 4), (2, 3, 4, 4), (2, 1, 4, 4)]
     assert Batch(torch.zeros(2, 4, 4)).pin_memory().image is None
 
 

@@ -1,4 +1,4 @@
-"""The command line: one short function per verb, no logic; whatever is heavy is imported by the verb that needs it."""
+"""Command-line interface. Each command is one short function, which imports heavy dependencies itself."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ app.add_typer(data.labels_app, name="labels", invoke_without_command=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 found or met trouble, 2 asked for something that cannot be.
+    """Run the command line and exit with 0 (success), 1 (failure or problems found) or 2 (invalid request).
 
     Args:
-        arguments: words after the program's name; those of the process where left out.
+        arguments: command-line arguments; None: those of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    debug = "--debug" in words  # taken out here, so that it may stand anywhere
+    debug = "--debug" in words  # accepted at any position
     try:
         app(args=[word for word in words if word != "--debug"], prog_name="lab2pix")
     except Lab2PixError as error:
@@ -69,4 +69,4 @@ def _global_options(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")] = False,
 ) -> None:
-    """Hold the options of every verb; `main` takes --debug out of the words before."""
+    """Declare the global options; `main` handles --debug before parsing."""

@@ -1,4 +1,4 @@
-"""What the command line reads from words and writes to the terminal."""
+"""Terminal output and parsing of option values for the command line."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 __all__ = ["explain_os_error", "print_table", "read_seed_pair", "read_size", "resolve_label_space", "show_progress"]
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_NO_RIGHT = (errno.EACCES, errno.EPERM, errno.EROFS)
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+_PERMISSION_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """Print rows under their heads, as wide as they are where the output is no terminal."""
+    """Print a table; if the output is not a terminal, lines are up to 200 characters wide."""
     table = Table(*heads, box=None, header_style="bold", pad_edge=False)
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
@@ -37,7 +37,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
 @contextmanager
 def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
-    """Show a bar on a terminal; what is handed out takes how many are done, and how many there are."""
+    """Show a progress bar on a terminal, and yield a callback that takes the number done and the total."""
     console = Console(stderr=True)
     with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
         task = progress.add_task(what, total=None)
@@ -45,10 +45,10 @@ def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def read_seed_pair(text: str | None) -> tuple[int, int] | None:
-    """Return the two seeds of `A,B`.
+    """Parse two seeds written as `A,B`.
 
     Raises:
-        ConfigError: the text is something else.
+        ConfigError: invalid format.
     """
     if text is None:
         return None
@@ -59,10 +59,10 @@ def read_seed_pair(text: str | None) -> tuple[int, int] | None:
 
 
 def read_size(text: str) -> tuple[int, int]:
-    """Return height and width of `HxW`, in pixels.
+    """Parse a size in pixels written as `HxW` (height, width).
 
     Raises:
-        ConfigError: the text is something else.
+        ConfigError: invalid format, or a side of 0.
     """
     match = re.fullmatch(r"(\d+)[xX](\d+)", text)
     if not match or not int(match[1]) or not int(match[2]):
@@ -71,11 +71,11 @@ def read_size(text: str) -> tuple[int, int]:
 
 
 def resolve_label_space(labels: str | None, format: str) -> LabelSpace:
-    """Return the label space asked for, or the one that the format's data set has.
+    """Return the given label space, or the default of a data set format.
 
     Raises:
-        ConfigError: none was asked for, and the format may hold any labels, or there is no such format.
-        LabelError: there is no such label space.
+        ConfigError: unknown format, or no label space given for a format without a default.
+        LabelError: unknown label space.
     """
     from lab2pix.labels.space import LabelSpace
     from lab2pix.utils.registry import DATASET_FORMATS
@@ -89,10 +89,10 @@ def resolve_label_space(labels: str | None, format: str) -> LabelSpace:
 
 
 def explain_os_error(error: OSError) -> str:
-    """Return what a file or folder refused, as one sentence."""
+    """Return a one-sentence message for a failed file operation."""
     place = f" {error.filename}" if error.filename else ""
-    if error.errno in _NO_SPACE:
+    if error.errno in _DISK_FULL:
         return f"no space left on the disk to write{place}: free some, or choose another folder"
-    if error.errno in _NO_RIGHT:
+    if error.errno in _PERMISSION_DENIED:
         return f"no permission to read or write{place}: change its rights, or choose another folder"
     return f"cannot use{place}: {error.strerror}"

@@ -1,4 +1,4 @@
-"""Verbs about data sets and label spaces."""
+"""Commands for data sets and label spaces: data, labels."""
 
 from __future__ import annotations
 

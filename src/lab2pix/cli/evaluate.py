@@ -1,4 +1,4 @@
-"""Commands that score and compare: evaluate, compare, parity."""
+"""Evaluation commands: evaluate, compare, parity."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _evaluate(
     ] = None,
     features: Annotated[
         list[str], typer.Option(help="inception (FID, KID), efficientnet-lite0 or an exported program; repeatable.")
-    ] = ["efficientnet-lite0"],  # noqa: B006 - typer's form of a repeatable option with a default
+    ] = ["efficientnet-lite0"],  # noqa: B006 - Typer requires a list as the default of a repeatable option
     inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception.", show_default=False)] = None,
     lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.", show_default=False)] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.", show_default=False)] = None,

@@ -1,4 +1,4 @@
-"""Verbs that use a trained model: generate, export, convert."""
+"""Inference commands: generate, export, convert."""
 
 from __future__ import annotations
 
@@ -118,7 +118,10 @@ def _convert(
     checkpoint: Annotated[Path, typer.Argument(help="A generator's file, such as latest_net_G.pth.")],
     *,
     form: Annotated[
-        str, typer.Option("--from", metavar="FORM", help="lab2pix-v1-official, lab2pix-v2-official or spade.")
+        str,
+        typer.Option(
+            "--from", metavar="FORM", help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix or cyclegan."
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],
     label_space: Annotated[

@@ -1,4 +1,4 @@
-"""The verb that opens the painter."""
+"""The `paint` command, which serves the painter."""
 
 from __future__ import annotations
 

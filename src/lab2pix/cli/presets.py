@@ -1,4 +1,4 @@
-"""Verbs that list and show presets."""
+"""Commands that list and show presets."""
 
 from __future__ import annotations
 

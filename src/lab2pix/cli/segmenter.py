@@ -1,4 +1,4 @@
-"""Verbs that train and check the networks that read label maps in pictures."""
+"""The `segmenter train` command, which trains a semantic segmentation network."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs of the user study (Table 6)."""
+"""Commands of the user study (Table 6): make, serve, report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Verbs that train: train, demo."""
+"""Training commands: train, demo."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _train(
     """Train networks; Ctrl-C writes a checkpoint and ends cleanly."""
     from lab2pix.recipes import load_config, require_data_root
 
-    if source is not None and "=" in source and not Path(source).exists():  # settings alone, of the run to resume
+    if source is not None and "=" in source and not Path(source).exists():  # overrides alone, with --resume
         overrides = [source, *(overrides or ())]
         source = None
     if source is None and (out is None or not resume or dry_run):

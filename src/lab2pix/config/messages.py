@@ -1,4 +1,4 @@
-"""One sentence for what pydantic finds wrong with a setting."""
+"""Error messages for pydantic's validation errors, one sentence each."""
 
 from __future__ import annotations
 
@@ -44,18 +44,18 @@ def setting_names(config_class: type[BaseModel]) -> list[str]:
 
 
 def setting_groups(config_class: type[BaseModel]) -> list[str]:
-    """Return the dotted path of every group of settings, outer ones first."""
+    """Return the dotted path of every group of settings, parents first."""
     names = setting_names(config_class)
     groups = {name.rpartition(".")[0] for name in names if "." in name}
     return [name for name in names if name in groups]
 
 
 def format_validation_error(error: ErrorDetails, config_class: type[BaseModel]) -> str:
-    """Return what is wrong, where, and what would be right, as one sentence.
+    """Format a validation error as one sentence: what is wrong, where, and what is valid.
 
     Args:
         error: one entry of a pydantic `ValidationError`.
-        config_class: the class that was validated; its settings are suggested.
+        config_class: the validated class, for suggestions of setting names.
     """
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
@@ -90,7 +90,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[str]:
 
 
 def _nearest(path: Sequence[int | str], names: Sequence[str]) -> str:
-    """Return the half sentence that names the nearest setting: a sibling first, else one from anywhere."""
+    """Return the clause that suggests the nearest setting: a sibling if possible, else any."""
     *parents, last = (str(part) for part in path)
     prefix = "".join(f"{part}." for part in parents)
     siblings = {name.removeprefix(prefix): name for name in names if name.rpartition(".")[0] == prefix[:-1]}

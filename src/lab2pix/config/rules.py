@@ -1,4 +1,4 @@
-"""Rules that hold between settings; each broken one is a sentence that names the rule and a way out."""
+"""Cross-field validation of a configuration."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ __all__ = ["check_rules", "nearest_size"]
 
 
 def check_rules(config: RunConfig) -> None:
-    """Check what no single setting can know.
+    """Check settings against each other, and names against what the package provides.
 
     Raises:
-        ConfigError: two settings are at odds, or a name is none that ships with the package.
+        ConfigError: two settings conflict, or a name is unknown.
     """
     _check_names(config)
     _check_training(config)
@@ -26,7 +26,7 @@ def check_rules(config: RunConfig) -> None:
 
 
 def nearest_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[int, int]:
-    """Return the nearest height and width that are multiples of `multiple` and no smaller than `least`."""
+    """Return the nearest height and width that are multiples of `multiple` and at least `least`."""
     lowest = -(-least // multiple)
     height, width = (max(lowest, 1, (side + multiple // 2) // multiple) * multiple for side in size)
     return height, width
@@ -70,7 +70,7 @@ def _check_training(config: RunConfig) -> None:
 
 
 def _check_evaluation(config: RunConfig) -> None:
-    """Check what is scored during training, so that no run stops at its first scores."""
+    """Check the settings of scoring during training, so that a run fails at the start and not at its first scores."""
     evaluation = config.evaluation
     for name in evaluation.features:
         if name.endswith((".pt2", ".onnx")):

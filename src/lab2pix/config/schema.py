@@ -1,4 +1,4 @@
-"""One tree of settings: what a run is, from the label map's folder to the last checkpoint."""
+"""Configuration schema of a run: pydantic models of the settings that all methods share."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ __all__ = [
 ]
 
 Light = Literal["sun", "any"]
-"""Whether the height of the sun tells in which light a drawn scene lies, or nothing does."""
+"""Light of procedural scenes: set by the height of the sun, or random for any label map."""
 
 FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1")
 """Feature networks that `lab2pix.evaluation` knows by name."""
 
 
 class Section(BaseModel):
-    """A part of the tree: unknown keys are errors, values never change after loading."""
+    """Base class of configuration sections: frozen, and unknown keys are errors."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class ScenesConfig(Section):
-    """The drawn landscapes of format `scenes`, which need no files."""
+    """Procedural landscapes of format `scenes`, which needs no files."""
 
     train_count: int = Field(2000, ge=1, description="How many different scenes to train on.")
     val_count: int = Field(64, ge=1, description="How many scenes to hold out.")
@@ -49,13 +49,13 @@ class ScenesConfig(Section):
 
 
 class SideConfig(Section):
-    """One side of an unpaired set: a folder of label maps, or one of photos."""
+    """One domain of an unpaired dataset: a folder of label maps or of photos."""
 
     root: str | None = Field(None, description="The folder; null: as `data.format` and `data.root` say.")
 
 
 class SourceConfig(SideConfig):
-    """The images to generate from (`data.input: images`)."""
+    """Source images of image-to-image translation (`data.input: images`)."""
 
     channels: int = Field(
         3, ge=1, description="Channels that the method sees; 1 turns color into gray, 3 takes gray three times."
@@ -67,7 +67,7 @@ class SourceConfig(SideConfig):
 
 
 class SketchConfig(Section):
-    """Where line drawings come from (label space `sketch`)."""
+    """Source of line drawings (label space `sketch`)."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, serialize_by_alias=True, validate_by_alias=True
@@ -86,7 +86,7 @@ class SketchConfig(Section):
 
 
 class DataConfig(Section):
-    """Where label maps and photos lie, and how they become tensors."""
+    """Dataset location, format and preprocessing."""
 
     format: str = Field("folder", description="How the files lie on disk; `lab2pix data formats` lists them.")
     root: str | None = Field(
@@ -113,16 +113,16 @@ class DataConfig(Section):
 
     @property
     def inputs_root(self) -> str | None:
-        """The folder of label maps, or of the images to generate from, where it is set by itself."""
+        """Separate folder of label maps or source images, if set."""
         return (self.source if self.input == "images" else self.labels).root
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
-"""A decay rate of Adam's averages."""
+"""Decay rate of Adam's moment estimates."""
 
 
 class TrainConfig(Section):
-    """How long, how many at once, and how exactly."""
+    """Training duration, batch size, precision and initialization."""
 
     batch_size: int = Field(
         1, ge=1, description="Samples per optimiser step, over all processes and accumulated parts."
@@ -146,7 +146,7 @@ class TrainConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How the evaluator judges a run while it trains (`train.evaluate_every`), as `lab2pix evaluate` would."""
+    """Evaluation during training (`train.evaluate_every`), with the scores of `lab2pix evaluate`."""
 
     features: tuple[str, ...] = Field(
         ("efficientnet-lite0",),
@@ -167,7 +167,7 @@ class EvaluationConfig(Section):
 
 
 class CheckpointConfig(Section):
-    """What is kept of a run."""
+    """Checkpoint interval and retention."""
 
     every: int = Field(1000, ge=1, description="Steps between checkpoints.")
     keep: int = Field(2, ge=1, description="How many of the latest stay.")
@@ -179,7 +179,7 @@ class CheckpointConfig(Section):
 
 
 class MonitorConfig(Section):
-    """What a run shows while it goes on."""
+    """Logs, sample sheets and TensorBoard files during training."""
 
     log_every: int = Field(10, ge=1, description="Steps between lines of the log.")
     sample_every: int = Field(500, ge=1, description="Steps between sample sheets, loss plots and validation scores.")
@@ -188,7 +188,7 @@ class MonitorConfig(Section):
 
 
 class RunConfig(Section):
-    """Settings that every run has; a method's `Config` adds its own sections.
+    """Settings common to all runs; the `Config` class of a method adds its own sections.
 
     Attributes:
         takes_images: whether the method can generate from images (`data.input: images`).
@@ -206,19 +206,19 @@ class RunConfig(Section):
     monitor: MonitorConfig = MonitorConfig()
 
     def check_rules(self) -> None:
-        """Check what no single setting of the method can know.
+        """Check the settings of the method against each other.
 
         Raises:
-            ConfigError: two settings contradict each other.
+            ConfigError: two settings conflict.
         """
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
-        """Check that a forward pass of so many samples can be trained on.
+        """Check the number of samples per forward pass, for example for batch norm.
 
         Args:
-            samples: of one micro-batch, in one process.
-            advice: how to get more of them, as the end of a sentence.
+            samples: samples of one micro-batch in one process.
+            advice: how to increase it, as the end of an error's sentence.
 
         Raises:
-            ConfigError: it cannot.
+            ConfigError: the method cannot train on so few samples.
         """

@@ -1,4 +1,4 @@
-"""From files (or drawn scenes) to samples: what lies where, how it is read, and whether it is sound."""
+"""Datasets: formats, file readers, transforms, and paired, unpaired and procedural datasets."""
 
 from __future__ import annotations
 

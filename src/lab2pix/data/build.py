@@ -1,4 +1,4 @@
-"""Builds the dataset that a configuration describes."""
+"""Dataset construction from a configuration."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ __all__ = ["AnyDataset", "build_dataset", "has_held_out_photos", "is_paired", "o
 
 
 AnyDataset: TypeAlias = PairDataset | ScenesDataset | UnpairedDataset
-"""What `build_dataset` gives: each has a length, samples by index or `(epoch, index)`, and a `file_hash()`."""
+"""Datasets of `build_dataset`: sized, indexed by `index` or `(epoch, index)`, with a `file_hash()`."""
 
 
 def build_dataset(
     data: DataConfig, split: Literal["train", "val"], label_space: LabelSpace, seed: int, *, paired: bool
 ) -> AnyDataset:
-    """Find the data set that a configuration describes.
+    """Build the dataset of a configuration.
 
     Args:
-        data: the data part of the configuration.
-        split: `train` (random crops and flips, and for unpaired learning photos of other label maps), or `val`
-            (neither; no photos where it is not known which label map they belong to).
-        label_space: the classes of the label maps.
-        seed: decides crops, flips and which photo meets which label map.
+        data: the section `data`.
+        split: `train` (random crops and flips; random photos for unpaired methods) or `val` (neither; no photos if the
+            pairing is unknown).
+        label_space: classes of the label maps.
+        seed: seed of crops, flips and random pairing.
         paired: whether the method learns from pairs.
 
     Raises:
-        ConfigError: settings are missing or contradict each other.
-        DataError: files are missing or without partner.
+        ConfigError: settings are missing or in conflict.
+        DataError: files are missing or have no partner.
     """
     train = split == "train"
     if not train and data.val_split is None:
@@ -53,16 +53,16 @@ def build_dataset(
 
 
 VAL_SCENES_START = 1_000_000_000
-"""Number of the first held-out scene: far behind any that is trained on."""
+"""Index of the first held-out scene, far beyond those of training."""
 
 
 def is_paired(data: DataConfig) -> bool:
-    """Say whether it is known which photo belongs to which label map.
+    """Return whether the data is paired: whether the photo of each label map is known.
 
-    It is for every format but `unaligned`, and for sketches made from photos; not for folders named side by side.
+    False for format `unaligned` and for separate folders of inputs or photos. Sketches made from photos are paired.
 
     Raises:
-        ConfigError: a folder of label maps is named, but sketches are made from photos.
+        ConfigError: sketches are made from photos, but a folder of label maps is set, too.
     """
     if data.input == "images":
         return data.format != "unaligned" and data.source.root is None and data.images.root is None
@@ -90,18 +90,18 @@ def _check_pairs(data: DataConfig) -> None:
 def open_split(
     data: DataConfig, label_space: LabelSpace, seed: int, parts: Literal["pairs", "labels", "photos"], *, train: bool
 ) -> PairDataset | ScenesDataset:
-    """Open the label maps (or the images to generate from), the photos, or the pairs that a configuration names.
+    """Open the pairs, the inputs (label maps or source images) or the photos of a split.
 
     Args:
-        data: the data part of the configuration.
-        label_space: the classes of the label maps.
-        seed: decides crops and flips of pairs.
-        parts: what is wanted.
-        train: whether it is the split to train on.
+        data: the section `data`.
+        label_space: classes of the label maps.
+        seed: seed of crops and flips of pairs.
+        parts: what to open; `labels` are the inputs.
+        train: whether to open the training split rather than the validation split.
 
     Raises:
-        ConfigError: settings are missing or at odds.
-        DataError: files are missing or without partner.
+        ConfigError: settings are missing or in conflict.
+        DataError: files are missing or have no partner.
     """
     _check_input(data)
     sketcher = sketcher_of(data, label_space) if data.input == "labels" else None
@@ -134,10 +134,10 @@ def open_split(
 
 
 def _check_input(data: DataConfig) -> None:
-    """Refuse settings of the other kind of input.
+    """Check that no setting applies to the other value of `data.input`.
 
     Raises:
-        ConfigError: there are some.
+        ConfigError: one does.
     """
     if data.input == "labels":
         if data.source != SourceConfig():
@@ -156,7 +156,7 @@ def _check_input(data: DataConfig) -> None:
 
 
 def has_held_out_photos(data: DataConfig) -> bool:
-    """Say whether photos are held out: in pairs, or in a folder of their own."""
+    """Return whether there are held-out photos, in pairs or in a separate folder."""
     root = data.images.root
     if data.val_split is None:
         return False
@@ -164,7 +164,7 @@ def has_held_out_photos(data: DataConfig) -> bool:
 
 
 def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -> PairDataset | ScenesDataset | None:
-    """Open the held-out photos of which nobody knows the label maps; None where there are no such photos.
+    """Open the held-out photos of unpaired data; None if the data is paired or has none.
 
     Raises:
         DataError: files are missing.
@@ -177,7 +177,7 @@ def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -
 def _list_folder(
     root: Path, split: str | None, data: DataConfig, key: Literal["labels", "images", "source"]
 ) -> PairList:
-    """List the label maps or photos of one side's own folder, or of the split's sub-folder where it has one."""
+    """List the files of a separate folder of inputs or photos, or of its sub-folder for the split if it has one."""
     what = {"labels": "label maps", "images": "photos", "source": "images to generate from"}[key]
     setting = f"data.{key}.root"
     if not root.is_dir():
@@ -202,7 +202,7 @@ def _list_folder(
 def _open_scenes(
     data: DataConfig, label_space: LabelSpace, sketcher: Sketcher | None, parts: str, *, train: bool
 ) -> ScenesDataset:
-    """Return the drawn scenes to train on or to hold out."""
+    """Return the procedural scenes of the training or validation split."""
     scenes = LabelSpace.load("scenes").names
     if sketcher is not None and sketcher.source == "labels" and sketcher.label_space.names != scenes:
         raise ConfigError(

@@ -1,4 +1,4 @@
-"""Checks a whole dataset, and draws a contact sheet of it."""
+"""Dataset validation and contact sheets."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["DatasetReport", "check_dataset", "contact_sheet", "draw_sheet"]
 
 
 _SHOWN = 20
-"""Lines per kind of problem, and classes, that the text form of a report shows; the JSON form has them all."""
+"""Maximum number of classes and of lines per problem in a text report; JSON has all."""
 
 _KINDS = {
     "unmatched": "without partner",
@@ -43,20 +43,20 @@ _KINDS = {
 
 @dataclass
 class DatasetReport:
-    """What `check_dataset` found.
+    """Result of `check_dataset`.
 
     Attributes:
-        root: the data set's folder.
-        format: how its files lie.
-        label_space: name of the label space it was read with.
+        root: folder of the dataset.
+        format: name of the format.
+        label_space: name of the label space.
         counts: pairs per split (or first sub-folder).
         sizes: label maps per size, `WxH`.
-        class_shares: part of all readable pixels per class, `unknown` among them where the label space has it.
-        unmatched: files without partner.
-        doubles: files that share their name with another.
-        unreadable: a sentence per file that is damaged, truncated or no picture.
-        wrong_labels: a sentence per label map with ids or colours that the label space does not have.
-        sizes_disagree: a sentence per pair whose parts differ in size.
+        class_shares: fraction of all readable pixels per class, including `unknown` if the label space has it.
+        unmatched: files without a partner.
+        doubles: files that share their name with another file.
+        unreadable: one message per file that is damaged, truncated or not an image.
+        wrong_labels: one message per label map with ids or colors outside the label space.
+        sizes_disagree: one message per pair whose parts differ in size.
     """
 
     root: str
@@ -73,15 +73,15 @@ class DatasetReport:
 
     @property
     def ok(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no problems were found."""
         return not any(getattr(self, kind) for kind in _KINDS)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
+        """Return plain values for JSON."""
         return {"ok": self.ok, **asdict(self)}
 
     def __str__(self) -> str:
-        """Return the report as a page of text."""
+        """Return the report as text."""
         counts = ", ".join(f"{name} {count}" for name, count in self.counts.items())
         lines = [
             f"{self.root}: {sum(self.counts.values())} pairs, format '{self.format}', label space '{self.label_space}'",
@@ -105,7 +105,7 @@ class DatasetReport:
 
 @dataclass
 class _Finding:
-    """What reading one pair showed: pixels per canonical id, the label map's size, and what is wrong, by kind."""
+    """Result of reading one pair: pixels per canonical id, size of the label map, and (category, message) problems."""
 
     pixels: Tensor | None = None
     size: str | None = None
@@ -113,16 +113,16 @@ class _Finding:
 
 
 def check_dataset(root: Path | str, format: str, label_space: LabelSpace, split: str | None = None) -> DatasetReport:
-    """Read all files of a data set and list everything that is wrong with it.
+    """Read all files of a dataset and report every problem.
 
     Args:
-        root: the data set's folder.
-        format: how its files lie.
-        label_space: the classes that its label maps should have.
-        split: which part; None: all there is.
+        root: folder of the dataset.
+        format: name of the format.
+        label_space: expected classes of the label maps.
+        split: the split; None: all.
 
     Raises:
-        DataError: there is no such format, folder or split, or nothing in it at all.
+        DataError: the format, folder or split does not exist, or there are no images.
     """
     root = Path(root)
     found = scan(format, root, split)
@@ -157,24 +157,24 @@ def contact_sheet(
     count: int = 8,
     overwrite: bool = False,
 ) -> Path:
-    """Write a PNG that shows pairs from all over a data set: photo, coloured labels, overlay.
+    """Write a contact sheet (PNG) of evenly spaced pairs of a dataset: photo, colored labels, overlay.
 
     Args:
-        root: the data set's folder.
-        format: how its files lie.
-        label_space: the classes of its label maps.
-        out: the PNG.
-        split: which part; None: all there is.
-        count: how many pairs at most.
-        overwrite: replace a file that is there.
+        root: folder of the dataset.
+        format: name of the format.
+        label_space: classes of the label maps.
+        out: path of the PNG.
+        split: the split; None: all.
+        count: maximum number of pairs.
+        overwrite: whether to replace an existing file.
 
     Returns:
-        The PNG's path.
+        The path of the PNG.
 
     Raises:
         DataError: a pair is incomplete or unreadable.
-        LabelError: a label map holds what the label space does not have.
-        OutputError: the PNG is there already, or cannot be written.
+        LabelError: a label map has ids or colors outside the label space.
+        OutputError: the PNG exists, or cannot be written.
     """
     out = Path(out)
     if out.exists() and not overwrite:
@@ -191,12 +191,12 @@ def contact_sheet(
 
 
 def _examine_all(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[_Finding]:
-    """Yield what reading each pair shows, in their order; several are read at a time."""
+    """Read pairs in parallel threads and yield the findings in order."""
     console = Console(stderr=True)
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
 
         def findings() -> Iterator[_Finding]:
-            for start in range(0, len(pairs), 256):  # in portions, or all waiting results would fill the memory
+            for start in range(0, len(pairs), 256):  # in chunks, to bound the memory of pending results
                 yield from pool.map(lambda pair: _examine(pair, label_space), pairs[start : start + 256])
 
         yield from track(
@@ -229,17 +229,17 @@ def _examine(pair: Pair, label_space: LabelSpace) -> _Finding:
         except DataError as error:
             finding.problems.append(("sizes_disagree", str(error)))
     if len(finding.problems) > 1:
-        finding.problems = list(dict.fromkeys(finding.problems))  # one AB file can be unreadable twice
+        finding.problems = list(dict.fromkeys(finding.problems))  # both halves of an AB file report the same error
     return finding
 
 
 def _first_part(name: str) -> str:
-    """Return the split or sub-folder that a pair's name starts with."""
+    """Return the first folder in the name of a pair: its split or sub-folder."""
     return name.split("/", 1)[0] if "/" in name else "all"
 
 
 def _head(texts: Sequence[str], count: int) -> str:
-    """Join the first few texts."""
+    """Join the first `count` texts."""
     return ", ".join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")
 
 
@@ -249,15 +249,15 @@ _GAP = 10
 _LINE = 20
 _PAPER, _INK, _FAINT = (250, 250, 248), (40, 40, 40), (130, 130, 130)
 _OVERLAY = 0.55
-"""How much of the class colour the overlay has."""
+"""Opacity of the class colors in the overlay."""
 
 
 def draw_sheet(pairs: Sequence[Pair], label_space: LabelSpace) -> Image.Image:
-    """Draw a row per pair (photo, labels, overlay) under its name, and below all rows the classes that occur.
+    """Draw a contact sheet: a named row per pair (photo, labels, overlay) and a legend of the classes.
 
     Raises:
         DataError: a pair is unreadable, or its parts differ in size.
-        LabelError: a label map holds what the label space does not have.
+        LabelError: a label map has ids or colors outside the label space.
     """
     rows, present = [], torch.zeros(label_space.num_channels, dtype=torch.bool)
     for pair in pairs:
@@ -280,7 +280,7 @@ def draw_sheet(pairs: Sequence[Pair], label_space: LabelSpace) -> Image.Image:
 
 
 def _tiles(label: Tensor, image: Tensor, label_space: LabelSpace) -> list[Image.Image]:
-    """Return photo, coloured labels and overlay of a pair, at most `_TILE` pixels on a side."""
+    """Return photo, colored labels and overlay of a pair, at most `_TILE` pixels per side."""
     scale = _TILE / max(label.shape)
     size = (max(1, round(label.shape[0] * scale)), max(1, round(label.shape[1] * scale)))
     photo = resize_image(image, size)
@@ -290,7 +290,7 @@ def _tiles(label: Tensor, image: Tensor, label_space: LabelSpace) -> list[Image.
 
 
 def _legend(present: Tensor, label_space: LabelSpace, width: int) -> Image.Image:
-    """Draw a swatch and the name of each class that occurs, in columns."""
+    """Draw the legend: color and name of each class that occurs, in columns."""
     font = ImageFont.load_default(14)
     names = [*label_space.names, "unknown"]
     ids = present.nonzero().flatten().tolist()

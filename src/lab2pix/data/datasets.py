@@ -1,4 +1,4 @@
-"""Datasets of label maps and photos, paired and unpaired."""
+"""Paired and unpaired datasets of label maps and photos."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ __all__ = ["PairDataset", "SampleSource", "UnpairedDataset", "check_sizes", "ran
 
 
 class PairDataset(Dataset[Sample]):
-    """Pairs of label map and photo.
+    """Dataset of label maps with their photos.
 
-    What a sample is depends on the seed, the epoch and its place alone, not on the order in which samples are read.
+    A sample depends only on seed, epoch and index, not on the order of reads.
 
     Args:
-        pairs: the pairs, with photos.
-        label_space: the classes of the label maps.
-        transform: resize, crop, flip.
-        seed: decides crops and flips, together with epoch and place.
-        edges: make the instance-boundary channel, too.
-        root: folder that file names are hashed relative to; None: as they are.
-        sketcher: makes line drawings, which are the label maps then; None: label maps are read.
-        source: how to read the images to generate from, which take the place of label maps; None: there are none.
+        pairs: the pairs.
+        label_space: classes of the label maps.
+        transform: resize, crop and flip.
+        seed: seed of crops and flips.
+        edges: whether to compute the instance-boundary channel.
+        root: folder that hashed file names are relative to; None: paths are hashed unchanged.
+        sketcher: creates line drawings as label maps; None: label maps are read.
+        source: how to read source images, which replace label maps; None: there are none.
 
     Raises:
-        DataError: edges are wanted and a pair has no instance map.
+        DataError: `edges` is set and a pair has no instance map.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class PairDataset(Dataset[Sample]):
         """Read and transform a sample.
 
         Args:
-            key: its place, or `(epoch, place)`; the epoch alone is 0.
+            key: index, or `(epoch, index)`; the default epoch is 0.
 
         Raises:
             DataError: a file is unreadable, or photo and label map differ in size.
-            LabelError: the label map holds what the label space does not have.
+            LabelError: the label map has ids or colors outside the label space.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         pair = self.pairs[index]
@@ -94,24 +94,24 @@ class PairDataset(Dataset[Sample]):
         return _sample(label, photo, instance, pair.name)
 
     def name(self, index: int) -> str:
-        """Return what messages call a pair."""
+        """Return the name of a pair, for messages."""
         return self.pairs[index].name
 
     def read_label(self, index: int) -> tuple[Tensor, Tensor | None]:
-        """Read a label map and the instance map that goes with it, but not its photo.
+        """Read a label map and its instance map, without the photo.
 
         Returns:
-            Both `[H, W]` int64, before crop and flip; no instance map where no edges are wanted. An image to generate
-            from is `[C, H, W]` float32 in [-1, 1].
+            Both `[H, W]` int64, before crop and flip; the instance map is None unless `edges` is set. A source image is
+            `[C, H, W]` float32 in [-1, 1].
 
         Raises:
-            DataError: a file is unreadable, or both differ in size.
-            LabelError: the label map holds what the label space does not have.
+            DataError: a file is unreadable, or the sizes differ.
+            LabelError: the label map has ids or colors outside the label space.
         """
         return self._label(self.pairs[index], None)
 
     def read_photo(self, index: int) -> Tensor:
-        """Read a photo, but not its label map: `[3, H, W]` uint8, before resize, crop and flip.
+        """Read a photo without its label map: `[3, H, W]` uint8, before resize, crop and flip.
 
         Raises:
             DataError: the file is unreadable.
@@ -119,7 +119,7 @@ class PairDataset(Dataset[Sample]):
         return self.pairs[index].read_image()
 
     def _label(self, pair: Pair, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Read label map and instance map, and compare their sizes and that of the photo if there is one."""
+        """Read label map and instance map, and check that their sizes and that of the photo, if given, agree."""
         if self.source is not None:
             read = pair.read_source(self.source.channels, self.source.range)
         else:
@@ -133,7 +133,7 @@ class PairDataset(Dataset[Sample]):
         return read if self.sketcher is None else self.sketcher.draw(read, self.transform.whole), instance
 
     def file_hash(self) -> str:
-        """Return a hash of the file list: names and sizes in bytes of all files, in their order."""
+        """Return a hash of the file list: names and sizes in bytes of all files, in order."""
         digest = hashlib.sha256()
         start = "" if self.root is None else path_prefix(self.root)
         for row in self.pairs.rows():
@@ -146,7 +146,7 @@ class PairDataset(Dataset[Sample]):
 
 
 def _sample(label: Tensor, photo: Tensor | None, instance: Tensor | None, name: str) -> Sample:
-    """Return a sample of what transforms made; an image to generate from has a dimension more than a label map."""
+    """Create a sample from transformed parts; a 3-D `label` is a source image."""
     source = label.contiguous() if label.ndim == 3 else None
     return Sample(
         label=label.contiguous() if source is None else torch.empty(0, 0, dtype=torch.int64),
@@ -158,12 +158,12 @@ def _sample(label: Tensor, photo: Tensor | None, instance: Tensor | None, name: 
 
 
 def size_text(part: Tensor) -> str:
-    """Return the size of `[..., H, W]` as people write it: width x height."""
+    """Format the size of `[..., H, W]` as width x height."""
     return f"{part.shape[-1]}x{part.shape[-2]}"
 
 
 def check_sizes(pair: Pair, label: Tensor, other: Tensor, what: str = "photo") -> None:
-    """Refuse a label map and a partner of different sizes.
+    """Check that a label map and its photo or instance map have the same size.
 
     Raises:
         DataError: height or width differ.
@@ -176,40 +176,41 @@ def check_sizes(pair: Pair, label: Tensor, other: Tensor, what: str = "photo") -
 
 
 class SampleSource(Protocol):
-    """Where an unpaired set takes its label maps or its photos from; one object may be both."""
+    """Source of the label maps or photos of an unpaired dataset; one object can serve both."""
 
     @property
     def transform(self) -> JointTransform:
-        """Resize, crop and flip of whatever it gives."""
+        """Resize, crop and flip."""
 
     def __len__(self) -> int:
-        """Return how many label maps, or photos, there are."""
+        """Return the number of label maps or photos."""
 
     def name(self, index: int) -> str:
-        """Return what messages call one."""
+        """Return the name of a label map or photo, for messages."""
 
     def read_label(self, index: int) -> tuple[Tensor, Tensor | None]:
-        """Return a label map and its instance map, if wanted, `[H, W]` int64, before crop and flip."""
+        """Return a label map and its instance map (if used), `[H, W]` int64, before crop and flip."""
 
     def read_photo(self, index: int) -> Tensor:
         """Return a photo `[3, H, W]` uint8, before crop and flip."""
 
     def file_hash(self) -> str:
-        """Return a hash of what it holds."""
+        """Return a hash of the content."""
 
 
 def random_pairing(seed: int, epoch: int, labels: int, photos: int, *, paired: bool) -> Tensor:
-    """Draw which photo each label map meets in an epoch.
+    """Sample the photo for each label map in one epoch.
 
-    Each photo is met as often as any other, or once more. Where the pairing is known all label maps and photos stand in
-    one circle, shuffled anew in each epoch, and each label map meets the photo of the next.
+    Photos are used equally often, up to a difference of one. For paired data the indices form a random cycle, and each
+    label map gets the photo of the next index, so never its own.
 
     Args:
-        seed: decides the draw, together with the epoch.
-        epoch: which epoch.
-        labels: how many label maps, 1 or more.
-        photos: how many photos, 1 or more.
-        paired: photo i belongs to label map i, and they must not meet; then there are 2 or more of both.
+        seed: seed of the permutation, together with `epoch`.
+        epoch: epoch number.
+        labels: number of label maps, at least 1.
+        photos: number of photos, at least 1.
+        paired: whether photo i belongs to label map i, which it must not be combined with; then both numbers are equal
+            and at least 2.
 
     Returns:
         `[labels]` int64 indices of photos.
@@ -223,18 +224,17 @@ def random_pairing(seed: int, epoch: int, labels: int, photos: int, *, paired: b
 
 
 class UnpairedDataset(Dataset[Sample]):
-    """Label maps, each with a photo of another, as samples of training; the interface of `PairDataset`.
+    """Unpaired dataset: label maps with random photos, with the interface of `PairDataset`.
 
-    Which photo it is depends on seed and epoch alone; crops and flips of both sides on seed, epoch and place, each side
-    by itself. Reading a label map does not read its own photo, nor the other way round.
+    The pairing depends on seed, epoch and index; so do crops and flips, which are independent for label map and photo.
 
     Args:
-        labels: where the label maps come from.
-        photos: where the photos come from; the same object where photo i belongs to label map i.
-        seed: decides all of it.
+        labels: source of the label maps.
+        photos: source of the photos; the same object as `labels` if photo i belongs to label map i.
+        seed: seed of pairing, crops and flips.
 
     Raises:
-        DataError: there is a single pair, whose label map could meet its own photo only.
+        DataError: `labels` and `photos` are the same object and hold a single pair.
     """
 
     def __init__(self, labels: SampleSource, photos: SampleSource, seed: int) -> None:
@@ -251,14 +251,14 @@ class UnpairedDataset(Dataset[Sample]):
         return len(self.labels)
 
     def __getitem__(self, key: int | tuple[int, int]) -> Sample:
-        """Read and transform a label map and the photo that it meets.
+        """Read and transform a label map and its random photo.
 
         Args:
-            key: the label map's place, or `(epoch, place)`; the epoch alone is 0.
+            key: index of the label map, or `(epoch, index)`; the default epoch is 0.
 
         Raises:
             DataError: a file is unreadable.
-            LabelError: the label map holds what the label space does not have.
+            LabelError: the label map has ids or colors outside the label space.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         label, instance = self.labels.read_label(index)
@@ -269,20 +269,20 @@ class UnpairedDataset(Dataset[Sample]):
         return _sample(label, photo, instance, self.name(index))
 
     def name(self, index: int) -> str:
-        """Return what messages call a label map."""
+        """Return the name of a label map, for messages."""
         return self.labels.name(index)
 
     def partner(self, epoch: int, index: int) -> int:
-        """Return which photo a label map meets in an epoch."""
+        """Return the index of the photo for a label map in an epoch."""
         if epoch not in self._drawn:
             paired = self.labels is self.photos
             drawn = random_pairing(self.seed, epoch, len(self.labels), len(self.photos), paired=paired)
-            # The epoch before stays: a batch may reach back into it, and more than two are never read at once.
+            # Keep the previous epoch, too: a batch can span two epochs, but never more.
             self._drawn = {e: kept for e, kept in self._drawn.items() if e == epoch - 1} | {epoch: drawn}
         return int(self._drawn[epoch][index])
 
     def file_hash(self) -> str:
-        """Return a hash of what both sides hold."""
+        """Return a hash of both sources."""
         labels = self.labels.file_hash()
         photos = labels if self.photos is self.labels else self.photos.file_hash()
         sides = f"unpaired\n{labels}\n{photos}"

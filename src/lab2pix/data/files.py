@@ -1,4 +1,4 @@
-"""Reads photos, label maps and instance maps of every kind that people keep, and writes label maps."""
+"""Readers of photos, label maps and instance maps, and a writer of label maps."""
 
 from __future__ import annotations
 
@@ -38,36 +38,36 @@ __all__ = [
 ]
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"})
-"""What counts as a picture, in lower case."""
+"""File name suffixes of images, in lower case."""
 
 ARRAY_SUFFIX = ".npy"
-"""Arrays of NumPy, for images to generate from that image files cannot hold."""
+"""Suffix of NumPy arrays, for source images that image files cannot hold."""
 
 _LOSSY_IDS = "{} is gray and compressed with loss, which does not keep ids exact; save label maps as PNG"
 
 _ID_MODES = frozenset({"1", "L", "I", "I;16", "I;16L", "I;16B"})
-"""Pillow's names for one whole number per pixel."""
+"""Pillow modes with one integer per pixel."""
 
 
 def find_images(folder: Path) -> Iterator[Path]:
-    """Yield the pictures in a folder and all its sub-folders, sorted within each; hidden ones are left out.
+    """Yield the images in a folder and its sub-folders by suffix, sorted per folder, without hidden ones.
 
-    Names alone decide, no file is opened or asked for its size.
+    No file is opened.
     """
     return (folder / f"{stem}{suffix}" for stem, suffix in list_images(folder))
 
 
 def list_inputs(folder: Path) -> Iterator[tuple[str, str]]:
-    """Yield what `list_images` does, or in a folder without images its arrays of NumPy."""
+    """Yield images as `list_images` does, or the NumPy arrays of a folder without images."""
     images = list_images(folder)
     first = next(images, None)
     return list_images(folder, frozenset({ARRAY_SUFFIX})) if first is None else chain([first], images)
 
 
 def list_images(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[tuple[str, str]]:
-    """Yield what `find_images` does as text, which is several times faster: path below the folder, and its suffix.
+    """Yield relative path without suffix (separated by slashes), and suffix, of each image in a folder.
 
-    Parts of the path are separated by slashes.
+    Same files as `find_images`, several times faster.
     """
     top = str(folder)
     for parent, folders, names in os.walk(top):
@@ -81,19 +81,19 @@ def list_images(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iter
 
 
 def path_prefix(folder: Path) -> str:
-    """Return what the path of whatever lies in a folder begins with, as text."""
+    """Return the path prefix of the files in a folder."""
     text = str(folder)
     return "" if text == "." else text if text.endswith(os.sep) else text + os.sep
 
 
 def read_image(path: Path) -> Tensor:
-    """Read a photo: palette, gray, RGB, RGBA (alpha is dropped), CMYK, 8 or 16 bit; turned as its EXIF data say.
+    """Read a photo: palette, gray, RGB, RGBA (alpha is dropped) or CMYK, 8 or 16 bit; EXIF orientation is applied.
 
     Returns:
         `[3, H, W]` uint8 RGB.
 
     Raises:
-        DataError: the file is missing, truncated, or no picture, or has numbers of which nobody knows which is white.
+        DataError: the file is missing, truncated or not an image, or its value range is unknown (float, 32-bit).
     """
     image, kind = open_image(path)
     if image.mode == "F" or (image.mode == "I" and kind != "PNG"):
@@ -103,10 +103,10 @@ def read_image(path: Path) -> Tensor:
 
 
 def read_label(path: Path, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
-    """Read a label map, whichever way it spells its classes; see `to_label`.
+    """Read a label map in any of the encodings of `to_label`.
 
     Args:
-        path: the file.
+        path: path of the file.
         label_space: its classes.
         lines: which pixels of a line drawing are lines.
 
@@ -114,18 +114,18 @@ def read_label(path: Path, label_space: LabelSpace, lines: Lines = "auto") -> Te
         `[H, W]` int64 canonical ids.
 
     Raises:
-        DataError: the file is missing, truncated, or no picture.
-        LabelError: it holds ids or colours that the label space does not have.
+        DataError: the file is missing, truncated or not an image.
+        LabelError: it has ids or colors outside the label space.
     """
     image, lossy = read_label_image(path)
     return to_label(image, label_space, str(path), lossy=lossy, lines=lines)
 
 
 def read_label_image(path: Path) -> tuple[Image.Image, bool]:
-    """Open a label map, turned as its EXIF data say, and tell whether its file's compression changes pixels.
+    """Open a label map (EXIF orientation is applied), and return it and whether its compression is lossy.
 
     Raises:
-        DataError: the file is missing, truncated, or no picture.
+        DataError: the file is missing, truncated or not an image.
     """
     image, kind = open_image(path)
     with path.open("rb") as file:
@@ -133,12 +133,12 @@ def read_label_image(path: Path) -> tuple[Image.Image, bool]:
 
 
 def is_lossy(image: Image.Image, kind: str | None, file: BinaryIO) -> bool:
-    """Say whether a picture's file does not keep pixels exact: JPEG, also within TIFF, and most of WebP.
+    """Return whether the compression of an image file is lossy: JPEG, JPEG in TIFF, or lossy WebP.
 
     Args:
-        image: the picture as it was opened.
-        kind: Pillow's name of the file's format.
-        file: the file, at its beginning.
+        image: the opened image.
+        kind: Pillow's name of the file format.
+        file: the file, at its start.
     """
     if kind == "WEBP":
         return _is_lossy_webp(file)
@@ -154,30 +154,30 @@ def to_label(
     lines: Lines = "auto",
     dtype: torch.dtype = torch.int64,
 ) -> Tensor:
-    """Turn an opened label map into canonical ids.
+    """Decode an opened label map to canonical ids.
 
-    - One number per pixel (8 or 16 bit gray): ids, as the label space's files spell them.
-    - Palette: the indices are ids, unless all palette colours in use are the space's own under other indices, as
-      drawing programs like to sort them: then the colours count.
-    - RGB and RGBA (alpha is dropped): colours. Where red, green and blue agree in every pixel and not all of these
-      grays are class colours, they are ids.
+    - Gray (8 or 16 bit): file values of the label space.
+    - Palette: the indices are file values, unless all palette colors in use are class colors at other indices, as
+      drawing programs reorder palettes; then the colors decide.
+    - RGB and RGBA (alpha is dropped): colors. If every pixel is gray and not all grays are class colors, they are file
+      values.
 
-    With label space `sketch` it is a line drawing instead, whatever its mode: see `drawings.find_lines`. Paper that is
-    transparent is white, or black where lines are said to be light.
+    With label space `sketch`, images of all these modes are line drawings: see `line_drawings.find_lines`. Transparent
+    pixels become white, or black if `lines` is `light`.
 
     Args:
         image: the label map.
-        label_space: the classes.
-        where: what to call the map in an error, usually the file.
-        lossy: the file's compression changes pixels, as JPEG's does, so that it cannot hold ids.
+        label_space: its classes.
+        where: name of the map in errors, usually the file.
+        lossy: whether the compression of the file is lossy, so that it cannot hold ids.
         lines: which pixels of a line drawing are lines.
-        dtype: of the ids; one that holds all of the label space's. A small one takes an eighth of the memory.
+        dtype: dtype of the ids; must hold all of them. uint8 takes an eighth of the memory.
 
     Returns:
         `[H, W]` ids.
 
     Raises:
-        LabelError: ids or colours that the label space does not have, or ids in a file that cannot hold them.
+        LabelError: there are ids or colors outside the label space, or ids in a lossy file.
     """
     if label_space.name == SKETCH and image.mode != "F":
         return find_lines(to_rgb(_on_paper(image, lines)), lines, where, dtype=dtype)
@@ -202,13 +202,13 @@ def to_label(
 
 
 def read_instances(path: Path) -> Tensor:
-    """Read an instance map: 8 or 16 bit gray, palette indices, or a colour per instance.
+    """Read an instance map: 8 or 16 bit gray, palette indices, or one color per instance.
 
     Returns:
-        `[H, W]` int64; equal numbers are one instance.
+        `[H, W]` int64 instance ids.
 
     Raises:
-        DataError: the file is missing, truncated, or no picture.
+        DataError: the file is missing, truncated or not an image.
     """
     image, _ = open_image(path)
     if image.mode == "LA":
@@ -220,9 +220,9 @@ def read_instances(path: Path) -> Tensor:
 
 
 def write_label_png(path: Path | BinaryIO, ids: Tensor, label_space: LabelSpace) -> None:
-    """Write canonical ids `[H, W]` as a palette PNG in the class colours (16-bit gray if values pass 255).
+    """Write canonical ids `[H, W]` as a palette PNG in the class colors (16-bit gray if file values exceed 255).
 
-    Takes a path or an open file. An existing file is replaced; whoever calls decides whether it may be.
+    An existing file is replaced.
     """
     values = label_space.encode_values(ids).cpu().numpy()
     if values.max(initial=0) > 255:
@@ -238,7 +238,11 @@ def write_label_png(path: Path | BinaryIO, ids: Tensor, label_space: LabelSpace)
 
 
 def open_image(path: Path) -> tuple[Image.Image, str | None]:
-    """Load a picture with Pillow, turned as its EXIF data say; return it and its file's format."""
+    """Load an image with Pillow, apply its EXIF orientation, and return it with Pillow's name of the file format.
+
+    Raises:
+        DataError: the file is missing, truncated or not an image.
+    """
     try:
         with Image.open(path) as image:
             image.load()
@@ -255,35 +259,35 @@ def open_image(path: Path) -> tuple[Image.Image, str | None]:
 
 
 def _is_lossy_webp(file: BinaryIO) -> bool:
-    """Say whether a WebP file holds a lossy picture: its chunk `VP8 `, after those of the extended form if any."""
+    """Return whether a WebP file is lossy: whether its first image chunk is `VP8 ` rather than `VP8L`."""
     file.seek(12)
     while len(head := file.read(8)) == 8:
         if head[:4] in (b"VP8 ", b"VP8L"):
             return head[:4] == b"VP8 "
         size = int.from_bytes(head[4:], "little")
-        # A frame of a moving picture has 16 bytes of its own before its chunks.
+        # An animation frame has a header of 16 bytes before its chunks.
         file.seek(16 if head[:4] == b"ANMF" else size + size % 2, os.SEEK_CUR)
     return False
 
 
 def _to_integers(image: Image.Image) -> Tensor:
-    """Return the numbers of a picture with one number per pixel: `[H, W]` int64."""
+    """Return the values of a single-channel image: `[H, W]` int64."""
     return torch.from_numpy(np.asarray(image).astype(np.int64))
 
 
 def _to_values(image: Image.Image) -> Tensor:
-    """Return the numbers of a picture with one number per pixel, `[H, W]`, in a small type that holds them."""
+    """Return the values of a single-channel image, `[H, W]` uint8 or int32."""
     values = np.array(image)
     return torch.from_numpy(values.astype(np.uint8 if values.dtype.itemsize == 1 else np.int32, copy=False))
 
 
 def _used(values: Tensor) -> list[int]:
-    """Return the numbers that are in a map of 8 bits, in order."""
+    """Return the sorted distinct values of a uint8 map."""
     return torch.bincount(values.flatten()).nonzero()[:, 0].tolist()
 
 
 def _on_paper(drawing: Image.Image, lines: Lines) -> Image.Image:
-    """Lay a drawing with transparent parts on paper that its lines stand out from."""
+    """Composite a drawing with transparency onto a background that contrasts with its lines."""
     if not drawing.has_transparency_data:
         return drawing
     drawing = drawing.convert("RGBA")
@@ -292,7 +296,7 @@ def _on_paper(drawing: Image.Image, lines: Lines) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Tensor:
-    """Return any picture as `[3, H, W]` uint8; of 16 bits the upper 8."""
+    """Convert an image to `[3, H, W]` uint8 RGB; of 16 bits the upper 8 are kept."""
     if image.mode.startswith("I"):
         upper = torch.from_numpy((np.asarray(image) // 256).clip(0, 255).astype(np.uint8))
         return upper.expand(3, -1, -1).contiguous()
@@ -305,7 +309,7 @@ def to_rgb(image: Image.Image) -> Tensor:
 
 
 def _from_palette(image: Image.Image, label_space: LabelSpace, where: str, dtype: torch.dtype) -> Tensor:
-    """Turn a palette picture into canonical ids, by its indices or by its colours; `to_label` says when."""
+    """Decode a palette image to canonical ids, by index or by color (see `to_label`)."""
     indices = _to_values(image)
     entries = image.getpalette("RGB") or []
     used = _used(indices)
@@ -313,7 +317,7 @@ def _from_palette(image: Image.Image, label_space: LabelSpace, where: str, dtype
     palette = [tuple(color) for color in label_space.palette.tolist()]
     values = label_space.encode_values(torch.arange(label_space.num_channels)).tolist()
     as_written = dict(zip(values, palette, strict=True))
-    # One entry of black, or of gray as in a gray ramp, says nothing: so does an empty or default palette.
+    # A single gray entry carries no information: an empty or default palette (a gray ramp) has it, too.
     telling = len(set(colors)) == len(colors) and (len(colors) > 1 or len(set(colors[0])) > 1)
     if telling and set(colors) <= set(palette) and colors != [as_written.get(index) for index in used]:
         table = torch.zeros(256, dtype=dtype)

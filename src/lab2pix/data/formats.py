@@ -1,6 +1,6 @@
-"""Where the parts of a pair (label map, photo, instance map) lie on disk, for every format that data sets come in.
+"""Dataset formats: functions that list and match the files of pairs (label map, photo, instance map).
 
-Files are listed, matched and kept as text: a set of 120,000 pairs is found in a second or two.
+Paths stay strings for speed: 120,000 pairs are found in a second or two.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from lab2pix.utils.registry import DATASET_FORMATS
 __all__ = ["Scan", "find_pairs", "scan"]
 
 Parts = Literal["pairs", "labels", "photos"]
-"""What is looked for: label maps with their photos, label maps alone, or photos alone."""
+"""Parts to find: label maps with their photos, only label maps, or only photos."""
 
 
 @dataclass
 class Scan:
-    """What lies in a data set, the right and the wrong.
+    """Result of scanning a dataset.
 
     Attributes:
         pairs: complete pairs, sorted by name.
-        unmatched: files without their partner.
-        doubles: files that claim the same name as another.
-        empty: folder of label maps or photos that holds none, while the other one holds some.
+        unmatched: files without a partner.
+        doubles: files that share their name with another file.
+        empty: folder of label maps or photos that is empty while the other one is not.
     """
 
     pairs: PairList = field(default_factory=PairList)
@@ -42,17 +42,17 @@ class Scan:
 
 
 def scan(format: str, root: Path, split: str | None, *, need_images: bool = True, need_labels: bool = True) -> Scan:
-    """Find the pairs of a split and whatever is wrong among its files; no file is opened.
+    """Find the pairs and the unmatched or duplicate files of a split, without opening files.
 
     Args:
         format: name of the format.
-        root: the data set's folder; for labels alone also a folder of label maps, or one file.
-        split: which part; None: all there is.
-        need_images: False finds label maps alone and asks for no photos.
-        need_labels: False finds photos alone and asks for no label maps.
+        root: folder of the dataset; if `need_images` is False also a folder of label maps, or one file.
+        split: the split; None: all.
+        need_images: False finds label maps without photos.
+        need_labels: False finds photos without label maps.
 
     Raises:
-        DataError: no such format, folder or split.
+        DataError: the format, folder or split does not exist.
     """
     parts: Parts = "labels" if not need_images else "pairs" if need_labels else "photos"
     if format not in DATASET_FORMATS:
@@ -75,13 +75,13 @@ def find_pairs(
 
     Args:
         format: name of the format.
-        root: the data set's folder; for labels alone also a folder of label maps, or one file.
-        split: which part; None: all there is.
-        need_images: False finds label maps alone and asks for no photos.
-        need_labels: False finds photos alone and asks for no label maps.
+        root: folder of the dataset; if `need_images` is False also a folder of label maps, or one file.
+        split: the split; None: all.
+        need_images: False finds label maps without photos.
+        need_labels: False finds photos without label maps.
 
     Raises:
-        DataError: no such format, folder or split; nothing in it; a file without partner; two files of one name.
+        DataError: the format, folder or split does not exist or is empty, or a file has no partner or a duplicate name.
     """
     root = Path(root)
     found = scan(format, root, split, need_images=need_images, need_labels=need_labels)
@@ -102,7 +102,7 @@ def find_pairs(
 
 
 def _listed(paths: list[Path]) -> str:
-    """Name the first few of some files."""
+    """List the first few file names."""
     return ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
@@ -111,9 +111,12 @@ def _listed(paths: list[Path]) -> str:
 
 @dataclass(frozen=True)
 class _Part:
-    """The pictures of one part of the pairs: in which folder, with which ending before the suffix, and the suffixes.
+    """Images of one part of the pairs; the path of a pair's image is `folder / (name + ending + suffix)`.
 
-    A file's name is `folder / (name + ending + suffix)`; suffixes alone are kept, by name.
+    Attributes:
+        folder: path prefix.
+        ending: common end of the file names, before the suffix.
+        suffixes: suffix by pair name.
     """
 
     folder: str
@@ -121,7 +124,7 @@ class _Part:
     suffixes: dict[str, str]
 
     def path(self, name: str) -> str:
-        """Return the file of a name; empty where there is none."""
+        """Return the path for a pair name, or an empty string."""
         suffix = self.suffixes.get(name)
         return "" if suffix is None else f"{self.folder}{name}{self.ending}{suffix}"
 
@@ -132,7 +135,7 @@ _NOTHING = _Part("", "", {})
 def _look(
     folder: Path | None, found: Scan, ending: str = "", keep: Callable[[str], bool] = lambda suffix: True
 ) -> _Part:
-    """Return the pictures below a folder by their path in it, less suffix and ending; doubles go to `found`."""
+    """List the images of a folder by relative path without ending and suffix; duplicates are added to `found`."""
     if folder is None:
         return _NOTHING
     part = _Part(path_prefix(folder), ending, {})
@@ -152,7 +155,7 @@ def _match(
     endings: tuple[str, str, str] = ("", "", ""),
     prefix: str = "",
 ) -> Scan:
-    """Match the pictures of three folders (photos, labels, instances) by name; None: the other part alone."""
+    """Match the images of three folders (photos, labels, instances) by name; a folder of None is left out."""
     found = Scan()
     photos, labels, instances = (_look(folder, found, ending) for folder, ending in zip(folders, endings, strict=True))
     if folders[1] is None:
@@ -179,22 +182,22 @@ def _photos_alone(photos: _Part, prefix: str = "") -> PairList:
 
 
 def _without(part: _Part, other: _Part) -> list[Path]:
-    """Return the files of a part whose names another part does not have."""
+    """Return the files of a part whose names are missing in another part."""
     return [Path(part.path(name)) for name in sorted(part.suffixes.keys() - other.suffixes.keys())]
 
 
 def _subfolders(folder: Path) -> list[str]:
-    """Return the names of a folder's visible sub-folders, sorted."""
+    """Return the sorted names of the sub-folders, without hidden ones."""
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir() and not entry.name.startswith("."))
 
 
 def _part(root: Path, *parts: str | None) -> Path:
-    """Return a folder below the root that must be there.
+    """Return an existing folder below the root.
 
     Raises:
-        DataError: it is not; the text names what lies beside it.
+        DataError: it does not exist; the message lists its siblings.
     """
     folder = root.joinpath(*(part for part in parts if part))
     if not folder.is_dir():
@@ -208,7 +211,7 @@ def _part(root: Path, *parts: str | None) -> Path:
 
 
 def _joined(scans: Iterable[Scan]) -> Scan:
-    """Put what was found in several places into one."""
+    """Merge scans into one."""
     scans = list(scans)
     whole = Scan(PairList(chain.from_iterable(found.pairs.rows() for found in scans)))
     for found in scans:
@@ -276,7 +279,7 @@ def _scan_halves(form: PairStorage) -> Callable[[Path, str | None, Parts], Scan]
 
 
 def scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
-    """Match the CMP base form, which keeps photos (.jpg) and label maps (.png) in one folder."""
+    """Match the format of the CMP base set: photos (.jpg) and label maps (.png) in one folder."""
     found = Scan()
     folder = _part(root, split)
     photos = _NOTHING if parts == "labels" else _look(folder, found, keep=lambda suffix: suffix != ".png")
@@ -295,7 +298,7 @@ def scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
 
 
 def scan_unaligned(root: Path, split: str | None, parts: Parts) -> Scan:
-    """List one domain's folder, as CycleGAN's data sets have them: what is generated from in A, photos in B."""
+    """List the files of one domain, as in CycleGAN's datasets: inputs in A, photos in B."""
     if parts == "pairs":
         raise DataError(f"Format 'unaligned' has no pairs in {root}; choose an unpaired method such as cyclegan")
     domain = "A" if parts == "labels" else "B"

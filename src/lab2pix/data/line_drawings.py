@@ -1,4 +1,4 @@
-"""Line drawings: which pixels of a picture are lines, and how to shrink a drawing without losing any."""
+"""Line drawings: binarization, and resizing that preserves thin lines."""
 
 from __future__ import annotations
 
@@ -15,44 +15,43 @@ from lab2pix.labels.space import LabelSpace
 __all__ = ["JPEG_BLEED", "SKETCH", "Lines", "find_lines", "resize_label", "resize_lines"]
 
 Lines = Literal["auto", "dark", "light"]
-"""Which pixels of a drawing are its lines; auto: the rarer ones."""
+"""Which pixels of a drawing are lines; auto: the rarer ones."""
 
 SKETCH = "sketch"
 """Name of the label space of line drawings: 0 blank, 1 line."""
 
 JPEG_BLEED = 16
-"""Columns beside the seam of an AB file into which JPEG spreads the other half's colours: one block of chroma."""
+"""Columns next to the seam of an AB file that can have colors of the other half: one JPEG chroma block."""
 
 _COLORED = 32
-"""From which difference of red, green and blue a pixel is colourful; JPEG makes a few levels of gray pictures."""
+"""Difference between red, green and blue above which a pixel is colored; JPEG artifacts of gray images are smaller."""
 _COLORED_SHARE = 0.001
-"""Part of the pixels that may be colourful all the same."""
+"""Largest fraction of colored pixels in a line drawing."""
 _CONTRAST = 32
-"""Least difference of the lightest and the darkest pixel; a page with less is blank."""
+"""Smallest difference between the lightest and the darkest pixel; an image with less is blank."""
 _SHADED_SHARE = 0.25
-"""Part of the pixels that may lie between the tones of lines and paper, as softened edges do."""
+"""Largest fraction of pixels with tones between line and paper, such as antialiased edges."""
 _IDS = 32
-"""What is darker than this all over holds ids rather than tones."""
+"""Brightness of the lightest pixel below which an image holds ids rather than tones."""
 
 
 def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0, dtype: torch.dtype = torch.int64) -> Tensor:
-    """Tell the lines of a drawing from its paper.
+    """Binarize a line drawing at the midpoint between its darkest and lightest pixel.
 
-    What is darker than the middle between the darkest and the lightest pixel is dark. A page of one tone is blank.
-    A picture without any value above 1 holds ids instead, 1 for a line unless `lines` is `dark`.
+    An image of one tone is blank. An image without values above 1 holds ids: 1 is a line, or 0 if `lines` is `dark`.
 
     Args:
         pixels: `[3, H, W]` uint8 RGB.
-        lines: which pixels are lines; `auto`: the dark ones or the light ones, whichever are fewer.
-        where: what to call the drawing in an error, usually the file.
-        seam: columns at the right that may show colours of another picture, see `JPEG_BLEED`.
-        dtype: of the result.
+        lines: which pixels are lines; `auto`: the dark or the light ones, whichever are fewer.
+        where: name of the drawing in errors, usually the file.
+        seam: columns at the right that can have colors of another image, see `JPEG_BLEED`.
+        dtype: dtype of the result.
 
     Returns:
         `[H, W]`, 0 blank and 1 line.
 
     Raises:
-        LabelError: the drawing has colours or many tones, or is a label map.
+        LabelError: the drawing has colors or many tones, or is a label map.
     """
     inner = pixels[..., : max(1, pixels.shape[-1] - seam)]
     colored = (inner.amax(dim=0) - inner.amin(dim=0)) > _COLORED
@@ -88,19 +87,19 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0, dtype
 
 
 def _share(mask: Tensor) -> float:
-    """Return which part of a mask is true; a mean, or a sum, would make large numbers of all of it."""
+    """Return the fraction of true pixels in a mask, without a float copy of it."""
     return int(torch.count_nonzero(mask)) / mask.numel()
 
 
 def resize_lines(lines: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a drawing so that every line stays, unbroken and no thicker than a pixel asks for.
+    """Resize a line drawing without breaking lines.
 
-    Where it shrinks, each line pixel marks the one pixel that it falls on: neighbours stay neighbours, which nearest
-    neighbours or a threshold on the average do not grant to lines of one pixel. Where it grows, pixels repeat.
+    Downsampling marks every pixel that contains a line pixel, so connected lines stay connected; nearest neighbor or a
+    thresholded average would break lines of one pixel. Upsampling repeats pixels.
 
     Args:
-        lines: `[H, W]` int64, 1 where there is a line.
-        size: the wanted height and width in pixels.
+        lines: `[H, W]` int64, 1 on lines.
+        size: height and width of the result in pixels.
 
     Returns:
         `[size]` int64.
@@ -116,5 +115,5 @@ def resize_lines(lines: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def resize_label(ids: Tensor, size: tuple[int, int], label_space: LabelSpace) -> Tensor:
-    """Resize ids `[H, W]` as their label space asks for: lines so that none is lost, classes by nearest neighbour."""
+    """Resize ids `[H, W]`: line drawings by `resize_lines`, classes by nearest neighbor."""
     return resize_lines(ids, size) if label_space.name == SKETCH else resize_nearest(ids, size)

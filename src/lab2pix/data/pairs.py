@@ -1,4 +1,4 @@
-"""The files of one sample, and of very many samples in little memory."""
+"""File paths of a sample, and a compact sequence of them."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from lab2pix.labels.space import LabelSpace
 __all__ = ["Pair", "PairList", "PairStorage", "Row"]
 
 PairStorage = Literal["files", "photo-left", "sketch-left", "input-left"]
-"""How input and photo share files: one each; one file, photo left; one file, sketch or any other input left."""
+"""File layout of a pair: separate files, or one AB file with the photo, a sketch or another input at the left."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """The files of one sample.
+    """Files of one sample.
 
     Attributes:
-        name: what it is called, unique within its split; parts are separated by slashes.
-        label: file of the label map; where photos alone are asked for, the photo's.
-        image: file of the photo, the same one for AB files; None where labels alone are asked for.
-        instance: file of the instance map, where there is one.
-        form: whether label map and photo have a file each, or which half of one file they are.
+        name: name, unique within the split; parts are separated by slashes.
+        label: file of the label map, or of the photo if only photos are listed.
+        image: file of the photo (the same for AB files); None if only label maps are listed.
+        instance: file of the instance map, if any.
+        form: whether label map and photo are separate files or halves of one.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Pair:
 
         Raises:
             DataError: the file cannot be read.
-            LabelError: it holds ids or colours that the label space does not have.
+            LabelError: it has ids or colors outside the label space.
         """
         if self.form == "files":
             return read_label(self.label, label_space, lines)
@@ -65,14 +65,14 @@ class Pair:
         return to_label(half, label_space, where, lossy=lossy, lines=lines)
 
     def read_source(self, channels: int, value_range: tuple[float, float] | None) -> Tensor:
-        """Read the image to generate from, which takes the label map's place; see `read_source`.
+        """Read the source image `[C, H, W]` float32 that replaces the label map; see `source_images.read_source`.
 
         Args:
-            channels: C.
-            value_range: values of the file that become -1 and 1.
+            channels: number of channels C.
+            value_range: file values that become -1 and 1.
 
         Raises:
-            DataError: the file cannot be read, or has other channels.
+            DataError: the file cannot be read, or its channels or values do not match.
         """
         image = read_source(self.label, channels, value_range)
         return image if self.form == "files" else _half(image, self.label, right=self.form == "photo-left")
@@ -81,7 +81,7 @@ class Pair:
         """Read the photo: `[3, H, W]` uint8 RGB.
 
         Raises:
-            DataError: the file cannot be read, or the pair was made without photo.
+            DataError: the file cannot be read, or the pair has no photo.
         """
         if self.image is None:
             raise DataError(f"{self.label} comes without a photo; give a data set that has them")
@@ -90,7 +90,7 @@ class Pair:
 
 
 class Row(NamedTuple):
-    """A pair as text: what `Pair` has, with an empty text where it has None."""
+    """A `Pair` as strings; an empty string is None."""
 
     name: str
     label: str
@@ -100,10 +100,10 @@ class Row(NamedTuple):
 
 
 class PairList(Sequence[Pair]):
-    """Many pairs, kept as one text and turned into a `Pair` when one is asked for.
+    """Immutable sequence of pairs packed into one byte array; `Pair` objects are created on access.
 
-    As objects, 120,000 pairs would take five times the memory, and every worker process would come to copy them all:
-    whoever looks at an object of Python's writes into it.
+    120,000 Python objects would take five times the memory, and reference counting would defeat copy-on-write, so each
+    worker process would end up with its own copy.
 
     Args:
         rows: the pairs.
@@ -113,13 +113,13 @@ class PairList(Sequence[Pair]):
         self._text = bytearray()
         self._ends = array("Q")
         for row in rows:
-            # No name holds a zero; what is no Unicode in a name of the file system's comes back as it was.
+            # File names contain no NUL; "surrogatepass" preserves names that are not valid Unicode.
             self._text += "\0".join(row).encode("utf-8", "surrogatepass")
             self._ends.append(len(self._text))
 
     @classmethod
     def of(cls, pairs: Sequence[Pair]) -> PairList:
-        """Return any pairs in this form."""
+        """Pack pairs, unless they are packed already."""
         if isinstance(pairs, cls):
             return pairs
         return cls(Row(p.name, str(p.label), str(p.image or ""), str(p.instance or ""), p.form) for p in pairs)
@@ -135,38 +135,38 @@ class PairList(Sequence[Pair]):
     def __getitem__(self, index: slice) -> PairList: ...
 
     def __getitem__(self, index: int | slice) -> Pair | PairList:
-        """Return one pair, or some of them."""
+        """Return a pair, or a slice as a `PairList`."""
         if isinstance(index, slice):
             return PairList(self.row(place) for place in range(*index.indices(len(self))))
         name, label, image, instance, form = self.row(range(len(self))[index])
         return Pair(name, Path(label), Path(image) if image else None, Path(instance) if instance else None, form)
 
     def row(self, place: int) -> Row:
-        """Return a pair as text; its place counts from 0."""
+        """Return a pair as strings, by its non-negative index."""
         text = self._text[self._ends[place - 1] if place else 0 : self._ends[place]]
         name, label, image, instance, form = text.decode("utf-8", "surrogatepass").split("\0")
         return Row(name, label, image, instance, cast(PairStorage, form))
 
     def rows(self) -> Iterator[Row]:
-        """Yield all pairs as text."""
+        """Yield all pairs as strings."""
         return map(self.row, range(len(self)))
 
 
 def _half_width(width: int, path: Path) -> int:
-    """Return half a width, or say that the file is no AB pair."""
+    """Return half of an AB file's width; an odd width is a `DataError`."""
     if width % 2:
         raise DataError(f"{path} is {width} pixels wide, which two halves cannot share; it is no AB pair")
     return width // 2
 
 
 def _half(image: Tensor, path: Path, *, right: bool) -> Tensor:
-    """Return one half `[3, H, W / 2]` of an AB picture `[3, H, W]`."""
+    """Return one half `[C, H, W / 2]` of an AB image `[C, H, W]`."""
     width = _half_width(image.shape[-1], path)
     return image[..., width:] if right else image[..., :width]
 
 
 def _check_two_classes(label_space: LabelSpace) -> None:
-    """Refuse a label space that drawings cannot be read with: they have lines and paper."""
+    """Check that a label space has the two classes of line drawings."""
     if label_space.num_classes != 2:
         raise LabelError(
             f"Sketches have two classes, blank and line, but label space '{label_space.name}' has "

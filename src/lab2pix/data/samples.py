@@ -1,4 +1,4 @@
-"""One sample, and the batch that samples are collated into."""
+"""Training sample type and collate function."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["Sample", "collate"]
 
 
 class Sample(TypedDict):
-    """One sample of training.
+    """Training sample.
 
-    `label` `[H, W]` int64 class ids; `image` `[3, H, W]` float32 RGB in [-1, 1]; `edges` `[1, H, W]` float32, 1 on
-    borders between instances, None where not asked for; `name` what messages call it. Where images are generated from
-    images, `source` `[C, H, W]` float32 in [-1, 1] is one, and `label` is empty, `[0, 0]`.
+    `label`: `[H, W]` int64 class ids; `image`: `[3, H, W]` float32 RGB in [-1, 1]; `edges`: `[1, H, W]` float32, 1 on
+    instance boundaries, or None; `name`: name for messages; `source`: source image `[C, H, W]` float32 in [-1, 1] of
+    image-to-image translation, where `label` is empty, `[0, 0]`.
     """
 
     label: Tensor
@@ -29,7 +29,7 @@ class Sample(TypedDict):
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Put samples of one size into a batch; photos and edges are left out unless every sample has them."""
+    """Stack samples of one size into a batch; photos, edges and sources are dropped unless every sample has them."""
 
     def stack(parts: list[Tensor | None]) -> Tensor | None:
         present = [part for part in parts if part is not None]

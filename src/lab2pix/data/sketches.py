@@ -1,4 +1,4 @@
-"""Sketches as label maps: read from files, found in photos, or drawn along the borders of label maps."""
+"""Line drawings as label maps: from files, from edges in photos, or from class boundaries."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _PHOTO_EDGES = "finding edges in photos (data.sketch.from=photo)"
 
 @dataclass(frozen=True)
 class Sketcher:
-    """Makes the line drawing of a pair, ids 0 (blank) and 1 (line), at the size that the networks see.
+    """Creates the line drawing of a pair, ids 0 (blank) and 1 (line), at the networks' input size.
 
     Attributes:
-        source: `files` reads the label file as a drawing, `photo` looks for edges in the photo, `labels` draws the
-            borders between the classes of the label map.
+        source: `files`: the label file is a drawing; `photo`: edge detection in the photo; `labels`: boundaries between
+            the classes of the label map.
         lines: which pixels of a file are lines.
-        label_space: the drawings' own label space, or with `labels` that of the label maps.
-        sigma: blur in pixels before edges are looked for in a photo.
+        label_space: label space of the drawings, or for `labels` that of the label maps.
+        sigma: standard deviation of the blur before edge detection, in pixels.
     """
 
     source: Literal["files", "photo", "labels"]
@@ -39,39 +39,39 @@ class Sketcher:
     sigma: float
 
     def read(self, pair: Pair, photo: Tensor | None = None) -> Tensor:
-        """Read what the drawing is made of, at its own size.
+        """Read the source of the drawing at its original size.
 
         Args:
-            pair: where it lies.
-            photo: the pair's photo `[3, H, W]` uint8 where it has been read already.
+            pair: files of the sample.
+            photo: the pair's photo `[3, H, W]` uint8, if it has been read already.
 
         Returns:
             A photo `[3, H, W]` uint8, or ids `[H, W]` int64: lines or classes.
 
         Raises:
             DataError: the file cannot be read.
-            LabelError: the drawing has colours, or the label map what its label space does not have.
+            LabelError: the drawing has colors, or the label map has ids or colors outside its label space.
         """
         if self.source == "photo":
             return pair.read_image() if photo is None else photo
         return pair.read_label(self.label_space, self.lines)
 
     def draw(self, read: Tensor, size: tuple[int, int]) -> Tensor:
-        """Make the drawing `[size]` int64 of what `read` gave."""
+        """Create the drawing `[size]` int64 from the result of `read`."""
         if self.source == "photo":
             return find_edges(resize_image(read, size), self.sigma)
         return resize_lines(read, size) if self.source == "files" else borders(resize_nearest(read, size))
 
 
 def find_edges(photo: Tensor, sigma: float) -> Tensor:
-    """Find the edges of a photo (Canny's detector, as scikit-image has it).
+    """Detect the edges of a photo (Canny edge detector of scikit-image).
 
     Args:
         photo: `[3, H, W]` uint8 RGB.
-        sigma: standard deviation of the blur before, in pixels.
+        sigma: standard deviation of the blur, in pixels.
 
     Returns:
-        `[H, W]` int64, 1 on an edge.
+        `[H, W]` int64, 1 on edges.
 
     Raises:
         ConfigError: the extra `sketches` is not installed.
@@ -82,7 +82,7 @@ def find_edges(photo: Tensor, sigma: float) -> Tensor:
 
 
 def borders(ids: Tensor) -> Tensor:
-    """Draw a line of one pixel wherever two classes of a label map `[H, W]` meet; `[H, W]` int64."""
+    """Mark class boundaries of a label map `[H, W]` with lines of one pixel; returns `[H, W]` int64."""
     lines = torch.zeros_like(ids)
     lines[:, :-1] |= (ids[:, 1:] != ids[:, :-1]).long()
     lines[:-1] |= (ids[1:] != ids[:-1]).long()
@@ -90,10 +90,10 @@ def borders(ids: Tensor) -> Tensor:
 
 
 def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
-    """Return what makes the sketches that a configuration asks for; None where it asks for classes.
+    """Create the sketcher of a configuration; None unless the label space is `sketch`.
 
     Raises:
-        ConfigError: settings of sketches that have no effect or are missing, or a missing extra.
+        ConfigError: a sketch setting is missing or has no effect, or an extra is not installed.
     """
     sketch = data.sketch
     if sketch.lines != "auto" and (sketch.from_ != "files" or label_space.name != SKETCH):
@@ -129,5 +129,5 @@ def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
             )
         space = LabelSpace.load(sketch.label_space)
     if sketch.from_ == "photo":
-        import_extra("skimage", "sketches", _PHOTO_EDGES)  # fails before training starts
+        import_extra("skimage", "sketches", _PHOTO_EDGES)  # fail before training starts
     return Sketcher(sketch.from_, sketch.lines, space, sketch.sigma)

@@ -1,4 +1,4 @@
-"""Reads the images that images are generated from: any number of channels of 8 or 16 bits, or fractions."""
+"""Readers of source images for image-to-image translation: any number of channels; 8-bit, 16-bit or float."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from lab2pix.errors import DataError
 __all__ = ["read_source", "to_source"]
 
 _GRAY = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in gray (ITU-R BT.601), as Pillow has them."""
+"""Luma weights of red, green and blue (ITU-R BT.601), as in Pillow."""
 
 
 def read_source(path: Path, channels: int, value_range: tuple[float, float] | None) -> Tensor:
-    """Read an image to generate from: what Pillow opens, PNG of 16 bits per color, or `.npy` of `[H, W(, C)]`.
+    """Read a source image: any Pillow format, PNG with 16 bits per channel, or `.npy` of shape `[H, W(, C)]`.
 
     Args:
-        path: the file.
-        channels: C. Color becomes gray, or gray all three colors, where that makes C; alpha is dropped where it is too
-            many.
-        value_range: values of the file that become -1 and 1; None: the whole range of 8 or 16 bits, 0 to 1 for
-            fractions.
+        path: path of the file.
+        channels: number of channels C; RGB is converted to gray, or gray to RGB, if needed. For C of 1 or 3, alpha is
+            dropped.
+        value_range: file values that become -1 and 1; None: the full range of 8 or 16 bits, 0 to 1 for float.
 
     Returns:
         `[C, H, W]` float32 in [-1, 1].
 
     Raises:
-        DataError: the file is missing, damaged or no image, or has other channels or values.
+        DataError: the file is missing, damaged or not an image, or channels or values do not match.
     """
     if path.suffix.lower() == ARRAY_SUFFIX:
         try:
@@ -53,10 +52,10 @@ def read_source(path: Path, channels: int, value_range: tuple[float, float] | No
 def to_source(
     image: Image.Image | NDArray[Any], channels: int, value_range: tuple[float, float] | None, where: str
 ) -> Tensor:
-    """Turn an opened image, or an array `[H, W(, C)]`, into `[C, H, W]` float32 in [-1, 1]; see `read_source`.
+    """Convert an opened image or an array `[H, W(, C)]` to `[C, H, W]` float32 in [-1, 1]; see `read_source`.
 
     Raises:
-        DataError: it has other channels, values or a type that is not known.
+        DataError: channels or values do not match, or the dtype is not supported.
     """
     values = _pixels(image) if isinstance(image, Image.Image) else np.asarray(image)
     if values.ndim == 2:
@@ -96,7 +95,7 @@ def _with_channels(image: Tensor, channels: int, where: str) -> Tensor:
 
 
 def _pixels(image: Image.Image) -> NDArray[Any]:
-    """Return the pixels of an image, `[H, W(, C)]`; palettes, CMYK and the like as RGB."""
+    """Return the pixels of an image, `[H, W(, C)]`; palette, CMYK and similar modes as RGB."""
     if image.mode in ("L", "LA", "RGB", "RGBA", "F"):
         return np.array(image)
     if image.mode.startswith("I"):
@@ -109,15 +108,15 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
 
 
 def _png_depth(path: Path) -> int:
-    """Return the bits per channel of a PNG file, from its header."""
+    """Return the bit depth of a PNG file, from its header."""
     with path.open("rb") as file:
         return file.read(25)[24]
 
 
 def _read_16_bits(path: Path) -> NDArray[np.uint16]:
-    """Read a PNG of 16 bits per color, of which Pillow keeps 8."""
+    """Read a PNG with 16 bits per channel, which Pillow would reduce to 8."""
     try:
-        # Newer versions of torchvision warn that their decoders may go.
+        # Imported here because newer torchvision announces the removal of its decoders.
         from torchvision.io import ImageReadMode, decode_png
 
         pixels = decode_png(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8), ImageReadMode.UNCHANGED)

@@ -28,13 +28,13 @@ __all__ = [
 
 @dataclass(frozen=True)
 class JointTransform:
-    """Resize, crop and flip, the same way for all parts of a sample.
+    """Joint resize, random crop and random horizontal flip of all parts of a sample.
 
     Attributes:
         size: height and width of the result in pixels.
-        resize: height and width to resize to before a random crop to `size`; None: resize to `size`.
-        flip: mirror left and right, every other time at random.
-        train: False resizes to `size` and leaves out whatever is random.
+        resize: height and width before a random crop to `size`; None: resize to `size`.
+        flip: whether to flip horizontally with probability 0.5.
+        train: whether to crop and flip; otherwise only resize to `size`.
     """
 
     size: tuple[int, int]
@@ -43,7 +43,7 @@ class JointTransform:
     train: bool = True
 
     def __post_init__(self) -> None:
-        """Refuse a crop larger than what it is cut from.
+        """Check the sizes.
 
         Raises:
             ConfigError: `resize` is smaller than `size`.
@@ -60,13 +60,13 @@ class JointTransform:
         """Transform a sample.
 
         Args:
-            label: `[H, W]` int64 class ids, or `[C, H, W]` float32, an image to generate from.
-            image: `[3, H, W]` uint8, or None.
-            instance: `[H, W]` int64, or None.
-            generator: decides crop and flip.
+            label: label map `[H, W]` int64, or source image `[C, H, W]` float32.
+            image: photo `[3, H, W]` uint8, or None.
+            instance: instance map `[H, W]` int64, or None.
+            generator: random generator for crop and flip.
 
         Returns:
-            Label map, photo and instance map in the wanted size and their own number formats.
+            Label map, photo and instance map of size `size`, dtypes unchanged.
         """
         cut = self._cut(generator)
         label = cut(resize_nearest(label, self.whole) if label.ndim == 2 else resize_image(label, self.whole))
@@ -74,7 +74,7 @@ class JointTransform:
         return label, None if image is None else cut(resize_image(image, self.whole)), instance
 
     def photo(self, image: Tensor, generator: torch.Generator) -> Tensor:
-        """Transform a photo `[3, H, W]` uint8 that no label map goes with; as in `__call__`."""
+        """Transform a photo `[3, H, W]` uint8 without a label map."""
         return self._cut(generator)(resize_image(image, self.whole))
 
     @property
@@ -83,7 +83,7 @@ class JointTransform:
         return self.resize if self.train and self.resize is not None else self.size
 
     def _cut(self, generator: torch.Generator) -> Callable[[Tensor], Tensor]:
-        """Return the crop and flip that the generator decides."""
+        """Sample crop and flip, and return them as a function."""
         if not self.train:
             return lambda part: part
         whole = self.whole
@@ -99,14 +99,14 @@ class JointTransform:
 
 
 def resize_nearest(ids: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize a map of ids `[H, W]` by taking the pixel under each new pixel's middle, so that no id is invented."""
+    """Resize ids `[H, W]` by nearest neighbor, sampled at pixel centers."""
     if ids.shape == size:
         return ids
     rows, columns = (
         ((torch.arange(new, dtype=torch.float64) + 0.5) * (old / new)).long().clamp_(max=old - 1)
         for old, new in zip(ids.shape, size, strict=True)
     )
-    # Of the two orders the one that takes less memory between: a picture may be one pixel high and millions wide.
+    # Use the order with the smaller intermediate: an image can be one pixel high and millions wide.
     if len(rows) * ids.shape[1] <= ids.shape[0] * len(columns):
         return ids[rows][:, columns]
     return ids[:, columns][rows]
@@ -119,13 +119,13 @@ def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def instance_edges(instance: Tensor) -> Tensor:
-    """Mark where instances meet, the boundary channel that can be appended to the one-hot label map.
+    """Compute the instance-boundary channel that can be appended to the one-hot label map.
 
     Args:
-        instance: `[H, W]` or `[N, H, W]` of any integers; equal ones are one instance.
+        instance: integer instance ids, `[H, W]` or `[N, H, W]`.
 
     Returns:
-        `[1, H, W]` or `[N, 1, H, W]` float32, 1 where a 4-neighbour belongs to another instance.
+        `[1, H, W]` or `[N, 1, H, W]` float32, 1 where a 4-neighbor belongs to another instance.
     """
     across = (instance[..., 1:] != instance[..., :-1]).float()
     down = (instance[..., 1:, :] != instance[..., :-1, :]).float()
@@ -134,15 +134,15 @@ def instance_edges(instance: Tensor) -> Tensor:
 
 
 def uint8_to_float(pixels: Tensor) -> Tensor:
-    """Turn uint8 of any shape into float32 in [-1, 1], as networks see it."""
+    """Convert uint8 of any shape to float32 in [-1, 1], the networks' range."""
     return pixels.to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def float_to_uint8(image: Tensor) -> Tensor:
-    """Turn floats in [-1, 1] of any shape (what lies outside is clipped) into uint8 on the CPU."""
+    """Convert floats of any shape, clipped to [-1, 1], to uint8 on the CPU."""
     return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
 def to_pil(pixels: Tensor) -> Image.Image:
-    """Turn `[3, H, W]` uint8 into a Pillow picture."""
+    """Convert `[3, H, W]` uint8 to a Pillow image."""
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))

@@ -1,4 +1,4 @@
-"""Pictures from label maps: load weights once, then draw from tensors, pictures, files or whole folders."""
+"""Inference: generate images from label maps given as tensors, images, files or folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Authors' checkpoints made into folders that `Synthesizer.load` and `lab2pix generate` take."""
+"""Conversion of the authors' checkpoints into model folders for `Synthesizer.load` and `lab2pix generate`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["checkpoint_formats", "convert"]
 
 
 def checkpoint_formats() -> dict[str, CheckpointFormat]:
-    """Return all formats of checkpoints that a method converts, by name."""
+    """Return the checkpoint formats of all methods by name."""
     return {name: known for method in method_names() for name, known in get_method(method).checkpoint_formats().items()}
 
 
@@ -29,25 +29,25 @@ def convert(
     num_upsamples: int | None = None,
     instance_edges: bool | None = None,
 ) -> Converted:
-    """Write `model.safetensors` and `config.json` of an authors' generator; it draws as it did.
+    """Convert a generator checkpoint of the authors, and write `model.safetensors` and `config.json`.
 
     Args:
-        checkpoint: `latest_net_G.pth` or the like, or `.safetensors`; nothing in it is executed.
+        checkpoint: a file such as `latest_net_G.pth`, or `.safetensors`; loading executes no code.
         form: one of `checkpoint_formats`.
-        out: an empty folder, or one to be made.
-        label_space: a shipped name or a YAML file; None: the one shipped space that fits.
-        size: height and width of the pictures; None: as is usual for the label space.
-        num_upsamples: how often the generator doubles its size, where the weights leave it open.
-        instance_edges: whether it sees borders between instances, where the number of channels leaves it open.
+        out: empty or new folder.
+        label_space: shipped name or YAML file; None: the only shipped label space that fits.
+        size: height and width of the images; None: the usual size of the label space.
+        num_upsamples: number of 2x upsampling steps, if the weights do not determine it.
+        instance_edges: whether the input has instance edges, if the number of channels does not determine it.
 
     Returns:
-        What was understood; printed, it tells the user.
+        The converted generator; `str` of it summarizes what was detected.
 
     Raises:
-        CheckpointError: the file cannot be read, is of another form, or its classes are not the label space's.
-        ConfigError: no such form, or a size or number of upsamplings that the weights cannot have.
-        LabelError: there is no such label space.
-        OutputError: the folder holds something already, or cannot be written.
+        CheckpointError: unreadable file, another format, or classes that do not match the label space.
+        ConfigError: unknown format, or a size or number of upsampling steps that contradicts the weights.
+        LabelError: unknown label space.
+        OutputError: the folder is not empty or cannot be written.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -60,7 +60,7 @@ def convert(
         converted = formats[form].convert(path, state, options)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks the weight {error}; take a whole checkpoint") from error
-    except (IndexError, ZeroDivisionError, ValueError, RuntimeError) as error:  # whatever odd shapes lead to
+    except (IndexError, ZeroDivisionError, ValueError, RuntimeError) as error:  # from unexpected shapes
         raise CheckpointError(
             f"{path} holds weights of shapes that no generator of format '{form}' has; check that it is complete"
         ) from error

@@ -43,27 +43,27 @@ def evaluate_run(
 ) -> Report:
     """Evaluate the images that a run generates from its held-out label maps.
 
-    Under torchrun each process takes its share of them; all processes return the same report.
+    Under torchrun the label maps are split over the processes; all processes return the same report.
 
     Args:
         run: a run folder, checkpoint, weights file or Hugging Face name.
         protocol: networks, batch size and seed; None: the defaults.
         samples: images per label map, with the noise of seeds `protocol.seed`, `protocol.seed + 1`, ...
-        count: number of label maps, the first ones; None: all that are held out.
-        split: part of the data set; None: the run's own held-out part.
-        name: name of the method in the report; None: the run's.
+        count: number of leading label maps to use; None: all held-out ones.
+        split: split of the data set; None: the validation split of the run.
+        name: name of the method in the report; None: the name of the run.
         device: `cpu`, `cuda` or `mps`; None: the best one available.
-        pictures: folder for the best, median and worst images; None writes none.
+        pictures: folder for the best, median and worst images; None: not written.
         on_progress: called with the number of finished label maps and their total.
 
     Raises:
-        ConfigError: nothing is held out, or the settings do not apply to this run.
-        Lab2PixError: as `Synthesizer.load` and `load_networks` say.
+        ConfigError: no held-out data, or settings that do not apply to this run.
+        Lab2PixError: see `Synthesizer.load` and `load_networks`.
     """
     protocol = protocol or Protocol()
     protocol.check_for_run()
-    with init_distributed(device) as team:
-        synthesizer = Synthesizer.load(run, device=team.device)
+    with init_distributed(device) as dist:
+        synthesizer = Synthesizer.load(run, device=dist.device)
         synthesizer.noise_samples(protocol.seed, samples)
         dataset, photos = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
@@ -73,15 +73,15 @@ def evaluate_run(
         if protocol.segmenter is not None and synthesizer.sampling.condition.source != "labels":
             raise ConfigError("the run generates from inputs without classes to segment; leave out --segmenter")
         networks = load_networks(protocol, space)
-        networks.to(team.device)
-        judge = MetricAccumulator(networks, samples, seed=protocol.seed)
+        networks.to(dist.device)
+        accumulator = MetricAccumulator(networks, samples, seed=protocol.seed)
 
-        def drawn(batch: Batch, places: Sequence[int], seed: int) -> Tensor:
-            return _generate(synthesizer, batch, places, seed)
+        def generate(batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
+            return _generate(synthesizer, batch, indices, seed)
 
         log = evaluate_generator(
-            judge, dataset, drawn, photos=photos, count=count, seed=protocol.seed, batch_size=protocol.batch_size,
-            team=team, on_progress=on_progress,
+            accumulator, dataset, generate, photos=photos, count=count, seed=protocol.seed,
+            batch_size=protocol.batch_size, team=dist, on_progress=on_progress,
         )  # fmt: skip
         about = {
             "generated": {
@@ -95,16 +95,16 @@ def evaluate_run(
         def conclude() -> Report:
             [size] = log.sizes
             title = name or synthesizer.config.name
-            report = build_report(judge, log, title, about, protocol, list(size), team, space)
+            report = build_report(accumulator, log, title, about, protocol, list(size), dist, space)
             folder = None if pictures is None else Path(pictures)
             report.show(lambda key: _write_sample(synthesizer, dataset, int(key), protocol.seed, folder))
             return report
 
-        return team.run_on_main(conclude)
+        return dist.run_on_main(conclude)
 
 
 def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, SampleSource | None]:
-    """Open the held-out data of a run, and its photos where it has no pairs."""
+    """Open the held-out data of a run, and the held-out photos of an unpaired run."""
     config = synthesizer.config
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
     own = config.data.val_split or "val"
@@ -120,9 +120,9 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
     return build_dataset(data, "val", *where, paired=paired), open_held_out_photos(data, *where)
 
 
-def _generate(synthesizer: Synthesizer, batch: Batch, places: Sequence[int], seed: int) -> Tensor:
+def _generate(synthesizer: Synthesizer, batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
     shape = synthesizer.sampling.noise_shape(synthesizer.size) or (0,)
-    noise = held_out_noise(seed, places, shape)
+    noise = held_out_noise(seed, indices, shape)
     return float_to_uint8(synthesizer.generate(replace(batch, image=None), noise))
 
 
@@ -157,7 +157,7 @@ def _about(data: DataConfig, split: str | None) -> dict[str, Any]:
 def _write_sample(
     synthesizer: Synthesizer, dataset: AnyDataset, index: int, seed: int, folder: Path | None
 ) -> ReportFiles:
-    """Generate an image again, and write it with its photo and its label map; None writes nothing."""
+    """Regenerate one image, and write it with its photo and label map unless `folder` is None."""
     batch = collate([dataset[(0, index)]])
     files: ReportFiles = {"name": batch.names[0]}
     if folder is None:

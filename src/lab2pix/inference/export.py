@@ -1,7 +1,7 @@
-"""Generators as programs that run without this package: ONNX, or torch.export, with a small JSON beside each.
+"""Export of generators to ONNX or torch.export programs, each with a JSON description.
 
-A program takes class ids and noise and gives pictures; one-hot label maps and borders between instances are made inside
-it. Spectral norm is divided out, and the norms' statistics are part of the convolutions that give scale and shift.
+A program maps class ids and noise to images; one-hot encoding and instance edges are part of the graph. Spectral norm
+is folded into the weights, and batch norm statistics into the convolutions for gamma and beta.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ __all__ = ["FORMATS", "Exported", "Format", "export"]
 
 Format = Literal["onnx", "torch"]
 FORMATS: tuple[str, ...] = get_args(Format)
-"""`onnx`, for onnxruntime and the like, and `torch`, for `torch.export.load`."""
+"""Export formats: `onnx`, for ONNX Runtime and others, and `torch`, for `torch.export.load`."""
 
 _SUFFIXES = {"onnx": ".onnx", "torch": ".pt2"}
 _DESCRIPTION = "lab2pix-program-1"
 _BOUNDS = {torch.float32: 1e-4, torch.float16: 3e-2}
-"""The most that a program's picture, in [-1, 1], may differ from the package's own by the type that it computes in."""
+"""Largest allowed difference from the generator, for images in [-1, 1], by dtype of the program."""
 _OPSET = 18
 
 Inputs = dict[str, Tensor]
@@ -50,12 +50,12 @@ Inputs = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Exported:
-    """A program that was written.
+    """Result of an export.
 
     Attributes:
         file: the program.
-        description: the JSON beside it.
-        difference: the most that any of its pixels, in [-1, 1], differed from the package's own.
+        description: the JSON description.
+        difference: largest difference of any pixel, in [-1, 1], from the generator.
     """
 
     file: Path
@@ -63,7 +63,7 @@ class Exported:
     difference: float
 
     def __str__(self) -> str:
-        """Say where it is, and how well it agrees."""
+        """Return the files and the difference as one line."""
         return f"{self.file} and {self.description.name} written; pictures differ by at most {self.difference:.1e}"
 
 
@@ -76,19 +76,19 @@ def export(
     half: bool = False,
     overwrite: bool = False,
 ) -> Exported:
-    """Write a generator as a program, and check that it draws what the package draws.
+    """Export a generator, and verify that the program reproduces its images.
 
     Args:
         synthesizer: the model.
-        out: `.onnx` or `.pt2`, as the form wants; `NAME.json` beside it says what goes in and what comes out.
+        out: `.onnx` or `.pt2` file, matching the format; `NAME.json` in the same folder describes inputs and output.
         form: one of `FORMATS`.
-        dynamic: any number of pictures of any size that the generator draws; else one of the model's own size.
-        half: weights and computation in float16; noise and pictures stay float32.
-        overwrite: replace what is there.
+        dynamic: export dynamic shapes (batch, height, width); otherwise a batch of one at the size of the model.
+        half: weights and computation in float16; noise and images stay float32.
+        overwrite: replace existing files.
 
     Raises:
-        ConfigError: no such form, the extra `onnx` is missing, or a generator that cannot be exported so.
-        OutputError: something is there already, cannot be written, or draws otherwise than the package.
+        ConfigError: unknown format, the extra `onnx` is not installed, or the generator cannot be exported.
+        OutputError: a file exists or cannot be written, or the program differs from the generator.
     """
     out = Path(out)
     _check(out, form, overwrite)
@@ -97,7 +97,7 @@ def export(
         raise ConfigError(f"this generator ({synthesizer.config.name}) samples with {what}, which no program can hold")
     program = _Program(synthesizer, torch.float16 if half else torch.float32, dynamic)
     shapes = [(1, *synthesizer.size)]
-    if dynamic:  # the last one is traced, which a side or number of 1 would not suit
+    if dynamic:  # the last shape is traced: a dimension of 1 would be specialized
         sides = (3 * program.stride, 4 * program.stride)
         shapes.append((2, *(sides if sides != synthesizer.size else sides[::-1])))
     try:
@@ -119,7 +119,7 @@ def export(
 
 
 def _check(out: Path, form: str, overwrite: bool) -> None:
-    """Refuse before any work what cannot become anything."""
+    """Check format, suffix, existing files and dependencies before the export."""
     if form not in FORMATS:
         raise ConfigError(f"there is no format '{form}' to export to{did_you_mean(form, (*FORMATS, 'weights'))}")
     if out.suffix != _SUFFIXES[form]:
@@ -139,7 +139,7 @@ def _check(out: Path, form: str, overwrite: bool) -> None:
 
 
 class _DynamicNoiseEncoder(NoiseEncoder):
-    """f_z for any size: resized to its own size as well, which changes nothing, as a program has no branches."""
+    """Noise encoder f_z that always resizes, because a traced program has no branches; an identity at its own size."""
 
     @classmethod
     def of(cls, encoder: NoiseEncoder) -> Self:
@@ -148,13 +148,13 @@ class _DynamicNoiseEncoder(NoiseEncoder):
         return made
 
     def forward(self, noise: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Turn `[N, noise_dim]` into `[N, channels, h, w]`."""
+        """Map `[N, noise_dim]` to `[N, channels, h, w]`."""
         x = super().forward(noise)
         return F.interpolate(x, size=size or self.size, mode="bilinear", align_corners=False)
 
 
 class _SmallGlobalEncoder(FastGlobalEncoder):
-    """Global encoder that computes equal pixels of an upsampled map once, in evaluation mode too."""
+    """Global encoder that computes repeated pixels of upsampled maps once, in evaluation mode too."""
 
     def forward(self, label: Tensor) -> list[Tensor]:
         """See `GlobalEncoder.forward`."""
@@ -162,15 +162,15 @@ class _SmallGlobalEncoder(FastGlobalEncoder):
 
 
 class _Program(nn.Module):
-    """A copy of a generator that takes class ids and noise.
+    """Copy of a generator that takes class ids and noise, with folded normalization.
 
     Args:
         synthesizer: the model.
-        dtype: what it computes in.
-        dynamic: whether the number of pictures and their size may vary.
+        dtype: dtype of weights and computation.
+        dynamic: whether batch size, height and width may vary.
 
     Attributes:
-        stride: what height and width are multiples of.
+        stride: height and width must be multiples of it.
     """
 
     def __init__(self, synthesizer: Synthesizer, dtype: torch.dtype, dynamic: bool) -> None:
@@ -178,7 +178,7 @@ class _Program(nn.Module):
         self.name = synthesizer.config.name
         self.sampling: Sampling = synthesizer.sampling
         self.dtype = dtype
-        # Built anew: copies of a network share classes, from which unfolding spectral norm takes the weights away.
+        # Not a deepcopy: removing the parametrization changes the class, which copies share with the original.
         with torch.random.fork_rng(devices=[]):
             self.generator = synthesizer.info.build().eval()
         self.generator.load_state_dict(synthesizer.generator.state_dict())
@@ -202,9 +202,9 @@ class _Program(nn.Module):
 
         Args:
             label: `[N, H, W]` int64 class ids.
-            noise: `[N, noise_dim]` float32, where the generator starts from noise.
-            instances: `[N, H, W]` int64, where it sees borders between instances.
-            source: `[N, C, H, W]` float32 in [-1, 1] in place of `label`, where images are generated from images.
+            noise: `[N, noise_dim]` float32, if the generator takes noise.
+            instances: `[N, H, W]` int64, if the generator takes instance edges.
+            source: `[N, C, H, W]` float32 in [-1, 1], instead of `label`, if the generator takes images.
         """
         given = label if source is None else source
         assert given is not None
@@ -213,7 +213,7 @@ class _Program(nn.Module):
         return cast(Tensor, images if isinstance(images, Tensor) else images[0]).float()
 
     def example(self, count: int, height: int, width: int) -> Inputs:
-        """Return label maps of patches in which each class occurs sooner or later, and what else goes in."""
+        """Return random example inputs; label maps consist of 8x8 patches of random classes."""
         random, condition = torch.Generator().manual_seed(count), self.sampling.condition
         if condition.source == "images":
             inputs = {"source": torch.rand(count, condition.channels, height, width, generator=random) * 2 - 1}
@@ -229,7 +229,7 @@ class _Program(nn.Module):
 
 
 def _fold(module: nn.Module) -> None:
-    """Fold spectral norm, and a SPADE's batch norm into scale and shift; compute the global feature without repeats."""
+    """Fold spectral norm into weights and the batch norm of SPADE into gamma and beta; speed up the global encoder."""
     if parametrize.is_parametrized(module, "weight"):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
     if isinstance(module, GlobalEncoder):
@@ -252,15 +252,15 @@ Run = Callable[[Inputs], Tensor]
 
 
 def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: bool) -> Run:
-    """Write a program, and return what runs the file."""
+    """Trace and write a program, and return a function that runs the written file."""
     try:
-        # Warnings of the tracer are about its own inside.
+        # The tracer warns about its own internals.
         with torch.no_grad(), warnings.catch_warnings(action="ignore"):
             traced = torch.export.export(
                 program, (), example, dynamic_shapes=_shapes(program, example) if dynamic else None, strict=False
             )
             for node in traced.graph.nodes:
-                node.meta.pop("stack_trace", None)  # names this machine's folders
+                node.meta.pop("stack_trace", None)  # contains local paths
             if form == "torch":
                 torch.export.save(traced, file)
             else:
@@ -268,17 +268,17 @@ def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: b
             return _open_onnx(file) if form == "onnx" else _open_torch(file)
     except OSError:
         raise
-    except Exception as error:  # tracing and translation each end with whatever they trip over
+    except Exception as error:  # tracing and conversion raise arbitrary errors
         reason = " ".join(str(error).split())[:200]
-        wishes = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
-        hint = f"leave out {wishes[0]}" if wishes else "draw with the package instead"
+        options = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
+        hint = f"leave out {options[0]}" if options else "draw with the package instead"
         raise ConfigError(
             f"this generator ({program.name}) cannot be exported as {file.name} ({reason}); {hint}"
         ) from error
 
 
 def _shapes(program: _Program, example: Inputs) -> dict[str, dict[int, Any]]:
-    # Tracing takes a first scale of a single row or column for a special case, and torch's programs then refuse it.
+    # Tracing specializes on dimensions of 1, which the program then rejects.
     count, height, width = (
         cast(Any, Dim(name, min=least)) for name, least in (("batch", 1), ("rows", 2), ("columns", 2))
     )
@@ -303,7 +303,7 @@ def _write_onnx(traced: ExportedProgram, names: list[str], file: Path) -> None:
     graph = program.graph
     del graph.value_info[:]
     for part in (program, graph, *graph.node, *graph.input, *graph.output):
-        del part.metadata_props[:]  # how the tracer came to it, longer than the weights of small networks
+        del part.metadata_props[:]  # tracing metadata, larger than the weights of small networks
     for entry in (*graph.input, *graph.output):
         sides = {0: "N"} if entry.name == "noise" else {0: "N", -2: "H", -1: "W"}
         dims = entry.type.tensor_type.shape.dim
@@ -317,12 +317,12 @@ def _open_onnx(file: Path) -> Run:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
 
     def run(inputs: Inputs) -> Tensor:
-        pictures: np.ndarray[Any, Any] = session.run(None, {name: given.numpy() for name, given in inputs.items()})[0]
-        return torch.from_numpy(pictures)
+        images: np.ndarray[Any, Any] = session.run(None, {name: given.numpy() for name, given in inputs.items()})[0]
+        return torch.from_numpy(images)
 
     return run
 
@@ -338,7 +338,7 @@ def _open_torch(file: Path) -> Run:
 
 
 def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tuple[int, int, int]) -> float:
-    """Return the most by which the pictures of a file differ from the generator's own."""
+    """Return the largest difference between the images of a program and of the generator."""
     inputs = program.example(*shape)
     edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
     noise = inputs.get("noise", torch.zeros(shape[0], 0))
@@ -346,15 +346,15 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     batch = Batch(inputs.get("label", empty), edges=edges, source=source)
     expected = synthesizer.generate(batch, noise).cpu()
     try:
-        pictures = run(inputs)
-    except Exception as error:  # runtimes have errors of their own
+        images = run(inputs)
+    except Exception as error:  # runtimes raise errors of their own
         reason = " ".join(str(error).split())[:200]
         raise OutputError(
             f"the program cannot draw {shape} ({reason}), and was removed; take the other format"
         ) from error
-    if pictures.shape != expected.shape:
+    if images.shape != expected.shape:
         return torch.inf
-    return float((pictures - expected).abs().nan_to_num(nan=torch.inf).max())
+    return float((images - expected).abs().nan_to_num(nan=torch.inf).max())
 
 
 # --- the description -------------------------------------------------------------------------------------------------
@@ -370,7 +370,7 @@ _MEANINGS = {
 def _describe(
     synthesizer: Synthesizer, program: _Program, name: str, form: str, dynamic: bool, difference: float
 ) -> dict[str, Any]:
-    """Return what whoever runs the program has to know, as plain values."""
+    """Return the JSON description of a program: inputs, output, classes and precision."""
     height, width = synthesizer.size
     sides = ["N", "H", "W"] if dynamic else [1, height, width]
     space = synthesizer.label_space

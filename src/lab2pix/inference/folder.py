@@ -1,4 +1,4 @@
-"""Pictures of whole folders of label maps, each made once, whole or not at all."""
+"""Generation of images for whole folders of label maps; each file is written atomically."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ __all__ = ["GenerateReport", "generate_folder"]
 
 @dataclass
 class GenerateReport:
-    """What became of a folder of label maps; printed, it tells the user.
+    """Result of generating a folder.
 
     Attributes:
-        out: the folder of the pictures.
-        written: pictures made.
-        skipped: pictures that were there already.
+        out: output folder.
+        written: images written.
+        skipped: images that already existed.
         failed: label maps that could not be used, with the reason.
     """
 
@@ -40,11 +40,11 @@ class GenerateReport:
 
     @property
     def ok(self) -> bool:
-        """Whether every label map has its pictures."""
+        """Whether no label map failed."""
         return not self.failed
 
     def __str__(self) -> str:
-        """Return one line of counts, and one for each label map that could not be used."""
+        """Return a line of counts, and a line per failed label map."""
         lines = [f"{_count(self.written, 'picture')} written to {self.out}"]
         if self.skipped:
             lines[0] += f", {len(self.skipped)} were there already (--overwrite makes them anew)"
@@ -55,12 +55,12 @@ class GenerateReport:
 
 
 _SCALES = ("", "_x2", "_x1")
-"""What is appended to the names of X3, X2 and X1."""
+"""File name suffixes of X3, X2 and X1."""
 
 
 @dataclass(frozen=True)
 class _Item:
-    """One picture to make: a label map, noise, and where it goes, by scale (0: the largest)."""
+    """One image to generate: its input, noise, and output file per scale (0 is the largest)."""
 
     batch: Batch
     noise: Tensor
@@ -84,35 +84,35 @@ def generate_folder(
     scales: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GenerateReport:
-    """Make pictures of all label maps of a folder, sub-folders kept; photos are not needed.
+    """Generate images for all label maps of a folder, keeping sub-folders; photos are not needed.
 
     A label map `city/a.png` becomes `OUT/city/a.png`; with several samples `a_0.png`, `a_1.png`; with interpolation
-    `a_000.png`, `a_001.png`. With scales, X2 and X1 lie beside X3 as `a_x2.png`, `a_x1.png` (`a_0_x2.png`, ...). Under
-    torchrun each process makes its share of them.
+    `a_000.png`, `a_001.png`. With scales, X2 and X1 are written next to X3 as `a_x2.png` and `a_x1.png` (`a_0_x2.png`,
+    ...). Under torchrun the label maps are split over the processes.
 
     Args:
-        synthesizer: draws them.
-        labels: a folder of label maps, or one; or the root of a data set in `format`.
-        out: the folder for the pictures.
-        seed: decides the noise, the same for each label map.
-        samples: pictures per label map.
-        interpolate: two seeds to go between, instead of `seed` and `samples`.
-        steps: pictures on that way, both ends included.
-        overwrite: make pictures anew that are there already.
-        batch_size: pictures at once; changes speed and memory only.
-        format: how the files lie; see `lab2pix.utils.registry.DATASET_FORMATS`.
-        split: which part of a data set; None: all of it.
-        keep_size: draw at each label map's own size instead of the one trained at.
-        scales: write X2 and X1 of each picture as well.
-        on_progress: called with the label maps done and their number.
+        synthesizer: the model.
+        labels: folder of label maps, a single one, or the root of a data set in `format`.
+        out: output folder.
+        seed: seed of the noise, which is the same for each label map.
+        samples: images per label map.
+        interpolate: two seeds to interpolate between, instead of `seed` and `samples`.
+        steps: number of interpolated images, including both ends.
+        overwrite: regenerate existing images.
+        batch_size: images per batch; affects only speed and memory.
+        format: folder format; see `lab2pix.utils.registry.DATASET_FORMATS`.
+        split: split of the data set; None: all of it.
+        keep_size: generate at the size of each label map instead of the training size.
+        scales: also write X2 and X1 of each image.
+        on_progress: called with the number of finished label maps and their total.
 
     Returns:
-        What was written, skipped, and what could not be used and why.
+        The written, skipped and failed files.
 
     Raises:
-        ConfigError: several pictures of a generator that draws one per label map, or scales of one that draws at one.
-        DataError: no label maps, or two whose pictures would have one name.
-        OutputError: pictures would land among the label maps, or cannot be written.
+        ConfigError: several samples from a generator without noise, or scales from a generator with one output size.
+        DataError: no label maps, or two label maps with the same output file.
+        OutputError: images would be written among the label maps, or cannot be written.
     """
     labels, out = Path(labels), Path(out)
     pairs = find_pairs(format, labels, split, need_images=False)
@@ -124,18 +124,18 @@ def generate_folder(
     count = len(noise(synthesizer.size))
     if scales:
         synthesizer.require_scales()
-    ends = _ends(count, interpolate is not None, scales)
-    _keep_apart(labels, out, pairs, ends)
+    suffixes = _suffixes(count, interpolate is not None, scales)
+    _check_outputs(labels, out, pairs, suffixes)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pairs = pairs[rank::world]
     report = GenerateReport(out)
 
-    waiting: list[_Item] = []
+    pending: list[_Item] = []
     for done, pair in enumerate(pairs):
         if on_progress is not None:
             on_progress(done, len(pairs))
-        wanted, there = _wanted(out, pair.name, ends, overwrite)
-        report.skipped += there
+        wanted, existing = _select_files(out, pair.name, suffixes, overwrite)
+        report.skipped += existing
         if not wanted:
             continue
         try:
@@ -147,22 +147,22 @@ def generate_folder(
             continue
         for index, files in wanted.items():
             item = _Item(batch, noise(batch.size)[index], files)
-            if waiting and waiting[0].batch.size != batch.size:
-                report.written += _make(synthesizer, waiting, scales)
-                waiting = []
-            waiting.append(item)
-            if len(waiting) == batch_size:
-                report.written += _make(synthesizer, waiting, scales)
-                waiting = []
-    if waiting:
-        report.written += _make(synthesizer, waiting, scales)
+            if pending and pending[0].batch.size != batch.size:
+                report.written += _generate_batch(synthesizer, pending, scales)
+                pending = []
+            pending.append(item)
+            if len(pending) == batch_size:
+                report.written += _generate_batch(synthesizer, pending, scales)
+                pending = []
+    if pending:
+        report.written += _generate_batch(synthesizer, pending, scales)
     if on_progress is not None:
         on_progress(len(pairs), len(pairs))
     return report
 
 
-def _count(things: Sequence[object], name: str) -> str:
-    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+def _count(items: Sequence[object], name: str) -> str:
+    return f"{len(items)} {name}{'' if len(items) == 1 else 's'}"
 
 
 def _noise(
@@ -173,20 +173,20 @@ def _noise(
     steps: int,
     size: tuple[int, int],
 ) -> Tensor:
-    """Return one row of noise per picture of a label map."""
+    """Return the noise of the images of a label map, one row per image."""
     if interpolate is not None:
         return synthesizer.interpolate_noise(*interpolate, steps, size)
     return synthesizer.noise_samples(seed, samples, size)
 
 
-def _keep_apart(labels: Path, out: Path, pairs: Sequence[Pair], ends: Sequence[Sequence[str]]) -> None:
-    """Refuse to write where label maps lie, for they would be overwritten or pictures taken for label maps later.
+def _check_outputs(labels: Path, out: Path, pairs: Sequence[Pair], suffixes: Sequence[Sequence[str]]) -> None:
+    """Check that no image overwrites a label map or another image, and that none is written into the label folder.
 
-    Two pictures of one name are refused, too: `a_x2.png` may be a scale of `a`, or a label map's own.
+    Names can collide: `a_x2.png` is a scale of `a`, or the image of label map `a_x2`.
     """
     made: dict[Path, str] = {}
     for pair in pairs:
-        for _, _, file in _files(out, pair.name, ends):
+        for _, _, file in _files(out, pair.name, suffixes):
             if file in made:
                 raise DataError(
                     f"label maps {made[file]} and {pair.name} would both become {file}; rename one of them, or choose "
@@ -200,32 +200,32 @@ def _keep_apart(labels: Path, out: Path, pairs: Sequence[Pair], ends: Sequence[S
         raise OutputError(f"{out} is a file, not a folder for pictures; choose another place")
 
 
-def _ends(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
-    """Return what is appended to a label map's name, per picture, per scale."""
+def _suffixes(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
+    """Return the file name suffix of each image of a label map, per image and scale."""
     digits = 3 if interpolated else 0
     numbers = [""] if count == 1 and not digits else [f"_{index:0{digits}d}" for index in range(count)]
     return [[f"{number}{scale}.png" for scale in _SCALES[: 3 if scales else 1]] for number in numbers]
 
 
-def _files(out: Path, name: str, ends: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, Path]]:
-    """Yield each file of a label map's pictures with the picture's number and its scale."""
-    for index, row in enumerate(ends):
+def _files(out: Path, name: str, suffixes: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, Path]]:
+    """Yield image index, scale and output file of each image of a label map."""
+    for index, row in enumerate(suffixes):
         for scale, end in enumerate(row):
             yield index, scale, out / f"{name}{end}"
 
 
-def _wanted(
-    out: Path, name: str, ends: Sequence[Sequence[str]], overwrite: bool
+def _select_files(
+    out: Path, name: str, suffixes: Sequence[Sequence[str]], overwrite: bool
 ) -> tuple[dict[int, dict[int, Path]], list[Path]]:
-    """Return the files to make of a label map, by picture and scale, and those that are there already."""
+    """Return the files to write for a label map, by image and scale, and the files that already exist."""
     wanted: dict[int, dict[int, Path]] = {}
-    there: list[Path] = []
-    for index, scale, file in _files(out, name, ends):
+    existing: list[Path] = []
+    for index, scale, file in _files(out, name, suffixes):
         if overwrite or not file.exists():
             wanted.setdefault(index, {})[scale] = file
         else:
-            there.append(file)
-    return wanted, there
+            existing.append(file)
+    return wanted, existing
 
 
 def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
@@ -236,8 +236,8 @@ def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
     return synthesizer.read(ids, instances=pair.instance, keep_size=keep_size)
 
 
-def _make(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
-    """Draw pictures of one size together and write them."""
+def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
+    """Generate a batch of images of equal size and write them."""
     batch = Batch.concatenate([item.batch for item in items])
     noise = torch.stack([item.noise for item in items])
     try:
@@ -254,10 +254,10 @@ def _make(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Ite
 
 
 def write_picture(file: Path, picture: Tensor) -> None:
-    """Write `[3, H, W]` uint8 as PNG, in full or not at all.
+    """Write a `[3, H, W]` uint8 image as PNG, atomically.
 
     Raises:
-        OutputError: the place cannot be written.
+        OutputError: the file cannot be written.
     """
     try:
         with atomic_write(file, sync=False) as [unfinished]:

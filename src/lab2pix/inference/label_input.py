@@ -1,4 +1,4 @@
-"""Label maps in every form that users have them in."""
+"""Readers of user-supplied label maps and source images: tensors, arrays, Pillow images or files."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ from lab2pix.labels.space import LabelSpace
 __all__ = ["LabelSource", "read_ids", "read_instance_ids", "read_source_image"]
 
 LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
-"""A label map: class ids `[H, W]` as tensor or array, a Pillow picture (ids, palette or colours), or a file; or an
-image to generate from: a tensor `[C, H, W]`, an array `[H, W, C]`, a Pillow picture or a file."""
+"""A label map: class ids `[H, W]` as tensor or array, a Pillow image (ids, palette or colors), or a file; or a source
+image: a tensor `[C, H, W]`, an array `[H, W, C]`, a Pillow image or a file."""
 
 
 def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tensor:
-    """Return canonical class ids `[H, W]` int64, on the processor.
+    """Read a label map as canonical class ids, `[H, W]` int64 on the CPU.
 
     Args:
-        label: what a user gives.
-        label_space: what its ids or colours mean.
+        label: the label map.
+        label_space: defines its ids or colors.
         lines: which pixels of a line drawing are lines.
 
     Raises:
-        DataError: a file that cannot be read.
-        LabelError: ids or colours that the label space does not have, or no label map at all.
+        DataError: unreadable file.
+        LabelError: ids or colors that the label space does not define, or not a label map.
     """
     if isinstance(label, str | Path):
         return read_label(Path(label), label_space, lines)
     if isinstance(label, Image.Image):
         return to_label(label, label_space, "the label picture", lines=lines)
     if isinstance(label, np.ndarray) and label.dtype.kind in "iu":
-        label = label.astype(np.int64)  # torch knows few unsigned types
+        label = label.astype(np.int64)  # torch supports few unsigned dtypes
     ids = torch.as_tensor(label)
     if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
         raise LabelError(
@@ -61,14 +61,14 @@ def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tenso
 
 
 def read_source_image(image: LabelSource, settings: SourceConfig) -> Tensor:
-    """Return an image to generate from, `[C, H, W]` float32 in [-1, 1], on the processor.
+    """Read a source image as `[C, H, W]` float32 in [-1, 1] on the CPU.
 
     Args:
-        image: what a user gives.
-        settings: the channels that the method sees, and the values that mean -1 and 1.
+        image: the image.
+        settings: number of channels, and the value range that maps to [-1, 1].
 
     Raises:
-        DataError: a file that cannot be read, other channels, or values that settings leave out.
+        DataError: unreadable file, wrong number of channels, or values not covered by the settings.
     """
     if isinstance(image, str | Path):
         return read_source(Path(image), settings.channels, settings.range)
@@ -78,5 +78,5 @@ def read_source_image(image: LabelSource, settings: SourceConfig) -> Tensor:
 
 
 def read_instance_ids(instances: Tensor | str | Path) -> Tensor:
-    """Return an instance map `[H, W]` int64 of a tensor or a file."""
+    """Read an instance map from a tensor or a file, `[H, W]` int64 on the CPU."""
     return instances.cpu().to(torch.int64) if isinstance(instances, Tensor) else read_instances(Path(instances))

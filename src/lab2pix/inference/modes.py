@@ -1,4 +1,4 @@
-"""Modes of inference: the plain generator, or a fused one."""
+"""Inference modes: the plain or the fused generator, by choice or by measurement."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ __all__ = ["MODES", "InferenceMode", "Mode", "choose"]
 
 Mode = Literal["auto", "plain", "fast", "fast-bf16"]
 MODES: tuple[str, ...] = get_args(Mode)
-"""The modes of inference.
+"""Inference modes.
 
 - `plain`: the network as it was trained.
-- `fast`: a fused generator, equal to 1e-4, which caches what it computed of the latest label maps.
-- `fast-bf16`: the same in bfloat16, faster on processors with bfloat16 instructions. Rounding errors accumulate and can
+- `fast`: a fused generator, equal to 1e-4, which caches the features of recent label maps.
+- `fast-bf16`: the same in bfloat16, faster on CPUs with bfloat16 instructions. Rounding errors accumulate and can
   change details of an image.
-- `auto`: the faster one of the first two here, which is measured.
+- `auto`: `plain` or `fast`, whichever is measured to be faster.
 """
 
 _EQUAL = 1e-4
-"""Largest difference of a fused generator that `auto` takes."""
+"""Largest difference from the plain generator that `auto` accepts."""
 
 
 @dataclass(frozen=True)
 class InferenceMode:
-    """A way to draw.
+    """Chosen inference mode with its generator.
 
     Attributes:
         mode: `plain`, `fast` or `fast-bf16`.
-        generator: what draws.
-        seconds: per mode that was measured, the time of one picture of a label map seen for the first time.
+        generator: the network to sample with.
+        seconds: per measured mode, the time of one image of a new label map.
     """
 
     mode: str
@@ -46,25 +46,25 @@ class InferenceMode:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def __str__(self) -> str:
-        """Say what was chosen, and why."""
+        """Return the mode and the measured times."""
         measured = ", ".join(f"{mode} {seconds:.2f} s" for mode, seconds in self.seconds.items())
         return f"{self.mode}" + (f" (one picture: {measured})" if measured else "")
 
 
 def choose(generator: nn.Module, sampling: Sampling, size: tuple[int, int], optimize: str = "auto") -> InferenceMode:
-    """Choose how to sample.
+    """Choose the inference mode.
 
-    `auto` makes one image each way, and takes the fused generator where it is faster and equal to 1e-4. `fast-bf16` is
-    taken only where it is asked for.
+    `auto` generates one image in each mode, and selects the fused generator if it is faster and equal to 1e-4; it never
+    selects `fast-bf16`.
 
     Args:
         generator: in evaluation mode, on its device.
-        sampling: how its images are made.
+        sampling: inputs, noise and output sizes of the generator.
         size: height and width to measure at.
         optimize: one of `MODES`.
 
     Raises:
-        ConfigError: no such mode, or a generator that cannot be fused in a mode that is forced.
+        ConfigError: unknown mode, or a fast mode for a generator that cannot be fused.
     """
     if optimize not in MODES:
         raise ConfigError(f"there is no way to draw called '{optimize}'{did_you_mean(optimize, MODES)}")
@@ -75,7 +75,7 @@ def choose(generator: nn.Module, sampling: Sampling, size: tuple[int, int], opti
         return InferenceMode(optimize, fuse(generator, dtype=dtype))
     try:
         return _measured(generator, fuse(generator), sampling, size)
-    except (ConfigError, NotImplementedError, RuntimeError):  # an architecture or a device that is not supported
+    except (ConfigError, NotImplementedError, RuntimeError):  # unsupported architecture or device
         return InferenceMode("plain", generator)
 
 
@@ -91,7 +91,7 @@ def _measured(plain: nn.Module, fused: nn.Module, sampling: Sampling, size: tupl
 
         seconds[mode], images[mode] = _timed(draw, device)
     difference = _difference(images["plain"], images["fast"])
-    # Pixels that are not finite are for the plain generator to tell of.
+    # NaN compares false, so the plain generator reports pixels that are not finite.
     fast = difference <= _EQUAL and seconds["fast"] < seconds["plain"]
     return InferenceMode("fast", fused, seconds) if fast else InferenceMode("plain", plain, seconds)
 
@@ -106,7 +106,7 @@ def _timed(draw: Callable[[], list[Tensor]], device: torch.device) -> tuple[floa
             torch.cuda.synchronize(device)
         return time.perf_counter()
 
-    if device.type != "cpu":  # the first time there is for kernels to be loaded
+    if device.type != "cpu":  # warm-up: loads kernels
         draw()
     start = now()
     images = draw()

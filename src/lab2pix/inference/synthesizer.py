@@ -1,4 +1,4 @@
-"""The one way from label maps to pictures, for the command line, the demo, evaluation and users."""
+"""High-level inference API, used by the command line, the demo, the painter and evaluation."""
 
 from __future__ import annotations
 
@@ -53,25 +53,25 @@ class Synthesizer(
     tags=["lab2pix", "semantic-image-synthesis", "label-to-image"],
     model_card_template=_MODEL_CARD,
 ):
-    """A trained generator with all that it needs to draw.
+    """Trained generator with its configuration and label space, for sampling.
 
-    A picture depends on the weights, the label map and the seed alone: not on the pictures drawn with it or before it.
+    An image depends only on the weights, the label map and the seed, not on other images of the batch or earlier calls.
 
     Args:
-        generator: the network; its weights are put on the device, and it is put in evaluation mode.
-        info: the run and the label space it was trained with.
-        device: `cpu`, `cuda`, `cuda:1` or `mps`; None: the best there is.
-        optimize: how to draw: see `optimize`.
+        generator: the network; moved to the device and set to evaluation mode.
+        info: configuration and label space that it was trained with.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`; None: the best one available.
+        optimize: inference mode; see `optimize`.
 
     Attributes:
         generator: the network, in evaluation mode.
-        mode: how pictures are drawn: `plain`, `fast` or `fast-bf16`.
-        config: the run that made the weights.
-        label_space: what the class ids mean.
-        sampling: how images are made: what of, with which noise, at which sizes.
-        step: optimiser steps the weights were trained for.
-        size: height and width that it was trained at, to which label maps are resized unless asked otherwise.
-        device: where it computes.
+        mode: active inference mode: `plain`, `fast` or `fast-bf16`.
+        config: configuration of the training run.
+        label_space: meaning of the class ids.
+        sampling: inputs, noise and output sizes of the generator.
+        step: number of optimizer steps trained.
+        size: training height and width, to which label maps are resized by default.
+        device: device of the generator.
     """
 
     def __init__(
@@ -93,18 +93,18 @@ class Synthesizer(
         self.optimize(optimize)
 
     def optimize(self, mode: Mode = "auto") -> InferenceMode:
-        """Choose how pictures are drawn from now on, by one of `lab2pix.inference.modes.MODES`.
+        """Set the inference mode, one of `lab2pix.inference.modes.MODES`.
 
-        Call it again after changing the generator's weights: a fused generator works on a copy of them.
+        Call it again after changing the weights: a fused generator works on a copy of them.
 
         Returns:
-            What was chosen, with the seconds that were measured.
+            The chosen mode, with the measured times.
 
         Raises:
-            ConfigError: no such mode, or a generator that cannot be fused where a fast mode is forced.
+            ConfigError: unknown mode, or a fast mode for a generator that cannot be fused.
         """
         chosen = choose(self.generator, self.sampling, self.size, mode)
-        self.mode, self._drawer = chosen.mode, chosen.generator
+        self.mode, self._network = chosen.mode, chosen.generator
         return chosen
 
     # --- weights --------------------------------------------------------------------------------------------------
@@ -118,18 +118,18 @@ class Synthesizer(
         expect_label_space: str | None = None,
         optimize: Mode = "plain",
     ) -> Self:
-        """Load weights.
+        """Load a model.
 
         Args:
-            source: a run folder (its newest checkpoint), a checkpoint or exported folder, a `model.safetensors` with
-                `config.json` beside it, or a name on the Hugging Face hub, `org/name`.
-            device: where to compute; None: the best there is.
-            expect_label_space: a shipped label space or a YAML file that the weights must be trained for.
-            optimize: how to draw: see `optimize`.
+            source: a run folder (its newest checkpoint), a checkpoint or exported folder, a `model.safetensors` next
+                to its `config.json`, the name of a shipped model, or `org/name` on the Hugging Face hub.
+            device: device to run on; None: the best one available.
+            expect_label_space: shipped label space or YAML file that the weights must have been trained with.
+            optimize: inference mode; see `optimize`.
 
         Raises:
-            CheckpointError: nothing there, damaged, of another format, or made for other classes.
-            ConfigError: no such device, or no such way to draw.
+            CheckpointError: not found, damaged, of another format, or trained with another label space.
+            ConfigError: unknown device or inference mode.
         """
         file = weights.find(source) or weights.fetch(str(source))
         return cls._from_file(file, device, expect_label_space, optimize)
@@ -153,15 +153,15 @@ class Synthesizer(
         return cls(generator, info, device=device, optimize=optimize)
 
     def save(self, folder: str | Path, *, overwrite: bool = False, half: bool = False) -> Path:
-        """Write `model.safetensors` and `config.json`, all that is needed to load this again; return the folder.
+        """Write `model.safetensors` and `config.json` for `load`; return the folder.
 
         Args:
-            folder: where to; made where it is missing.
-            overwrite: replace weights that are there.
-            half: write weights in float16; they are float32 again when loaded.
+            folder: output folder; created if missing.
+            overwrite: replace an existing model.
+            half: store weights in float16; loading converts them back to float32.
 
         Raises:
-            OutputError: it holds weights already, cannot be written, or a weight is too large for float16.
+            OutputError: the folder holds a model or cannot be written, or a weight overflows float16.
         """
         folder = Path(folder)
         if not overwrite and any((folder / name).exists() for name in (weights.WEIGHTS_FILE, weights.CONFIG_FILE)):
@@ -170,7 +170,7 @@ class Synthesizer(
         return folder
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the files that the hub's mixin uploads."""
+        """Write the files that `ModelHubMixin` uploads."""
         weights.write(save_directory, self.generator, self.info)
 
     @classmethod
@@ -187,7 +187,7 @@ class Synthesizer(
         optimize: Mode = "plain",
         **_: Any,
     ) -> Self:
-        """Load what the hub's mixin was asked for: a folder, or a name on the hub."""
+        """Load a local folder or a hub model for `ModelHubMixin.from_pretrained`."""
         file = weights.find(model_id) or weights.fetch(
             model_id,
             revision=revision,
@@ -198,7 +198,7 @@ class Synthesizer(
         )
         return cls._from_file(file, device, optimize=optimize)
 
-    # --- pictures -------------------------------------------------------------------------------------------------
+    # --- images ---------------------------------------------------------------------------------------------------
 
     def __call__(
         self,
@@ -209,22 +209,22 @@ class Synthesizer(
         instances: Tensor | str | Path | None = None,
         keep_size: bool = False,
     ) -> Tensor:
-        """Draw pictures of a label map.
+        """Generate images from a label map.
 
         Args:
-            label: class ids `[H, W]`, a picture or a file; see `read`.
-            seed: decides the noise.
-            samples: how many different pictures; the first ones stay the same when more are asked for.
-            instances: instance map, for a generator that wants instance borders; see `read`.
-            keep_size: draw at the label map's own size.
+            label: class ids `[H, W]`, an image or a file; see `read`.
+            seed: seed of the noise.
+            samples: number of images; the first ones do not depend on it.
+            instances: instance map, for a generator with instance edges; see `read`.
+            keep_size: generate at the size of the label map.
 
         Returns:
             `[samples, 3, H, W]` uint8 RGB.
 
         Raises:
-            ConfigError: several pictures of a generator that draws one per label map, or a size that does not fit.
-            DataError: a file that cannot be read.
-            LabelError: ids or colours that the label space does not have.
+            ConfigError: several samples from a generator without noise, or an unsupported size.
+            DataError: unreadable file.
+            LabelError: ids or colors that the label space does not define.
         """
         batch = self.read(label, instances=instances, keep_size=keep_size)
         return self._generate_one(batch, self.noise_samples(seed, samples, batch.size))
@@ -239,21 +239,21 @@ class Synthesizer(
         instances: Tensor | str | Path | None = None,
         keep_size: bool = False,
     ) -> Tensor:
-        """Draw a label map on the way from one seed's picture to another's.
+        """Generate images from a label map while interpolating between the noise of two seeds.
 
         Args:
-            label: class ids `[H, W]`, a picture or a file; see `read`.
-            seed_a: where the way begins.
-            seed_b: where it ends.
-            steps: how many pictures, both ends included.
-            instances: instance map, for a generator that wants instance borders; see `read`.
-            keep_size: draw at the label map's own size.
+            label: class ids `[H, W]`, an image or a file; see `read`.
+            seed_a: seed of the first image.
+            seed_b: seed of the last image.
+            steps: number of images, including both ends.
+            instances: instance map, for a generator with instance edges; see `read`.
+            keep_size: generate at the size of the label map.
 
         Returns:
             `[steps, 3, H, W]` uint8 RGB.
 
         Raises:
-            ConfigError, DataError, LabelError: as when it is called.
+            ConfigError, DataError, LabelError: see `__call__`.
         """
         batch = self.read(label, instances=instances, keep_size=keep_size)
         return self._generate_one(batch, self.interpolate_noise(seed_a, seed_b, steps, batch.size))
@@ -261,20 +261,20 @@ class Synthesizer(
     def read(
         self, label: LabelSource, *, instances: Tensor | str | Path | None = None, keep_size: bool = False
     ) -> Batch:
-        """Return a label map, or an image to generate from, as a batch of one, ready for `generate`.
+        """Read a label map or source image as a batch of one for `generate`.
 
         Args:
-            label: class ids `[H, W]` (0 to K-1, K for unknown) as tensor or array; a Pillow picture or a file, which
-                are read as the label space spells them: ids, palette or colours. For a method that generates from
-                images a file, a Pillow picture, an array `[H, W, C]` or a tensor `[C, H, W]`.
-            instances: instance map `[H, W]` or its file, for a generator that wants instance borders; None: it gets
-                the borders between classes.
-            keep_size: draw at the label map's own size instead of the one trained at.
+            label: class ids `[H, W]` (0 to K-1, K for unknown) as tensor or array; or a Pillow image or file, decoded
+                by the label space (ids, palette or colors). For a method that generates from images: a file, a Pillow
+                image, an array `[H, W, C]` or a tensor `[C, H, W]`.
+            instances: instance map `[H, W]` or its file, for a generator with instance edges; None: edges between
+                classes are used.
+            keep_size: keep the size of the label map instead of resizing to the training size.
 
         Raises:
-            ConfigError: the label map's own size is asked for and is no multiple of the generator's stride.
-            DataError: a file that cannot be read, or an instance map of another size.
-            LabelError: ids or colours that the label space does not have.
+            ConfigError: with `keep_size`, a size that is not a multiple of the generator's stride.
+            DataError: unreadable file, or an instance map of another size.
+            LabelError: ids or colors that the label space does not define.
         """
         if self.sampling.condition.source == "images":
             return self.source_batch(read_source_image(label, self.config.data.source), keep_size=keep_size)
@@ -283,59 +283,59 @@ class Synthesizer(
         self.sampling.check_size(*size)
         edges = None
         if self.config.data.instance_edges:
-            things = ids if instances is None else read_instance_ids(instances)
-            if things.shape != ids.shape:
+            instance_ids = ids if instances is None else read_instance_ids(instances)
+            if instance_ids.shape != ids.shape:
                 raise DataError(
                     f"the label map is {tuple(ids.shape)} pixels (height, width) and its instance map "
-                    f"{tuple(things.shape)}; give both the same size"
+                    f"{tuple(instance_ids.shape)}; give both the same size"
                 )
-            edges = instance_edges(resize_nearest(things, size))[None]
+            edges = instance_edges(resize_nearest(instance_ids, size))[None]
         return Batch(label=resize_label(ids, size, self.label_space)[None], edges=edges)
 
     def source_batch(self, source: Tensor, *, keep_size: bool = False) -> Batch:
-        """Return an image to generate from, `[C, H, W]` in [-1, 1], as a batch of one, ready for `generate`.
+        """Return a source image, `[C, H, W]` in [-1, 1], as a batch of one for `generate`.
 
         Raises:
-            ConfigError: its own size is asked for and is no multiple of the generator's stride.
+            ConfigError: with `keep_size`, a size that is not a multiple of the generator's stride.
         """
         size = (int(source.shape[1]), int(source.shape[2])) if keep_size else self.size
         self.sampling.check_size(*size)
         return Batch(label=torch.empty(1, 0, 0, dtype=torch.int64), source=resize_image(source, size)[None])
 
     def generate(self, batch: Batch, noise: Tensor) -> Tensor:
-        """Draw a batch in evaluation mode and full precision, so that its pictures do not depend on each other.
+        """Generate a batch deterministically; images do not depend on each other.
 
         Args:
-            batch: label maps of one size, and instance borders if the generator wants them.
-            noise: `[N, noise_dim]`.
+            batch: inputs of equal size, with instance edges if the generator needs them.
+            noise: `[N, noise_dim]`, or noise maps.
 
         Returns:
-            `[N, 3, H, W]` float32 in [-1, 1], on this synthesizer's device.
+            `[N, 3, H, W]` float32 in [-1, 1], on the device of the synthesizer.
 
         Raises:
-            CheckpointError: the weights are damaged so that pixels are not finite.
+            CheckpointError: the images are not finite.
         """
         return self._generate(batch, noise)[0]
 
     def generate_pyramid(self, batch: Batch, noise: Tensor) -> list[Tensor]:
-        """Draw a batch at all the sizes that the generator makes in one pass (Eq. 17).
+        """Generate a batch at all output scales of a progressive generator (Eq. 17).
 
         Args:
-            batch: label maps of one size.
+            batch: inputs of equal size.
             noise: `[N, noise_dim]`.
 
         Returns:
-            X3, X2, X1: `[N, 3, H, W]`, `[N, 3, H/2, W/2]`, `[N, 3, H/4, W/4]`, else as `generate` returns them.
+            X3, X2, X1: `[N, 3, H, W]`, `[N, 3, H/2, W/2]`, `[N, 3, H/4, W/4]`, float32 in [-1, 1].
 
         Raises:
-            CheckpointError: the weights are damaged so that pixels are not finite.
-            ConfigError: the generator draws at one size only.
+            CheckpointError: the images are not finite.
+            ConfigError: the generator has only one output size.
         """
         self.require_scales()
         return self._generate(batch, noise)
 
     def require_scales(self) -> None:
-        """Raise ConfigError where the generator draws at one size only."""
+        """Raise ConfigError if the generator has only one output size."""
         if self.sampling.outputs == 1:
             raise ConfigError(
                 f"this generator ({self.config.name}) makes one image, not three sizes of it; leave out --scales, or "
@@ -345,7 +345,7 @@ class Synthesizer(
     def _generate(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         self.generator.eval()
         given = noise.to(self.device) if self.sampling.noise_channels else None
-        images = generate_deterministic(self._drawer, self.sampling, batch.to(self.device), given)
+        images = generate_deterministic(self._network, self.sampling, batch.to(self.device), given)
         if not all(bool(image.isfinite().all()) for image in images):
             raise CheckpointError(
                 f"the weights of step {self.step} draw pixels that are not finite; take an earlier checkpoint"
@@ -353,29 +353,29 @@ class Synthesizer(
         return images
 
     def _generate_one(self, batch: Batch, noise: Tensor) -> Tensor:
-        # One at a time: many pictures of one label map should not need more memory than one.
+        # One at a time, so that memory does not grow with the number of samples.
         return torch.cat([float_to_uint8(self.generate(batch, row[None])) for row in noise])
 
     # --- noise ----------------------------------------------------------------------------------------------------
 
     def noise(self, seed: int, sample: int = 0, size: tuple[int, int] | None = None) -> Tensor:
-        """Return the noise of a seed's n-th image (z of Eq. 21), float32, the same on every machine.
+        """Return the noise z of one sample of a seed (Eq. 21), identical on every machine.
 
         Args:
-            seed: decides it.
-            sample: n.
-            size: height and width of the image, where the noise is a map; None: the size trained at.
+            seed: the seed.
+            sample: index of the sample.
+            size: height and width of the image, for spatial noise; None: the training size.
 
         Returns:
-            `[noise_dim]`, or the shape that `Sampling.noise_shape` says; `[0]` where the method takes no noise.
+            float32, `[noise_dim]` or the shape of `Sampling.noise_shape`; `[0]` if the method takes no noise.
         """
         return latent_from_seed(seed, sample, self.sampling.noise_shape(size or self.size) or (0,))
 
     def noise_samples(self, seed: int, samples: int, size: tuple[int, int] | None = None) -> Tensor:
-        """Return the noise of a seed's first images, `[samples, ...]`.
+        """Return the noise of the first samples of a seed, `[samples, ...]`.
 
         Raises:
-            ConfigError: no picture, or several of a generator that takes no noise.
+            ConfigError: `samples` is below 1, or above 1 for a generator without noise.
         """
         if samples < 1:
             raise ConfigError(f"{samples} pictures per label map are none; ask for 1 or more")
@@ -383,28 +383,28 @@ class Synthesizer(
         return torch.stack([self.noise(seed, sample, size) for sample in range(samples)])
 
     def interpolate_noise(self, seed_a: int, seed_b: int, steps: int, size: tuple[int, int] | None = None) -> Tensor:
-        """Return noise on the way between two seeds' first images, `[steps, ...]`.
+        """Interpolate spherically between the noise of two seeds, `[steps, ...]`.
 
-        The way is along a sphere: halfway along a straight line z would be shorter than any that was trained on.
+        Linear interpolation would yield vectors with a smaller norm than those seen in training.
 
         Raises:
-            ConfigError: fewer than two steps, or a generator that takes no noise.
+            ConfigError: fewer than two steps, or a generator without noise.
         """
         if steps < 2:
             raise ConfigError(f"interpolation in {steps} step(s) has no two ends; ask for 2 or more")
         return self.slerp(seed_a, seed_b, torch.linspace(0, 1, steps, dtype=torch.float64), size)
 
     def slerp(self, seed_a: int, seed_b: int, parts: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Return noise at some places of that way, `[N, noise_dim]`.
+        """Interpolate spherically (slerp) between the noise of two seeds, `[N, ...]`.
 
         Args:
-            seed_a: where the way begins.
-            seed_b: where it ends.
-            parts: `[N]` float64, which part of the way each is along it, 0 to 1.
-            size: height and width of the images, where noise is a map; None: the size trained at.
+            seed_a: seed at fraction 0.
+            seed_b: seed at fraction 1.
+            parts: `[N]` float64, interpolation fractions in [0, 1].
+            size: height and width of the images, for spatial noise; None: the training size.
 
         Raises:
-            ConfigError: a generator that takes no noise.
+            ConfigError: a generator without noise.
         """
         self._require_noise(True, "it draws one picture per label map, so there is nothing to interpolate")
         shape = self.noise(seed_a, size=size).shape

@@ -1,4 +1,4 @@
-"""Where exported weights lie, and how they are read and written: safetensors and JSON, nothing in them is executed."""
+"""Locates, downloads, reads and writes exported models: safetensors weights and a JSON config, without pickle."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
 
 class ModelInfo(NamedTuple):
-    """What weights need beside themselves; `config.json` holds it.
+    """Metadata of exported weights, stored as `config.json`.
 
     Attributes:
-        config: the run that made them.
-        label_space: what their class ids mean.
-        step: optimiser steps they were trained for.
+        config: configuration of the training run.
+        label_space: meaning of the class ids.
+        step: number of optimizer steps trained.
     """
 
     config: RunConfig
@@ -45,7 +45,7 @@ class ModelInfo(NamedTuple):
     step: int
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON can hold."""
+        """Return the metadata as JSON-serializable values."""
         return {
             "format": FORMAT,
             "config": self.config.model_dump(mode="json"),
@@ -54,10 +54,10 @@ class ModelInfo(NamedTuple):
         }
 
     def build(self) -> nn.Module:
-        """Return the generator that this describes, with random weights.
+        """Build the described generator with random weights.
 
         Raises:
-            CheckpointError: it is of a kind that this version does not know.
+            CheckpointError: an architecture that this version does not support.
         """
         return build_generator(self.config, self.label_space)
 
@@ -66,8 +66,8 @@ class ModelInfo(NamedTuple):
         """Read `config.json`.
 
         Raises:
-            CheckpointError: it is missing, damaged, or of another format.
-            LabelError: its label space contradicts itself.
+            CheckpointError: missing, damaged, or of another format.
+            LabelError: inconsistent label space.
         """
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
@@ -95,19 +95,19 @@ class ModelInfo(NamedTuple):
 
 
 def shipped_models() -> dict[str, Path]:
-    """Return the weights files that come with the package, by the model's name."""
+    """Return the weights files shipped with the package by model name."""
     return {file.parent.name: file for file in sorted(_SHIPPED.glob(f"*/{WEIGHTS_FILE}"))}
 
 
 def find(source: str | Path) -> Path | None:
-    """Return the weights file that a path means, or None where the text can only be a name on the hub.
+    """Locate a weights file; return None if the source can only be a name on the Hugging Face hub.
 
     Args:
-        source: a run folder (its newest checkpoint counts), a folder with `model.safetensors`, such a file, or the
-            name of a model that comes with the package, before which a folder of this name counts if it holds one.
+        source: a run folder (its newest checkpoint is used), a folder with `model.safetensors`, a `.safetensors` file,
+            or the name of a shipped model. A folder of that name takes precedence if it holds a model.
 
     Raises:
-        CheckpointError: there is nothing, or nothing of this kind.
+        CheckpointError: nothing found, or not a model.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -121,7 +121,7 @@ def find(source: str | Path) -> Path | None:
         return shipped[str(source)]
     if path.is_dir():
         return _find_in_folder(path)
-    # A misspelt folder should not become a question to the net: `runs/mine` is a path where `runs` is.
+    # A misspelled path must not trigger a download: `runs/mine` is a path if `runs` exists.
     if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not path.parent.exists():
         return None
     names = "".join(f", or {name}, which comes with the package" for name in shipped)
@@ -157,10 +157,10 @@ def fetch(
     local_files_only: bool = False,
     token: str | bool | None = None,
 ) -> Path:
-    """Fetch a model from the Hugging Face hub, or its cache, and return its weights file.
+    """Download a model from the Hugging Face hub (or its cache), and return the weights file.
 
     Raises:
-        CheckpointError: the hub has no such model, cannot be reached, or the model is not one of lab2pix.
+        CheckpointError: unknown model, unreachable hub, or not a lab2pix model.
     """
     try:
         folder = snapshot_download(
@@ -172,7 +172,7 @@ def fetch(
             token=token,
             allow_patterns=[WEIGHTS_FILE, CONFIG_FILE],
         )
-    except Exception as error:  # the hub's client, its transport and its cache each have errors of their own
+    except Exception as error:  # client, transport and cache raise errors of their own
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
             f"there is no folder {name}, and no model of this name came from the Hugging Face hub ({reason}); "
@@ -185,10 +185,10 @@ def fetch(
 
 
 def read(file: Path) -> tuple[nn.Module, ModelInfo]:
-    """Return the generator in a weights file, and what lies beside it.
+    """Load a generator from a weights file, with the metadata in the same folder.
 
     Raises:
-        CheckpointError: a file is missing, damaged, or the two do not belong together.
+        CheckpointError: a file is missing or damaged, or weights and metadata do not match.
     """
     info = ModelInfo.read(file.with_name(CONFIG_FILE))
     try:
@@ -197,7 +197,7 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
         raise CheckpointError(f"{file} is missing; take another checkpoint") from error
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{file} cannot be read ({error}); take another copy") from error
-    with torch.random.fork_rng(devices=[]):  # loading must not change the random numbers that the caller draws next
+    with torch.random.fork_rng(devices=[]):  # loading must not advance the global RNG
         generator = info.build()
     try:
         generator.load_state_dict(tensors)
@@ -210,16 +210,16 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
 
 
 def write(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = False) -> None:
-    """Write `model.safetensors` and `config.json`; each is whole or as it was before.
+    """Write `model.safetensors` and `config.json`, each atomically.
 
     Args:
-        folder: where to.
+        folder: output folder.
         generator: the network.
-        info: what lies beside it.
-        half: write floating-point numbers in float16.
+        info: metadata.
+        half: store floating-point weights in float16.
 
     Raises:
-        OutputError: the folder cannot be written, or a number is too large for float16.
+        OutputError: the folder cannot be written, or a weight overflows float16.
     """
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
     if half:

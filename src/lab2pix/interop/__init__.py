@@ -1,4 +1,4 @@
-"""What connects the project with others' work: the authors' released networks, and the Hugging Face hub."""
+"""Interoperability: conversion of checkpoints of other programs, and vector files of recorded outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The authors' checkpoint files: read without executing anything, and recognised by the names of their weights."""
+"""Safe loading of checkpoints of other programs, and recognition of their format by weight names."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("an image encoder of SPADE", ("fc_mu.weight",)),
     ("an image encoder of the official Lab2Pix-V1", ("conv.0.weight", "fc.weight")),
 ]
-"""What else lies beside generators, and weights that only it has."""
+"""Other networks found next to generators, and the weight names that identify them."""
 
 
 _JUNK = (EOFError, RuntimeError, LookupError, TypeError, AttributeError, AssertionError, struct.error)
-"""What damaged pickles lead to, beside errors of pickle itself."""
+"""Exceptions of damaged pickles, other than pickle's own."""
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Read the weights of a `.pth` or `.safetensors` file; nothing in it is executed.
+    """Read the weights of a `.pth` or `.safetensors` file without executing code.
 
     Returns:
-        Weights by name, without the `module.` that several GPUs leave before it, and in the form of today: batch norms
-        have their counter, spectral norms their second singular vector.
+        State dict without the prefix `module.` of DataParallel, in PyTorch's present form: batch norms have
+        `num_batches_tracked`, spectral norms their vector `v`.
 
     Raises:
-        CheckpointError: the file is missing, unreadable, holds other things than weights, or would execute code.
-        IndexError, RuntimeError: a weight of spectral norm has no shape of one.
+        CheckpointError: the file is missing, unreadable, not a state dict, or would execute code.
+        IndexError, RuntimeError: a spectral-norm weight has an invalid shape.
     """
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
@@ -76,7 +76,7 @@ def _unpickle(path: Path) -> object:
 
 
 def _modernized(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add what older versions of PyTorch did not save, and drop what they saved twice."""
+    """Add entries that older versions of PyTorch did not save, and drop redundant ones."""
     for name in [name for name in state if name.endswith(".running_mean")]:
         state.setdefault(f"{name.removesuffix('running_mean')}num_batches_tracked", torch.tensor(0))
     for original in [name for name in state if name.endswith(".weight_orig")]:
@@ -84,7 +84,7 @@ def _modernized(state: dict[str, Tensor]) -> dict[str, Tensor]:
         divided = state.pop(name, None)
         if f"{name}_v" in state or f"{name}_u" not in state:
             continue
-        # Before 1.1 the divided weight was saved instead of v. Any v with u W v = sigma divides as it was divided.
+        # PyTorch before 1.1 saved the normalized weight instead of v. Any v with u W v = sigma reproduces it.
         weight, u = state[original].flatten(1).float(), state[f"{name}_u"].float()
         v = torch.mv(weight.t(), u)
         wanted = v.norm() if divided is None else weight.norm() / divided.float().norm()
@@ -93,7 +93,7 @@ def _modernized(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _recognized(state: Mapping[str, Tensor], formats: Mapping[str, CheckpointFormat]) -> str | None:
-    """Return the format of a generator's weights, or what else they are; None where they are unknown."""
+    """Return the format of a generator's weights, or a description of another known network, or None."""
     for name, known in formats.items():
         if known.matches(state):
             return name
@@ -105,17 +105,17 @@ def _recognized(state: Mapping[str, Tensor], formats: Mapping[str, CheckpointFor
 
 
 def check_format(path: Path, state: Mapping[str, Tensor], name: str, formats: Mapping[str, CheckpointFormat]) -> None:
-    """Check that weights are of the format they are said to be.
+    """Check that a state dict has the given format.
 
     Args:
-        path: where they come from.
-        state: weights by name.
-        name: one of `formats`.
-        formats: all that are known, by name.
+        path: path of the checkpoint, for errors.
+        state: the state dict.
+        name: name of the expected format.
+        formats: all known formats, by name.
 
     Raises:
         ConfigError: there is no such format.
-        CheckpointError: they are something else.
+        CheckpointError: the state dict has another format.
     """
     if name not in formats:
         raise ConfigError(f"no format of checkpoint is called '{name}'{did_you_mean(name, formats)}")

@@ -1,4 +1,4 @@
-"""From other programs' checkpoints to generators with all that sampling needs: settings, classes, size."""
+"""Checkpoint conversion: formats, options, results, and inference of the label space."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ __all__ = [
 ]
 
 WIDE = "cityscapes"
-"""The one shipped data set whose images are twice as wide as high."""
+"""The built-in dataset whose images are twice as wide as high."""
 
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What weights do not say; None: as is usual for the label space.
+    """Settings that cannot be inferred from weights; None: the default of the label space.
 
     Attributes:
-        label_space: a shipped name or a YAML file; None: the one shipped space that fits.
-        size: height and width of the images.
-        num_upsamples: how often the generator doubles its size.
-        instance_edges: whether the last channel of the label map marks borders between instances.
+        label_space: built-in name or a YAML file; None: the only built-in one that fits.
+        size: height and width of the images in pixels.
+        num_upsamples: number of 2x upsamplings in the generator.
+        instance_edges: whether the last input channel is the instance-boundary channel.
     """
 
     label_space: str | None = None
@@ -48,12 +48,12 @@ class ConversionOptions:
 
 @dataclass(frozen=True)
 class Converted:
-    """A generator and what it needs besides its weights.
+    """Converted generator with its configuration.
 
     Attributes:
-        generator: with the weights, in evaluation mode.
-        config: settings under which this package builds and feeds it.
-        label_space: what its class ids mean.
+        generator: generator with the converted weights, in eval mode.
+        config: configuration that builds the same generator.
+        label_space: label space of its input.
     """
 
     generator: nn.Module
@@ -61,7 +61,7 @@ class Converted:
     label_space: LabelSpace
 
     def __str__(self) -> str:
-        """Return a line that says what was understood."""
+        """Return a one-line summary."""
         data, edges = self.config.data, " with instance edges" if self.config.data.instance_edges else ""
         size = f"{data.size[0]}x{data.size[1]} (height x width)"
         parameters = sum(parameter.numel() for parameter in self.generator.parameters())
@@ -70,12 +70,12 @@ class Converted:
 
 @dataclass(frozen=True)
 class CheckpointFormat:
-    """A kind of checkpoint that a method converts.
+    """Checkpoint format that a method converts.
 
     Attributes:
-        matches: whether weights by name are of this kind.
-        convert: turns them into a generator; `KeyError`, `IndexError`, `ValueError` and `RuntimeError` mean that they
-            are damaged.
+        matches: returns whether a state dict has this format.
+        convert: converts path, state dict and options; raises `KeyError`, `IndexError`, `ValueError` or `RuntimeError`
+            for damaged weights.
     """
 
     matches: Callable[[Mapping[str, Tensor]], bool]
@@ -95,12 +95,12 @@ def check_num_upsamples(options: ConversionOptions, possible: set[int]) -> None:
 
 @dataclass(frozen=True)
 class LabelFit:
-    """How the channels of a checkpoint's label map are a label space's.
+    """Match between the input channels of a checkpoint and a label space.
 
     Attributes:
         space: the label space.
-        edges: whether the last channel marks borders between instances.
-        without_unknown: whether the space has unknown pixels and the checkpoint no channel for them.
+        edges: whether the last channel is the instance-boundary channel.
+        without_unknown: whether the space has unknown pixels but the checkpoint lacks a channel for them.
     """
 
     space: LabelSpace
@@ -108,21 +108,21 @@ class LabelFit:
     without_unknown: bool
 
     def pad_unknown_channel(self, state: dict[str, Tensor], pattern: str) -> int:
-        """Give unknown pixels a channel of zero weights where they have none: nothing is said about them.
+        """Insert a channel of zero weights for unknown pixels if the checkpoint has none.
 
         Args:
-            state: weights; those that look at the label map are replaced.
-            pattern: what their names match.
+            state: state dict; weights applied to the label map are replaced in place.
+            pattern: regular expression for the names of these weights.
 
         Returns:
-            The number of channels for classes.
+            Number of input channels, without the instance-boundary channel.
         """
         place = self.space.num_classes
         for name in [name for name in state if self.without_unknown and re.search(pattern, name)]:
             weight = state[name]
-            if name.endswith("_u") or weight.ndim == 2:  # of the result's width, or of the noise's
+            if name.endswith("_u") or weight.ndim == 2:  # sized by the output or by the noise
                 continue
-            flat = weight.ndim == 1  # the singular vector on the input's side
+            flat = weight.ndim == 1  # singular vector v, on the input side
             parts = weight.reshape(1, -1, 3, 3) if flat else weight
             zeros = torch.zeros_like(parts[:, :1])
             wider = torch.cat([parts[:, :place], zeros, parts[:, place:]], 1)
@@ -131,7 +131,7 @@ class LabelFit:
 
 
 def _fits(space: LabelSpace, channels: int, edges: bool | None, *, edges_possible: bool) -> list[LabelFit]:
-    """Return the ways in which a space can have so many channels, the usual one first."""
+    """Return all matches of a label space with a number of channels, the most likely first."""
     has_unknown = space.unknown_value is not None
     found = []
     for with_edges in (False, True):
@@ -142,7 +142,7 @@ def _fits(space: LabelSpace, channels: int, edges: bool | None, *, edges_possibl
             found.append(LabelFit(space, with_edges, has_unknown))
         elif has_unknown and classes == space.num_channels:
             found.append(LabelFit(space, with_edges, False))
-    # The published Cityscapes networks see borders between instances and know no unknown pixels.
+    # The published Cityscapes networks have an instance-boundary channel and no channel for unknown.
     return found[::-1] if space.name == WIDE else found
 
 

@@ -1,4 +1,4 @@
-"""Weights under other names: rules that turn our names into another program's, and strict loading by them."""
+"""State dict key maps: rename rules between this package and other programs, and strict loading."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from lab2pix.errors import CheckpointError
 __all__ = ["SPECTRAL_NORM", "Rules", "load_renamed", "rename"]
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
-"""Patterns in our names and what replaces them, applied one after the other."""
+"""Regular expressions for our names and their replacements, applied in order."""
 
 SPECTRAL_NORM: Rules = [
     (r"\.parametrizations\.weight\.original$", ".weight_orig"),
     (r"\.parametrizations\.weight\.0\._([uv])$", r".weight_\1"),
 ]
-"""Old spectral norm keeps three tensors next to each other; the parametrization of today nests them."""
+"""Rules from the spectral-norm parametrization to the old hook-based `spectral_norm`."""
 
 
 def _names(network: nn.Module, rules: Rules) -> dict[str, str]:
-    """Return the other program's name of every weight, by ours."""
+    """Return the mapping from our name of every weight to the other program's."""
     names = {}
     for ours in network.state_dict():
         name = ours
@@ -34,23 +34,23 @@ def _names(network: nn.Module, rules: Rules) -> dict[str, str]:
 
 
 def rename(network: nn.Module, rules: Rules) -> dict[str, Tensor]:
-    """Return a network's weights under the other names."""
+    """Return the state dict of a network under the other program's names."""
     names, state = _names(network, rules), network.state_dict()
     return {names[ours]: tensor.detach().clone() for ours, tensor in state.items()}
 
 
 @torch.no_grad()
 def load_renamed(network: nn.Module, rules: Rules, weights: Mapping[str, Tensor], what: str) -> None:
-    """Fill a network with another program's weights, all of them and no others.
+    """Load another program's state dict strictly.
 
     Args:
-        network: of the same architecture and widths.
-        rules: turn our names into the other ones.
-        weights: under the other names.
-        what: how to call them in an error.
+        network: network of the same architecture and widths.
+        rules: rules from our names to the other program's.
+        weights: state dict under the other program's names.
+        what: name of the weights in errors.
 
     Raises:
-        CheckpointError: a weight is missing, unknown or of another shape.
+        CheckpointError: a weight is missing, unexpected or of another shape.
     """
     names, state = _names(network, rules), network.state_dict()
     missing = sorted(set(names.values()) - set(weights))

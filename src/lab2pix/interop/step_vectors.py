@@ -1,4 +1,4 @@
-"""Vector files of one training step: answers of the networks, losses, gradients, and the weights after the step."""
+"""Vector files of one training step: outputs, losses, gradients, and weights after the step."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ __all__ = ["StepAnswers", "check_step", "gradient_norms", "input_classes", "with
 
 @dataclass
 class StepAnswers:
-    """What this package computes for a vector file, under the names of the file.
+    """Results of this package for a vector file, under the names in the file.
 
     Attributes:
         networks: prefixes of the networks' weights.
         outputs: tensors, without the prefix `out.`.
-        values: per group (`loss.initial`, `grad_norm.step`, ...) a number per name.
-        state: every network's weights after the step.
-        other: answers of another kind, to be equal to the recorded ones.
+        values: numbers by group (`loss.initial`, `grad_norm.step`, ...) and name.
+        state: weights of all networks after the step.
+        other: further results, which must equal the recorded ones exactly.
     """
 
     networks: tuple[str, ...]
@@ -37,7 +37,7 @@ class StepAnswers:
 
 
 _SETTINGS = ("system", "format", "config", "tolerance", "measured", "after.tolerance", "after.unstable")
-"""Entries of the JSON file that are no answers."""
+"""Entries of the JSON file that are not recorded results."""
 
 _TOLERANCES = {
     "loss": "loss_relative",
@@ -47,9 +47,9 @@ _TOLERANCES = {
 
 
 def check_step(vectors: Vectors, answers: StepAnswers) -> Iterator[Row]:
-    """Compare every recorded answer of a vector file, by the tolerances that the file names.
+    """Compare every recorded result of a vector file, within the tolerances in the file.
 
-    A tensor or value that nobody here knows is a row that failed.
+    Unknown tensors and values yield failed rows.
     """
     known = tuple(f"{prefix}." for prefix in (*answers.networks, "in", "out"))
     for name in vectors.tensors:
@@ -154,7 +154,7 @@ def _image(stored: Tensor) -> Tensor:
 
 
 def without_dropout(network: nn.Module) -> nn.Module:
-    """Set the probability of every dropout layer to 0; the layers, and the names after them, stay."""
+    """Set the probability of every dropout layer to 0; the layers stay, so that weight names do not change."""
     for layer in network.modules():
         if isinstance(layer, nn.Dropout):
             layer.p = 0.0
@@ -162,11 +162,11 @@ def without_dropout(network: nn.Module) -> nn.Module:
 
 
 def gradient_norms(network: nn.Module, names: Mapping[str, str]) -> tuple[float, dict[str, float]]:
-    """Return the norm over all parameters of the gradients that a network holds, and the norm of each.
+    """Return the global gradient norm of a network, and the norm per parameter under its name in the file.
 
     Args:
-        network: after the backward pass.
-        names: our name of every weight -> its name in the file.
+        network: network after the backward pass.
+        names: mapping from our name of every weight to its name in the file.
     """
     norms = {
         names[name]: 0.0 if parameter.grad is None else parameter.grad.double().norm().item()

@@ -1,4 +1,4 @@
-"""Vector files: weights, one input and recorded outputs of another program, and how ours are compared with them."""
+"""Vector files: weights, inputs and recorded outputs of another program, and comparison with ours."""
 
 from __future__ import annotations
 
@@ -37,31 +37,31 @@ TOLERANCE = 1e-4
 """Largest difference allowed: absolute for tensors, relative for losses and gradient norms."""
 
 _SMALL = 1e-3
-"""Values below it count as this large when differences are taken relative: sums that cancel keep float32's noise."""
+"""Floor of the denominator of relative differences: sums that cancel are dominated by float32 rounding."""
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """What a vector file holds.
+    """Content of a vector file.
 
     Attributes:
-        tensors: weights, inputs (`in.*`) and recorded answers (`out.*`), by name.
-        values: the JSON beside them: `config`, loss values, gradient norms, shapes, notes.
+        tensors: weights, inputs (`in.*`) and recorded outputs (`out.*`), by name.
+        values: content of the JSON file: `config`, loss values, gradient norms, shapes, notes.
     """
 
     tensors: dict[str, Tensor]
     values: dict[str, Any]
 
     def part(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors whose names begin with `prefix`, without it."""
+        """Return the tensors whose names start with `prefix`, with the prefix removed."""
         return {name.removeprefix(prefix): tensor for name, tensor in self.tensors.items() if name.startswith(prefix)}
 
 
 def read_vectors(path: Path) -> Vectors:
-    """Read `NAME.safetensors` and `NAME.json` beside it.
+    """Read `NAME.safetensors` and `NAME.json`.
 
     Raises:
-        CheckpointError: one of them is missing or unreadable.
+        CheckpointError: a file is missing or unreadable, or has no `config`.
     """
     try:
         tensors = load_file(path)
@@ -74,21 +74,21 @@ def read_vectors(path: Path) -> Vectors:
 
 
 def one_by_one(image: Tensor, factor: int, weights: Mapping[str, Tensor], name: str) -> Tensor:
-    """Return a stand-in feature: 1x1 convolution of the image average-pooled by `factor`."""
+    """Return a stand-in for a backbone feature: 1x1 convolution of the image average-pooled by `factor`."""
     pooled = F.avg_pool2d(image, factor) if factor > 1 else image
     return F.conv2d(pooled, weights[f"{name}.weight"].float(), weights[f"{name}.bias"].float())
 
 
 @dataclass(frozen=True)
 class Row:
-    """One recorded answer against ours.
+    """Comparison of one recorded output with ours.
 
     Attributes:
-        output: its name in the file.
-        max_abs: largest absolute difference; for losses and gradient norms the relative one; NaN where none was taken.
-        tolerance: the most that is right.
-        ok: whether it is.
-        note: why not, where no number says so.
+        output: name in the file.
+        max_abs: largest absolute difference, or relative for losses and gradient norms; NaN if not comparable.
+        tolerance: largest difference allowed.
+        ok: whether the comparison passed.
+        note: reason of a failure without a difference.
     """
 
     output: str
@@ -103,7 +103,7 @@ def failure(output: str, reason: str) -> Row:
 
 
 def compare(output: str, ours: Tensor, recorded: Tensor) -> Row:
-    """Compare tensors; where the file holds every s-th pixel only, so do we."""
+    """Compare tensors; if the recording is subsampled to every s-th pixel, ours is, too."""
     recorded = recorded.float()
     thinned = _thinned(ours.detach(), recorded)
     if thinned is None:
@@ -128,7 +128,7 @@ def compare_value(output: str, ours: float, recorded: object) -> Row:
 
 
 def gradient_norm(loss: Tensor, network: nn.Module) -> float:
-    """Return the norm over all parameters, raw weights under spectral norm among them."""
+    """Return the global gradient norm over all parameters (unnormalized weights for spectral norm)."""
     gradients = torch.autograd.grad(loss, list(network.parameters()), allow_unused=True)
     return math.sqrt(sum(gradient.double().square().sum().item() for gradient in gradients if gradient is not None))
 
@@ -143,7 +143,7 @@ def compare_losses(name: str, recorded: Mapping[str, object], losses: Mapping[st
 
 
 def guarded(name: str, check: Callable[[], Iterable[Row]]) -> list[Row]:
-    """Return a check's rows; one that breaks on what the file holds is a row that failed, and the rest goes on."""
+    """Return the rows of a check; an exception caused by the file's content becomes one failed row."""
     try:
         return list(check())
     except (Lab2PixError, ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
@@ -157,14 +157,14 @@ def check_case(
     check_value: Callable[[str, Any], Iterable[Row]],
     settings: Sequence[str] = (),
 ) -> Iterator[Row]:
-    """Yield a row per recorded output, and one that failed per entry that nothing is known of.
+    """Yield a row per recorded output, and a failed row per unknown entry.
 
     Args:
-        vectors: the file's content.
-        known_names: weights and inputs that the outputs depend on.
+        vectors: content of the vector file.
+        known_names: names of the weights and inputs that the outputs depend on.
         check_tensor: compares one `out.*`.
         check_value: compares one entry of the JSON file.
-        settings: entries of the JSON file that are no outputs, besides `config`.
+        settings: entries of the JSON file that are not outputs, besides `config`.
     """
     recorded = {name: tensor for name, tensor in vectors.tensors.items() if name.startswith("out.")}
     for name, tensor in recorded.items():

@@ -1,4 +1,4 @@
-"""Reads label maps some rows at a time, so that a large one takes little more memory than its ids."""
+"""Color matching of label maps in row chunks, so that peak memory stays near the size of the ids."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from torch import Tensor
 __all__ = ["BAND", "Colored", "look_up", "match_colors", "row_chunks"]
 
 BAND = 2**18
-"""Pixels that are looked at together."""
+"""Pixels per chunk."""
 
 
 def row_chunks(height: int, width: int) -> Iterator[slice]:
-    """Yield slices of rows that together are the whole of a map, from the top."""
+    """Yield slices of rows that cover a map from the top, about `BAND` pixels each."""
     step = max(1, BAND // max(1, width))
     return (slice(top, min(top + step, height)) for top in range(0, height, step))
 
 
 def look_up(table: Tensor, places: Tensor) -> Tensor:
-    """Return `table[places]` of a table in one dimension and places `[H, W]` of any whole numbers."""
+    """Return `table[places]` for a 1-D table and integer indices `[H, W]`."""
     found = torch.empty(places.shape, dtype=table.dtype)
     for rows in row_chunks(*places.shape):
         found[rows] = table[places[rows].long()]
@@ -31,7 +31,7 @@ def look_up(table: Tensor, places: Tensor) -> Tensor:
 
 @dataclass
 class _ColorErrors:
-    """Pixels of wrong colours: how many, and the colour that most have in one band."""
+    """Count of wrongly colored pixels, and the color most frequent in any one chunk."""
 
     pixels: int = 0
     most: int = 0
@@ -47,14 +47,14 @@ class _ColorErrors:
 
 @dataclass(frozen=True)
 class Colored:
-    """What the colours of a map are.
+    """Result of color matching.
 
     Attributes:
-        ids: `[H, W]`, those of the nearest known colours; of strays a neighbour's, if they form seams alone.
-        share: part of the pixels that are wrong: strays if these form more than seams, else all that are unsure.
-        color: a colour that many of them have, 8-bit RGB.
-        noisy: whether there are more colours than a map without blur has.
-        spotted: whether strays form more than seams.
+        ids: `[H, W]` ids of the nearest known colors; strays that only form seams get a neighbor's id.
+        share: fraction of wrong pixels: the strays if `spotted`, else all unsure pixels.
+        color: a frequent color of these, 8-bit RGB.
+        noisy: whether there are more colors than in a map without compression artifacts.
+        spotted: whether strays form areas larger than seams.
     """
 
     ids: Tensor
@@ -67,16 +67,16 @@ class Colored:
 def match_colors(
     rgb: Tensor, known: Tensor, *, ids: Tensor, many: int, stray: float, unsure: float, seam: int
 ) -> Colored:
-    """Find out what each pixel's colour means.
+    """Match each pixel to the nearest known color (Euclidean distance in RGB).
 
     Args:
         rgb: `[3, H, W]` uint8.
-        known: `[C, 3]` uint8 colours.
-        ids: `[C]`, what they mean.
-        many: a map of more colours is noisy.
-        stray: distance from which on a pixel of a noisy map takes the class of its neighbours.
-        unsure: distance from which on a pixel is not surely of a class.
-        seam: side of the smallest square of strays that is more than a seam.
+        known: `[C, 3]` uint8 colors.
+        ids: `[C]` ids of the colors.
+        many: number of colors above which a map is noisy.
+        stray: distance beyond which a pixel of a noisy map takes the class of its neighbors.
+        unsure: distance beyond which the class of a pixel is uncertain.
+        seam: side in pixels of the smallest square of strays that is larger than a seam.
     """
     size = (rgb.shape[1], rgb.shape[2])
     found, strays = torch.empty(size, dtype=ids.dtype), torch.empty(size, dtype=torch.bool)
@@ -102,17 +102,17 @@ def match_colors(
 
 
 def _nearest(colors: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which known colour `[C, 3]` is nearest to each packed colour, and how far it is."""
+    """Return index of and distance to the nearest known color `[C, 3]`, for each packed color."""
     unpacked = torch.stack([colors >> 16, (colors >> 8) & 255, colors & 255], dim=1).float()
     parts = [
         torch.cdist(part, known, compute_mode="donot_use_mm_for_euclid_dist").min(dim=1)
-        for part in torch.split(unpacked, 8192)  # photos taken for label maps would fill the memory otherwise
+        for part in torch.split(unpacked, 8192)  # bounds memory when a photo is read as a label map
     ]
     return torch.cat([part.indices for part in parts]), torch.cat([part.values for part in parts])
 
 
 def _has_square(mask: Tensor, side: int) -> bool:
-    """Say whether a bool mask `[H, W]` holds a full square of `side` pixels."""
+    """Return whether a bool mask `[H, W]` contains a full square of `side` pixels."""
     if min(mask.shape) < side:
         return False
     for rows in row_chunks(*mask.shape):
@@ -123,9 +123,9 @@ def _has_square(mask: Tensor, side: int) -> bool:
 
 
 def _fill(ids: Tensor, stray: Tensor, seam: int) -> Tensor:
-    """Give strays the id of a neighbour that is none, ring by ring from the outside (`[H, W]` each).
+    """Fill strays with the id of a neighbor that is not a stray, ring by ring from the outside (`[H, W]` each).
 
-    As no square of `seam` is full of them, none is as far as that from the nearest of the others.
+    No square of `seam` pixels is full of strays, so each has another pixel within that distance.
     """
     filled = ids.clone()
     height, width = ids.shape

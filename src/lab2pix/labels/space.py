@@ -1,4 +1,4 @@
-"""Label spaces: which classes there are, how files spell them, and how they look (ids, colours, one-hot)."""
+"""Label spaces: classes, their file encoding, colors, and conversion between ids, colors and one-hot tensors."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from lab2pix.utils.registry import label_space_names
 __all__ = ["COLOR_TOLERANCE", "LabelClass", "LabelSpace", "generate_colors"]
 
 COLOR_TOLERANCE = 64.0
-"""How far (Euclidean, of 8-bit RGB) a pixel's colour may lie from a class's before it counts as a stray."""
+"""Euclidean distance in 8-bit RGB to the nearest class color beyond which a pixel is a stray."""
 SEAM_WIDTH = 9
-"""Side in pixels of the smallest square of strays that is no blur between two classes any more, but a wrong colour."""
+"""Side in pixels of the smallest square of strays treated as a wrong color rather than blending along a boundary."""
 
 Color = tuple[int, int, int]
-MAX_VALUE = 65535  # the largest value in a label map's file, as many as 16 bits hold
+MAX_VALUE = 65535  # largest file value (16 bits)
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class LabelClass:
     """One class.
 
     Attributes:
-        name: what a person calls it.
+        name: display name.
         color: 8-bit RGB.
-        foreground: whether its pixels weigh more in the adversarial loss (Eq. 9).
+        foreground: whether its pixels have a larger weight in the adversarial loss (Eq. 9).
     """
 
     name: str
@@ -47,18 +47,18 @@ class LabelClass:
 
 @dataclass(frozen=True)
 class LabelSpace:
-    """The classes of a data set, how its files spell them, and how they are shown.
+    """Classes of a dataset, with their file encoding and colors.
 
-    In memory ids are canonical: 0 to K-1 for the K classes in their order, and K for unknown where the space has it.
+    Canonical ids are used in memory: 0 to K-1 for the K classes in order, and K for unknown if the space has it.
 
     Attributes:
-        name: what the space is called.
-        classes: the K classes; a class's canonical id is its place.
-        unknown_value: value in files that means "no class" (as -1 does then); None: every pixel has a class.
-        file_offset: value in files of class 0, so that canonical = value - offset.
+        name: name of the label space.
+        classes: the K classes; the index is the canonical id.
+        unknown_value: file value of unknown pixels (-1 then means unknown, too); None: every pixel has a class.
+        file_offset: file value of class 0: canonical id = value - offset.
         unknown_color: 8-bit RGB of unknown pixels.
-        unknown_foreground: whether unknown pixels weigh as foreground.
-        evaluation: id in the benchmark's scores per class, None for classes it leaves out; None: same as canonical.
+        unknown_foreground: whether unknown pixels are foreground.
+        evaluation: evaluation id of each class, None for ignored classes; None: the canonical ids.
     """
 
     name: str
@@ -70,11 +70,11 @@ class LabelSpace:
     evaluation: tuple[int | None, ...] | None = None
 
     def __post_init__(self) -> None:
-        """Refuse a space that contradicts itself.
+        """Validate the label space.
 
         Raises:
-            LabelError: no class, two classes of one name, an unknown value that is also a class, evaluation ids that
-                are not one per class.
+            LabelError: there are no classes, two classes share a name, the offset or unknown value is out of range or
+                in conflict with a class, or the number of evaluation ids is wrong.
         """
         if not self.classes:
             raise LabelError(f"Label space '{self.name}' has no classes; list at least one under 'classes'")
@@ -99,22 +99,22 @@ class LabelSpace:
 
     @property
     def num_classes(self) -> int:
-        """K, without unknown."""
+        """Number of classes K, without unknown."""
         return len(self.classes)
 
     @property
     def num_channels(self) -> int:
-        """Channels of the one-hot tensor: K, and one more where the space has unknown."""
+        """Channels of the one-hot tensor: K, plus one if the space has unknown."""
         return len(self.classes) + (self.unknown_value is not None)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The classes' names in the order of their ids."""
+        """Class names, ordered by id."""
         return tuple(item.name for item in self.classes)
 
     @property
     def background_ids(self) -> tuple[int, ...]:
-        """Canonical ids that are no foreground; holds K where unknown is background."""
+        """Canonical ids of the background, including K if unknown is background."""
         ids = [index for index, item in enumerate(self.classes) if not item.foreground]
         if self.unknown_value is not None and not self.unknown_foreground:
             ids.append(self.num_classes)
@@ -122,10 +122,10 @@ class LabelSpace:
 
     @classmethod
     def load(cls, name_or_path: str | Path) -> Self:
-        """Read a shipped label space by its name, or another from a YAML file.
+        """Load a built-in label space by name, or one from a YAML file.
 
         Raises:
-            LabelError: no such name or file, or the file is not what `from_dict` takes.
+            LabelError: the name or file does not exist, or the content is not valid for `from_dict`.
         """
         text = str(name_or_path)
         if text in label_space_names():
@@ -146,13 +146,13 @@ class LabelSpace:
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "label space") -> Self:
-        """Build a label space from plain values, as `to_dict` returns or a YAML file holds them.
+        """Create a label space from plain values, as in YAML files and from `to_dict`.
 
-        Keys: this class's attributes; of `classes` each a name or a mapping of `name`, `color` (else chosen),
-        `foreground`, `evaluation`.
+        The keys are the attributes of this class. Each entry of `classes` is a name or a mapping with `name`, `color`
+        (generated by default), `foreground` and `evaluation`.
 
         Raises:
-            LabelError: a key that is unknown, missing or of the wrong type.
+            LabelError: a key is unknown, missing or of the wrong type.
         """
         keys = {"name", "classes", "file_offset", "unknown_value", "unknown_color", "unknown_foreground"}
         values = _Reader(data, where, keys)
@@ -179,7 +179,7 @@ class LabelSpace:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values that JSON and YAML can hold and `from_dict` reads back."""
+        """Return plain values for JSON or YAML, the inverse of `from_dict`."""
         evaluation = self.evaluation or (None,) * self.num_classes
         classes: list[dict[str, Any]] = []
         for item, target in zip(self.classes, evaluation, strict=True):
@@ -190,13 +190,13 @@ class LabelSpace:
         return {**plain, "unknown_color": list(self.unknown_color), "classes": classes}
 
     def fingerprint(self) -> str:
-        """Return a hash of what networks depend on: the classes' names in order, and whether there is unknown."""
+        """Return a hash of what networks depend on: the ordered class names, and whether there is unknown."""
         meaning = json.dumps([list(self.names), self.unknown_value is not None])
         return hashlib.sha256(meaning.encode()).hexdigest()[:16]
 
     @cached_property
     def palette(self) -> Tensor:
-        """Colours by canonical id: `[num_channels, 3]` uint8."""
+        """Colors by canonical id: `[num_channels, 3]` uint8."""
         colors = [item.color for item in self.classes]
         if self.unknown_value is not None:
             colors.append(self.unknown_color)
@@ -204,27 +204,27 @@ class LabelSpace:
 
     @cached_property
     def _distinct_ids(self) -> Tensor:
-        """Canonical ids that own their colour: of several with one colour (Cityscapes has some), the lowest."""
+        """Canonical ids with distinct colors: the lowest of those that share one (as some of Cityscapes do)."""
         first = {color: index for index, color in reversed(list(enumerate(map(tuple, self.palette.tolist()))))}
         return torch.tensor(sorted(first.values()))
 
     def decode_ids(self, values: Tensor, where: str, *, dtype: torch.dtype = torch.int64) -> Tensor:
-        """Turn the values that a file holds into canonical ids.
+        """Decode file values to canonical ids.
 
         Args:
-            values: `[H, W]` (any shape) of any integer type.
-            where: what to call the map in an error, usually the file.
-            dtype: of the ids; one that holds all of them.
+            values: integers of any shape, usually `[H, W]`.
+            where: name of the map in errors, usually the file.
+            dtype: dtype of the ids; must hold all of them.
 
         Returns:
             Ids of the same shape.
 
         Raises:
-            LabelError: a value that is neither a class nor unknown.
+            LabelError: a value is neither a class nor unknown.
         """
         if values.numel() == 0:
             return values.to(dtype)
-        # One place more than the highest value, so that -1 finds a place of its own at the end.
+        # One extra entry at the end, which index -1 addresses.
         table = torch.full((MAX_VALUE + 2,), -1)
         table[self.file_offset : self.file_offset + self.num_classes] = torch.arange(self.num_classes)
         if self.unknown_value is not None:
@@ -241,7 +241,7 @@ class LabelSpace:
         return ids
 
     def _range_message(self, found: Sequence[int], where: str) -> str:
-        """Return the sentence about values that are no ids."""
+        """Return the error message for values outside the label space."""
         listed = ", ".join(map(str, found[:8])) + (", ..." if len(found) > 8 else "")
         valid = f"{self.file_offset} to {self.file_offset + self.num_classes - 1}"
         unknown = "" if self.unknown_value is None else f" and {self.unknown_value} for unknown"
@@ -253,25 +253,25 @@ class LabelSpace:
     def decode_colors(
         self, rgb: Tensor, where: str, tolerance: float = COLOR_TOLERANCE, *, dtype: torch.dtype = torch.int64
     ) -> Tensor:
-        """Turn a coloured label map into canonical ids: each pixel gets the class of the nearest colour.
+        """Decode a colored label map to canonical ids: each pixel gets the class of the nearest color.
 
-        Lossy compression blurs the seams between classes into colours of neither. So where a map has clearly more
-        colours than the space, pixels farther than `tolerance` from every class are taken from their neighbours, as
-        long as they form seams (a square of `SEAM_WIDTH` pixels of them is a wrong colour) and two fifths of all pixels
-        lie within a quarter of `tolerance` (else it is no label map). A map of few colours has no such excuse: every
-        pixel must lie within a quarter. Of classes that share a colour the one with the lowest id is meant.
+        Lossy compression blends colors along class boundaries. In a map with more than twice as many colors as the
+        space, pixels farther than `tolerance` from every class color (strays) therefore take the class of a neighbor.
+        This requires that no square of `SEAM_WIDTH` pixels is full of strays, and that two fifths of all pixels are
+        within a quarter of `tolerance`. In a map with fewer colors every pixel must be within a quarter of
+        `tolerance`. Of classes with the same color, the lowest id is used.
 
         Args:
             rgb: `[3, H, W]` uint8.
-            where: what to call the map in an error, usually the file.
-            tolerance: Euclidean distance in 8-bit RGB up to which a pixel is its nearest class.
-            dtype: of the ids; one that holds all of them.
+            where: name of the map in errors, usually the file.
+            tolerance: Euclidean distance in 8-bit RGB up to which a pixel belongs to its nearest class.
+            dtype: dtype of the ids; must hold all of them.
 
         Returns:
             `[H, W]` ids.
 
         Raises:
-            LabelError: colours that are no class.
+            LabelError: there are colors outside the label space.
         """
         found = match_colors(
             rgb,
@@ -290,37 +290,37 @@ class LabelSpace:
         return found.ids
 
     def encode_values(self, ids: Tensor) -> Tensor:
-        """Turn canonical ids into the values that files hold: the inverse of `decode_ids`."""
+        """Encode canonical ids as file values, the inverse of `decode_ids`."""
         values = ids + self.file_offset
         return (
             values if self.unknown_value is None else torch.where(ids == self.num_classes, self.unknown_value, values)
         )
 
     def to_colors(self, ids: Tensor) -> Tensor:
-        """Colour canonical ids: `[H, W]` to `[3, H, W]` uint8, `[N, H, W]` to `[N, 3, H, W]`."""
+        """Convert canonical ids to colors: `[H, W]` to `[3, H, W]` uint8, `[N, H, W]` to `[N, 3, H, W]`."""
         return self.palette.to(ids.device)[ids].movedim(-1, -3).contiguous()
 
     def one_hot(self, ids: Tensor) -> Tensor:
-        """Turn canonical ids `[N, H, W]` into the networks' input (3.1): `[N, num_channels, H, W]` float32."""
+        """One-hot encode canonical ids `[N, H, W]` as network input (3.1): `[N, num_channels, H, W]` float32."""
         shape = (ids.shape[0], self.num_channels, *ids.shape[1:])
         return torch.zeros(shape, device=ids.device).scatter_(1, ids.unsqueeze(1), 1.0)
 
     def to_ids(self, one_hot: Tensor) -> Tensor:
-        """Turn `[N, num_channels, H, W]` one-hot (or scores) into canonical ids `[N, H, W]` int64."""
+        """Convert one-hot labels or scores `[N, num_channels, H, W]` to canonical ids `[N, H, W]` int64."""
         return one_hot.argmax(dim=1)
 
     def foreground(self, ids: Tensor, background_ids: Sequence[int] | None = None) -> Tensor:
-        """Say which pixels are foreground (Eq. 9).
+        """Return the foreground mask (Eq. 9).
 
         Args:
             ids: canonical ids of any shape.
-            background_ids: canonical ids that are background, K among them for unknown; None: as the space says.
+            background_ids: canonical ids of the background (K is unknown); None: those of the label space.
 
         Returns:
             bool mask of the same shape.
 
         Raises:
-            LabelError: a background id that the space does not have.
+            LabelError: a background id is not in the label space.
         """
         background = list(self.background_ids if background_ids is None else background_ids)
         if strange := [index for index in background if not 0 <= index < self.num_channels]:
@@ -332,13 +332,13 @@ class LabelSpace:
 
 
 def generate_colors(count: int) -> list[Color]:
-    """Choose colours that are far from each other and from black, the same ones at each call.
+    """Generate distinct colors, deterministically.
 
-    Greedy: each next colour is the one of a grid of 1331 that is farthest from all that were chosen before.
+    Greedy farthest-point selection on a grid of 1331 colors, starting from black.
     """
     level = torch.linspace(0, 255, 11).round()
     grid = torch.cartesian_prod(level, level, level)
-    distance = torch.linalg.vector_norm(grid, dim=1)  # to black, which stands for unknown
+    distance = torch.linalg.vector_norm(grid, dim=1)  # to black, the default color of unknown
     chosen: list[Color] = []
     for _ in range(count):
         best = grid[int(distance.argmax())]
@@ -348,7 +348,7 @@ def generate_colors(count: int) -> list[Color]:
 
 
 class _Reader:
-    """Takes typed values out of a mapping and says where one is wrong."""
+    """Typed access to a mapping, with errors that name the key."""
 
     def __init__(self, data: Any, where: str, keys: set[str]) -> None:
         if not isinstance(data, Mapping):
@@ -359,7 +359,7 @@ class _Reader:
         self.data, self.where = data, where
 
     def get(self, key: str, kind: type, *default: Any) -> Any:
-        """Return a value of the wanted type, or the default where it is missing or null."""
+        """Return a value of the given type, or the default if it is missing or null."""
         value = self.data.get(key)
         if value is None and default:
             return default[0]
@@ -368,7 +368,7 @@ class _Reader:
         return value
 
     def color(self, key: str, default: Color) -> Color:
-        """Return a colour, or the default where it is missing."""
+        """Return a color, or the default if it is missing."""
         value = self.get(key, list, list(default))
         if len(value) != 3 or not all(type(part) is int and 0 <= part <= 255 for part in value):
             raise LabelError(f"In {self.where}: '{key}' must be three numbers from 0 to 255, found {value!r}")

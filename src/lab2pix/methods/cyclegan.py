@@ -246,9 +246,9 @@ class CycleGAN(PatchAdversarialMethod):
         return outputs, {**terms, **judges, "G": sum(terms.values())}
 
     @classmethod
-    def vector_answers(cls, vectors: Vectors) -> StepAnswers:
+    def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> StepAnswers:
         """Add what the pool answers to the recorded queries."""
-        answers = super().vector_answers(vectors)
+        answers = super().vector_answers(vectors, fast=fast)
         if trace := vectors.values.get("pool_trace"):
             pool, draws = ImagePool(trace["pool_size"]), _PythonDraws(trace["seed"], trace["pool_size"])
             queries = torch.arange(2.0 * len(trace["returned"])).view(-1, 2, 1, 1, 1)

@@ -330,7 +330,9 @@ class Lab2PixV1(HierarchicalGAN):
         features: list[list[Tensor]] = []
         with frozen_parameters(self.networks["discriminator"]):
             for scale in range(self.scales):
-                gradients.backward(self._scale_terms(scale, gradients.leaves, noise, mask, context, features))
+                terms, scale_features = self._scale_losses(scale, gradients.leaves, noise, mask, context)
+                gradients.backward(terms)
+                features.append(scale_features)
         weight = self._cycle_weight(context)
         cycle = {"cycle": weight * cycle_segmentation_loss(logits, batch.label, self.ignored)} if logits else {}
         gradients.flush(cycle)
@@ -362,19 +364,10 @@ class Lab2PixV1(HierarchicalGAN):
             images.append(downsample2x(images[-1]))
         return images
 
-    def _scale_terms(
-        self,
-        scale: int,
-        images: list[Tensor],
-        noise: Tensor | None,
-        mask: Tensor | None,
-        context: StepContext,
-        features: list[list[Tensor]],
-    ) -> Losses:
-        """Return one scale's adversarial term, its difference from the scale above, and that of its diversity pairs.
-
-        The backbone's features of the image for the discriminator are appended to `features`, without a graph.
-        """
+    def _scale_losses(
+        self, scale: int, images: list[Tensor], noise: Tensor | None, mask: Tensor | None, context: StepContext
+    ) -> tuple[Losses, list[Tensor]]:
+        """Return one scale's adversarial, consistency and diversity terms, and the features for its discriminator."""
         loss = self.config.loss
         consistent = loss.consistency > 0 and scale > 0
         with context.autocast():
@@ -391,8 +384,7 @@ class Lab2PixV1(HierarchicalGAN):
                 )
         if loss.diversity > 0 and noise is not None and (both := 2 * num_diversity_pairs(len(noise))):
             terms["diversity"] = loss.diversity / self.scales * diversity_loss(images[scale][:both], noise[:both])
-        features.append([feature.detach() for feature in own.discriminator])
-        return terms
+        return terms, [feature.detach() for feature in own.discriminator]
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Return every size of the photo blurred by itself: a smaller form of a blurred photo would be sharp again."""

@@ -258,8 +258,7 @@ class Lab2PixV2(HierarchicalGAN):
                 stack.enter_context(frozen_parameters(network))
             for index, (generated, true, label) in enumerate(zip(gradients.leaves, real, conditions, strict=True)):
                 scale = _Scale(index, generated, true, label, photo_features if index == 0 else None)
-                for terms in self._generator_terms(scale, batch.label, mask, context, features):
-                    gradients.backward(terms)
+                features.append(self._scale_backward(gradients, scale, batch.label, mask, context))
         read = {} if logits is None else {"seg_loss_real": cycle_segmentation_loss([logits], batch.label, self.ignored)}
         gradients.flush(read)
         context.cache["outputs"] = GeneratorOutputs(
@@ -297,18 +296,13 @@ class Lab2PixV2(HierarchicalGAN):
         nearest = (pooled - target).abs().mean((2, 3, 4)).argmin(0)
         return torch.unflatten(noises, 0, (-1, len(noise)))[nearest, torch.arange(len(noise), device=noise.device)]
 
-    def _generator_terms(
-        self,
-        scale: _Scale,
-        label: Tensor,
-        mask: Tensor | None,
-        context: StepContext,
-        features: list[tuple[list[Tensor], list[Tensor]]],
-    ) -> Iterator[Losses]:
-        """Yield one scale's terms of the generator's sum, in groups that share no graph.
+    def _scale_backward(
+        self, gradients: ImageGradients, scale: _Scale, label: Tensor, mask: Tensor | None, context: StepContext
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Send one scale's terms back to its image, those of another backbone first.
 
-        Sending each group back before the next is computed keeps one group's graph in memory. The backbone's features
-        of both images for the discriminator are appended to `features`, without a graph.
+        Returns:
+            The features of the generated and of the real image for the discriminator, without a graph.
         """
         levels = self._num_feature_levels(scale.index)
         perceptual = scale.index < self.perceptual_scales
@@ -316,16 +310,14 @@ class Lab2PixV2(HierarchicalGAN):
         if perceptual and not one_pass:
             with context.autocast():
                 terms = self._reconstruction_losses(scale, *self._extract_pair(scale, 0, True), label)
-            yield terms
-            del terms
+            gradients.backward(terms)
         with context.autocast():
             ours, theirs = self._extract_pair(scale, levels, perceptual and one_pass)
             terms = self._discriminator_losses(scale, mask, ours.discriminator, theirs.discriminator)
             if perceptual and one_pass:
                 terms |= self._reconstruction_losses(scale, ours, theirs, label)
-        features.append(([feature.detach() for feature in ours.discriminator], theirs.discriminator))
-        del ours, theirs
-        yield terms
+        gradients.backward(terms)
+        return [feature.detach() for feature in ours.discriminator], theirs.discriminator
 
     def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[Features, Features]:
         """Return features of the generated image, with a graph, and of the real one, without."""

@@ -24,6 +24,7 @@ from lab2pix.losses import ADVERSARIAL_TERMS
 from lab2pix.methods.base import Losses, Method, OptimizerSpec, StepContext
 from lab2pix.methods.sampling import Condition
 from lab2pix.methods.schedules import epoch_decay
+from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import Init, init_weights
 from lab2pix.nn.norm import Norm
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
@@ -229,8 +230,12 @@ class PatchAdversarialMethod(Method):
         """Return outputs and losses of a step under their names in vector files."""
 
     @classmethod
-    def from_vectors(cls, vectors: Vectors) -> tuple[PatchAdversarialMethod, Batch]:
+    def from_vectors(cls, vectors: Vectors, *, fast: bool = False) -> tuple[PatchAdversarialMethod, Batch]:
         """Return the method that a vector file records, with the stored weights and no dropout, and its batch.
+
+        Args:
+            vectors: the file's content.
+            fast: accelerate the networks, as for training.
 
         Raises:
             CheckpointError: the weights, inputs or settings are not those of the method.
@@ -244,7 +249,7 @@ class PatchAdversarialMethod(Method):
             kind = "generator" if prefix.startswith("G") else "discriminator"
             read = read_generator if kind == "generator" else read_discriminator
             network, settings[kind] = read(vectors.part(f"{prefix}."))
-            networks[name] = without_dropout(network)
+            networks[name] = without_dropout(accelerate(network, torch.device("cpu")) if fast else network)
         classes, batch = input_classes(vectors, recorded["input_nc"])
         source = SourceConfig(channels=recorded["input_nc"])
         lr, betas = recorded["lr"], (recorded["beta1"], recorded["beta2"])
@@ -262,7 +267,7 @@ class PatchAdversarialMethod(Method):
         return method, batch
 
     @classmethod
-    def vector_answers(cls, vectors: Vectors) -> StepAnswers:
+    def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> StepAnswers:
         """Return what the method's own phases compute for a vector file: before, during and after a step."""
         answers = StepAnswers(tuple(cls.vector_prefixes.values()))
 
@@ -272,7 +277,7 @@ class PatchAdversarialMethod(Method):
             return losses
 
         for when in ("initial", "step"):
-            method, batch = cls.from_vectors(vectors)
+            method, batch = cls.from_vectors(vectors, fast=fast)
             record = StepRecord(method, batch, update=when == "step")
             answers.values[f"loss.{when}"] = keep("" if when == "initial" else "step.", record)
             totals: dict[str, float] = {}
@@ -284,7 +289,7 @@ class PatchAdversarialMethod(Method):
         for name, prefix in cls.vector_prefixes.items():
             names, state = released_names(method.networks[name]), method.networks[name].state_dict()
             answers.state |= {f"{prefix}.{names[weight]}": tensor.clone() for weight, tensor in state.items()}
-        for group, one in (("after.eval.", method), ("eval.", cls.from_vectors(vectors)[0])):
+        for group, one in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
             for network in one.networks.values():
                 network.eval()
             keep(group, StepRecord(one, batch, update=False))
@@ -293,7 +298,7 @@ class PatchAdversarialMethod(Method):
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, by the tolerances of the file."""
-        return check_step(vectors, cls.vector_answers(vectors))
+        return check_step(vectors, cls.vector_answers(vectors, fast=fast))
 
     @classmethod
     def checkpoint_format(cls, marker: str) -> CheckpointFormat:

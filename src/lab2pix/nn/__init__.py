@@ -9,7 +9,10 @@ from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscr
 from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, SketchEncoder
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.normalization import SPADE, DGNorm
+from lab2pix.nn.patchgan import PatchGAN, PixelGAN
+from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.segmentation import FPNHead, ICNet
+from lab2pix.nn.unet import UNetGenerator
 
 __all__ = [
     "LSCA",
@@ -33,5 +36,9 @@ __all__ = [
     "MultiScaleDiscriminator",
     "NoiseEncoder",
     "PatchDiscriminator",
+    "PatchGAN",
+    "PixelGAN",
+    "ResNetGenerator",
     "SketchEncoder",
+    "UNetGenerator",
 ]

@@ -1,4 +1,4 @@
-"""Checks that a method keeps the contract of `lab2pix.methods.base`, for the tests of whoever writes one."""
+"""Contract checks for implementations of `lab2pix.methods.Method`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The contract of a method, checked on a small configuration in a few seconds."""
+"""Contract checks of a method on a small configuration, in a few seconds."""
 
 from __future__ import annotations
 
@@ -34,15 +34,15 @@ _BATCH = 2
 
 
 def check_method(cls: type[Method], config: RunConfig, label_space: LabelSpace | None = None) -> None:
-    """Check that a method keeps the contract; two processes are `check_processes`.
+    """Check that a method satisfies the contract in one process; see `check_processes` for two.
 
     Args:
         cls: the method.
-        config: a small instance of its `Config`: narrow networks, small images.
-        label_space: what class ids mean; None: `data.label_space` of the configuration.
+        config: small instance of its `Config`: narrow networks, small images.
+        label_space: the label space; None: `data.label_space` of the configuration.
 
     Raises:
-        AssertionError: it does not; the text says in which way.
+        AssertionError: a check fails; the message names it.
     """
     space = label_space or LabelSpace.load(config.data.label_space)
     _check_config(cls, config)
@@ -53,10 +53,10 @@ def check_method(cls: type[Method], config: RunConfig, label_space: LabelSpace |
 
 
 def check_processes(cases: Sequence[tuple[type[Method], RunConfig]]) -> None:
-    """Check that methods train in two processes as in one: both end with the same finite weights.
+    """Check that methods train in two processes: both end with the same finite weights.
 
     Args:
-        cases: methods, each with a small configuration; all are trained in one launch of two processes.
+        cases: methods, each with a small configuration; one launch of two processes trains all of them.
 
     Raises:
         AssertionError: weights differ between the processes, or are not finite.
@@ -83,7 +83,7 @@ def _train_in_process(rank: int, cases: Sequence[tuple[type[Method], RunConfig]]
                 state = _state(cls, config, LabelSpace.load(config.data.label_space))
                 for step in range(2):
                     _step(state, _inputs(state.method, seed=2 * step + rank), dist)
-                # Batch statistics are each process' own until the next step begins.
+                # Batch-norm statistics differ between processes until the next step begins.
                 dist.broadcast_buffers([*state.method.networks.values(), *state.sampling_networks.values()])
                 torch.save(dict(_weights(state)), Path(folder, f"{index}-{rank}.pt"))
     finally:
@@ -133,11 +133,11 @@ def _check_config(cls: type[Method], config: RunConfig) -> None:
 
 
 def _gradients(state: TrainingState, scale: float) -> dict[str, dict[str, Tensor]]:
-    """Return the gradients of each phase's backward pass, by parameter; no optimizer steps."""
+    """Return the gradients of each phase's backward pass, by phase and parameter, without optimizer steps."""
     method, found = state.method, {}
     names = {p: f"{key}.{name}" for key, net in method.networks.items() for name, p in net.named_parameters()}
     torch.manual_seed(0)
-    # A step in which every phase takes part, as far as there is one.
+    # Choose the step in which most phases run.
     at = [Progress(step, 64, 32 * _BATCH, _BATCH) for step in range(64)]
     progress = max(at, key=lambda place: sum(phase.when(place) for phase in method.phases))
     context = replace(build_step_context(state, _CPU), progress=progress, scale=lambda loss: loss * scale)

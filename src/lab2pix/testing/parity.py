@@ -1,4 +1,4 @@
-"""Parity with other programs: vector files of their networks against this package's methods, output by output."""
+"""Parity checks: recorded outputs in vector files of other programs against this package's methods."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ def check_file(path: Path, *, fast: bool = False) -> list[Row]:
 
     Args:
         path: `NAME.safetensors`, with `NAME.json` next to it.
-        fast: compare accelerated or fused networks, where a method has any.
+        fast: whether to compare accelerated or fused networks, if the method supports it.
 
     Returns:
-        A row per recorded tensor, loss value and gradient norm. What cannot be compared is a row that failed: also a
-        file that cannot be read, or weights that do not fit.
+        One row per recorded tensor, loss value and gradient norm. An unreadable file and weights that do not fit are
+        failed rows, too.
     """
 
     def check() -> Iterable[Row]:
@@ -42,10 +42,10 @@ def check_file(path: Path, *, fast: bool = False) -> list[Row]:
 
 
 def check_files(paths: Iterable[Path], *, fast: bool = False) -> dict[Path, list[Row]]:
-    """Check vector files, and all those in folders.
+    """Check vector files, and all vector files in folders.
 
     Raises:
-        DataError: a path does not exist, or a folder holds no vector file.
+        DataError: a path does not exist, or a folder has no vector file.
     """
     files: list[Path] = []
     for path in paths:
@@ -60,7 +60,7 @@ def run_parity(paths: Iterable[Path], *, fast: bool = False) -> bool:
     """Check vector files and print a table for each.
 
     Returns:
-        Whether all of them are right in all they hold.
+        Whether all rows passed.
     """
     everything = check_files(paths, fast=fast)
     for file, rows in everything.items():

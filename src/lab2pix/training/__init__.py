@@ -1,4 +1,4 @@
-"""Training: from a configuration to a run folder with weights, a log and pictures."""
+"""Training: runs a configuration, and writes checkpoints, a log and sample images to a run folder."""
 
 from __future__ import annotations
 

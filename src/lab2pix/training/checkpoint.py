@@ -1,10 +1,10 @@
-"""Checkpoints: whole or not there at all, and enough to go on as if nothing had happened.
+"""Atomic checkpoints for exact resume.
 
-A checkpoint is a folder `checkpoints/step-00001000` of four files: `model.safetensors` (the generator to sample with)
-and `config.json` are the exported form that anybody can load; `training.safetensors` (all networks under their names,
-averages under `average.NAME.`, the method's further state under `extra.RANK.`) and `optimizer.pt` (optimizers, loss
-scaling, counters) continue the run. It is written beside its place, forced to the disk
-and renamed, so that whoever finds it finds all of it, whenever the process or the machine stopped.
+A checkpoint is a folder `checkpoints/step-00001000` of four files. `model.safetensors` (the generator to sample with)
+and `config.json` are an exported model. `training.safetensors` (networks by name, averages under `average.NAME.`, extra
+state of the method under `extra.RANK.`) and `optimizer.pt` (optimizers, loss scaling, counters) hold the rest of the
+training state. The folder is written under a temporary name, synced to disk and renamed, so a crash never leaves a
+partial checkpoint.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _FILES = ("model.safetensors", "config.json", "training.safetensors", "optimizer
 
 
 def checkpoint_step(path: Path) -> int | None:
-    """Return the step in a checkpoint folder's name, or None where it is not one."""
+    """Return the step in a checkpoint folder's name, or None if the name is not that of a checkpoint."""
     kind, _, number = path.name.partition("-")
     return int(number) if kind == "step" and number.isdecimal() else None
 
@@ -58,16 +58,16 @@ def list_checkpoints(run: Path) -> list[Path]:
 
 
 def latest_checkpoint(run: Path) -> Path | None:
-    """Return a run's newest checkpoint folder, or None where it has none."""
+    """Return a run's newest checkpoint folder, or None if it has none."""
     paths = list_checkpoints(run)
     return paths[-1] if paths else None
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether an error says that the disk, or the user's share of it, is full."""
+    """Return whether an error means a full disk or an exceeded quota."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
-    # Libraries that write from C++ or Rust pass on the system's words only.
+    # C++ and Rust libraries pass on only the text of the system error.
     return any(words in str(error) for words in ("No space left on device", "Disk quota exceeded"))
 
 
@@ -76,7 +76,7 @@ def _tensors(network: nn.Module, prefix: str = "") -> dict[str, Tensor]:
 
 
 def _training_tensors(state: TrainingState, extra: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """Return what `training.safetensors` holds; an average that is `model.safetensors` itself is left out."""
+    """Return the tensors of `training.safetensors`, without an average that `model.safetensors` already holds."""
     tensors: dict[str, Tensor] = {}
     for name, network in state.method.networks.items():
         tensors |= _tensors(network, f"{name}.")
@@ -113,15 +113,15 @@ def _write_files(folder: Path, state: TrainingState, tensors: dict[str, Tensor])
 
 
 def write_checkpoint(run: Path, state: TrainingState, extra: Sequence[Mapping[str, Tensor]] = ()) -> Path:
-    """Write the state as `checkpoints/step-...`; one that is there already stays as it is.
+    """Write the state as `checkpoints/step-...`; an existing checkpoint of the step is kept.
 
     Args:
         run: the run folder.
-        state: what to write.
-        extra: `Method.extra_state` of each process, by rank; empty: of this process alone.
+        state: the training state.
+        extra: `Method.extra_state` of each process by rank; empty: that of this process.
 
     Returns:
-        The checkpoint's folder.
+        The checkpoint folder.
 
     Raises:
         TrainingError: a weight is not finite, the disk is full, or the folder cannot be written.
@@ -156,7 +156,7 @@ def write_checkpoint(run: Path, state: TrainingState, extra: Sequence[Mapping[st
 
 
 def _discard(path: Path) -> None:
-    # Renamed first: half a checkpoint must never carry a checkpoint's name.
+    # Renamed first, so that a partially deleted folder is never taken for a checkpoint.
     if not path.name.startswith(UNFINISHED):
         path = path.rename(path.with_name(f"{UNFINISHED}old-{path.name}"))
     shutil.rmtree(path, ignore_errors=True)
@@ -170,7 +170,7 @@ def prune_checkpoints(run: Path, keep: int, best: Best | None) -> None:
 
 
 def clean_checkpoints(run: Path) -> None:
-    """Delete what interrupted writing and deleting left behind."""
+    """Delete the remains of interrupted writes and deletions."""
     for path in (run / "checkpoints").glob(f"{UNFINISHED}*"):
         _discard(path)
 
@@ -200,25 +200,25 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def load_checkpoint(path: Path, state: TrainingState, rank: int = 0) -> None:
-    """Put the state back to what it was when the checkpoint was written.
+    """Restore the training state from a checkpoint.
 
     Args:
-        path: the checkpoint's folder.
-        state: of the same run.
-        rank: this process' number, which has further state of its own; new processes take that of process 0.
+        path: the checkpoint folder.
+        state: training state of the same run, modified in place.
+        rank: selects the extra state of this process; additional processes use that of rank 0.
 
     Raises:
-        CheckpointError: a file is missing or unreadable, or the checkpoint is of another label space or network.
+        CheckpointError: a file is missing or unreadable, or the label space or a network differs.
     """
     description = _read(path, "config.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
     if description.get("format") != FORMAT:
         raise CheckpointError(f"{path / 'config.json'} is not of format '{FORMAT}'; it was made by another program")
-    theirs = LabelSpace.from_dict(description["label_space"])
-    mine = state.method.label_space
-    if theirs.fingerprint() != mine.fingerprint():
+    stored = LabelSpace.from_dict(description["label_space"])
+    current = state.method.label_space
+    if stored.fingerprint() != current.fingerprint():
         raise CheckpointError(
-            f"{path} was trained with label space '{theirs.name}' of {theirs.num_classes} classes, which is not the "
-            f"'{mine.name}' of {mine.num_classes} classes that data.label_space gives now; restore that one"
+            f"{path} was trained with label space '{stored.name}' of {stored.num_classes} classes, which is not the "
+            f"'{current.name}' of {current.num_classes} classes that data.label_space gives now; restore that one"
         )
     tensors = _read(path, "training.safetensors", load_file)
     for name, network in state.method.networks.items():

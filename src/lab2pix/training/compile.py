@@ -1,4 +1,4 @@
-"""`train.compile`: steps through programs that torch's compiler makes of the networks."""
+"""Compilation of networks with torch.compile (`train.compile`)."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from lab2pix.nn.fast._torch import raise_recompile_limit
 __all__ = ["check_compiler", "compile_networks", "eager_mode"]
 
 _PROGRAMS = 64
-"""How many programs one part may have: each size, mode, and choice of what gets gradients makes another."""
+"""Recompile limit per module: each input size, mode and set of inputs with gradients needs a graph."""
 
 
 def check_compiler(device: torch.device) -> None:
-    """Raise ConfigError where torch's compiler lacks what it needs to make programs for a device."""
+    """Raise ConfigError if torch.compile lacks a compiler for the device: C++ for CPUs, Triton for CUDA."""
     if device.type == "cpu":
         named = os.environ.get("CXX")
         if not any(shutil.which(name) for name in ([named] if named else ["g++", "clang++", "c++"])):
@@ -37,17 +37,17 @@ def check_compiler(device: torch.device) -> None:
 
 
 def compile_networks(method: Method) -> None:
-    """Let a method's `compile_targets` run as compiled programs; their names and state stay as they are.
+    """Compile a method's `compile_targets` in place; names and state dicts do not change.
 
-    Programs are made at the first step, one for each size, so that every session has the same ones.
+    Shapes are static and compilation happens at the first step, so every session uses the same graphs.
     """
-    raise_recompile_limit(_PROGRAMS)  # one more would silently not be compiled
+    raise_recompile_limit(_PROGRAMS)  # beyond the limit, torch silently falls back to eager
     for module in method.compile_targets:
         module.compile(dynamic=False)
 
 
 def eager_mode(compiled: bool) -> AbstractContextManager[object]:
-    """Return a context in which compiled parts run as they were written; for drawings of any size and in any mode."""
+    """Return a context in which compiled modules run eagerly, for sampling at any size and in any mode."""
     if not compiled:
         return nullcontext()
     stance: Callable[..., AbstractContextManager[object]] = torch.compiler.set_stance

@@ -1,4 +1,4 @@
-"""Exponential moving averages of networks' weights, which sample more steadily than the last step's weights."""
+"""Exponential moving averages (EMA) of network weights, for sampling."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ __all__ = ["ModelEma"]
 
 
 class ModelEma:
-    """A copy of a network whose weights follow the original slowly.
+    """Copy of a network with exponentially averaged weights.
 
     Args:
-        network: what to follow.
-        decay: how much of the average stays at each step.
-        settings: what becomes of buffers, and whether early steps keep less.
+        network: the network to average.
+        decay: weight of the old average at each step.
+        settings: treatment of buffers, and decay warmup.
     """
 
     def __init__(self, network: nn.Module, decay: float, settings: Averaging) -> None:
@@ -28,17 +28,17 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Take in the weights after a step (counted from 0).
+        """Update the average with the weights after a step (counted from 0).
 
-        Spectral norm keeps its unnormalized weight as the parameter: that one is averaged, and its two vectors are
-        buffers like the statistics of batch norm.
+        With spectral norm, the unnormalized weight is the parameter and is averaged; the power iteration vectors are
+        buffers, as are the statistics of batch norm.
         """
         decay = min(self.decay, (1 + step) / (10 + step)) if self.settings.warmup else self.decay
         averages: list[Tensor] = list(self.network.parameters())
         originals: list[Tensor] = list(network.parameters())
         lerp_all_(averages, originals, 1 - decay)
-        for mine, theirs in zip(self.network.buffers(), network.buffers(), strict=True):
-            if self.settings.buffers == "average" and mine.is_floating_point():
-                mine.lerp_(theirs, 1 - decay)
+        for average, original in zip(self.network.buffers(), network.buffers(), strict=True):
+            if self.settings.buffers == "average" and average.is_floating_point():
+                average.lerp_(original, 1 - decay)
             else:
-                mine.copy_(theirs)
+                average.copy_(original)

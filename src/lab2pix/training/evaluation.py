@@ -1,4 +1,4 @@
-"""Scores of the evaluator while a run trains: those that `lab2pix evaluate RUN` gives of the same weights."""
+"""Evaluation during training, with the same scores as `lab2pix evaluate RUN` for the same weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch import distributed as dist
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
@@ -37,11 +36,11 @@ __all__ = [
     "validation_score_names",
 ]
 
-_SEED = 0  # of noise, as `lab2pix evaluate` has it unless told otherwise: the run's seed must not decide its scores
+_SEED = 0  # noise seed, the default of `lab2pix evaluate`; independent of the seed of the run
 
 
 def is_better(name: str, value: float, best: Best | None) -> bool:
-    """Tell whether a value is the best so far; one of another score does not count, and no number is not good."""
+    """Return whether a value is the best so far of its score; a value that is not finite never is."""
     if not math.isfinite(value):
         return False
     if best is None or best.score != name:
@@ -50,12 +49,12 @@ def is_better(name: str, value: float, best: Best | None) -> bool:
 
 
 def validation_score_names(method: Method) -> tuple[str, ...]:
-    """Return what the method's own validation scores will be called; none where nothing is held out."""
+    """Return the names of the method's validation scores; empty without held-out data."""
     return method.score_names if method.config.data.val_split is not None else ()
 
 
 def evaluation_names(config: RunConfig) -> tuple[str, ...]:
-    """Return which scores the evaluator will give of a run; none where `train.evaluate_every` is off."""
+    """Return the names of the evaluation scores of a run; empty if `train.evaluate_every` is null."""
     if config.train.evaluate_every is None:
         return ()
     evaluation = config.evaluation
@@ -69,12 +68,12 @@ def evaluation_names(config: RunConfig) -> tuple[str, ...]:
 
 
 def check_best(method: Method, *, more: bool = False) -> None:
-    """Raise ConfigError where `checkpoint.best` names a score that nobody will give.
+    """Raise ConfigError if `checkpoint.best` names an unknown score, or if the method lacks inputs for evaluation.
 
     Args:
-        method: of the run.
-        more: whether there are validators of the caller's own; what these return is known only when they do, and then
-            the first validation tells.
+        method: the method of the run.
+        more: whether custom validators are used. Their scores are unknown before the first validation, which repeats
+            the check of the name.
     """
     name, config = method.config.checkpoint.best, method.config
     _check_sampling(method)
@@ -93,7 +92,7 @@ def check_best(method: Method, *, more: bool = False) -> None:
 
 
 def _check_sampling(method: Method) -> None:
-    """Raise ConfigError where the evaluator is asked for scores that the method cannot have."""
+    """Raise ConfigError if the method does not support the evaluation settings."""
     config, sampling = method.config, method.sampling
     if config.train.evaluate_every is None:
         return
@@ -110,7 +109,7 @@ def _check_sampling(method: Method) -> None:
 
 
 def biased_feature_warnings(method: Method) -> list[str]:
-    """Return a sentence for each feature network that judges a run which learns against that very network."""
+    """Return a warning for each feature network of the evaluation that the method also trains against."""
     uses = method.feature_networks()
     return [
         f"distances in features of {name} are biased in favor of this run, which learns against that network "
@@ -121,17 +120,17 @@ def biased_feature_warnings(method: Method) -> list[str]:
 
 
 class Evaluation:
-    """Judges the weights that would be exported; a run without it makes the same steps.
+    """Evaluation of the weights that would be exported; it does not influence training.
 
     Args:
-        method: of the run.
-        networks: what it looks through, on the device.
-        dataset: the held-out part.
-        photos: held-out photos of which nobody knows the label maps.
-        team: the processes.
+        method: the method of the run.
+        networks: feature networks and segmenter, on the device.
+        dataset: held-out data.
+        photos: held-out photos of an unpaired run.
+        dist: the distributed context.
 
     Attributes:
-        notes: what a reader of the latest scores should know.
+        notes: remarks on the latest scores.
     """
 
     def __init__(
@@ -140,32 +139,32 @@ class Evaluation:
         networks: Networks,
         dataset: AnyDataset,
         photos: SampleSource | None,
-        team: DistributedContext,
+        dist: DistributedContext,
     ) -> None:
         self.method = method
         self.networks = networks
         self.dataset = dataset
         self.photos = photos
-        self.team = team
+        self.dist = dist
         self.notes: list[str] = []
 
     def scores(self, state: TrainingState) -> dict[str, float]:
-        """Return the scores by name; all processes must call this, and process 0 gets them.
+        """Return the scores by name on process 0, and an empty dict elsewhere; collective over all processes.
 
         Args:
-            state: what is trained; the network to draw with is in evaluation mode.
+            state: training state, with the sampling generator in evaluation mode.
 
         Raises:
-            DataError: a held-out file cannot be read.
-            TrainingError: the network draws what is not finite.
+            DataError: unreadable held-out file.
+            TrainingError: generated images are not finite.
         """
-        method, settings, team = self.method, self.method.config.evaluation, self.team
+        method, settings, dist = self.method, self.method.config.evaluation, self.dist
         shape = method.sampling.noise_shape(method.config.data.size)
-        generator = _broadcast_from_rank0(state.sampling_generator, team)
+        generator = _broadcast_from_rank0(state.sampling_generator, dist)
 
-        def draw(batch: Batch, places: Sequence[int], seed: int) -> Tensor:
-            noise = None if shape is None else held_out_noise(seed, places, shape).to(team.device)
-            image = generate_deterministic(generator, method.sampling, batch.to(team.device), noise)[0]
+        def generate(batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
+            noise = None if shape is None else held_out_noise(seed, indices, shape).to(dist.device)
+            image = generate_deterministic(generator, method.sampling, batch.to(dist.device), noise)[0]
             if not bool(image.isfinite().all()):
                 raise TrainingError(
                     f"the network draws pixels that are not finite after step {state.step}; resume from the last "
@@ -173,46 +172,46 @@ class Evaluation:
                 )
             return float_to_uint8(image)
 
-        judge = MetricAccumulator(self.networks, settings.samples, seed=_SEED)
+        accumulator = MetricAccumulator(self.networks, settings.samples, seed=_SEED)
         evaluate_generator(
-            judge,
+            accumulator,
             self.dataset,
-            draw,
+            generate,
             photos=self.photos,
             count=settings.count,
             seed=_SEED,
             batch_size=settings.batch_size,
-            team=team,
+            team=dist,
         )
-        self.notes = judge.notes()
-        found = judge.compute() if team.main else {}
+        self.notes = accumulator.notes()
+        found = accumulator.compute() if dist.main else {}
         return {name: score.mean for name, score in found.items() if score.mean is not None}
 
 
-def _broadcast_from_rank0(network: nn.Module, team: DistributedContext) -> nn.Module:
-    """Return a copy of process 0's network, with weights in row-major order as if they had been read from a file.
+def _broadcast_from_rank0(network: nn.Module, dist: DistributedContext) -> nn.Module:
+    """Return a copy of the network of process 0 with contiguous weights, as if loaded from a file.
 
-    Between steps, batch statistics are each process' own. With weights in another memory order, such as channels last,
-    convolutions run in other kernels, which round differently.
+    Between steps, batch norm statistics differ by process. With channels-last weights, other convolution kernels run,
+    which round differently.
     """
     same = copy.deepcopy(network)
     for tensor in (*same.parameters(), *same.buffers()):
         tensor.data = tensor.data.clone(memory_format=torch.contiguous_format)
-        if team.size > 1:
-            dist.broadcast(tensor.data, src=0)
+        if dist.size > 1:
+            torch.distributed.broadcast(tensor.data, src=0)
     return same
 
 
-def build_evaluation(method: Method, team: DistributedContext) -> Evaluation | None:
-    """Return what judges a run while it trains, or None where `train.evaluate_every` is off.
+def build_evaluation(method: Method, dist: DistributedContext) -> Evaluation | None:
+    """Build the evaluation of a run, or return None if `train.evaluate_every` is null.
 
-    All processes must call this, before the first step.
+    Collective over all processes; called before the first step.
 
     Raises:
-        ConfigError: there is nothing to judge, or no such network.
-        DataError: the held-out files are missing.
-        LabelError: the segmenter reads other classes.
-        WeightsError: weights are missing or not what they should be, or a network cannot take pictures of this size.
+        ConfigError: nothing to score, or unknown network.
+        DataError: missing held-out files.
+        LabelError: the segmenter was trained with other classes.
+        WeightsError: missing or invalid weights, or a network that does not support this image size.
     """
     config, label_space = method.config, method.label_space
     if config.train.evaluate_every is None:
@@ -231,22 +230,22 @@ def build_evaluation(method: Method, team: DistributedContext) -> Evaluation | N
                 f"train.evaluate_every is set, but only {len(held_out)} {what} is held out (data.val_split="
                 f"{config.data.val_split}), which makes no set to score; hold out two or more, or set it to null"
             )
-    # Process 0 first: it may have to fetch weights for all.
+    # Process 0 first: it may download weights that all processes load.
     loaded: list[Networks] = []
-    team.run_on_main(lambda: loaded.append(_load(config, label_space)))
+    dist.run_on_main(lambda: loaded.append(_load(config, label_space)))
     networks = loaded[0] if loaded else _load(config, label_space)
-    networks.to(team.device)
-    with torch.random.fork_rng([team.device] if team.device.type == "cuda" else []):
+    networks.to(dist.device)
+    with torch.random.fork_rng([dist.device] if dist.device.type == "cuda" else []):
         _dry_run(networks, config.data.size)
-    return Evaluation(method, networks, dataset, photos, team)
+    return Evaluation(method, networks, dataset, photos, dist)
 
 
 def _dry_run(networks: Networks, size: tuple[int, int]) -> None:
-    """Let all networks see one picture and two of the run's size, so that one that cannot is found before the run.
+    """Run all networks on batches of one and two blank images of the run's size, to fail before training.
 
     Raises:
-        LabelError: the segmenter's channels are not the classes that its file says.
-        WeightsError: a network cannot take such pictures.
+        LabelError: the channels of the segmenter do not match its classes.
+        WeightsError: a network does not support such images.
     """
     for count in (1, 2):
         trial = torch.zeros(count, 3, *size, dtype=torch.uint8)
@@ -262,5 +261,5 @@ def _load(config: RunConfig, label_space: LabelSpace) -> Networks:
     protocol = Protocol(features=settings.features, segmenter=settings.segmenter, inception_weights=weights)
     try:
         return load_networks(protocol, label_space)
-    except WeightsError as error:  # the evaluator's own command has an option where a run has a setting
+    except WeightsError as error:  # name the setting of the run instead of the command-line option
         raise WeightsError(str(error).replace(INCEPTION.setting, "evaluation.inception_weights")) from error

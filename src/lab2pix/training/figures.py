@@ -1,4 +1,4 @@
-"""Figures of a run: the sample sheet and the loss plot."""
+"""Figures of a run: sample sheet and loss plot."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _LEGIBLE = 128  # pixels
 
 
 def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
-    """Return one row per sample: the colored label map, the generated image, the photo where there is one.
+    """Return a grid with a row per sample: input (colored label map or source image), generated image, photo if any.
 
     Args:
         batch: the samples.
         generated: `[N, 3, H, W]` in [-1, 1].
-        method: says what is generated from.
+        method: determines the preview of the inputs.
     """
     condition = method.sampling.condition
     given = "source" if condition.source == "images" else "label"
@@ -43,7 +43,7 @@ def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
 
 
 def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
-    """Return steps and values by panel and term."""
+    """Return steps and values of each curve, by panel and term."""
     panels: dict[str, dict[str, tuple[list[int], list[float]]]] = {}
     for line in read_log(log):
         found: Mapping[str, Mapping[str, float]] = dict(line.get("losses", {}))
@@ -58,7 +58,7 @@ def _curves(log: Path) -> dict[str, dict[str, tuple[list[int], list[float]]]]:
 
 
 def _smooth(values: Sequence[float]) -> list[float]:
-    """Return a moving average over about a thirtieth of the curve, unbiased at its start."""
+    """Return the bias-corrected exponential moving average, with a window of about 1/30 of the curve."""
     keep = 1 - 1 / max(1.0, len(values) / 30)
     total = weight = 0.0
     smooth = []
@@ -69,11 +69,11 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def plot_losses(log: Path, file: Path) -> None:
-    """Plot the curves of a log, thin as they are and bold smoothed: one panel per phase and one for the scores.
+    """Plot raw and smoothed curves of a log, with one panel per phase and one for validation scores.
 
     Args:
-        log: the run's `log.jsonl`.
-        file: the PNG file.
+        log: `log.jsonl` of the run.
+        file: PNG file to write.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Starting from weights that another run has learnt: fine-tuning, and growing to a larger size."""
+"""Weight initialization from another run (`train.init_from`), for fine-tuning or training at a larger size."""
 
 from __future__ import annotations
 
@@ -18,21 +18,20 @@ _MODEL, _TRAINING = "model.safetensors", "training.safetensors"
 
 
 def init_from(state: TrainingState, source: str) -> list[str]:
-    """Give the networks what they share with another run's, by name and shape; the rest keeps its initial weights.
+    """Copy weights that match by name and shape from another run; other weights keep their initial values.
 
-    What is sampled with, and its moving average, get the weights that the other run samples with; all other networks
-    get theirs where the source is a run or one of its checkpoints rather than an exported model. Optimizers and
-    counters start from zero.
+    The generator and its moving average get the exported weights. The other networks are copied only if the source is a
+    run or checkpoint, not an exported model. Optimizers and counters start from zero.
 
     Args:
-        state: before the first step.
-        source: a run folder (its newest checkpoint counts), a checkpoint or exported folder, or a `model.safetensors`.
+        state: training state before the first step, modified in place.
+        source: a run folder (its newest checkpoint is used), a checkpoint or exported folder, or a `model.safetensors`.
 
     Returns:
-        A sentence per network: how much came from there.
+        A sentence per network with the number of copied tensors.
 
     Raises:
-        CheckpointError: there is no such model, it cannot be read, or the generator shares nothing with it.
+        CheckpointError: the model is missing or unreadable, or shares no weight with the generator.
     """
     model = _find(Path(source).expanduser())
     exported = _read(model)
@@ -80,8 +79,8 @@ def _read(file: Path) -> dict[str, Tensor]:
 
 
 def _copy(network: nn.Module, tensors: dict[str, Tensor]) -> int:
-    """Copy what agrees in name and shape; return how many that are."""
-    mine = network.state_dict()
-    fitting = {name: t for name, t in tensors.items() if name in mine and t.shape == mine[name].shape}
+    """Copy tensors that match in name and shape; return their number."""
+    current = network.state_dict()
+    fitting = {name: t for name, t in tensors.items() if name in current and t.shape == current[name].shape}
     network.load_state_dict(fitting, strict=False)
     return len(fitting)

@@ -1,4 +1,4 @@
-"""Reasons to end a run before its last step, and what to say when memory or disk end it."""
+"""Early termination of training: signals, time limit, and error messages for exhausted memory or disk space."""
 
 from __future__ import annotations
 
@@ -21,31 +21,31 @@ from lab2pix.training.run_folder import flatten
 __all__ = ["TIMEOUT", "InterruptHandler", "translate_errors", "worker_ignore_signals"]
 
 TIMEOUT = 1
-"""A stop request that is no signal: `train.max_minutes` have passed."""
+"""Pseudo signal number for an elapsed `train.max_minutes`."""
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_AGAIN_AFTER = 1.0  # seconds; torchrun repeats a Ctrl-C that its processes have seen already
-_WORKER_OUTLIVES = 30  # seconds that a data worker goes on after SIGTERM; as long as torchrun waits
+_REPEAT_SECONDS = 1.0  # seconds; torchrun forwards a Ctrl-C that its processes have already received
+_WORKER_GRACE_SECONDS = 30  # seconds that a data worker survives SIGTERM; torchrun waits as long
 
 
 class InterruptHandler:
-    """Listens for Ctrl-C, SIGTERM and the end of the allotted time, while it is entered.
+    """Context manager that records Ctrl-C, SIGTERM and the time limit.
 
-    The first signal lets the step at hand and a checkpoint finish; another Ctrl-C quits at once.
+    After the first signal, the current step and a checkpoint are finished; a second Ctrl-C raises KeyboardInterrupt.
 
     Args:
-        max_minutes: how long this session may take; None: no limit.
+        max_minutes: time limit of this session; None: no limit.
     """
 
     def __init__(self, max_minutes: float | None) -> None:
         self._deadline = None if max_minutes is None else time.monotonic() + 60 * max_minutes
         self._signal = 0
         self._since = 0.0
-        self._before: dict[signal.Signals, Any] = {}
+        self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def reason(self) -> int:
-        """The signal's number, `TIMEOUT`, or 0 to go on."""
+        """Signal number, `TIMEOUT`, or 0 to continue."""
         if self._signal:
             return self._signal
         return TIMEOUT if self._deadline is not None and time.monotonic() >= self._deadline else 0
@@ -53,30 +53,33 @@ class InterruptHandler:
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self._signal:
             self._signal, self._since = number, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - self._since > _AGAIN_AFTER:
+        elif number == signal.SIGINT and time.monotonic() - self._since > _REPEAT_SECONDS:
             raise KeyboardInterrupt
 
     def __enter__(self) -> InterruptHandler:
-        """Start to listen."""
-        if threading.current_thread() is threading.main_thread():  # Python lets no other thread do this
-            self._before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        """Install the signal handlers."""
+        if threading.current_thread() is threading.main_thread():  # Python allows signal handlers only there
+            self._previous = {number: signal.signal(number, self._handle) for number in _SIGNALS}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Give the signals back to whoever had them."""
-        for number, handler in self._before.items():
+        """Restore the previous signal handlers."""
+        for number, handler in self._previous.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 def worker_ignore_signals(worker: int) -> None:
-    """Leave it to the training to end its data workers: signals often go to the whole group of processes."""
+    """Ignore SIGINT in a data worker, and delay SIGTERM.
+
+    Both may reach the whole process group, but the main process needs its workers until the last step.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # By then the training has made its last step; a worker that hangs must not keep it from ending.
-    signal.signal(signal.SIGTERM, _end_later)
+    # Exit later instead of never: a worker that hangs must not block the main process.
+    signal.signal(signal.SIGTERM, _exit_after_grace)
 
 
-def _end_later(number: int, frame: FrameType | None) -> None:
-    signal.alarm(_WORKER_OUTLIVES)
+def _exit_after_grace(number: int, frame: FrameType | None) -> None:
+    signal.alarm(_WORKER_GRACE_SECONDS)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -104,10 +107,10 @@ def _memory_advice(config: RunConfig, processes: int) -> str:
 
 @contextmanager
 def translate_errors(config: RunConfig, processes: int = 1) -> Iterator[None]:
-    """Turn the words of the system, and of torch's compiler, into what the user can do about it.
+    """Translate system and torch.compile errors into messages with advice.
 
     Raises:
-        TrainingError: memory ran out, the disk is full, or torch's compiler failed.
+        TrainingError: out of memory, full disk, or failed compilation.
     """
     try:
         yield

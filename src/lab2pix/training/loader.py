@@ -1,4 +1,4 @@
-"""Reads a run's batches in order and ahead of the step, with or without worker processes."""
+"""Prefetching data loader that yields batches in a fixed order, with or without worker processes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from lab2pix.training.sampler import StreamSampler
 __all__ = ["read_batches", "read_in_turn"]
 
 
-class _Guarded(Dataset[Any]):
-    """Hands on an unreadable file's error as a value: a worker would bury its sentence in a traceback."""
+class _ErrorsAsValues(Dataset[Any]):
+    """Dataset that returns errors as values, because a worker would wrap their message in a traceback."""
 
     def __init__(self, dataset: Dataset[Any]) -> None:
         self.dataset = dataset
@@ -38,27 +38,27 @@ def _collate(samples: Sequence[Any]) -> Batch | Lab2PixError:
 def read_batches(
     dataset: Dataset[Any], sampler: StreamSampler, workers: int, *, pin: bool = False
 ) -> Generator[list[Batch], None, None]:
-    """Yield, for each step, this process' batch in its parts; the next ones are read while the step is made.
+    """Yield the micro-batches of this process for each step, and prefetch the next ones meanwhile.
 
     Args:
-        dataset: takes `(epoch, index)`.
-        sampler: the stream to read.
-        workers: processes that read ahead; 0: a thread of this one does. The data are the same.
-        pin: hand the batches over in memory that a GPU can fetch from while the processor goes on.
+        dataset: indexed by `(epoch, index)`.
+        sampler: order of the samples.
+        workers: number of worker processes; 0: a thread of this process. The data are the same.
+        pin: return batches in page-locked memory, for asynchronous copies to a GPU.
 
     Raises:
-        DataError: a file cannot be read.
+        DataError: unreadable file.
         LabelError: a label map does not fit the label space.
     """
     batches = read_in_turn(dataset, sampler, workers, pin=pin)
     if workers:
         yield from batches
         return
-    # Steps spend their time in kernels that let other threads of Python run. One batch ahead is enough for a thread.
+    # Kernels release the GIL, so a thread can read during a step. One batch ahead is enough.
     with ThreadPoolExecutor(1, "data") as thread:
-        coming = thread.submit(_next, batches)
-        while (parts := coming.result()) is not None:
-            coming = thread.submit(_next, batches)
+        pending = thread.submit(_next, batches)
+        while (parts := pending.result()) is not None:
+            pending = thread.submit(_next, batches)
             yield parts
 
 
@@ -69,19 +69,19 @@ def _next(batches: Iterator[list[Batch]]) -> list[Batch] | None:
 def read_in_turn(
     dataset: Dataset[Any], sampler: StreamSampler, workers: int, *, pin: bool = False
 ) -> Iterator[list[Batch]]:
-    """Yield what `read_batches` does, but where there are no workers read each batch when it is asked for."""
+    """Yield the same as `read_batches`, without prefetching if there are no workers."""
     loader = DataLoader(
-        _Guarded(dataset),
+        _ErrorsAsValues(dataset),
         batch_sampler=sampler,
         num_workers=workers,
         collate_fn=_collate,
         worker_init_fn=worker_ignore_signals,
         pin_memory=pin,
-        # Its own source of random numbers: it would draw from the one that the step draws from, and change it.
+        # Its own generator: the default one is that of the training step, and the loader would advance it.
         generator=torch.Generator(),
     )
     parts: list[Batch] = []
-    # One pass for the whole run, so workers live as long as it does, and end with it: nothing else holds the iterator.
+    # One iterator for the whole run; workers end when this only reference to it is dropped.
     for part in loader:
         if isinstance(part, Lab2PixError):
             raise part

@@ -1,4 +1,4 @@
-"""The log of a run, as JSON lines that survive a kill."""
+"""Training log in JSON Lines format, robust to a killed process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ __all__ = ["RunLog", "read_log", "read_scores"]
 
 
 class RunLog:
-    """The run's `log.jsonl`: one JSON object per line, each with its step.
+    """Writer of `log.jsonl`, with one JSON object per line that has a `step`.
 
     Args:
-        file: the file.
-        step: current step of the run; lines of later steps, which will be repeated, are removed.
+        file: log file.
+        step: current step of the run; lines of later steps are removed, as these steps are repeated.
     """
 
     def __init__(self, file: Path, step: int) -> None:
@@ -35,7 +35,7 @@ class RunLog:
         self._file.flush()
 
     def sync(self) -> None:
-        """Flush the lines to the disk, before a checkpoint refers to them."""
+        """Sync the file to disk; called before a checkpoint is written."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -58,7 +58,7 @@ def read_log(file: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_scores(file: Path) -> dict[str, dict[int, float]]:
-    """Return the values of each score by step: those of the evaluation first, then those of method and validators."""
+    """Return each score's values by step: evaluation scores first, then those of the method and validators."""
     found: dict[str, dict[str, dict[int, float]]] = {"evaluation": {}, "scores": {}}
     for line in read_log(file):
         for kind, scores in found.items():

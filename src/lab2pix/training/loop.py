@@ -1,4 +1,4 @@
-"""The training loop, top to bottom."""
+"""Training loop: builds the state, runs the steps, and writes checkpoints."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ __all__ = ["RunResult", "train"]
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a session of training ended.
+    """Result of a training session.
 
     Attributes:
         path: the run folder.
-        step: optimiser steps made, over all sessions.
-        total_steps: steps of the whole run.
-        losses: each phase's loss terms at the last step; empty where none was made.
-        scores: the last validation scores, and the evaluator's; process 0 has them.
-        seconds: time spent training, over all sessions.
+        step: optimizer steps made, over all sessions.
+        total_steps: steps of the complete run.
+        losses: loss terms of each phase at the last step; empty if no step was made.
+        scores: latest validation and evaluation scores; on process 0 only.
+        seconds: training time, over all sessions.
         signal: number of the signal that ended the session early, or 0.
     """
 
@@ -67,12 +67,12 @@ class RunResult:
 
     @property
     def interrupted(self) -> bool:
-        """Whether a signal ended the session; what was done is in a checkpoint."""
+        """Whether a signal ended the session; a checkpoint was written."""
         return self.signal != 0
 
     @property
     def exit_code(self) -> int:
-        """What a shell expects: 0, or 128 + the signal (130 after Ctrl-C, 143 after SIGTERM)."""
+        """Exit status: 0, or 128 + signal number (130 after Ctrl-C, 143 after SIGTERM)."""
         return 128 + self.signal if self.signal else 0
 
 
@@ -84,67 +84,67 @@ def train(
     device: str | None = None,
     validators: Sequence[Validator] = (),
 ) -> RunResult:
-    """Train a method, in this process alone or as one of those that torchrun started.
+    """Train a method, in a single process or distributed under torchrun.
 
     Args:
-        config: the whole run; None with `resume`: as the run was started.
-        out: the run folder; new or empty, or with `resume` one that holds a run.
-        resume: continue from the latest checkpoint, exactly as if the run had never stopped.
-        device: `cpu`, `cuda`, `cuda:1`, `mps`; None: the best there is.
-        validators: called with the state, the run folder and the step for more validation scores.
+        config: configuration of the run; None with `resume`: the stored one.
+        out: run folder; new or empty, or with `resume` an existing run.
+        resume: continue from the latest checkpoint, with the same results as an uninterrupted run.
+        device: `cpu`, `cuda`, `cuda:1` or `mps`; None: the best one available.
+        validators: functions of state, run folder and step that return more validation scores.
 
     Returns:
-        How it ended. Ctrl-C, SIGTERM and `train.max_minutes` end it early, with a checkpoint.
+        The result. Ctrl-C, SIGTERM and `train.max_minutes` end training early, with a checkpoint.
 
     Raises:
-        CheckpointError: nothing to resume, or a checkpoint that does not fit.
-        ConfigError: settings at odds with each other, the device or the run to resume.
-        DataError: a file to train on or held out cannot be read.
-        OutputError: the folder cannot be written or holds something else.
-        TrainingError: a loss is not finite, memory ran out, the disk is full; the last checkpoint is kept.
+        CheckpointError: nothing to resume, or a checkpoint that does not match the run.
+        ConfigError: settings conflict with each other, the device or the run to resume.
+        DataError: unreadable training or held-out file.
+        OutputError: the run folder cannot be written or holds other files.
+        TrainingError: non-finite loss, out of memory or full disk; the last checkpoint is kept.
     """
     run = Path(out)
     with ExitStack() as stack:
-        team = stack.enter_context(init_distributed(device))
-        resume = team.run_on_main(lambda: resume or (was_restarted() and (run / "config.yaml").exists()))
-        config = team.run_on_main(lambda: resolve_run(config, run, resume=resume))
+        dist = stack.enter_context(init_distributed(device))
+        resume = dist.run_on_main(lambda: resume or (was_restarted() and (run / "config.yaml").exists()))
+        config = dist.run_on_main(lambda: resolve_run(config, run, resume=resume))
         stop = InterruptHandler(config.train.max_minutes)
-        stack.enter_context(translate_errors(config, team.size))
+        stack.enter_context(translate_errors(config, dist.size))
 
-        _check_share(config, team)
+        _check_share(config, dist)
         method = get_method(config.method)
         if config.train.compile:
-            check_compiler(team.device)
+            check_compiler(dist.device)
         label_space = LabelSpace.load(config.data.label_space)
         dataset = build_dataset(config.data, "train", label_space, config.seed, paired=method.paired)
         samples, total = len(dataset), total_steps(config.train, len(dataset))
-        sampler = _sampler(config, team, samples, total)
-        state = _build(config, label_space, team)
+        sampler = _sampler(config, dist, samples, total)
+        state = _build(config, label_space, dist)
         inherited: list[str] = []
         if config.train.init_from is not None and latest_checkpoint(run) is None:
             inherited = init_from(state, config.train.init_from)
-        state.refresh_batches = lambda: _refresh_batches(dataset, state, sampler.part_size, team.device)
+        state.refresh_batches = lambda: _refresh_batches(dataset, state, sampler.part_size, dist.device)
         check_best(state.method, more=bool(validators))
-        team.run_on_main(lambda: _check_held_out(config, label_space))
-        evaluation = build_evaluation(state.method, team)
+        dist.run_on_main(lambda: _check_held_out(config, label_space))
+        evaluation = build_evaluation(state.method, dist)
 
         if not resume:
-            team.run_on_main(lambda: start_run(config, run))
-        team.run_on_main(lambda: stack.enter_context(lock_run(run)))
-        checkpoint = team.run_on_main(lambda: _find_checkpoint(run))
+            dist.run_on_main(lambda: start_run(config, run))
+        dist.run_on_main(lambda: stack.enter_context(lock_run(run)))
+        checkpoint = dist.run_on_main(lambda: _find_checkpoint(run))
         if checkpoint is not None:
-            load_checkpoint(checkpoint, state, team.rank)
-        context = build_step_context(state, team.device)
+            load_checkpoint(checkpoint, state, dist.rank)
+        context = build_step_context(state, dist.device)
         if config.train.compile:
             compile_networks(state.method)
-        team.broadcast_weights(state.sampling_networks.values())
-        team.broadcast_weights(state.method.networks.values())
-        notes = team.run_on_main(lambda: _record(run, state, team, dataset))
+        dist.broadcast_weights(state.sampling_networks.values())
+        dist.broadcast_weights(state.method.networks.values())
+        notes = dist.run_on_main(lambda: _record(run, state, dist, dataset))
 
         sampler.steps = range(state.step, total)
-        batches = stack.enter_context(closing(_batches(dataset, sampler, config, team)))
+        batches = stack.enter_context(closing(_batches(dataset, sampler, config, dist)))
         monitor = Monitor(
-            run, state, team, context, total=total, samples=samples, validators=validators, evaluation=evaluation
+            run, state, dist, context, total=total, samples=samples, validators=validators, evaluation=evaluation
         )
         stack.enter_context(monitor)
         for note in [*notes, *inherited, *(biased_feature_warnings(state.method) if evaluation is not None else ())]:
@@ -154,8 +154,8 @@ def train(
 
 
 def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: InterruptHandler) -> RunResult:
-    """Make the steps that are left, or as many as there is time for."""
-    run, state, team, total = monitor.run, monitor.state, monitor.team, monitor.total
+    """Run the remaining steps, until the end of the run, a signal or the time limit."""
+    run, state, dist, total = monitor.run, monitor.state, monitor.dist, monitor.total
     config = state.method.config
     losses: dict[str, Losses] = {}
     began = time.monotonic() - state.seconds
@@ -165,18 +165,18 @@ def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: Interrupt
     while state.step < total and not reason:
         progress = Progress(state.step, total, monitor.samples, config.train.batch_size)
         set_learning_rates(state, progress)
-        asked = time.monotonic()
+        fetch_start = time.monotonic()
         batch = next(batches)
-        came = time.monotonic()
-        # Whatever draws random numbers beside the noise draws the same ones when the step is made again.
-        torch.manual_seed(stable_seed("step", config.seed, state.step, team.rank))
+        fetch_end = time.monotonic()
+        # Seed other random operations by step, so that a repeated step is identical.
+        torch.manual_seed(stable_seed("step", config.seed, state.step, dist.rank))
         context = replace(monitor.context, progress=progress)
-        losses = training_step(state, _micro_batches(batch, state, team), context, team)
+        losses = training_step(state, _micro_batches(batch, state, dist), context, dist)
         now = time.monotonic()
         state.seconds = now - began
-        monitor.pace.count(came - asked, now - came)
+        monitor.data_wait.count(fetch_end - fetch_start, now - fetch_end)
 
-        reason = team.all_reduce_max(stop.reason)
+        reason = dist.all_reduce_max(stop.reason)
         interrupted = reason not in (0, TIMEOUT)
         last = state.step == total or reason != 0
         monitor.step(losses)
@@ -199,54 +199,54 @@ def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: Interrupt
     )
 
 
-def _build(config: RunConfig, label_space: LabelSpace, team: DistributedContext) -> TrainingState:
-    """Return the state before the first step, the same in every process."""
+def _build(config: RunConfig, label_space: LabelSpace, dist: DistributedContext) -> TrainingState:
+    """Build the initial training state, identical in every process."""
     torch.manual_seed(stable_seed("weights", config.seed))
     method = build_method(config, label_space)
-    method.networks = {name: team.convert_sync_batchnorm(network) for name, network in method.networks.items()}
-    method.to(team.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
+    method.networks = {name: dist.convert_sync_batchnorm(network) for name, network in method.networks.items()}
+    method.to(dist.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
     if not config.train.compile:  # the compiler optimizes the plain networks
         for name, network in method.networks.items():
             if name not in method.plain_networks:
-                accelerate(network, team.device)
-    return build_state(method, team.device)
+                accelerate(network, dist.device)
+    return build_state(method, dist.device)
 
 
-def _sampler(config: RunConfig, team: DistributedContext, samples: int, total: int) -> StreamSampler:
+def _sampler(config: RunConfig, dist: DistributedContext, samples: int, total: int) -> StreamSampler:
     return StreamSampler(
         samples,
         seed=config.seed,
         batch_size=config.train.batch_size,
         steps=range(total),
         accumulate=config.train.accumulate,
-        rank=team.rank,
-        world_size=team.size,
+        rank=dist.rank,
+        world_size=dist.size,
     )
 
 
 def _batches(
-    dataset: AnyDataset, sampler: StreamSampler, config: RunConfig, team: DistributedContext
+    dataset: AnyDataset, sampler: StreamSampler, config: RunConfig, dist: DistributedContext
 ) -> Generator[list[Batch], None, None]:
-    return read_batches(dataset, sampler, config.data.workers, pin=team.device.type == "cuda")
+    return read_batches(dataset, sampler, config.data.workers, pin=dist.device.type == "cuda")
 
 
 def _micro_batches(
-    batches: Sequence[Batch], state: TrainingState, team: DistributedContext
+    batches: Sequence[Batch], state: TrainingState, dist: DistributedContext
 ) -> list[tuple[Batch, Tensor | None]]:
-    """Return each part of this process' batch with its noise, on the device."""
+    """Return the micro-batches of this process with their noise, on the device."""
     method = state.method
     shape = method.sampling.noise_shape(method.config.data.size)
     if shape is None:
-        return [(batch.to(team.device), None) for batch in batches]
+        return [(batch.to(dist.device), None) for batch in batches]
     sizes = [len(batch) for batch in batches]
-    noise = draw_noise(method.config.seed, state.step, team.rank, sum(sizes), shape).to(team.device)
-    return [(batch.to(team.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
+    noise = draw_noise(method.config.seed, state.step, dist.rank, sum(sizes), shape).to(dist.device)
+    return [(batch.to(dist.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
 
 
 def _refresh_batches(
     dataset: AnyDataset, state: TrainingState, samples: int, device: torch.device
 ) -> Iterator[tuple[Batch, Tensor | None]]:
-    """Yield the first training batches, each time the same, for a method that estimates statistics of them."""
+    """Yield a fixed set of training batches with noise, for a method that re-estimates batch norm statistics."""
     method = state.method
     shape = method.sampling.noise_shape(method.config.data.size)
     for number in range(method.refresh_batches):
@@ -256,15 +256,15 @@ def _refresh_batches(
         yield batch, noise
 
 
-def _check_share(config: RunConfig, team: DistributedContext) -> None:
-    """Check rules about the samples of one pass again, now that it is known how many processes share a batch."""
-    share = config.train.batch_size // (config.train.accumulate * team.size)
-    advice = f"set train.batch_size={2 * config.train.accumulate * team.size} or more, or run fewer processes"
+def _check_share(config: RunConfig, dist: DistributedContext) -> None:
+    """Check the method's rules on samples per forward pass, given the number of processes."""
+    share = config.train.batch_size // (config.train.accumulate * dist.size)
+    advice = f"set train.batch_size={2 * config.train.accumulate * dist.size} or more, or run fewer processes"
     config.check_samples_per_pass(share, advice)
 
 
 def _check_held_out(config: RunConfig, label_space: LabelSpace) -> None:
-    """Look for the held-out set before the first step rather than when it is first shown."""
+    """Open the held-out data once, to fail before the first step."""
     if config.data.val_split is not None:
         build_dataset(config.data, "val", label_space, config.seed, paired=get_method(config.method).paired)
 
@@ -274,14 +274,14 @@ def _find_checkpoint(run: Path) -> Path | None:
     return latest_checkpoint(run)
 
 
-def _record(run: Path, state: TrainingState, team: DistributedContext, dataset: AnyDataset) -> list[str]:
+def _record(run: Path, state: TrainingState, dist: DistributedContext, dataset: AnyDataset) -> list[str]:
     config, samples = state.method.config, len(dataset)
-    return record_session(run, config, team, step=state.step, samples=samples, file_hash=dataset.file_hash())
+    return record_session(run, config, dist, step=state.step, samples=samples, file_hash=dataset.file_hash())
 
 
 def _save(run: Path, state: TrainingState, monitor: Monitor) -> None:
-    """Write a checkpoint; all processes must call this."""
-    extra = monitor.team.gather(state.method.extra_state())
+    """Write a checkpoint; collective over all processes."""
+    extra = monitor.dist.gather(state.method.extra_state())
 
     def write() -> None:
         if monitor.log is not None:
@@ -289,4 +289,4 @@ def _save(run: Path, state: TrainingState, monitor: Monitor) -> None:
         write_checkpoint(run, state, extra)
         prune_checkpoints(run, state.method.config.checkpoint.keep, state.best)
 
-    monitor.team.run_on_main(write)
+    monitor.dist.run_on_main(write)

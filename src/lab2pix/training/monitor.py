@@ -1,4 +1,4 @@
-"""What a run shows while it goes on: terminal, log, TensorBoard, sample sheets, loss plot, scores, and its page."""
+"""Monitoring of a run: terminal, log, TensorBoard, sample sheets, loss plot, scores and HTML page."""
 
 from __future__ import annotations
 
@@ -30,31 +30,31 @@ from lab2pix.utils.seeding import stable_seed
 __all__ = ["Monitor", "Validator"]
 
 Validator = Callable[[TrainingState, Path, int], dict[str, float]]
-"""Scores a state (its `sampling_generator` is in evaluation mode), given the run folder and the step."""
+"""Returns scores of a state (with `sampling_generator` in evaluation mode), given the run folder and the step."""
 
-_SCORED = 64  # held-out pictures that the built-in scores look at
+_SCORED = 64  # held-out images for validation scores
 _SCORED_AT_ONCE = 8
 
 
 class Monitor:
-    """Speaks for a run; in other processes than the first it stays silent.
+    """Reports the progress and scores of a run; silent in all processes but the first.
 
     Args:
         run: the run folder.
-        state: what is trained, standing at the step to go on from.
-        team: the processes.
-        context: gives the precision to generate in.
-        total: steps of the run.
-        samples: size of the training set, to tell the epoch.
-        validators: more scores, beside the method's own.
-        evaluation: the evaluator's scores; None: off.
+        state: training state at the first step of the session.
+        dist: the distributed context.
+        context: provides the autocast precision for sampling.
+        total: steps of the complete run.
+        samples: size of the training set, for the epoch number.
+        validators: functions that return more validation scores.
+        evaluation: evaluation during training; None: off.
     """
 
     def __init__(
         self,
         run: Path,
         state: TrainingState,
-        team: DistributedContext,
+        dist: DistributedContext,
         context: StepContext,
         *,
         total: int,
@@ -64,7 +64,7 @@ class Monitor:
     ) -> None:
         self.run = run
         self.state = state
-        self.team = team
+        self.dist = dist
         self.context = context
         self.total = total
         self.samples = samples
@@ -73,53 +73,53 @@ class Monitor:
         self.config: RunConfig = state.method.config
         self.scores: dict[str, float] = {}
         self.notes: list[str] = []
-        self.pace = DataWaitMeter()
-        self.display = Display(total, state.step, active=team.main)
+        self.data_wait = DataWaitMeter()
+        self.display = Display(total, state.step, active=dist.main)
         self.file = run / "log.jsonl"
-        self.log = RunLog(self.file, state.step) if team.main else None
-        self._board = _open_tensorboard(run / "tensorboard", state.step, self.config) if team.main else None
+        self.log = RunLog(self.file, state.step) if dist.main else None
+        self._board = _open_tensorboard(run / "tensorboard", state.step, self.config) if dist.main else None
         self._held_out: Any = None
 
     def __enter__(self) -> Monitor:
-        """Start to speak."""
+        """Return the monitor."""
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close what is open."""
+        """Close the display and all files."""
         self.display.close()
         for file in (self.log, self._board):
             if file is not None:
                 file.close()
 
     def note(self, text: str) -> None:
-        """Say a sentence on the terminal, in the log and on the page."""
+        """Show a message on the terminal, in the log and on the page."""
         self.notes.append(text)
         self.display.note(text)
         if self.log is not None:
             self.log.write({"step": self.state.step, "note": text})
 
     def average(self, losses: Mapping[str, Losses]) -> dict[str, dict[str, float]]:
-        """Return the losses as numbers, mean over all processes (which must all call this)."""
+        """Return the losses as floats, averaged over all processes; collective over all processes."""
         found = {}
         for phase, terms in losses.items():
-            values = self.team.mean(torch.stack([value.detach().float() for value in terms.values()])).tolist()
+            values = self.dist.mean(torch.stack([value.detach().float() for value in terms.values()])).tolist()
             found[phase] = dict(zip(terms, values, strict=True))
         return found
 
     def step(self, losses: Mapping[str, Losses]) -> None:
-        """Take note of a step; all processes must call this."""
+        """Record a finished step; collective over all processes."""
         step = self.state.step
         if step in (1, self.total) or step % self.config.monitor.log_every == 0:
             values = self.average(losses)
-            # Of the process that waited longest: the others wait for it in turn, and count that as work.
-            waiting = float(self.team.maximum(torch.tensor(self.pace.share_since_last(), device=self.team.device)))
+            # The maximum over processes: the others wait for the slowest one, but count that as work.
+            waiting = float(self.dist.maximum(torch.tensor(self.data_wait.share_since_last(), device=self.dist.device)))
             self.display.losses(values, waiting)
             if self.log is not None:
                 self._write(values, waiting)
-        # Scenes are drawn in the first epoch, and kept.
-        starved = self.pace.data_bound(excused=self.config.data.format == "scenes" and not self._epoch())
-        if starved is not None:
-            self.note(data_loading_hint(starved, self.config.data.workers))
+        # Scenes are rendered in the first epoch and cached.
+        waiting_share = self.data_wait.data_bound(excused=self.config.data.format == "scenes" and not self._epoch())
+        if waiting_share is not None:
+            self.note(data_loading_hint(waiting_share, self.config.data.workers))
         self.display.update(step)
 
     def _epoch(self) -> int:
@@ -141,37 +141,37 @@ class Monitor:
                 self._board.add_scalar(name, value, self.state.step)
 
     def maybe_evaluate(self, *, ends: bool) -> bool:
-        """Show and judge the run where it is time to; all processes must call this after a step.
+        """Write samples and compute scores if they are due after a step; collective over all processes.
 
         Args:
-            ends: whether the session ends with this step, so that it is time for everything.
+            ends: whether this is the last step of the session, when everything is due.
 
         Returns:
-            Whether the score that `checkpoint.best` names is the best so far.
+            Whether the score named by `checkpoint.best` is the best so far.
 
         Raises:
-            ConfigError: no score of that name.
-            DataError: a held-out file cannot be read.
+            ConfigError: `checkpoint.best` names an unknown score.
+            DataError: unreadable held-out file.
         """
         every, step = self.config.train.evaluate_every, self.state.step
-        shows = ends or step % self.config.monitor.sample_every == 0
-        judges = every is not None and (ends or step % every == 0)
-        improved = self.team.run_on_main(self.log_samples) if shows else False
-        if judges:
+        sample_due = ends or step % self.config.monitor.sample_every == 0
+        evaluation_due = every is not None and (ends or step % every == 0)
+        improved = self.dist.run_on_main(self.log_samples) if sample_due else False
+        if evaluation_due:
             improved = self.evaluate() or improved
-        if shows or judges:
-            self.team.run_on_main(self._draw_page)
+        if sample_due or evaluation_due:
+            self.dist.run_on_main(self._draw_page)
         return improved
 
     @torch.no_grad()
     def log_samples(self) -> bool:
-        """Write a sample sheet and take validation scores; for process 0 alone.
+        """Write a sample sheet and compute validation scores, on process 0 only.
 
         Returns:
-            Whether one of them is the score that `checkpoint.best` names, and the best so far.
+            Whether the score named by `checkpoint.best` is among them and the best so far.
 
         Raises:
-            ConfigError: no score of that name.
+            ConfigError: `checkpoint.best` names an unknown score.
         """
         with _evaluation_mode(self.state):
             self._write_sheet()
@@ -185,16 +185,16 @@ class Monitor:
         return self._log_scores("scores", scores)
 
     def evaluate(self) -> bool:
-        """Take the evaluator's scores; all processes must call this.
+        """Compute and log the evaluation scores; collective over all processes.
 
         Returns:
-            Whether one of them is the score that `checkpoint.best` names, and the best so far.
+            Whether the score named by `checkpoint.best` is among them and the best so far.
 
         Raises:
-            DataError: a held-out file cannot be read.
+            DataError: unreadable held-out file.
         """
         assert self.evaluation is not None
-        devices = [self.team.device] if self.team.device.type == "cuda" else []
+        devices = [self.dist.device] if self.dist.device.type == "cuda" else []
         with _evaluation_mode(self.state), torch.random.fork_rng(devices):
             scores = self.evaluation.scores(self.state)
         if scores:
@@ -203,10 +203,10 @@ class Monitor:
             for text in self.evaluation.notes:
                 if text not in self.notes:
                     self.note(text)
-        return self.team.run_on_main(lambda: self._log_scores("evaluation", scores))
+        return self.dist.run_on_main(lambda: self._log_scores("evaluation", scores))
 
     def _log_scores(self, kind: str, scores: Mapping[str, float]) -> bool:
-        """Keep scores in the log, and tell whether the one that counts is the best so far."""
+        """Log scores, and return whether the score named by `checkpoint.best` improved."""
         self.scores.update(scores)
         if scores and self.log is not None:
             self.log.write({"step": self.state.step, kind: scores})
@@ -219,13 +219,13 @@ class Monitor:
 
     def _draw_page(self) -> None:
         plot_losses(self.file, self.run / "losses.png")
-        write_page(self.run, self.state, total=self.total, notes=self.notes, waiting=self.pace.share)
+        write_page(self.run, self.state, total=self.total, notes=self.notes, waiting=self.data_wait.share)
 
     def _write_sheet(self) -> None:
         count = self.config.monitor.samples
         batch = next(self._batches(count, count))
         if not self.state.method.paired and self.config.data.val_split is None:
-            batch = replace(batch, image=None)  # photos of other label maps, which would pass for the true ones
+            batch = replace(batch, image=None)  # unrelated photos, which would be taken for the ground truth
         sheet = sample_grid(batch, self._generate(batch, "sheet"), self.state.method)
         file = self.run / "samples" / f"step-{self.state.step:08d}.png"
         file.parent.mkdir(exist_ok=True)
@@ -246,7 +246,7 @@ class Monitor:
         return {name: total / seen for name, total in sums.items()}
 
     def _batches(self, count: int, at_once: int) -> Iterator[Batch]:
-        """Yield held-out samples, spread evenly over the set; training samples where none are held out."""
+        """Yield batches of held-out samples, evenly spaced over the set; without held-out data, training samples."""
         if self._held_out is None:
             data, method = self.config.data, self.state.method
             split: Literal["train", "val"] = "train" if data.val_split is None else "val"
@@ -256,21 +256,21 @@ class Monitor:
         chosen = [index * length // count for index in range(count)]
         for start in range(0, count, at_once):
             samples = [self._held_out[(0, index)] for index in chosen[start : start + at_once]]
-            yield collate(samples).to(self.team.device)
+            yield collate(samples).to(self.dist.device)
 
     def _generate(self, batch: Batch, *purpose: object) -> Tensor:
-        """Return pictures of a batch, with noise that stays the same all through the run."""
+        """Generate the images of a batch, with noise that is fixed for the run."""
         method = self.state.method
         random = torch.Generator().manual_seed(stable_seed(*purpose, self.config.seed))
         shape = method.sampling.noise_shape(self.config.data.size)
-        noise = None if shape is None else torch.randn(len(batch), *shape, generator=random).to(self.team.device)
+        noise = None if shape is None else torch.randn(len(batch), *shape, generator=random).to(self.dist.device)
         with self.context.autocast():
             return generate(self.state.sampling_generator, method.sampling, batch, noise).float()
 
 
 @contextmanager
 def _evaluation_mode(state: TrainingState) -> Iterator[None]:
-    """Put what is sampled with into evaluation mode, without a trace in what is trained."""
+    """Set the sampling generator to evaluation mode, and restore the modes of all networks afterwards."""
     modes = [(module, module.training) for network in state.method.networks.values() for module in network.modules()]
     state.sampling_generator.eval()
     try:

@@ -1,4 +1,4 @@
-"""The page of a run, `index.html`: progress, scores, samples, losses, commands and settings."""
+"""HTML page of a run (`index.html`): progress, scores, samples, losses, commands and settings."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ _EARLIER = 16  # sample sheets in the strip
 
 
 def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[str] = (), waiting: float = 0.0) -> None:
-    """Write `index.html` from the run's log and images.
+    """Write `index.html` from the log and images of a run.
 
     Args:
         run: the run folder.
         state: the training state.
         total: steps of the complete run.
         notes: remarks on the scores.
-        waiting: share of this session's time that steps waited for data.
+        waiting: share of the session time spent waiting for data.
     """
     config = state.method.config
     sheets = list(_sheets(run / "samples"))
@@ -82,7 +82,7 @@ def _sheets(folder: Path) -> Iterator[dict[str, Any]]:
 
 
 def _commands(run: Path, config: RunConfig, *, done: bool) -> list[tuple[str, str]]:
-    """Return the commands that a reader may want to run next, with their purposes."""
+    """Return suggested next commands with their purposes."""
     evaluation = config.evaluation
     evaluate = ["lab2pix", "evaluate", str(run), "--out", str(run / "report.json"), "--count", str(evaluation.count)]
     for name in evaluation.features:
@@ -102,7 +102,7 @@ def _commands(run: Path, config: RunConfig, *, done: bool) -> list[tuple[str, st
 
 
 def _changed_settings(config: RunConfig, base: RunConfig) -> Iterator[tuple[str, str, str]]:
-    """Yield the settings that differ from `base`: key, value, value there."""
+    """Yield key, value and base value of the settings that differ from `base`."""
     before, now = (dict(flatten(part.model_dump(mode="json"))) for part in (base, config))
     for key, value in now.items():
         if before.get(key) != value and key != "name":

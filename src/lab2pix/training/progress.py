@@ -1,4 +1,4 @@
-"""Progress of training on the terminal, and the share of time spent waiting for data."""
+"""Progress display of training, and measurement of the time spent waiting for data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["DataWaitMeter", "Display", "data_loading_hint"]
 
 
 _PLAIN_EVERY = 5.0  # seconds between plain lines
-_WORTH_SHOWING = 0.05  # share of the time that steps waited for data
+_WORTH_SHOWING = 0.05  # share of time spent waiting for data
 
 
 class _Rate(ProgressColumn):
@@ -29,16 +29,16 @@ class Display:
 
     Args:
         total: steps of the run.
-        start: steps that are done already.
-        active: false for silent processes.
+        start: steps already done.
+        active: False for a silent process.
     """
 
     def __init__(self, total: int, start: int, *, active: bool = True) -> None:
         self.console = Console(stderr=True, quiet=not active)
         self.total = total
         self._start = start
-        self._began = time.monotonic()
-        self._spoke = -_PLAIN_EVERY
+        self._start_time = time.monotonic()
+        self._last_line = -_PLAIN_EVERY
         self._losses = ""
         self._progress: Progress | None = None
         if active and self.console.is_terminal:
@@ -58,7 +58,7 @@ class Display:
         self.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def losses(self, losses: Mapping[str, Mapping[str, float]], waiting: float = 0.0) -> None:
-        """Set the displayed sum of losses of each phase, and the share of time waiting for data where it is large."""
+        """Set the displayed loss sum of each phase, and the share of time waiting for data if it is large."""
         shown = [f"{phase} {sum(terms.values()):.3f}" for phase, terms in losses.items()]
         if waiting >= _WORTH_SHOWING:
             shown.append(f"waiting for data {waiting:.0%}")
@@ -70,10 +70,10 @@ class Display:
             self._progress.update(self._task, completed=step, losses=self._losses)
             return
         now = time.monotonic()
-        if now - self._spoke < _PLAIN_EVERY and step != self.total:
+        if now - self._last_line < _PLAIN_EVERY and step != self.total:
             return
-        self._spoke = now
-        rate = (step - self._start) / max(now - self._began, 1e-9)
+        self._last_line = now
+        rate = (step - self._start) / max(now - self._start_time, 1e-9)
         left = timedelta(seconds=round((self.total - step) / rate)) if rate > 0 else "unknown"
         self.note(f"step {step}/{self.total}  {rate:.2f} steps/s  {left} left  {self._losses}".rstrip())
 
@@ -88,41 +88,41 @@ _TOO_MUCH = 0.2  # share of waiting
 
 
 class DataWaitMeter:
-    """Measures the time that steps take and the time that they wait for their batch."""
+    """Meter of the time spent computing steps and waiting for batches."""
 
     def __init__(self) -> None:
         self._waited = self._worked = 0.0
         self._line = self._window = (0.0, 0.0)
-        self._told = False
+        self._reported = False
 
     def count(self, waited: float, worked: float) -> None:
-        """Add a step: seconds of waiting for its batch, and seconds of work."""
+        """Add a step: seconds waited for its batch, and seconds of computation."""
         self._waited += waited
         self._worked += worked
 
     @property
     def share(self) -> float:
-        """Share of the session's time spent waiting."""
+        """Share of the session time spent waiting."""
         return self._since((0.0, 0.0))[0]
 
     def share_since_last(self) -> float:
-        """Return the share of waiting since the last call."""
+        """Return the share of time spent waiting since the last call."""
         share, _ = self._since(self._line)
         self._line = (self._waited, self._worked)
         return share
 
     def data_bound(self, *, excused: bool = False) -> float | None:
-        """Return the share of waiting in the last minute the first time that it is too large, else None.
+        """Return the share of waiting in the last minute the first time that it is too large, otherwise None.
 
         Args:
-            excused: waiting is expected now; the next minute begins after it.
+            excused: waiting is currently expected and not reported; restarts the measurement.
         """
         share, seconds = self._since(self._window)
-        if self._told or (seconds < _WINDOW and not excused):
+        if self._reported or (seconds < _WINDOW and not excused):
             return None
         self._window = (self._waited, self._worked)
-        self._told = share > _TOO_MUCH and not excused
-        return share if self._told else None
+        self._reported = share > _TOO_MUCH and not excused
+        return share if self._reported else None
 
     def _since(self, then: tuple[float, float]) -> tuple[float, float]:
         waited, worked = self._waited - then[0], self._worked - then[1]
@@ -130,7 +130,7 @@ class DataWaitMeter:
 
 
 def data_loading_hint(share: float, workers: int) -> str:
-    """Return advice against waiting for data.
+    """Return advice on reducing the time spent waiting for data.
 
     Args:
         share: share of time spent waiting.
@@ -138,9 +138,9 @@ def data_loading_hint(share: float, workers: int) -> str:
     """
     processors = os.cpu_count() or 1
     more = min(max(2, 2 * workers), processors)
-    way = (
+    advice = (
         f"--resume with data.workers={more} (now {workers}), which changes speed only"
         if more > workers
         else f"data.workers={workers} keep all processors busy, so store the files at about data.size"
     )
-    return f"{share:.0%} of the last minute was spent waiting for data: {way}"
+    return f"{share:.0%} of the last minute was spent waiting for data: {advice}"

@@ -1,4 +1,4 @@
-"""The run folder: whose it is, and how it came about."""
+"""Run folder: creation, locking, validation on resume, and metadata of sessions (`run.json`)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from lab2pix.utils.files import write_atomically
 __all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_run", "start_run"]
 
 _IGNORED = (".tmp-", ".lock")
-# What a resumed run may change: nothing of it reaches a weight. (Files may have moved; their list is compared.)
+# Settings that may change on resume, because they do not affect weights. (Moved files are compared by hash.)
 _FREE = (
     *("monitor.", "checkpoint.", "data.workers"),
     *("data.root", "data.labels.root", "data.images.root", "data.source.root"),
@@ -38,10 +38,10 @@ _FREE = (
 
 
 def read_run_config(run: Path) -> RunConfig:
-    """Return the configuration that a run was started with.
+    """Read the stored configuration of a run.
 
     Raises:
-        CheckpointError: the folder holds no run, or its config.yaml cannot be read.
+        CheckpointError: not a run folder, or config.yaml cannot be read.
     """
     file = run / "config.yaml"
     try:
@@ -57,17 +57,17 @@ def read_run_config(run: Path) -> RunConfig:
 
 
 def resolve_run(config: RunConfig | None, run: Path, *, resume: bool) -> RunConfig:
-    """Return the configuration to train with, after a look at the folder; nothing is written yet.
+    """Validate the run folder and return the configuration to train with, without writing anything.
 
     Args:
-        config: what is asked for; None: whatever the run to resume was started with.
+        config: requested configuration; None with `resume`: the stored one.
         run: the run folder.
-        resume: continue the run that the folder holds.
+        resume: continue an existing run.
 
     Raises:
-        CheckpointError: there is no run to resume.
-        ConfigError: a resumed run is asked for settings that change its results; or a new run has none.
-        OutputError: the folder cannot be written, or holds something else.
+        CheckpointError: no run to resume.
+        ConfigError: changed settings that affect the results of a resumed run, or a new run without configuration.
+        OutputError: the folder cannot be written or is not empty.
     """
     if resume:
         stored = read_run_config(run)
@@ -82,10 +82,10 @@ def resolve_run(config: RunConfig | None, run: Path, *, resume: bool) -> RunConf
 
 
 def start_run(config: RunConfig, run: Path) -> None:
-    """Make the folder of a new run and write its `config.yaml`.
+    """Create the folder of a new run and write `config.yaml`.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: the folder cannot be created or written.
     """
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -117,7 +117,7 @@ def _check_free(run: Path) -> None:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield every plain value of nested settings with its dotted path."""
+    """Yield dotted key and value of each leaf of nested settings."""
     for key, value in tree.items():
         if isinstance(value, Mapping) and value:
             yield from flatten(value, f"{prefix}{key}.")
@@ -138,10 +138,10 @@ def _check_same(stored: RunConfig, asked: RunConfig, run: Path) -> None:
 
 @contextmanager
 def lock_run(run: Path) -> Iterator[None]:
-    """Keep a second training out of the folder for as long as this process lives.
+    """Lock the run folder against concurrent training.
 
     Raises:
-        OutputError: another process is training in it.
+        OutputError: another process holds the lock.
     """
     try:
         import fcntl
@@ -150,18 +150,18 @@ def lock_run(run: Path) -> Iterator[None]:
         return
     with (run / ".lock").open("w") as file:
         try:
-            # A POSIX lock dies with its process, is not handed on to data workers, and leaves nothing to tidy up.
+            # A POSIX lock is released when the process dies, and is not inherited by data workers.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError) as error:
             raise OutputError(f"another process is training in {run}; wait for it or choose another --out") from error
-        except OSError:  # a file system that has no locks
+        except OSError:  # a file system without locks
             pass
         yield
 
 
 def _git(*arguments: str) -> str | None:
     try:
-        # The package's own repository, wherever the run is started from.
+        # The repository of the package, independent of the working directory.
         words = ["git", "-C", str(Path(__file__).parent), *arguments]
         done = subprocess.run(words, capture_output=True, text=True, timeout=10, check=True)
     except (OSError, subprocess.SubprocessError):
@@ -170,7 +170,7 @@ def _git(*arguments: str) -> str | None:
 
 
 def _git_state() -> dict[str, Any] | None:
-    # An installed package may lie inside a repository that knows nothing of it.
+    # An installed package may be inside a repository that does not track it.
     commit = _git("rev-parse", "HEAD") if _git("ls-files", "--error-unmatch", Path(__file__).name) else None
     return None if commit is None else {"commit": commit, "dirty": bool(_git("status", "--porcelain"))}
 
@@ -182,7 +182,7 @@ def _versions() -> dict[str, str]:
             found[package] = version(package)
         except PackageNotFoundError:
             continue
-    found["torch"] = str(torch.__version__)  # says for which CUDA it was built
+    found["torch"] = str(torch.__version__)  # includes the CUDA version
     return found
 
 
@@ -190,33 +190,33 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
 
 
-def _session(team: DistributedContext, step: int) -> dict[str, Any]:
+def _session(dist: DistributedContext, step: int) -> dict[str, Any]:
     return {
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
         "from_step": step,
         "command": shlex.join(sys.argv),
         "versions": _versions(),
-        "device": team.device.type,
-        "device_name": _device_name(team.device),
-        "processes": team.size,
+        "device": dist.device.type,
+        "device_name": _device_name(dist.device),
+        "processes": dist.size,
         "threads": torch.get_num_threads(),
         "git": _git_state(),
     }
 
 
 def record_session(
-    run: Path, config: RunConfig, team: DistributedContext, *, step: int, samples: int, file_hash: str
+    run: Path, config: RunConfig, dist: DistributedContext, *, step: int, samples: int, file_hash: str
 ) -> list[str]:
-    """Write into `run.json` how this session was started, after those before it.
+    """Append the metadata of this session to `run.json`.
 
     Returns:
-        What whoever continues the run should know: sentences for the log.
+        Warnings about changes since earlier sessions.
 
     Raises:
-        CheckpointError: the training files are not those that the run was trained with so far.
+        CheckpointError: the training files differ from those of earlier sessions.
     """
     file = run / "run.json"
-    session = _session(team, step)
+    session = _session(dist, step)
     record: dict[str, Any] = {
         "name": config.name,
         "seed": config.seed,
@@ -227,16 +227,16 @@ def record_session(
     notes = []
     if file.exists():
         record = json.loads(file.read_text(encoding="utf-8"))
-        if step == 0:  # nothing was learnt from the files as they were; a broken one may have been mended since
+        if step == 0:  # no step was made yet, so the files may have been repaired
             record["data"] = {"samples": samples, "file_hash": file_hash}
         if record["data"]["file_hash"] != file_hash:
             raise CheckpointError(
                 f"the training files are not those that the run in {run} was started with "
                 f"({record['data']['samples']} samples then, {samples} now); restore them, or start a new run"
             )
-        if record["processes"] != team.size:
+        if record["processes"] != dist.size:
             notes.append(
-                f"the run was started on {record['processes']} process(es) and goes on with {team.size}: batch "
+                f"the run was started on {record['processes']} process(es) and goes on with {dist.size}: batch "
                 "statistics and noise differ from those of the unbroken run, and so will its results"
             )
     record["sessions"].append(session)

@@ -1,7 +1,7 @@
-"""Which sample comes when, and with which noise: functions of the seed and the step alone.
+"""Stateless sampling of training data and noise, as functions of seed and step only.
 
-A run reads one endless stream of samples: the permutations of epoch 0, 1, 2, ... one after the other. Step k takes the
-k-th `batch_size` of them, whatever the number of workers and however often the run was interrupted.
+A run reads an infinite stream of samples: the concatenated permutations of epochs 0, 1, 2, ... Step k takes the k-th
+`batch_size` of them, independent of the number of workers and of interruptions.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ __all__ = ["StreamSampler", "draw_noise"]
 
 
 def draw_noise(seed: int, step: int, rank: int, count: int, shape: tuple[int, ...]) -> Tensor:
-    """Return z ~ N(0, I), `[count, *shape]` float32 (Eq. 21), for one process' part of a step's batch."""
+    """Sample z ~ N(0, I), `[count, *shape]` float32 (Eq. 21), for the share of one process in the batch of a step."""
     generator = torch.Generator().manual_seed(stable_seed("noise", seed, step, rank))
     return torch.randn(count, *shape, generator=generator)
 
 
 class StreamSampler(Sampler[list[tuple[int, int]]]):
-    """The stream of `(epoch, index)`, in lists of what one process reads for one forward pass.
+    """Distributed batch sampler over the stream; yields a list of `(epoch, index)` per micro-batch.
 
     Args:
-        length: samples in the training set.
-        seed: decides the permutations, together with the epoch.
-        batch_size: samples per optimiser step, over all processes and parts.
-        steps: first step to read for, and the step to end before.
-        accumulate: parts that a process splits its share of a batch into; each is one list.
-        rank: this process' number.
-        world_size: how many processes there are.
+        length: number of training samples.
+        seed: seed of the permutations, combined with the epoch.
+        batch_size: samples per optimizer step, over all processes and micro-batches.
+        steps: range of steps to read.
+        accumulate: micro-batches per step and process.
+        rank: rank of this process.
+        world_size: number of processes.
 
     Raises:
-        ConfigError: the batch cannot be split evenly over processes and parts.
+        ConfigError: the batch cannot be split evenly over processes and micro-batches.
     """
 
     def __init__(
@@ -69,15 +69,15 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
 
     @property
     def part_size(self) -> int:
-        """Samples in each list."""
+        """Samples per micro-batch."""
         return self.batch_size // (self.world_size * self.accumulate)
 
     def __len__(self) -> int:
-        """Return the number of lists: steps times parts."""
+        """Return the number of micro-batches of this process."""
         return len(self.steps) * self.accumulate
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        """Yield the lists, `accumulate` of them per step."""
+        """Yield the micro-batches, `accumulate` per step."""
         for step in self.steps:
             first = step * self.batch_size + self.rank * self.part_size * self.accumulate
             for part in range(self.accumulate):
@@ -89,7 +89,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         epoch, offset = divmod(position, self.length)
         if epoch not in self._permutations:
             generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch))
-            # The epoch before stays: a batch may reach back into it, and more than two are never read at once.
+            # The previous epoch is kept, because a batch can span two epochs.
             self._permutations = {e: p for e, p in self._permutations.items() if e == epoch - 1}
             self._permutations[epoch] = torch.randperm(self.length, generator=generator).tolist()
         return epoch, self._permutations[epoch][offset]

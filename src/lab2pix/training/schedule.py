@@ -1,4 +1,4 @@
-"""How many steps a run has."""
+"""Number of steps of a run."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["total_steps"]
 
 
 def total_steps(train: TrainConfig, samples: int) -> int:
-    """Return the number of optimizer steps of a whole run over a training set of so many samples.
+    """Return the number of optimizer steps of a complete run with the given number of training samples.
 
     Raises:
-        ConfigError: both or neither of `train.steps` and `train.epochs` are given.
+        ConfigError: both or neither of `train.steps` and `train.epochs` are set.
     """
     if train.steps is not None and train.epochs is not None:
         raise ConfigError("train.steps and train.epochs are both set; set one of them and the other to null")

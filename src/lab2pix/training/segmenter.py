@@ -1,4 +1,4 @@
-"""Training the segmenters that pictures are judged with, on real pairs of any format."""
+"""Training of semantic segmentation networks for evaluation (PPA, PCA, C-IoU)."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ from lab2pix.utils.files import atomic_write, write_atomically
 __all__ = ["SegmenterResult", "SegmenterSettings", "held_out_batches", "train_segmenter"]
 
 STRIDE = 32
-"""What sides must be multiples of, for every encoder."""
+"""Height and width must be multiples of it, for every encoder."""
 
 
 @dataclass(frozen=True)
 class SegmenterSettings:
-    """How a segmenter is trained.
+    """Hyperparameters of a segmenter.
 
     Attributes:
-        architecture: of segmentation-models-pytorch, such as `unet`, `fpn`, `deeplabv3plus`, `upernet`.
-        encoder: one of its encoders.
-        encoder_weights: pretrained weights that it fetches from the net, such as `imagenet`; None: from scratch.
-        steps: optimiser steps.
-        batch_size: pictures per step.
-        learning_rate: AdamW's highest, reached after a tenth of the steps (one cycle).
-        seed: decides weights, order and flips.
+        architecture: architecture of segmentation-models-pytorch, such as `unet`, `fpn`, `deeplabv3plus`, `upernet`.
+        encoder: encoder of segmentation-models-pytorch.
+        encoder_weights: pretrained weights to download, such as `imagenet`; None: from scratch.
+        steps: optimizer steps.
+        batch_size: images per step.
+        learning_rate: peak learning rate of AdamW, reached after a tenth of the steps (one cycle).
+        seed: seed of weights, order and flips.
     """
 
     architecture: str = "unet"
@@ -68,12 +68,12 @@ class SegmenterSettings:
 
 @dataclass(frozen=True)
 class SegmenterResult:
-    """A trained segmenter.
+    """Result of segmenter training.
 
     Attributes:
-        folder: where it lies, as `load_segmenter` takes it.
+        folder: the output folder, for `load_segmenter`.
         scores: `ppa`, `pca` and `ciou` on the held-out pairs.
-        seconds: how long the training took.
+        seconds: time of training and scoring.
     """
 
     folder: Path
@@ -81,7 +81,7 @@ class SegmenterResult:
     seconds: float
 
     def __str__(self) -> str:
-        """Return the scores as a line."""
+        """Return scores and folder."""
         scores = ", ".join(f"{name} {value:.4f}" for name, value in self.scores.items())
         return f"held-out pairs: {scores}\n{self.folder}"
 
@@ -95,21 +95,21 @@ def train_segmenter(
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SegmenterResult:
-    """Train a segmenter on a data set's training pairs, and score it on those held out.
+    """Train a segmenter on the training pairs of a data set, and score it on the held-out pairs.
 
     Args:
-        data: the data set; its size is the one that pictures will be read at, whatever theirs is.
+        data: the data set; its size is the input size of the segmenter.
         out: folder for the weights and `segmenter.json`.
-        settings: how; None: the defaults.
-        device: where to compute; None: the best there is.
-        overwrite: replace a segmenter that is there.
-        on_progress: called with the steps made and their number.
+        settings: hyperparameters; None: the defaults.
+        device: device to train on; None: the best one available.
+        overwrite: replace an existing segmenter.
+        on_progress: called with the number of finished steps and their total.
 
     Raises:
-        ConfigError: no pairs, nothing held out, a size that does not fit, no such architecture.
-        DataError, LabelError: files that cannot be used.
-        OutputError: the folder holds something already.
-        TrainingError: the loss is not finite.
+        ConfigError: no pairs, no held-out split, unsupported size, or unknown architecture.
+        DataError, LabelError: unusable files.
+        OutputError: the folder is not empty.
+        TrainingError: non-finite loss.
     """
     settings, out = settings or SegmenterSettings(), Path(out)
     _check(data, out, overwrite)
@@ -170,7 +170,7 @@ def _optimize(
     device: torch.device,
     on_progress: Callable[[int, int], None] | None,
 ) -> list[float]:
-    """Minimise the cross entropy of pixels that have a class; return the mean loss of every tenth of the way."""
+    """Train with pixel-wise cross-entropy on labeled pixels; return the mean loss of each tenth of the steps."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
@@ -204,10 +204,10 @@ def _loss(network: nn.Module, batch: Batch, size: tuple[int, int], space: LabelS
 
 
 def held_out_batches(dataset: AnyDataset, at_once: int) -> Iterator[Batch]:
-    """Yield all samples of a data set in order, without flips.
+    """Yield batches of all samples of a data set in order, without flips.
 
     Raises:
-        ConfigError: there are no photos.
+        ConfigError: the data set has no photos.
     """
     for start in range(0, len(dataset), at_once):
         batch = collate([dataset[(0, index)] for index in range(start, min(start + at_once, len(dataset)))])
@@ -230,7 +230,7 @@ def _score(
 
 
 def _write(out: Path, network: nn.Module, info: dict[str, Any]) -> None:
-    """Write the weights, then what they are; without the second the first count for nothing."""
+    """Write the weights, then `segmenter.json`, which marks the segmenter as complete."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / SEGMENTER_FILE).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Everything that one step changes: what a checkpoint must hold for the next step to be the same."""
+"""Training state: everything that a step changes and a checkpoint must hold for exact resume."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Best", "TrainingState", "build_state", "set_learning_rates"]
 
 @dataclass(frozen=True)
 class Best:
-    """The best value of the chosen score so far: the lowest, or of some of the evaluator's scores the highest."""
+    """Best value so far of the score named by `checkpoint.best`."""
 
     score: str
     value: float
@@ -29,17 +29,17 @@ class Best:
 
 @dataclass
 class TrainingState:
-    """Networks, optimizers, averages and counters.
+    """Networks, optimizers, moving averages and counters.
 
     Attributes:
-        method: holds the networks.
-        optimizers: by name.
-        scaler: loss scaling of fp16; does nothing otherwise.
-        averages: moving averages of networks, by name; empty where `train.ema_decay` is null.
+        method: the method, which holds the networks.
+        optimizers: optimizers by name.
+        scaler: fp16 loss scaling; disabled for other precisions.
+        averages: moving averages of networks by name; empty if `train.ema_decay` is null.
         step: optimizer steps made.
-        seconds: time spent on them, over all sessions.
-        best: the best score so far, where `checkpoint.best` asks for one.
-        refresh_batches: returns the training batches that `Method.refresh` is given, with their noise.
+        seconds: training time, over all sessions.
+        best: best score so far, if `checkpoint.best` is set.
+        refresh_batches: returns training batches with noise for `Method.refresh`.
     """
 
     method: Method
@@ -54,12 +54,12 @@ class TrainingState:
 
     @property
     def sampling_networks(self) -> Mapping[str, nn.Module]:
-        """The networks to sample with: averages where there are any."""
+        """Networks to sample with: the moving average of each network if it has one."""
         return {**self.method.networks, **{name: average.network for name, average in self.averages.items()}}
 
     @property
     def sampling_generator(self) -> nn.Module:
-        """What is scored and saved: a method that estimates statistics again does so on a copy, once per step."""
+        """Generator to score and save; a method with `refresh` re-estimates statistics on a copy, once per step."""
         generator = self.method.sampling_generator(self.sampling_networks)
         if not self.method.refresh_batches:
             return generator
@@ -76,14 +76,14 @@ def _parameters(method: Method, spec: OptimizerSpec) -> list[nn.Parameter]:
 
 
 def _adam(method: Method, spec: OptimizerSpec, device: torch.device) -> Optimizer:
-    # One kernel for all parameters, where the device has it; elsewhere PyTorch's own choice.
+    # Fused kernel where the device supports it, otherwise the default of PyTorch.
     fused = True if device.type in ("cpu", "cuda") else None
     parameters = _parameters(method, spec)
     return Adam(parameters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=fused)
 
 
 def build_state(method: Method, device: torch.device) -> TrainingState:
-    """Return the state before the first step; the method is on its device already."""
+    """Build the initial state of a method that is already on its device."""
     config, decay = method.config, method.config.train.ema_decay
     averaged = {} if decay is None else method.averaged
     return TrainingState(
@@ -95,7 +95,7 @@ def build_state(method: Method, device: torch.device) -> TrainingState:
 
 
 def set_learning_rates(state: TrainingState, progress: Progress) -> None:
-    """Let every optimizer use its learning rate times its schedule's factor in the next step."""
+    """Set the learning rate of each optimizer according to its schedule."""
     for name, spec in state.method.optimizers.items():
         for group in state.optimizers[name].param_groups:
             group["lr"] = spec.lr * spec.schedule(progress)

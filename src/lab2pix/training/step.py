@@ -1,4 +1,4 @@
-"""One training step: each phase of the method, then the optimizers that it names."""
+"""Training step: backward pass and optimizer steps of each phase of the method."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["build_step_context", "training_step"]
 
 
 def build_step_context(state: TrainingState, device: torch.device) -> StepContext:
-    """Return how forward and backward passes run: their precision, and the scale of accumulated losses."""
+    """Build the step context: autocast precision, and loss scaling for fp16 and gradient accumulation."""
     train = state.method.config.train
     precision, micro_batches = train.precision, train.accumulate
 
@@ -44,19 +44,19 @@ def training_step(
     context: StepContext,
     dist: DistributedContext,
 ) -> dict[str, Losses]:
-    """Make one step of each phase that is part of it, and count the step.
+    """Run all active phases, update the moving averages, and increment the step counter.
 
     Args:
-        state: what the step changes.
-        micro_batches: this process' batch in parts, each with its noise, on the device.
-        context: how passes run, and where in the run the step is.
-        dist: the processes, over which gradients are averaged and which must agree before weights change.
+        state: training state, modified in place.
+        micro_batches: the share of this process in the batch, each part with its noise, on the device.
+        context: precision, loss scaling, and progress of the run.
+        dist: the distributed context, for averaging gradients.
 
     Returns:
-        Each phase's loss terms, mean over the micro-batches of this process.
+        Loss terms of each phase, averaged over the micro-batches of this process.
 
     Raises:
-        TrainingError: a loss is not finite in any process; no optimizer of that phase has stepped.
+        TrainingError: a loss is not finite in any process; the optimizers of its phase have not stepped.
     """
     method = state.method
     dist.broadcast_buffers(method.networks.values())
@@ -80,7 +80,7 @@ def training_step(
 def _finish(
     state: TrainingState, phase: Phase, losses: Sequence[Losses], stepped: set[str], dist: DistributedContext
 ) -> Losses:
-    """Check a phase's losses, average its gradients, let its optimizers step, and drop all gradients."""
+    """Check the losses of a phase, average gradients over processes, step its optimizers, and clear all gradients."""
     names = list(losses[0])
     values = torch.stack([torch.stack([terms[name].detach().float() for name in names]) for terms in losses])
     _check_finite(state, phase.name, names, values, dist)
@@ -91,7 +91,7 @@ def _finish(
         for parameter in group["params"]
     )
     for name in phase.optimizers:
-        if name in stepped:  # the scaler lets an optimizer step once between updates
+        if name in stepped:  # the scaler allows one step per optimizer between updates
             state.scaler.update()
             stepped.clear()
         state.scaler.step(state.optimizers[name])
@@ -104,7 +104,7 @@ def _finish(
 def _check_finite(
     state: TrainingState, phase: str, names: Sequence[str], values: Tensor, dist: DistributedContext
 ) -> None:
-    # Before the optimizers step: they would carry the damage into every weight.
+    # Checked before the optimizers step, which would spread NaN to all weights.
     broken = dist.maximum((~values.isfinite()).any(0).int()).tolist()
     if any(broken):
         where = [names[index] for index, flag in enumerate(broken) if flag]

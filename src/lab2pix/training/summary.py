@@ -1,4 +1,4 @@
-"""What a training run would be, in words, without doing any of it."""
+"""Dry-run summary of a training run (`lab2pix train --dry-run`)."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ __all__ = ["summarize_run"]
 
 
 def summarize_run(config: RunConfig) -> str:
-    """Return the resolved settings, and as comments how many pairs, parameters and steps they come to.
+    """Return the resolved settings, with the number of samples, parameters and steps as comments.
 
-    The text is YAML that `load_config` reads. Nothing is written; the networks are built and thrown away.
+    The text is YAML for `load_config`. The networks are built to count parameters; nothing is written.
 
     Raises:
-        DataError: the data set's folder is given but does not hold what its format says.
+        DataError: the data set folder does not match its format.
     """
     label_space = LabelSpace.load(config.data.label_space)
     train, val = _count(config, "train", label_space), _count(config, "val", label_space)
-    what = _things(config)
-    lines = [f"# {split} {what}: {_number(count)}" for split, count in (("train", train), ("val", val))]
+    unit = _unit(config)
+    lines = [f"# {split} {unit}: {_number(count)}" for split, count in (("train", train), ("val", val))]
     lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
     return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, train)}"])
 
 
 def _count(config: RunConfig, split: Literal["train", "val"], label_space: LabelSpace) -> int | None:
-    """Return how many pairs or label maps a split holds; None where that cannot be known yet."""
+    """Return the number of samples of a split, or None if `data.root` is unset."""
     if lacks_data_root(config):
         return None
     if split == "val" and config.data.val_split is None:
@@ -41,7 +41,7 @@ def _count(config: RunConfig, split: Literal["train", "val"], label_space: Label
     return len(build_dataset(config.data, split, label_space, config.seed, paired=paired))
 
 
-def _things(config: RunConfig) -> str:
+def _unit(config: RunConfig) -> str:
     return "pairs" if get_method(config.method).paired else "label maps"
 
 
@@ -58,5 +58,5 @@ def _parameters(config: RunConfig, label_space: LabelSpace) -> dict[str, int]:
 def _steps(config: RunConfig, pairs: int | None) -> str:
     train = config.train
     if train.steps is None and pairs is None:
-        return f"{train.epochs} epochs of the train {_things(config)}, {train.batch_size} at a time"
-    return f"{total_steps(train, pairs or 0):,} of {train.batch_size} {_things(config)} each"
+        return f"{train.epochs} epochs of the train {_unit(config)}, {train.batch_size} at a time"
+    return f"{total_steps(train, pairs or 0):,} of {train.batch_size} {_unit(config)} each"

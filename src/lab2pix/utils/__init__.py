@@ -1,1 +1,1 @@
-"""Utilities without knowledge of label maps: files, seeding, registries, processes, weights, signals."""
+"""General utilities: files, seeding, registries, distributed processes, pretrained weights, signals."""

@@ -1,4 +1,4 @@
-"""Choice of device, and the processes of a distributed run."""
+"""Device selection and the process group of a distributed run."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ __all__ = ["DistributedContext", "barrier", "choose_device", "init_distributed",
 
 Result = TypeVar("Result")
 
-_TIMEOUT = timedelta(hours=1)  # process 0 may validate for long while the others wait
-_BUCKET = 2**23  # numbers that processes exchange at once
-_LAST_WORK = 0.2  # seconds in which a thread of gloo lets go of what it worked on last
+_TIMEOUT = timedelta(hours=1)  # validation in process 0 can take long while the others wait
+_BUCKET = 2**23  # elements per collective call
+_LAST_WORK = 0.2  # seconds for a gloo thread to release the tensors of its last collective
 
 
 @dataclass(frozen=True)
 class DistributedContext:
-    """The processes of a run, seen from one of them.
+    """Process group of a run, seen from one process.
 
     Attributes:
-        rank: this process' number, 0 to `size - 1`.
-        size: how many there are.
-        device: where this process computes.
+        rank: rank of this process, 0 to `size - 1`.
+        size: number of processes.
+        device: device of this process.
     """
 
     rank: int
@@ -42,36 +42,36 @@ class DistributedContext:
 
     @property
     def main(self) -> bool:
-        """Whether this is process 0, which alone writes files and speaks."""
+        """Whether this is process 0, the only one that writes files and logs."""
         return self.rank == 0
 
     @staticmethod
     def is_first() -> bool:
-        """Whether this process is process 0, also where no team has been joined."""
+        """Whether this process has rank 0, also before the process group is initialized."""
         return int(os.environ.get("RANK", "0")) == 0
 
     def maximum(self, values: Tensor) -> Tensor:
-        """Return the largest of each value over all processes."""
+        """Return the elementwise maximum over all processes (in place)."""
         if self.size > 1:
             dist.all_reduce(values, op=dist.ReduceOp.MAX)
         return values
 
     def mean(self, values: Tensor) -> Tensor:
-        """Return the mean of each value over all processes."""
+        """Return the elementwise mean over all processes (in place)."""
         if self.size > 1:
             dist.all_reduce(values, op=dist.ReduceOp.SUM)
             values /= self.size
         return values
 
     def all_reduce_max(self, number: int) -> int:
-        """Return the largest of one whole number over all processes, so that all act alike."""
+        """Return the maximum of an integer over all processes, so that all take the same decision."""
         return int(self.maximum(torch.tensor(number, device=self.device))) if self.size > 1 else number
 
     def run_on_main(self, work: Callable[[], Result]) -> Result:
-        """Let process 0 work while the others wait; all get its result, or its error.
+        """Run a function in process 0 while the others wait; every process returns its result.
 
         Raises:
-            Lab2PixError: whatever process 0 raised, in every process.
+            Lab2PixError: process 0 raised it; every process raises the same error.
         """
         if self.size == 1:
             return work()
@@ -88,22 +88,22 @@ class DistributedContext:
 
     @torch.no_grad()
     def broadcast_buffers(self, networks: Iterable[nn.Module]) -> None:
-        """Give networks in every process the buffers of process 0: what it saves is then the complete state."""
+        """Broadcast the buffers of process 0, so that its checkpoint is the complete state."""
         if self.size > 1:
             self._broadcast([buffer for network in networks for buffer in network.buffers()])
 
     @torch.no_grad()
     def broadcast_weights(self, networks: Iterable[nn.Module]) -> None:
-        """Give networks in every process the parameters and buffers of process 0."""
+        """Broadcast the parameters and buffers of process 0."""
         if self.size > 1:
             self._broadcast([tensor for network in networks for tensor in (*network.parameters(), *network.buffers())])
 
     @torch.no_grad()
     def average_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace gradients by their mean over processes.
+        """Replace gradients with their mean over processes.
 
-        A parameter without a gradient in every process stays without one; where only some processes have one, the
-        others count as 0.
+        A missing gradient counts as 0 if another process has one; a parameter without a gradient in all processes
+        keeps None.
         """
         if self.size == 1:
             return
@@ -124,7 +124,7 @@ class DistributedContext:
             _unflatten(flat, bucket)
 
     def gather(self, values: Any) -> list[Any]:
-        """Return every process' values in process 0, by rank; in others an empty list."""
+        """Gather a value from every process: a list by rank in process 0, an empty list elsewhere."""
         if self.size == 1:
             return [values]
         gathered: list[Any] | None = [None] * self.size if self.main else None
@@ -132,14 +132,14 @@ class DistributedContext:
         return gathered or []
 
     def convert_sync_batchnorm(self, network: nn.Module) -> nn.Module:
-        """Return the network with batch norm over all processes, where the device can do that."""
+        """Return the network with synchronized batch norm (CUDA only; unchanged on other devices)."""
         if self.size == 1 or self.device.type != "cuda":
             return network
         return cast(nn.Module, nn.SyncBatchNorm.convert_sync_batchnorm(network))  # type: ignore[no-untyped-call]
 
 
 def _buckets(tensors: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """Yield tensors of one type in groups of some megabytes, each exchanged at once."""
+    """Group tensors by dtype into buckets of some megabytes, one collective call each."""
     by_type: dict[torch.dtype, list[Tensor]] = {}
     for tensor in tensors:
         bucket = by_type.setdefault(tensor.dtype, [])
@@ -156,18 +156,18 @@ def _unflatten(flat: Tensor, tensors: Sequence[Tensor]) -> None:
 
 
 def was_restarted() -> bool:
-    """Return whether torchrun started this process again after a failure of the first attempt."""
+    """Return whether torchrun restarted this process after a failure."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @contextmanager
 def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
-    """Join the processes that torchrun started, or be alone; leave again at the end.
+    """Join torchrun's process group, or run as a single process; destroy the group at the end.
 
-    A process group that the caller has already set up is used and left standing.
+    An existing process group is used and not destroyed.
 
     Raises:
-        ConfigError: the device is not available.
+        ConfigError: the device is not available, or is MPS in several processes.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1 and not dist.is_initialized():
@@ -184,28 +184,28 @@ def init_distributed(device: str | None = None) -> Iterator[DistributedContext]:
     try:
         yield DistributedContext(dist.get_rank(), dist.get_world_size(), chosen)
     except BaseException:
-        # NCCL would wait here for processes that are still at work; torchrun ends those once this one is gone.
+        # Destroying an NCCL group blocks on busy processes; torchrun terminates them once this process exits.
         mine = mine and chosen.type != "cuda"
         raise
     finally:
         if mine:
             if chosen.type != "cuda":
-                # Gloo's threads live as long as a wrapped network knows the group, and drop the last tensors a moment
-                # after their work is done. Where the interpreter has begun to end by then, that aborts the process.
+                # A DDP module keeps gloo's threads alive. They release their last tensors shortly after the collective
+                # returns; if the interpreter is already shutting down, that aborts the process.
                 time.sleep(_LAST_WORK)
             dist.destroy_process_group()
 
 
 def choose_device(name: str | None = None) -> torch.device:
-    """Return the device to compute on: what was asked for, else CUDA, else MPS, else the CPU.
+    """Return the requested device, or the first available of CUDA, MPS, CPU.
 
-    Where torchrun started several processes on a machine, each gets a GPU of its own (`LOCAL_RANK`).
+    Under torchrun, `cuda` without an index is the GPU of `LOCAL_RANK`.
 
     Args:
         name: `cpu`, `cuda`, `cuda:1`, `mps`, or None.
 
     Raises:
-        ConfigError: no such device, or not on this machine.
+        ConfigError: the device is unknown, or not available on this machine.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name is None:
@@ -229,9 +229,9 @@ def choose_device(name: str | None = None) -> torch.device:
 
 
 def barrier() -> None:
-    """Wait until all processes that torchrun started are here: it ends the rest once one has left with an error."""
+    """Wait for all processes of torchrun; it terminates the rest if one exits with an error."""
     if "TORCHELASTIC_RUN_ID" not in os.environ or int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return
-    dist.init_process_group("gloo", timeout=timedelta(days=7))  # their shares may differ by hours
+    dist.init_process_group("gloo", timeout=timedelta(days=7))  # workloads may differ by hours
     dist.barrier()
     dist.destroy_process_group()

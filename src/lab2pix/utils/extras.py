@@ -11,12 +11,12 @@ __all__ = ["import_extra"]
 
 
 def import_extra(module: str, extra: str, purpose: str) -> Any:
-    """Import a module that is installed with an extra of this package.
+    """Import a module of an optional dependency.
 
     Args:
-        module: name of the module.
-        extra: the extra.
-        purpose: what needs it, for the error.
+        module: module name.
+        extra: the extra of this package that installs it.
+        purpose: feature that needs it, for the error.
 
     Raises:
         ConfigError: the extra is not installed.

@@ -1,4 +1,4 @@
-"""Atomic writes, and text that can be printed whatever a file is called."""
+"""Atomic file writes, and printable text for file names that are not valid UTF-8."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["UNFINISHED", "atomic_write", "escape_surrogates", "sync_file", "sync
 
 
 UNFINISHED = ".tmp-"
-"""Prefix of names of files and folders that are being written."""
+"""Name prefix of temporary files and folders."""
 
 
 def sync_folder(path: Path) -> None:
@@ -33,14 +33,14 @@ def sync_file(path: Path) -> None:
 
 @contextmanager
 def atomic_write(*files: Path, sync: bool = True) -> Iterator[tuple[Path, ...]]:
-    """Write files of one folder atomically: each is complete or as it was before.
+    """Write files of one folder atomically: each is either complete or unchanged.
 
-    Yields a temporary path for each file. They are moved to their final names, in this order, once all are written; on
-    an error they are deleted. The folder is created where it is missing.
+    Yields a temporary path per file. On success they are renamed in order; on an error they are deleted. A missing
+    folder is created.
 
     Args:
         files: final paths, all in one folder.
-        sync: flush to the disk, so that the files survive a power failure.
+        sync: fsync, so that the files survive a power failure.
     """
     folder = files[0].parent
     unfinished = tuple(folder / f"{UNFINISHED}{file.name}" for file in files)
@@ -68,5 +68,5 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def escape_surrogates(text: object) -> str:
-    """Return text that can be printed and stored, where it contains a file name that is not valid UTF-8."""
+    """Escape surrogates, so that text with a file name that is not valid UTF-8 can be printed and stored."""
     return str(text).encode("utf-8", "backslashreplace").decode()

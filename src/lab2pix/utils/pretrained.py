@@ -1,4 +1,4 @@
-"""Pretrained weights: locates, downloads and verifies their files."""
+"""Pretrained weights: locates, downloads and verifies files."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ DOWNLOAD_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class WeightsFile:
-    """A published file of weights.
+    """Published weights file.
 
     Attributes:
         name: name of the network, for errors.
-        file: name of the file in the torch hub cache, or in the package.
-        sha256: first digits of its SHA-256, or of each published form's.
-        url: URL of the file; None: it is part of a package, or given by the user.
+        file: file name in the torch hub cache or in the package.
+        sha256: first digits of the SHA-256, or of those of several published files.
+        url: URL; None: the file is part of a package or supplied by the user.
         package: name of the package.
-        setting: setting or option that gives the path of the file, for errors.
-        origin: source of a file that is not downloaded, for errors.
+        setting: setting or option for the path of the file, for errors.
+        origin: source of a file that is never downloaded, for errors.
     """
 
     name: str
@@ -45,10 +45,10 @@ class WeightsFile:
         """Return the path of the file after verifying its hash.
 
         Args:
-            given: its path; None: the package, or the torch hub cache, downloaded where missing.
+            given: path of the file; None: the package, or the torch hub cache (downloaded if missing).
 
         Raises:
-            WeightsError: the file is missing and cannot be downloaded, or has another hash than the published one.
+            WeightsError: the file is missing and cannot be downloaded, or its hash differs from the published one.
         """
         file = self._find() if given is None else Path(given)
         if not file.is_file():
@@ -93,7 +93,7 @@ class WeightsFile:
         return file
 
     def _download(self, cached: Path) -> None:
-        """Download the file into the cache; it gets its name once it is complete and verified."""
+        """Download the file into the cache; it is renamed only when complete and verified."""
         import torch
 
         before = socket.getdefaulttimeout()
@@ -112,13 +112,13 @@ class WeightsFile:
 
 
 def file_sha256(file: Path) -> str:
-    """Return a file's SHA-256 as hexadecimal digits."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_weights(file: Path) -> dict[str, Any]:
-    """Return a state dict, or the entry `model` of a checkpoint; only tensors are unpickled, so no code is executed."""
+    """Load a state dict, or entry `model` of a checkpoint; `weights_only` loading executes no code."""
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""Registry of folder formats and label spaces: their names are known before anything heavy is imported."""
+"""Registry of dataset formats and label spaces; importing it is cheap."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["DATASET_FORMATS", "DatasetFormat", "label_space_names"]
 
 @dataclass(frozen=True)
 class DatasetFormat:
-    """A folder format of data sets.
+    """Folder layout of a dataset.
 
     Attributes:
-        description: where the files are, in one line.
+        description: layout in one line.
         scan: function that finds the pairs, as `module:function`; None: the format has no files.
-        label_space: label space of its label maps; None: any.
+        label_space: label space of the label maps; None: any.
     """
 
     description: str
@@ -58,10 +58,10 @@ DATASET_FORMATS = {
         "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are no pairs", f"{_FORMATS}:scan_unaligned", None
     ),
 }
-"""All folder formats, by name."""
+"""All dataset formats, by name."""
 
 
 def label_space_names() -> list[str]:
-    """Return the names of the label spaces that come with the package, sorted; reads no file."""
+    """Return the sorted names of the built-in label spaces; opens no file."""
     folder = files("lab2pix") / "labels" / "spaces"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))

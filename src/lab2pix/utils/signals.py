@@ -1,4 +1,4 @@
-"""Handling of SIGINT and SIGTERM while the command line starts and a server starts up."""
+"""SIGINT and SIGTERM handling during startup of the command line and of servers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 @contextmanager
 def on_signals(handle: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Handle SIGINT and SIGTERM by a function within the context; without effect outside the main thread."""
+    """Install a handler for SIGINT and SIGTERM within the context; no effect outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -33,7 +33,7 @@ def on_signals(handle: Callable[[int, FrameType | None], object]) -> Iterator[No
 def exit_on_signal() -> AbstractContextManager[None]:
     """Exit on SIGINT and SIGTERM within the context, with status 130 or 143.
 
-    For phases without anything to clean up. An exception would not do: a module that is being imported may catch it.
+    For phases with nothing to clean up. An exception is not enough: a module being imported may catch it.
     """
     return on_signals(_quit)
 
@@ -41,7 +41,7 @@ def exit_on_signal() -> AbstractContextManager[None]:
 def exit_immediately() -> NoReturn:
     """Exit without finalizing the interpreter.
 
-    After PyTorch has been loaded that takes a second, and it aborts where a thread still computes.
+    With PyTorch loaded, finalization takes a second and aborts the process if a thread is still computing.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -49,5 +49,5 @@ def exit_immediately() -> NoReturn:
 
 
 def _quit(number: int, frame: FrameType | None) -> None:
-    os.write(1, b"Stopped\n")  # not print, which may have been interrupted
+    os.write(1, b"Stopped\n")  # print is not reentrant in a signal handler
     os._exit(128 + number)

@@ -181,7 +181,7 @@ def test_scenes_light_setting_reaches_the_dataset() -> None:
     config = DataConfig.model_validate(
         {"format": "scenes", "size": SIZE, "scenes": {"light": "any", "train_count": 3}, "flip": False}
     )
-    data = build_dataset(config, "train", LabelSpace.load("scenes"), seed=0)
+    data = build_dataset(config, "train", LabelSpace.load("scenes"), seed=0, paired=True)
     assert torch.equal(data.read_photo(2), draw_scene(0, 2, SIZE, "any")[0])
 
 
@@ -193,7 +193,7 @@ def test_empty_scenes_dataset_is_refused() -> None:
 def test_scenes_config_builds_disjoint_splits() -> None:
     config = DataConfig(format="scenes", size=SIZE)
     space = LabelSpace.load("scenes")
-    train, val = (build_dataset(config, split, space, 0) for split in ("train", "val"))
+    train, val = (build_dataset(config, split, space, 0, paired=True) for split in ("train", "val"))
     assert len(train) == 2000 and len(val) == 64
     assert train[0]["name"] != val[0]["name"]
     assert not torch.equal(train[0]["label"], val[0]["label"])

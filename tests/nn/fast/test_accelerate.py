@@ -24,7 +24,10 @@ from lab2pix.nn.fast.accelerate import FastBackbone, FastConvNormAct, FastGenRes
 from lab2pix.nn.fast.conv import EvalConv2d, FastConv2d
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.normalization import SPADE, DGNorm
+from lab2pix.nn.patchgan import PatchGAN
+from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.segmentation import ICNet
+from lab2pix.nn.unet import UNetGenerator
 
 CPU = torch.device("cpu")
 SETTINGS = GeneratorSettings(
@@ -92,6 +95,9 @@ CASES = {
         half=False,
     ),
     "patch": Case(lambda: PatchDiscriminator(6, width=2, max_width=8), lambda: (maps(6, 64, 64),), half=False),
+    "patchgan": Case(lambda: PatchGAN(6, width=2), lambda: (maps(6, 32, 32),), half=False),
+    "resnet": Case(lambda: ResNetGenerator(3, width=2, blocks=2), lambda: (maps(3, 16, 16),), half=False),
+    "unet": Case(lambda: UNetGenerator(3, width=2, levels=4), lambda: (maps(3, 32, 32),), half=False),
     "v1": Case(lambda: Lab2PixV1Generator(3, SETTINGS), lambda: (labels(), maps(8)), half=False),
     "v2": Case(lambda: Lab2PixV2Generator(3, SETTINGS), lambda: (labels(), maps(8)), half=False),
     "vgg": Case(NarrowVGG16, lambda: (maps(3, 32, 32),), half=False),
@@ -203,6 +209,7 @@ def test_accelerated_v2_computes_the_label_path_once_for_several_noises(modulati
         torch.testing.assert_close(fast.get_buffer(name), value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
 def test_accelerated_v2_checkpointing_changes_no_gradient_or_buffer(memory_format: torch.memory_format) -> None:
     fast = accelerate(Lab2PixV2Generator(3, SETTINGS).to(memory_format=memory_format), CPU)

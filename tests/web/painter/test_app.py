@@ -124,6 +124,7 @@ def command(model_folder: Path, tmp_path: Path) -> Iterator[Command]:
         process.wait(20)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_paint_shuts_down_cleanly(command: Command, number: signal.Signals) -> None:
     process, port, log = command()
@@ -151,6 +152,7 @@ def test_paint_shuts_down_cleanly(command: Command, number: signal.Signals) -> N
     assert re.fullmatch(OUTPUT, log.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_paint_does_not_wait_for_open_connections(command: Command, number: signal.Signals) -> None:
     process, port, log = command()
@@ -169,6 +171,7 @@ def test_paint_does_not_wait_for_open_connections(command: Command, number: sign
     assert re.fullmatch(OUTPUT, log.read_text())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.parametrize(("words", "name"), [("paint --no-browser", "torch"), ("study serve .", "uvicorn")])
 def test_server_command_exits_at_once_during_start(
@@ -189,6 +192,7 @@ def test_server_command_exits_at_once_during_start(
         assert process.wait(20) == 128 + number
 
 
+@pytest.mark.slow
 def test_paint_exits_although_a_thread_computes(model_folder: Path) -> None:
     """Interpreter shutdown would abort the process while a thread computes, so the command must exit before it."""
     script = f"""
@@ -202,6 +206,7 @@ main(["paint", {str(model_folder)!r}, "--no-browser", "--port", "0", "--device",
     assert re.fullmatch(OUTPUT, done.stdout)
 
 
+@pytest.mark.slow
 def test_paint_keeps_the_mode_chosen_at_start(command: Command, model_folder: Path) -> None:
     _, port, log = command()
     with urlopen(f"http://127.0.0.1:{port}/api/model", timeout=30) as answer:

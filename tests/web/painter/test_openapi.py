@@ -41,6 +41,7 @@ def statuses(operation: str, mode: str, server: Any) -> set[int]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
 def test_valid_requests_are_served(server: Any, operation: str) -> None:
     found = statuses(operation, "positive", server)
@@ -50,6 +51,7 @@ def test_valid_requests_are_served(server: Any, operation: str) -> None:
     assert found <= ({200, 400, 415, 422} if takes_image else {expected})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("operation", [name for name, found in OPERATIONS.items() if found.query or "{" in name])
 def test_invalid_requests_are_refused(server: Any, operation: str) -> None:
     found = statuses(operation, "negative", server)

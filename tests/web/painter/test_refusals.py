@@ -267,6 +267,7 @@ def damaged(draw: st.DrawFn) -> tuple[bytes, str]:
 JUNK = st.tuples(st.binary(max_size=200), st.sampled_from(list(FORMATS)))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None, suppress_health_check=ANYTHING)
 @given(query=QUERIES, sent=damaged() | JUNK)
 def test_fuzzed_uploads_are_served_or_refused(
@@ -279,6 +280,7 @@ def test_fuzzed_uploads_are_served_or_refused(
         assert response.status_code in (200, 400, 413, 415, 422)
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=ANYTHING)
 @given(token=st.binary(max_size=30), query=st.binary(max_size=30))
 def test_fuzzed_path_or_query_is_served_or_refused(client: TestClient, token: bytes, query: bytes) -> None:

@@ -1,1 +1,1 @@
-"""Procedurally drawn landscapes with exact label maps."""
+"""Procedural landscapes with exact label maps."""

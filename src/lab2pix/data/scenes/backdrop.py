@@ -1,4 +1,4 @@
-"""The far half of a drawn scene: sky, sun, clouds, mountains, forests on the horizon."""
+"""Background of procedural scenes: sky, sun, clouds, mountains, and forests on the horizon."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ SNOW_TONE = color(246, 249, 255)
 
 @dataclass(frozen=True)
 class SceneContext:
-    """What all parts of one scene share.
+    """State shared by all parts of one scene.
 
     Attributes:
-        canvas: what is painted on.
-        rng: source of the scene's random numbers; how many are drawn never depends on the canvas's resolution.
-        palette: colours of the light that the scene lies in.
+        canvas: canvas to paint on.
+        rng: random generator of the scene; the number of calls never depends on the resolution.
+        palette: colors of the light.
         horizon: height of the horizon, 0 (top) to 1.
-        sun: where the sun stands, (across, down); its side is lit, even where it is hidden.
-        unit: size of things, 1 unless the picture is narrower than high.
+        sun: position (x, y) of the sun, which lights one side even if it is hidden.
+        unit: scale of objects, 1 unless the image is narrower than high.
     """
 
     canvas: Canvas
@@ -42,16 +42,16 @@ class SceneContext:
         return 1.0 if self.sun[0] > self.canvas.aspect / 2 else -1.0
 
     def offset(self) -> float:
-        """Return a random place in the noise."""
+        """Return a random noise offset."""
         return float(self.rng.uniform(0, 400))
 
     def between(self, low: float, high: float) -> float:
-        """Return a random number between two."""
+        """Return a uniform random number in [low, high)."""
         return float(self.rng.uniform(low, high))
 
 
 def paint_sky(world: SceneContext) -> None:
-    """Paint the sky: from zenith to horizon, brighter around the sun."""
+    """Paint the sky: a gradient from zenith to horizon, brighter around the sun."""
     canvas, palette = world.canvas, world.palette
     area = canvas.area(0, min(world.horizon + 0.02, 1))
     if area is None:
@@ -76,7 +76,7 @@ def paint_sun(world: SceneContext) -> None:
 
 
 def paint_clouds(world: SceneContext, count: int) -> None:
-    """Paint heaps of cloud: puffs on a flat base, bright on the sun's side, grey below."""
+    """Paint cumulus clouds: puffs on a flat base, bright toward the sun, gray below."""
     for _ in range(count):
         across = world.between(0, 1) * world.canvas.aspect
         down = world.between(0.06, 0.62) * world.horizon
@@ -87,7 +87,7 @@ def paint_clouds(world: SceneContext, count: int) -> None:
 
 
 def _paint_cloud(world: SceneContext, place: tuple[float, float], width: float, puffs: Floats, offset: float) -> None:
-    """Paint one cloud of half width `width` whose base lies at `place`."""
+    """Paint one cloud of half width `width` with its base at `place`."""
     across, down = place
     area = world.canvas.area(down - 0.85 * width, down + 0.2 * width, across - 1.35 * width, across + 1.35 * width)
     if area is None:
@@ -115,13 +115,13 @@ def _paint_cloud(world: SceneContext, place: tuple[float, float], width: float, 
 
 
 def paint_mountains(world: SceneContext, haze: float, height: float, snow_line: float | None) -> None:
-    """Paint a range of mountains: peaks lit from one side, gullies, haze at the foot, snow above a line.
+    """Paint a mountain range: peaks lit from one side, gullies, haze at the foot, snow above a line.
 
     Args:
         world: the scene.
-        haze: how far away it is, 0 to 1.
-        height: of the highest peak over the horizon, in heights of the picture.
-        snow_line: where snow begins, as a part of `height`; None: no snow.
+        haze: amount of haze, 0 to 1.
+        height: height of the highest peak above the horizon, in image heights.
+        snow_line: start of the snow, as a fraction of `height`; None: no snow.
     """
     canvas = world.canvas
     count = int(world.rng.integers(4, 7))
@@ -159,7 +159,7 @@ def paint_mountains(world: SceneContext, haze: float, height: float, snow_line: 
 
 
 def paint_forest(world: SceneContext, haze: float, height: float, pointed: bool) -> None:
-    """Paint a wood along the horizon, with the tops of conifers or of round trees."""
+    """Paint a forest along the horizon, with pointed (conifer) or round treetops."""
     canvas = world.canvas
     offset, finer = world.offset(), world.between(22, 34)
     share, slope = world.between(0.3, 0.75), world.between(-0.6, 0.6)
@@ -182,7 +182,7 @@ def paint_forest(world: SceneContext, haze: float, height: float, pointed: bool)
 
 
 def _tree_tops(x: Floats, finer: float, offset: float, pointed: bool) -> Floats:
-    """Return how high a row of trees, `finer` to the height of the picture, rises at places across `[w]`."""
+    """Return the height of a row of trees, `finer` per image height, at x coordinates `[w]`."""
     cells = x * np.float32(finer) + np.float32(offset)
     number = np.floor(cells)
     middle = 1 - np.abs(2 * (cells - number) - 1)

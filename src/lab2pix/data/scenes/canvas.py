@@ -1,4 +1,4 @@
-"""What the drawn scenes are painted with: a canvas of picture and label map, noise and colours."""
+"""Canvas of image and label map, noise and color functions for procedural scenes."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _LATTICE = 512
 
 
 def color(red: float, green: float, blue: float) -> Floats:
-    """Return a colour given in 0..255 as `[3, 1, 1]` float32 in 0..1, ready to broadcast over pixels."""
+    """Return an 8-bit RGB color as `[3, 1, 1]` float32 in 0..1."""
     return np.array([red, green, blue], dtype=np.float32).reshape(3, 1, 1) / np.float32(255)
 
 
 def mix(first: Floats, second: Floats, share: Floats | float) -> Floats:
-    """Return `first` where `share` is 0 and `second` where it is 1."""
+    """Interpolate linearly from `first` (`share` 0) to `second` (`share` 1)."""
     result: Floats = first + (second - first) * np.asarray(share, dtype=np.float32)
     return result
 
 
 def smooth(value: Floats, low: float, high: float) -> Floats:
-    """Return 0 below `low`, 1 above `high` and a smooth step between."""
+    """Smoothstep: 0 below `low`, 1 above `high`, cubic between."""
     ramp = np.clip((value - np.float32(low)) * np.float32(1 / (high - low)), 0, 1)
     result: Floats = ramp * ramp * (3 - 2 * ramp)
     return result
@@ -50,13 +50,13 @@ def smooth(value: Floats, low: float, high: float) -> Floats:
 
 @lru_cache(maxsize=1)
 def _lattice() -> Floats:
-    """Return the one field of random numbers all noise comes from; scenes differ in where they look at it."""
+    """Return the fixed lattice of random numbers for all value noise; scenes differ in their offsets."""
     numbers = np.random.Generator(np.random.PCG64(20220914)).uniform(-1, 1, (_LATTICE, _LATTICE))
     return numbers.astype(np.float32)
 
 
 def _cells(places: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats]:
-    """Return the lattice indices around `places` `[n]`, which of them lies left of each place, and how far."""
+    """Return the lattice indices around `places` `[n]`, the left neighbor of each among them, and the fraction."""
     floor = np.floor(places)
     fraction = (places - floor).astype(np.float32)
     left = floor.astype(np.int64)
@@ -66,7 +66,7 @@ def _cells(places: Floats) -> tuple[NDArray[np.int64], NDArray[np.int64], Floats
 
 
 def _value_noise(x: Floats, y: Floats) -> Floats:
-    """Return `[len(y), len(x)]` smooth noise in -1..1 whose cells are 1 wide; across first, on the few rows needed."""
+    """Return value noise `[len(y), len(x)]` in -1..1 with cells of width 1; separable, interpolated in x first."""
     columns, left, share = _cells(x)
     rows, above, share_down = _cells(y)
     lattice = _lattice()[rows[:, None], columns]
@@ -81,15 +81,15 @@ def _value_noise(x: Floats, y: Floats) -> Floats:
 
 
 def fbm(x: Floats, y: Floats, frequency: float, octaves: int, offset: float, *, stretch: float = 1.0) -> Floats:
-    """Return noise of several octaves on a grid.
+    """Fractal Brownian motion: value noise of several octaves on a grid.
 
     Args:
-        x: `[w]` places across, in heights of the picture.
-        y: `[h]` places down, in heights of the picture.
-        frequency: cells per height of the picture in the first octave.
-        octaves: how many octaves, each twice as fine and half as strong.
-        offset: which part of the noise; another number, another pattern.
-        stretch: how much wider than high the pattern is.
+        x: `[w]` coordinates, in image heights.
+        y: `[h]` coordinates, in image heights.
+        frequency: cells per image height in the first octave.
+        octaves: number of octaves, each with twice the frequency and half the amplitude.
+        offset: noise offset; selects the pattern.
+        stretch: width of the pattern relative to its height.
 
     Returns:
         `[h, w]` float32, mostly in -1..1.
@@ -104,17 +104,17 @@ def fbm(x: Floats, y: Floats, frequency: float, octaves: int, offset: float, *, 
 
 
 def ground_noise(x: Floats, depth: Floats, frequency: float, offset: float, *, stretch: float, finest: float) -> Floats:
-    """Return noise on a plane that runs to the horizon: ever finer and flatter with distance.
+    """Value noise on a ground plane in perspective: finer and flatter toward the horizon.
 
-    Bands whose frequency doubles as the depth halves are faded into each other, which keeps every band separable.
+    Blends separable bands whose frequency doubles as the depth halves.
 
     Args:
-        x: `[w]` places across.
-        depth: `[h]` distance below the horizon, positive and growing (1: one height of the picture).
-        frequency: cells per height of the picture at depth 1.
-        offset: which part of the noise.
-        stretch: how much wider than high the pattern is.
-        finest: cells per height beyond which a band is not worth drawing.
+        x: `[w]` coordinates, in image heights.
+        depth: `[h]` distances below the horizon, positive and increasing, in image heights.
+        frequency: cells per image height at depth 1.
+        offset: noise offset.
+        stretch: width of the pattern relative to its height.
+        finest: cells per image height above which bands are skipped.
 
     Returns:
         `[h, w]` float32 in -1..1.
@@ -137,7 +137,7 @@ def ground_noise(x: Floats, depth: Floats, frequency: float, offset: float, *, s
 
 @dataclass(frozen=True)
 class Area:
-    """A rectangle of the canvas: its slices, and its pixels' places in heights of the picture."""
+    """Rectangle of the canvas: slices, and pixel coordinates in image heights."""
 
     rows: slice
     columns: slice
@@ -146,17 +146,17 @@ class Area:
 
 
 class Canvas:
-    """Picture and label map that are painted together, back to front.
+    """Supersampled image and label map, painted together from back to front.
 
     Attributes:
-        rgb: `[3, h, w]` float32 in 0..1 (may overshoot until it is finished).
+        rgb: `[3, h, w]` float32 in 0..1 (clipped only by `finish`).
         label: `[h, w]` uint8 class ids.
-        x: `[1, w]` places across, 0 to `aspect`.
-        y: `[h, 1]` places down, 0 to 1.
+        x: `[1, w]` coordinates, 0 to `aspect`.
+        y: `[h, 1]` coordinates, 0 to 1.
     """
 
     def __init__(self, size: tuple[int, int], detail: int) -> None:
-        """Make a canvas of `detail` times `size` (height, width) pixels."""
+        """Create a canvas of `detail` times `size` (height, width) pixels."""
         self.size, self.detail = size, detail
         height, width = size[0] * detail, size[1] * detail
         self.rgb: Floats = np.zeros((3, height, width), dtype=np.float32)
@@ -166,7 +166,7 @@ class Canvas:
         self.aspect = width / height
 
     def area(self, top: float, bottom: float, left: float = 0.0, right: float = np.inf) -> Area | None:
-        """Return the rectangle between two heights and two places across, or None where it is out of the picture."""
+        """Return the rectangle between the given coordinates, or None if it is outside of the image."""
         height, width = self.label.shape
         first, last = max(int(top * height), 0), min(int(np.ceil(bottom * height)), height)
         start, stop = max(int(left * height), 0), int(min(np.ceil(right * height), width))
@@ -176,23 +176,23 @@ class Canvas:
         return Area(rows, columns, self.x[:, columns], self.y[rows])
 
     def below(self, top: float) -> Area:
-        """Return the rectangle from a height above the lower edge down to it, at least the last row."""
+        """Return the rectangle from `top` to the lower edge, at least the last row."""
         height, width = self.label.shape
         rows = slice(min(int(top * height), height - 1), height)
         return Area(rows, slice(0, width), self.x, self.y[rows])
 
     def paint(self, area: Area, mask: NDArray[np.bool_], rgb: Floats, name: str) -> None:
-        """Cover masked pixels `[h, w]` of an area with colours `[3, h, w]`, and give them the class `name`."""
+        """Set masked pixels `[h, w]` of an area to colors `[3, h, w]` and to the class `name`."""
         np.copyto(self.rgb[:, area.rows, area.columns], rgb, where=mask)
         np.copyto(self.label[area.rows, area.columns], np.uint8(CLASSES[name]), where=mask)
 
     def blend(self, area: Area, rgb: Floats, alpha: Floats) -> None:
-        """Let colours `[3, h, w]` show through what is painted by `alpha` `[h, w]`; labels stay."""
+        """Alpha-blend colors `[3, h, w]` by `alpha` `[h, w]`; labels do not change."""
         view = self.rgb[:, area.rows, area.columns]
         view += (rgb - view) * alpha
 
     def finish(self) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return `[3, H, W]` uint8, averaged over the finer pixels, and ids `[H, W]` uint8, from their middle."""
+        """Downsample: image `[3, H, W]` uint8 by averaging, and ids `[H, W]` uint8 from the pixel centers."""
         detail, (height, width) = self.detail, self.size
         fine = np.clip(self.rgb, 0, 1, out=self.rgb)
         rows = fine.reshape(3, height, detail, width * detail).sum(axis=2)

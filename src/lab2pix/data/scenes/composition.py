@@ -1,4 +1,4 @@
-"""What a drawn scene shows and where: chosen from its random numbers, painted from far to near."""
+"""Composition of procedural scenes: samples the content and paints it from far to near."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ __all__ = ["compose"]
 
 @dataclass(frozen=True)
 class Placement:
-    """What limits where things can stand: water, road, and the houses placed so far, (across, down) each."""
+    """Constraints on the positions of objects: water, road, and positions (x, y) of houses placed so far."""
 
     shore: Shore | None
     road: Road | None
     houses: list[tuple[float, float]]
 
     def off_road(self, across: float, depth: float, margin: float) -> bool:
-        """Return whether a place `depth` (0 horizon, 1 lower edge) down the ground is clear of the road."""
+        """Return whether a position at `depth` (0 horizon, 1 lower edge) is clear of the road."""
         if self.road is None:
             return True
         middle = float(self.road.middle(np.array([depth], np.float32))[0])
         return abs(across - middle) > self.road.width * depth * 1.1 + margin
 
     def hides_house(self, across: float, down: float, margin: float) -> bool:
-        """Return whether a thing at this place would stand before a house."""
+        """Return whether an object at this position would occlude a house."""
         return any(abs(across - x) < margin and down > y for x, y in self.houses)
 
 
 def compose(canvas: Canvas, rng: np.random.Generator, light: Palette | None = None) -> None:
-    """Choose what the scene shows, and paint it back to front.
+    """Sample the content of a scene and paint it from back to front.
 
     Args:
-        canvas: what is painted on.
-        rng: the scene's random numbers.
-        light: the colours to paint it in, whatever the height of its sun says; None: those of its time of day.
+        canvas: canvas to paint on.
+        rng: random generator of the scene.
+        light: colors of the light; None: those of the sampled time of day.
     """
     time = str(rng.choice(["noon", "golden", "dusk"], p=[0.62, 0.24, 0.14]))
     palette, horizon = HOURS[time] if light is None else light, float(rng.uniform(0.42, 0.56))
@@ -61,7 +61,7 @@ def compose(canvas: Canvas, rng: np.random.Generator, light: Palette | None = No
 
 
 def _paint_far(world: SceneContext, kind: str, sunny: bool) -> None:
-    """Paint the sky and all that stands on the horizon."""
+    """Paint the sky and the objects on the horizon."""
     rng = world.rng
     paint_sky(world)
     if sunny:
@@ -80,7 +80,7 @@ def _paint_far(world: SceneContext, kind: str, sunny: bool) -> None:
 
 
 def _paint_shore(world: SceneContext, kind: str, sunny: bool) -> Shore | None:
-    """Paint water and its beach, and return where it ends."""
+    """Paint water and its beach, and return the outline; None for meadows."""
     rng = world.rng
     if kind == "meadow":
         return None
@@ -101,7 +101,7 @@ def _paint_shore(world: SceneContext, kind: str, sunny: bool) -> Shore | None:
 
 
 def _paint_way(world: SceneContext, kind: str) -> Road | None:
-    """Paint a road, in meadows only, and return where it runs."""
+    """Paint a road in some of the meadows, and return it; None if there is none."""
     rng = world.rng
     if kind != "meadow" or rng.random() > 0.72:
         return None
@@ -117,7 +117,7 @@ def _paint_way(world: SceneContext, kind: str) -> Road | None:
 
 
 def _paint_things(world: SceneContext, kind: str, shore: Shore | None, road: Road | None) -> None:
-    """Choose trees, houses, rocks and boats, find places for them, and paint them from far to near."""
+    """Sample trees, houses, rocks and boats and their positions, and paint them from far to near."""
     rng = world.rng
     season = int(rng.choice([0, 1, 2, 3], p=[0.4, 0.3, 0.2, 0.1]))
     firs = float(rng.choice([0.1, 0.5, 0.9]))
@@ -156,7 +156,7 @@ def _paint_things(world: SceneContext, kind: str, shore: Shore | None, road: Roa
 
 
 def _find_place(world: SceneContext, name: str, site: Placement) -> tuple[float, float] | None:
-    """Return where a thing can stand, (across, down), or None where no place was found."""
+    """Return a valid position (x, y) for an object by rejection sampling, or None if none was found."""
     aspect = world.canvas.aspect
     low, high = {"tree": (0.02, 0.75), "house": (0.08, 0.5), "rock": (0.2, 0.95), "boat": (0.06, 0.6)}[name]
     for _ in range(14):

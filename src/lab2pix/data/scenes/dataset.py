@@ -1,4 +1,4 @@
-"""Drawn landscapes with their label maps: a data set that needs no download, made from (seed, index) alone."""
+"""Procedural dataset of landscapes with label maps, drawn from (seed, index); needs no download."""
 
 from __future__ import annotations
 
@@ -27,34 +27,34 @@ from lab2pix.utils.seeding import scene_generator
 __all__ = ["MAX_SIDE", "MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
 
 MIN_SIDE, MAX_SIDE = 32, 8192
-"""Smallest height and width in pixels at which a scene still shows something."""
+"""Smallest and largest height and width of a scene in pixels."""
 
 CACHE_BYTES = 256 * 2**20
-"""How much of the drawn scenes a data set keeps in memory, so that later epochs need not draw them again."""
+"""Size of the scene cache of one dataset, in bytes."""
 
 
 def draw_scene(seed: int, index: int, size: tuple[int, int], light: Light = "sun") -> tuple[Tensor, Tensor]:
     """Draw one landscape and its label map.
 
     Args:
-        seed: which world the scenes are from, 0 or more.
-        index: which of its scenes, 0 or more.
-        size: height and width in pixels; the same scene at another size of the same aspect is the same composition.
-        light: `sun`: noon, afternoon or dusk, as the height of the sun says; `any`: these, an overcast sky, a storm, a
-            rosy morning, moonlight, or something between two, at random under any label map, which stays the same.
+        seed: seed of the scenes, at least 0.
+        index: index of the scene, at least 0.
+        size: height and width in pixels; at the same aspect ratio, the composition does not depend on the size.
+        light: `sun`: noon, afternoon or dusk, set by the height of the sun; `any`: a random one of these, overcast,
+            storm, rosy morning and moonlight, or a blend of two, independent of the label map.
 
     Returns:
-        The picture, `[3, H, W]` uint8 RGB, and its label map, `[H, W]` int64 ids of label space `scenes`.
+        Image `[3, H, W]` uint8 RGB, and label map `[H, W]` int64 ids of label space `scenes`.
 
     Raises:
-        ConfigError: the size is too small, or seed or index is negative.
+        ConfigError: the size is too small or too large, or seed or index is negative.
     """
     image, label = _draw(seed, index, size, light)
     return torch.from_numpy(image), torch.from_numpy(label).long()
 
 
 def _draw(seed: int, index: int, size: tuple[int, int], light: Light) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Return what `draw_scene` does, as compact arrays."""
+    """Same as `draw_scene`, but as uint8 arrays."""
     if min(size) < MIN_SIDE:
         raise ConfigError(
             f"A scene of {size[0]}x{size[1]} pixels is too small to show anything; "
@@ -68,7 +68,7 @@ def _draw(seed: int, index: int, size: tuple[int, int], light: Light) -> tuple[N
     if seed < 0 or index < 0:
         raise ConfigError(f"Scene {index} of seed {seed} cannot be drawn; choose numbers of 0 or more.")
     canvas = Canvas(size, 3 if min(size) < 100 else 2)
-    # The light has random numbers of its own, so that label maps are the same in any.
+    # The light has a separate random stream, so that label maps do not depend on it.
     compose(
         canvas,
         scene_generator(seed, index),
@@ -82,11 +82,11 @@ def _name(seed: int, index: int) -> str:
 
 
 class ScenesDataset(Dataset[Sample]):
-    """Drawn scenes as samples of training, with the interface of `PairDataset`.
+    """Dataset of procedural scenes, with the interface of `PairDataset`.
 
     Attributes:
         size: height and width of the samples in pixels.
-        transform: the flip of a scene whose label map and photo part, see `UnpairedDataset`.
+        transform: flip of label maps and photos that `UnpairedDataset` reads separately.
     """
 
     def __init__(
@@ -101,20 +101,20 @@ class ScenesDataset(Dataset[Sample]):
         sketcher: Sketcher | None = None,
         light: Light = "sun",
     ) -> None:
-        """Choose the scenes `first_index` to `first_index + count - 1` of a seed.
+        """Initialize a dataset of the scenes `first_index` to `first_index + count - 1`.
 
         Args:
-            count: how many scenes.
+            count: number of scenes.
             size: height and width in pixels.
-            seed: which world the scenes are from; also decides which are mirrored in which epoch.
-            first_index: the first scene; sets that must not share scenes start far apart.
-            flip: mirror half of the scenes, others in each epoch.
-            train: whether this set is trained on; one that is not is never mirrored.
-            sketcher: makes line drawings of photos or label maps, which are the label maps then.
-            light: what light they lie in, see `draw_scene`.
+            seed: seed of the scenes and of the flips.
+            first_index: index of the first scene; start disjoint sets far apart.
+            flip: whether to flip a random half of the scenes in each epoch.
+            train: whether this is a training set; others are never flipped.
+            sketcher: creates line drawings of the photos or label maps, to replace the label maps.
+            light: light of the scenes, see `draw_scene`.
 
         Raises:
-            ConfigError: there would be no scene.
+            ConfigError: `count` is less than 1.
         """
         if count < 1:
             raise ConfigError(f"A data set of {count} scenes is empty; choose 1 or more.")
@@ -133,7 +133,7 @@ class ScenesDataset(Dataset[Sample]):
         """Return a sample: `label` `[H, W]` int64, `image` `[3, H, W]` float32 in [-1, 1], `edges` None, `name`.
 
         Args:
-            item: the scene's place in the set, or (epoch, place); the epoch decides whether it is mirrored.
+            item: index, or `(epoch, index)`; the flip depends on the epoch.
         """
         epoch, index = item if isinstance(item, tuple) else (0, item)
         if not 0 <= index < self._count:
@@ -146,25 +146,25 @@ class ScenesDataset(Dataset[Sample]):
         return Sample(label=label, image=image, edges=None, name=self.name(index))
 
     def name(self, index: int) -> str:
-        """Return what messages call a scene."""
+        """Return the name of a scene, for messages."""
         return _name(self._seed, self._first + index)
 
     def read_label(self, index: int) -> tuple[Tensor, None]:
-        """Return a scene's label map `[H, W]` int64, never mirrored, and no instance map."""
+        """Return a scene's label map `[H, W]` int64, unflipped, and None for the instance map."""
         return torch.from_numpy(self._scene(index)[1]).long(), None
 
     def read_photo(self, index: int) -> Tensor:
-        """Return a scene's picture `[3, H, W]` uint8, never mirrored."""
+        """Return a scene's image `[3, H, W]` uint8, unflipped."""
         return torch.from_numpy(self._scene(index)[0])
 
     def file_hash(self) -> str:
-        """Return a hash of which scenes these are, in place of a list of files."""
+        """Return a hash of the parameters of the scenes."""
         text = f"scenes {self._seed} {self._first} {self._count} {self.size[0]}x{self.size[1]}"
         text += "" if self._light == "sun" else f" {self._light}"
         return hashlib.sha256(text.encode()).hexdigest()
 
     def _scene(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-        """Return a scene from memory, or draw and (while there is room) keep it."""
+        """Return a scene from the cache, or draw it and (if there is room) cache it."""
         scene = self._cache.get(index)
         if scene is None:
             scene = _draw(self._seed, self._first + index, self.size, self._light)
@@ -187,20 +187,20 @@ def write_scenes(
     light: Light = "sun",
     overwrite: bool = False,
 ) -> None:
-    """Write scenes in the format `folder`: `images/NAME.png` and `labels/NAME.png` (palette, ids as values).
+    """Write scenes in the format `folder`: `images/NAME.png` and `labels/NAME.png` (palette PNG of ids).
 
     Args:
-        out: the folder to write to; made where it is missing.
-        count: how many scenes.
+        out: folder to write to; created if missing.
+        count: number of scenes.
         size: height and width in pixels.
-        seed: which world the scenes are from.
+        seed: seed of the scenes.
         first: index of the first scene.
-        light: what light they lie in, see `draw_scene`.
-        overwrite: draw again what an earlier call wrote.
+        light: light of the scenes, see `draw_scene`.
+        overwrite: whether to overwrite these scenes if they exist.
 
     Raises:
-        ConfigError: no scene, or a size too small.
-        OutputError: `out` holds other files, or the same scenes and `overwrite` is off, or cannot be written to.
+        ConfigError: `count` is less than 1, or the size, seed or index is invalid.
+        OutputError: `out` has other files, or these scenes without `overwrite`, or cannot be written to.
     """
     if count < 1:
         raise ConfigError(f"Writing {count} scenes makes no data set; choose 1 or more.")
@@ -219,7 +219,7 @@ def write_scenes(
 
 
 def _check_output(out: Path, ours: set[Path], overwrite: bool) -> None:
-    """Refuse a folder that holds anything but the files that are about to be written."""
+    """Check that a folder has no other files, and these only with `overwrite`."""
     if not out.exists():
         return
     if not out.is_dir():

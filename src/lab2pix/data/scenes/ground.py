@@ -1,4 +1,4 @@
-"""The near half of a drawn scene: meadows, water with its reflections, beaches, roads, flowers."""
+"""Ground of procedural scenes: meadows, water with reflections, beaches, roads and flowers."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ FLOWER_TONES = (
 
 @dataclass(frozen=True)
 class Shore:
-    """Where water ends: `level` at the middle, rising by `tilt` from left to right, with bays.
+    """Outline of the water.
 
     Attributes:
-        level: height of the water's near edge at the middle, 0 (top) to 1.
-        tilt: how much lower it lies at the right edge than at the left.
-        bays: how deep bays are.
-        offset: which bays.
-        far: height of the water's far edge.
+        level: y of the near edge at the center, 0 (top) to 1.
+        tilt: difference in y between the right and the left end of the near edge.
+        bays: depth of the bays.
+        offset: noise offset of the bays.
+        far: y of the far edge.
         sand: width of the beach along the near edge; 0: none.
     """
 
@@ -42,7 +42,7 @@ class Shore:
     sand: float
 
     def near(self, x: Floats, aspect: float) -> Floats:
-        """Return the near edge's height at places across `[w]`."""
+        """Return y of the near edge at x coordinates `[w]`."""
         bay = fbm(x, np.zeros(1, np.float32), 3.1, 3, self.offset)[0]
         edge: Floats = np.maximum(
             np.float32(self.level) + np.float32(self.tilt) * (np.ravel(x) / aspect - 0.5) + np.float32(self.bays) * bay,
@@ -53,7 +53,7 @@ class Shore:
 
 @dataclass(frozen=True)
 class Road:
-    """A road from the horizon to the lower edge: where it vanishes, where it ends, how it bends, how wide it is."""
+    """Road from the horizon to the lower edge: x at both ends, bend and width."""
 
     start: float
     end: float
@@ -62,25 +62,25 @@ class Road:
     offset: float
 
     def middle(self, depth: Floats) -> Floats:
-        """Return its middle's place across at `depth`, 0 (horizon) to 1 (lower edge)."""
+        """Return x of the center line at `depth`, 0 (horizon) to 1 (lower edge)."""
         straight = self.start + (self.end - self.start) * depth
         place: Floats = straight + self.bend * np.sin(np.pi * np.sqrt(depth)) * (1 - depth)
         return place.astype(np.float32)
 
 
 def _haze(depth: Floats) -> Floats:
-    """Return how much haze lies before the ground `depth` below the horizon."""
+    """Return the amount of haze of the ground at `depth` below the horizon."""
     result: Floats = np.float32(NEAR_HAZE) * np.exp(-depth * np.float32(14))
     return result
 
 
 def _finest(world: SceneContext) -> float:
-    """Return the finest noise the canvas can show, in cells per height of the picture."""
+    """Return the Nyquist limit of noise on the canvas, in cells per image height."""
     return world.canvas.label.shape[0] / 2.0
 
 
 def paint_meadow(world: SceneContext) -> None:
-    """Paint grass from the horizon to the lower edge, in patches and blades, paler with distance."""
+    """Paint grass from the horizon to the lower edge: patches and blades, paler with distance."""
     canvas = world.canvas
     offset, dry = world.offset(), world.between(0, 0.45)
     area = canvas.below(world.horizon)
@@ -95,7 +95,7 @@ def paint_meadow(world: SceneContext) -> None:
 
 
 def _mirror(world: SceneContext, far: float, area: Area, waves: Floats) -> Floats:
-    """Return what the water of an area reflects, `[3, h, w]`: the picture above its `far` edge, shaken by the waves."""
+    """Return the reflection in an area of water, `[3, h, w]`: the image above its `far` edge, distorted by waves."""
     height, width = world.canvas.label.shape
     away = area.y - np.float32(far)
     source = np.float32(far) - away * np.float32(0.95) + waves * (0.006 + 0.11 * away)
@@ -106,7 +106,7 @@ def _mirror(world: SceneContext, far: float, area: Area, waves: Floats) -> Float
 
 
 def paint_water(world: SceneContext, shore: Shore, sunny: bool) -> None:
-    """Paint water that mirrors what stands beyond it, with ripples, the sun's glitter and foam on a beach."""
+    """Paint water with reflections, ripples, sun glitter, and foam along a beach."""
     canvas, palette = world.canvas, world.palette
     offset = world.offset()
     edge = shore.near(canvas.x, canvas.aspect)[None]
@@ -135,7 +135,7 @@ def paint_water(world: SceneContext, shore: Shore, sunny: bool) -> None:
 
 
 def paint_sand(world: SceneContext, shore: Shore) -> None:
-    """Paint the beach along the water's near edge, darker where it is wet."""
+    """Paint the beach along the near edge of the water, darker where it is wet."""
     canvas = world.canvas
     offset = world.offset()
     area = canvas.below(shore.far)
@@ -153,11 +153,11 @@ def paint_sand(world: SceneContext, shore: Shore) -> None:
 
 
 def paint_road(world: SceneContext, road: Road) -> None:
-    """Paint a road of asphalt with a dashed line in its middle and pale edges."""
+    """Paint an asphalt road with a dashed center line and pale edges."""
     canvas = world.canvas
     area = canvas.below(world.horizon + 0.004)
     depth = (area.y - np.float32(world.horizon)) / np.float32(1 - world.horizon)
-    ground = depth >= 0  # at low resolution the middle of the first row can be above the horizon
+    ground = depth >= 0  # at low resolution the pixel centers of the first row can be above the horizon
     depth = np.maximum(depth, 0)
     half = np.float32(road.width) * depth + 0.002
     across = (area.x - road.middle(depth)) / half
@@ -174,11 +174,11 @@ def paint_road(world: SceneContext, road: Road) -> None:
 
 
 def paint_flowers(world: SceneContext, amount: float) -> None:
-    """Paint beds of flowers on the grass near the viewer: dots of one or two colours over green.
+    """Paint flower beds in the foreground: dots of one or two colors on the grass.
 
     Args:
-        world: the scene, its meadow painted.
-        amount: how much of the near grass they take, 0 to 1.
+        world: the scene, with its meadow already painted.
+        amount: fraction of the foreground grass to cover, 0 to 1.
     """
     canvas = world.canvas
     offset = world.offset()

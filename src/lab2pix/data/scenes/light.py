@@ -1,4 +1,4 @@
-"""The light that a drawn scene lies in: the colours of sky, sun and shade at times of day and in weathers."""
+"""Light of procedural scenes: colors of sky, sun and shade by time of day and weather."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ __all__ = ["HOURS", "WEATHERS", "Palette", "any_light"]
 
 @dataclass(frozen=True)
 class Palette:
-    """The colours of a time of day, each `[3, 1, 1]`.
+    """Colors of one light, each `[3, 1, 1]`.
 
     Attributes:
-        zenith: sky overhead.
-        horizon: sky above the horizon; far things fade to it.
+        zenith: sky at the zenith.
+        horizon: sky at the horizon, and color of the haze.
         glow: light around the sun, and its glitter on water.
-        light: what a surface's colour is multiplied with in the sun.
-        shade: the same out of the sun.
-        water: water that reflects nothing.
-        sun_height: lowest and highest place of the sun, 0 (horizon) to 1 (top).
+        light: factor of surface colors in the sun.
+        shade: factor of surface colors in the shade.
+        water: water without reflections.
+        sun_height: lowest and highest position of the sun, 0 (horizon) to 1 (top).
     """
 
     zenith: Floats
@@ -34,11 +34,11 @@ class Palette:
     sun_height: tuple[float, float]
 
     def lit(self, surface: Floats, amount: Floats | float) -> Floats:
-        """Return how a surface looks with `amount` (0..1) of the sun's light on it."""
+        """Return the color of a surface with `amount` (0..1) of sunlight."""
         return surface * mix(self.shade, self.light, amount)
 
     def hazy(self, surface: Floats, amount: Floats | float) -> Floats:
-        """Return how a surface looks through `amount` (0..1) of haze."""
+        """Return the color of a surface behind `amount` (0..1) of haze."""
         return mix(surface, self.horizon, amount)
 
 
@@ -71,7 +71,7 @@ HOURS = {
         sun_height=(0.06, 0.24),
     ),
 }
-"""Times of day, which the height of the sun tells."""
+"""Times of day, set by the height of the sun."""
 
 WEATHERS = {
     "rosy": Palette(
@@ -111,21 +111,21 @@ WEATHERS = {
         sun_height=(0.06, 0.9),
     ),
 }
-"""Light that no label map tells; by the moon, the disc of class `sun` is the moon's."""
+"""Weathers, independent of the label map; in moonlight, the disc of class `sun` is the moon."""
 
 SHARES = (0.2, 0.17, 0.17, 0.15, 0.1, 0.1, 0.11)
-"""How often `any_light` begins with each hour and weather."""
+"""Probabilities of the times of day and weathers in `any_light`."""
 
 
 def any_light(rng: np.random.Generator) -> Palette:
-    """Return the colours of any time of day or weather, or of something between two.
+    """Sample a light: a blend of two times of day or weathers, usually close to one of them.
 
     Args:
-        rng: decides which.
+        rng: random generator of the light.
     """
     lights = [*HOURS.values(), *WEATHERS.values()]
     first, second = rng.choice(len(lights), 2, replace=False, p=SHARES)
-    share = float(rng.beta(0.35, 0.35))  # more often near one of the two than halfway
+    share = float(rng.beta(0.35, 0.35))  # U-shaped: mostly close to 0 or 1
     one, other = lights[int(first)], lights[int(second)]
     blended = {
         field.name: mix(getattr(one, field.name), getattr(other, field.name), share)

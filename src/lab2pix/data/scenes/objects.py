@@ -1,4 +1,4 @@
-"""The things that stand in a drawn scene: trees, houses, rocks, boats, each with its shaded side."""
+"""Objects of procedural scenes: trees, houses, rocks and boats, shaded on the side away from the sun."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BARK = color(104, 78, 56)
 def _place(
     world: SceneContext, foot: tuple[float, float], half: float, height: float
 ) -> tuple[Area, Floats, Floats] | None:
-    """Return the area of a thing and its own coordinates: across -1..1 (`[1, w]`), up 0 (foot) to 1 (top, `[h, 1]`)."""
+    """Return the area of an object and its local coordinates: x in -1..1 `[1, w]`, y from 0 (foot) to 1 `[h, 1]`."""
     across, down = foot
     area = world.canvas.area(down - height * 1.02, down + 0.02 * height, across - half * 1.05, across + half * 1.05)
     if area is None:
@@ -30,7 +30,7 @@ def _place(
 
 
 def _shadow(world: SceneContext, foot: tuple[float, float], half: float, flat: float = 0.22) -> None:
-    """Darken the ground beside a thing, away from the sun."""
+    """Paint the ground shadow of an object, on the side away from the sun."""
     across, down = foot[0] - world.light * half * 0.7, foot[1]
     area = world.canvas.area(down - half * flat, down + half * flat, across - half * 1.3, across + half * 1.3)
     if area is None:
@@ -67,14 +67,14 @@ def paint_conifer(world: SceneContext, foot: tuple[float, float], height: float,
 
 
 def paint_round_tree(world: SceneContext, foot: tuple[float, float], height: float, haze: float, season: int) -> None:
-    """Paint a broad-leaved tree: a trunk under lumps of leaves, each lit like a ball.
+    """Paint a broad-leaved tree: a trunk, and clumps of leaves shaded as spheres.
 
     Args:
         world: the scene.
-        foot: where it stands, (across, down).
-        height: of the tree, in heights of the picture.
-        haze: how far away it is, 0 to 1.
-        season: which of `LEAVES` the scene's trees have.
+        foot: position (x, y) of the foot.
+        height: height in image heights.
+        haze: amount of haze, 0 to 1.
+        season: index into `LEAVES`.
     """
     half = height * world.between(0.36, 0.48)
     lumps = world.rng.uniform(-1, 1, (8, 3)).astype(np.float32)
@@ -129,17 +129,17 @@ def paint_house(world: SceneContext, foot: tuple[float, float], height: float, h
 
 @dataclass(frozen=True)
 class _House:
-    """A house in the making.
+    """Painter of one house.
 
     Attributes:
         world: the scene.
-        area: where it is painted.
-        u: `[1, w]` places across, 0 at the gable's edge to 1 at the far end of the long side.
-        q: `[h, 1]` places up, 0 (foot) to 1.
-        haze: how far away it is, 0 to 1.
-        texture: `[h, w]` noise of its surfaces.
-        front_light: sun on the gable, 0 to 1.
-        side_light: sun on the long side.
+        area: its rectangle.
+        u: `[1, w]` x coordinates, 0 at the edge of the gable to 1 at the far end of the long side.
+        q: `[h, 1]` y coordinates, 0 (foot) to 1.
+        haze: amount of haze, 0 to 1.
+        texture: `[h, w]` noise of the surfaces.
+        front_light: sunlight on the gable, 0 to 1.
+        side_light: sunlight on the long side, 0 to 1.
     """
 
     world: SceneContext
@@ -152,7 +152,7 @@ class _House:
     side_light: float
 
     def cover(self, mask: NDArray[np.bool_], tone: Floats, light: Floats | float, grain: float = 0.1) -> None:
-        """Paint a surface of one colour."""
+        """Paint a surface of one color."""
         lit = self.world.palette.lit(tone, np.clip(light + grain * self.texture, 0, 1))
         self.world.canvas.paint(self.area, mask, self.world.palette.hazy(lit, self.haze), "house")
 
@@ -163,7 +163,7 @@ class _House:
         self.world.canvas.paint(self.area, mask, np.broadcast_to(rgb, (3, *mask.shape)), "house")
 
     def build(self, wall: Floats, roof: Floats) -> None:
-        """Paint chimney, walls and roof in the given colours."""
+        """Paint chimney, walls and roof in the given colors."""
         u, q = self.u, self.q
         gable, eaves, ridge = np.float32(0.42), np.float32(0.5), np.float32(0.93)
         pitch = eaves + (ridge - eaves) * (1 - np.abs(u - gable / 2) / (gable / 2))
@@ -180,7 +180,7 @@ class _House:
         self.cover(overhang, roof * np.float32(0.85), self.front_light)
 
     def open(self, columns: int) -> None:
-        """Paint the door, two windows in the gable and `columns` in the long side."""
+        """Paint the door, two windows in the gable, and `columns` windows in the long side."""
         glass, door, frame = color(62, 78, 104), color(112, 70, 44), color(250, 248, 242)
         self.box(0.14, 0.0, 0.055, 0.3, tone=door, light=self.front_light)
         for middle, bottom, high in ((0.3, 0.16, 0.18), (0.21, 0.56, 0.14)):
@@ -193,7 +193,7 @@ class _House:
 
 
 def paint_rock(world: SceneContext, foot: tuple[float, float], height: float, haze: float) -> None:
-    """Paint a boulder: a rough lump with facets, lit from above on the sun's side."""
+    """Paint a boulder: a rough shape with facets, lit from above on the side of the sun."""
     half, offset = height * world.between(0.75, 1.15), world.offset()
     lean = world.between(-0.35, 0.35)
     _shadow(world, foot, half, 0.25)
@@ -211,7 +211,7 @@ def paint_rock(world: SceneContext, foot: tuple[float, float], height: float, ha
 
 
 def paint_boat(world: SceneContext, foot: tuple[float, float], height: float, haze: float) -> None:
-    """Paint a sailing boat, and its picture in the water below it."""
+    """Paint a sailing boat with its reflection in the water."""
     half = height * 0.42
     turned = -1.0 if world.rng.random() < 0.5 else 1.0
     hull_tone = (color(168, 54, 44), color(52, 76, 130), color(236, 232, 222))[int(world.rng.integers(3))]
@@ -236,7 +236,7 @@ def paint_boat(world: SceneContext, foot: tuple[float, float], height: float, ha
 
 
 def _mirror(world: SceneContext, area: Area, rgb: Floats, mask: NDArray[np.bool_]) -> None:
-    """Blend a thing's picture, upside down and shaken, into the water under it."""
+    """Blend the reflection of an object, flipped and distorted, into the water below it."""
     top, height = area.rows.stop - 1, world.canvas.label.shape[0]
     count = min(mask.shape[0], height - top)
     if count <= 0:
