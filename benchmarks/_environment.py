@@ -21,13 +21,14 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Method, Progress, build_method
+from lab2pix.methods import Losses, Method, Progress, build_method, get_method
 from lab2pix.nn.fast import accelerate
 from lab2pix.training.compile import compile_networks
 from lab2pix.training.sampler import draw_noise
 from lab2pix.training.state import build_state
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext
+from lab2pix.utils.files import write_atomically
 
 __all__ = [
     "TrainingSteps",
@@ -55,11 +56,13 @@ def processor() -> str:
 
 def environment() -> dict[str, Any]:
     """Return command, machine and versions."""
-    return {
-        "command": shlex.join(["python", *sys.argv]),
-        "machine": f"{processor()}, {torch.get_num_threads()} threads",
-        "versions": {"lab2pix": lab2pix.__version__, "torch": torch.__version__, "python": platform.python_version()},
-    }
+    machine = f"{processor()}, {torch.get_num_threads()} threads"
+    versions = {"lab2pix": lab2pix.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    if torch.cuda.is_available():
+        device = torch.cuda.get_device_properties(0)
+        machine += f"; {device.name}, {device.total_memory / 2**30:.0f} GiB"
+        versions |= {"cuda": str(torch.version.cuda), "cudnn": str(torch.backends.cudnn.version())}
+    return {"command": shlex.join(["python", *sys.argv]), "machine": machine, "versions": versions}
 
 
 def seconds(device: torch.device) -> float:
@@ -114,7 +117,8 @@ def peak_resident() -> float:
 
 def open_dataset(config: RunConfig, split: Literal["train", "val"] = "train") -> AnyDataset:
     """Return the dataset that a run reads."""
-    return build_dataset(config.data, split, LabelSpace.load(config.data.label_space), config.seed)
+    space, paired = LabelSpace.load(config.data.label_space), get_method(config.method).paired
+    return build_dataset(config.data, split, space, config.seed, paired=paired)
 
 
 class TrainingSteps:
@@ -161,21 +165,20 @@ class TrainingSteps:
         """Device of the networks."""
         return self.dist.device
 
-    def __call__(self, batch: Batch) -> None:
-        """Make one step of every network on a batch, in as many micro-batches as the settings say."""
+    def __call__(self, batch: Batch) -> dict[str, Losses]:
+        """Make one step on a batch, in as many micro-batches as the settings say; return each phase's losses."""
         size = len(batch) // self.config.train.accumulate
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         shape = self.state.method.sampling.noise_shape(self.config.data.size)
         noise = None if shape is None else draw_noise(0, self.state.step, 0, len(batch), shape).to(self.device)
         noises = [None] * len(parts) if noise is None else torch.split(noise, size)
         micro_batches = [(part.to(self.device), z) for part, z in zip(parts, noises, strict=True)]
-        training_step(self.state, micro_batches, self.context, self.dist)
+        return training_step(self.state, micro_batches, self.context, self.dist)
 
 
 def write_json(file: Path, record: Mapping[str, Any]) -> None:
     """Write a record with one row of a table per line, and create the folder if it is missing."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(_lines(record, "") + "\n", encoding="utf-8")
+    write_atomically(file, _lines(record, "") + "\n")
 
 
 def _lines(value: Any, indent: str) -> str:
