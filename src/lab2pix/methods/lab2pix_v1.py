@@ -716,7 +716,7 @@ class _Vectors:
 
     def _adversarial(self, kind: str, term: AdversarialTerm, mask: Tensor | None) -> list[Tensor]:
         if mask is not None:
-            # The official code multiplies [N, 1, h, w] by [N, h, w], which weights each sample by the batch's mean mask.
+            # The official code multiplies [N, 1, h, w] by [N, h, w], so each sample is weighted by the mean mask.
             mask = mask.mean(0, keepdim=True)
         judged = self.judged[kind].values()
         return [adversarial_loss([levels], term, level_weights([len(levels)]), mask) for levels in judged]
@@ -724,7 +724,7 @@ class _Vectors:
     @property
     @torch.no_grad()
     def _consistency(self) -> list[Tensor]:
-        """Mean squared difference of features between each pooled image and the next smaller one, summed over layers."""
+        """Mean squared feature difference between each pooled image and the next smaller one, summed over layers."""
         weights, (full, half, quarter) = self.vectors.part("VGG19."), self.generated
 
         def distance(larger: Tensor, smaller: Tensor, layer: int) -> Tensor:

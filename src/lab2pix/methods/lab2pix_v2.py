@@ -716,7 +716,7 @@ class _Vectors:
         if self.config["gan"] not in ADVERSARIAL_TERMS:
             raise CheckpointError(f"config.gan is {self.config['gan']!r}; known: {[*ADVERSARIAL_TERMS]}")
         weights = level_weights([len(output.predictions) for output in outputs], "released")
-        # The official code multiplies [N, 1, h, w] by [N, h, w], which weights each sample by the batch's mean mask.
+        # The official code multiplies [N, 1, h, w] by [N, h, w], so each sample is weighted by the mean mask.
         return adversarial_loss(
             [output.predictions for output in outputs],
             ADVERSARIAL_TERMS[self.config["gan"]][player],

@@ -222,7 +222,7 @@ class PatchAdversarialMethod(Method):
     @classmethod
     @abstractmethod
     def vector_settings(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the sections of `Config`, other than networks and learning rates, from the `config` of a vector file."""
+        """Return sections of `Config`, other than networks and learning rates, from the `config` of a vector file."""
 
     @classmethod
     @abstractmethod
