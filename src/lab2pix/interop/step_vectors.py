@@ -122,7 +122,7 @@ def _row(name: str, difference: float, limit: float) -> Row:
     return Row(name, difference, limit, difference <= limit)
 
 
-# --- what readers of such files share -----------------------------------------------------------------------------
+# --- helpers of readers -------------------------------------------------------------------------------------------
 
 
 def input_classes(vectors: Vectors, channels: int) -> tuple[int, Batch]:
