@@ -1,4 +1,4 @@
-"""What every test can ask for: the golden vectors and the data samples, where they are at hand."""
+"""Fixtures for all tests: golden vectors and data samples, if available."""
 
 from __future__ import annotations
 

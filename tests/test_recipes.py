@@ -1,4 +1,4 @@
-"""Configurations: presets as published, merging, and errors of one sentence with the key's path."""
+"""Configurations: published presets, merging, and one-sentence errors with the path of the key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The presets of Lab2Pix-V1 as published, its ladder, and the rules between its settings."""
+"""Presets of Lab2Pix-V1, its ablation, and rules between its settings."""
 
 from __future__ import annotations
 

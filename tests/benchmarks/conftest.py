@@ -1,4 +1,4 @@
-"""Lets tests import the scripts in `benchmarks`."""
+"""Import path of the scripts in `benchmarks`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the benchmarks compute from their measurements, and which runs they choose."""
+"""Arithmetic of the benchmarks, and their selection of runs."""
 
 from __future__ import annotations
 

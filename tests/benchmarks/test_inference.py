@@ -1,4 +1,4 @@
-"""The benchmark of inference, run small."""
+"""Inference benchmark on small networks."""
 
 from __future__ import annotations
 

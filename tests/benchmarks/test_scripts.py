@@ -1,4 +1,4 @@
-"""Each benchmark, run small."""
+"""Benchmark scripts on small settings."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark of training steps, run small."""
+"""Training-step benchmark on small networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command line: what it prints, how it exits, and how quickly it is there."""
+"""Command line: output, exit codes and startup time."""
 
 from __future__ import annotations
 

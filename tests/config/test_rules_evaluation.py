@@ -1,4 +1,4 @@
-"""Settings of the scores during training: what is refused before anything is loaded, and what older files lack."""
+"""Validation of settings for scores during training, and their defaults in older configurations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The check of a whole data set finds every kind of fault, and the preview shows what is there."""
+"""Dataset validation finds every type of error; contact sheets show the data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Samples and batches: what they hold, that they repeat, and what goes wrong with which words."""
+"""Samples and batches: content, reproducibility and errors."""
 
 from __future__ import annotations
 

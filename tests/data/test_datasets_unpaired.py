@@ -1,4 +1,4 @@
-"""Which photo meets which label map: never its own, evenly, reproducibly, each side with a flip of its own."""
+"""Random pairing of label maps and photos: never the own photo, uniform, reproducible, independent flips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading pictures, label maps and instance maps of every kind, and refusing what is none."""
+"""Readers of images, label maps and instance maps, and their errors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finding pairs in every format, and naming what has no partner."""
+"""Dataset formats: matching of pairs, and errors for unmatched files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Large sets: pairs as text, in little memory, listed without opening a file, hashed as ever."""
+"""Compact pair lists of large datasets: memory, listing without opening files, hashes."""
 
 from __future__ import annotations
 

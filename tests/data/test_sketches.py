@@ -1,4 +1,4 @@
-"""Line drawings: read from files of either polarity, shrunk without loss, made from photos and label maps."""
+"""Line drawings: polarity, resizing without loss, and creation from photos and label maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Resize, crop and flip: together, repeatably, and without inventing ids."""
+"""Joint resize, crop and flip: consistency, reproducibility, and no new ids."""
 
 from __future__ import annotations
 

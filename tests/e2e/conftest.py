@@ -1,4 +1,4 @@
-"""A data set of four tiny pairs, settings to train on it in a second, and a run that was; a browser, and servers."""
+"""Fixtures: a dataset of four tiny pairs, a one-second training configuration and run, a browser, and servers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever a user gets wrong is one sentence that names it, and exit code 2."""
+"""User errors: one sentence that names the cause, and exit code 2."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole way on the command line: draw data, check it, look at it, train, resume, make pictures."""
+"""Complete command-line workflow: scenes, check, preview, train, resume, generate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scores on the command line: what works, what goes on, and what is one sentence and exit code 2."""
+"""Evaluation on the command line: scores, partial results, and errors with exit code 2."""
 
 from __future__ import annotations
 

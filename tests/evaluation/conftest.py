@@ -1,4 +1,4 @@
-"""Folders to judge, and exported programs to judge them with."""
+"""Fixtures: image folders, and exported feature networks and segmenters."""
 
 from __future__ import annotations
 

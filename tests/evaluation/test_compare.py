@@ -1,4 +1,4 @@
-"""Reports that cannot stand side by side, and names that are hard to draw."""
+"""Comparison of reports: incompatible reports, and names that are hard to render."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Folders judged as a whole, against scores that other packages compute of the same files."""
+"""Evaluation of image folders against scores of other packages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reports as files and pages, and several of them side by side."""
+"""Reports as files and HTML pages, and comparison pages."""
 
 from __future__ import annotations
 

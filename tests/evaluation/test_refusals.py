@@ -1,4 +1,4 @@
-"""What is refused before anything is judged, and files of unusual names."""
+"""Errors before evaluation begins, and unusual file names."""
 
 from __future__ import annotations
 

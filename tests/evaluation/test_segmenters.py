@@ -1,4 +1,4 @@
-"""Segmenters of every origin: trained here, exported, or of the Hugging Face hub."""
+"""Segmenters: trained here, exported, or from the Hugging Face hub."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""What several tests share: toys, requests, images, tiny models."""
+"""Shared test helpers: toy methods, requests, images, tiny models."""

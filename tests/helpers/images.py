@@ -1,4 +1,4 @@
-"""Pictures whose scores are known: label maps painted in their classes' colours, and programs that read them."""
+"""Images with known scores: label maps in class colors, and exported programs that decode them."""
 
 from __future__ import annotations
 

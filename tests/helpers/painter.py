@@ -1,4 +1,4 @@
-"""A tiny model for the painter, label maps for it, and requests to its server."""
+"""Tiny painter model, label maps, and requests to the painter server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lab2Pix-V1 made tiny, and the halves of its step."""
+"""Tiny Lab2Pix-V1, and the phases of its step."""
 
 from __future__ import annotations
 

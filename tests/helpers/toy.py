@@ -1,7 +1,7 @@
-"""The smallest thing that trains: a method, its data, and a server of forked training processes.
+"""Toy method and data for the training loop, and a server of forked training processes.
 
-As a program it reads one JSON job per line from standard input, trains in a forked child, and answers with the child's
-process id at once and its exit status at the end; torch is imported once for all jobs.
+Run as a program, it reads one JSON job per line from standard input, trains in a forked child process, and replies with
+the process id at once and with the exit status at the end; torch is imported once for all jobs.
 """
 
 from __future__ import annotations

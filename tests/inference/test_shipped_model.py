@@ -1,4 +1,4 @@
-"""The model that comes along: small enough to come along, drawing what the label map says."""
+"""Shipped model: file size, and agreement of images with label maps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Authors' checkpoints become folders that draw the same pictures; whatever else is given is named, never executed."""
+"""Conversion of the authors' checkpoints: equal images, and safe errors for other files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Label spaces: what they read from files, what they write, and what they refuse."""
+"""Label spaces: decoding, encoding and errors."""
 
 from __future__ import annotations
 

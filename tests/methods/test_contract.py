@@ -1,4 +1,4 @@
-"""Every method keeps the contract of `lab2pix.methods.base`, and so does one from outside the package."""
+"""Contract checks of every method, including one from outside of the package."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step of Lab2Pix-V1: who learns, from which gradient, and what is computed."""
+"""Training step of Lab2Pix-V1: updated networks, gradients and forward passes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What Lab2Pix-V1's losses see and leave out, what it draws, and its scores."""
+"""Lab2Pix-V1: inputs of its losses, sampling and scores."""
 
 from __future__ import annotations
 

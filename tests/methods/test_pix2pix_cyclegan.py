@@ -1,4 +1,4 @@
-"""Pix2Pix and CycleGAN: settings, steps, image pools, images as inputs, from the command line and back."""
+"""Pix2Pix and CycleGAN: settings, steps, image pools, source images, and the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lab2Pix-V1's generator: its images, its widths, and what it is led by."""
+"""Lab2Pix-V1's generator: outputs, widths and conditioning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every network must do, whatever it is: run, learn, save, load, export, compile, and at other widths."""
+"""Common checks of all networks: forward, training, saving, export, compilation and widths."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The released networks' recorded answers; and vector files of other shapes, made here with the losses written out."""
+"""Parity of the released V2 networks, and vector files of other shapes with reference losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vector files of Pix2Pix and CycleGAN: the authors' recordings, and others made here with a step written out."""
+"""Parity of Pix2Pix and CycleGAN: the authors' recordings, and vector files with a reference step."""
 
 from __future__ import annotations
 

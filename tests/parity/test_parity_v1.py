@@ -1,4 +1,4 @@
-"""The released V1 networks' recorded answers; and vector files of other shapes, answered here by plain functions."""
+"""Parity of the released V1 networks, and vector files of other shapes with reference functions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Toys for the training loop, and processes that can be killed."""
+"""Fixtures: toys for the training loop, and processes that can be killed."""
 
 from __future__ import annotations
 

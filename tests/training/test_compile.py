@@ -1,4 +1,4 @@
-"""Runs whose players are compiled: the same names, the same steps after a pause, in pairs, and where it cannot be."""
+"""Compiled runs: weight names, exact resume, two processes, and missing compilers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The evaluator's scores while a run trains: they change nothing, equal `lab2pix evaluate`'s, and choose the best."""
+"""Scores during training: no side effects, equality with `lab2pix evaluate`, and the best checkpoint."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Processes that are killed, that stop on a signal, and that work in pairs."""
+"""Killed processes, stops by signal, and two processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading ahead of the step, and telling how long steps wait for data."""
+"""Prefetching, and measurement of the time spent waiting for data."""
 
 from __future__ import annotations
 

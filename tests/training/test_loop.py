@@ -1,4 +1,4 @@
-"""One process: what a run writes, how it resumes, stops and fails."""
+"""Training in one process: files, resume, stops and failures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lab2Pix-V1 itself in the loop: drawn scenes and sketches without pairs, one process and two through torchrun."""
+"""Training of Lab2Pix-V1: unpaired scenes and sketches, in one process and in two."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Lab2Pix-V2 itself in the loop: drawn scenes, a real backbone, one process and two through torchrun."""
+"""Training of Lab2Pix-V2: scenes, a real backbone, in one process and in two."""
 
 from __future__ import annotations
 

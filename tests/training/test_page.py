@@ -1,4 +1,4 @@
-"""The run's page: what it says of a run, where it points to, and its curves."""
+"""Page of a run: content, links and curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parts of training, each alone: order, noise, schedule, average, checkpoints, devices, log."""
+"""Parts of training: sample order, noise, schedule, EMA, checkpoints, devices, log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Optional dependencies that are missing."""
+"""Missing optional dependencies."""
 
 from __future__ import annotations
 

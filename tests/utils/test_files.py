@@ -1,4 +1,4 @@
-"""Atomic writes: complete files or the old ones, and nothing left behind."""
+"""Atomic writes: complete or unchanged files, and no temporary files left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Random streams: the recipes on which runs and published images depend."""
+"""Random streams that runs and published images depend on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fixtures: a tiny study; a tiny model behind the painter's application and server."""
+"""Fixtures: a tiny study, and a tiny model behind the painter's application and server."""
 
 from __future__ import annotations
 

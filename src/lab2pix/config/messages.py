@@ -103,7 +103,7 @@ def _nearest(path: Sequence[int | str], names: Sequence[str]) -> str:
 
 
 def _in_words(path: Sequence[int | str]) -> str:
-    """Return the key's path; the place in a list is not part of it."""
+    """Return the key's path; list indices are left out."""
     return ".".join(part for part in path if isinstance(part, str)) or "the configuration"
 
 

@@ -27,7 +27,7 @@ Light = Literal["sun", "any"]
 """Light of procedural scenes: set by the height of the sun, or random for any label map."""
 
 FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1")
-"""Feature networks that `lab2pix.evaluation` knows by name."""
+"""Names of the built-in feature networks of `lab2pix.evaluation`."""
 
 
 class Section(BaseModel):

@@ -202,7 +202,7 @@ def random_pairing(seed: int, epoch: int, labels: int, photos: int, *, paired: b
     """Sample the photo for each label map in one epoch.
 
     Photos are used equally often, up to a difference of one. For paired data the indices form a random cycle, and each
-    label map gets the photo of the next index, so never its own.
+    label map gets the photo of its successor, so never its own.
 
     Args:
         seed: seed of the permutation, together with `epoch`.
@@ -234,7 +234,7 @@ class UnpairedDataset(Dataset[Sample]):
         seed: seed of pairing, crops and flips.
 
     Raises:
-        DataError: `labels` and `photos` are the same object and hold a single pair.
+        DataError: `labels` and `photos` are the same object with a single pair.
     """
 
     def __init__(self, labels: SampleSource, photos: SampleSource, seed: int) -> None:

@@ -41,7 +41,7 @@ IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".
 """File name suffixes of images, in lower case."""
 
 ARRAY_SUFFIX = ".npy"
-"""Suffix of NumPy arrays, for source images that image files cannot hold."""
+"""Suffix of NumPy arrays, for source images that image formats do not support."""
 
 _LOSSY_IDS = "{} is gray and compressed with loss, which does not keep ids exact; save label maps as PNG"
 
@@ -169,7 +169,7 @@ def to_label(
         image: the label map.
         label_space: its classes.
         where: name of the map in errors, usually the file.
-        lossy: whether the compression of the file is lossy, so that it cannot hold ids.
+        lossy: whether the compression of the file is lossy, so that ids are not exact.
         lines: which pixels of a line drawing are lines.
         dtype: dtype of the ids; must hold all of them. uint8 takes an eighth of the memory.
 

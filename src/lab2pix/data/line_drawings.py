@@ -32,13 +32,13 @@ _CONTRAST = 32
 _SHADED_SHARE = 0.25
 """Largest fraction of pixels with tones between line and paper, such as antialiased edges."""
 _IDS = 32
-"""Brightness of the lightest pixel below which an image holds ids rather than tones."""
+"""Brightness of the lightest pixel below which an image contains ids rather than tones."""
 
 
 def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0, dtype: torch.dtype = torch.int64) -> Tensor:
     """Binarize a line drawing at the midpoint between its darkest and lightest pixel.
 
-    An image of one tone is blank. An image without values above 1 holds ids: 1 is a line, or 0 if `lines` is `dark`.
+    An image of one tone is blank. An image without values above 1 contains ids: 1 is a line, or 0 if `lines` is `dark`.
 
     Args:
         pixels: `[3, H, W]` uint8 RGB.

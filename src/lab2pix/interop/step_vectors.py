@@ -122,18 +122,18 @@ def _row(name: str, difference: float, limit: float) -> Row:
     return Row(name, difference, limit, difference <= limit)
 
 
-# --- what readers of such files share -----------------------------------------------------------------------------
+# --- helpers of readers -------------------------------------------------------------------------------------------
 
 
 def input_classes(vectors: Vectors, channels: int) -> tuple[int, Batch]:
-    """Return the number of classes of `in.ids`, 0 where the input is the image `in.real_A`; and the inputs as a batch.
+    """Return the number of classes (0 if the input is the image `in.real_A`), and the inputs as a batch.
 
     Args:
-        vectors: the file's content; uint8 images become [-1, 1].
-        channels: of the generator's input, one per class.
+        vectors: content of the vector file; uint8 images are converted to [-1, 1].
+        channels: input channels of the generator, one per class.
 
     Raises:
-        CheckpointError: an input is missing or unknown, or an id is no class.
+        CheckpointError: an input is missing or unknown, or an id of `in.ids` is out of range.
     """
     inputs = vectors.part("in.")
     if set(inputs) not in ({"real_A", "real_B"}, {"ids", "real_B"}):

@@ -1,4 +1,4 @@
-"""Methods by name: built in, registered by a program, or installed by another package."""
+"""Method registry: built-in methods, methods registered by a program, and entry points of other packages."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ __all__ = [
 ]
 
 ENTRY_POINTS = "lab2pix.methods"
-"""Group of entry points through which an installed package adds methods: `name = "package.module:Class"`."""
+"""Entry-point group for methods of other packages: `name = "package.module:Class"`."""
 
 _BUILT_IN = {
     "cyclegan": "cyclegan:CycleGAN",
@@ -77,10 +77,10 @@ _REGISTERED: dict[str, type[Method]] = {}
 
 
 def register(cls: type[Method]) -> type[Method]:
-    """Add a method under its `name` for this program; use as a decorator.
+    """Register a method under its `name` in this process; a class decorator.
 
     Raises:
-        ConfigError: another method has that name.
+        ConfigError: the name is taken by another method.
     """
     if cls.name in _BUILT_IN or _REGISTERED.get(cls.name, cls) is not cls:
         raise ConfigError(f"a method called '{cls.name}' exists already; give {cls.__name__} another name")
@@ -89,15 +89,15 @@ def register(cls: type[Method]) -> type[Method]:
 
 
 def method_names() -> list[str]:
-    """Return the names of all methods, sorted; imports none of them."""
+    """Return the sorted names of all methods without importing them."""
     return sorted({*_BUILT_IN, *_REGISTERED, *(entry.name for entry in entry_points(group=ENTRY_POINTS))})
 
 
 def get_method(name: str) -> type[Method]:
-    """Return a method's class; it is imported now if it has not been.
+    """Return the class of a method, importing it if needed.
 
     Raises:
-        ConfigError: no method has that name, or the package that adds it cannot be imported.
+        ConfigError: the name is unknown, or the package of the method cannot be imported.
     """
     if name in _REGISTERED:
         return _REGISTERED[name]
@@ -108,19 +108,19 @@ def get_method(name: str) -> type[Method]:
     for entry in entry_points(group=ENTRY_POINTS, name=name):
         try:
             found = entry.load()
-        except Exception as error:  # whatever the other package trips over
+        except Exception as error:  # arbitrary errors of the other package
             raise ConfigError(f"method '{name}' ({entry.value}) cannot be imported: {error}") from error
         return register(found)
     raise ConfigError(f"method is '{name}'{did_you_mean(name, method_names())}")
 
 
 def read_config(values: Mapping[str, Any]) -> RunConfig:
-    """Return the settings of a saved run, whose `method` says which class they are of.
+    """Parse the configuration of a saved run with the `Config` class of its `method`.
 
     Raises:
-        ConfigError: no method has that name.
-        TypeError: these are no settings.
-        pydantic.ValidationError: a setting is unknown or has a wrong value.
+        ConfigError: the method is unknown.
+        TypeError: `values` is not a mapping.
+        pydantic.ValidationError: a setting is unknown or has an invalid value.
     """
     if not isinstance(values, Mapping):
         raise TypeError("the settings, which are no mapping")
@@ -129,24 +129,24 @@ def read_config(values: Mapping[str, Any]) -> RunConfig:
 
 
 def build_method(config: RunConfig, label_space: LabelSpace, *, pretrained: bool = True) -> Method:
-    """Return the configured method with initial weights.
+    """Build the configured method with initial weights.
 
     Args:
-        config: the run.
-        label_space: what class ids mean.
-        pretrained: false leaves frozen feature extractors at random weights, for measurements that need no images.
+        config: configuration of the run.
+        label_space: label space of the class ids.
+        pretrained: whether to load pretrained feature extractors; False is for benchmarks.
 
     Raises:
-        WeightsError: a feature extractor's weights are missing or have another hash.
+        WeightsError: the weights of a feature extractor are missing or have the wrong hash.
     """
     return get_method(config.method)(config, label_space, pretrained=pretrained)
 
 
 def build_generator(config: RunConfig, label_space: LabelSpace) -> nn.Module:
-    """Return the configured method's generator, which is all that sampling needs, with initial weights."""
+    """Build the generator of the configured method with initial weights."""
     return get_method(config.method).build_generator(config, label_space)
 
 
 def build_sampling(config: RunConfig, label_space: LabelSpace) -> Sampling:
-    """Return how the configured method samples."""
+    """Return the sampling of the configured method."""
     return get_method(config.method).build_sampling(config, label_space)

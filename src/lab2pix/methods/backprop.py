@@ -1,4 +1,4 @@
-"""Backward passes: networks that are only read, and losses whose graph is freed before the next one is built."""
+"""Backward-pass helpers: frozen networks, and gradient accumulation at generated images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["ImageGradients", "frozen"]
 
 @contextmanager
 def frozen(*networks: nn.Module) -> Iterator[None]:
-    """Let gradients pass through networks without filling their own."""
+    """Set `requires_grad` of all parameters to False within the context; gradients still flow to the inputs."""
     parameters = [weight for network in networks for weight in network.parameters() if weight.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
@@ -25,15 +25,17 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
 
 
 class ImageGradients:
-    """Collects the gradient of losses at images, then sends it through the generator in one pass.
+    """Accumulates gradients of several losses at detached images, then runs one backward pass of the generator.
+
+    The graph of each loss is freed before the next one is built, which saves memory.
 
     Args:
-        images: the generator's images, with their graph.
-        scale: multiplies a loss before its backward pass.
+        images: generated images with their graph.
+        scale: scales a loss before its backward pass.
 
     Attributes:
-        leaves: the images without their graph: losses are computed of these.
-        losses: the terms so far, detached; of one name their sum.
+        leaves: detached images to compute the losses from.
+        losses: detached terms so far; terms of the same name are summed.
     """
 
     def __init__(self, images: Sequence[Tensor], scale: Callable[[Tensor], Tensor]) -> None:
@@ -42,17 +44,17 @@ class ImageGradients:
         self.losses: dict[str, Tensor] = {}
 
     def record(self, losses: Mapping[str, Tensor]) -> None:
-        """Add terms to `losses`."""
+        """Add detached terms to `losses`."""
         for name, value in losses.items():
             self.losses[name] = self.losses[name] + value.detach() if name in self.losses else value.detach()
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
-        """Send the sum of terms back to the leaves, which frees their graph."""
+        """Backpropagate the sum of terms to the leaves and free its graph."""
         self.record(losses)
         self.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
 
     def flush(self, losses: Mapping[str, Tensor]) -> None:
-        """Send what the leaves collected through the generator, and further terms with it."""
+        """Backpropagate the leaves' gradients, and further terms, through the generator in one pass."""
         self.record(losses)
         ends = [self.scale(value) for value in losses.values()]
         torch.autograd.backward([*self.images, *ends], [*(leaf.grad for leaf in self.leaves), *(None for _ in ends)])

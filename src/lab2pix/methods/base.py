@@ -1,7 +1,7 @@
-"""The contract between a method and everything that trains, saves and samples it.
+"""Method interface: the contract with code that trains, saves and samples a method.
 
-A method is one file: its settings (`Config`), its networks, and one function per optimizer step (`Phase`) that fills
-gradients. The training loop owns the rest: optimizers, precision, accumulation, processes, averages, checkpoints.
+A method is one file with its settings (`Config`), its networks, and one backward function per phase of a step
+(`Phase`). The training loop owns the rest: optimizers, precision, accumulation, processes, EMA and checkpoints.
 """
 
 from __future__ import annotations
@@ -40,49 +40,49 @@ __all__ = [
 ]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-"""Data type of the forward passes, by the name that `train.precision` has for it."""
+"""Dtype of forward passes, by value of `train.precision`."""
 
 Losses = dict[str, Tensor]
-"""Named terms of one phase's loss, weighted as they enter its sum: detached scalars on the training device."""
+"""Weighted loss terms of one phase by name: detached scalars on the training device."""
 
 
 class RandomSource:
-    """Random draws of a step beyond its noise: more noise, mirroring, masks, pools.
+    """Random numbers of a step in addition to its noise, such as further noise, flips, masks and image pools.
 
-    They come from torch's global generators, which the loop seeds before each step. A parity test replays recorded
-    draws through a subclass.
+    They come from torch's global generators, which the loop seeds before each step. Parity tests replay recorded
+    numbers through a subclass.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
     def normal(self, *shape: int) -> Tensor:
-        """Return float32 draws from N(0, 1)."""
+        """Return float32 samples of N(0, 1)."""
         return torch.randn(shape, device=self.device)
 
     def uniform(self, *shape: int) -> Tensor:
-        """Return float32 draws from [0, 1)."""
+        """Return float32 samples of U[0, 1)."""
         return torch.rand(shape, device=self.device)
 
     def permutation(self, count: int) -> Tensor:
-        """Return the numbers from 0 to `count - 1` in random order, int64."""
+        """Return a random permutation of 0 to `count - 1`, int64."""
         return torch.randperm(count, device=self.device)
 
 
 @dataclass(frozen=True)
 class StepContext:
-    """How a phase runs its passes; the defaults are float32, one micro-batch, the first step.
+    """Context of a phase's forward and backward passes; the defaults are float32, one micro-batch, the first step.
 
     Attributes:
-        autocast: opens a context for forward passes in the run's precision.
-        scale: multiplies a loss before its backward pass (accumulation, fp16 loss scaling). A gradient penalty's
-            inner gradient is taken without it.
-        progress: where in the run the step is.
-        cache: of one micro-batch, handed from phase to phase and dropped after the step. It may hold tensors with
-            their graph: then every micro-batch's graph is kept until the later phase, so a method whose later phase
-            needs the graph keeps it where `micro_batches` is 1 and computes the pass again otherwise.
-        micro_batches: how many micro-batches the step has.
-        random: draws beyond the noise.
+        autocast: returns a context manager for forward passes in the run's precision.
+        scale: scales a loss before its backward pass (accumulation, fp16 loss scaling). Do not apply it to the inner
+            gradient of a gradient penalty.
+        progress: position of the step in the run.
+        cache: values of one micro-batch, passed from phase to phase and cleared after the step. Tensors in it can have
+            a graph, but the graphs of all micro-batches then stay in memory until the later phase: keep a graph only
+            if `micro_batches` is 1, and recompute the pass otherwise.
+        micro_batches: number of micro-batches in the step.
+        random: random numbers in addition to the noise.
     """
 
     autocast: Callable[[], AbstractContextManager[Any]] = field(default=nullcontext)
@@ -94,27 +94,27 @@ class StepContext:
 
 
 def always(progress: Progress) -> bool:
-    """Return true: a phase of every step."""
+    """Run a phase in every step."""
     return True
 
 
 def every(interval: int) -> Callable[[Progress], bool]:
-    """Return a test that is true at each `interval`-th step, first at step `interval - 1` (counted from 0)."""
+    """Run a phase in every `interval`-th step, first in step `interval - 1` (from 0)."""
     return lambda progress: (progress.step + 1) % interval == 0
 
 
 @dataclass(frozen=True)
 class OptimizerSpec:
-    """An Adam optimizer.
+    """Specification of an Adam optimizer.
 
     Attributes:
-        networks: keys of `Method.networks` whose parameters it updates, in this order. Parameters without
-            `requires_grad` are left out: so a method declares those that never get a gradient.
+        networks: keys of `Method.networks` whose parameters it updates, in this order. Parameters with
+            `requires_grad=False` are left out; this is how a method declares those that never get a gradient.
         lr: learning rate before the schedule.
-        betas: decay rates of Adam's two averages.
-        weight_decay: L2 term that is added to the gradient.
+        betas: decay rates of Adam's moment estimates.
+        weight_decay: L2 penalty added to the gradient.
         schedule: factor of the learning rate.
-        pattern: regular expression that a parameter's name within `networks` starts with; "" for all.
+        pattern: regular expression matched at the start of parameter names within `networks`; "" for all.
     """
 
     networks: tuple[str, ...]
@@ -127,20 +127,20 @@ class OptimizerSpec:
 
 @dataclass(frozen=True)
 class Phase:
-    """One backward pass and the optimizers that step after it.
+    """A backward pass and the optimizers that step after it.
 
-    The loop runs phases in their order. For each it calls `backward` once per micro-batch, averages the gradients over
-    processes, checks that all losses are finite, lets the optimizers step, and drops all gradients. `backward` may pass
-    through any network as often as it likes: networks are not wrapped. Networks that it only reads stay frozen
-    (`frozen`), so that no gradient is computed in vain.
+    The loop runs phases in order. For each it calls `backward` once per micro-batch, averages the gradients over
+    processes, checks that all losses are finite, steps the optimizers, and clears all gradients. `backward` can run any
+    network any number of times, as networks are not wrapped. Networks that are not updated should be frozen
+    (`backprop.frozen`), so that no unused gradients are computed.
 
     Attributes:
-        name: of its losses in the log; unique within the method.
-        backward: fills gradients for one micro-batch, given the batch, its noise (None where `Sampling` has none) and
-            the context; returns the loss terms, detached.
+        name: prefix of its losses in the log; unique within the method.
+        backward: fills gradients for one micro-batch, given the batch, its noise (None if `Sampling` has none) and
+            the context; returns the detached loss terms.
         optimizers: keys of `Method.optimizers`.
-        when: whether the phase is part of a step. Together with several optimizers over the same parameters it makes
-            stages in time: an optimizer that has not stepped yet is a fresh one.
+        when: whether the phase runs in a step. With several optimizers over the same parameters this gives training
+            stages; each optimizer starts with a fresh state.
     """
 
     name: str
@@ -151,11 +151,11 @@ class Phase:
 
 @dataclass(frozen=True)
 class Averaging:
-    """How the moving average of a network's weights is kept, where `train.ema_decay` is set.
+    """Exponential moving average (EMA) of a network's weights, used if `train.ema_decay` is set.
 
     Attributes:
-        buffers: batch statistics and singular vectors are the network's (`copy`), or averaged like weights.
-        warmup: early steps keep less of the average, so that the first weights fade.
+        buffers: whether buffers (batch statistics, singular vectors) are copied from the network or averaged, too.
+        warmup: use a smaller decay in early steps, so that initial weights are forgotten.
     """
 
     buffers: Literal["copy", "average"] = "copy"
@@ -163,27 +163,27 @@ class Averaging:
 
 
 class Method(ABC):
-    """Networks, what they minimize, and how images are sampled.
+    """Base class of methods: networks, losses, and sampling.
 
     Args:
-        config: the run, an instance of `Config`.
-        label_space: what class ids mean.
-        pretrained: false leaves frozen feature extractors at random weights.
+        config: configuration of the run, an instance of `Config`.
+        label_space: label space of the class ids.
+        pretrained: whether to load pretrained weights of frozen feature extractors; otherwise they are random.
 
     Attributes:
-        networks: what is trained and saved, by name; the names are prefixes in a checkpoint. All parameters exist
-            after construction; widths that depend on features are read off a pass of zeros.
-        sampling: how images are made.
+        networks: networks to train and save, by name; names are prefixes in checkpoints. All parameters must exist
+            after construction: infer widths that depend on features from a forward pass of zeros.
+        sampling: how images are generated.
     """
 
     name: ClassVar[str]
     Config: ClassVar[type[RunConfig]]
     paired: ClassVar[bool] = True
-    """Whether each input comes with its own image; otherwise they meet at random."""
+    """Whether training uses pairs of input and image; otherwise images are random."""
     averaged: ClassVar[Mapping[str, Averaging]] = {"generator": Averaging()}
-    """Networks whose moving average is kept where `train.ema_decay` is set."""
+    """Networks with an EMA of their weights if `train.ema_decay` is set."""
     plain_networks: ClassVar[tuple[str, ...]] = ()
-    """Networks that a gradient penalty differentiates twice: they are neither accelerated nor compiled."""
+    """Networks under a gradient penalty (differentiated twice): they are neither accelerated nor compiled."""
 
     networks: Mapping[str, nn.Module]
 
@@ -198,28 +198,28 @@ class Method(ABC):
     @classmethod
     @abstractmethod
     def build_sampling(cls, config: Any, label_space: LabelSpace) -> Sampling:
-        """Return how a configured method samples, without its networks."""
+        """Return the sampling of a configuration, without building networks."""
 
     @classmethod
     @abstractmethod
     def build_generator(cls, config: Any, label_space: LabelSpace) -> nn.Module:
-        """Return what samples, with initial weights; its state dict is the exported model."""
+        """Return the generator with initial weights; its state dict is the exported model."""
 
     def sampling_generator(self, networks: Mapping[str, nn.Module]) -> nn.Module:
-        """Return the module of `build_generator` over the weights of trained or averaged networks."""
+        """Return the module that corresponds to `build_generator`, from trained or averaged networks."""
         return networks["generator"]
 
     @property
     def refresh_batches(self) -> int:
-        """How many training batches `refresh` is given before the generator is scored or saved; 0: it is not called."""
+        """Number of training batches for `refresh` before the generator is scored or saved; 0: it is not called."""
         return 0
 
     def refresh(self, generator: nn.Module, batches: Iterable[tuple[Batch, Tensor | None]]) -> None:
-        """Estimate again what weights alone do not say: batch statistics, cluster centers.
+        """Re-estimate state that is not trained, such as batch statistics or cluster centers.
 
         Args:
-            generator: a copy that is scored or saved and then dropped; training goes on without the change.
-            batches: the same training batches each time, with their noise.
+            generator: temporary copy to be scored or saved; training does not see the change.
+            batches: training batches with their noise, the same in each call.
         """
         raise NotImplementedError
 
@@ -237,23 +237,23 @@ class Method(ABC):
 
     @property
     def compile_targets(self) -> Sequence[nn.Module]:
-        """The modules that `train.compile` compiles, each as a program of its own."""
+        """The modules that `train.compile` compiles separately."""
         return [network for name, network in self.networks.items() if name not in self.plain_networks]
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
-        """Move networks, and whatever else passes need, to a device."""
+        """Move networks and other modules and tensors of the method to a device."""
         for network in self.networks.values():
             network.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
 
     def extra_state(self) -> dict[str, Tensor]:
-        """Return what the next step depends on beside weights and optimizers, such as image pools; of this process."""
+        """Return further state of this process that training depends on, such as image pools."""
         return {}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
         """Restore what `extra_state` returned.
 
         Raises:
-            CheckpointError: the state is of something else.
+            CheckpointError: the state does not match the method.
         """
         if state:
             raise CheckpointError(f"method '{self.name}' keeps no further state, but there is {', '.join(state)}")
@@ -262,7 +262,7 @@ class Method(ABC):
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """What `validation_scores` will return."""
+        """Names of the scores that `validation_scores` returns."""
         return ()
 
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
@@ -270,19 +270,19 @@ class Method(ABC):
         return {}
 
     def feature_networks(self) -> Mapping[str, str]:
-        """Return the feature networks that losses look through, with the settings that name them."""
+        """Return the feature networks of the losses, by the setting that names them."""
         return {}
 
     # --- checkpoints and vector files of other programs -------------------------------------------------------------
 
     @classmethod
     def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
-        """Return the other programs' checkpoints that `lab2pix convert` turns into this method's, by name."""
+        """Return the checkpoint formats of other programs that `lab2pix convert` supports, by name."""
         return {}
 
     @classmethod
     def reads_vectors(cls, vectors: Vectors) -> bool:
-        """Return whether a vector file is of this method: whether its `system` begins with the method's name."""
+        """Return whether a vector file belongs to this method: whether the first word of `system` is its name."""
         words = str(vectors.values.get("system", "")).lower().split()
         return words[:1] == [cls.name]
 
@@ -291,7 +291,7 @@ class Method(ABC):
         """Yield a row per recorded output of a vector file.
 
         Args:
-            vectors: the file's content.
-            fast: compare accelerated or fused networks, where there are any.
+            vectors: content of the vector file.
+            fast: whether to compare accelerated or fused networks, if supported.
         """
         yield failure("system", f"method '{cls.name}' reads no vector files")

@@ -1,4 +1,4 @@
-"""CycleGAN: unpaired image-to-image translation that can be undone (Zhu et al., ICCV 2017)."""
+"""CycleGAN: unpaired image-to-image translation with cycle consistency (Zhu et al., ICCV 2017)."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = ["CycleGAN", "CycleGANConfig"]
 
 
 class CycleGANGeneratorConfig(GeneratorConfig):
-    """Both generators."""
+    """Both generators G and F."""
 
     network: Literal["unet", "resnet"] = Field("resnet", description="U-Net, or residual blocks as published.")
     depth: int = Field(
@@ -56,7 +56,7 @@ class CycleGANDiscriminatorConfig(DiscriminatorConfig):
 
 
 class CycleGANLossConfig(Section):
-    """The loss terms and their weights. A is the input's domain, B the images'."""
+    """Loss terms and weights. A is the domain of inputs, B the domain of images."""
 
     adversarial: GanMode = Field(
         "lsgan", description="Least squares, cross entropy (vanilla), or the mean (wgangp, without a penalty)."
@@ -82,10 +82,10 @@ class CycleGANConfig(PatchGANConfig):
 
 
 class CycleGAN(PatchAdversarialMethod):
-    """Generators G: A to B and F: B to A, each judged by a discriminator, and together by what comes back.
+    """CycleGAN: generators G: A to B and F: B to A with one discriminator each, and a cycle-consistency loss.
 
-    A is what images are made from (label maps, line drawings, images), B the images. In a step both generators learn
-    together, then both discriminators, from images of before that update and from the pools.
+    A is the domain of inputs (label maps, line drawings or source images), B the domain of images. Each step updates
+    both generators, then both discriminators on the images generated before that update and on the image pools.
     """
 
     name: ClassVar[str] = "cyclegan"
@@ -118,12 +118,12 @@ class CycleGAN(PatchAdversarialMethod):
 
     @classmethod
     def build_sampling(cls, config: CycleGANConfig, label_space: LabelSpace) -> Sampling:
-        """Return how images are sampled: one per input, in evaluation mode."""
+        """Return the sampling: one image per input, in eval mode."""
         return Sampling(cls.build_condition(config, label_space), size_multiple=size_multiple(config.generator))
 
     @classmethod
     def build_generator(cls, config: CycleGANConfig, label_space: LabelSpace) -> nn.Module:
-        """Return G, which draws images from the input."""
+        """Return G, from inputs to images."""
         return build_translator(config.generator, cls.build_condition(config, label_space).channels, 3)
 
     def sampling_generator(self, networks: Mapping[str, nn.Module]) -> nn.Module:
@@ -132,7 +132,7 @@ class CycleGAN(PatchAdversarialMethod):
 
     @property
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """Adam for both generators, and for both discriminators."""
+        """One Adam optimizer for both generators, and one for both discriminators."""
         settings = self.config.optimizer
         return {
             "generators": self.optimizer(settings.generator_lr, "generator_a", "generator_b"),
@@ -141,18 +141,18 @@ class CycleGAN(PatchAdversarialMethod):
 
     @property
     def phases(self) -> Sequence[Phase]:
-        """The generators' step, then the discriminators'."""
+        """The generator phase, then the discriminator phase."""
         return (
             Phase("generators", self.generators_backward, ("generators",)),
             Phase("discriminators", self.discriminators_backward, ("discriminators",)),
         )
 
     def generators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Translate both domains there and back, and judge the translations.
+        """Backpropagate the adversarial, cycle-consistency and identity losses of both generators.
 
         Returns:
-            `adversarial_a`, `cycle_a` of what began in A, `adversarial_b`, `cycle_b` of what began in B, and
-            `identity_a`, `identity_b` of G and F where the weight is not 0.
+            `adversarial_a`, `cycle_a` of the cycle from A; `adversarial_b`, `cycle_b` of the cycle from B; and
+            `identity_a`, `identity_b` of G and F if their weight is not 0.
         """
         loss, (g, f, judge_b, judge_a) = self.config.loss, self.networks.values()
         a, b = self.sampling.condition(batch), require_images(batch)
@@ -176,7 +176,7 @@ class CycleGAN(PatchAdversarialMethod):
         return self.backward(losses, context)
 
     def discriminators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Teach each discriminator real images of its domain and fakes from its pool; each term is halved."""
+        """Backpropagate the halved discriminator losses on real images and on generated ones from the pools."""
         real = {"b": require_images(batch), "a": self.sampling.condition(batch)}
         losses: Losses = {}
         for domain, judge in (("b", "discriminator_a"), ("a", "discriminator_b")):
@@ -188,7 +188,7 @@ class CycleGAN(PatchAdversarialMethod):
         return self.backward(losses, context)
 
     def extra_state(self) -> dict[str, Tensor]:
-        """Return the images of both pools."""
+        """Return the images in both pools."""
         return {f"pool_{domain}": pool.state() for domain, pool in self.pools.items()}
 
     def load_extra_state(self, state: Mapping[str, Tensor]) -> None:
@@ -207,19 +207,19 @@ class CycleGAN(PatchAdversarialMethod):
 
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
-        """Return `cycle`, the mean absolute difference of the input from what F makes of the generated images."""
+        """Return `cycle`, the mean absolute difference between the input and F of the generated images."""
         return {"cycle": _distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
 
     # --- other programs ---------------------------------------------------------------------------------------------
 
     @classmethod
     def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
-        """Return the authors' ResNet generator."""
+        """Return the format of the authors' ResNet generator."""
         return {"cyclegan": cls.checkpoint_format(r"model\.10\.conv_block\.1\.weight")}
 
     @classmethod
     def vector_settings(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the loss section of a recording."""
+        """Return the section `loss` of a recording."""
         names = {"cycle_a": "lambda_A", "cycle_b": "lambda_B", "identity": "lambda_identity"}
         weights = {name: recorded[theirs] for name, theirs in names.items()}
         pool_size = recorded.get("pool_size", 50)
@@ -247,7 +247,7 @@ class CycleGAN(PatchAdversarialMethod):
 
     @classmethod
     def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> StepAnswers:
-        """Add what the pool answers to the recorded queries."""
+        """Add the image pool's results for the recorded queries."""
         answers = super().vector_answers(vectors, fast=fast)
         if trace := vectors.values.get("pool_trace"):
             pool, draws = ImagePool(trace["pool_size"]), _PythonDraws(trace["seed"], trace["pool_size"])
@@ -263,14 +263,14 @@ def _distance(images: Tensor, others: Tensor) -> Tensor:
 
 
 class _PythonDraws(RandomSource):
-    """The pool's draws as the authors' code makes them: by Python's random numbers, a place only where it is needed."""
+    """Random numbers of the pool as in the authors' code: Python's `random`, with an index only if it is needed."""
 
     def __init__(self, seed: int, pool_size: int) -> None:
         super().__init__()
         self._random, self._size = random.Random(seed), pool_size
 
     def uniform(self, *shape: int) -> Tensor:
-        """Return the next chance, and where it exceeds 1/2 the place of an image as a part of the pool."""
+        """Return the next probability and, if it exceeds 1/2, the image index as a fraction of the pool size."""
         chance = self._random.uniform(0, 1)
         place = self._random.randint(0, self._size - 1) if chance > 0.5 else 0
         return torch.tensor([chance, (place + 0.5) / self._size], dtype=torch.float64)

@@ -39,7 +39,7 @@ _SOURCES: dict[str, _Source] = {
         WeightsFile(
             "vgg19-16x",
             "5SE.pth",
-            # As its authors publish it, and the same tensors as safetensors.
+            # The published .pth file, and the same tensors as safetensors.
             (
                 "9417c34d0d8d621bc6af78be745f1b8d30f5f210efa01e50655c60eb3770816b",
                 "c73fed0af02eb0fc0c10755e70942011689542ab5ce2a91c6226cb46aaf894da",
@@ -64,7 +64,7 @@ _SOURCES: dict[str, _Source] = {
 
 
 def backbone_names() -> list[str]:
-    """Return the names of the known backbones."""
+    """Return the names of all backbones."""
     return sorted(_SOURCES)
 
 
@@ -73,12 +73,12 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
 
     Args:
         name: `vgg16`, `vgg19`, `vgg19-16x`, `efficientnet-lite0` or `efficientnet-lite1`.
-        weights: its weights file; else the torch hub cache (downloaded where missing), or the package's own.
-        pretrained: false leaves the network at random weights and reads nothing.
+        weights: weights file; None: the torch hub cache (downloaded if missing) or a Python package.
+        pretrained: whether to load weights; otherwise they are random.
 
     Raises:
         ConfigError: there is no such backbone.
-        WeightsError: the file is missing and cannot be had, has another hash than the published one, or does not fit.
+        WeightsError: the file is missing and cannot be downloaded, has the wrong hash, or does not fit.
     """
     if name not in _SOURCES:
         raise ConfigError(f"no backbone is called '{name}'{did_you_mean(name, _SOURCES)}")
@@ -89,17 +89,17 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
     backbone = network()
     try:
         backbone.load_weights(read_weights(file))
-    except Exception as error:  # an unpickler answers junk with whatever it trips over
+    except Exception as error:  # unpickling a damaged file can raise anything
         raise WeightsError(f"{file} holds no weights of {name}; put {source.file} in its place") from error
     return backbone
 
 
 @dataclass(frozen=True)
 class Features:
-    """What the backbones see in one image.
+    """Backbone features of a batch of images.
 
     Attributes:
-        discriminator: features for the perceptual branch (3.2.1), 1/8, 1/16, 1/32 of the size, as many as asked for.
+        discriminator: features for the perceptual branch (3.2.1) at 1/8, 1/16, 1/32 of the size, as many as requested.
         perceptual: five features for the perceptual loss (Eq. 28), or none.
         consistency: five features for image consistency (Eq. 18), or none.
     """
@@ -110,7 +110,7 @@ class Features:
 
 
 class BackboneConfig(Section):
-    """Frozen feature extractors; one in memory per name."""
+    """Frozen feature extractors; each network is loaded once."""
 
     discriminator: BackboneName = Field("vgg16", description="Network of the perceptual branch.")
     perceptual: BackboneName = Field(
@@ -122,19 +122,19 @@ class BackboneConfig(Section):
 
 
 class FeatureExtractors(nn.Module):
-    """The backbones of a run; where both uses name the same network and normalization, one pass serves both.
+    """Frozen backbones of a run, shared by discriminators and losses.
 
     Args:
-        settings: the networks.
-        levels: the most discriminator features that are asked for; 0 where no discriminator uses them.
+        settings: names and weights of the networks.
+        levels: maximum number of discriminator features; 0: discriminators use none.
         losses: whether a loss uses features.
-        normalize_discriminator: whether images are normalized as ImageNet's for the perceptual branch.
-        normalize: the same for losses.
-        first_layers: whether image consistency takes the first convolution of each stage, not the second.
-        pretrained: false leaves the networks at random weights.
+        normalize_discriminator: whether to normalize images, as in the pretraining, for the perceptual branch.
+        normalize: whether to normalize images for the losses.
+        first_layers: whether image consistency uses the first convolution of each stage, not the second.
+        pretrained: whether to load pretrained weights; otherwise they are random.
 
     Attributes:
-        shared: whether one pass of one network serves both uses.
+        shared: whether both uses have the same network and normalization, so that one forward pass serves both.
     """
 
     def __init__(
@@ -173,13 +173,13 @@ class FeatureExtractors(nn.Module):
         return network
 
     def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Features:
-        """Look at `[N, 3, H, W]` images in [-1, 1].
+        """Extract features.
 
         Args:
-            image: the images; each network normalizes them as in its training, unless the setting of the use says no.
-            levels: how many features for the perceptual branch.
-            perceptual: whether to return the five of the perceptual loss.
-            consistency: whether to return the five of image consistency.
+            image: `[N, 3, H, W]` in [-1, 1]; normalization, if enabled for the use, is part of the extraction.
+            levels: number of features for the perceptual branch.
+            perceptual: whether to return the five features of the perceptual loss.
+            consistency: whether to return the five features of image consistency.
         """
         if not (levels or perceptual or consistency):
             return Features()
@@ -200,7 +200,7 @@ class FeatureExtractors(nn.Module):
     def _extract(
         self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool
     ) -> Features:
-        """Run one network once."""
+        """Extract features in one forward pass of a network."""
         first = consistency and self.first_layers
         network = self._network(name)
         seen = network(

@@ -1,4 +1,4 @@
-"""The adversarial loss over scales and levels (3.2) that Lab2Pix-V1 and V2 share: settings, networks, D's half step."""
+"""Hierarchical GAN (3.2), the base of Lab2Pix-V1 and V2: settings, networks, and the discriminator phase."""
 
 from __future__ import annotations
 
@@ -47,19 +47,18 @@ __all__ = [
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 _FINEST_STRIDE = 32
-"""Level 3 of the largest hierarchical discriminator, level 2 of the next and level 1 of the third (3.2.1) all see a
-1/32 of the image's side."""
+"""Stride of level 3 of the largest hierarchical discriminator, level 2 of the next and level 1 of the third (3.2.1)."""
 
 
 class GlobalEncoderConfig(Section):
-    """The encoder of the global feature in DG-Norm (Eq. 2)."""
+    """Global encoder of DG-Norm (Eq. 2)."""
 
     width: int = Field(64, ge=1, description="Channels of the first convolution; they double with each stride.")
     max_width: int = Field(512, ge=1, description="The most channels any of its convolutions has.")
 
 
 class GeneratorConfig(Section):
-    """The generator (3.1, 4.2.1)."""
+    """Generator (3.1, 4.2.1)."""
 
     width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
     num_upsamples: Literal[5, 6, 7] = Field(
@@ -77,7 +76,7 @@ class GeneratorConfig(Section):
 
 
 class DiscriminatorConfig(Section):
-    """The discriminators (3.2.1)."""
+    """Discriminators (3.2.1)."""
 
     kind: Literal["hierarchical", "patch"] = Field(
         "hierarchical", description="Hierarchical perceptual discriminators, or SPADE's PatchGANs."
@@ -88,7 +87,7 @@ class DiscriminatorConfig(Section):
 
 
 class AdversarialLossConfig(Section):
-    """The loss terms that both methods share, and their weights (Eq. 20, 31)."""
+    """Loss terms of both methods and their weights (Eq. 20, 31)."""
 
     variant: Literal["paper", "official"] = Field(
         "paper", description="How terms are reduced and images normalized: as in the paper, or as in the official code."
@@ -105,7 +104,7 @@ class AdversarialLossConfig(Section):
 
 
 class AdamConfig(Section):
-    """Adam, and how its learning rates fall (5.2)."""
+    """Adam and its learning-rate schedule (5.2)."""
 
     generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generator.")
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
@@ -117,7 +116,7 @@ class AdamConfig(Section):
 
 
 class GANTrainConfig(TrainConfig):
-    """How long, how many at once, and how exactly."""
+    """Training duration, batch size, precision and initialization."""
 
     gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
     init_gain: float | None = Field(
@@ -129,7 +128,7 @@ class GANTrainConfig(TrainConfig):
 
 
 class HierarchicalGANConfig(RunConfig):
-    """Settings that Lab2Pix-V1 and V2 share."""
+    """Settings common to Lab2Pix-V1 and V2."""
 
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -139,7 +138,7 @@ class HierarchicalGANConfig(RunConfig):
     train: GANTrainConfig = GANTrainConfig()
 
     def check_rules(self) -> None:
-        """Check that the image size fits generator and discriminators."""
+        """Check the image size against generator and discriminators."""
         size, multiple = self.data.size, 2**self.generator.num_upsamples
         least = 2 * _FINEST_STRIDE if self.discriminator.kind == "hierarchical" else 1
         nearest = self._nearest_size(least)
@@ -155,7 +154,7 @@ class HierarchicalGANConfig(RunConfig):
             )
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
-        """Check that batch norm has more than one value per channel at the first scale."""
+        """Check that batch norm at the first scale has more than one value per channel."""
         multiple = 2**self.generator.num_upsamples
         if samples == 1 and self.data.size == (multiple, multiple):
             raise ConfigError(
@@ -174,15 +173,16 @@ class HierarchicalGANConfig(RunConfig):
 
 @dataclass(frozen=True)
 class LossVariant:
-    """Where the paper and the official code differ.
+    """Differences between the paper and the official code.
 
     Attributes:
-        reduction: of the adversarial loss: weighted mean over levels and sum over scales (Eq. 24), or a running sum.
-        halved: half of D's real plus fake term (Eq. 25, 30), or their sum.
+        reduction: reduction of the adversarial loss: weighted mean over levels and sum over scales (Eq. 24), or a
+            running sum.
+        halved: whether D's real plus fake term is halved (Eq. 25, 30).
         sharpness_normalized: whether D's terms are divided by 1 + λ2.
-        foreground_per_image: each image weighed by its own mask (Eq. 14), or all by the batch's mean mask.
-        normalize: whether images are normalized as ImageNet's for the perceptual and the consistency loss.
-        normalize_discriminator: the same for the perceptual branch.
+        foreground_per_image: whether each image has its own foreground weights (Eq. 14), or the mean of the batch.
+        normalize: whether images are normalized for the perceptual and the consistency loss.
+        normalize_discriminator: whether images are normalized for the perceptual branch.
     """
 
     reduction: Literal["mean", "released"] = "mean"
@@ -197,7 +197,7 @@ class LossVariant:
 
 
 def generator_settings(config: HierarchicalGANConfig) -> GeneratorSettings:
-    """Return the settings that the generators of both methods share."""
+    """Return the settings common to the generators of both methods."""
     settings = config.generator
     stride = 2**settings.num_upsamples
     return GeneratorSettings(
@@ -217,7 +217,7 @@ def generator_settings(config: HierarchicalGANConfig) -> GeneratorSettings:
 def _build_discriminator(
     settings: DiscriminatorConfig, channels: int, backbone_channels: Sequence[int]
 ) -> MultiScaleDiscriminator:
-    """Return one discriminator per scale, largest image first: D3, D2 and, with three scales, D1."""
+    """Build one discriminator per scale, largest first: D3, D2 and, with three scales, D1."""
     widths = {"width": settings.width, "max_width": settings.max_width}
     if settings.kind == "hierarchical":
         return MultiScaleDiscriminator.hierarchical(channels, backbone_channels, scales=settings.scales, **widths)
@@ -225,7 +225,7 @@ def _build_discriminator(
 
 
 def init_weights(network: nn.Module, config: HierarchicalGANConfig, official: Callable[[nn.Module], None]) -> None:
-    """Draw a network's initial weights as the official code does, or as `train.init_gain` says."""
+    """Initialize weights as in the official code, or by Xavier with gain `train.init_gain` if it is set."""
     if config.train.init_gain is None:
         official(network)
     else:
@@ -234,7 +234,7 @@ def init_weights(network: nn.Module, config: HierarchicalGANConfig, official: Ca
 
 @contextmanager
 def frozen_parameters(network: nn.Module) -> Iterator[None]:
-    """Let gradients pass through a network without filling its own, and compute each normalized weight once."""
+    """Freeze a network within the context, and cache its parametrized (spectrally normalized) weights."""
     with frozen(network), parametrize.cached():
         yield
 
@@ -251,14 +251,14 @@ def require_images(batch: Batch) -> Tensor:
 
 @dataclass(frozen=True)
 class GeneratorOutputs:
-    """What the generator's phase hands to the discriminators'; without a graph.
+    """Detached results of the generator phase for the discriminator phase.
 
     Attributes:
-        conditions: label maps by scale, `[N, C, H/2^s, W/2^s]`; None where discriminators see images only.
+        conditions: label maps by scale, `[N, C, H/2^s, W/2^s]`; None for unconditional discriminators.
         generated, real: images by scale, `[N, 3, H/2^s, W/2^s]`.
-        generated_features: the backbone's features of the generated images, by scale.
-        real_features: those of the real ones; None where they have not been computed.
-        mask: foreground weights `[N, 1, H, W]`, or None where all pixels weigh the same.
+        generated_features: backbone features of the generated images, by scale.
+        real_features: backbone features of the real images, by scale; None if not computed yet.
+        mask: foreground weights `[N, 1, H, W]`; None for uniform weights.
     """
 
     conditions: list[Tensor] | None
@@ -270,21 +270,21 @@ class GeneratorOutputs:
 
 
 class HierarchicalGAN(Method):
-    """A generator against one discriminator per scale, which see features of a frozen backbone.
+    """GAN with one discriminator per scale on images and features of a frozen backbone.
 
-    A subclass puts "generator", and what learns with it, before "discriminator" in `networks`; its generator's phase
-    leaves `GeneratorOutputs` in the context's cache.
+    A subclass puts "generator", and networks trained with it, before "discriminator" in `networks`; its generator phase
+    stores `GeneratorOutputs` in the cache of the context.
 
     Args:
-        config: the run.
-        label_space: what class ids mean.
-        channels: width of the discriminators' input.
+        config: configuration of the run.
+        label_space: label space of the class ids.
+        channels: input channels of the discriminators.
         losses: whether a loss uses backbone features.
-        initialize: draws the discriminators' initial weights where `train.init_gain` is null.
-        masks_real: whether real and blurred images are weighed by the foreground mask too (V2), not only generated
+        initialize: initializes the discriminators if `train.init_gain` is null.
+        masks_real: whether the foreground mask also applies to real and blurred images (V2), or only to generated
             ones (V1, whose real images have no label map; Eq. 13).
-        first_layers: whether image consistency takes the first convolutions.
-        pretrained: false leaves the backbones at random weights.
+        first_layers: whether image consistency uses the first convolution of each stage.
+        pretrained: whether to load pretrained backbones; otherwise their weights are random.
     """
 
     variants: ClassVar[Mapping[str, LossVariant]]
@@ -303,7 +303,7 @@ class HierarchicalGAN(Method):
         pretrained: bool = True,
     ) -> None:
         super().__init__(config, label_space, pretrained=pretrained)
-        # Ids that the label space lacks are an error now, not at the first batch.
+        # Fail now, not at the first batch, if a background id is not in the label space.
         label_space.foreground(torch.zeros(1, 1, 1, dtype=torch.int64), config.loss.background_ids)
         self.variant = self.variants[config.loss.variant]
         self.feature_extractors = FeatureExtractors(
@@ -326,12 +326,12 @@ class HierarchicalGAN(Method):
             [max(1, self._num_feature_levels(scale)) for scale in range(self.scales)], self.variant.reduction
         )
         self.generator_term, self.real_term, self.fake_term = ADVERSARIAL_TERMS[config.loss.adversarial]
-        # Pixels without a class do not count where label maps are read back.
+        # Unknown pixels are ignored by the segmentation losses.
         self.ignored = label_space.num_classes if label_space.unknown_value is not None else None
 
     @property
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
-        """Adam for the generator and what learns with it, and Adam for the discriminators."""
+        """One Adam optimizer for the generator and networks trained with it, and one for the discriminators."""
         settings = self.config.optimizer
         schedule = linear_decay(settings.decay_fraction)
         learners = tuple(name for name in self.networks if name != "discriminator")
@@ -344,7 +344,7 @@ class HierarchicalGAN(Method):
 
     @property
     def phases(self) -> Sequence[Phase]:
-        """The generator's half of a step, then the discriminators'."""
+        """The generator phase, then the discriminator phase."""
         when = every(self.config.optimizer.discriminator_interval)
         return [
             Phase("generator", self.generator_backward, ("generator",)),
@@ -353,7 +353,7 @@ class HierarchicalGAN(Method):
 
     @property
     def compile_targets(self) -> Sequence[nn.Module]:
-        """The generator (its blocks where they are computed again), and each segmenter and discriminator."""
+        """The generator (its blocks with gradient checkpointing), and each segmenter and discriminator."""
         targets: list[nn.Module] = []
         for name, network in self.networks.items():
             parts: Any = network
@@ -365,7 +365,7 @@ class HierarchicalGAN(Method):
         return targets
 
     def to(self, device: torch.device, memory_format: torch.memory_format = torch.preserve_format) -> None:
-        """Move networks and frozen backbones to a device; backbones get the data type of the run's passes."""
+        """Move networks and backbones to a device; backbones are cast to `train.precision`."""
         super().to(device, memory_format)
         self.feature_extractors.to(device=device, memory_format=memory_format)  # type: ignore[call-overload]
         if self.config.train.precision != "fp32":
@@ -373,7 +373,7 @@ class HierarchicalGAN(Method):
         accelerate(self.feature_extractors, device)
 
     def feature_networks(self) -> Mapping[str, str]:
-        """Return the backbones in use, with the settings that name them."""
+        """Return the backbones in use, by the setting that names them."""
         settings, networks = self.config.backbone, self.feature_extractors
         used = {
             "backbone.discriminator": settings.discriminator if networks.discriminator_channels else None,
@@ -387,17 +387,17 @@ class HierarchicalGAN(Method):
 
     @abstractmethod
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Fill the gradients of the generator and of what learns with it."""
+        """Fill the gradients of the generator and of networks trained with it."""
 
     @abstractmethod
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Return the blurred photos by scale (Eq. 16, 30), given the sharp ones."""
 
     def discriminator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Discriminate generated, real and blurred images in one pass (Eq. 11-13, 16; for V2 Eq. 25-27, 30).
+        """Backpropagate the loss on generated, real and blurred images (Eq. 11-13, 16; V2: Eq. 25-27, 30).
 
         Returns:
-            `real`, `fake` and, with λ2 > 0, `sharpness`: the terms as they enter the sum.
+            Weighted terms `real`, `fake` and, with λ2 > 0, `sharpness`.
         """
         outputs: GeneratorOutputs = context.cache["outputs"]
         images = [outputs.generated, outputs.real]
@@ -424,7 +424,7 @@ class HierarchicalGAN(Method):
         return {name: value.detach() for name, value in losses.items()}
 
     def _discriminator_terms(self, groups: list[list[list[Tensor]]], mask: Tensor | None, sharpness: float) -> Losses:
-        """Return the weighted terms of real and fake images, and of sharpness (Eq. 11-13, 16; for V2 Eq. 25-27, 30)."""
+        """Return the weighted real, fake and sharpness terms (Eq. 11-13, 16; V2: Eq. 25-27, 30)."""
         share = 0.5 if self.variant.halved else 1.0
         if self.variant.sharpness_normalized:
             share /= 1 + sharpness
@@ -439,12 +439,12 @@ class HierarchicalGAN(Method):
         return terms
 
     def _sharpness(self, context: StepContext) -> float:
-        """Return λ2 at this step."""
+        """Return the scheduled weight λ2 of the sharpness loss."""
         loss = self.config.loss
         return loss.sharpness * (context.progress.fraction if loss.sharpness_schedule == "rising" else 1.0)
 
     def _extract_features(self, images: Sequence[Tensor], context: StepContext) -> list[list[Tensor]]:
-        """Return the perceptual branches' features of images by scale, without a graph."""
+        """Return detached features for the perceptual branches, by scale."""
         with torch.no_grad(), context.autocast():
             return [
                 self.feature_extractors(image, levels=self._num_feature_levels(scale)).discriminator
@@ -454,7 +454,7 @@ class HierarchicalGAN(Method):
     def _extract_features_batched(
         self, groups: Sequence[Sequence[Tensor]], context: StepContext
     ) -> list[list[list[Tensor]]]:
-        """Return what `_extract_features` does for groups of images, in one pass."""
+        """Same as `_extract_features` for several groups of images, in one forward pass per scale."""
         found = self._extract_features([torch.cat(images) for images in zip(*groups, strict=True)], context)
         return [
             [[feature.chunk(len(groups))[index] for feature in features] for features in found]
@@ -462,7 +462,7 @@ class HierarchicalGAN(Method):
         ]
 
     def _num_feature_levels(self, scale: int) -> int:
-        """Return how many backbone features a scale's discriminator takes; 0 where there is none."""
+        """Return the number of backbone features for the discriminator of a scale; 0 if it uses none."""
         return 3 - scale if self.config.discriminator.kind == "hierarchical" and scale < self.scales else 0
 
     @staticmethod
@@ -470,14 +470,14 @@ class HierarchicalGAN(Method):
         return image if outputs.conditions is None else torch.cat([outputs.conditions[scale], image], 1)
 
     def _discriminate(self, scale: int, image: Tensor, features: list[Tensor]) -> ScaleOutput:
-        """Return one scale's discriminator's answer to an image, with its label map before it in V2 (Eq. 8, 22)."""
+        """Run the discriminator of one scale; in V2 the input is label map and image (Eq. 8, 22)."""
         discriminators = self.networks["discriminator"]
         assert isinstance(discriminators, MultiScaleDiscriminator)
         output: ScaleOutput = discriminators.networks[scale](image, features)
         return output
 
     def _mask(self, batch: Batch) -> Tensor | None:
-        """Return the foreground weights of Eq. 9, or None where the rate makes them all one."""
+        """Return the foreground weights of Eq. 9, or None if the rate is 1."""
         loss = self.config.loss
         if loss.foreground_rate == 1:
             return None

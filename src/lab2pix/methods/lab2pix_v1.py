@@ -1,4 +1,4 @@
-"""Lab2Pix-V1: unpaired learning (4.1); with other settings, every step of the unpaired ablation (5.4)."""
+"""Lab2Pix-V1: unpaired label-to-image synthesis (4.1), including every step of the unpaired ablation (5.4)."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ __all__ = ["Lab2PixV1", "Lab2PixV1Config"]
 
 
 class OfficialConfig(Section):
-    """What the official code's generator has besides."""
+    """Further settings of the official code's generator."""
 
     norm: Literal["batch", "instance"] = "instance"
     start_size: tuple[int, int] = (2, 4)
 
 
 class V1GeneratorConfig(GeneratorConfig):
-    """The generator (3.1)."""
+    """Generator (3.1)."""
 
     encoder: Literal["semantic", "sketch"] = Field(
         "semantic", description="The adaptive label encoder (3.1.1): for classes, or for line drawings."
@@ -86,7 +86,7 @@ class V1GeneratorConfig(GeneratorConfig):
 
 
 class SegmenterConfig(Section):
-    """The ICNets that segment the generated images (4.1.2)."""
+    """ICNet segmenters of the generated images (4.1.2)."""
 
     width: int = Field(32, ge=4, description="Channels of the first convolutions; the last stage has 32 times as many.")
     blocks: tuple[
@@ -98,7 +98,7 @@ class SegmenterConfig(Section):
 
 
 class V1LossConfig(AdversarialLossConfig):
-    """The loss terms and their weights (Eq. 20)."""
+    """Loss terms and weights (Eq. 20)."""
 
     consistency: float = Field(0.0, ge=0, description="λ3: weight of image consistency (Eq. 18); 0: off.")
     diversity: float = Field(
@@ -128,7 +128,7 @@ class Lab2PixV1Config(HierarchicalGANConfig):
     optimizer: AdamConfig = AdamConfig()
 
     def check_rules(self) -> None:
-        """Check outputs, losses, encoder and data against each other, and the image size."""
+        """Check outputs, losses, encoder, data and image size against each other."""
         if self.generator.official is not None:
             raise ConfigError("generator.official is a converted network, which is not trained; leave it out")
         if self.loss.consistency > 0 and not self.generator.progressive:
@@ -150,7 +150,7 @@ class Lab2PixV1Config(HierarchicalGANConfig):
         super().check_rules()
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
-        """Check that mode seeking has two images of one label map."""
+        """Check that the diversity loss (mode seeking) has two images per label map."""
         super().check_samples_per_pass(samples, advice)
         if self.loss.diversity > 0 and samples < 2:
             raise ConfigError(
@@ -160,7 +160,7 @@ class Lab2PixV1Config(HierarchicalGANConfig):
             )
 
     def _check_encoder(self) -> None:
-        """Check that encoder, label space and format all mean classes, or all mean lines."""
+        """Check that encoder, label space and format agree on classes or line drawings."""
         data, generator = self.data, self.generator
         if generator.encoder == "semantic":
             if data.format == "sketch" or data.label_space == "sketch":
@@ -193,11 +193,11 @@ class Lab2PixV1Config(HierarchicalGANConfig):
 
 @dataclass(frozen=True)
 class V1LossVariant(LossVariant):
-    """Where the paper and the official code differ.
+    """Differences between the paper and the official code.
 
     Attributes:
-        consistency: squared L2 norm per image, which helped where the plain norm of Eq. 18 did not, or the mean square.
-        first_layers: image consistency on the first convolution of each stage, or on the second (Eq. 18).
+        consistency: squared L2 norm per image (works better than the plain norm of Eq. 18), or mean square.
+        first_layers: whether image consistency uses the first convolution of each stage, or the second (Eq. 18).
     """
 
     consistency: Literal["squared", "mean-square"] = "squared"
@@ -207,34 +207,34 @@ class V1LossVariant(LossVariant):
 # --- the method -----------------------------------------------------------------------------------------------------
 
 CYCLE_WARMUP_FACTOR = 1000.0
-"""How many times larger λ4 is after its warm-up than at the first step."""
+"""Ratio of λ4 after its warm-up to λ4 at the first step."""
 
 
 def downsample2x(image: Tensor) -> Tensor:
-    """Halve `[N, C, H, W]` by the average of four: P_2 of Eq. 18, and how real images get their smaller forms."""
+    """Downsample `[N, C, H, W]` by 2x2 average pooling: P_2 of Eq. 18, and the pyramid of real images."""
     return F.avg_pool2d(image, 2)
 
 
 def num_diversity_pairs(count: int) -> int:
-    """Return how many label maps of a batch are drawn twice, in place of as many others: a quarter of it."""
+    """Return the number of label maps in a batch that are used twice for the diversity loss: a quarter of it."""
     return max(1, count // 4) if count > 1 else 0
 
 
 def duplicate_labels(batch: Batch) -> Batch:
-    """Return a batch that begins with some label maps and goes on with the same ones again, for other noise."""
+    """Replace the second quarter of a batch's inputs by the first, to generate them with other noise."""
     pairs = num_diversity_pairs(len(batch))
     inputs = batch[[*range(pairs), *range(pairs), *range(2 * pairs, len(batch))]]
     return replace(inputs, image=batch.image)
 
 
 class Lab2PixV1(HierarchicalGAN):
-    """The unpaired method of section 4.1, with its losses weighed as in Eq. 20.
+    """Lab2Pix-V1, the unpaired method (4.1), with the weighted losses of Eq. 20.
 
-    The images of a batch are any images: they teach the discriminators what is real, and nothing else.
+    Real images in a batch are random; only the discriminators use them.
 
-    A step computes nothing twice: generator and segmenters run once; the adversarial and consistency gradients are
-    collected at the images, scale by scale, so that no two discriminators' graphs are in memory together; the
-    discriminators see generated, real and blurred images in one pass; a backbone sees each image once.
+    A step computes nothing twice: generator and segmenters run once; adversarial and consistency gradients are
+    accumulated at the images scale by scale, so that only one discriminator's graph is in memory; discriminators run
+    once on generated, real and blurred images; backbone features are computed once per image.
     """
 
     name: ClassVar[str] = "lab2pix-v1"
@@ -275,21 +275,21 @@ class Lab2PixV1(HierarchicalGAN):
 
     @classmethod
     def build_sampling(cls, config: Lab2PixV1Config, label_space: LabelSpace) -> Sampling:
-        """Return how images are sampled: from classes or lines, at one or three sizes."""
+        """Return the sampling: from classes or line drawings, to one or three sizes."""
         settings = config.generator
         lines = settings.encoder == "sketch"
         one_pixel = settings.official is None or settings.official.norm == "batch"
         return Sampling(
             Condition(label_space, "lines" if lines else "labels", edges=config.data.instance_edges and not lines),
             size_multiple=2**settings.num_upsamples,
-            min_pixels=1 if one_pixel else 2,  # instance norm of a single pixel divides by nothing
+            min_pixels=1 if one_pixel else 2,  # instance norm is undefined for a single pixel
             noise_channels=0 if settings.input == "label" else settings.noise_dim,
             outputs=3 if settings.progressive else 1,
         )
 
     @classmethod
     def build_generator(cls, config: Lab2PixV1Config, label_space: LabelSpace) -> nn.Module:
-        """Return the generator, initialized as in the official code or as `train.init_gain` says."""
+        """Build the generator, initialized as in the official code or with `train.init_gain`."""
         channels, settings = cls.build_sampling(config, label_space).condition.channels, config.generator
         if (official := settings.official) is not None:
             return OfficialV1Generator(
@@ -313,11 +313,11 @@ class Lab2PixV1(HierarchicalGAN):
         return generator
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Generate and segment once, collect the other losses' gradients at the images, and send all of it back.
+        """Generate and segment once, accumulate the gradients of all losses at the images, and backpropagate.
 
         Returns:
-            `adversarial` (Eq. 10), `consistency` (Eq. 18), `diversity` and `cycle` (Eq. 19) as they enter the sum, each
-            where its weight is not 0.
+            Weighted terms `adversarial` (Eq. 10), `consistency` (Eq. 18), `diversity` and `cycle` (Eq. 19), except
+            those of weight 0.
         """
         loss = self.config.loss
         if loss.diversity > 0:
@@ -347,10 +347,10 @@ class Lab2PixV1(HierarchicalGAN):
         return gradients.losses
 
     def _cycle_weight(self, context: StepContext) -> float:
-        """Return λ4 at this step.
+        """Return the weight λ4 of cycle segmentation, with an exponential warm-up by `CYCLE_WARMUP_FACTOR`.
 
-        While it rises, a thousandfold and evenly in its logarithm, the segmenters learn as fast as ever (Adam does not
-        mind how large a loss is), but have little say in what the generator draws.
+        Adam is scale-invariant, so the warm-up does not slow the segmenters down; it only reduces their influence on
+        the generator.
         """
         loss = self.config.loss
         if loss.cycle_warmup == 0:
@@ -358,7 +358,7 @@ class Lab2PixV1(HierarchicalGAN):
         return float(loss.cycle * CYCLE_WARMUP_FACTOR ** min(0.0, context.progress.fraction / loss.cycle_warmup - 1))
 
     def _pad_pyramid(self, images: list[Tensor]) -> list[Tensor]:
-        """Return one image per discriminator: those at hand, and the smallest of them halved as often as need be."""
+        """Return one image per discriminator, adding downsampled copies of the smallest if needed."""
         images = images[: self.scales]
         while len(images) < self.scales:
             images.append(downsample2x(images[-1]))
@@ -367,7 +367,7 @@ class Lab2PixV1(HierarchicalGAN):
     def _scale_losses(
         self, scale: int, images: list[Tensor], noise: Tensor | None, mask: Tensor | None, context: StepContext
     ) -> tuple[Losses, list[Tensor]]:
-        """Return one scale's adversarial, consistency and diversity terms, and the features for its discriminator."""
+        """Return the weighted adversarial, consistency and diversity terms of a scale, and its detached features."""
         loss = self.config.loss
         consistent = loss.consistency > 0 and scale > 0
         with context.autocast():
@@ -387,19 +387,19 @@ class Lab2PixV1(HierarchicalGAN):
         return terms, [feature.detach() for feature in own.discriminator]
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
-        """Return every size of the photo blurred by itself: a smaller form of a blurred photo would be sharp again."""
+        """Blur every scale of the photo separately, as downsampling a blurred photo would sharpen it."""
         return [blurred(image, "average") for image in real]
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
     @property
     def score_names(self) -> tuple[str, ...]:
-        """`cycle` and `seg_error`, where there are segmenters."""
+        """`cycle` and `seg_error`, if there are segmenters."""
         return ("cycle", "seg_error") if len(self.segmenters) else ()
 
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
-        """Return `cycle` (Eq. 19 at the full size) and `seg_error`, the share of pixels that S_3 reads otherwise."""
+        """Return `cycle` (Eq. 19 at full size) and `seg_error`, the fraction of pixels misclassified by S_3."""
         if not len(self.segmenters):
             return {}
         logits = self.segmenters[0](generated)
@@ -411,7 +411,7 @@ class Lab2PixV1(HierarchicalGAN):
 
     @classmethod
     def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
-        """Return the official generator's."""
+        """Return the format of the official generator."""
 
         def matches(state: Mapping[str, Tensor]) -> bool:
             return {"noise_process.weight", "out_7.0.weight"} <= state.keys()
@@ -426,7 +426,7 @@ class Lab2PixV1(HierarchicalGAN):
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
-        """Compare the official networks and losses; they have no fused form."""
+        """Compare the official networks and losses; `fast` has no effect."""
         case = _Vectors(vectors)
         checks = partial(_check_tensor, case), partial(_check_value, case)
         return check_case(vectors, case.known_names, *checks, settings=("background_ids",))
@@ -440,13 +440,13 @@ def _norm(state: Mapping[str, Tensor], name: str) -> Norm:
 
 
 def _generator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the keyword arguments of the `OfficialV1Generator` that a state dict belongs to, but for `start_size`.
+    """Infer the keyword arguments of `OfficialV1Generator`, except `start_size`, from a state dict.
 
     Args:
-        state: weights under the official names.
+        state: state dict under the official names.
 
     Raises:
-        KeyError: a weight that says so is missing.
+        KeyError: a weight is missing.
     """
     shared = state["SPADEResBlock_3.SPADE_1.common_conv.0.weight"]
     return {
@@ -460,13 +460,13 @@ def _generator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _discriminator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the keyword arguments of the `OfficialV1Discriminator` that a state dict belongs to.
+    """Infer the keyword arguments of `OfficialV1Discriminator` from a state dict.
 
     Args:
-        state: weights under the official names.
+        state: state dict under the official names.
 
     Raises:
-        KeyError: a weight that says so is missing.
+        KeyError: a weight is missing.
     """
     width, max_width = state["common.0.weight"].shape[0], state["gcb1.0.weight"].shape[0]
     levels = sum(name.startswith("gcb") and name.endswith(".0.weight") for name in state)
@@ -482,15 +482,15 @@ def _discriminator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 @torch.no_grad()
 def _load_official(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Fill a network with official weights, all of them and no others.
+    """Load an official state dict strictly.
 
     Args:
-        network: of the same settings.
-        state: weights under the official names; a frozen backbone's (`backboneNet.`) are left out.
-        what: what to call it in an error.
+        network: network with the same settings.
+        state: state dict under the official names; weights of a frozen backbone (`backboneNet.`) are skipped.
+        what: name of the network in errors.
 
     Raises:
-        CheckpointError: a weight is missing, unknown or of another shape.
+        CheckpointError: a weight is missing, unexpected or of another shape.
     """
     given = {name: tensor for name, tensor in state.items() if not name.startswith("backboneNet.")}
     own = network.state_dict()
@@ -519,7 +519,7 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
     area = state["noise_process.weight"].shape[0] // (16 * settings["width"])
     if area == 0:
         raise ValueError("noise becomes a map of no pixels")
-    if sketch:  # the map that nobody looks at may have any shape of its size
+    if sketch:  # the start map is unused, so any shape of this area works
         settings["start_size"], size = (1, area), options.size or (256, 256)
     else:
         settings["start_size"] = _start_size(options.size, 2**num_upsamples, area)
@@ -558,7 +558,7 @@ def _sketch_space(path: Path, channels: int, options: ConversionOptions) -> Labe
 
 
 def _start_size(size: tuple[int, int] | None, stride: int, area: int) -> tuple[int, int]:
-    """Return height and width of the map that noise becomes: as asked for, else twice as wide as high, else square."""
+    """Return height and width of the start map: those for `size`, else twice as wide as high, else square."""
     shapes = [(side, area // side) for side in range(1, area + 1) if area % side == 0]
     if size is not None:
         shapes = [shape for shape in shapes if (shape[0] * stride, shape[1] * stride) == size]
@@ -579,17 +579,17 @@ _INPUTS = {"semantic": ("in.label", "in.image", "in.noise"), "sketch": ("in.sket
 
 
 class _Vectors:
-    """The networks of a V1 vector file, built from the shapes of their weights, and what they answer.
+    """Networks of a V1 vector file, with settings inferred from weight shapes, and their outputs.
 
     Args:
-        vectors: the file's content.
+        vectors: content of the vector file.
 
     Attributes:
-        generator: in eval mode.
-        discriminators: those that the file holds, in eval mode, the one that sees X3 first.
+        generator: generator in eval mode.
+        discriminators: discriminators in the file, in eval mode, that of X3 first.
 
     Raises:
-        CheckpointError: the file lacks something, contradicts itself, or holds weights under unknown names.
+        CheckpointError: the file is incomplete or inconsistent, or has weights of unknown names.
     """
 
     def __init__(self, vectors: Vectors) -> None:
@@ -601,11 +601,11 @@ class _Vectors:
         except KeyError as error:
             raise CheckpointError(f"the vector file lacks {error}, without which nothing can be compared") from error
 
-    # --- what the file says -----------------------------------------------------------------------------------------
+    # --- content of the file ----------------------------------------------------------------------------------------
 
     @property
     def known_names(self) -> set[str]:
-        """Names of the weights and inputs that have a part in the answers; the networks' own are loaded strictly."""
+        """Names of weights and inputs that the outputs depend on; network weights are loaded strictly."""
         pattern = re.compile(r"G\.|D[123]\.(?!backboneNet\.)|D[123]\.backboneNet\.p[345]\.|VGG19\.r[1-5]\.")
         inputs = _INPUTS[self.generator.task]
         return {name for name in self.vectors.tensors if name in inputs or pattern.match(name)}
@@ -628,7 +628,7 @@ class _Vectors:
                     f"the JSON file says {key} {value!r}, but the generator's weights are of {settings[key]!r}"
                 )
         start = (int(config["height"]) >> 7, int(config["width"]) >> 7)
-        if settings["task"] == "sketch":  # the map that nobody looks at may have any shape of its size
+        if settings["task"] == "sketch":  # the start map is unused, so any shape of this area works
             start = (1, weights["noise_process.weight"].shape[0] // (16 * settings["width"]))
         generator = OfficialV1Generator(**settings, start_size=start)
         _load_official(generator, weights, "the generator")
@@ -641,7 +641,7 @@ class _Vectors:
         return discriminator.eval()
 
     def _condition(self) -> Tensor:
-        """Return `[N, classes, H, W]`: one-hot classes, or the sketch at the image's size."""
+        """Return the condition `[N, classes, H, W]`: one-hot classes, or the sketch at image size."""
         tensors = self.vectors.tensors
         size = (int(self.config["height"]), int(self.config["width"]))
         if self.generator.task == "sketch":
@@ -659,7 +659,7 @@ class _Vectors:
         label = self.vectors.tensors["in.label"].long()
         return label[:, 0] if label.ndim == 4 else label
 
-    # --- what the networks answer -----------------------------------------------------------------------------------
+    # --- outputs of the networks ------------------------------------------------------------------------------------
 
     @cached_property
     @torch.no_grad()
@@ -680,9 +680,9 @@ class _Vectors:
     @cached_property
     @torch.no_grad()
     def judged(self) -> dict[str, dict[int, list[Tensor]]]:
-        """What the discriminators say, as logits: per kind of image, per scale, per level.
+        """Discriminator logits by type of image (fake, real, blurred), scale and level.
 
-        Smaller real images are averaged from the full one (2x2, 4x4); a blurred one is made of each.
+        Smaller real images are average-pooled from the full one (2x2, 4x4); each scale is blurred separately.
         """
         fake = dict(zip(_SCALES, self.generated, strict=True))
         real = {scale: F.avg_pool2d(self.image, 2 ** (3 - scale)) for scale in _SCALES}
@@ -701,11 +701,11 @@ class _Vectors:
         predictions: list[Tensor] = network(image, features)
         return predictions
 
-    # --- what the players lose --------------------------------------------------------------------------------------
+    # --- losses -----------------------------------------------------------------------------------------------------
 
     @cached_property
     def losses(self) -> dict[str, list[Tensor]]:
-        """Every term under its official name, by scale: X3 first (Eq. 10-13, 16, 18)."""
+        """Loss terms by official name, one value per scale, X3 first (Eq. 10-13, 16, 18)."""
         return {
             "G_GAN": self._adversarial("fake", vanilla_real, self.mask),
             "D_fake": self._adversarial("fake", vanilla_fake, self.mask),
@@ -716,7 +716,7 @@ class _Vectors:
 
     def _adversarial(self, kind: str, term: AdversarialTerm, mask: Tensor | None) -> list[Tensor]:
         if mask is not None:
-            # The official code multiplies [N, 1, h, w] by [N, h, w]: each sample is weighed by the batch's mean mask.
+            # The official code multiplies [N, 1, h, w] by [N, h, w], so each sample is weighted by the mean mask.
             mask = mask.mean(0, keepdim=True)
         judged = self.judged[kind].values()
         return [adversarial_loss([levels], term, level_weights([len(levels)]), mask) for levels in judged]
@@ -724,7 +724,7 @@ class _Vectors:
     @property
     @torch.no_grad()
     def _consistency(self) -> list[Tensor]:
-        """Mean squares between what is seen in each pooled image and in the next smaller one, summed over layers."""
+        """Mean squared feature difference between each pooled image and the next smaller one, summed over layers."""
         weights, (full, half, quarter) = self.vectors.part("VGG19."), self.generated
 
         def distance(larger: Tensor, smaller: Tensor, layer: int) -> Tensor:
@@ -754,7 +754,7 @@ def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
 
 
 def _check_value(case: _Vectors, name: str, recorded: Any) -> Iterator[Row]:
-    """Compare one entry of the JSON file: a list of values per term, the largest scale first."""
+    """Compare one entry of the JSON file: a list of values per term, largest scale first."""
     if name != _BY_SCALE:
         yield failure(name, "cannot check: no such value is known")
         return

@@ -1,4 +1,4 @@
-"""Lab2Pix-V2: paired learning (4.2); with other settings, every step of the paired ablation down to SPADE (5.4)."""
+"""Lab2Pix-V2: paired label-to-image synthesis (4.2), including every step of the paired ablation from SPADE (5.4)."""
 
 from __future__ import annotations
 
@@ -78,13 +78,13 @@ from lab2pix.nn.segmentation import FPNHead
 __all__ = ["Lab2PixV2", "Lab2PixV2Config", "official_rules", "pyramid"]
 
 _IMLE_GRID = 8
-"""Cells per side over which light and color of images are compared where one of several is chosen."""
+"""Cells per side of the average-pooled images that IMLE compares."""
 
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
 class V2LossConfig(AdversarialLossConfig):
-    """The loss terms and their weights (Eq. 31)."""
+    """Loss terms and weights (Eq. 31)."""
 
     perceptual: float = Field(10.0, ge=0, description="λ5: weight of the perceptual loss (Eq. 28); 0: off.")
     feature_matching: float = Field(10.0, ge=0, description="λ6: weight of feature matching (Eq. 29); 0: off.")
@@ -109,7 +109,7 @@ class Lab2PixV2Config(HierarchicalGANConfig):
     loss: V2LossConfig = V2LossConfig()
 
     def check_rules(self) -> None:
-        """Check losses against each other and against the generator, and the image size."""
+        """Check losses, generator and image size against each other."""
         if self.loss.cycle > 0 and self.loss.perceptual == 0:
             raise ConfigError(
                 "loss.cycle segments the features of the perceptual loss, but loss.perceptual is 0; set loss.cycle=0 "
@@ -125,10 +125,10 @@ class Lab2PixV2Config(HierarchicalGANConfig):
 
 @dataclass(frozen=True)
 class V2LossVariant(LossVariant):
-    """Where the paper and the official code differ.
+    """Differences between the paper and the official code.
 
     Attributes:
-        perceptual_at_full_size: perceptual loss at the full size only, or at every scale (Eq. 28).
+        perceptual_at_full_size: whether the perceptual loss applies only at full size, or at every scale (Eq. 28).
         feature_matching: mean over layers and sum over scales (Eq. 29), or sum over layers and mean over scales.
     """
 
@@ -140,7 +140,7 @@ class V2LossVariant(LossVariant):
 
 
 def pyramid(image: Tensor, scales: int) -> list[Tensor]:
-    """Return X3, X2, ... by repeated 3x3 average pooling with stride 2 (4.2.1)."""
+    """Build the image pyramid X3, X2, ... by repeated 3x3 average pooling with stride 2 (4.2.1)."""
     images = [image]
     for _ in range(scales - 1):
         images.append(downsample(images[-1]))
@@ -149,13 +149,13 @@ def pyramid(image: Tensor, scales: int) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Scale:
-    """One scale of a step: images with and without gradient, and what the losses compare them by.
+    """Inputs of the generator losses at one scale.
 
     Attributes:
-        index: 0 for the full size.
-        generated, real: `[N, 3, h, w]`.
+        index: index of the scale, 0 for full size.
+        generated, real: images `[N, 3, h, w]`.
         condition: label map `[N, C, h, w]`.
-        photo: features of the real image where they have been computed.
+        photo: features of the real image, if computed already.
     """
 
     index: int
@@ -166,11 +166,11 @@ class _Scale:
 
 
 class Lab2PixV2(HierarchicalGAN):
-    """The paired method of section 4.2, with its losses weighed as in Eq. 31.
+    """Lab2Pix-V2, the paired method (4.2), with the weighted losses of Eq. 31.
 
-    A step computes nothing twice: the generator runs once; its gradient is collected at the image, scale by scale and
-    network by network, so that no two of their graphs are in memory together; the discriminators see generated, real
-    and blurred images in one pass; a backbone sees each image once.
+    A step computes nothing twice: the generator runs once; gradients are accumulated at the image, scale by scale and
+    network by network, so that only one of their graphs is in memory; discriminators run once on generated, real and
+    blurred images; backbone features are computed once per image.
     """
 
     name: ClassVar[str] = "lab2pix-v2"
@@ -211,7 +211,7 @@ class Lab2PixV2(HierarchicalGAN):
 
     @classmethod
     def build_sampling(cls, config: Lab2PixV2Config, label_space: LabelSpace) -> Sampling:
-        """Return how images are sampled: from one-hot classes, with noise unless the label map is the start."""
+        """Return the sampling: from one-hot classes, with noise unless the generator starts from the label map."""
         settings = config.generator
         return Sampling(
             Condition(label_space, edges=config.data.instance_edges),
@@ -221,22 +221,22 @@ class Lab2PixV2(HierarchicalGAN):
 
     @classmethod
     def build_generator(cls, config: Lab2PixV2Config, label_space: LabelSpace) -> nn.Module:
-        """Return the generator, initialized as in the official code or as `train.init_gain` says."""
+        """Build the generator, initialized as in the official code or with `train.init_gain`."""
         channels = cls.build_sampling(config, label_space).condition.channels
         generator = Lab2PixV2Generator(channels, generator_settings(config))
         generator.set_grad_checkpointing(config.train.gradient_checkpointing)
         init_weights(generator, config, xavier_init)
         return generator
 
-    # --- the generator's half of a step -----------------------------------------------------------------------------
+    # --- generator phase --------------------------------------------------------------------------------------------
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Generate once, collect the losses' gradient at the image scale by scale, and send it through the generator.
+        """Generate once, accumulate the gradients of all losses at the image scale by scale, and backpropagate.
 
         Returns:
-            `adversarial` (Eq. 24), `perceptual` (Eq. 28) and `feature_matching` (Eq. 29) as they enter the sum, each
-            where its weight is not 0; with λ4 > 0 also `cycle`, the segmentation error of the generated image, and
-            `seg_loss_real`, that of the photo.
+            Weighted terms `adversarial` (Eq. 24), `perceptual` (Eq. 28) and `feature_matching` (Eq. 29), except those
+            of weight 0; with λ4 > 0 also the segmentation losses `cycle` of the generated image and `seg_loss_real` of
+            the photo.
         """
         condition, photo = self.sampling.condition(batch), require_images(batch)
         if self.config.loss.imle_candidates > 1:
@@ -273,24 +273,27 @@ class Lab2PixV2(HierarchicalGAN):
 
     @torch.no_grad()
     def _select_imle_noise(self, condition: Tensor, noise: Tensor, photo: Tensor, context: StepContext) -> Tensor:
-        """Return for each sample, of several noises, the one whose image is nearest to the photo in light and color.
+        """Select noise by implicit maximum likelihood estimation (IMLE; Li et al., 2020); not in the paper.
 
-        The losses that compare with the photo ask every noise for the same image. Asking only the nearest noise leaves
-        the others free for what the label map does not say: implicit maximum likelihood estimation (Li et al., 2020),
-        not in the paper.
+        Of several candidates per sample, select the noise whose image is nearest to the photo after average pooling.
+        Reconstruction losses on all noise would make the generator ignore it; with IMLE the other noise stays free to
+        represent what the label map leaves open, such as light and color.
 
         Args:
             condition: `[N, C, H, W]`.
             noise: `[N, noise_dim]`, the first candidates.
             photo: `[N, 3, H, W]` in [-1, 1].
-            context: how passes run.
+            context: context of the step.
+
+        Returns:
+            `[N, noise_dim]`.
         """
         cells = min(_IMLE_GRID, *photo.shape[-2:])
         target = F.adaptive_avg_pool2d(photo, cells)
         more = [context.random.normal(*noise.shape) for _ in range(1, self.config.loss.imle_candidates)]
         noises = torch.cat([noise, *more])
         with context.autocast():
-            # What depends on the label map alone is computed once.
+            # The generator computes features of the label map once for all candidates.
             images: Tensor = self.networks["generator"](condition, noises)
         pooled = torch.unflatten(F.adaptive_avg_pool2d(images.float(), cells), 0, (-1, len(noise)))
         nearest = (pooled - target).abs().mean((2, 3, 4)).argmin(0)
@@ -299,10 +302,10 @@ class Lab2PixV2(HierarchicalGAN):
     def _scale_backward(
         self, gradients: ImageGradients, scale: _Scale, label: Tensor, mask: Tensor | None, context: StepContext
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Send one scale's terms back to its image, those of another backbone first.
+        """Backpropagate the terms of one scale to its image, those of a separate perceptual backbone first.
 
         Returns:
-            The features of the generated and of the real image for the discriminator, without a graph.
+            Detached discriminator features of the generated and of the real image.
         """
         levels = self._num_feature_levels(scale.index)
         perceptual = scale.index < self.perceptual_scales
@@ -320,7 +323,7 @@ class Lab2PixV2(HierarchicalGAN):
         return [feature.detach() for feature in ours.discriminator], theirs.discriminator
 
     def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[Features, Features]:
-        """Return features of the generated image, with a graph, and of the real one, without."""
+        """Return features of the generated image, with a graph, and of the real one, detached."""
         ours = self.feature_extractors(scale.generated, levels=levels, perceptual=perceptual)
         if scale.photo is not None:
             return ours, scale.photo
@@ -329,7 +332,7 @@ class Lab2PixV2(HierarchicalGAN):
         return ours, theirs
 
     def _reconstruction_losses(self, scale: _Scale, ours: Features, theirs: Features, label: Tensor) -> Losses:
-        """Return the terms without a discriminator: perceptual (Eq. 28) and, at the full size, cycle segmentation."""
+        """Return the weighted perceptual (Eq. 28) and, at full size, cycle-segmentation terms."""
         loss = self.config.loss
         terms = {"perceptual": loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)}
         if scale.index == 0 and self.head is not None:
@@ -340,7 +343,7 @@ class Lab2PixV2(HierarchicalGAN):
     def _discriminator_losses(
         self, scale: _Scale, mask: Tensor | None, ours: list[Tensor], theirs: list[Tensor]
     ) -> Losses:
-        """Return the terms that come through a discriminator: adversarial (Eq. 24) and feature matching (Eq. 29)."""
+        """Return the weighted adversarial (Eq. 24) and feature-matching (Eq. 29) terms."""
         loss, index = self.config.loss, scale.index
         output = self._discriminate(index, torch.cat([scale.condition, scale.generated], 1), ours)
         terms = {
@@ -356,7 +359,7 @@ class Lab2PixV2(HierarchicalGAN):
         return terms
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
-        """Return the photo halved and doubled, and its smaller forms."""
+        """Blur the photo by down- and upsampling, and return its pyramid."""
         return pyramid(blurred(real[0]), self.scales)
 
     # --- scores -----------------------------------------------------------------------------------------------------
@@ -368,7 +371,7 @@ class Lab2PixV2(HierarchicalGAN):
 
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
-        """Return `l1` (mean absolute difference of pixels in [-1, 1]) and, with λ5 > 0, `perceptual` (Eq. 28, X3)."""
+        """Return `l1` (mean absolute difference in [-1, 1]) and, with λ5 > 0, `perceptual` (Eq. 28 at X3)."""
         real = require_images(batch)
         scores = {"l1": F.l1_loss(generated, real)}
         if self.config.loss.perceptual > 0:
@@ -381,7 +384,7 @@ class Lab2PixV2(HierarchicalGAN):
 
     @classmethod
     def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
-        """Return the official generator's, and SPADE's."""
+        """Return the formats of the official generator and of SPADE."""
 
         def matches(state: Mapping[str, Tensor], with_global_encoder: bool) -> bool:
             names = {"fc.weight", "head_0.norm_0.mlp_shared.0.weight", "conv_img.weight"}
@@ -399,7 +402,7 @@ class Lab2PixV2(HierarchicalGAN):
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
-        """Compare networks, losses and gradient norms; `fast`: of fused and accelerated networks."""
+        """Compare networks, losses and gradient norms; with `fast`, of fused and accelerated networks."""
         case = _Vectors(vectors, fast=fast)
         return check_case(vectors, case.known_names, partial(_check_tensor, case), partial(_check_value, case))
 
@@ -410,7 +413,7 @@ _BLOCKS = ("head_0", "G_middle_0", "G_middle_1")
 
 
 def _plus_one(template: str) -> Callable[[re.Match[str]], str]:
-    """Return a replacement whose levels count from 1, as the released names do."""
+    """Return a replacement with levels counted from 1, as in the official names."""
     return lambda match: template.format(int(match[1]) + 1)
 
 
@@ -426,9 +429,9 @@ def _generator_rules(scales: int) -> Rules:
         (r"\.(norm_[01s])\.(gamma|beta)\.", r".\1.mlp_\2."),
         (r"\.(norm_[01s])\.norm\.", r".\1.param_free_norm."),
         (r"^to_image\.", "conv_img."),
-        # A LeakyReLU stands between any two of its convolutions.
+        # Official indices also count the LeakyReLU between two convolutions.
         (r"^global_encoder\.down\.(\d+)\.", lambda match: f"fpencoder.model_down.{2 * int(match[1])}."),
-        # The released list begins with the largest scale.
+        # The official list starts with the largest scale.
         (r"^global_encoder\.scales\.(\d+)\.", lambda match: f"fpencoder.model_up.{scales - 1 - int(match[1])}.1."),
     ]
 
@@ -442,30 +445,31 @@ _DISCRIMINATOR_RULES: Rules = [
     (r"\.fusion\.(\d+)\.0\.", _plus_one(".gcb{}.0.0.")),
     (r"\.heads\.(\d+)\.0\.0\.", _plus_one(".conv{}_out.0.0.")),
     (r"\.heads\.(\d+)\.1\.", _plus_one(".conv{}_out.2.")),
-    # Here too an activation stands between any two convolutions.
+    # Official indices also count the activation between two convolutions.
     (r"\.(conv[35]_branch)\.(\d+)\.0\.", lambda match: f".{match[1]}.{2 * int(match[2])}.0."),
     (r"\.stages\.(\d+)\.", _plus_one(".conv{}_line.0.")),
 ]
 
 
 def official_rules(network: nn.Module) -> Rules:
-    """Return what turns a generator's or discriminators' names into the official code's."""
+    """Return the rules from our names of a generator or of discriminators to the official ones."""
     if isinstance(network, Lab2PixV2Generator):
         return _generator_rules(network.num_upsamples + 1)
     return _DISCRIMINATOR_RULES
 
 
 def _generator_settings(official: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Return the keyword arguments of the `Lab2PixV2Generator` that official weights belong to, but for its size.
+    """Infer the keyword arguments of `Lab2PixV2Generator`, except its size, from a state dict.
 
     Args:
-        official: state dict under the official names, of Lab2Pix-V2 or of SPADE.
+        official: state dict under the official names, of Lab2Pix-V2 or SPADE.
 
     Returns:
-        `num_upsamples` is None where the weights do not tell 5 from 6; the global encoder's widths are 0 without one.
+        Keyword arguments; `num_upsamples` is None if it can be 5 or 6, and the widths of the global encoder are 0 if
+        there is none.
 
     Raises:
-        KeyError: a weight that says so is missing.
+        KeyError: a weight is missing.
     """
     first, shared = official["fc.weight"], official["head_0.norm_0.mlp_shared.0.weight"]
     scales = sum(name.startswith("fpencoder.model_up.") and name.endswith(".weight") for name in official)
@@ -512,13 +516,13 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
 def _geometry(
     options: Iterable[int], size: tuple[int, int] | None, area: int | None, wide: bool
 ) -> tuple[int, tuple[int, int]]:
-    """Return num_upsamples and size that agree with the weights: the first of the usual ones.
+    """Return the first combination of `num_upsamples` and default size that matches the weights.
 
     Args:
-        options: num_upsamples that are possible, the likely one first.
-        size: height and width asked for.
-        area: pixels of the map that noise becomes; None where the start is the label map.
-        wide: whether pictures are usually twice as wide as high.
+        options: possible values of `num_upsamples`, the most likely first.
+        size: requested height and width, or None.
+        area: pixels of the start map; None if the generator starts from the label map.
+        wide: whether images are usually twice as wide as high.
     """
     options = list(options)
     for num_upsamples in options:
@@ -546,16 +550,16 @@ _INPUT_KEYS = ("in.label", "in.image", "in.noise", *_EDGE_KEYS, *_INSTANCE_KEYS)
 
 
 class _Vectors:
-    """The networks of a V2 vector file, and what they and the losses answer, all as in the official code.
+    """Networks of a V2 vector file, with settings inferred from the file, and their outputs and losses.
 
-    Every setting is read from the file: widths, sizes, classes, discriminators. Networks are in eval mode.
+    Losses are those of the official code; networks are in eval mode.
 
     Args:
-        vectors: the file's content.
-        fast: draw with a fused generator; gradients are those of accelerated networks.
+        vectors: content of the vector file.
+        fast: whether to generate with a fused generator, and compute gradients with accelerated networks.
 
     Raises:
-        CheckpointError: the file lacks something or holds weights under unknown names.
+        CheckpointError: the file is incomplete or has weights of unknown names.
     """
 
     def __init__(self, vectors: Vectors, *, fast: bool = False) -> None:
@@ -570,11 +574,11 @@ class _Vectors:
         except KeyError as error:
             raise CheckpointError(f"the vector file lacks {error}, without which nothing can be compared") from error
 
-    # --- what the file says -----------------------------------------------------------------------------------------
+    # --- content of the file ----------------------------------------------------------------------------------------
 
     @property
     def known_names(self) -> set[str]:
-        """Names of the weights and inputs that have a part in the answers; the networks' own are loaded strictly."""
+        """Names of weights and inputs that the outputs depend on; network weights are loaded strictly."""
         pattern = re.compile(
             r"G\.|D\.discriminator_\d+\.(?!backboneNet\.)|D\..*\.backboneNet\.p[345]\.|VGG19\.r[1-5]\."
         )
@@ -623,9 +627,9 @@ class _Vectors:
         ids = ids[:, 0] if ids.ndim == 4 else ids
         edges = self._edges() if self.config.get("instance_edges") else None
         channels = self.generator.label_channels - (0 if edges is None else 1)
-        if channels == classes + 1:  # the last one is for pixels that nobody cares about, whatever their value
+        if channels == classes + 1:  # the last one is for unknown pixels of any value
             ids = ids.clamp(max=classes)
-        # Who counts the networks' channels may have counted the one of the borders, too.
+        # num_classes can include the instance-boundary channel.
         fitting = (classes, classes + 1) if edges is None else (classes - 1, classes, classes + 1)
         if channels not in fitting or int(ids.max()) >= channels:
             raise CheckpointError(
@@ -637,7 +641,7 @@ class _Vectors:
         return ids, condition, tensors["in.image"].float()
 
     def _edges(self) -> Tensor:
-        """Return `[N, 1, H, W]`: borders between instances, ready-made or from the instance map."""
+        """Return the instance-boundary channel `[N, 1, H, W]`, from the file or computed from the instance map."""
         tensors = self.vectors.tensors
         if ready := next((name for name in _EDGE_KEYS if name in tensors), None):
             edges = tensors[ready].float()
@@ -649,19 +653,19 @@ class _Vectors:
         instances = instances[:, 0] if instances.ndim == 4 else instances
         return torch.stack([instance_edges(instance) for instance in instances])
 
-    # --- what the networks answer -----------------------------------------------------------------------------------
+    # --- outputs of the networks ------------------------------------------------------------------------------------
 
     @cached_property
     def generated(self) -> Tensor:
         """`[N, 3, H, W]`, with its graph."""
         noise = self.vectors.tensors.get("in.noise")
-        with torch.enable_grad():  # whoever asks first
+        with torch.enable_grad():  # cached, so the first access must build the graph
             image: Tensor = self.generator(self.condition, None if noise is None else noise.float())
         return image
 
     @cached_property
     def drawn(self) -> Tensor:
-        """The same as `generated`, or, where asked for, what a fused generator draws: without a graph."""
+        """Detached image: `generated`, or the output of the fused generator with `fast`."""
         if not self.fast:
             return self.generated.detach()
         noise = self.vectors.tensors.get("in.noise")
@@ -677,12 +681,12 @@ class _Vectors:
     @cached_property
     @torch.no_grad()
     def global_features(self) -> list[Tensor]:
-        """The global features, largest scale first, as the file numbers them."""
+        """Global features, largest scale first, as numbered in the file."""
         encoder = self.generator.global_encoder
         return [] if encoder is None else encoder(self.condition)[::-1]
 
     def judge(self, image: Tensor) -> list[ScaleOutput]:
-        """Let every discriminator see an image with the label map; what a smaller one sees is averaged from both."""
+        """Run every discriminator on label map and image; smaller scales are average-pooled."""
         inputs, features = [], []
         pair = torch.cat([self.condition, image], 1)
         weights = self.vectors.part("D.")
@@ -702,17 +706,17 @@ class _Vectors:
     @cached_property
     @torch.no_grad()
     def judged(self) -> dict[str, list[ScaleOutput]]:
-        """What the discriminators say of the generated (`fake`), the `real` and the `blurred` image."""
+        """Discriminator outputs on the generated (`fake`), the `real` and the `blurred` image."""
         images = {"fake": self.drawn, "real": self.image, "blurred": blurred(self.image)}
         return {kind: self.judge(image) for kind, image in images.items()}
 
-    # --- what the players lose --------------------------------------------------------------------------------------
+    # --- losses -----------------------------------------------------------------------------------------------------
 
     def _adversarial(self, outputs: list[ScaleOutput], player: int) -> Tensor:
         if self.config["gan"] not in ADVERSARIAL_TERMS:
             raise CheckpointError(f"config.gan is {self.config['gan']!r}; known: {[*ADVERSARIAL_TERMS]}")
         weights = level_weights([len(output.predictions) for output in outputs], "released")
-        # The official code multiplies [N, 1, h, w] by [N, h, w]: each sample is weighed by the batch's mean mask.
+        # The official code multiplies [N, 1, h, w] by [N, h, w], so each sample is weighted by the mean mask.
         return adversarial_loss(
             [output.predictions for output in outputs],
             ADVERSARIAL_TERMS[self.config["gan"]][player],
@@ -721,13 +725,13 @@ class _Vectors:
         )
 
     def _eyes(self, image: Tensor) -> list[Tensor]:
-        """Return the five stand-in features of the perceptual loss, of the image as it is."""
+        """Return the five stand-in features of the perceptual loss, without normalization."""
         weights = self.vectors.part("VGG19.")
         return [one_by_one(image, 1 << level, weights, f"r{level + 1}") for level in range(5)]
 
     @cached_property
     def generator_losses(self) -> dict[str, Tensor]:
-        """The generator's terms under their official names, with graph."""
+        """Generator losses by official name, with graph."""
         fake, real = self.judge(self.generated), self.judged["real"]
         matching = feature_matching_loss(
             [output.features for output in fake], [output.features for output in real], "released"
@@ -740,7 +744,7 @@ class _Vectors:
 
     @cached_property
     def discriminator_losses(self) -> dict[str, Tensor]:
-        """The discriminators' terms under their official names, with graph."""
+        """Discriminator losses by official name, with graph."""
         sharpness = self.config["lambda_sharp"]
         fake = self._adversarial(self.judge(self.generated.detach()), 2)
         soft = self._adversarial(self.judge(blurred(self.image)), 2)
@@ -770,7 +774,7 @@ def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
 
 
 def _check_shapes(case: _Vectors, name: str, scale: int, recorded: object) -> Row:
-    """Compare the shapes of the features that one discriminator offers for feature matching."""
+    """Compare the shapes of one discriminator's features for feature matching."""
     outputs = case.judged["real"]
     if scale >= len(outputs):
         return failure(name, f"cannot check: there are {len(outputs)} discriminators")
@@ -786,7 +790,7 @@ def _check_value(case: _Vectors, name: str, recorded: Any) -> Iterator[Row]:
         losses = case.generator_losses if player == "generator" else case.discriminator_losses
         if group == "loss":
             yield from compare_losses(name, recorded, losses)
-        else:  # of the sum of the terms that the recorded player had
+        else:  # gradient norm of the sum of the recorded terms
             terms = case.vectors.values.get(f"loss.{player}", losses)
             loss = torch.stack([value for term, value in losses.items() if term in terms]).sum()
             yield compare_value(name, gradient_norm(loss, network), recorded)

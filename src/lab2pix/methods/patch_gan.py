@@ -1,4 +1,4 @@
-"""What Pix2Pix and CycleGAN share: settings, networks, released weights and the replay of one recorded step."""
+"""PatchGAN base of Pix2Pix and CycleGAN: settings, networks, released weights, and replay of a recorded step."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ GanMode = Literal["vanilla", "lsgan", "wgangp"]
 
 
 class GeneratorConfig(Section):
-    """The generator: Pix2Pix's U-Net or CycleGAN's ResNet; either method may use either."""
+    """Generator: the U-Net of Pix2Pix or the ResNet of CycleGAN, for either method."""
 
     network: Literal["unet", "resnet"] = Field("unet", description="U-Net with skip connections, or residual blocks.")
     width: int = Field(64, ge=1, description="Channels at full size; the U-Net has at most 8 times as many.")
@@ -69,7 +69,7 @@ class GeneratorConfig(Section):
 
 
 class DiscriminatorConfig(Section):
-    """The discriminator: a PatchGAN, or with no layers a PixelGAN."""
+    """Discriminator: a PatchGAN, or a PixelGAN if `layers` is 0."""
 
     width: int = Field(64, ge=1, description="Channels of the first convolution.")
     layers: int = Field(
@@ -81,7 +81,7 @@ class DiscriminatorConfig(Section):
 
 
 class AdamConfig(Section):
-    """Adam, and how its learning rates fall."""
+    """Adam and its learning-rate schedule."""
 
     generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generators.")
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
@@ -95,14 +95,14 @@ class AdamConfig(Section):
 
 
 class PatchGANTrainConfig(TrainConfig):
-    """How long, how many at once, and how exactly."""
+    """Training duration, batch size, precision and initialization."""
 
     init: Init = Field("normal", description="Initial weights: normal, xavier, kaiming or orthogonal.")
     init_gain: float = Field(0.02, gt=0, description="Its deviation (normal) or gain (xavier, orthogonal).")
 
 
 class PatchGANConfig(RunConfig):
-    """Settings that Pix2Pix and CycleGAN share."""
+    """Settings common to Pix2Pix and CycleGAN."""
 
     takes_images: ClassVar[bool] = True
 
@@ -133,7 +133,7 @@ class PatchGANConfig(RunConfig):
 
 
 def size_multiple(settings: GeneratorConfig) -> int:
-    """Return what both sides of an image are multiples of."""
+    """Return the divisor of valid heights and widths."""
     return 2**settings.depth if settings.network == "unet" else 4
 
 
@@ -141,7 +141,7 @@ def size_multiple(settings: GeneratorConfig) -> int:
 
 
 def build_translator(settings: GeneratorConfig, inputs: int, outputs: int) -> nn.Module:
-    """Return a generator from `inputs` to `outputs` channels."""
+    """Build a generator from `inputs` to `outputs` channels."""
     if settings.network == "unet":
         return UNetGenerator(
             inputs,
@@ -162,7 +162,7 @@ def build_translator(settings: GeneratorConfig, inputs: int, outputs: int) -> nn
 
 
 def build_discriminator(settings: DiscriminatorConfig, channels: int) -> nn.Module:
-    """Return a discriminator of `channels` channels."""
+    """Build a discriminator with `channels` input channels."""
     if settings.layers == 0:
         return PixelGAN(channels, width=settings.width, norm=settings.norm)
     return PatchGAN(channels, width=settings.width, layers=settings.layers, norm=settings.norm)
@@ -179,15 +179,15 @@ def require_images(batch: Batch) -> Tensor:
 
 
 class PatchAdversarialMethod(Method):
-    """What the steps of Pix2Pix and CycleGAN share."""
+    """Base class of Pix2Pix and CycleGAN."""
 
     vector_prefixes: ClassVar[Mapping[str, str]]
-    """Prefix of a network's weights in vector files, by its name here."""
+    """Prefix of weights in vector files, by name of the network."""
     config: Any
 
     @staticmethod
     def build_condition(config: PatchGANConfig, label_space: LabelSpace) -> Condition:
-        """Return what the generator's input is made from: images, line drawings or label maps."""
+        """Return the encoder of the generator's input: source images, line drawings or label maps."""
         if config.data.input == "images":
             return Condition(label_space, "images", channels_of_images=config.data.source.channels)
         if label_space.name == "sketch":
@@ -195,25 +195,25 @@ class PatchAdversarialMethod(Method):
         return Condition(label_space, encoding=config.generator.encoding, edges=config.data.instance_edges)
 
     def init_weights(self) -> None:
-        """Draw all initial weights, as `train.init` says."""
+        """Initialize all networks by `train.init`."""
         train = self.config.train
         for network in self.networks.values():
             init_weights(network, train.init, train.init_gain)
 
     def optimizer(self, lr: float, *networks: str) -> OptimizerSpec:
-        """Return Adam for some networks, with the schedule of `optimizer.decay_fraction`."""
+        """Return an Adam optimizer for networks, with the schedule of `optimizer.decay_fraction`."""
         settings = self.config.optimizer
         schedule = epoch_decay(settings.decay_fraction, reach_zero=settings.reach_zero)
         return OptimizerSpec(networks, lr=lr, betas=settings.betas, schedule=schedule)
 
     def adversarial(self, logits: Tensor, role: Literal["generator", "real", "fake"]) -> Tensor:
-        """Return the mean over all logits of what the generator loses, or a discriminator on real or fake images."""
+        """Return the adversarial loss of the generator, or of a discriminator on real or fake images, over logits."""
         terms = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[self.config.loss.adversarial], strict=True))
         return terms[role](logits.float()).mean()
 
     @staticmethod
     def backward(losses: Losses, context: StepContext) -> Losses:
-        """Fill gradients of a sum of terms; return the terms, detached."""
+        """Backpropagate the sum of terms and return the detached terms."""
         context.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
         return {name: value.detach() for name, value in losses.items()}
 
@@ -222,7 +222,7 @@ class PatchAdversarialMethod(Method):
     @classmethod
     @abstractmethod
     def vector_settings(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the sections of `Config` that a vector file's `config` gives, beyond networks and learning rates."""
+        """Return sections of `Config`, other than networks and learning rates, from the `config` of a vector file."""
 
     @classmethod
     @abstractmethod
@@ -231,14 +231,14 @@ class PatchAdversarialMethod(Method):
 
     @classmethod
     def from_vectors(cls, vectors: Vectors, *, fast: bool = False) -> tuple[PatchAdversarialMethod, Batch]:
-        """Return the method that a vector file records, with the stored weights and no dropout, and its batch.
+        """Build the method of a vector file with the recorded weights and without dropout, and its batch.
 
         Args:
-            vectors: the file's content.
-            fast: accelerate the networks, as for training.
+            vectors: content of the vector file.
+            fast: whether to accelerate the networks, as in training.
 
         Raises:
-            CheckpointError: the weights, inputs or settings are not those of the method.
+            CheckpointError: weights, inputs or settings do not match the method.
         """
         recorded = vectors.values["config"]
         if recorded["gan_mode"] not in ADVERSARIAL_TERMS:
@@ -268,7 +268,7 @@ class PatchAdversarialMethod(Method):
 
     @classmethod
     def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> StepAnswers:
-        """Return what the method's own phases compute for a vector file: before, during and after a step."""
+        """Run the phases of the method on a vector file, and return the results before, in and after a step."""
         answers = StepAnswers(tuple(cls.vector_prefixes.values()))
 
         def keep(group: str, record: StepRecord) -> dict[str, float]:
@@ -297,12 +297,12 @@ class PatchAdversarialMethod(Method):
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
-        """Compare outputs, losses, gradients and the weights after one step, by the tolerances of the file."""
+        """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
         return check_step(vectors, cls.vector_answers(vectors, fast=fast))
 
     @classmethod
     def checkpoint_format(cls, marker: str) -> CheckpointFormat:
-        """Return the authors' generators, which are recognized by the name of a weight."""
+        """Return the format of the authors' generators, recognized by the name of a weight."""
 
         def matches(state: Mapping[str, Tensor]) -> bool:
             return any(re.fullmatch(marker, _OWN_PREFIX.sub("", name)) for name in state)
@@ -314,17 +314,17 @@ class PatchAdversarialMethod(Method):
 
 
 class StepRecord:
-    """One step of a method's phases on a batch, with all that passed through its networks.
+    """Record of one training step: outputs, losses and gradient norms.
 
     Args:
-        method: its networks change where weights are updated.
+        method: the method; its weights change if `update` is set.
         batch: inputs and images.
-        update: let each phase's optimizers step after it, as in training.
+        update: whether the optimizers of each phase step after it, as in training.
 
     Attributes:
-        outputs: what each network returned, in the order of its passes.
-        losses: `PHASE.TERM` and its value.
-        gradients: per network the norm of its gradient and, by the authors' name of each weight, its part.
+        outputs: outputs of each network, in the order of its forward passes.
+        losses: values by `PHASE.TERM`.
+        gradients: per network the global gradient norm, and the norm of each weight by the authors' name.
     """
 
     def __init__(self, method: Method, batch: Batch, *, update: bool) -> None:
@@ -358,7 +358,7 @@ def _numbered_space(classes: int) -> LabelSpace:
     return LabelSpace("numbered", tuple(LabelClass(f"class {index}", color) for index, color in enumerate(colors)))
 
 
-# --- released weights: every setting is read off names and shapes -----------------------------------------------------
+# --- released weights: settings are inferred from names and shapes ----------------------------------------------------
 
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -367,10 +367,10 @@ _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
 def read_generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, GeneratorConfig]:
-    """Return the generator that a released state dict belongs to, filled with it, and its settings.
+    """Build the generator of a released state dict, load it, and return it with its settings.
 
     Raises:
-        CheckpointError: the weights are those of another network.
+        CheckpointError: the weights belong to another network.
     """
     weights = _plain(weights)
     settings, inputs, outputs = _generator_settings(weights)
@@ -378,10 +378,10 @@ def read_generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, GeneratorC
 
 
 def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, DiscriminatorConfig]:
-    """Return the discriminator that a released state dict belongs to, filled with it, and its settings.
+    """Build the discriminator of a released state dict, load it, and return it with its settings.
 
     Raises:
-        CheckpointError: the weights are those of another network.
+        CheckpointError: the weights belong to another network.
     """
     weights = _plain(weights)
     if first := _shape(weights, "net.0"):
@@ -395,7 +395,7 @@ def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, Discri
 
 
 def released_names(network: nn.Module) -> dict[str, str]:
-    """Return our name of every weight -> its name in the authors' code, where a U-Net is a nest of levels."""
+    """Return the mapping from our name of every weight to the authors', whose U-Net levels are nested."""
     if not isinstance(network, UNetGenerator):
         return {name: name for name in network.state_dict()}
     layers: dict[str, str] = {}
@@ -410,7 +410,7 @@ def released_names(network: nn.Module) -> dict[str, str]:
 
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights without the prefixes of wrappers, and without statistics of norms that have no weights."""
+    """Remove prefixes of wrapper modules, and statistics of norms without weights."""
     plain = {_OWN_PREFIX.sub("", name): weight for name, weight in weights.items()}
     if any(_is_norm_weight(name, weight) for name, weight in plain.items()):
         return plain
@@ -422,19 +422,19 @@ def _is_norm_weight(name: str, weight: Tensor) -> bool:
 
 
 def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
-    """Return the shape of a convolution's weight, empty where there is none."""
+    """Return the shape of a convolution's weight, or an empty tuple if it does not exist."""
     return tuple(weights[f"{name}.weight"].shape) if f"{name}.weight" in weights else ()
 
 
 def _norm(weights: Mapping[str, Tensor], normed: str) -> Norm:
-    """Return which norm follows the convolution `normed`."""
+    """Infer the normalization after the convolution `normed`."""
     if any(_is_norm_weight(name, weight) for name, weight in weights.items()):
         return "batch"
     return "instance" if f"{normed}.bias" in weights else "none"
 
 
 def _generator_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int, int]:
-    """Return the settings of a generator, and the channels that it takes and gives."""
+    """Infer the settings of a generator, and its input and output channels."""
     return (_unet_settings if "model.model.0.weight" in weights else _resnet_settings)(weights)
 
 
@@ -479,7 +479,7 @@ def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
 def _convert(
     cls: type[PatchAdversarialMethod], path: Path, state: dict[str, Tensor], options: ConversionOptions
 ) -> Converted:
-    """Return a released generator with the input that its channels mean: RGB images, unless a label space is named."""
+    """Convert a released generator; its inputs are source images unless a label space is given."""
     generator, settings = read_generator(state)
     _, inputs, outputs = _generator_settings(_plain(state))
     if outputs != 3:

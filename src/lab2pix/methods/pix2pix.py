@@ -1,4 +1,4 @@
-"""Pix2Pix: image-to-image translation of pairs with a conditional GAN (Isola et al., CVPR 2017)."""
+"""Pix2Pix: paired image-to-image translation with a conditional GAN (Isola et al., CVPR 2017)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = ["Pix2Pix", "Pix2PixConfig"]
 
 
 class Pix2PixGeneratorConfig(GeneratorConfig):
-    """The generator, and how it samples."""
+    """Generator and sampling mode."""
 
     sampling: Literal["train", "eval"] = Field(
         "train",
@@ -42,7 +42,7 @@ class Pix2PixGeneratorConfig(GeneratorConfig):
 
 
 class Pix2PixLossConfig(Section):
-    """The loss terms and their weights."""
+    """Loss terms and weights."""
 
     adversarial: GanMode = Field(
         "vanilla", description="Cross entropy, least squares (lsgan), or the mean (wgangp, without a penalty)."
@@ -59,9 +59,9 @@ class Pix2PixConfig(PatchGANConfig):
 
 
 class Pix2Pix(PatchAdversarialMethod):
-    """A U-Net under an L1 loss, and a PatchGAN that sees input and image together.
+    """Pix2Pix: a U-Net generator with an L1 loss, and a conditional PatchGAN discriminator.
 
-    In a step the generator runs once; the discriminator learns from that image, and then the generator learns through
+    In each step the generator runs once, the discriminator is updated, then the generator is updated with the loss of
     the updated discriminator.
     """
 
@@ -80,7 +80,7 @@ class Pix2Pix(PatchAdversarialMethod):
 
     @classmethod
     def build_sampling(cls, config: Pix2PixConfig, label_space: LabelSpace) -> Sampling:
-        """Return how images are sampled; in train mode a number per image seeds its dropout."""
+        """Return the sampling; in train mode one noise value per image seeds dropout."""
         settings = config.generator
         return Sampling(
             cls.build_condition(config, label_space),
@@ -96,7 +96,7 @@ class Pix2Pix(PatchAdversarialMethod):
 
     @property
     def optimizers(self) -> dict[str, OptimizerSpec]:
-        """Adam for either network."""
+        """One Adam optimizer per network."""
         settings = self.config.optimizer
         return {
             "discriminator": self.optimizer(settings.discriminator_lr, "discriminator"),
@@ -105,17 +105,17 @@ class Pix2Pix(PatchAdversarialMethod):
 
     @property
     def phases(self) -> Sequence[Phase]:
-        """The discriminator's step, then the generator's."""
+        """The discriminator phase, then the generator phase."""
         return (
             Phase("discriminator", self.discriminator_backward, ("discriminator",)),
             Phase("generator", self.generator_backward, ("generator",)),
         )
 
     def discriminator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Generate, and teach the discriminator that image as a fake and the pair's as real; each term is halved."""
+        """Generate an image, and backpropagate the discriminator loss on real and generated pairs, halved."""
         condition, image = self.sampling.condition(batch), require_images(batch)
         discriminator = self.networks["discriminator"]
-        # With several micro-batches not every graph is kept: the generator's phase generates again.
+        # With several micro-batches no graph is kept, to save memory; the generator phase generates again.
         with torch.set_grad_enabled(context.micro_batches == 1), context.autocast():
             fake = self.networks["generator"](condition, noise)
         if context.micro_batches == 1:
@@ -130,7 +130,7 @@ class Pix2Pix(PatchAdversarialMethod):
         return self.backward(losses, context)
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Judge the generated image by the updated discriminator, and compare it with the pair's."""
+        """Backpropagate the adversarial loss of the updated discriminator and the L1 loss."""
         condition, image = self.sampling.condition(batch), require_images(batch)
         discriminator = self.networks["discriminator"]
         with context.autocast(), frozen(discriminator):
@@ -151,24 +151,24 @@ class Pix2Pix(PatchAdversarialMethod):
         return ("l1",)
 
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
-        """Return `l1`, the mean absolute difference from the pair's image, where 2 is from black to white."""
+        """Return `l1`, the mean absolute difference from the real image in [-1, 1]."""
         return {"l1": (generated - require_images(batch)).abs().mean()}
 
     # --- other programs ---------------------------------------------------------------------------------------------
 
     @classmethod
     def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
-        """Return the authors' U-Net."""
+        """Return the format of the authors' U-Net."""
         return {"pix2pix": cls.checkpoint_format(r"model\.model\.0\.weight")}
 
     @classmethod
     def vector_settings(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the loss section of a recording."""
+        """Return the section `loss` of a recording."""
         return {"loss": {"adversarial": recorded["gan_mode"], "l1": recorded["lambda_L1"]}}
 
     @classmethod
     def vector_names(cls, record: StepRecord) -> tuple[dict[str, Tensor], dict[str, float]]:
-        """Return outputs and losses under the authors' names; theirs of the discriminator are not halved."""
+        """Return outputs and losses under the authors' names; their D_fake and D_real are not halved."""
         [fake], [of_fake, of_real, _] = record.outputs["generator"], record.outputs["discriminator"]
         losses = record.losses
         d_fake, d_real = losses["discriminator.fake"], losses["discriminator.real"]

@@ -1,4 +1,4 @@
-"""Sampling: what a generator's input is made of, noise from a seed, and the generator's forward pass."""
+"""Sampling: generator input, seeded noise, and the generator's forward pass."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Condition:
-    """The generator's input, made from a batch.
+    """Encoder of the generator's input (condition) from a batch.
 
     Attributes:
-        label_space: what class ids mean.
-        source: what the method generates from: class ids, line drawings (ids 0 and 1), or images.
-        encoding: of class ids: `one-hot`, one channel per class and one for unknown where the space has it; or
-            `colors`, 3 channels, the label space's colors in [-1, 1].
-        edges: whether a channel that marks borders between instances follows.
+        label_space: label space of the class ids.
+        source: type of input: class ids, line drawings (ids 0 and 1), or source images.
+        encoding: encoding of class ids: `one-hot`, one channel per class and one for unknown if the space has it; or
+            `colors`, the colors of the label space in [-1, 1], 3 channels.
+        edges: whether to append the instance-boundary channel.
         channels_of_images: channels of a source image.
     """
 
@@ -52,7 +52,7 @@ class Condition:
 
     @property
     def channels(self) -> int:
-        """C of the input."""
+        """Number of input channels C."""
         if self.source == "images":
             return self.channels_of_images
         if self.source == "lines":
@@ -60,10 +60,10 @@ class Condition:
         return (3 if self.encoding == "colors" else self.label_space.num_channels) + int(self.edges)
 
     def __call__(self, batch: Batch) -> Tensor:
-        """Return `[N, C, H, W]` float32.
+        """Return the condition, `[N, C, H, W]` float32.
 
         Raises:
-            DataError: the method needs instance borders, or source images, and the batch has none.
+            DataError: the batch lacks the instance boundaries or source images that the method needs.
         """
         if self.source == "images":
             if batch.source is None:
@@ -82,12 +82,12 @@ class Condition:
         return torch.cat([encoded, batch.edges], dim=1)
 
     def traceable(self, source: Tensor, instances: Tensor | None, dtype: torch.dtype) -> Tensor:
-        """Return the same without scattering into zeros, which would become part of an exported program.
+        """Return the condition for export: comparison instead of scatter, whose zero tensor would be a constant.
 
         Args:
-            source: `[N, H, W]` int64 ids, or `[N, C, H, W]` images.
-            instances: `[N, H, W]` int64, where there is a channel for their borders.
-            dtype: of the result.
+            source: ids `[N, H, W]` int64, or images `[N, C, H, W]`.
+            instances: instance ids `[N, H, W]` int64, if `edges` is set.
+            dtype: dtype of the result.
         """
         if self.source == "images":
             return source.to(dtype)
@@ -101,7 +101,7 @@ class Condition:
         return encoded if instances is None else torch.cat([encoded, instance_edges(instances).to(dtype)], 1)
 
     def preview(self, batch: Batch) -> Tensor:
-        """Return `[N, 3, H, W]` uint8 to look at: label maps in their colors, or the first channels of images."""
+        """Return inputs for display, `[N, 3, H, W]` uint8: label maps in color, or source images (first channels)."""
         if self.source != "images" or batch.source is None:
             return self.label_space.to_colors(batch.label.cpu()).cpu()
         three = batch.source[:, :3] if batch.source.shape[1] >= 3 else batch.source[:, :1].expand(-1, 3, -1, -1)
@@ -118,21 +118,21 @@ def _names(batch: Batch) -> str:
 
 @dataclass(frozen=True)
 class Sampling:
-    """All that code outside `lab2pix.methods` knows of how a method makes images.
+    """Sampling interface of a method: everything that code outside `lab2pix.methods` needs to generate images.
 
-    The generator is called as `generator(condition, noise)`, or with `style=[N, 3, H, W]` (or None) where `style` is
-    not `none`. It returns `[N, 3, H, W]` in [-1, 1], or a list of images, largest first.
+    The generator is called as `generator(condition, noise)`, or, unless `style` is `none`, with the keyword argument
+    `style`, `[N, 3, H, W]` or None. It returns images `[N, 3, H, W]` in [-1, 1], or a list of them, largest first.
 
     Attributes:
-        condition: makes the generator's input.
-        size_multiple: what height and width are multiples of.
-        min_pixels: least area of an image in squares of `size_multiple`.
-        noise_channels: length of the noise vector, or channels of the noise map; 0: one image per input.
-        noise_stride: 0: a vector `[N, noise_channels]`; s: a map `[N, noise_channels, H / s, W / s]`.
-        outputs: how many images the generator returns; 3: X3, X2, X1.
-        style: whether a style image is taken, or needed, beyond the condition.
-        mode: `eval`, or `train`: batch norm with the statistics of the image itself and dropout seeded by the noise,
-            one image at a time; no state changes.
+        condition: encoder of the generator's input.
+        size_multiple: divisor of valid heights and widths.
+        min_pixels: smallest image area, in squares of `size_multiple`.
+        noise_channels: length of the noise vector, or channels of the noise map; 0: no noise, one image per input.
+        noise_stride: 0: vector `[N, noise_channels]`; s > 0: map `[N, noise_channels, H / s, W / s]`.
+        outputs: number of images the generator returns; 3: X3, X2, X1.
+        style: whether a style image is unused, optional or required.
+        mode: `eval`; or `train`: batch norm with the statistics of the single image, and dropout seeded by the noise,
+            without a change of state.
     """
 
     condition: Condition
@@ -145,7 +145,7 @@ class Sampling:
     mode: Literal["eval", "train"] = "eval"
 
     def noise_shape(self, size: tuple[int, int]) -> tuple[int, ...] | None:
-        """Return the shape of one image's noise at a height and width; None where the method takes none."""
+        """Return the noise shape of one image of a size (height, width); None if the method uses no noise."""
         if not self.noise_channels:
             return None
         if not self.noise_stride:
@@ -153,7 +153,11 @@ class Sampling:
         return (self.noise_channels, size[0] // self.noise_stride, size[1] // self.noise_stride)
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ConfigError, naming the nearest valid size, where images of this size cannot be made."""
+        """Check an image size.
+
+        Raises:
+            ConfigError: the size is invalid; the message has the nearest valid one.
+        """
         stride = self.size_multiple
         near = [max(1, round(side / stride)) for side in (height, width)]
         large_enough = near[0] * near[1] >= self.min_pixels
@@ -171,7 +175,7 @@ class Sampling:
 def example_inputs(
     sampling: Sampling, size: tuple[int, int], count: int = 1, seed: int = 0
 ) -> tuple[Batch, Tensor | None]:
-    """Return random inputs whose regions have about the shape of real ones, with noise: for measurements and checks."""
+    """Return random inputs with smooth, realistic regions, and noise, for benchmarks and tests."""
     random, condition = torch.Generator().manual_seed(seed), sampling.condition
     coarse = [max(2, side // 32) for side in size]
     channels = condition.channels_of_images if condition.source == "images" else condition.label_space.num_channels
@@ -191,16 +195,16 @@ def example_inputs(
 
 
 def generate_pyramid(generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None) -> list[Tensor]:
-    """Return all images of one pass, in [-1, 1], largest first: X3, X2, X1 of V1 (Eq. 17), one image of others.
+    """Generate all images of one forward pass, in [-1, 1], largest first: X3, X2, X1 for V1 (Eq. 17), one otherwise.
 
     Args:
-        generator: a method's generator.
-        sampling: of the same method.
-        batch: inputs, and style images where the method takes them.
-        noise: of `Sampling.noise_shape` per image; None where the method takes none.
+        generator: generator of a method.
+        sampling: sampling of the same method.
+        batch: inputs, with style images if the method uses them.
+        noise: noise of shape `Sampling.noise_shape` per image; None if the method uses none.
 
     Raises:
-        DataError: the batch lacks what the method needs.
+        DataError: the batch lacks an input that the method needs.
     """
     condition = sampling.condition(batch)
     if sampling.style == "none":
@@ -213,25 +217,25 @@ def generate_pyramid(generator: nn.Module, sampling: Sampling, batch: Batch, noi
 
 
 def generate(generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None) -> Tensor:
-    """Return `[N, 3, H, W]` in [-1, 1], the largest image of `generate_pyramid`."""
+    """Generate images `[N, 3, H, W]` in [-1, 1]: the largest of `generate_pyramid`."""
     return generate_pyramid(generator, sampling, batch, noise)[0]
 
 
 def generate_deterministic(
     generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None
 ) -> list[Tensor]:
-    """Return what `generate_pyramid` does, in full precision; no image depends on the others of its batch.
+    """Same as `generate_pyramid`, in full precision, without a graph, and independent of the other images in the batch.
 
-    On a CPU, and in train mode, samples are generated one by one: PyTorch and oneDNN choose the kernel of a convolution
-    by the batch size, and another kernel rounds differently. The generator is in evaluation mode; no graph is kept.
+    On a CPU, and in train mode, samples are generated one by one: PyTorch and oneDNN select convolution kernels by
+    batch size, and kernels differ in rounding. The generator must be in eval mode.
     """
-    # TensorFloat-32 rounds differently at another batch size.
+    # The rounding of TensorFloat-32 depends on the batch size.
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, benchmark=False, allow_tf32=False):
         if sampling.mode == "eval" and batch.label.device.type != "cpu":
             return generate_pyramid(generator, sampling, batch, noise)
         one = generate_pyramid if sampling.mode == "eval" else _generate_in_train_mode
         rows = [slice(row, row + 1) for row in range(len(batch))]
-        # A row of the noise is copied because the rounding of a matrix product can depend on the alignment in memory.
+        # Clone each row: the rounding of a matrix product can depend on memory alignment.
         images = [one(generator, sampling, batch[row], None if noise is None else noise[row].clone()) for row in rows]
         return [torch.cat(scale) for scale in zip(*images, strict=True)]
 
@@ -239,8 +243,8 @@ def generate_deterministic(
 def _generate_in_train_mode(
     generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None
 ) -> list[Tensor]:
-    """Return the images of one sample with batch norm and dropout in train mode."""
-    # Dropout's seed: the noise is the only thing that distinguishes two images of one input.
+    """Generate the images of one sample with batch norm and dropout in train mode."""
+    # Seed dropout with the noise, the only difference between two images of the same input.
     digest = hashlib.sha256(b"" if noise is None else noise.cpu().contiguous().numpy().tobytes()).digest()
     device = next(generator.parameters()).device
     devices = [device] if device.type == "cuda" else []
@@ -251,7 +255,7 @@ def _generate_in_train_mode(
 
 @contextmanager
 def _norms_and_dropout_in_train_mode(network: nn.Module) -> Iterator[None]:
-    """Switch batch norm and dropout to train mode; running statistics stay as they are."""
+    """Switch batch norm and dropout to train mode without updating running statistics."""
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     switched = [*norms, *(module for module in network.modules() if isinstance(module, _DropoutNd))]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
@@ -269,5 +273,5 @@ def _norms_and_dropout_in_train_mode(network: nn.Module) -> Iterator[None]:
 
 
 def latent_from_seed(seed: int, sample: int, shape: tuple[int, ...]) -> Tensor:
-    """Return the noise of a seed's n-th image: float32 that depends on seed, sample and shape alone (Eq. 21)."""
+    """Return the noise of image `sample` of a seed, float32; depends only on the arguments (Eq. 21)."""
     return torch.randn(shape, generator=latent_generator(seed, sample))

@@ -1,4 +1,4 @@
-"""Learning-rate schedules: factors of a learning rate as functions of where in the run a step is."""
+"""Learning-rate schedules: functions from training progress to a factor."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ __all__ = ["Progress", "constant", "epoch_decay", "linear_decay"]
 
 @dataclass(frozen=True)
 class Progress:
-    """Where in the run a step is.
+    """Position of a step in the run.
 
     Attributes:
-        step: optimizer steps made before this one.
-        total: steps of the whole run.
+        step: index of the step, from 0.
+        total: number of steps in the run.
         samples: size of the training set.
         batch_size: samples per step, over all processes and micro-batches.
     """
@@ -26,7 +26,7 @@ class Progress:
 
     @property
     def fraction(self) -> float:
-        """0 at the first step, 1 at the last."""
+        """Progress from 0 (first step) to 1 (last step)."""
         return self.step / max(1, self.total - 1)
 
     @property
@@ -36,25 +36,25 @@ class Progress:
 
     @property
     def epochs(self) -> int:
-        """Passes over the training set that the whole run makes, the last of them perhaps in part."""
+        """Number of epochs in the run, including a partial last one."""
         return -(-self.total * self.batch_size // self.samples)
 
     @property
     def step_in_epoch(self) -> int:
-        """Steps of this epoch before this one."""
+        """Index of the step in its epoch, from 0."""
         return self.step - -(-self.epoch * self.samples // self.batch_size)
 
 
 def constant(progress: Progress) -> float:
-    """Return 1: the learning rate does not change."""
+    """Constant schedule: always 1."""
     return 1.0
 
 
 def linear_decay(fraction: float) -> Callable[[Progress], float]:
-    """Return a schedule: 1, then linearly to 0 (5.2).
+    """Return a schedule that is 1, then decays linearly to 0 (5.2).
 
     Args:
-        fraction: last part of the run in which the factor falls; it would reach 0 one step after the last.
+        fraction: final fraction of the run in which the factor decays; it would reach 0 one step after the last.
     """
 
     def schedule(progress: Progress) -> float:
@@ -67,12 +67,12 @@ def linear_decay(fraction: float) -> Callable[[Progress], float]:
 
 
 def epoch_decay(fraction: float, *, reach_zero: bool = False) -> Callable[[Progress], float]:
-    """Return a schedule: 1, then down by the same amount after each epoch, as Pix2Pix and CycleGAN train.
+    """Return a schedule that is 1, then decays linearly per epoch, as in Pix2Pix and CycleGAN.
 
     Args:
-        fraction: last part of the epochs in which the factor falls.
-        reach_zero: fall one epoch earlier, so that the last epoch trains at rate 0, as the authors' code does up to
-            2023; without it the last of n falling epochs trains at 1 / (n + 1), as since 2025.
+        fraction: final fraction of the epochs in which the factor decays.
+        reach_zero: start one epoch earlier, so that the factor is 0 in the last epoch, as in the authors' code up to
+            2023; otherwise it is 1 / (n + 1) in the last of n decaying epochs, as since 2025.
     """
 
     def schedule(progress: Progress) -> float:

@@ -1,4 +1,4 @@
-"""The drawn scenes: the same everywhere, rich in classes, and safe to write."""
+"""Procedural scenes: reproducibility, class coverage and writing."""
 
 from __future__ import annotations
 

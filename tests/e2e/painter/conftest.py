@@ -1,4 +1,4 @@
-"""A served tiny model, and visitors of its page."""
+"""Fixtures: a served tiny model, and browser sessions of its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Accelerated networks against the plain ones that they were."""
+"""Accelerated networks against plain networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Autograd functions that save less against the plain computations."""
+"""Memory-saving autograd functions against plain computations."""
 
 from __future__ import annotations
 
