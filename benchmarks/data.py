@@ -106,11 +106,11 @@ def make_set(row: str, root: Path, count: int) -> int:
 def open_set(row: str, root: Path) -> tuple[Any, str]:
     """Open a set as a training does: match the pairs, and hash names and sizes."""
     _, format, more = SETS[row]
-    given = {name: value for name, value in more.items() if name != "sides"}
+    given = {name: value for name, value in more.items() if name not in ("sides", "unpaired")}
     roots = {side: {"root": str(root / side)} for side in ("labels", "images")}
     given |= roots if "sides" in more else {"root": str(root)}
     config = DataConfig(format=format, val_split=None, size=(64, 64), label_space="cityscapes", **given)
-    made = build_dataset(config, "train", LabelSpace.load("cityscapes"), 0, paired=True)
+    made = build_dataset(config, "train", LabelSpace.load("cityscapes"), 0, paired="unpaired" not in more)
     return made, made.file_hash()
 
 
