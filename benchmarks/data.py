@@ -110,7 +110,7 @@ def open_set(row: str, root: Path) -> tuple[Any, str]:
     roots = {side: {"root": str(root / side)} for side in ("labels", "images")}
     given |= roots if "sides" in more else {"root": str(root)}
     config = DataConfig(format=format, val_split=None, size=(64, 64), label_space="cityscapes", **given)
-    made = build_dataset(config, "train", LabelSpace.load("cityscapes"), 0, paired=True)
+    made = build_dataset(config, "train", LabelSpace.load("cityscapes"), 0, paired="sides" not in more)
     return made, made.file_hash()
 
 
