@@ -64,7 +64,7 @@ def test_lsgan_and_wasserstein_terms_by_hand():
 def test_level_weights_of_the_paper_and_of_the_released_code():
     assert losses.level_weights([3, 2, 1]) == [[4 / 7, 2 / 7, 1 / 7], [2 / 3, 1 / 3], [1.0]]
     # the released code: ((a + b/2 + c/4) / 1.75 + d + e/2) / 1.5, then f on top without division, all by 3
-    released = losses.level_weights([3, 2, 1], "released")
+    released = losses.level_weights([3, 2, 1], "official")
     expected = [
         [1 / 1.75 / 1.5 / 3, 0.5 / 1.75 / 1.5 / 3, 0.25 / 1.75 / 1.5 / 3],
         [1 / 1.5 / 3, 0.5 / 1.5 / 3],
@@ -126,7 +126,7 @@ def test_feature_matching_reductions():
     zero = [[torch.zeros(1, 2)] * 4, [torch.zeros(1, 2)] * 2]
     fake = [[torch.full((1, 2), 1.0)] * 4, [torch.full((1, 2), 3.0)] * 2]
     assert losses.feature_matching_loss(fake, zero).item() == pytest.approx(1 + 3)
-    assert losses.feature_matching_loss(fake, zero, "released").item() == pytest.approx((4 * 1 + 2 * 3) / 2)
+    assert losses.feature_matching_loss(fake, zero, "official").item() == pytest.approx((4 * 1 + 2 * 3) / 2)
 
 
 # --- image consistency (Eq. 18) ----------------------------------------------------------------------------------

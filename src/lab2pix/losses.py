@@ -137,7 +137,7 @@ def masked_mean(values: Tensor, mask: Tensor | None) -> Tensor:
 # --- adversarial loss over levels and scales (Eq. 10, 12, 13, 24, 26, 27) -----------------------------------------
 
 
-def level_weights(levels: Sequence[int], reduction: Literal["mean", "released"] = "mean") -> list[list[float]]:
+def level_weights(levels: Sequence[int], reduction: Literal["mean", "official"] = "mean") -> list[list[float]]:
     """Return the loss weight of each level of each discriminator.
 
     Args:
@@ -204,7 +204,7 @@ def sharpness_loss(
 ) -> Tensor:
     """Return the sharpness enhancement loss, which treats blurred real images as fake (Eq. 16, 30).
 
-    The factor 1/2 of the equations (as in Eq. 11) is left to the caller.
+    Without the factor 1/2 (as in Eq. 11) and λ2: see `lab2pix.methods.gan.HierarchicalGAN`.
 
     Args:
         real: predictions for real images, per discriminator, per level, `[N, 1, h, w]`.
@@ -241,7 +241,7 @@ def perceptual_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tens
 def feature_matching_loss(
     generated: Sequence[Sequence[Tensor]],
     real: Sequence[Sequence[Tensor]],
-    reduction: Literal["mean", "released"] = "mean",
+    reduction: Literal["mean", "official"] = "mean",
 ) -> Tensor:
     """Return the feature matching loss: L1 distance of discriminator features (Eq. 29).
 
@@ -255,7 +255,7 @@ def feature_matching_loss(
         torch.stack([(ours.float() - theirs.float()).abs().mean() for ours, theirs in zip(fake, true, strict=True)])
         for fake, true in zip(generated, real, strict=True)
     ]
-    if reduction == "released":
+    if reduction == "official":
         return torch.stack([terms.sum() for terms in per_scale]).mean()
     return torch.stack([terms.mean() for terms in per_scale]).sum()
 

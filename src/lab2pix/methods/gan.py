@@ -69,7 +69,7 @@ class GeneratorConfig(Section):
     global_encoder: GlobalEncoderConfig = GlobalEncoderConfig()
     input: Literal["noise", "label"] = Field(
         "noise",
-        description="What the first scale is made from: noise (Eq. 21), or the small label map (official code).",
+        description="Input of the first generator scale: noise (Eq. 21), or the small label map (official code).",
     )
     noise_dim: int = Field(128, ge=1, description="Length of the noise vector z.")
     spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
@@ -81,7 +81,9 @@ class DiscriminatorConfig(Section):
     kind: Literal["hierarchical", "patch"] = Field(
         "hierarchical", description="Hierarchical perceptual discriminators, or SPADE's PatchGANs."
     )
-    scales: Literal[1, 2, 3] = Field(2, description="How many discriminators; each next one sees half the size.")
+    scales: Literal[1, 2, 3] = Field(
+        2, description="Number of discriminators; each works at half the resolution of the one before."
+    )
     width: int = Field(64, ge=1, description="Channels of the first convolution.")
     max_width: int = Field(512, ge=4, description="Channels of the levels (hierarchical) or the most (patch).")
 
@@ -93,7 +95,9 @@ class AdversarialLossConfig(Section):
         "paper", description="How terms are reduced and images normalized: as in the paper, or as in the official code."
     )
     adversarial: Literal["hinge", "vanilla"] = Field("hinge", description="Form of the adversarial loss.")
-    foreground_rate: float = Field(5.0, ge=1, description="T: how much more a foreground pixel weighs (Eq. 9); 1: off.")
+    foreground_rate: float = Field(
+        5.0, ge=1, description="T: weight of a foreground pixel relative to background (Eq. 9); 1: off."
+    )
     background_ids: tuple[int, ...] | None = Field(
         None, description="Class ids that are background; null: as the label space says."
     )
@@ -185,7 +189,7 @@ class LossVariant:
         normalize_discriminator: whether images are normalized for the perceptual branch.
     """
 
-    reduction: Literal["mean", "released"] = "mean"
+    reduction: Literal["mean", "official"] = "mean"
     halved: bool = True
     sharpness_normalized: bool = False
     foreground_per_image: bool = True

@@ -105,7 +105,7 @@ class V1LossConfig(AdversarialLossConfig):
         0.0,
         ge=0,
         description="Not in the paper: weight of mode seeking, for which a quarter of a batch repeats the label maps "
-        "of another quarter with other noise; 0: off, and noise may come to change little.",
+        "of another quarter with other noise; 0: off, and the generator may ignore the noise.",
     )
     cycle: float = Field(0.0, ge=0, description="λ4: weight of cycle segmentation (Eq. 19); 0: off.")
     cycle_warmup: float = Field(

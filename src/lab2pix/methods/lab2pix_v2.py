@@ -92,7 +92,7 @@ class V2LossConfig(AdversarialLossConfig):
         1,
         ge=1,
         description="Not in the paper: images generated of each label map in a step, of which the one nearest to the "
-        "photo learns, so that noise comes to mean light and color; 1: off, and noise may come to change little.",
+        "photo learns, so that the noise controls light and color; 1: off, and the generator may ignore the noise.",
     )
     cycle: float = Field(
         0.0,
@@ -133,7 +133,7 @@ class V2LossVariant(LossVariant):
     """
 
     perceptual_at_full_size: bool = False
-    feature_matching: Literal["mean", "released"] = "mean"
+    feature_matching: Literal["mean", "official"] = "mean"
 
 
 # --- the method -----------------------------------------------------------------------------------------------------
@@ -178,13 +178,13 @@ class Lab2PixV2(HierarchicalGAN):
     variants: ClassVar[Mapping[str, V2LossVariant]] = {
         "paper": V2LossVariant(),
         "official": V2LossVariant(
-            reduction="released",
+            reduction="official",
             halved=False,
             sharpness_normalized=True,
             foreground_per_image=False,
             normalize=False,
             perceptual_at_full_size=True,
-            feature_matching="released",
+            feature_matching="official",
         ),
     }
     config: Lab2PixV2Config
@@ -715,7 +715,7 @@ class _Vectors:
     def _adversarial(self, outputs: list[ScaleOutput], player: int) -> Tensor:
         if self.config["gan"] not in ADVERSARIAL_TERMS:
             raise CheckpointError(f"config.gan is {self.config['gan']!r}; known: {[*ADVERSARIAL_TERMS]}")
-        weights = level_weights([len(output.predictions) for output in outputs], "released")
+        weights = level_weights([len(output.predictions) for output in outputs], "official")
         # The official code multiplies [N, 1, h, w] by [N, h, w], so each sample is weighted by the mean mask.
         return adversarial_loss(
             [output.predictions for output in outputs],
@@ -734,7 +734,7 @@ class _Vectors:
         """Generator losses by official name, with graph."""
         fake, real = self.judge(self.generated), self.judged["real"]
         matching = feature_matching_loss(
-            [output.features for output in fake], [output.features for output in real], "released"
+            [output.features for output in fake], [output.features for output in real], "official"
         )
         return {
             "GAN": self._adversarial(fake, 0),

@@ -19,8 +19,8 @@ def resize_nearest(label: Tensor, size: tuple[int, int]) -> Tensor:
 class SPADE(nn.Module):
     """Spatially-adaptive normalization: batch norm, then scale and shift per pixel, predicted from the label map.
 
-    Eq. 5 prints the 1 of `1 + gamma` inside the other bracket, where the layer could not start near the identity. Here
-    it is where the released networks have it.
+    Eq. 5 as printed adds the 1 to the normalized feature. Here it is added to gamma, as in the official code, so that
+    the layer starts near the identity.
 
     Args:
         channels: width of the feature to normalize.
