@@ -27,8 +27,7 @@ from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, OutputError, did_you_mean
 from lab2pix.inference.synthesizer import Synthesizer
 from lab2pix.methods import Sampling
-from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder
-from lab2pix.nn.fast.accelerate import FastGlobalEncoder
+from lab2pix.nn.encoders import NoiseEncoder
 from lab2pix.nn.fast.inference.layers import batch_norm_affine, fold_conv
 from lab2pix.nn.normalization import SPADE
 from lab2pix.utils.files import atomic_write
@@ -153,14 +152,6 @@ class _DynamicNoiseEncoder(NoiseEncoder):
         return F.interpolate(x, size=size or self.size, mode="bilinear", align_corners=False)
 
 
-class _SmallGlobalEncoder(FastGlobalEncoder):
-    """Global encoder that computes repeated pixels of upsampled maps once, in evaluation mode too."""
-
-    def forward(self, label: Tensor) -> list[Tensor]:
-        """See `GlobalEncoder.forward`."""
-        return self.distinct(label)
-
-
 class _Program(nn.Module):
     """Copy of a generator that takes class ids and noise, with folded normalization.
 
@@ -229,11 +220,9 @@ class _Program(nn.Module):
 
 
 def _fold(module: nn.Module) -> None:
-    """Fold spectral norm into weights and the batch norm of SPADE into gamma and beta; speed up the global encoder."""
+    """Fold spectral norm into weights and the batch norm of SPADE into gamma and beta."""
     if parametrize.is_parametrized(module, "weight"):
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-    if isinstance(module, GlobalEncoder):
-        module.__class__ = _SmallGlobalEncoder
     if isinstance(module, SPADE):
         factor, summand = batch_norm_affine(module.norm)
         (scale, one), (shift, zero) = fold_conv(module.gamma), fold_conv(module.beta)

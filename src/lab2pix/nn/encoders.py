@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -101,4 +102,18 @@ class GlobalEncoder(nn.Module):
         x = label
         for conv in self.down:
             x = F.leaky_relu(conv(x), SLOPE)
-        return [F.relu(conv(F.interpolate(x, scale_factor=2.0**s))) for s, conv in enumerate(self.scales)]
+        return [F.relu(upsampled_conv(conv, x, 2**s)) for s, conv in enumerate(self.scales)]
+
+
+def upsampled_conv(conv: nn.Module, x: Tensor, factor: int) -> Tensor:
+    """Return `conv(upsample(x))` for nearest-neighbor upsampling and a 3x3 convolution, without computing repetitions.
+
+    The upsampled map is constant on blocks of `factor` x `factor` pixels, so the outputs of a block differ only in its
+    first, inner and last rows and columns. Upsampling by 3 has one of each.
+    """
+    y: Tensor = conv(F.interpolate(x, scale_factor=float(min(factor, 3))))
+    if factor <= 3:
+        return y
+    pixel = torch.tensor([0, *[1] * (factor - 2), 2], device=x.device)
+    y = torch.unflatten(y, 2, (-1, 3)).index_select(3, pixel).flatten(2, 3)
+    return torch.unflatten(y, 3, (-1, 3)).index_select(4, pixel).flatten(3, 4)
