@@ -36,8 +36,8 @@ from urllib.parse import urlencode
 
 import numpy as np
 import torch
+from _environment import environment, write_json
 from PIL import Image
-from surroundings import surroundings, write_json
 
 from lab2pix import LabelSpace, Synthesizer
 from lab2pix.data.scenes.dataset import draw_scene
@@ -359,7 +359,7 @@ def main(given: Sequence[str] | None = None) -> None:
     args = parser.parse_args(given)
     found = {"latency": latency, "load": load}[args.benchmark](args)
     if args.out:
-        write_json(args.out, {**surroundings(), **found})
+        write_json(args.out, {**environment(), **found})
 
 
 if __name__ == "__main__":
