@@ -29,7 +29,7 @@ test-full: $(STAMP)  ## Run every test, and print the 25 slowest.
 	$(PYTEST) --durations=25
 
 test-numerics: $(STAMP)  ## Run the numeric tests with the instruction sets of older processors, which round float32 differently.
-	for level in "AVX2 avx2" "SSE41 avx2"; do \
+	for level in "AVX2 avx2" "AVX512_CORE avx2"; do \
 	  set -- $$level; echo "Instructions: oneDNN $$1, ATen $$2"; \
 	  ONEDNN_MAX_CPU_ISA=$$1 ATEN_CPU_CAPABILITY=$$2 $(PYTEST) -k "not compiles" -m "not xslow and not browser" $(NUMERICS) || exit 1; \
 	done
