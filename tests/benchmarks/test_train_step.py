@@ -30,7 +30,10 @@ def test_train_step_compares_rows_with_the_plain_step(preset, tmp_path):
     for row in rows.values():
         assert row["seconds_ratio"] == row["seconds"] / plain["seconds"] > 0
         assert row["peak_mib"] > 0
-    assert rows["fp32"]["tflop"] < plain["tflop"]  # equal pixels of an upsampled map are computed once
+    if preset.startswith("v1"):  # the co-attention's convolution of an upsampled map has fewer products
+        assert rows["fp32"]["tflop"] < plain["tflop"]
+    else:  # the plain network, too, computes repeated outputs of the global encoder once
+        assert rows["fp32"]["tflop"] == plain["tflop"]
 
 
 def test_train_step_roofline_counts_products(tmp_path, capsys):
