@@ -88,8 +88,8 @@ def test_v1_presets_have_the_published_background_ids() -> None:
 def test_every_preset_without_pairs_is_unpaired_and_the_others_are_not() -> None:
     for name in preset_names():
         config = load_config(name)
-        unpaired = name.startswith(("v1-", "unpaired-", "cyclegan-"))
-        assert (config.method in ("lab2pix-v1", "cyclegan"), not get_method(config.method).paired) == (unpaired,) * 2, (
+        unpaired = name.startswith(("v1-", "unpaired-", "cyclegan-", "munit-"))
+        assert (config.method in ("lab2pix-v1", "cyclegan", "munit"), not get_method(config.method).paired) == (unpaired,) * 2, (
             name
         )
 

@@ -33,6 +33,14 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "lab2pix-v1": ("v1-small", (*NARROW, "loss.consistency=0", "segmenter.width=4", "segmenter.blocks=[1,1,1,1]")),
     "lab2pix-v2": ("v2-small", (*NARROW, "loss.perceptual=0", "loss.cycle=0")),
+    "munit": (
+        "munit-small",
+        (
+            *("data.size=[16,16]", "generator.width=2", "generator.mlp_width=4", "generator.blocks=1"),
+            *("generator.encoding=one-hot", "discriminator.width=2", "discriminator.scales=2"),
+            *("discriminator.layers=3", "train.ema_decay=0.9", "train.batch_size=2"),
+        ),
+    ),
     "pix2pix": ("pix2pix-small", (*NARROW_PATCH_GAN, "generator.depth=4")),
 }
 """A preset and the settings that make it narrow, by method."""
@@ -70,6 +78,7 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
         ("pix2pix", ["generator.sampling=train", "generator.dropout=0.5", "generator.depth=4", "train.accumulate=2"]),
         ("pix2pix", ["data.input=images", "data.source.channels=5", "generator.network=resnet", "generator.depth=1"]),
         ("cyclegan", ["data.input=images", "generator.depth=1", "discriminator.layers=0", "train.accumulate=2"]),
+        ("munit", ["data.input=images", "loss.cycle=10", "discriminator.norm=layer", "train.accumulate=2"]),
     ],
 )
 def test_input_and_sampling_of_choice_keep_the_contract(name: str, settings: list[str]) -> None:

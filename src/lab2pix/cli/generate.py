@@ -120,7 +120,9 @@ def _convert(
     form: Annotated[
         str,
         typer.Option(
-            "--from", metavar="FORM", help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix or cyclegan."
+            "--from",
+            metavar="FORM",
+            help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix, cyclegan or munit.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],
@@ -142,6 +144,7 @@ def _convert(
             show_default=False,
         ),
     ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Take MUNIT's generator from B to A.")] = False,
 ) -> None:
     """Turn an authors' checkpoint into weights that generate takes."""
     from lab2pix.inference import convert
@@ -155,5 +158,6 @@ def _convert(
         size=sides,
         num_upsamples=num_upsamples,
         instance_edges=instance_edges,
+        reverse=reverse,
     )
     print(f"{converted}\nwritten to {out}")

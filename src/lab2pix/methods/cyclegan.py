@@ -25,13 +25,12 @@ from lab2pix.methods.patch_gan import (
     GeneratorConfig,
     PatchAdversarialMethod,
     PatchGANConfig,
-    StepRecord,
     build_discriminator,
     build_translator,
-    require_images,
     size_multiple,
 )
 from lab2pix.methods.sampling import Sampling
+from lab2pix.methods.translation import StepRecord, backward, build_condition, mean_distance, require_images
 from lab2pix.nn.image_pool import ImagePool
 from lab2pix.nn.norm import Norm
 
@@ -119,12 +118,12 @@ class CycleGAN(PatchAdversarialMethod):
     @classmethod
     def build_sampling(cls, config: CycleGANConfig, label_space: LabelSpace) -> Sampling:
         """Return the sampling: one image per input, in eval mode."""
-        return Sampling(cls.build_condition(config, label_space), size_multiple=size_multiple(config.generator))
+        return Sampling(build_condition(config, label_space), size_multiple=size_multiple(config.generator))
 
     @classmethod
     def build_generator(cls, config: CycleGANConfig, label_space: LabelSpace) -> nn.Module:
         """Return G, from inputs to images."""
-        return build_translator(config.generator, cls.build_condition(config, label_space).channels, 3)
+        return build_translator(config.generator, build_condition(config, label_space).channels, 3)
 
     def sampling_generator(self, networks: Mapping[str, nn.Module]) -> nn.Module:
         """Return G."""
@@ -166,14 +165,14 @@ class CycleGAN(PatchAdversarialMethod):
         losses = {
             "adversarial_a": self.adversarial(of_b, "generator"),
             "adversarial_b": self.adversarial(of_a, "generator"),
-            "cycle_a": loss.cycle_a * _distance(cycled_a, a),
-            "cycle_b": loss.cycle_b * _distance(cycled_b, b),
+            "cycle_a": loss.cycle_a * mean_distance(cycled_a, a),
+            "cycle_b": loss.cycle_b * mean_distance(cycled_b, b),
         }
         if same is not None:
-            losses["identity_a"] = self.identity * loss.cycle_b * _distance(same[0], b)
-            losses["identity_b"] = self.identity * loss.cycle_a * _distance(same[1], a)
+            losses["identity_a"] = self.identity * loss.cycle_b * mean_distance(same[0], b)
+            losses["identity_b"] = self.identity * loss.cycle_a * mean_distance(same[1], a)
         context.cache.update(fake_a=fake_a.detach().float(), fake_b=fake_b.detach().float())
-        return self.backward(losses, context)
+        return backward(losses, context)
 
     def discriminators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the halved discriminator losses on real images and on generated ones from the pools."""
@@ -185,7 +184,7 @@ class CycleGAN(PatchAdversarialMethod):
                 of_real, of_fake = self.networks[judge](real[domain]), self.networks[judge](fake)
             losses[f"real_{domain}"] = self.adversarial(of_real, "real") * 0.5
             losses[f"fake_{domain}"] = self.adversarial(of_fake, "fake") * 0.5
-        return self.backward(losses, context)
+        return backward(losses, context)
 
     def extra_state(self) -> dict[str, Tensor]:
         """Return the images in both pools."""
@@ -208,7 +207,7 @@ class CycleGAN(PatchAdversarialMethod):
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
         """Return `cycle`, the mean absolute difference between the input and F of the generated images."""
-        return {"cycle": _distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
+        return {"cycle": mean_distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
 
     # --- other programs ---------------------------------------------------------------------------------------------
 
@@ -255,11 +254,6 @@ class CycleGAN(PatchAdversarialMethod):
             returned = [pool.query(images, draws.uniform).flatten().int().tolist() for images in queries]
             answers.other["pool_trace"] = trace | {"returned": returned}
         return answers
-
-
-def _distance(images: Tensor, others: Tensor) -> Tensor:
-    """Return the mean absolute difference."""
-    return (images.float() - others).abs().mean()
 
 
 class _PythonDraws(RandomSource):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,14 +16,21 @@ from lab2pix.batch import Batch
 from lab2pix.config.rules import nearest_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
-from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
-from lab2pix.interop.step_vectors import StepAnswers, check_step, gradient_norms, input_classes, without_dropout
+from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
+from lab2pix.interop.step_vectors import StepAnswers, check_step, input_classes, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
-from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
 from lab2pix.losses import ADVERSARIAL_TERMS
-from lab2pix.methods.base import Losses, Method, OptimizerSpec, StepContext
-from lab2pix.methods.sampling import Condition
+from lab2pix.methods.base import Method, OptimizerSpec
 from lab2pix.methods.schedules import epoch_decay
+from lab2pix.methods.translation import (
+    StepRecord,
+    adversarial,
+    check_encoding,
+    fill,
+    infer_inputs,
+    numbered_space,
+    plain_names,
+)
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import Init, init_weights
 from lab2pix.nn.norm import Norm
@@ -36,12 +43,10 @@ __all__ = [
     "GeneratorConfig",
     "PatchAdversarialMethod",
     "PatchGANConfig",
-    "StepRecord",
     "build_discriminator",
     "build_translator",
     "read_discriminator",
     "read_generator",
-    "require_images",
 ]
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -125,11 +130,7 @@ class PatchGANConfig(RunConfig):
                 f"(generator.depth={settings.depth}, discriminator.layers={self.discriminator.layers}); the nearest "
                 f"valid size is {list(near)}"
             )
-        if settings.encoding == "colors" and (self.data.input == "images" or self.data.label_space == "sketch"):
-            raise ConfigError(
-                "generator.encoding is 'colors', which is how label maps enter, but the run generates from "
-                f"{'images' if self.data.input == 'images' else 'line drawings'}; set generator.encoding=one-hot"
-            )
+        check_encoding(self)
 
 
 def size_multiple(settings: GeneratorConfig) -> int:
@@ -168,13 +169,6 @@ def build_discriminator(settings: DiscriminatorConfig, channels: int) -> nn.Modu
     return PatchGAN(channels, width=settings.width, layers=settings.layers, norm=settings.norm)
 
 
-def require_images(batch: Batch) -> Tensor:
-    """Return the images of a batch that must have some."""
-    if batch.image is None:
-        raise ValueError("training needs images")
-    return batch.image
-
-
 # --- the method -------------------------------------------------------------------------------------------------------
 
 
@@ -184,15 +178,6 @@ class PatchAdversarialMethod(Method):
     vector_prefixes: ClassVar[Mapping[str, str]]
     """Prefix of weights in vector files, by name of the network."""
     config: Any
-
-    @staticmethod
-    def build_condition(config: PatchGANConfig, label_space: LabelSpace) -> Condition:
-        """Return the encoder of the generator's input: source images, line drawings or label maps."""
-        if config.data.input == "images":
-            return Condition(label_space, "images", channels_of_images=config.data.source.channels)
-        if label_space.name == "sketch":
-            return Condition(label_space, "lines")
-        return Condition(label_space, encoding=config.generator.encoding, edges=config.data.instance_edges)
 
     def init_weights(self) -> None:
         """Initialize all networks by `train.init`."""
@@ -208,14 +193,7 @@ class PatchAdversarialMethod(Method):
 
     def adversarial(self, logits: Tensor, role: Literal["generator", "real", "fake"]) -> Tensor:
         """Return the adversarial loss of the generator, or of a discriminator on real or fake images, over logits."""
-        terms = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[self.config.loss.adversarial], strict=True))
-        return terms[role](logits.float()).mean()
-
-    @staticmethod
-    def backward(losses: Losses, context: StepContext) -> Losses:
-        """Backpropagate the sum of terms and return the detached terms."""
-        context.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
-        return {name: value.detach() for name, value in losses.items()}
+        return adversarial(self.config.loss.adversarial, role, logits)
 
     # --- other programs ---------------------------------------------------------------------------------------------
 
@@ -262,7 +240,7 @@ class PatchAdversarialMethod(Method):
                 **cls.vector_settings(recorded),
             }
         )
-        method = cls(config, _numbered_space(classes))
+        method = cls(config, numbered_space(classes))
         method.networks = networks
         return method, batch
 
@@ -278,7 +256,7 @@ class PatchAdversarialMethod(Method):
 
         for when in ("initial", "step"):
             method, batch = cls.from_vectors(vectors, fast=fast)
-            record = StepRecord(method, batch, update=when == "step")
+            record = StepRecord(method, batch, update=when == "step", names=released_names)
             answers.values[f"loss.{when}"] = keep("" if when == "initial" else "step.", record)
             totals: dict[str, float] = {}
             by_tensor: dict[str, float] = {}
@@ -292,7 +270,7 @@ class PatchAdversarialMethod(Method):
         for group, one in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
             for network in one.networks.values():
                 network.eval()
-            keep(group, StepRecord(one, batch, update=False))
+            keep(group, StepRecord(one, batch, update=False, names=released_names))
         return answers
 
     @classmethod
@@ -305,7 +283,7 @@ class PatchAdversarialMethod(Method):
         """Return the format of the authors' generators, recognized by the name of a weight."""
 
         def matches(state: Mapping[str, Tensor]) -> bool:
-            return any(re.fullmatch(marker, _OWN_PREFIX.sub("", name)) for name in state)
+            return any(re.fullmatch(marker, name) for name in plain_names(state))
 
         def convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
             return _convert(cls, path, state, options)
@@ -313,56 +291,8 @@ class PatchAdversarialMethod(Method):
         return CheckpointFormat(matches, convert)
 
 
-class StepRecord:
-    """Record of one training step: outputs, losses and gradient norms.
-
-    Args:
-        method: the method; its weights change if `update` is set.
-        batch: inputs and images.
-        update: whether the optimizers of each phase step after it, as in training.
-
-    Attributes:
-        outputs: outputs of each network, in the order of its forward passes.
-        losses: values by `PHASE.TERM`.
-        gradients: per network the global gradient norm, and the norm of each weight by the authors' name.
-    """
-
-    def __init__(self, method: Method, batch: Batch, *, update: bool) -> None:
-        self.outputs: dict[str, list[Tensor]] = {name: [] for name in method.networks}
-        self.losses: dict[str, float] = {}
-        self.gradients: dict[str, tuple[float, dict[str, float]]] = {}
-        hooks = [network.register_forward_hook(self._hook(name)) for name, network in method.networks.items()]
-        specs = method.optimizers
-        context = StepContext()
-        for phase in method.phases:
-            terms = phase.backward(batch, None, context)
-            self.losses |= {f"{phase.name}.{name}": value.item() for name, value in terms.items()}
-            for spec in (specs[name] for name in phase.optimizers):
-                networks = {name: method.networks[name] for name in spec.networks}
-                for name, network in networks.items():
-                    self.gradients[name] = gradient_norms(network, released_names(network))
-                if update:
-                    weights = [weight for network in networks.values() for weight in network.parameters()]
-                    torch.optim.Adam(weights, lr=spec.lr, betas=spec.betas).step()
-            for network in method.networks.values():
-                network.zero_grad()
-        for hook in hooks:
-            hook.remove()
-
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, inputs, output: self.outputs[name].append(output.detach())
-
-
-def _numbered_space(classes: int) -> LabelSpace:
-    colors = generate_colors(max(1, classes))
-    return LabelSpace("numbered", tuple(LabelClass(f"class {index}", color) for index, color in enumerate(colors)))
-
-
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
 
-Network = TypeVar("Network", bound=nn.Module)
-
-_OWN_PREFIX = re.compile(r"^((module|_orig_mod)\.)+")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -411,7 +341,7 @@ def released_names(network: nn.Module) -> dict[str, str]:
 
 def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove prefixes of wrapper modules, and statistics of norms without weights."""
-    plain = {_OWN_PREFIX.sub("", name): weight for name, weight in weights.items()}
+    plain = plain_names(weights)
     if any(_is_norm_weight(name, weight) for name, weight in plain.items()):
         return plain
     return {name: weight for name, weight in plain.items() if not name.endswith(_STATISTICS)}
@@ -466,14 +396,9 @@ def _resnet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, in
     return settings, first[1], last[0]
 
 
-def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
+def _filled(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
     ours = {theirs: name for name, theirs in released_names(network).items()}
-    try:
-        network.load_state_dict({ours.get(name, name): weight for name, weight in weights.items()})
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise CheckpointError(f"the released weights do not fit {type(network).__name__}: {first}") from error
-    return network
+    return fill(network, {ours.get(name, name): weight for name, weight in weights.items()})
 
 
 def _convert(
@@ -485,21 +410,8 @@ def _convert(
     if outputs != 3:
         raise CheckpointError(f"{path} draws images of {outputs} channels, but images here are RGB; take another one")
     side = 256 if settings.network == "resnet" else size_multiple(settings)
-    data: dict[str, Any] = {"size": options.size or (side, side)}
-    if options.label_space is None:
-        space = LabelSpace.load(DataConfig().label_space)
-        data |= {"input": "images", "source": SourceConfig(channels=inputs)}
-    elif inputs == 3:
-        space = LabelSpace.load(options.label_space)
-        settings = settings.model_copy(update={"encoding": "colors"})
-    else:
-        fit = fit_label_space(path, inputs, options, edges_possible=True)
-        if fit.without_unknown:
-            raise CheckpointError(f"{path} has no channel for unknown pixels, which '{fit.space.name}' has")
-        space, data["instance_edges"] = fit.space, fit.edges
-    data["label_space"] = options.label_space or space.name
-    config = cls.Config.model_validate(
-        {"name": cls.name, "data": DataConfig(**data), "generator": settings.model_dump()}
-    )
+    space, data, encoding = infer_inputs(path, inputs, options, side)
+    settings = settings.model_copy(update={"encoding": encoding})
+    config = cls.Config.model_validate({"name": cls.name, "data": data, "generator": settings.model_dump()})
     cls.build_sampling(config, space).check_size(*config.data.size)
     return Converted(generator.eval(), config, space)

@@ -20,13 +20,12 @@ from lab2pix.methods.patch_gan import (
     GeneratorConfig,
     PatchAdversarialMethod,
     PatchGANConfig,
-    StepRecord,
     build_discriminator,
     build_translator,
-    require_images,
     size_multiple,
 )
 from lab2pix.methods.sampling import Sampling
+from lab2pix.methods.translation import StepRecord, backward, build_condition, require_images
 
 __all__ = ["Pix2Pix", "Pix2PixConfig"]
 
@@ -83,7 +82,7 @@ class Pix2Pix(PatchAdversarialMethod):
         """Return the sampling; in train mode one noise value per image seeds dropout."""
         settings = config.generator
         return Sampling(
-            cls.build_condition(config, label_space),
+            build_condition(config, label_space),
             size_multiple=size_multiple(settings),
             noise_channels=int(settings.sampling == "train" and settings.dropout > 0),
             mode=settings.sampling,
@@ -92,7 +91,7 @@ class Pix2Pix(PatchAdversarialMethod):
     @classmethod
     def build_generator(cls, config: Pix2PixConfig, label_space: LabelSpace) -> nn.Module:
         """Return the generator."""
-        return build_translator(config.generator, cls.build_condition(config, label_space).channels, 3)
+        return build_translator(config.generator, build_condition(config, label_space).channels, 3)
 
     @property
     def optimizers(self) -> dict[str, OptimizerSpec]:
@@ -127,7 +126,7 @@ class Pix2Pix(PatchAdversarialMethod):
             "fake": self.adversarial(of_fake, "fake") * 0.5,
             "real": self.adversarial(of_real, "real") * 0.5,
         }
-        return self.backward(losses, context)
+        return backward(losses, context)
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the adversarial loss of the updated discriminator and the L1 loss."""
@@ -141,7 +140,7 @@ class Pix2Pix(PatchAdversarialMethod):
             "adversarial": self.adversarial(logits, "generator"),
             "l1": self.config.loss.l1 * (fake.float() - image).abs().mean(),
         }
-        return self.backward(losses, context)
+        return backward(losses, context)
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
