@@ -88,10 +88,10 @@ def test_v1_presets_have_the_published_background_ids() -> None:
 def test_every_preset_without_pairs_is_unpaired_and_the_others_are_not() -> None:
     for name in preset_names():
         config = load_config(name)
-        unpaired = name.startswith(("v1-", "unpaired-", "cyclegan-", "munit-"))
-        assert (config.method in ("lab2pix-v1", "cyclegan", "munit"), not get_method(config.method).paired) == (unpaired,) * 2, (
-            name
-        )
+        unpaired = name.startswith(("v1-", "unpaired-", "cyclegan-", "munit-", "cut-", "fastcut-", "dclgan-"))
+        assert (config.method in ("lab2pix-v1", "cyclegan", "munit", "cut", "dclgan"), not get_method(config.method).paired) == (
+            unpaired,
+        ) * 2, name
 
 
 def test_each_unpaired_ablation_step_adds_one_component() -> None:

@@ -122,7 +122,7 @@ def _convert(
         typer.Option(
             "--from",
             metavar="FORM",
-            help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix, cyclegan or munit.",
+            help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix, cyclegan, munit, cut or dclgan.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],

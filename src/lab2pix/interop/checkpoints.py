@@ -134,9 +134,9 @@ def check_format(path: Path, state: Mapping[str, Tensor], name: str, formats: Ma
     """
     if name not in formats:
         raise ConfigError(f"no format of checkpoint is called '{name}'{did_you_mean(name, formats)}")
-    found = _recognized(state, formats)
-    if found == name:
+    if formats[name].matches(state):  # methods can share a format, as CUT and DCLGAN do
         return
+    found = _recognized(state, formats)
     if found is None:
         raise CheckpointError(
             f"{path} holds no generator of format '{name}', but weights such as {next(iter(state))}; "

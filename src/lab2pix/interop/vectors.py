@@ -31,6 +31,7 @@ __all__ = [
     "guarded",
     "one_by_one",
     "read_vectors",
+    "thinned",
 ]
 
 TOLERANCE = 1e-4
@@ -105,19 +106,20 @@ def failure(output: str, reason: str) -> Row:
 def compare(output: str, ours: Tensor, recorded: Tensor) -> Row:
     """Compare tensors; if the recording is subsampled to every s-th pixel, ours is, too."""
     recorded = recorded.float()
-    thinned = _thinned(ours.detach(), recorded)
-    if thinned is None:
+    kept = thinned(ours.detach(), recorded)
+    if kept is None:
         return failure(output, f"recorded as {list(recorded.shape)}, ours is {list(ours.shape)}")
-    difference = (thinned - recorded).abs().max().item()
+    difference = (kept - recorded).abs().max().item()
     return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
 
 
-def _thinned(ours: Tensor, recorded: Tensor) -> Tensor | None:
+def thinned(ours: Tensor, recorded: Tensor) -> Tensor | None:
+    """Return every s-th pixel of ours, as many as were recorded; None if the shapes do not allow it."""
     if ours.ndim != recorded.ndim or ours.shape[:-2] != recorded.shape[:-2]:
         return None
     step = ours.shape[-1] // recorded.shape[-1] if recorded.shape[-1] else 0
-    thinned = ours[..., ::step, ::step] if step else ours
-    return thinned if thinned.shape == recorded.shape else None
+    kept = ours[..., ::step, ::step] if step else ours
+    return kept if kept.shape == recorded.shape else None
 
 
 def compare_value(output: str, ours: float, recorded: object) -> Row:

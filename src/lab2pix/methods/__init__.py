@@ -69,7 +69,9 @@ ENTRY_POINTS = "lab2pix.methods"
 """Entry-point group for methods of other packages: `name = "package.module:Class"`."""
 
 _BUILT_IN = {
+    "cut": "cut:CUT",
     "cyclegan": "cyclegan:CycleGAN",
+    "dclgan": "dclgan:DCLGAN",
     "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
     "munit": "munit:MUNIT",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -19,12 +20,12 @@ from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
 from lab2pix.interop.step_vectors import StepAnswers, check_step, input_classes, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
-from lab2pix.losses import ADVERSARIAL_TERMS
 from lab2pix.methods.base import Method, OptimizerSpec
 from lab2pix.methods.schedules import epoch_decay
 from lab2pix.methods.translation import (
     StepRecord,
     adversarial,
+    check_adversarial,
     check_encoding,
     fill,
     infer_inputs,
@@ -43,8 +44,11 @@ __all__ = [
     "GeneratorConfig",
     "PatchAdversarialMethod",
     "PatchGANConfig",
+    "ResNetShape",
     "build_discriminator",
     "build_translator",
+    "infer_norm",
+    "plain_weights",
     "read_discriminator",
     "read_generator",
 ]
@@ -219,8 +223,7 @@ class PatchAdversarialMethod(Method):
             CheckpointError: weights, inputs or settings do not match the method.
         """
         recorded = vectors.values["config"]
-        if recorded["gan_mode"] not in ADVERSARIAL_TERMS:
-            raise CheckpointError(f"config.gan_mode is {recorded['gan_mode']!r}; known: {[*ADVERSARIAL_TERMS]}")
+        check_adversarial(recorded["gan_mode"])
         networks: dict[str, nn.Module] = {}
         settings: dict[str, Section] = {}
         for name, prefix in cls.vector_prefixes.items():
@@ -302,7 +305,7 @@ def read_generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, GeneratorC
     Raises:
         CheckpointError: the weights belong to another network.
     """
-    weights = _plain(weights)
+    weights = plain_weights(weights)
     settings, inputs, outputs = _generator_settings(weights)
     return _filled(build_translator(settings, inputs, outputs), weights), settings
 
@@ -313,12 +316,12 @@ def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, Discri
     Raises:
         CheckpointError: the weights belong to another network.
     """
-    weights = _plain(weights)
+    weights = plain_weights(weights)
     if first := _shape(weights, "net.0"):
-        settings = DiscriminatorConfig(width=first[0], layers=0, norm=_norm(weights, "net.2"))
+        settings = DiscriminatorConfig(width=first[0], layers=0, norm=infer_norm(weights, "net.2"))
     elif first := _shape(weights, "model.0"):
-        layers = sum(weight.ndim == 4 for weight in weights.values()) - 2
-        settings = DiscriminatorConfig(width=first[0], layers=layers, norm=_norm(weights, "model.2"))
+        layers = sum(weight.ndim == 4 for name, weight in weights.items() if name.endswith(".weight")) - 2
+        settings = DiscriminatorConfig(width=first[0], layers=layers, norm=infer_norm(weights, "model.2"))
     else:
         raise CheckpointError("the weights are not those of a PatchGAN, which has a convolution 'model.0' or 'net.0'")
     return _filled(build_discriminator(settings, first[1]), weights), settings
@@ -339,7 +342,7 @@ def released_names(network: nn.Module) -> dict[str, str]:
     return {name: f"{layers[layer]}.{parameter}" for name, layer, _, parameter in split}
 
 
-def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove prefixes of wrapper modules, and statistics of norms without weights."""
     plain = plain_names(weights)
     if any(_is_norm_weight(name, weight) for name, weight in plain.items()):
@@ -356,7 +359,7 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     return tuple(weights[f"{name}.weight"].shape) if f"{name}.weight" in weights else ()
 
 
-def _norm(weights: Mapping[str, Tensor], normed: str) -> Norm:
+def infer_norm(weights: Mapping[str, Tensor], normed: str) -> Norm:
     """Infer the normalization after the convolution `normed`."""
     if any(_is_norm_weight(name, weight) for name, weight in weights.items()):
         return "batch"
@@ -376,24 +379,57 @@ def _unet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int,
         levels, inner = levels + 1, f"{inner}.3.model"
     if not last or levels < 2:
         raise CheckpointError("the U-Net's weights are incomplete: 'model.model.3' or the levels within are missing")
-    return GeneratorConfig(width=width, depth=levels, norm=_norm(weights, "model.model.0")), inputs, last[1]
+    return GeneratorConfig(width=width, depth=levels, norm=infer_norm(weights, "model.model.0")), inputs, last[1]
 
 
 def _resnet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int, int]:
-    blocks = len({name.split(".")[1] for name in weights if ".conv_block." in name})
-    first, last = _shape(weights, "model.1"), _shape(weights, f"model.{17 + blocks}")
-    if not first or not last:
-        raise CheckpointError(
-            "the weights are neither those of a U-Net ('model.model.0') nor of a ResNet generator ('model.1')"
-        )
+    shape = ResNetShape.of(weights)
+    if shape.antialias_down or shape.antialias_up:
+        raise CheckpointError("the weights are those of an anti-aliased ResNet generator, as CUT's, not CycleGAN's")
     settings = GeneratorConfig(
-        network="resnet",
-        width=first[0],
-        depth=blocks,
-        norm=_norm(weights, "model.1"),
-        dropout=0.5 if len(_shape(weights, "model.10.conv_block.6")) == 4 else 0,
+        network="resnet", width=shape.width, depth=shape.blocks, norm=shape.norm, dropout=0.5 if shape.dropout else 0
     )
-    return settings, first[1], last[0]
+    return settings, shape.inputs, shape.outputs
+
+
+@dataclass(frozen=True)
+class ResNetShape:
+    """Widths and layers of a released ResNet generator, as its weights show them."""
+
+    inputs: int
+    outputs: int
+    width: int
+    blocks: int
+    norm: Norm
+    dropout: bool
+    antialias_down: bool
+    antialias_up: bool
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> ResNetShape:
+        """Read the shape off a state dict.
+
+        Raises:
+            CheckpointError: the weights belong to another network.
+        """
+        blocks = sorted({int(name.split(".")[1]) for name in weights if ".conv_block." in name})
+        convs = [int(name.split(".")[1]) for name in weights if re.fullmatch(r"model\.\d+\.weight", name)]
+        filters = {weight.shape[-1] for name, weight in weights.items() if name.endswith(".filt")}
+        first, last = _shape(weights, "model.1"), _shape(weights, f"model.{max(convs, default=0)}")
+        if not blocks or len(first) != 4 or len(last) != 4 or last[-1] != 7:
+            raise CheckpointError(
+                "the weights are neither those of a U-Net ('model.model.0') nor of a ResNet generator ('model.1')"
+            )
+        return cls(
+            inputs=first[1],
+            outputs=last[0],
+            width=first[0],
+            blocks=len(blocks),
+            norm=infer_norm(weights, "model.1"),
+            dropout=len(_shape(weights, f"model.{blocks[0]}.conv_block.6")) == 4,
+            antialias_down=3 in filters,
+            antialias_up=4 in filters,
+        )
 
 
 def _filled(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
@@ -406,7 +442,7 @@ def _convert(
 ) -> Converted:
     """Convert a released generator; its inputs are source images unless a label space is given."""
     generator, settings = read_generator(state)
-    _, inputs, outputs = _generator_settings(_plain(state))
+    _, inputs, outputs = _generator_settings(plain_weights(state))
     if outputs != 3:
         raise CheckpointError(f"{path} draws images of {outputs} channels, but images here are RGB; take another one")
     side = 256 if settings.network == "resnet" else size_multiple(settings)

@@ -27,6 +27,7 @@ __all__ = [
     "adversarial",
     "backward",
     "build_condition",
+    "check_adversarial",
     "check_encoding",
     "fill",
     "infer_inputs",
@@ -111,6 +112,16 @@ def backward(losses: Losses, context: StepContext) -> Losses:
 
 
 # --- recording of a step ----------------------------------------------------------------------------------------------
+
+
+def check_adversarial(recorded: object) -> None:
+    """Check the name of the adversarial loss in a vector file.
+
+    Raises:
+        CheckpointError: there is no such loss.
+    """
+    if recorded not in ADVERSARIAL_TERMS:
+        raise CheckpointError(f"config.gan_mode is {recorded!r}; known: {[*ADVERSARIAL_TERMS]}")
 
 
 class RecordedRandom(RandomSource):
