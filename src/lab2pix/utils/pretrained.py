@@ -12,6 +12,7 @@ from typing import Any
 from urllib.error import URLError
 
 from lab2pix.errors import WeightsError
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = ["WeightsFile", "file_sha256", "read_weights"]
 
@@ -120,9 +121,7 @@ def file_sha256(file: Path) -> str:
 def read_weights(file: Path) -> dict[str, Any]:
     """Load a state dict, or entry `model` of a checkpoint; `weights_only` loading executes no code."""
     if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(file))
+        return dict(load_tensors(file))
     import torch
 
     state: Any = torch.load(file, map_location="cpu", weights_only=True)
