@@ -14,11 +14,11 @@ from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.vectors import Row, Vectors, failure
 
-__all__ = ["StepAnswers", "check_step", "gradient_norms", "input_classes", "without_dropout"]
+__all__ = ["StepResults", "check_step", "gradient_norms", "input_classes", "without_dropout"]
 
 
 @dataclass
-class StepAnswers:
+class StepResults:
     """Results of this package for a vector file, under the names in the file.
 
     Attributes:
@@ -46,30 +46,30 @@ _TOLERANCES = {
 }
 
 
-def check_step(vectors: Vectors, answers: StepAnswers) -> Iterator[Row]:
+def check_step(vectors: Vectors, results: StepResults) -> Iterator[Row]:
     """Compare every recorded result of a vector file, within the tolerances in the file.
 
     Unknown tensors and values yield failed rows.
     """
-    known = tuple(f"{prefix}." for prefix in (*answers.networks, "in", "out"))
+    known = tuple(f"{prefix}." for prefix in (*results.networks, "in", "out"))
     for name in vectors.tensors:
         if not name.startswith(known):
             yield failure(name, "cannot check: no network or input of this name is known")
     for name, recorded in vectors.part("out.").items():
         yield from _check_output(
-            f"out.{name}", answers.outputs.get(name), recorded.float(), vectors.values["tolerance"]
+            f"out.{name}", results.outputs.get(name), recorded.float(), vectors.values["tolerance"]
         )
     for name, recorded in vectors.values.items():
         group = name.partition(".")[0]
         if name == "after.sums":
-            yield from _check_sums(recorded, answers.state, vectors.values)
+            yield from _check_sums(recorded, results.state, vectors.values)
         elif group in _TOLERANCES:
             tolerance = vectors.values["tolerance"]
             yield from _check_values(
-                name, recorded, answers.values.get(name, {}), tolerance[_TOLERANCES[group]], tolerance
+                name, recorded, results.values.get(name, {}), tolerance[_TOLERANCES[group]], tolerance
             )
-        elif name in answers.other:
-            ours = answers.other[name]
+        elif name in results.other:
+            ours = results.other[name]
             same = ours == recorded
             yield Row(name, 0.0, 0.0, True) if same else failure(name, f"recorded is {recorded}, ours is {ours}")
         elif name not in _SETTINGS and not name.startswith("note"):

@@ -14,26 +14,25 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import Section
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat
-from lab2pix.interop.step_vectors import StepAnswers
+from lab2pix.interop.step_vectors import StepResults
 from lab2pix.interop.vectors import Vectors
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods.backprop import frozen
-from lab2pix.methods.base import Averaging, Losses, OptimizerSpec, Phase, RandomSource, StepContext
-from lab2pix.methods.patch_gan import (
+from lab2pix.methods.backprop import backward, frozen
+from lab2pix.methods.base import Averaging, Losses, OptimizerSpec, Phase, RandomSource, StepContext, require_images
+from lab2pix.methods.image_translation import (
     DiscriminatorConfig,
     GanMode,
     GeneratorConfig,
-    PatchAdversarialMethod,
-    PatchGANConfig,
+    ImageTranslationConfig,
+    ImageTranslationMethod,
     StepRecord,
     build_discriminator,
     build_translator,
-    require_images,
     size_multiple,
 )
 from lab2pix.methods.sampling import Sampling
 from lab2pix.nn.image_pool import ImagePool
-from lab2pix.nn.norm import Norm
+from lab2pix.nn.normalization import Norm
 
 __all__ = ["CycleGAN", "CycleGANConfig"]
 
@@ -72,7 +71,7 @@ class CycleGANLossConfig(Section):
     pool_size: int = Field(50, ge=0, description="Generated images per domain that discriminators see again; 0: off.")
 
 
-class CycleGANConfig(PatchGANConfig):
+class CycleGANConfig(ImageTranslationConfig):
     """Settings of CycleGAN."""
 
     method: Literal["cyclegan"] = Field("cyclegan", description="CycleGAN: unpaired.")
@@ -81,7 +80,7 @@ class CycleGANConfig(PatchGANConfig):
     loss: CycleGANLossConfig = CycleGANLossConfig()
 
 
-class CycleGAN(PatchAdversarialMethod):
+class CycleGAN(ImageTranslationMethod):
     """CycleGAN: generators G: A to B and F: B to A with one discriminator each, and a cycle-consistency loss.
 
     A is the domain of inputs (label maps, line drawings or source images), B the domain of images. Each step updates
@@ -113,7 +112,7 @@ class CycleGAN(PatchAdversarialMethod):
             "discriminator_a": build_discriminator(config.discriminator, 3),
             "discriminator_b": build_discriminator(config.discriminator, channels),
         }
-        self.init_weights()
+        self.init_networks()
         self.pools = {domain: ImagePool(config.loss.pool_size) for domain in "ab"}
 
     @classmethod
@@ -173,7 +172,7 @@ class CycleGAN(PatchAdversarialMethod):
             losses["identity_a"] = self.identity * loss.cycle_b * _distance(same[0], b)
             losses["identity_b"] = self.identity * loss.cycle_a * _distance(same[1], a)
         context.cache.update(fake_a=fake_a.detach().float(), fake_b=fake_b.detach().float())
-        return self.backward(losses, context)
+        return backward(losses, context.scale)
 
     def discriminators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the halved discriminator losses on real images and on generated ones from the pools."""
@@ -185,7 +184,7 @@ class CycleGAN(PatchAdversarialMethod):
                 of_real, of_fake = self.networks[judge](real[domain]), self.networks[judge](fake)
             losses[f"real_{domain}"] = self.adversarial(of_real, "real") * 0.5
             losses[f"fake_{domain}"] = self.adversarial(of_fake, "fake") * 0.5
-        return self.backward(losses, context)
+        return backward(losses, context.scale)
 
     def extra_state(self) -> dict[str, Tensor]:
         """Return the images in both pools."""
@@ -246,15 +245,15 @@ class CycleGAN(PatchAdversarialMethod):
         return outputs, {**terms, **judges, "G": sum(terms.values())}
 
     @classmethod
-    def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> StepAnswers:
+    def vector_results(cls, vectors: Vectors, *, fast: bool = False) -> StepResults:
         """Add the image pool's results for the recorded queries."""
-        answers = super().vector_answers(vectors, fast=fast)
+        results = super().vector_results(vectors, fast=fast)
         if trace := vectors.values.get("pool_trace"):
             pool, draws = ImagePool(trace["pool_size"]), _PythonDraws(trace["seed"], trace["pool_size"])
             queries = torch.arange(2.0 * len(trace["returned"])).view(-1, 2, 1, 1, 1)
             returned = [pool.query(images, draws.uniform).flatten().int().tolist() for images in queries]
-            answers.other["pool_trace"] = trace | {"returned": returned}
-        return answers
+            results.other["pool_trace"] = trace | {"returned": returned}
+        return results
 
 
 def _distance(images: Tensor, others: Tensor) -> Tensor:

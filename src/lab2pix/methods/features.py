@@ -127,7 +127,7 @@ class FeatureExtractors(nn.Module):
     Args:
         settings: names and weights of the networks.
         levels: maximum number of discriminator features; 0: discriminators use none.
-        losses: whether a loss uses features.
+        loss_features: whether a loss uses features.
         normalize_discriminator: whether to normalize images, as in the pretraining, for the perceptual branch.
         normalize: whether to normalize images for the losses.
         first_layers: whether image consistency uses the first convolution of each stage, not the second.
@@ -142,7 +142,7 @@ class FeatureExtractors(nn.Module):
         settings: BackboneConfig,
         *,
         levels: int,
-        losses: bool,
+        loss_features: bool,
         normalize_discriminator: bool = True,
         normalize: bool = True,
         first_layers: bool = False,
@@ -150,7 +150,7 @@ class FeatureExtractors(nn.Module):
     ) -> None:
         super().__init__()
         wanted = {settings.discriminator} if levels else set()
-        if losses:
+        if loss_features:
             wanted.add(settings.perceptual)
         self.networks = nn.ModuleDict(
             {name: load_backbone(name, settings.weights.get(name), pretrained=pretrained) for name in sorted(wanted)}

@@ -29,7 +29,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     AdversarialTerm,
     adversarial_loss,
-    blurred,
+    blur,
     cycle_segmentation_loss,
     diversity_loss,
     foreground_mask,
@@ -39,7 +39,7 @@ from lab2pix.losses import (
     vanilla_real,
 )
 from lab2pix.methods.backprop import ImageGradients
-from lab2pix.methods.base import Losses, StepContext
+from lab2pix.methods.base import Losses, StepContext, require_images
 from lab2pix.methods.gan import (
     AdamConfig,
     AdversarialLossConfig,
@@ -49,10 +49,9 @@ from lab2pix.methods.gan import (
     HierarchicalGAN,
     HierarchicalGANConfig,
     LossVariant,
-    frozen_parameters,
+    frozen_and_cached,
     generator_settings,
-    init_weights,
-    require_images,
+    init_from_config,
 )
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.generators import Lab2PixV1Generator
@@ -258,9 +257,9 @@ class Lab2PixV1(HierarchicalGAN):
             config,
             label_space,
             channels=3,
-            losses=config.loss.consistency > 0,
-            initialize=normal_init,
-            masks_real=False,
+            loss_features=config.loss.consistency > 0,
+            default_init=normal_init,
+            mask_real=False,
             first_layers=self.variants[config.loss.variant].first_layers,
             pretrained=pretrained,
         )
@@ -309,7 +308,7 @@ class Lab2PixV1(HierarchicalGAN):
             coattention=settings.coattention,
         )
         generator.set_grad_checkpointing(config.train.gradient_checkpointing)
-        init_weights(generator, config, normal_init)
+        init_from_config(generator, config, normal_init)
         return generator
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
@@ -328,7 +327,7 @@ class Lab2PixV1(HierarchicalGAN):
         gradients = ImageGradients(self._pad_pyramid([image.float() for image in images]), context.scale)
         mask = self._mask(batch)
         features: list[list[Tensor]] = []
-        with frozen_parameters(self.networks["discriminator"]):
+        with frozen_and_cached(self.networks["discriminator"]):
             for scale in range(self.scales):
                 terms, scale_features = self._scale_losses(scale, gradients.leaves, noise, mask, context)
                 gradients.backward(terms)
@@ -374,7 +373,9 @@ class Lab2PixV1(HierarchicalGAN):
             own = self.feature_extractors(images[scale], levels=self._num_feature_levels(scale), consistency=consistent)
             output = self._discriminate(scale, images[scale], own.discriminator)
             terms = {
-                "adversarial": adversarial_loss([output.predictions], self.generator_term, [self.weights[scale]], mask)
+                "adversarial": adversarial_loss(
+                    [output.predictions], self.generator_term, [self.level_weights[scale]], mask
+                )
             }
             if consistent:
                 pooled = downsample2x(images[scale - 1])
@@ -388,7 +389,7 @@ class Lab2PixV1(HierarchicalGAN):
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Blur every scale of the photo separately, as downsampling a blurred photo would sharpen it."""
-        return [blurred(image, "average") for image in real]
+        return [blur(image, "average") for image in real]
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
@@ -686,7 +687,7 @@ class _Vectors:
         """
         fake = dict(zip(_SCALES, self.generated, strict=True))
         real = {scale: F.avg_pool2d(self.image, 2 ** (3 - scale)) for scale in _SCALES}
-        soft = {scale: blurred(image, "average") for scale, image in real.items()}
+        soft = {scale: blur(image, "average") for scale, image in real.items()}
         kinds = {"fake": fake, "real": real, "blurred": soft}
         return {
             kind: {scale: self._judge(scale, images[scale]) for scale in self.discriminators}

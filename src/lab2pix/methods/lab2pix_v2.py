@@ -44,7 +44,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     ADVERSARIAL_TERMS,
     adversarial_loss,
-    blurred,
+    blur,
     cycle_segmentation_loss,
     feature_matching_loss,
     foreground_mask,
@@ -52,7 +52,7 @@ from lab2pix.losses import (
     perceptual_loss,
 )
 from lab2pix.methods.backprop import ImageGradients
-from lab2pix.methods.base import Losses, StepContext
+from lab2pix.methods.base import Losses, StepContext, require_images
 from lab2pix.methods.features import Features
 from lab2pix.methods.gan import (
     AdversarialLossConfig,
@@ -62,10 +62,9 @@ from lab2pix.methods.gan import (
     HierarchicalGAN,
     HierarchicalGANConfig,
     LossVariant,
-    frozen_parameters,
+    frozen_and_cached,
     generator_settings,
-    init_weights,
-    require_images,
+    init_from_config,
 )
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.backbones import Backbone
@@ -195,9 +194,9 @@ class Lab2PixV2(HierarchicalGAN):
             config,
             label_space,
             channels=self.build_sampling(config, label_space).condition.channels + 3,
-            losses=config.loss.perceptual > 0,
-            initialize=xavier_init,
-            masks_real=True,
+            loss_features=config.loss.perceptual > 0,
+            default_init=xavier_init,
+            mask_real=True,
             pretrained=pretrained,
         )
         generator = self.build_generator(config, label_space)
@@ -225,7 +224,7 @@ class Lab2PixV2(HierarchicalGAN):
         channels = cls.build_sampling(config, label_space).condition.channels
         generator = Lab2PixV2Generator(channels, generator_settings(config))
         generator.set_grad_checkpointing(config.train.gradient_checkpointing)
-        init_weights(generator, config, xavier_init)
+        init_from_config(generator, config, xavier_init)
         return generator
 
     # --- generator phase --------------------------------------------------------------------------------------------
@@ -255,7 +254,7 @@ class Lab2PixV2(HierarchicalGAN):
         features: list[tuple[list[Tensor], list[Tensor]]] = []
         with ExitStack() as stack:
             for network in (self.networks["discriminator"], *([] if self.head is None else [self.head])):
-                stack.enter_context(frozen_parameters(network))
+                stack.enter_context(frozen_and_cached(network))
             for index, (generated, true, label) in enumerate(zip(gradients.leaves, real, conditions, strict=True)):
                 scale = _Scale(index, generated, true, label, photo_features if index == 0 else None)
                 features.append(self._scale_backward(gradients, scale, batch.label, mask, context))
@@ -347,7 +346,9 @@ class Lab2PixV2(HierarchicalGAN):
         loss, index = self.config.loss, scale.index
         output = self._discriminate(index, torch.cat([scale.condition, scale.generated], 1), ours)
         terms = {
-            "adversarial": adversarial_loss([output.predictions], self.generator_term, [self.weights[index]], mask)
+            "adversarial": adversarial_loss(
+                [output.predictions], self.generator_term, [self.level_weights[index]], mask
+            )
         }
         if loss.feature_matching > 0:
             with torch.no_grad():
@@ -360,7 +361,7 @@ class Lab2PixV2(HierarchicalGAN):
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
         """Blur the photo by down- and upsampling, and return its pyramid."""
-        return pyramid(blurred(real[0]), self.scales)
+        return pyramid(blur(real[0]), self.scales)
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
@@ -707,7 +708,7 @@ class _Vectors:
     @torch.no_grad()
     def judged(self) -> dict[str, list[ScaleOutput]]:
         """Discriminator outputs on the generated (`fake`), the `real` and the `blurred` image."""
-        images = {"fake": self.drawn, "real": self.image, "blurred": blurred(self.image)}
+        images = {"fake": self.drawn, "real": self.image, "blurred": blur(self.image)}
         return {kind: self.judge(image) for kind, image in images.items()}
 
     # --- losses -----------------------------------------------------------------------------------------------------
@@ -747,7 +748,7 @@ class _Vectors:
         """Discriminator losses by official name, with graph."""
         sharpness = self.config["lambda_sharp"]
         fake = self._adversarial(self.judge(self.generated.detach()), 2)
-        soft = self._adversarial(self.judge(blurred(self.image)), 2)
+        soft = self._adversarial(self.judge(blur(self.image)), 2)
         real = self._adversarial(self.judge(self.image), 1)
         return {"D_Fake": (fake + sharpness * soft) / (1 + sharpness), "D_real": real}
 

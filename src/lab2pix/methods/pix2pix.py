@@ -13,17 +13,16 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import Section
 from lab2pix.interop.conversion import CheckpointFormat
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods.backprop import frozen
-from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext
-from lab2pix.methods.patch_gan import (
+from lab2pix.methods.backprop import backward, frozen
+from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext, require_images
+from lab2pix.methods.image_translation import (
     GanMode,
     GeneratorConfig,
-    PatchAdversarialMethod,
-    PatchGANConfig,
+    ImageTranslationConfig,
+    ImageTranslationMethod,
     StepRecord,
     build_discriminator,
     build_translator,
-    require_images,
     size_multiple,
 )
 from lab2pix.methods.sampling import Sampling
@@ -50,7 +49,7 @@ class Pix2PixLossConfig(Section):
     l1: float = Field(100.0, ge=0, description="Weight of the L1 distance to the image of the pair.")
 
 
-class Pix2PixConfig(PatchGANConfig):
+class Pix2PixConfig(ImageTranslationConfig):
     """Settings of Pix2Pix."""
 
     method: Literal["pix2pix"] = Field("pix2pix", description="Pix2Pix: paired.")
@@ -58,7 +57,7 @@ class Pix2PixConfig(PatchGANConfig):
     loss: Pix2PixLossConfig = Pix2PixLossConfig()
 
 
-class Pix2Pix(PatchAdversarialMethod):
+class Pix2Pix(ImageTranslationMethod):
     """Pix2Pix: a U-Net generator with an L1 loss, and a conditional PatchGAN discriminator.
 
     In each step the generator runs once, the discriminator is updated, then the generator is updated with the loss of
@@ -76,7 +75,7 @@ class Pix2Pix(PatchAdversarialMethod):
             "generator": self.build_generator(config, label_space),
             "discriminator": build_discriminator(config.discriminator, self.sampling.condition.channels + 3),
         }
-        self.init_weights()
+        self.init_networks()
 
     @classmethod
     def build_sampling(cls, config: Pix2PixConfig, label_space: LabelSpace) -> Sampling:
@@ -127,7 +126,7 @@ class Pix2Pix(PatchAdversarialMethod):
             "fake": self.adversarial(of_fake, "fake") * 0.5,
             "real": self.adversarial(of_real, "real") * 0.5,
         }
-        return self.backward(losses, context)
+        return backward(losses, context.scale)
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the adversarial loss of the updated discriminator and the L1 loss."""
@@ -141,7 +140,7 @@ class Pix2Pix(PatchAdversarialMethod):
             "adversarial": self.adversarial(logits, "generator"),
             "l1": self.config.loss.l1 * (fake.float() - image).abs().mean(),
         }
-        return self.backward(losses, context)
+        return backward(losses, context.scale)
 
     # --- scores -----------------------------------------------------------------------------------------------------
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lab2pix.errors import ConfigError
 from lab2pix.nn.attention import LSCA
 from lab2pix.nn.blocks import SLOPE, GenResBlk
-from lab2pix.nn.checkpoint import checkpointed
 from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, SketchEncoder
+from lab2pix.nn.gradient_checkpointing import checkpointed
 from lab2pix.nn.normalization import resize_nearest
 
 __all__ = ["GeneratorBase", "GeneratorSettings", "Lab2PixV1Generator", "Lab2PixV2Generator"]

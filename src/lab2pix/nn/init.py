@@ -39,7 +39,7 @@ def normal_init(module: nn.Module, std: float = 0.02) -> None:
 
 
 def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02) -> None:
-    """Draw all weights of a network as Pix2Pix's and CycleGAN's code does; biases are 0.
+    """Initialize all weights as the code of Pix2Pix and CycleGAN, which also draws those of batch norms; biases are 0.
 
     Args:
         module: any network; changed in place.
