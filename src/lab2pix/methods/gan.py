@@ -476,6 +476,10 @@ class HierarchicalGAN(Method):
         output: ScaleOutput = discriminators.networks[scale](image, features)
         return output
 
+    def _generator_adversarial(self, scale: int, output: ScaleOutput, mask: Tensor | None) -> Tensor:
+        """Return the adversarial loss of the generator at one scale (Eq. 10, 24)."""
+        return adversarial_loss([output.predictions], self.generator_term, [self.level_weights[scale]], mask)
+
     def _mask(self, batch: Batch) -> Tensor | None:
         """Return the foreground weights of Eq. 9, or None if the rate is 1."""
         loss = self.config.loss

@@ -120,11 +120,11 @@ class Pix2Pix(ImageTranslationMethod):
         if context.micro_batches == 1:
             context.cache["fake"] = fake
         with context.autocast():
-            of_fake = discriminator(torch.cat([condition, fake.detach()], 1))
-            of_real = discriminator(torch.cat([condition, image], 1))
+            fake_logits = discriminator(torch.cat([condition, fake.detach()], 1))
+            real_logits = discriminator(torch.cat([condition, image], 1))
         losses = {
-            "fake": self.adversarial(of_fake, "fake") * 0.5,
-            "real": self.adversarial(of_real, "real") * 0.5,
+            "fake": self.adversarial(fake_logits, "fake") * 0.5,
+            "real": self.adversarial(real_logits, "real") * 0.5,
         }
         return backward(losses, context.scale)
 
@@ -168,11 +168,11 @@ class Pix2Pix(ImageTranslationMethod):
     @classmethod
     def vector_names(cls, record: StepRecord) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return outputs and losses under the authors' names; their D_fake and D_real are not halved."""
-        [fake], [of_fake, of_real, _] = record.outputs["generator"], record.outputs["discriminator"]
+        [fake], [fake_logits, real_logits, _] = record.outputs["generator"], record.outputs["discriminator"]
         losses = record.losses
         d_fake, d_real = losses["discriminator.fake"], losses["discriminator.real"]
         gan, l1 = losses["generator.adversarial"], losses["generator.l1"]
-        return {"fake_B": fake, "D_fake": of_fake, "D_real": of_real}, {
+        return {"fake_B": fake, "D_fake": fake_logits, "D_real": real_logits}, {
             **{"D_fake": 2 * d_fake, "D_real": 2 * d_real, "D": d_fake + d_real},
             **{"G_GAN": gan, "G_L1": l1, "G": gan + l1},
         }
