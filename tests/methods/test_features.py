@@ -119,7 +119,7 @@ def test_backbone_weights_file_of_another_network_is_refused(
     else:
         torch.save(content, file)
     _pin(monkeypatch, file)
-    with pytest.raises(WeightsError, match="holds no weights of vgg16"):
+    with pytest.raises(WeightsError, match="has no weights of vgg16"):
         load_backbone("vgg16", file)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -81,7 +81,7 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
         WeightsError: the file is missing and cannot be downloaded, has the wrong hash, or does not fit.
     """
     if name not in _SOURCES:
-        raise ConfigError(f"no backbone is called '{name}'{did_you_mean(name, _SOURCES)}")
+        raise ConfigError(f"unknown backbone '{name}'{did_you_mean(name, _SOURCES)}")
     network, source = _SOURCES[name]
     if not pretrained:
         return network()
@@ -90,7 +90,7 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
     try:
         backbone.load_weights(read_weights(file))
     except Exception as error:  # unpickling a damaged file can raise anything
-        raise WeightsError(f"{file} holds no weights of {name}; put {source.file} in its place") from error
+        raise WeightsError(f"{file} has no weights of {name}; replace it with {source.file}") from error
     return backbone
 
 
@@ -127,7 +127,7 @@ class FeatureExtractors(nn.Module):
     Args:
         settings: names and weights of the networks.
         levels: maximum number of discriminator features; 0: discriminators use none.
-        losses: whether a loss uses features.
+        loss_features: whether a loss uses features.
         normalize_discriminator: whether to normalize images, as in the pretraining, for the perceptual branch.
         normalize: whether to normalize images for the losses.
         first_layers: whether image consistency uses the first convolution of each stage, not the second.
@@ -142,18 +142,18 @@ class FeatureExtractors(nn.Module):
         settings: BackboneConfig,
         *,
         levels: int,
-        losses: bool,
+        loss_features: bool,
         normalize_discriminator: bool = True,
         normalize: bool = True,
         first_layers: bool = False,
         pretrained: bool = True,
     ) -> None:
         super().__init__()
-        wanted = {settings.discriminator} if levels else set()
-        if losses:
-            wanted.add(settings.perceptual)
+        names = {settings.discriminator} if levels else set()
+        if loss_features:
+            names.add(settings.perceptual)
         self.networks = nn.ModuleDict(
-            {name: load_backbone(name, settings.weights.get(name), pretrained=pretrained) for name in sorted(wanted)}
+            {name: load_backbone(name, settings.weights.get(name), pretrained=pretrained) for name in sorted(names)}
         )
         self.discriminator_name = settings.discriminator
         self.perceptual_name = settings.perceptual
@@ -164,7 +164,7 @@ class FeatureExtractors(nn.Module):
             self._network(settings.discriminator).discriminator_channels if levels else ()
         )
         self.perceptual_channels: tuple[int, ...] = (
-            self._network(settings.perceptual).perceptual_channels if settings.perceptual in wanted else ()
+            self._network(settings.perceptual).perceptual_channels if settings.perceptual in names else ()
         )
 
     def _network(self, name: str) -> Backbone:
@@ -187,15 +187,13 @@ class FeatureExtractors(nn.Module):
             return self._extract(
                 self.discriminator_name, self.normalize_perceptual, image, levels, perceptual, consistency
             )
-        sight = Features()
+        features = Features()
         if levels:
-            seen = self._extract(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
-            sight.discriminator.extend(seen.discriminator)
+            features = self._extract(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
         if perceptual or consistency:
-            seen = self._extract(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
-            sight.perceptual.extend(seen.perceptual)
-            sight.consistency.extend(seen.consistency)
-        return sight
+            other = self._extract(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
+            features = replace(other, discriminator=features.discriminator)
+        return features
 
     def _extract(
         self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool
@@ -203,12 +201,14 @@ class FeatureExtractors(nn.Module):
         """Extract features in one forward pass of a network."""
         first = consistency and self.first_layers
         network = self._network(name)
-        seen = network(
+        features = network(
             network.normalize(image) if normal else image,
             levels=levels,
             perceptual=perceptual or first,
             consistency=consistency and not first,
         )
         return Features(
-            seen.discriminator, seen.perceptual if perceptual else [], seen.perceptual if first else seen.consistency
+            features.discriminator,
+            features.perceptual if perceptual else [],
+            features.perceptual if first else features.consistency,
         )
