@@ -127,12 +127,12 @@ def test_cli_error_is_one_line_and_debug_adds_the_traceback(run: Run) -> None:
         (
             PermissionError(errno.EACCES, "Permission denied", "/x"),
             2,
-            "error: no permission to read or write /x: change its rights, or choose another folder\n",
+            "error: no permission to read or write /x; change its permissions, or choose another folder\n",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "/x"),
             2,
-            "error: no space left on the disk to write /x: free some, or choose another folder\n",
+            "error: no space left on the disk to write /x; free some, or choose another folder\n",
         ),
     ],
 )
