@@ -204,7 +204,7 @@ def test_read_size_and_read_seed_pair_refuse_other_text() -> None:
 def test_resolve_label_space_knows_the_formats_own() -> None:
     assert resolve_label_space(None, "facades-base").name == "facades"
     assert resolve_label_space("scenes", "folder").name == "scenes"
-    with pytest.raises(ConfigError, match="add --labels"):
+    with pytest.raises(ConfigError, match="set --labels"):
         resolve_label_space(None, "folder")
     with pytest.raises(ConfigError, match="'fodler'; did you mean 'folder'"):
         resolve_label_space(None, "fodler")

@@ -235,7 +235,7 @@ def test_an_interrupted_demo_goes_on(
     monkeypatch.setattr(runner, "train", really_train)
     assert run_demo(out, minutes=0.02, device="cpu").page == out / "index.html"
     text = capsys.readouterr().out
-    assert "the same command goes on from there" in text
+    assert "repeat the command to continue" in text
     assert "Drawing from label maps" in text
 
 

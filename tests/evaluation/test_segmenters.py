@@ -195,7 +195,7 @@ def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
         (("--size", "40x64"), "must be multiples of 32; such as 32x64"),
         (("--encoder", "resnet19"), "no segmenter 'unet' on encoder 'resnet19' can be built"),
         (("--architecture", "vnet"), "no segmenter 'vnet'"),
-        (("--format", "folder"), "has no default label space: add --label"),
+        (("--format", "folder"), "has no default label space; set --label"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(words: tuple[str, ...], message: str, run: Run, tmp_path: Path) -> None:

@@ -259,7 +259,7 @@ def test_export_weights_in_float16_halves_the_bytes(model: Synthesizer, tmp_path
     model.save(tmp_path / "model")
     words = ("export", tmp_path / "model", "--format", "weights", "--fp16", "--out", tmp_path / "small")
     code, out, _ = run(*words)
-    assert code == 0 and "small holds model.safetensors and config.json" in out
+    assert code == 0 and "small contains model.safetensors and config.json" in out
     sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("model", "small")]
     assert sizes[1] < 0.7 * sizes[0]
     label = np.zeros(SIZE, np.int64)

@@ -135,7 +135,7 @@ def test_optimize_again_uses_changed_weights() -> None:
 
 
 def test_unknown_inference_mode_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"called 'fasd'; did you mean 'fast'\?"):
+    with pytest.raises(ConfigError, match=r"inference mode 'fasd'; did you mean 'fast'\?"):
         make().optimize("fasd")  # type: ignore[arg-type]
 
 

@@ -206,11 +206,11 @@ def test_a_shipped_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"format": "lab2pix-9"}, "says format 'lab2pix-9'"),
+        ({"format": "lab2pix-9"}, "has format 'lab2pix-9'"),
         ({"config": {"generator": {"widht": 3}}}, "does not fit this version of lab2pix .'config.generator.widht'"),
         ({"config": None}, "lacks or garbles the settings"),
         ({"label_space": {"name": "x"}}, "has no classes"),
-        ({"config": {"generator": {**TINY, "width": 8}}}, "holds weights of another network"),
+        ({"config": {"generator": {**TINY, "width": 8}}}, "has weights of another network"),
     ],
 )
 def test_synthesizer_load_refuses_other_config_json(

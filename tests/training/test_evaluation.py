@@ -271,7 +271,7 @@ def test_images_that_are_not_finite_stop_the_run(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         evaluation_module, "generate_deterministic", lambda *arguments: [torch.full((1, 3, 16, 16), float("nan"))]
     )
-    with pytest.raises(TrainingError, match="draws pixels that are not finite after step 5"):
+    with pytest.raises(TrainingError, match="generates pixels that are not finite after step 5"):
         train(toy_config(train__evaluate_every=5), tmp_path / "run")
 
 
