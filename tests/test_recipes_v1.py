@@ -149,8 +149,8 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v2-small",
             ("loss.imle_candidates=2", "generator.input=label"),
-            "loss.imle_candidates chooses among images of different noise, but generator.input is 'label', which takes "
-            "none; set loss.imle_candidates=1 or generator.input=noise",
+            "loss.imle_candidates needs noise, but generator.input is 'label', which uses none; "
+            "set loss.imle_candidates=1 or generator.input=noise",
         ),
         (
             "v1-small",
@@ -173,7 +173,7 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v1-small",
             (*SKETCH, "generator.input=label"),
-            "loss.diversity asks noise for different images, but generator.input is 'label', which takes none; set "
+            "loss.diversity needs noise, but generator.input is 'label', which uses none; set "
             "loss.diversity=0 or generator.input=noise",
         ),
         (

@@ -120,7 +120,7 @@ def lacks_data_root(config: RunConfig) -> bool:
 
 
 def require_data_root(config: RunConfig) -> None:
-    """Check that the data set folder is set, which presets of real data sets leave open.
+    """Check that the dataset folder is set, which presets of real datasets leave open.
 
     Raises:
         ConfigError: `data.root` is unset although the format reads files.
@@ -208,7 +208,7 @@ def _split_override(text: str) -> tuple[list[str], str]:
     key, equals, value = text.partition("=")
     path = key.split(".")
     if not equals or not all(path):
-        raise ConfigError(f"'{text}' is no setting; write key=value, such as train.batch_size=4")
+        raise ConfigError(f"'{text}' is not a setting; write key=value, such as train.batch_size=4")
     return path, value
 
 

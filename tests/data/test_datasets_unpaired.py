@@ -289,7 +289,7 @@ def test_an_empty_side_names_its_folder(root: Path, tmp_path: Path) -> None:
     for kind in ("images", "labels"):
         for file in (root / kind / "train").iterdir():
             file.unlink()
-        with pytest.raises(DataError, match=rf"no pictures in .*{kind}/train"):
+        with pytest.raises(DataError, match=rf"no images in .*{kind}/train"):
             build(root=str(root))
         write(root / kind / "train", 5)
 

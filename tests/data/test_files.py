@@ -200,7 +200,7 @@ def test_read_label_refuses_files_without_ids(tmp_path: Path) -> None:
     with pytest.raises(LabelError, match=r"wrong\.png holds id 17, but label space 'four' has 0 to 3 and 255"):
         read_label(tmp_path / "wrong.png", SPACE)
     Image.new("RGB", (3, 3), (250, 250, 0)).save(tmp_path / "yellow.png")
-    with pytest.raises(LabelError, match=r"yellow\.png holds colours .*\(250, 250, 0\), in 100\.0%"):
+    with pytest.raises(LabelError, match=r"yellow\.png has colors .*\(250, 250, 0\), in 100\.0%"):
         read_label(tmp_path / "yellow.png", SPACE)
 
 

@@ -36,7 +36,7 @@ _KINDS = {
     "unmatched": "without partner",
     "doubles": "sharing a name with another file",
     "unreadable": "unreadable",
-    "wrong_labels": "with ids or colours outside the label space",
+    "wrong_labels": "with ids or colors outside the label space",
     "sizes_disagree": "of another size than their partner",
 }
 
@@ -127,7 +127,7 @@ def check_dataset(root: Path | str, format: str, label_space: LabelSpace, split:
     root = Path(root)
     found = scan(format, root, split)
     if not (found.pairs or found.unmatched or found.doubles):
-        raise DataError(f"Found no pictures of format '{format}' in {root}; check the folder and the format")
+        raise DataError(f"Found no images of format '{format}' in {root}; check the folder and the format")
     report = DatasetReport(str(root), format, label_space.name)
     report.unmatched = [str(path.relative_to(root)) for path in found.unmatched]
     report.doubles = [str(path.relative_to(root)) for path in found.doubles]

@@ -98,7 +98,7 @@ def read_image(path: Path) -> Tensor:
     image, kind = open_image(path)
     if image.mode == "F" or (image.mode == "I" and kind != "PNG"):
         what = "fractions" if image.mode == "F" else "whole numbers of 32 bits"
-        raise DataError(f"{path} holds {what}, which do not say how bright white is; save photos with 8 or 16 bits")
+        raise DataError(f"{path} holds {what}, whose range is unknown; save photos with 8 or 16 bits")
     return to_rgb(image)
 
 
@@ -252,7 +252,7 @@ def open_image(path: Path) -> tuple[Image.Image, str | None]:
     except FileNotFoundError as error:
         raise DataError(f"{path} is missing; put it back, or remove its partner") from error
     except UnidentifiedImageError as error:
-        raise DataError(f"{path} is no picture, or a damaged one; replace or remove it") from error
+        raise DataError(f"{path} is not an image, or is damaged; replace or remove it") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise DataError(f"{path} cannot be read ({reason}); replace or remove it") from error

@@ -84,7 +84,7 @@ class Pair:
             DataError: the file cannot be read, or the pair has no photo.
         """
         if self.image is None:
-            raise DataError(f"{self.label} comes without a photo; give a data set that has them")
+            raise DataError(f"{self.label} comes without a photo; give a dataset that has them")
         image = read_image(self.image)
         return image if self.form == "files" else _half(image, self.image, right=self.form != "photo-left")
 
@@ -155,7 +155,7 @@ class PairList(Sequence[Pair]):
 def _half_width(width: int, path: Path) -> int:
     """Return half of an AB file's width; an odd width is a `DataError`."""
     if width % 2:
-        raise DataError(f"{path} is {width} pixels wide, which two halves cannot share; it is no AB pair")
+        raise DataError(f"{path} is {width} pixels wide, an odd number, so it is not an A|B pair")
     return width // 2
 
 

@@ -41,7 +41,7 @@ def read_source(path: Path, channels: int, value_range: tuple[float, float] | No
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing; put it back, or remove its partner") from error
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} is no array of NumPy, or a damaged one; replace or remove it") from error
+            raise DataError(f"{path} is not a NumPy array, or is damaged; replace or remove it") from error
         return to_source(values, channels, value_range, str(path))
     image, kind = open_image(path)
     if kind == "PNG" and image.mode in ("RGB", "RGBA") and _png_depth(path) == 16:
@@ -78,7 +78,7 @@ def _full_range(values: NDArray[Any], where: str) -> tuple[float, float]:
         return 0.0, 1.0
     if values.dtype in (np.uint8, np.uint16):
         return 0.0, float(np.iinfo(values.dtype).max)
-    raise DataError(f"{where} holds {values.dtype}, whose range says nothing; set data.source.range")
+    raise DataError(f"{where} holds {values.dtype}, whose range is unknown; set data.source.range")
 
 
 def _with_channels(image: Tensor, channels: int, where: str) -> Tensor:

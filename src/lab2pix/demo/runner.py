@@ -124,7 +124,7 @@ def run_demo(
         )
         result = train(config, run, device=device, validators=(save_progress_frame,))
     if result is not None and result.interrupted:
-        _say(f"Stopped at step {result.step} of {result.total_steps}; the same command goes on from there.")
+        _say(f"Stopped at step {result.step} of {result.total_steps}; repeat the command to continue.")
         return DemoResult(None, None, result.exit_code)
 
     _say(f"Drawing from {kind.condition}s that the network has not seen ...")

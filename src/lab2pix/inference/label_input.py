@@ -45,7 +45,7 @@ def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tenso
     if isinstance(label, str | Path):
         return read_label(Path(label), label_space, lines)
     if isinstance(label, Image.Image):
-        return to_label(label, label_space, "the label picture", lines=lines)
+        return to_label(label, label_space, "the label map", lines=lines)
     if isinstance(label, np.ndarray) and label.dtype.kind in "iu":
         label = label.astype(np.int64)  # torch supports few unsigned dtypes
     ids = torch.as_tensor(label)

@@ -284,8 +284,8 @@ class LabelSpace:
         )
         if found.spotted or found.share > (0.6 if found.noisy else 0.0):
             raise LabelError(
-                f"{where} holds colours that are no class of label space '{self.name}', such as {found.color}, in "
-                f"{found.share:.1%} of its pixels: choose the label space that the file was made for, or add the colour"
+                f"{where} has colors that are not in label space '{self.name}', such as {found.color}, in "
+                f"{found.share:.1%} of its pixels: choose the label space that the file was made for, or add the color"
             )
         return found.ids
 
@@ -325,7 +325,7 @@ class LabelSpace:
         background = list(self.background_ids if background_ids is None else background_ids)
         if strange := [index for index in background if not 0 <= index < self.num_channels]:
             valid = f"0 to {self.num_channels - 1} in label space '{self.name}'"
-            raise LabelError(f"Background id {strange[0]} is no id, which are {valid}; correct loss.background_ids")
+            raise LabelError(f"Background id {strange[0]} is invalid; ids are {valid}; correct loss.background_ids")
         table = torch.ones(self.num_channels, dtype=torch.bool)
         table[background] = False
         return table.to(ids.device)[ids]

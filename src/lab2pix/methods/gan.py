@@ -53,15 +53,15 @@ class GlobalEncoderConfig(Section):
     """Global encoder of DG-Norm (Eq. 2)."""
 
     width: int = Field(64, ge=1, description="Channels of the first convolution; they double with each stride.")
-    max_width: int = Field(512, ge=1, description="The most channels any of its convolutions has.")
+    max_width: int = Field(512, ge=1, description="Maximum number of channels of its convolutions.")
 
 
 class GeneratorConfig(Section):
     """Generator (3.1, 4.2.1)."""
 
-    width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
+    width: int = Field(64, ge=2, description="Channels at the last scale; 16 times as many at the first.")
     num_upsamples: Literal[5, 6, 7] = Field(
-        5, description="How often the size doubles; V2: 5 for 256x256, 6 for 512x256, 7 for 1024x512; V1: 7 (sketch 5)."
+        5, description="Number of 2x upsamplings; V2: 5 for 256x256, 6 for 512x256, 7 for 1024x512; V1: 7 (sketch 5)."
     )
     modulation: Literal["dg-norm", "spade"] = Field("dg-norm", description="DG-Norm, or SPADE without global feature.")
     modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
@@ -70,7 +70,7 @@ class GeneratorConfig(Section):
         "noise",
         description="Input of the first generator scale: noise (Eq. 21), or the small label map (official code).",
     )
-    noise_dim: int = Field(128, ge=1, description="Length of the noise vector z.")
+    noise_dim: int = Field(128, ge=1, description="Dimension of the noise vector z.")
     spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
 
 
@@ -81,7 +81,7 @@ class DiscriminatorConfig(Section):
         "hierarchical", description="Hierarchical perceptual discriminators, or SPADE's PatchGANs."
     )
     scales: Literal[1, 2, 3] = Field(
-        2, description="Number of discriminators; each works at half the resolution of the one before."
+        2, description="Number of discriminators, each at half the resolution of the one before."
     )
     width: int = Field(64, ge=1, description="Channels of the first convolution.")
     max_width: int = Field(512, ge=4, description="Channels of the levels (hierarchical) or the most (patch).")
@@ -91,18 +91,19 @@ class AdversarialLossConfig(Section):
     """Loss terms of both methods and their weights (Eq. 20, 31)."""
 
     variant: Literal["paper", "official"] = Field(
-        "paper", description="How terms are reduced and images normalized: as in the paper, or as in the official code."
+        "paper",
+        description="Reduction of the terms and normalization of images as in the paper, or as in the official code.",
     )
     adversarial: Literal["hinge", "vanilla"] = Field("hinge", description="Form of the adversarial loss.")
     foreground_rate: float = Field(
         5.0, ge=1, description="T: weight of a foreground pixel relative to background (Eq. 9); 1: off."
     )
     background_ids: tuple[int, ...] | None = Field(
-        None, description="Class ids that are background; null: as the label space says."
+        None, description="Class ids that are background; null: as in the label space."
     )
     sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 30); 0: off.")
     sharpness_schedule: Literal["constant", "rising"] = Field(
-        "constant", description="λ2 constant, or rising to it linearly from 0 over the run (V1, 5.2)."
+        "constant", description="λ2 constant, or linear from 0 to λ2 over the run (V1, 5.2)."
     )
 
 
@@ -112,10 +113,12 @@ class AdamConfig(Section):
     generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generator.")
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
     discriminator_interval: int = Field(
-        1, ge=1, description="Not in the paper: steps from one update of the discriminators to the next."
+        1, ge=1, description="Not in the paper: steps between updates of the discriminators."
     )
     betas: tuple[Beta, Beta] = Field((0.0, 0.9), description="Adam's two decay rates.")
-    decay_fraction: float = Field(0.5, ge=0, le=1, description="Last part of the run in which the rates fall to 0.")
+    decay_fraction: float = Field(
+        0.5, ge=0, le=1, description="Final fraction of the run in which learning rates decay to 0."
+    )
 
 
 class GANTrainConfig(TrainConfig):
@@ -125,8 +128,8 @@ class GANTrainConfig(TrainConfig):
     init_gain: float | None = Field(
         None,
         gt=0,
-        description="Initial weights Xavier normal with this gain; 1: signals keep their size; null: as in the "
-        "official code, V1 normal with deviation 0.02, V2 Xavier normal with gain 0.02.",
+        description="Gain of the Xavier-normal initialization; 1 preserves the variance of signals; null: as in the "
+        "official code, normal with deviation 0.02 in V1, Xavier normal with gain 0.02 in V2.",
     )
 
 

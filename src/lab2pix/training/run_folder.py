@@ -131,7 +131,7 @@ def _check_same(stored: RunConfig, asked: RunConfig, run: Path) -> None:
     if changed:
         named = ", ".join(f"{key} (was {before.get(key)}, asked {now.get(key)})" for key in changed)
         raise ConfigError(
-            f"the run in {run} cannot be resumed with other settings: {named}; leave them out, or start a new run with "
+            f"the run in {run} cannot be resumed with other settings: {named}; omit them, or start a new run with "
             "another --out"
         )
 

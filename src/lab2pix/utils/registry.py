@@ -52,7 +52,7 @@ DATASET_FORMATS = {
         f"{_FORMATS}:scan_folder",
         None,
     ),
-    "scenes": DatasetFormat("no files: landscapes that are drawn while they are needed", None, "scenes"),
+    "scenes": DatasetFormat("no files: procedural landscapes", None, "scenes"),
     "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", f"{_FORMATS}:scan_sketches", "sketch"),
     "unaligned": DatasetFormat(
         "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are no pairs", f"{_FORMATS}:scan_unaligned", None
