@@ -111,8 +111,7 @@ class PainterService:
 
         def generate() -> tuple[list[bytes], int]:
             begun = time.perf_counter()
-            image, lossy = decode_image(body, media_type)
-            ids = read_label_map(image, self.synthesizer, query.input_format, lossy=lossy)
+            ids = read_label_map(decode_image(body, media_type), self.synthesizer, query.input_format)
             batch = self.synthesizer.read(ids)
             images = [encode_png(float_to_uint8(self.synthesizer.generate(batch, row[None]))[0]) for row in noise]
             return images, round(1000 * (time.perf_counter() - begun))
@@ -130,8 +129,7 @@ class PainterService:
         """Convert a label map, or for a sketch model a photo, to a label map of the model's size."""
 
         def convert() -> Tensor:
-            image, lossy = decode_image(body, media_type)
-            return to_label_map(image, self.synthesizer, query.input_format, lossy=lossy)
+            return to_label_map(decode_image(body, media_type), self.synthesizer, query.input_format)
 
         with self._budget.share() as reserve:
             body, media_type = await read_body(request, FORMATS, MAX_BYTES, reserve)
