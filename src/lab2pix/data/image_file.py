@@ -277,6 +277,11 @@ def _decode_wide(source: Source, kind: str | None) -> NDArray[np.uint16]:
 
 def _decode_as(image: Any, rawmode_of: Callable[[str], str]) -> NDArray[np.uint8]:
     """Decode an opened image with other layouts of its tiles."""
+    if image.format == "TIFF" and _tag(image, _PLANAR) == 2 and image.use_load_libtiff:
+        raise DataError(
+            f"{image.filename or 'the image'} stores 16 bits per color in compressed planes, of which 8 can be read; "
+            "save it with interleaved channels"
+        )
     _mend_planes(image)
     image.tile = [_with_rawmode(tile, rawmode_of(_rawmode(tile))) for tile in image.tile]
     image.load()
@@ -386,7 +391,7 @@ def _identify_tiff(file: BinaryIO) -> str:
         tags = TiffImagePlugin.ImageFileDirectory_v2(header)
         file.seek(tags.next)
         tags.load(file)
-        bands, bits = int(tags.get(_SAMPLES, 1)), int(max(tags.get(_BITS_PER_SAMPLE, (1,))))
+        bands, bits = int(tags.get(_SAMPLES, 1)), int(max(tags[_BITS_PER_SAMPLE]))
         kinds = {1: "whole numbers", 2: "signed whole numbers", 3: "fractions"}
         what = kinds.get(int(max(tags.get(_SAMPLE_FORMAT, (1,)))), "other values")
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
