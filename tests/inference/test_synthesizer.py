@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from lab2pix import cli
 from lab2pix.batch import Batch
 from lab2pix.config.schema import SketchConfig
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
 from lab2pix.inference import ModelInfo, Synthesizer, generate_folder, weights
 from lab2pix.labels.space import LabelSpace

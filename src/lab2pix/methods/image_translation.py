@@ -22,7 +22,8 @@ from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
 from lab2pix.interop.step_vectors import StepResults, check_step, gradient_norms, input_classes, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
-from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
+from lab2pix.labels.colors import generate_colors
+from lab2pix.labels.space import LabelClass, LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS
 from lab2pix.methods.base import Method, OptimizerSpec, StepContext
 from lab2pix.methods.sampling import Condition
