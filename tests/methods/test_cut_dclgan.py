@@ -18,7 +18,7 @@ from lab2pix.inference import Synthesizer
 from lab2pix.inference.convert import convert
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Progress, StepContext, build_method, example_inputs
-from lab2pix.methods.translation import RecordedRandom
+from lab2pix.methods.step_record import RecordedRandom
 from lab2pix.nn.patchgan import PatchGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.recipes import load_config, preset_names
@@ -82,7 +82,7 @@ def test_rates_of_fastcut_fall_in_its_last_fifty_epochs() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["data.size=[33,64]"], r"multiples of 4 and at least 12 .*nearest valid size is \[32, 64\]"),
+        (["data.size=[6,64]"], r"multiples of 4 of at least 12 pixels .*nearest valid size is \[12, 64\]"),
         (["projection.layers=[4,13]"], r"projection.layers is \[4, 13\] but must rise from 0 or more to at most 12"),
         (["projection.layers=[8,4]"], "must rise"),
         (["projection.layers=[]"], r"projection\.layers"),

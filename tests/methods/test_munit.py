@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from lab2pix.inference.export import export
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Progress, StepContext, build_method, example_inputs, generate, step_decay
 from lab2pix.methods.munit import MUNIT, load_perceptual
-from lab2pix.methods.translation import RecordedRandom
+from lab2pix.methods.step_record import RecordedRandom
 from lab2pix.recipes import load_config, preset_names
 
 SMALL = (
@@ -68,9 +67,8 @@ def test_published_presets() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["data.size=[256,255]"], r"multiples of 4 and at least 64 .*the nearest valid size is \[256, 256\]"),
-        (["data.size=[32,64]"], r"at least 64 .*nearest valid size is \[64, 64\]"),
-        (["data.size=[64,64]", "discriminator.norm=instance"], r"at least 128"),
+        (["data.size=[30,64]"], r"multiples of 4 of at least 64 pixels .*nearest valid size is \[64, 64\]"),
+        (["data.size=[64,64]", "discriminator.norm=instance"], r"at least 128 pixels that .*num_downsamples=2 with"),
         (["generator.encoding=colors"], "generates from line drawings"),
     ],
 )
@@ -82,6 +80,7 @@ def test_settings_that_do_not_fit_are_named(settings: list[str], message: str) -
 def test_smallest_size_that_the_rules_allow_trains() -> None:
     for settings in (["data.size=[8,8]"], ["data.size=[16,16]", "discriminator.norm=instance"]):
         method = build(*settings, "generator.style_downsamples=3", "generator.num_downsamples=2")
+        assert method.config.padded_size == method.config.data.size
         for phase in method.phases:
             phase.backward(*inputs(method), StepContext())
 
@@ -180,13 +179,11 @@ def test_munit_trains_generates_and_exports(tmp_path: Path, run: Callable[..., t
     label = torch.arange(32 * 32).view(32, 32) % 14
     images = synthesizer(label, samples=2)
     assert not torch.equal(images[0], images[1])
+    style = torch.randint(256, (3, 40, 40), dtype=torch.uint8)
+    styled = synthesizer(label, style=style)
+    assert torch.equal(styled, synthesizer(label, style=style, seed=1)) and not torch.equal(styled[0], images[0])
     assert export(synthesizer, tmp_path / "program.pt2", form="torch").difference < 1e-4
-    (tmp_path / "maps").mkdir()
-    Image.new("L", (38, 32)).save(tmp_path / "maps" / "odd.png")
-    words = [tmp_path / "run", tmp_path / "maps", "--out", tmp_path / "images", "--device", "cpu", "--keep-size"]
-    code, out, err = run("generate", *words)
-    assert code == 1
-    assert "needs multiples of 4; the nearest valid size is 32x40" in out + err
+    assert synthesizer(label[:30, :25], keep_size=True).shape == (1, 3, 30, 25)
 
 
 # --- the authors' checkpoints -------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lab2pix.interop.part_vectors import PartAnswers, check_parts
+from lab2pix.interop.part_vectors import PartResults, check_parts
 from lab2pix.interop.vectors import Vectors, read_vectors
 from lab2pix.methods.cut import CUT
 from lab2pix.nn.patchgan import PatchGAN
@@ -33,13 +33,13 @@ def test_parity_of_the_authors_dclgan(golden_root: Path, fast: bool) -> None:
 
 
 @pytest.fixture(scope="module")
-def cut(golden_root: Path) -> tuple[Vectors, PartAnswers]:
+def cut(golden_root: Path) -> tuple[Vectors, PartResults]:
     """The authors' CUT recording, and what this package computes for it."""
     vectors = read_vectors(golden_root / "peers" / "cut_a.safetensors")
-    return vectors, CUT.vector_answers(vectors)
+    return vectors, CUT.vector_results(vectors)
 
 
-def test_parity_of_the_authors_cut(cut: tuple[Vectors, PartAnswers]) -> None:
+def test_parity_of_the_authors_cut(cut: tuple[Vectors, PartResults]) -> None:
     rows = list(check_parts(*cut))
     assert not [row for row in rows if not row.ok]
     assert {row.output.split(".")[0] for row in rows} == GROUPS
@@ -172,15 +172,15 @@ def test_parity_of_fastcut_reads_other_options(tmp_path: Path) -> None:
     ],
 )
 def test_parity_fails_by_name(
-    cut: tuple[Vectors, PartAnswers],
+    cut: tuple[Vectors, PartResults],
     change: Callable[[dict[str, Tensor], dict[str, Any]], None],
     output: str,
     note: str,
 ) -> None:
-    vectors, answers = cut
+    vectors, results = cut
     vectors = deepcopy(vectors)
     change(vectors.tensors, vectors.values)
-    failed = [row for row in check_parts(vectors, answers) if not row.ok]
+    failed = [row for row in check_parts(vectors, results) if not row.ok]
     assert [row.output for row in failed] == [output]
     assert note in failed[0].note
 
@@ -195,7 +195,7 @@ def test_parity_fails_by_name(
     ],
 )
 def test_parity_fails_as_a_whole(
-    cut: tuple[Vectors, PartAnswers],
+    cut: tuple[Vectors, PartResults],
     tmp_path: Path,
     change: Callable[[dict[str, Tensor], dict[str, Any]], None],
     note: str,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,13 +17,14 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from lab2pix.data.datasets import check_sizes, size_text
-from lab2pix.data.files import read_instances
 from lab2pix.data.formats import find_pairs, scan
+from lab2pix.data.label_maps import read_instances
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.threads import available_processors
 
 __all__ = ["DatasetReport", "check_dataset", "contact_sheet", "draw_sheet"]
 
@@ -36,7 +36,7 @@ _KINDS = {
     "unmatched": "without partner",
     "doubles": "sharing a name with another file",
     "unreadable": "unreadable",
-    "wrong_labels": "with ids or colours outside the label space",
+    "wrong_labels": "with ids or colors outside the label space",
     "sizes_disagree": "of another size than their partner",
 }
 
@@ -127,7 +127,7 @@ def check_dataset(root: Path | str, format: str, label_space: LabelSpace, split:
     root = Path(root)
     found = scan(format, root, split)
     if not (found.pairs or found.unmatched or found.doubles):
-        raise DataError(f"Found no pictures of format '{format}' in {root}; check the folder and the format")
+        raise DataError(f"Found no images of format '{format}' in {root}; check the folder and the format")
     report = DatasetReport(str(root), format, label_space.name)
     report.unmatched = [str(path.relative_to(root)) for path in found.unmatched]
     report.doubles = [str(path.relative_to(root)) for path in found.doubles]
@@ -193,7 +193,7 @@ def contact_sheet(
 def _examine_all(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[_Finding]:
     """Read pairs in parallel threads and yield the findings in order."""
     console = Console(stderr=True)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, available_processors())) as pool:
 
         def findings() -> Iterator[_Finding]:
             for start in range(0, len(pairs), 256):  # in chunks, to bound the memory of pending results

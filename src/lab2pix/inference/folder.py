@@ -16,7 +16,7 @@ from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
-from lab2pix.inference.synthesizer import Synthesizer
+from lab2pix.inference.synthesizer import StyleSource, Synthesizer
 from lab2pix.utils.files import atomic_write
 
 __all__ = ["GenerateReport", "generate_folder"]
@@ -45,9 +45,9 @@ class GenerateReport:
 
     def __str__(self) -> str:
         """Return a line of counts, and a line per failed label map."""
-        lines = [f"{_count(self.written, 'picture')} written to {self.out}"]
+        lines = [f"{_count(self.written, 'image')} written to {self.out}"]
         if self.skipped:
-            lines[0] += f", {len(self.skipped)} were there already (--overwrite makes them anew)"
+            lines[0] += f", {len(self.skipped)} existed already (--overwrite replaces them)"
         if self.failed:
             lines.append(f"{_count(self.failed, 'label map')} could not be used:")
             lines += [f"  {'' if str(path) in reason else f'{path}: '}{reason}" for path, reason in self.failed]
@@ -82,6 +82,7 @@ def generate_folder(
     split: str | None = None,
     keep_size: bool = False,
     scales: bool = False,
+    style: StyleSource | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GenerateReport:
     """Generate images for all label maps of a folder, keeping sub-folders; photos are not needed.
@@ -92,7 +93,7 @@ def generate_folder(
 
     Args:
         synthesizer: the model.
-        labels: folder of label maps, a single one, or the root of a data set in `format`.
+        labels: folder of label maps, a single one, or the root of a dataset in `format`.
         out: output folder.
         seed: seed of the noise, which is the same for each label map.
         samples: images per label map.
@@ -101,17 +102,19 @@ def generate_folder(
         overwrite: regenerate existing images.
         batch_size: images per batch; affects only speed and memory.
         format: folder format; see `lab2pix.utils.registry.DATASET_FORMATS`.
-        split: split of the data set; None: all of it.
+        split: split of the dataset; None: all of it.
         keep_size: generate at the size of each label map instead of the training size.
         scales: also write X2 and X1 of each image.
+        style: style image of all images, for a generator with an image encoder; None: the style is the noise.
         on_progress: called with the number of finished label maps and their total.
 
     Returns:
         The written, skipped and failed files.
 
     Raises:
-        ConfigError: several samples from a generator without noise, or scales from a generator with one output size.
-        DataError: no label maps, or two label maps with the same output file.
+        ConfigError: several samples from a generator without noise, scales from a generator with one output size, or a
+            style image that the generator does not take, or lacks.
+        DataError: no label maps, an unreadable style image, or two label maps with the same output file.
         OutputError: images would be written among the label maps, or cannot be written.
     """
     labels, out = Path(labels), Path(out)
@@ -124,6 +127,8 @@ def generate_folder(
     count = len(noise(synthesizer.size))
     if scales:
         synthesizer.require_scales()
+    resized = synthesizer.read_style(style)
+    style = style if resized is None or keep_size else resized[0]
     suffixes = _suffixes(count, interpolate is not None, scales)
     _check_outputs(labels, out, pairs, suffixes)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -139,7 +144,7 @@ def generate_folder(
         if not wanted:
             continue
         try:
-            batch = _read(synthesizer, pair, keep_size)
+            batch = _read(synthesizer, pair, style, keep_size)
         except Lab2PixError as error:
             if labels.is_file():
                 raise
@@ -195,9 +200,9 @@ def _check_outputs(labels: Path, out: Path, pairs: Sequence[Pair], suffixes: Seq
             made[file] = pair.name
     inside = labels.is_dir() and out.resolve().is_relative_to(labels.resolve())
     if inside or (labels.is_file() and labels.resolve() in {file.resolve() for file in made}):
-        raise OutputError(f"the pictures would land among the label maps in {out}; choose another folder")
+        raise OutputError(f"the images would be written among the label maps in {out}; choose another folder")
     if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, not a folder for pictures; choose another place")
+        raise OutputError(f"{out} is a file, not a folder for images; choose another one")
 
 
 def _suffixes(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
@@ -228,12 +233,13 @@ def _select_files(
     return wanted, existing
 
 
-def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
+def _read(synthesizer: Synthesizer, pair: Pair, style: StyleSource | None, keep_size: bool) -> Batch:
     if synthesizer.sampling.condition.source == "images":
         settings = synthesizer.config.data.source
-        return synthesizer.source_batch(pair.read_source(settings.channels, settings.range), keep_size=keep_size)
+        source = pair.read_source(settings.channels, settings.range)
+        return synthesizer.source_batch(source, style=style, keep_size=keep_size)
     ids = pair.read_label(synthesizer.label_space, synthesizer.config.data.sketch.lines)
-    return synthesizer.read(ids, instances=pair.instance, keep_size=keep_size)
+    return synthesizer.read(ids, instances=pair.instance, style=style, keep_size=keep_size)
 
 
 def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
@@ -245,7 +251,7 @@ def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bo
         pictures = [float_to_uint8(image) for image in images]
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"memory ran out with {len(items)} pictures at once; lower --batch-size or choose --device cpu"
+            f"memory ran out with {len(items)} images at once; lower --batch-size or choose --device cpu"
         ) from error
     for place, item in enumerate(items):
         for scale, file in item.files.items():
@@ -264,5 +270,5 @@ def write_picture(file: Path, picture: Tensor) -> None:
             to_pil(picture).save(unfinished, format="PNG")
     except OSError as error:
         raise OutputError(
-            f"cannot write {file} ({error.strerror or error}); mend that, then run again: what is made stays"
+            f"cannot write {file} ({error.strerror or error}); fix this and repeat the command"
         ) from error

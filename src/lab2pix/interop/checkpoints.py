@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lab2pix.errors import CheckpointError, ConfigError, did_you_mean
 from lab2pix.interop.conversion import CheckpointFormat
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = ["check_format", "read_checkpoint"]
 
@@ -50,16 +50,16 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         IndexError, RuntimeError: a spectral-norm weight has an invalid shape.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
+        raise CheckpointError(f"file {path} does not exist; give a checkpoint such as latest_net_G.pth")
     try:
-        held = load_file(path) if path.suffix == ".safetensors" else _flattened(path, _unpickle(path))
+        held = load_tensors(path) if path.suffix == ".safetensors" else _flattened(path, _unpickle(path))
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); take another copy") from error
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise CheckpointError(f"{path} does not hold weights by name; give a checkpoint such as latest_net_G.pth")
     odd = next((name for name, value in held.items() if value.layout != torch.strided or value.is_complex()), None)
     if odd is not None:
-        raise CheckpointError(f"{path} cannot be used: {odd} is no plain array of real numbers; take another copy")
+        raise CheckpointError(f"{path} cannot be used: {odd} is not an array of real numbers; use another copy")
     return _modernized({str(name).removeprefix("module."): tensor for name, tensor in held.items()})
 
 
@@ -81,12 +81,12 @@ def _unpickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{path} holds more than weights and was not loaded: it asks for {wanted[1]}, which could execute "
+                f"{path} contains more than weights and was not loaded: it needs {wanted[1]}, which could execute "
                 "anything; take a checkpoint from whom you trust, saved as a plain state dict"
             ) from error
-        raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged; use another copy") from error
     except _JUNK as error:
-        raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged; use another copy") from error
     return held
 
 
@@ -134,7 +134,7 @@ def check_format(path: Path, state: Mapping[str, Tensor], name: str, formats: Ma
     """
     if name not in formats:
         raise ConfigError(f"no format of checkpoint is called '{name}'{did_you_mean(name, formats)}")
-    if formats[name].matches(state):  # methods can share a format, as CUT and DCLGAN do
+    if formats[name].matches(state):  # some generators of two formats are the same network
         return
     found = _recognized(state, formats)
     if found is None:

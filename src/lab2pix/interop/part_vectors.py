@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lab2pix.interop.vectors import Row, Vectors, failure, thinned
 
-__all__ = ["PartAnswers", "PartLosses", "check_parts"]
+__all__ = ["PartLosses", "PartResults", "check_parts"]
 
 PartLosses = dict[str, dict[str, float | list[float]]]
 """Losses, or lists of losses, by part of the step and name."""
@@ -30,7 +30,7 @@ _SMALL = 1e-3
 
 
 @dataclass
-class PartAnswers:
+class PartResults:
     """Results of this package for a vector file, under the names in the file.
 
     Attributes:
@@ -50,58 +50,58 @@ class PartAnswers:
     states: dict[str, dict[str, dict[str, Tensor]]] = field(default_factory=dict)
 
 
-def check_parts(vectors: Vectors, answers: PartAnswers) -> Iterator[Row]:
+def check_parts(vectors: Vectors, results: PartResults) -> Iterator[Row]:
     """Compare every recorded result of a vector file, within the tolerances in the file.
 
     Unknown tensors and values yield failed rows. Parameters whose true gradient is zero are left out, as their step is
     the sign of rounding errors.
     """
-    known = tuple(f"{prefix}." for prefix in (*answers.networks, "in", "out"))
+    known = tuple(f"{prefix}." for prefix in (*results.networks, "in", "out"))
     for name in vectors.tensors:
         if not name.startswith(known):
             yield failure(name, "cannot check: no network or input of this name is known")
     for name, recorded in vectors.part("out.").items():
-        yield _check_output(name, answers.outputs.get(name), recorded.float(), vectors.values["tolerance"])
+        yield _check_output(name, results.outputs.get(name), recorded.float(), vectors.values["tolerance"])
     for name, recorded in vectors.values.items():
         if name == "loss":
-            yield from _check_losses(recorded, answers)
+            yield from _check_losses(recorded, results)
         elif name == "grad_norm":
-            yield from _check_norms(recorded, answers)
+            yield from _check_norms(recorded, results)
         elif name == "grad_norm_per_parameter":
-            yield from _check_parameter_norms(recorded, vectors.values, answers)
-        elif name in answers.states:
-            yield from _check_sums(name, recorded, vectors.values, answers.states[name])
+            yield from _check_parameter_norms(recorded, vectors.values, results)
+        elif name in results.states:
+            yield from _check_sums(name, recorded, vectors.values, results.states[name])
         elif name not in _SETTINGS and not name.startswith("note"):
             yield failure(name, "cannot check: no such value is known")
 
 
-def _check_output(name: str, ours: Tensor | None, recorded: Tensor, tolerance: Mapping[str, Any]) -> Row:
+def _check_output(name: str, computed: Tensor | None, recorded: Tensor, tolerance: Mapping[str, Any]) -> Row:
     limit = tolerance["outputs_abs"].get(f"out.{name}")
-    if ours is None or limit is None:
+    if computed is None or limit is None:
         return failure(f"out.{name}", "cannot check: no such output, or no tolerance, is known")
-    ours = thinned(ours.detach(), recorded) if recorded.ndim == 4 else ours.detach()
-    if ours is None or ours.shape != recorded.shape:
-        return failure(f"out.{name}", f"recorded as {list(recorded.shape)}, ours has another shape")
-    return _row(f"out.{name}", (ours - recorded).abs().max().item(), limit)
+    computed = thinned(computed.detach(), recorded) if recorded.ndim == 4 else computed.detach()
+    if computed is None or computed.shape != recorded.shape:
+        return failure(f"out.{name}", f"recorded as {list(recorded.shape)}, computed has another shape")
+    return _row(f"out.{name}", (computed - recorded).abs().max().item(), limit)
 
 
-def _check_losses(recorded: Mapping[str, Mapping[str, Any]], answers: PartAnswers) -> Iterator[Row]:
+def _check_losses(recorded: Mapping[str, Mapping[str, Any]], results: PartResults) -> Iterator[Row]:
     for part, losses in recorded.items():
         for name, value in losses.items():
-            ours = answers.losses.get(part, {}).get(name)
-            values, mine = (one if isinstance(one, list) else [one] for one in (value, ours))
-            if ours is None or len(values) != len(mine):
+            computed = results.losses.get(part, {}).get(name)
+            values, numbers = (one if isinstance(one, list) else [one] for one in (value, computed))
+            if computed is None or len(values) != len(numbers):
                 yield failure(f"loss.{part}.{name}", "cannot check: no such value is known")
                 continue
-            limit = _LOSS_AFTER_STEP if f"{part}.{name}" in answers.loose else _LOSS
-            difference = max(_relative(one, other) for one, other in zip(mine, values, strict=True))
+            limit = _LOSS_AFTER_STEP if f"{part}.{name}" in results.loose else _LOSS
+            difference = max(_relative(one, other) for one, other in zip(numbers, values, strict=True))
             yield _row(f"loss.{part}.{name}", difference, limit)
 
 
-def _check_norms(recorded: Mapping[str, Mapping[str, float]], answers: PartAnswers) -> Iterator[Row]:
+def _check_norms(recorded: Mapping[str, Mapping[str, float]], results: PartResults) -> Iterator[Row]:
     for index, (part, networks) in enumerate(recorded.items()):
         for network, value in networks.items():
-            name, norms = f"grad_norm.{part}.{network}", answers.gradients.get(part, {}).get(network)
+            name, norms = f"grad_norm.{part}.{network}", results.gradients.get(part, {}).get(network)
             if norms is None:
                 yield failure(name, "cannot check: no such value is known")
                 continue
@@ -110,22 +110,22 @@ def _check_norms(recorded: Mapping[str, Mapping[str, float]], answers: PartAnswe
 
 
 def _check_parameter_norms(
-    recorded: Mapping[str, Mapping[str, Mapping[str, float | None]]], values: Mapping[str, Any], answers: PartAnswers
+    recorded: Mapping[str, Mapping[str, Mapping[str, float | None]]], values: Mapping[str, Any], results: PartResults
 ) -> Iterator[Row]:
     for part, networks in recorded.items():
         for network, norms in networks.items():
-            ours = answers.gradients.get(part, {}).get(network, {})
+            computed = results.gradients.get(part, {}).get(network, {})
             floor = _SHARE_OF_NETWORK * values["grad_norm"][part][network]
             for name, norm in norms.items():
                 if name in values["parameters_with_zero_gradient"].get(network, ()):
                     continue
                 where = f"grad_norm_per_parameter.{part}.{network}.{name}"
-                if name not in ours:
+                if name not in computed:
                     yield failure(where, "cannot check: no such parameter is known")
                 elif norm is None:
-                    yield _row(where, ours[name], 0.0)
+                    yield _row(where, computed[name], 0.0)
                 else:
-                    yield _row(where, abs(ours[name] - norm) / max(norm, floor), _NORM_OF_PARAMETER)
+                    yield _row(where, abs(computed[name] - norm) / max(norm, floor), _NORM_OF_PARAMETER)
 
 
 def _check_sums(
@@ -148,8 +148,8 @@ def _check_sums(
             yield _row(where, difference, tolerances.get(name, _SUM * max(1.0, absolute)))
 
 
-def _relative(ours: float, recorded: float) -> float:
-    return abs(ours - recorded) / max(abs(recorded), _SMALL)
+def _relative(computed: float, recorded: float) -> float:
+    return abs(computed - recorded) / max(abs(recorded), _SMALL)
 
 
 def _row(name: str, difference: float, limit: float) -> Row:

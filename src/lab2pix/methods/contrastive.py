@@ -13,33 +13,35 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, RunConfig, Section
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
-from lab2pix.interop.part_vectors import PartAnswers, PartLosses, check_parts
+from lab2pix.interop.part_vectors import PartLosses, PartResults, check_parts
+from lab2pix.interop.step_vectors import numbered_space
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import patch_nce_loss
 from lab2pix.methods.base import Losses, Method, OptimizerSpec, Phase, StepContext
-from lab2pix.methods.patch_gan import PatchGANTrainConfig, ResNetShape, infer_norm, plain_weights
-from lab2pix.methods.sampling import Condition, Sampling
-from lab2pix.methods.schedules import epoch_decay
-from lab2pix.methods.translation import (
+from lab2pix.methods.image_translation import (
     Encoding,
-    RecordedRandom,
-    StepRecord,
+    ImageTranslationTrainConfig,
+    ResNetShape,
     adversarial,
     build_condition,
     check_adversarial,
-    fill,
     infer_inputs,
-    numbered_space,
+    infer_norm,
+    load_released,
     plain_names,
+    plain_weights,
 )
+from lab2pix.methods.sampling import Condition, Sampling
+from lab2pix.methods.schedules import epoch_decay
+from lab2pix.methods.step_record import RecordedRandom, StepRecord
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import Init, init_weights
-from lab2pix.nn.norm import Norm
+from lab2pix.nn.normalization import Norm
 from lab2pix.nn.patchgan import PatchGAN
 from lab2pix.nn.projection import PatchProjection
 from lab2pix.nn.resnet import ResNetGenerator
@@ -107,7 +109,7 @@ class ContrastiveAdamConfig(Section):
     )
 
 
-class ContrastiveTrainConfig(PatchGANTrainConfig):
+class ContrastiveTrainConfig(ImageTranslationTrainConfig):
     """Training duration, batch size, precision and initialization."""
 
     init: Init = Field("xavier", description="Initial weights: normal, xavier, kaiming or orthogonal.")
@@ -126,19 +128,24 @@ class ContrastiveConfig(RunConfig):
 
     def check_rules(self) -> None:
         """Check the image size, and the layers that are compared against the depth of the generator."""
-        size, layers, least = self.data.size, self.projection.layers, 3 * 2**self.discriminator.layers
-        near = nearest_size(size, 4, least)
-        if near != size:
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of 4 and at least {least} "
-                f"(discriminator.layers={self.discriminator.layers}); the nearest valid size is {list(near)}"
-            )
+        layers = self.projection.layers
+        check_size(self.data.size, *self._size_rule, f"discriminator.layers={self.discriminator.layers}")
         last = 9 + 2 * self.generator.antialias_down + self.generator.depth
         if list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] > last:
             raise ConfigError(
                 f"projection.layers is {list(layers)} but must rise from 0 or more to at most {last}, the last "
                 f"residual block (generator.depth={self.generator.depth}); leave out layers, or raise generator.depth"
             )
+
+    @property
+    def _size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, and the smallest one."""
+        return 4, 3 * 2**self.discriminator.layers
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, *self._size_rule)
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -213,7 +220,7 @@ class ContrastiveMethod(Method):
         """Return the generator from A to B."""
         return build_generator(config.generator, condition(config, label_space).channels, 3)
 
-    def init_weights(self) -> None:
+    def init_networks(self) -> None:
         """Initialize all networks by `train.init`."""
         train = self.config.train
         for network in self.networks.values():
@@ -347,14 +354,14 @@ class ContrastiveMethod(Method):
         )
         method = cls(config, numbered_space(0))
         for name, weights in parts.items():
-            fill(method.networks[name], weights)
+            load_released(method.networks[name], weights)
             if fast:
                 accelerate(method.networks[name], torch.device("cpu"))
         source, image = (vectors.tensors[f"in.{domain}"] for domain in "AB")
         return method, Batch(torch.empty(len(image), 0, 0, dtype=torch.int64), image=image, source=source)
 
     @classmethod
-    def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> PartAnswers:
+    def vector_results(cls, vectors: Vectors, *, fast: bool = False) -> PartResults:
         """Run the phases on a vector file, and return the results in and after the step."""
         method, batch = cls.from_vectors(vectors, fast=fast)
         record = StepRecord(
@@ -365,18 +372,18 @@ class ContrastiveMethod(Method):
             random=cls.vector_random(vectors),
         )
         outputs, losses, loose = cls.vector_names(method, record)
-        answers = PartAnswers(tuple(cls.vector_prefixes.values()), outputs, losses, loose)
-        answers.states["after_step"] = {}
+        results = PartResults(tuple(cls.vector_prefixes.values()), outputs, losses, loose)
+        results.states["after_step"] = {}
         for name, prefix in cls.vector_prefixes.items():
             part = "D_half" if name.startswith("discriminator") else "G_half"
-            answers.gradients.setdefault(part, {})[prefix] = record.gradients[name][1]
-            answers.states["after_step"][prefix] = dict(method.networks[name].state_dict())
-        return answers
+            results.gradients.setdefault(part, {})[prefix] = record.gradients[name][1]
+            results.states["after_step"][prefix] = dict(method.networks[name].state_dict())
+        return results
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
-        return check_parts(vectors, cls.vector_answers(vectors, fast=fast))
+        return check_parts(vectors, cls.vector_results(vectors, fast=fast))
 
 
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
@@ -420,7 +427,7 @@ def _convert(
     settings, inputs, outputs = read_generator_settings(weights)
     if outputs != 3:
         raise CheckpointError(f"{path} draws images of {outputs} channels, but images here are RGB; take another one")
-    generator = fill(build_generator(settings, inputs, outputs), weights)
+    generator = load_released(build_generator(settings, inputs, outputs), weights)
     space, data, encoding = infer_inputs(path, inputs, options, 256)
     settings = settings.model_copy(update={"encoding": encoding})
     config = cls.Config.model_validate({"name": cls.name, "data": data, "generator": settings.model_dump()})

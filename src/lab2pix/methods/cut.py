@@ -16,8 +16,8 @@ from lab2pix.interop.part_vectors import PartLosses
 from lab2pix.interop.vectors import Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import patch_nce_loss
-from lab2pix.methods.backprop import frozen
-from lab2pix.methods.base import Losses, StepContext
+from lab2pix.methods.backprop import backward, frozen
+from lab2pix.methods.base import Losses, StepContext, require_images
 from lab2pix.methods.contrastive import (
     ContrastiveConfig,
     ContrastiveMethod,
@@ -27,7 +27,7 @@ from lab2pix.methods.contrastive import (
     build_generator,
     build_projection,
 )
-from lab2pix.methods.translation import RecordedRandom, StepRecord, backward, require_images
+from lab2pix.methods.step_record import RecordedRandom, StepRecord
 
 __all__ = ["CUT", "CUTConfig"]
 
@@ -82,7 +82,7 @@ class CUT(ContrastiveMethod):
             "projection": build_projection(config.projection, generator, 3),
             "discriminator": build_discriminator(config.discriminator, 3),
         }
-        self.init_weights()
+        self.init_networks()
 
     def _generate(self, batch: Batch, context: StepContext) -> tuple[Tensor, Tensor | None]:
         """Return the images generated from A and, if the loss uses it, from B; both mirrored if the step's draw is."""
@@ -106,7 +106,7 @@ class CUT(ContrastiveMethod):
         with context.autocast():
             of_fake, of_real = discriminator(images[0].detach()), discriminator(require_images(batch))
         losses = {"fake": self.adversarial("fake", of_fake) * 0.5, "real": self.adversarial("real", of_real) * 0.5}
-        return backward(losses, context)
+        return backward(losses, context.scale)
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the adversarial loss of the updated discriminator, and PatchNCE.
@@ -123,7 +123,7 @@ class CUT(ContrastiveMethod):
         losses["nce"] = weight * self._contrast(fake, a, context).mean()
         if same is not None:
             losses["nce_identity"] = weight * self._contrast(same, b, context).mean()
-        return backward(losses, context)
+        return backward(losses, context.scale)
 
     def _contrast(self, image: Tensor, source: Tensor, context: StepContext) -> Tensor:
         networks = self.networks["generator"], self.networks["projection"]

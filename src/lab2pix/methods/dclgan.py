@@ -16,8 +16,8 @@ from lab2pix.interop.part_vectors import PartLosses
 from lab2pix.interop.vectors import Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import patch_nce_loss
-from lab2pix.methods.backprop import frozen
-from lab2pix.methods.base import Averaging, Losses, StepContext
+from lab2pix.methods.backprop import backward, frozen
+from lab2pix.methods.base import Averaging, Losses, StepContext, require_images
 from lab2pix.methods.contrastive import (
     ContrastiveAdamConfig,
     ContrastiveConfig,
@@ -29,7 +29,8 @@ from lab2pix.methods.contrastive import (
     build_generator,
     build_projection,
 )
-from lab2pix.methods.translation import RecordedRandom, StepRecord, backward, mean_distance, require_images
+from lab2pix.methods.image_translation import mean_distance
+from lab2pix.methods.step_record import RecordedRandom, StepRecord
 
 __all__ = ["DCLGAN", "DCLGANConfig"]
 
@@ -111,7 +112,7 @@ class DCLGAN(ContrastiveMethod):
             "discriminator_a": build_discriminator(config.discriminator, 3),
             "discriminator_b": build_discriminator(config.discriminator, channels),
         }
-        self.init_weights()
+        self.init_networks()
 
     def sampling_generator(self, networks: Mapping[str, nn.Module]) -> nn.Module:
         """Return G_A."""
@@ -142,7 +143,7 @@ class DCLGAN(ContrastiveMethod):
                 of_fake = self.networks[judge](images[f"fake_{domain}"].detach())
             losses[f"real_{domain}"] = self.adversarial("real", of_real) * 0.5
             losses[f"fake_{domain}"] = self.adversarial("fake", of_fake) * 0.5
-        return backward(losses, context)
+        return backward(losses, context.scale)
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the adversarial losses of the updated discriminators, PatchNCE and the identity loss.
@@ -164,7 +165,7 @@ class DCLGAN(ContrastiveMethod):
             if self.identity:
                 same = images[f"same_{domain}"]
                 losses[f"identity_{domain}"] = 0.5 * self.identity * mean_distance(same, real[domain])
-        return backward(losses, context)
+        return backward(losses, context.scale)
 
     def _view(self, domain: str, image: Tensor) -> View:
         """Return an image of a domain with the networks that encode images of this domain."""

@@ -13,32 +13,28 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig
 from lab2pix.errors import CheckpointError, ConfigError, WeightsError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
-from lab2pix.interop.step_vectors import StepAnswers, check_step, input_classes
+from lab2pix.interop.step_vectors import StepResults, check_step, input_classes, numbered_space
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods.backprop import frozen
-from lab2pix.methods.base import Averaging, Losses, Method, OptimizerSpec, Phase, StepContext
-from lab2pix.methods.sampling import Sampling
-from lab2pix.methods.schedules import step_decay
-from lab2pix.methods.translation import (
+from lab2pix.methods.backprop import backward, frozen
+from lab2pix.methods.base import Averaging, Losses, Method, OptimizerSpec, Phase, StepContext, require_images
+from lab2pix.methods.image_translation import (
     Encoding,
-    RecordedRandom,
-    StepRecord,
     adversarial,
-    backward,
     build_condition,
     check_encoding,
-    fill,
     infer_inputs,
+    load_released,
     mean_distance,
-    numbered_space,
     plain_names,
-    require_images,
 )
+from lab2pix.methods.sampling import Sampling
+from lab2pix.methods.schedules import step_decay
+from lab2pix.methods.step_record import RecordedRandom, StepRecord
 from lab2pix.nn.caffe_vgg import CaffeVGG16
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import init_weights
@@ -126,19 +122,27 @@ class MUNITConfig(RunConfig):
 
     def check_rules(self) -> None:
         """Check the image size against the depth of the networks, and the encoding against the input."""
-        generator, discriminator, size = self.generator, self.discriminator, self.data.size
+        generator, discriminator = self.generator, self.discriminator
+        reason = (
+            f"generator.num_downsamples={generator.num_downsamples} with discriminator.layers={discriminator.layers} "
+            f"and discriminator.scales={discriminator.scales}"
+        )
+        check_size(self.data.size, *self._size_rule, reason)
+        check_encoding(self)
+
+    @property
+    def _size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, and the smallest one."""
+        generator, discriminator = self.generator, self.discriminator
         multiple = 2**generator.num_downsamples
         # Reflection needs two pixels before the last convolution, and instance norm two after it.
-        judged = 2 ** (discriminator.scales + discriminator.layers - 1 + (discriminator.norm == "instance"))
-        least = max(judged, 2 * multiple, 2**generator.style_downsamples)
-        near = nearest_size(size, multiple, least)
-        if near != size:
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple} and at least {least} "
-                f"(generator.num_downsamples={generator.num_downsamples}, discriminator.layers={discriminator.layers}, "
-                f"discriminator.scales={discriminator.scales}); the nearest valid size is {list(near)}"
-            )
-        check_encoding(self)
+        halvings = discriminator.scales + discriminator.layers - 1 + (discriminator.norm == "instance")
+        return multiple, max(2**halvings, 2 * multiple, 2**generator.style_downsamples)
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, *self._size_rule)
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -308,14 +312,14 @@ class MUNIT(Method):
             context.cache["contents"] = contents
         losses: Losses = {}
         for domain, other in ("ab", "ba"):
-            judge = self.networks[f"discriminator_{domain}"]
+            discriminator = self.networks[f"discriminator_{domain}"]
             with context.autocast():
                 with torch.no_grad():
                     fake = generators[domain].decode(contents[other], styles[domain])
-                of_fake, of_real = judge(fake), judge(real[domain])
-            losses[f"fake_{domain}"] = loss.adversarial_weight * self._adversarial("fake", of_fake)
-            losses[f"real_{domain}"] = loss.adversarial_weight * self._adversarial("real", of_real)
-        return backward(losses, context)
+                fake_logits, real_logits = discriminator(fake), discriminator(real[domain])
+            losses[f"fake_{domain}"] = loss.adversarial_weight * self._adversarial("fake", fake_logits)
+            losses[f"real_{domain}"] = loss.adversarial_weight * self._adversarial("real", real_logits)
+        return backward(losses, context.scale)
 
     def generators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate all terms of both generators; the noise of the batch is the style of domain B.
@@ -325,21 +329,21 @@ class MUNIT(Method):
             `style`; `content` of that domain; and `cycle` and `perceptual`, if their weight is not 0.
         """
         a, b = self.sampling.condition(batch), require_images(batch)
-        judge_a, judge_b = self.networks["discriminator_a"], self.networks["discriminator_b"]
+        discriminator_a, discriminator_b = self.networks["discriminator_a"], self.networks["discriminator_b"]
         style_a, style_b = (
             self._draw_style(batch, context),
             self._draw_style(batch, context) if noise is None else noise,
         )
-        with context.autocast(), frozen(judge_a, judge_b):
+        with context.autocast(), frozen(discriminator_a, discriminator_b):
             found = self.translate(a, b, style_a, style_b, context.cache.pop("contents", None))
-            judged = judge_a(found.fake_a), judge_b(found.fake_b)
+            judged = discriminator_a(found.fake_a), discriminator_b(found.fake_b)
             terms = self._reconstruction_terms(found, a, b, style_a, style_b)
             terms |= self._optional_terms(found, a, b)
         terms |= {
             f"adversarial_{domain}": self._adversarial("generator", of_fake)
             for domain, of_fake in zip("ab", judged, strict=True)
         }
-        return backward({name: self._weight(name) * term for name, term in terms.items()}, context)
+        return backward({name: self._weight(name) * term for name, term in terms.items()}, context.scale)
 
     def translate(
         self, a: Tensor, b: Tensor, style_a: Tensor, style_b: Tensor, contents: Mapping[str, Tensor] | None = None
@@ -447,7 +451,7 @@ class MUNIT(Method):
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
-        return check_step(vectors, _vector_answers(vectors, fast=fast))
+        return check_step(vectors, _vector_results(vectors, fast=fast))
 
 
 def _both(networks: Mapping[str, nn.Module]) -> tuple[MUNITGenerator, MUNITGenerator]:
@@ -494,7 +498,7 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
     for domain, weights in sides.items():
         settings, channels[domain] = _infer_settings(weights)
         build = MUNITGenerator.build(channels[domain], channels[domain], generator_settings(settings))
-        networks[domain] = fill(build, weights)
+        networks[domain] = load_released(build, weights)
     if channels[target] != 3:
         raise CheckpointError(
             f"{path} draws images of {channels[target]} channels in that direction, but images here are RGB; take "
@@ -579,19 +583,19 @@ def _from_vectors(vectors: Vectors, *, fast: bool) -> tuple[MUNIT, Batch, list[T
     for name, prefix in _PREFIXES.items():
         weights = vectors.part(f"{prefix}.")
         network = method.networks[name]
-        fill(network, _generator_weights(weights) if name.startswith("generator") else weights)
+        load_released(network, _generator_weights(weights) if name.startswith("generator") else weights)
         if fast:
             accelerate(network, torch.device("cpu"))
     return method, batch, [vectors.tensors[f"in.{name}"].flatten(1) for name in _STYLES]
 
 
-def _vector_answers(vectors: Vectors, *, fast: bool) -> StepAnswers:
+def _vector_results(vectors: Vectors, *, fast: bool) -> StepResults:
     """Run the phases on a vector file, and return the results before, in and after a step."""
-    answers = StepAnswers(tuple(_PREFIXES.values()))
+    results = StepResults(tuple(_PREFIXES.values()))
     for when in ("initial", "step"):
         method, batch, codes = _from_vectors(vectors, fast=fast)
         if when == "initial":
-            answers.outputs |= _vector_outputs(method, batch, codes[2], codes[3])
+            results.outputs |= _vector_outputs(method, batch, codes[2], codes[3])
         record = StepRecord(
             method,
             batch,
@@ -600,23 +604,23 @@ def _vector_answers(vectors: Vectors, *, fast: bool) -> StepAnswers:
             noise=codes[3],
             random=RecordedRandom(normal=codes[:3]),
         )
-        answers.values[f"loss.{when}"] = _vector_losses(method, record.losses)
+        results.values[f"loss.{when}"] = _vector_losses(method, record.losses)
         totals: dict[str, float] = {}
         by_tensor: dict[str, float] = {}
         for name, prefix in _PREFIXES.items():
             totals[prefix], norms = record.gradients[name]
             by_tensor |= {f"{prefix}.{weight}": norm for weight, norm in norms.items()}
-        answers.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
+        results.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
     # The authors' adaptive instance norms have statistics that nothing uses or changes.
-    answers.state = {name: tensor for name, tensor in vectors.tensors.items() if name.endswith(_STATISTICS)}
+    results.state = {name: tensor for name, tensor in vectors.tensors.items() if name.endswith(_STATISTICS)}
     for name, prefix in _PREFIXES.items():
         state = method.networks[name].state_dict()
-        answers.state |= {f"{prefix}.{weight}": tensor.clone() for weight, tensor in state.items()}
+        results.state |= {f"{prefix}.{weight}": tensor.clone() for weight, tensor in state.items()}
     with torch.no_grad():
-        answers.outputs["after.x_ab"] = method.sampling_generator(method.networks)(
+        results.outputs["after.x_ab"] = method.sampling_generator(method.networks)(
             method.sampling.condition(batch), codes[3]
         )
-    return answers
+    return results
 
 
 @torch.no_grad()

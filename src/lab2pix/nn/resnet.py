@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from lab2pix.nn.norm import Norm, norm2d
+from lab2pix.nn.normalization import Norm, norm2d
 from lab2pix.nn.resample import BlurDownsample, BlurUpsample
 
 __all__ = ["ResNetBlock", "ResNetGenerator"]

@@ -1,4 +1,7 @@
-"""PatchGAN base of Pix2Pix and CycleGAN: settings, networks, released weights, and replay of a recorded step."""
+"""Image-to-image translation: the base of Pix2Pix and CycleGAN, and conditions and conversion for other methods.
+
+A vector file has inputs, weights and results of one training step, recorded from the authors' code.
+"""
 
 from __future__ import annotations
 
@@ -7,47 +10,51 @@ from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
-from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
-from lab2pix.interop.step_vectors import StepAnswers, check_step, input_classes, without_dropout
+from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
+from lab2pix.interop.step_vectors import StepResults, check_step, input_classes, numbered_space, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
+from lab2pix.labels.space import LabelSpace
+from lab2pix.losses import ADVERSARIAL_TERMS
 from lab2pix.methods.base import Method, OptimizerSpec
+from lab2pix.methods.sampling import Condition
 from lab2pix.methods.schedules import epoch_decay
-from lab2pix.methods.translation import (
-    StepRecord,
-    adversarial,
-    check_adversarial,
-    check_encoding,
-    fill,
-    infer_inputs,
-    numbered_space,
-    plain_names,
-)
+from lab2pix.methods.step_record import StepRecord
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import Init, init_weights
-from lab2pix.nn.norm import Norm
+from lab2pix.nn.normalization import Norm
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
 
 __all__ = [
     "DiscriminatorConfig",
+    "Encoding",
     "GeneratorConfig",
-    "PatchAdversarialMethod",
-    "PatchGANConfig",
+    "ImageTranslationConfig",
+    "ImageTranslationMethod",
+    "ImageTranslationTrainConfig",
     "ResNetShape",
+    "adversarial",
+    "build_condition",
     "build_discriminator",
     "build_translator",
+    "check_adversarial",
+    "check_encoding",
+    "infer_inputs",
     "infer_norm",
+    "load_released",
+    "mean_distance",
+    "plain_names",
     "plain_weights",
     "read_discriminator",
     "read_generator",
@@ -56,6 +63,7 @@ __all__ = [
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 GanMode = Literal["vanilla", "lsgan", "wgangp"]
+Encoding = Literal["one-hot", "colors"]
 
 
 class GeneratorConfig(Section):
@@ -66,14 +74,14 @@ class GeneratorConfig(Section):
     depth: int = Field(
         8,
         ge=1,
-        description="Halvings of the U-Net, of which both sides are multiples (8 for 256x256, 7 for 128x128, 6 for "
+        description="Downsamplings of the U-Net; sides are multiples of 2^depth (8 for 256x256, 7 for 128x128, 6 for "
         "64x64), or residual blocks of the ResNet (9 for 256x256, 6 for 128x128).",
     )
     norm: Norm = Field("batch", description="Normalization: batch, instance (without weights) or none.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Probability of dropout; 0: off.")
-    encoding: Literal["one-hot", "colors"] = Field(
+    encoding: Encoding = Field(
         "one-hot",
-        description="How label maps enter: a channel per class, or RGB in the label space's colors, as published.",
+        description="Encoding of label maps: one channel per class, or RGB in the label space's colors, as published.",
     )
 
 
@@ -84,7 +92,7 @@ class DiscriminatorConfig(Section):
     layers: int = Field(
         3,
         ge=0,
-        description="Layers between the first and the one that predicts: 3 judges patches of 70x70 pixels, 0 pixels.",
+        description="Layers between the first and the one that predicts: 3: patches of 70x70 pixels, 0: single pixels.",
     )
     norm: Norm = Field("batch", description="Normalization: batch, instance (without weights) or none.")
 
@@ -96,50 +104,114 @@ class AdamConfig(Section):
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
     betas: tuple[Beta, Beta] = Field((0.5, 0.999), description="Adam's two decay rates.")
     decay_fraction: float = Field(
-        0.5, ge=0, le=1, description="Last part of the epochs in which the rates fall, once per epoch; 0: constant."
+        0.5,
+        ge=0,
+        le=1,
+        description="Final fraction of the epochs in which learning rates decay per epoch; 0: constant.",
     )
     reach_zero: bool = Field(
-        False, description="Fall an epoch earlier, so that the last epoch trains at 0: the authors' code up to 2023."
+        False,
+        description="Decay an epoch earlier, to a learning rate of 0 in the last epoch: the authors' code up to 2023.",
     )
 
 
-class PatchGANTrainConfig(TrainConfig):
+class ImageTranslationTrainConfig(TrainConfig):
     """Training duration, batch size, precision and initialization."""
 
     init: Init = Field("normal", description="Initial weights: normal, xavier, kaiming or orthogonal.")
-    init_gain: float = Field(0.02, gt=0, description="Its deviation (normal) or gain (xavier, orthogonal).")
+    init_gain: float = Field(0.02, gt=0, description="Standard deviation (normal) or gain (xavier, orthogonal).")
 
 
-class PatchGANConfig(RunConfig):
-    """Settings common to Pix2Pix and CycleGAN."""
+class ImageTranslationConfig(RunConfig):
+    """Settings of image-to-image translation methods."""
 
     takes_images: ClassVar[bool] = True
 
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     optimizer: AdamConfig = AdamConfig()
-    train: PatchGANTrainConfig = PatchGANTrainConfig()
+    train: ImageTranslationTrainConfig = ImageTranslationTrainConfig()
 
     def check_rules(self) -> None:
         """Check the image size against the depth of the networks, and the encoding against the input."""
-        settings, size = self.generator, self.data.size
+        settings = self.generator
         if settings.network == "unet" and settings.depth < 2:
             raise ConfigError("generator.depth is 1, but a U-Net has at least 2 levels; set it to 2 or more")
-        multiple = size_multiple(settings)
-        least = max(multiple, 3 * 2**self.discriminator.layers if self.discriminator.layers else 1)
-        near = nearest_size(size, multiple, least)
-        if near != size:
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple} and at least {least} "
-                f"(generator.depth={settings.depth}, discriminator.layers={self.discriminator.layers}); the nearest "
-                f"valid size is {list(near)}"
-            )
+        reason = f"generator.depth={settings.depth} with discriminator.layers={self.discriminator.layers}"
+        check_size(self.data.size, *self._size_rule, reason)
         check_encoding(self)
+
+    @property
+    def _size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, and the smallest one."""
+        multiple, layers = size_multiple(self.generator), self.discriminator.layers
+        return multiple, max(multiple, 3 * 2**layers if layers else 1)
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, *self._size_rule)
 
 
 def size_multiple(settings: GeneratorConfig) -> int:
     """Return the divisor of valid heights and widths."""
     return 2**settings.depth if settings.network == "unet" else 4
+
+
+# --- inputs and losses, for these and other methods -------------------------------------------------------------------
+
+
+class _HasEncoding(Protocol):
+    @property
+    def encoding(self) -> Encoding: ...
+
+
+class _HasInputs(Protocol):
+    @property
+    def data(self) -> DataConfig: ...
+
+    @property
+    def generator(self) -> _HasEncoding: ...
+
+
+def build_condition(config: _HasInputs, label_space: LabelSpace) -> Condition:
+    """Return the encoder of the generator's input: source images, line drawings or label maps."""
+    if config.data.input == "images":
+        return Condition(label_space, "images", channels_of_images=config.data.source.channels)
+    if label_space.name == "sketch":
+        return Condition(label_space, "lines")
+    return Condition(label_space, encoding=config.generator.encoding, edges=config.data.instance_edges)
+
+
+def check_encoding(config: _HasInputs) -> None:
+    """Check that the encoding `colors` is used for label maps only.
+
+    Raises:
+        ConfigError: the inputs are images or line drawings.
+    """
+    data = config.data
+    if config.generator.encoding == "colors" and (data.input == "images" or data.label_space == "sketch"):
+        raise ConfigError(
+            "generator.encoding is 'colors', an encoding of label maps, but the run generates from "
+            f"{'images' if data.input == 'images' else 'line drawings'}; set generator.encoding=one-hot"
+        )
+
+
+def adversarial(kind: str, role: Literal["generator", "real", "fake"], logits: Tensor) -> Tensor:
+    """Return an adversarial loss, averaged over logits.
+
+    Args:
+        kind: form of the loss, a name in `ADVERSARIAL_TERMS`.
+        role: loss of the generator, or of a discriminator on real or on fake images.
+        logits: of any shape.
+    """
+    terms = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[kind], strict=True))
+    return terms[role](logits.float()).mean()
+
+
+def mean_distance(images: Tensor, others: Tensor) -> Tensor:
+    """Return the mean absolute difference, computed in float32."""
+    return (images.float() - others.float()).abs().mean()
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -176,14 +248,14 @@ def build_discriminator(settings: DiscriminatorConfig, channels: int) -> nn.Modu
 # --- the method -------------------------------------------------------------------------------------------------------
 
 
-class PatchAdversarialMethod(Method):
-    """Base class of Pix2Pix and CycleGAN."""
+class ImageTranslationMethod(Method):
+    """Image-to-image translation with a U-Net or ResNet generator and PatchGAN discriminators."""
 
     vector_prefixes: ClassVar[Mapping[str, str]]
     """Prefix of weights in vector files, by name of the network."""
     config: Any
 
-    def init_weights(self) -> None:
+    def init_networks(self) -> None:
         """Initialize all networks by `train.init`."""
         train = self.config.train
         for network in self.networks.values():
@@ -212,7 +284,7 @@ class PatchAdversarialMethod(Method):
         """Return outputs and losses of a step under their names in vector files."""
 
     @classmethod
-    def from_vectors(cls, vectors: Vectors, *, fast: bool = False) -> tuple[PatchAdversarialMethod, Batch]:
+    def from_vectors(cls, vectors: Vectors, *, fast: bool = False) -> tuple[ImageTranslationMethod, Batch]:
         """Build the method of a vector file with the recorded weights and without dropout, and its batch.
 
         Args:
@@ -248,38 +320,38 @@ class PatchAdversarialMethod(Method):
         return method, batch
 
     @classmethod
-    def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> StepAnswers:
+    def vector_results(cls, vectors: Vectors, *, fast: bool = False) -> StepResults:
         """Run the phases of the method on a vector file, and return the results before, in and after a step."""
-        answers = StepAnswers(tuple(cls.vector_prefixes.values()))
+        results = StepResults(tuple(cls.vector_prefixes.values()))
 
-        def keep(group: str, record: StepRecord) -> dict[str, float]:
+        def add_outputs(group: str, record: StepRecord) -> dict[str, float]:
             outputs, losses = cls.vector_names(record)
-            answers.outputs |= {f"{group}{name}": tensor for name, tensor in outputs.items()}
+            results.outputs |= {f"{group}{name}": tensor for name, tensor in outputs.items()}
             return losses
 
         for when in ("initial", "step"):
             method, batch = cls.from_vectors(vectors, fast=fast)
             record = StepRecord(method, batch, update=when == "step", names=released_names)
-            answers.values[f"loss.{when}"] = keep("" if when == "initial" else "step.", record)
+            results.values[f"loss.{when}"] = add_outputs("" if when == "initial" else "step.", record)
             totals: dict[str, float] = {}
             by_tensor: dict[str, float] = {}
             for name, prefix in cls.vector_prefixes.items():
                 totals[prefix], norms = record.gradients[name]
                 by_tensor |= {f"{prefix}.{weight}": norm for weight, norm in norms.items()}
-            answers.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
+            results.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
         for name, prefix in cls.vector_prefixes.items():
             names, state = released_names(method.networks[name]), method.networks[name].state_dict()
-            answers.state |= {f"{prefix}.{names[weight]}": tensor.clone() for weight, tensor in state.items()}
-        for group, one in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
-            for network in one.networks.values():
+            results.state |= {f"{prefix}.{names[weight]}": tensor.clone() for weight, tensor in state.items()}
+        for group, evaluated in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
+            for network in evaluated.networks.values():
                 network.eval()
-            keep(group, StepRecord(one, batch, update=False, names=released_names))
-        return answers
+            add_outputs(group, StepRecord(evaluated, batch, update=False, names=released_names))
+        return results
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
-        return check_step(vectors, cls.vector_answers(vectors, fast=fast))
+        return check_step(vectors, cls.vector_results(vectors, fast=fast))
 
     @classmethod
     def checkpoint_format(cls, marker: str) -> CheckpointFormat:
@@ -294,8 +366,21 @@ class PatchAdversarialMethod(Method):
         return CheckpointFormat(matches, convert)
 
 
+def check_adversarial(recorded: object) -> None:
+    """Check the name of the adversarial loss in a vector file.
+
+    Raises:
+        CheckpointError: there is no such loss.
+    """
+    if recorded not in ADVERSARIAL_TERMS:
+        raise CheckpointError(f"config.gan_mode is {recorded!r}; known: {[*ADVERSARIAL_TERMS]}")
+
+
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
 
+Network = TypeVar("Network", bound=nn.Module)
+
+_WRAPPERS = re.compile(r"(^|(?<=\.))((module|_orig_mod)\.)+")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -328,7 +413,7 @@ def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, Discri
 
 
 def released_names(network: nn.Module) -> dict[str, str]:
-    """Return the mapping from our name of every weight to the authors', whose U-Net levels are nested."""
+    """Return the name in the authors' code of every weight; U-Net levels are nested there."""
     if not isinstance(network, UNetGenerator):
         return {name: name for name in network.state_dict()}
     layers: dict[str, str] = {}
@@ -340,6 +425,11 @@ def released_names(network: nn.Module) -> dict[str, str]:
         prefix += ".3.model" if level else ".1.model"
     split = ((name, *name.rpartition(".")) for name in network.state_dict())
     return {name: f"{layers[layer]}.{parameter}" for name, layer, _, parameter in split}
+
+
+def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without the prefixes of wrapper modules."""
+    return {_WRAPPERS.sub("", name): weight for name, weight in weights.items()}
 
 
 def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -394,7 +484,7 @@ def _resnet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, in
 
 @dataclass(frozen=True)
 class ResNetShape:
-    """Widths and layers of a released ResNet generator, as its weights show them."""
+    """Widths and layers of a released ResNet generator, inferred from its weights."""
 
     inputs: int
     outputs: int
@@ -407,7 +497,7 @@ class ResNetShape:
 
     @classmethod
     def of(cls, weights: Mapping[str, Tensor]) -> ResNetShape:
-        """Read the shape off a state dict.
+        """Infer the shape from a state dict.
 
         Raises:
             CheckpointError: the weights belong to another network.
@@ -432,19 +522,73 @@ class ResNetShape:
         )
 
 
-def _filled(network: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
-    ours = {theirs: name for name, theirs in released_names(network).items()}
-    return fill(network, {ours.get(name, name): weight for name, weight in weights.items()})
+def load_released(network: Network, weights: Mapping[str, Tensor]) -> Network:
+    """Load weights with this package's names strictly, and return the network.
+
+    Raises:
+        CheckpointError: a weight is missing, unexpected or of another shape.
+    """
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip()
+        raise CheckpointError(f"the released weights do not fit {type(network).__name__}: {first}") from error
+    return network
+
+
+def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
+    names = {released: name for name, released in released_names(network).items()}
+    return load_released(network, {names.get(name, name): weight for name, weight in weights.items()})
+
+
+def infer_inputs(
+    path: Path, channels: int, options: ConversionOptions, side: int
+) -> tuple[LabelSpace, DataConfig, Encoding]:
+    """Return label space, data settings and encoding of a converted generator.
+
+    The generator translates images unless a label space is given; then three channels are the colors of that space.
+
+    Args:
+        path: the checkpoint, for errors.
+        channels: input channels of the generator.
+        options: options of the conversion.
+        side: height and width if the options give none.
+
+    Raises:
+        CheckpointError: the label space does not fit.
+    """
+    data: dict[str, Any] = {"size": options.size or (side, side)}
+    if options.label_space is None:
+        space = LabelSpace.load(DataConfig().label_space)
+        source = SourceConfig(channels=channels)
+        return space, DataConfig(input="images", source=source, label_space=space.name, **data), "one-hot"
+    data["label_space"] = options.label_space
+    space = LabelSpace.load(options.label_space)
+    if space.name == "sketch":
+        if channels != 1:
+            raise CheckpointError(
+                f"{path} takes images of {channels} channels, but line drawings have one; leave out --label-space, "
+                "and give the drawings as images"
+            )
+        return space, DataConfig(**data), "one-hot"
+    if channels == 3:
+        return space, DataConfig(**data), "colors"
+    fit = fit_label_space(path, channels, options, edges_possible=True)
+    if fit.without_unknown:
+        raise CheckpointError(f"{path} has no channel for unknown pixels, which '{fit.space.name}' has")
+    return fit.space, DataConfig(instance_edges=fit.edges, **data), "one-hot"
 
 
 def _convert(
-    cls: type[PatchAdversarialMethod], path: Path, state: dict[str, Tensor], options: ConversionOptions
+    cls: type[ImageTranslationMethod], path: Path, state: dict[str, Tensor], options: ConversionOptions
 ) -> Converted:
     """Convert a released generator; its inputs are source images unless a label space is given."""
     generator, settings = read_generator(state)
     _, inputs, outputs = _generator_settings(plain_weights(state))
     if outputs != 3:
-        raise CheckpointError(f"{path} draws images of {outputs} channels, but images here are RGB; take another one")
+        raise CheckpointError(
+            f"{path} generates images with {outputs} channels, but lab2pix needs RGB; use another checkpoint"
+        )
     side = 256 if settings.network == "resnet" else size_multiple(settings)
     space, data, encoding = infer_inputs(path, inputs, options, side)
     settings = settings.model_copy(update={"encoding": encoding})
