@@ -47,7 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         IndexError, RuntimeError: a spectral-norm weight has an invalid shape.
     """
     if not path.is_file():
-        raise CheckpointError(f"file {path} does not exist; give a checkpoint such as latest_net_G.pth")
+        raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
     try:
         held = load_tensors(path) if path.suffix == ".safetensors" else _unpickle(path)
     except (OSError, SafetensorError, ValueError) as error:
