@@ -163,7 +163,7 @@ def several_samples(folders: Folders) -> Path:
 def test_scores_of_several_samples_are_means_over_sample_sets(
     evaluate: Evaluate, folders: Folders, tmp_path: Path
 ) -> None:
-    assert evaluate("--seeds", 3, generated=several_samples(folders))[0] == 0
+    assert evaluate(generated=several_samples(folders))[0] == 0
     together = scores(tmp_path / "report.json")
     alone = []
     for number in range(3):
@@ -224,7 +224,7 @@ def processes(count: int, out: Path, *words: object) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, means: Path, tmp_path: Path) -> None:
-    truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--seeds", 3)
+    truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--samples", 3)
     words = ("--generated", several_samples(folders), "--real", folders.real, "--features", means, *truth)
     both = processes(2, tmp_path / "two.json", *words)
     alone = lab2pix.evaluate_folders(

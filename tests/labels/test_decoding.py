@@ -43,7 +43,7 @@ IDS = np.array([[0, 1, 2, 2], [2, 2, 1, 0]], dtype=np.uint8)
 def save_palette(path: Path, indices: np.ndarray, palette: list[list[int]], **options: object) -> Path:
     image = Image.fromarray(indices.astype(np.uint8)).convert("P")
     image.putdata(indices.flatten().tolist())
-    image.putpalette(sum(palette, []))
+    image.putpalette([value for color in palette for value in color])
     image.save(path, **options)
     return path
 

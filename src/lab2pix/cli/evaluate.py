@@ -45,8 +45,13 @@ def _evaluate(
     lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.", show_default=False)] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.", show_default=False)] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "--seeds", min=1, help="Images per label map (NAME_0, NAME_1, ...).")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images per label map, NAME_0, NAME_1, ...; else as their names tell, or 1 of a run.",
+            show_default=False,
+        ),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Resize all images to this size.", show_default=False)
     ] = None,
@@ -121,14 +126,14 @@ def _evaluate(
         skip_broken=skip_broken,
     )
     with show_progress("label maps") as on_progress:
-        shared = {"samples": samples, "split": split, "name": name, "device": device, "on_progress": on_progress}
+        shared = {"split": split, "name": name, "device": device, "on_progress": on_progress}
         if run is not None:
             pictures = picture_folder(out, overwrite=overwrite)
-            report = evaluate_run(run, protocol, count=count, pictures=pictures, **shared)  # type: ignore[arg-type]
+            report = evaluate_run(run, protocol, samples=samples or 1, count=count, pictures=pictures, **shared)  # type: ignore[arg-type]
         else:
             assert generated is not None
             report = evaluate_folders(
-                generated, real, protocol, labels=labels, label_space=label_space, unpaired=unpaired,
+                generated, real, protocol, samples=samples, labels=labels, label_space=label_space, unpaired=unpaired,
                 format=format, save_stats=save_stats, **shared,  # type: ignore[arg-type]
             )  # fmt: skip
     if DistributedContext.is_first():
