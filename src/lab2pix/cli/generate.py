@@ -123,7 +123,9 @@ def _convert(
     form: Annotated[
         str,
         typer.Option(
-            "--from", metavar="FORM", help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix or cyclegan."
+            "--from",
+            metavar="FORM",
+            help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix, cyclegan, munit, cut or dclgan.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="New or empty folder for the converted weights.")],
@@ -147,6 +149,7 @@ def _convert(
             show_default=False,
         ),
     ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Take MUNIT's generator from B to A.")] = False,
 ) -> None:
     """Convert a checkpoint of official code for `lab2pix generate`."""
     from lab2pix.inference import convert
@@ -160,5 +163,6 @@ def _convert(
         size=sides,
         num_upsamples=num_upsamples,
         instance_edges=instance_edges,
+        reverse=reverse,
     )
     print(f"{converted}\nwritten to {out}")
