@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lab2pix.config.schema import DataConfig
 from lab2pix.data.build import build_dataset
-from lab2pix.data.check import check_dataset, contact_sheet
+from lab2pix.data.check import check_dataset
+from lab2pix.data.contact_sheet import contact_sheet
 from lab2pix.data.datasets import UnpairedDataset
 from lab2pix.data.label_maps import read_label, write_label_png
 from lab2pix.data.line_drawings import find_lines, resize_label, resize_lines

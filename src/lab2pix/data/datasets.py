@@ -159,8 +159,8 @@ def _sample(label: Tensor, photo: Tensor | None, instance: Tensor | None, name: 
 
 
 def size_text(part: Tensor) -> str:
-    """Format the size of `[..., H, W]` as width x height."""
-    return f"{part.shape[-1]}x{part.shape[-2]}"
+    """Format the size of `[..., H, W]` as height x width."""
+    return f"{part.shape[-2]}x{part.shape[-1]}"
 
 
 def check_sizes(pair: Pair, label: Tensor, other: Tensor, what: str = "photo") -> None:
@@ -171,8 +171,8 @@ def check_sizes(pair: Pair, label: Tensor, other: Tensor, what: str = "photo") -
     """
     if label.shape[-2:] != other.shape[-2:]:
         raise DataError(
-            f"{pair.label} is {size_text(label)} pixels and its {what} {size_text(other)}; "
-            "give both the same size, or remove the pair"
+            f"{pair.label} is {size_text(label)} pixels (height x width) and its {what} {size_text(other)}; give both "
+            "the same size, or remove the pair"
         )
 
 
