@@ -61,7 +61,10 @@ def test_check_dataset_finds_every_fault_at_once(root: Path) -> None:
     assert report.doubles == ["images/train/2.png"]
     assert len(report.unreadable) == 2 and "train/0.jpg" in report.unreadable[0] and "val/0.png" in report.unreadable[1]
     assert len(report.wrong_labels) == 1 and "labels/train/1.png holds id 7" in report.wrong_labels[0]
-    assert len(report.sizes_disagree) == 1 and "8x12 pixels (height x width) and its photo 8x10" in report.sizes_disagree[0]
+    assert (
+        len(report.sizes_disagree) == 1
+        and "8x12 pixels (height x width) and its photo 8x10" in report.sizes_disagree[0]
+    )
     assert report.counts == {"train": 3, "val": 2} and sum(report.sizes.values()) == 3
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["ok"] is False and plain["unmatched"] == ["images/train/3.jpg"]

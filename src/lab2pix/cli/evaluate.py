@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -58,6 +58,10 @@ def _evaluate(
     ] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out names without a partner.")] = False,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be read.")] = False,
+    alpha: Annotated[
+        Literal["drop", "white", "black"],
+        typer.Option(help="Background of transparent images and photos; drop shows their hidden colors."),
+    ] = "drop",
     save_stats: Annotated[
         Path | None,
         typer.Option(
@@ -103,6 +107,7 @@ def _evaluate(
         seed=seed,
         allow_missing=allow_missing,
         skip_broken=skip_broken,
+        alpha=alpha,
     )
     with show_progress("label maps") as on_progress:
         shared = {"samples": samples, "split": split, "name": name, "device": device, "on_progress": on_progress}

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 __all__ = [
     "FEATURE_NAMES",
+    "Alpha",
     "Beta",
     "CheckpointConfig",
     "DataConfig",
@@ -25,6 +26,9 @@ __all__ = [
 
 Light = Literal["sun", "any"]
 """Light of procedural scenes: set by the height of the sun, or random for any label map."""
+
+Alpha = Literal["drop", "white", "black"]
+"""What becomes of transparency in photos."""
 
 FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1")
 """Names of the built-in feature networks of `lab2pix.evaluation`."""
@@ -101,6 +105,10 @@ class DataConfig(Section):
     size: tuple[int, int] = Field((256, 256), description="Height and width that the networks see, in pixels.")
     resize: tuple[int, int] | None = Field(
         None, description="Height and width to resize to before a random crop to `size`; null: resize to `size`."
+    )
+    alpha: Alpha = Field(
+        "drop",
+        description="Background of photos with transparency: white or black; drop shows the colors hidden there.",
     )
     flip: bool = Field(True, description="Mirror left and right at random, label and photo together.")
     instance_edges: bool = Field(False, description="Append a channel that marks the borders between instances.")

@@ -130,6 +130,7 @@ def open_split(
         root=root,
         sketcher=sketcher,
         source=data.source if data.input == "images" else None,
+        alpha=data.alpha,
     )
 
 

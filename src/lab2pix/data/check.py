@@ -20,7 +20,7 @@ from lab2pix.data.datasets import check_sizes, size_text
 from lab2pix.data.files import to_photo
 from lab2pix.data.formats import Scan, scan, scan_sides
 from lab2pix.data.image_file import ImageFile, is_transparent, open_image
-from lab2pix.data.label_maps import read_instances
+from lab2pix.data.label_maps import decode_instances
 from lab2pix.data.pairs import Pair
 from lab2pix.data.passed_over import passed_over
 from lab2pix.errors import DataError, LabelError
@@ -42,7 +42,7 @@ _KINDS = {
     "dim": "read as nearly black",
 }
 
-_ROLES = ("label maps", "photos")
+_ROLES = ("label maps", "photos", "instance maps")
 
 _DIM = 4096
 """Number of levels of a photo of 16 bits up to which it is taken for one of 12 bits."""
@@ -327,7 +327,7 @@ def _examine(pair: Pair, label_space: LabelSpace | None) -> _Finding:
         if path is None:
             continue
         try:
-            other = _read_photo(pair, path, finding) if role == "photos" else read_instances(path)
+            other = _read_photo(pair, path, finding) if role == "photos" else _read_instances(path, finding)
         except DataError as error:
             finding.problems.append(("unreadable", str(error)))
             continue
@@ -376,6 +376,12 @@ def _read_photo(pair: Pair, path: Path, finding: _Finding) -> Tensor:
             )
         )
     return photo
+
+
+def _read_instances(path: Path, finding: _Finding) -> Tensor:
+    file = open_image(path)
+    finding.kinds.append(("instance maps", file.describe(), path))
+    return decode_instances(file, path)
 
 
 def _largest(file: ImageFile, photo: Tensor) -> int:

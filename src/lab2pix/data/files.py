@@ -9,7 +9,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lab2pix.data.image_file import Alpha, ImageFile, flatten, open_image, to_rgb
+from lab2pix.config.schema import Alpha
+from lab2pix.data.image_file import ImageFile, flatten, open_image, to_rgb
 from lab2pix.errors import DataError
 
 __all__ = [

@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple, cast, overload
 
 from torch import Tensor
 
+from lab2pix.config.schema import Alpha
 from lab2pix.data.files import read_image
-from lab2pix.data.image_file import Alpha, ImageFile, open_image
+from lab2pix.data.image_file import ImageFile, open_image
 from lab2pix.data.label_maps import decode_label, read_tones
 from lab2pix.data.line_drawings import JPEG_BLEED, Lines, find_lines
 from lab2pix.data.source_images import read_source

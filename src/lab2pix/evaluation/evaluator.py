@@ -176,6 +176,7 @@ def _update(
     items = matches.items[team.rank :: team.size]
     total, done = len(items) + len(matches.loose) // team.size, 0
     how = {"size": protocol.size, "batch_size": protocol.batch_size, "skip_broken": protocol.skip_broken}
+    how["alpha"] = protocol.alpha
     for loaded in read_items(items, space, log, **how):  # type: ignore[arg-type]
         judge.update(loaded.names, loaded.samples, loaded.real, loaded.label)
         done += len(loaded.names)

@@ -64,6 +64,7 @@ def evaluate_run(
     protocol.check_for_run()
     with init_distributed(device) as dist:
         synthesizer = Synthesizer.load(run, device=dist.device)
+        protocol = replace(protocol, alpha=synthesizer.config.data.alpha)
         synthesizer.noise_samples(protocol.seed, samples)
         dataset, photos = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
