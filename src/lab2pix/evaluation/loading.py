@@ -93,7 +93,7 @@ def read_items(
     size: tuple[int, int] | None,
     batch_size: int,
     skip_broken: bool,
-    alpha: Alpha,
+    alpha: Alpha = "drop",
 ) -> Iterator[Loaded]:
     """Yield images with their photos and label maps, in order.
 
@@ -127,7 +127,7 @@ def read_photos(
     size: tuple[int, int] | None,
     batch_size: int,
     skip_broken: bool,
-    alpha: Alpha,
+    alpha: Alpha = "drop",
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Yield unpaired photos: names and `[N, 3, H, W]` uint8."""
 
