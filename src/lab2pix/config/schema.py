@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import os
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
     "FEATURE_NAMES",
@@ -13,6 +14,7 @@ __all__ = [
     "CheckpointConfig",
     "DataConfig",
     "EvaluationConfig",
+    "LabelSpaceSource",
     "Light",
     "MonitorConfig",
     "RunConfig",
@@ -22,10 +24,17 @@ __all__ = [
     "SketchConfig",
     "SourceConfig",
     "TrainConfig",
+    "UserPath",
 ]
 
 Light = Literal["sun", "any"]
 """Light of procedural scenes: set by the height of the sun, or random for any label map."""
+
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""Path of a file or folder; `~` and `~name` are replaced by the home folder."""
+
+LabelSpaceSource = UserPath | dict[str, Any]
+"""Name of a shipped label space, path of a YAML file, or the content of one."""
 
 Alpha = Literal["drop", "white", "black"]
 """What becomes of transparency in photos."""
@@ -55,7 +64,7 @@ class ScenesConfig(Section):
 class SideConfig(Section):
     """One domain of an unpaired dataset: a folder of label maps or of photos."""
 
-    root: str | None = Field(None, description="The folder; null: as `data.format` and `data.root` say.")
+    root: UserPath | None = Field(None, description="The folder; null: as `data.format` and `data.root` say.")
 
 
 class SourceConfig(SideConfig):
@@ -85,7 +94,9 @@ class SketchConfig(Section):
     lines: Literal["auto", "dark", "light"] = Field(
         "auto", description="Which pixels of a file are lines; auto: the rarer ones of the file."
     )
-    label_space: str | None = Field(None, description="Label space of the label maps that borders are taken from.")
+    label_space: LabelSpaceSource | None = Field(
+        None, description="Label space of the label maps that borders are taken from."
+    )
     sigma: float = Field(2.0, gt=0, description="Blur before edges are looked for in a photo, in pixels at `size`.")
 
 
@@ -93,13 +104,15 @@ class DataConfig(Section):
     """Dataset location, format and preprocessing."""
 
     format: str = Field("folder", description="How the files lie on disk; `lab2pix data formats` lists them.")
-    root: str | None = Field(
+    root: UserPath | None = Field(
         None, description="The data set's folder, relative to where lab2pix is started; scenes need none."
     )
     input: Literal["labels", "images"] = Field(
         "labels", description="What images are generated from: label maps and line drawings, or other images."
     )
-    label_space: str = Field("scenes", description="A shipped label space or a YAML file.")
+    label_space: LabelSpaceSource = Field(
+        "scenes", description="A shipped label space or a YAML file, whose content the run keeps."
+    )
     train_split: str | None = Field("train", description="Sub-folder or split to train on; null: no splits.")
     val_split: str | None = Field("val", description="Split to hold out for samples and scores; null: none.")
     size: tuple[int, int] = Field((256, 256), description="Height and width that the networks see, in pixels.")
@@ -142,7 +155,7 @@ class TrainConfig(Section):
     channels_last: bool = Field(False, description="Memory order that many processors convolve faster in.")
     compile: bool = Field(False, description="Make programs of the networks by torch.compile at the first step.")
     ema_decay: float | None = Field(None, gt=0, lt=1, description="Average the generator's weights; null: off.")
-    init_from: str | None = Field(
+    init_from: UserPath | None = Field(
         None,
         description="A run, checkpoint or exported model whose weights to start from, wherever names and shapes agree; "
         "null: random weights.",
@@ -156,12 +169,12 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """Evaluation during training (`train.evaluate_every`), with the scores of `lab2pix evaluate`."""
 
-    features: tuple[str, ...] = Field(
+    features: tuple[UserPath, ...] = Field(
         ("efficientnet-lite0",),
         description="What the Fréchet and kernel distances look through: inception (FID, KID), efficientnet-lite0, "
         "efficientnet-lite1, or exported programs (.pt2, .onnx).",
     )
-    segmenter: str | None = Field(
+    segmenter: UserPath | None = Field(
         None,
         description="Reads label maps in pictures for PPA, PCA and C-IoU: a folder of `lab2pix segmenter train`, an "
         "exported program or hf:NAME; null: leaves these scores out.",
@@ -169,7 +182,7 @@ class EvaluationConfig(Section):
     count: int = Field(256, ge=2, description="How many held-out label maps, the first ones; fewer where there are.")
     samples: int = Field(1, ge=1, description="Pictures per label map, each with other noise.")
     batch_size: int = Field(8, ge=1, description="Pictures drawn at once; changes speed and memory only.")
-    inception_weights: str | None = Field(
+    inception_weights: UserPath | None = Field(
         None, description="File of Inception's weights; null: the torch hub cache, or the net."
     )
 
