@@ -263,7 +263,7 @@ def test_evaluation_reads_only_a_few_files_ahead(folders: Folders, monkeypatch: 
     item = Item("a", (folders.generated / "a.png",))
     opened = 0
 
-    def counted(path: Path) -> torch.Tensor:
+    def counted(path: Path, alpha: str) -> torch.Tensor:
         nonlocal opened
         opened += 1
         return torch.zeros(3, 16, 16, dtype=torch.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -67,6 +67,10 @@ def _evaluate(
         bool, typer.Option("--allow-missing", help="Skip names that are not in all folders.")
     ] = False,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip files that cannot be read.")] = False,
+    alpha: Annotated[
+        Literal["drop", "white", "black"],
+        typer.Option(help="Background of transparent images and photos; drop shows their hidden colors."),
+    ] = "drop",
     save_stats: Annotated[
         Path | None,
         typer.Option(
@@ -124,6 +128,7 @@ def _evaluate(
         style_from=style_from,  # type: ignore[arg-type]
         allow_missing=allow_missing,
         skip_broken=skip_broken,
+        alpha=alpha,
     )
     with show_progress("label maps") as on_progress:
         shared = {"split": split, "name": name, "device": device, "on_progress": on_progress}

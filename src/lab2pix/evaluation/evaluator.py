@@ -178,15 +178,18 @@ def _update(
     """Accumulate this process' share."""
     items = matches.items[distributed.rank :: distributed.size]
     total, done = len(items) + len(matches.loose) // distributed.size, 0
-    how = {"size": protocol.size, "batch_size": protocol.batch_size, "skip_broken": protocol.skip_broken}
-    for loaded in read_items(items, space, log, **how):  # type: ignore[arg-type]
+    how: dict[str, Any] = {
+        **{"size": protocol.size, "batch_size": protocol.batch_size},
+        **{"skip_broken": protocol.skip_broken, "alpha": protocol.alpha},
+    }
+    for loaded in read_items(items, space, log, **how):
         judge.update(loaded.names, loaded.samples, loaded.real, loaded.label)
         done += len(loaded.names)
         if on_progress is not None:
             on_progress(done, total)
     loose = dict(list(matches.loose.items())[distributed.rank :: distributed.size])
     size = protocol.size or (_common_size(log, distributed) if matches.loose else None)
-    for names, pictures in read_photos(loose, log, **{**how, "size": size}):  # type: ignore[arg-type]
+    for names, pictures in read_photos(loose, log, **{**how, "size": size}):
         judge.update_real(names, pictures)
         done += len(names)
         if on_progress is not None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lab2pix.data.files import find_images, read_image
+from lab2pix.data.files import find_images
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.errors import DataError
@@ -212,8 +212,3 @@ def listed(names: Iterable[str]) -> dict[str, Any]:
     """Return the protocol's entry for a list of files: `count` and `list_sha256`."""
     names = list(names)
     return {"count": len(names), "list_sha256": list_sha256(names)}
-
-
-def read_photo(pair: Pair) -> Tensor:
-    """Read a photo `[3, H, W]` uint8, of any format."""
-    return pair.read_image() if pair.form != "files" or pair.image is None else read_image(pair.image)
