@@ -241,15 +241,16 @@ def test_wrong_base_config_is_named_not_its_child(tmp_path: Path) -> None:
         ("data.label_space=scene", "data.label_space is 'scene'; did you mean 'scenes'?"),
         ("data.label_space=my.yaml", "data.label_space names 'my.yaml', but there is no such file"),
         (
-            "data.size=[65,100]",
-            "data.size is [65, 100] but both sides must be multiples of 32, 2 to the power of "
-            "generator.num_upsamples=5; "
-            "the nearest valid size is [64, 96]",
+            "data.size=[16,100]",
+            "data.size is [16, 100] (height, width), which cannot be padded to the multiples of 32 of at least 64 "
+            "pixels that generator.num_upsamples=5 with hierarchical discriminators needs; the nearest valid size is "
+            "[64, 96]",
         ),
         (
             "data.size=[32,64]",
-            "data.size is [32, 64] but the hierarchical discriminators need both sides to be at least 64, or their "
-            "deepest level normalizes a single pixel; the smallest valid size is [64, 64]",
+            "data.size is [32, 64] (height, width), which cannot be padded to the multiples of 32 of at least 64 "
+            "pixels that generator.num_upsamples=5 with hierarchical discriminators needs; the nearest valid size is "
+            "[64, 64]",
         ),
         (
             "data.resize=[60,80]",

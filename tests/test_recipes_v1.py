@@ -211,22 +211,23 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v1-cityscapes",
             ("data.size=[64,64]",),
-            "data.size is [64, 64] but both sides must be multiples of 128, 2 to the power of "
-            "generator.num_upsamples=7; "
-            "the nearest valid size is [128, 256]",
+            "data.size is [64, 64] (height, width), which cannot be padded to the multiples of 128 of at least 64 "
+            "pixels that generator.num_upsamples=7 with hierarchical discriminators needs; the nearest valid size is "
+            "[128, 256]",
         ),
         (
             "v1-cityscapes",
-            ("data.size=[200,500]",),
-            "data.size is [200, 500] but both sides must be multiples of 128, 2 to the power of "
-            "generator.num_upsamples=7; "
-            "the nearest valid size is [256, 512]",
+            ("data.size=[50,500]",),
+            "data.size is [50, 500] (height, width), which cannot be padded to the multiples of 128 of at least 64 "
+            "pixels that generator.num_upsamples=7 with hierarchical discriminators needs; the nearest valid size is "
+            "[128, 512]",
         ),
         (
             "v1-edges2shoes",
             ("data.size=[32,64]",),
-            "data.size is [32, 64] but the hierarchical discriminators need both sides to be at least 64, or their "
-            "deepest level normalizes a single pixel; the smallest valid size is [64, 64]",
+            "data.size is [32, 64] (height, width), which cannot be padded to the multiples of 32 of at least 64 "
+            "pixels that generator.num_upsamples=5 with hierarchical discriminators needs; the nearest valid size is "
+            "[64, 64]",
         ),
         (
             "v1-cityscapes",
@@ -273,7 +274,7 @@ def test_v1_config_rules_accept_valid_combinations(preset: str, overrides: tuple
         (("v1-cityscapes", "data.format=sketch"), ("data.format is 'sketch'", "sketch preset", "v1-edges2shoes")),
         (("v1-small", "data.label_space=sketch"), ("data.label_space is 'sketch'", "v1-edges2shoes")),
         (("v1-cityscapes", "data.size=[64,64]"), ("data.size is [64, 64]", "nearest valid size is [128, 256]")),
-        (("v1-small", "data.size=[32,32]"), ("data.size is [32, 32]", "smallest valid size is [64, 64]")),
+        (("v1-small", "data.size=[32,32]"), ("data.size is [32, 32]", "nearest valid size is [64, 64]")),
         (("v1-cityscapes", "data.size=[128,128]"), ("data.size is [128, 128]", "train.batch_size=2")),
     ],
 )

@@ -19,7 +19,7 @@ from lab2pix.config.schema import DataConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.check import check_dataset, contact_sheet
 from lab2pix.data.datasets import UnpairedDataset
-from lab2pix.data.files import read_label, write_label_png
+from lab2pix.data.label_maps import read_label, write_label_png
 from lab2pix.data.line_drawings import find_lines, resize_label, resize_lines
 from lab2pix.data.sketches import borders, find_edges
 from lab2pix.errors import ConfigError, DataError, LabelError

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lab2pix.config.schema import DataConfig, ScenesConfig
 from lab2pix.data.build import build_dataset
-from lab2pix.data.files import read_image, read_label
+from lab2pix.data.files import read_image
+from lab2pix.data.label_maps import read_label
 from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, LabelError, WeightsError
 from lab2pix.evaluation.segmenters import load_segmenter

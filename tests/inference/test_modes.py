@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.errors import ConfigError
 from lab2pix.inference import ModelInfo, Synthesizer, modes
 from lab2pix.labels.space import LabelSpace

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from lab2pix import cli
 from lab2pix.batch import Batch
 from lab2pix.config.schema import SketchConfig
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
 from lab2pix.inference import ModelInfo, Synthesizer, generate_folder, weights
 from lab2pix.labels.space import LabelSpace
@@ -300,8 +300,16 @@ def test_labels_are_resized_to_the_training_size_or_kept(synthesizer: Synthesize
     assert synthesizer(large).shape == (1, 3, 64, 64)
     assert torch.equal(synthesizer(large), synthesizer(ids()))
     assert synthesizer(large, keep_size=True).shape == (1, 3, 128, 192)
-    with pytest.raises(ConfigError, match=r"100x60.*multiples of 32.*96x64"):
-        synthesizer(ids(size=(100, 60)), keep_size=True)
+    assert synthesizer(ids(size=(100, 60)), keep_size=True).shape == (1, 3, 100, 60)
+    with pytest.raises(ConfigError, match=r"100x16.*multiples of 32.*128x32"):
+        synthesizer(ids(size=(100, 16)), keep_size=True)
+
+
+def test_sizes_between_the_multiples_are_padded_by_reflection_and_cropped(synthesizer: Synthesizer) -> None:
+    label = ids(size=(96, 128))
+    label[80:] = label[63:79].flip(0)  # the reflection at row 79
+    whole = synthesizer(label, keep_size=True)
+    assert torch.equal(synthesizer(label[:80], keep_size=True), whole[:, :, :80])
 
 
 @pytest.mark.parametrize(
@@ -444,11 +452,13 @@ def test_generate_folder_takes_mixed_sizes_where_they_are_kept(
 ) -> None:
     write_label_png(labels / "wide.png", ids(size=(64, 96)), synthesizer.label_space)
     write_label_png(labels / "odd.png", ids(size=(64, 90)), synthesizer.label_space)
+    write_label_png(labels / "thin.png", ids(size=(64, 9)), synthesizer.label_space)
     report = generate_folder(synthesizer, labels, tmp_path / "out", keep_size=True)
     assert pictures(tmp_path / "out")["wide.png"].shape == (64, 96, 3)
+    assert pictures(tmp_path / "out")["odd.png"].shape == (64, 90, 3)
     [(path, reason)] = report.failed
-    assert path.name == "odd.png"
-    assert "64x96" in reason
+    assert path.name == "thin.png"
+    assert "64x32" in reason
     assert f"{path}: " in str(report)
 
 

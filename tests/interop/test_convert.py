@@ -154,10 +154,9 @@ def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
     assert not torch.equal(pictures[0], pictures[1])
     assert torch.equal(pictures[:1], synthesizer(ids))
     assert synthesizer(squares(4, (256, 256))[0], keep_size=True).shape[-2:] == (256, 256)
-    with pytest.raises(ConfigError, match=r"128x128.*2 or more squares.*256x256"):
+    with pytest.raises(ConfigError, match=r"128x128.*2 or more squares.*128x256"):
         synthesizer(squares(4, (128, 128))[0], keep_size=True)
-    with pytest.raises(ConfigError, match=r"100x300.*multiples of 128; the nearest valid size is 128x256"):
-        synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True)
+    assert synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True).shape[-2:] == (100, 300)
     with torch.no_grad():
         expected = network(one_hot(ids[None], 4), synthesizer.noise(0)[None])[0]
     assert (synthesizer.generate(synthesizer.read(ids), synthesizer.noise(0)[None]) - expected).abs().max() <= 1e-5
@@ -416,7 +415,7 @@ FORMS = {"v1": "lab2pix-v1-official", "v2": "lab2pix-v2-official"}
         ("v1.pth", "v1", "--label-space citscapes", "did you mean 'cityscapes'?"),
         ("v2.pth", "v2", "--label-space facades", "12 classes (with or without a"),
         ("sketch.pth", "v1", "-own4", "generates from sketches"),
-        ("sketch.pth", "v1", "--size 100x64", "100x64"),
+        ("sketch.pth", "v1", "--size 100x12", "100x12"),
         ("v1.pth", "v1", "-own4 --size 256x256", "can have 128x256, 256x128"),
         ("v1-three.pth", "v1", "-own4", "can have 128x384, 384x128"),
         ("v1.pth", "v1", "-own4 --num-upsamples 6", "doubles its size 7 times"),

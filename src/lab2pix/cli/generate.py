@@ -40,6 +40,12 @@ def _generate(
     scales: Annotated[
         bool, typer.Option("--scales", help="Also write the smaller images of V1, NAME_x2.png and NAME_x1.png.")
     ] = False,
+    style: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGE", help="Draw in the style of this image (needs an image encoder).", show_default=False
+        ),
+    ] = None,
     label_space: Annotated[
         str | None,
         typer.Option(help="Require weights of this label space.", show_default=False),
@@ -76,6 +82,7 @@ def _generate(
             split=split,
             keep_size=keep_size,
             scales=scales,
+            style=style,
             on_progress=on_progress,
         )
     print(report)

@@ -212,6 +212,11 @@ class RunConfig(Section):
             ConfigError: two settings conflict.
         """
 
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return self.data.size
+
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check the number of samples per forward pass, for example for batch norm.
 

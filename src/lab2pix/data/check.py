@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from lab2pix.data.datasets import check_sizes, size_text
-from lab2pix.data.files import read_instances
 from lab2pix.data.formats import find_pairs, scan
+from lab2pix.data.label_maps import read_instances
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image

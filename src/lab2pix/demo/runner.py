@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.demo.page import write_page
 from lab2pix.demo.pictures import Scene, draw_scenes, write_sheet

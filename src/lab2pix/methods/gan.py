@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
@@ -145,36 +145,32 @@ class HierarchicalGANConfig(RunConfig):
 
     def check_rules(self) -> None:
         """Check the image size against generator and discriminators."""
-        size, multiple = self.data.size, 2**self.generator.num_upsamples
+        hierarchical = self.discriminator.kind == "hierarchical"
+        generator = f"generator.num_upsamples={self.generator.num_upsamples}"
+        reason = f"{generator} with hierarchical discriminators" if hierarchical else generator
+        samples = self.train.batch_size // self.train.accumulate
+        check_size(self.data.size, *self._size_rule, reason, squares=2 if samples <= 1 else 1)
+
+    @property
+    def _size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, and the smallest one: the deepest level must normalize more than one pixel."""
         least = 2 * _LAST_LEVEL_STRIDE if self.discriminator.kind == "hierarchical" else 1
-        nearest = self._nearest_size(least)
-        if any(side < 1 or side % multiple for side in size):
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple}, 2 to the power of "
-                f"generator.num_upsamples={self.generator.num_upsamples}; the nearest valid size is {nearest}"
-            )
-        if min(size) < least:
-            raise ConfigError(
-                f"data.size is {list(size)} but the hierarchical discriminators need both sides to be at least "
-                f"{least}, or their deepest level normalizes a single pixel; the smallest valid size is {nearest}"
-            )
+        return 2**self.generator.num_upsamples, least
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, *self._size_rule)
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""
         multiple = 2**self.generator.num_upsamples
-        if samples == 1 and self.data.size == (multiple, multiple):
+        if samples == 1 and self.padded_size == (multiple, multiple):
             raise ConfigError(
                 f"data.size is {list(self.data.size)}, which makes the generator's first scale one pixel, and a "
                 f"forward pass holds one sample, so its batch norm has nothing to average; set data.size="
                 f"{[multiple, 2 * multiple]}, or {advice}"
             )
-
-    def _nearest_size(self, least: int) -> list[int]:
-        multiple = 2**self.generator.num_upsamples
-        nearest = list(nearest_size(self.data.size, multiple, least))
-        if self.train.batch_size // self.train.accumulate <= 1 and nearest == [multiple, multiple]:
-            nearest[1] += multiple
-        return nearest
 
 
 @dataclass(frozen=True)
@@ -209,7 +205,7 @@ def generator_settings(config: HierarchicalGANConfig) -> GeneratorSettings:
     return GeneratorSettings(
         width=settings.width,
         num_upsamples=settings.num_upsamples,
-        start_size=(config.data.size[0] // stride, config.data.size[1] // stride),
+        start_size=(config.padded_size[0] // stride, config.padded_size[1] // stride),
         modulation=settings.modulation,
         modulation_hidden=settings.modulation_hidden,
         global_width=settings.global_encoder.width,

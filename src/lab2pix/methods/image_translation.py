@@ -16,13 +16,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
 from lab2pix.interop.step_vectors import StepResults, check_step, gradient_norms, input_classes, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
-from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
+from lab2pix.labels.colors import generate_colors
+from lab2pix.labels.space import LabelClass, LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS
 from lab2pix.methods.base import Method, OptimizerSpec, StepContext
 from lab2pix.methods.sampling import Condition
@@ -119,23 +120,27 @@ class ImageTranslationConfig(RunConfig):
 
     def check_rules(self) -> None:
         """Check the image size against the depth of the networks, and the encoding against the input."""
-        settings, size = self.generator, self.data.size
+        settings = self.generator
         if settings.network == "unet" and settings.depth < 2:
             raise ConfigError("generator.depth is 1, but a U-Net has at least 2 levels; set it to 2 or more")
-        multiple = size_multiple(settings)
-        least = max(multiple, 3 * 2**self.discriminator.layers if self.discriminator.layers else 1)
-        near = nearest_size(size, multiple, least)
-        if near != size:
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple} and at least {least} "
-                f"(generator.depth={settings.depth}, discriminator.layers={self.discriminator.layers}); the nearest "
-                f"valid size is {list(near)}"
-            )
+        reason = f"generator.depth={settings.depth} with discriminator.layers={self.discriminator.layers}"
+        check_size(self.data.size, *self._size_rule, reason)
         if settings.encoding == "colors" and (self.data.input == "images" or self.data.label_space == "sketch"):
             raise ConfigError(
                 "generator.encoding is 'colors', an encoding of label maps, but the run generates from "
                 f"{'images' if self.data.input == 'images' else 'line drawings'}; set generator.encoding=one-hot"
             )
+
+    @property
+    def _size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, and the smallest one."""
+        multiple, layers = size_multiple(self.generator), self.discriminator.layers
+        return multiple, max(multiple, 3 * 2**layers if layers else 1)
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, *self._size_rule)
 
 
 def size_multiple(settings: GeneratorConfig) -> int:

@@ -24,7 +24,7 @@ from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.methods import read_config
 from lab2pix.recipes import to_yaml
 from lab2pix.utils.distributed import DistributedContext
-from lab2pix.utils.files import write_atomically
+from lab2pix.utils.files import lock_file, write_atomically
 
 __all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_run", "start_run"]
 
@@ -149,13 +149,9 @@ def lock_run(run: Path) -> Iterator[None]:
         yield
         return
     with (run / ".lock").open("w") as file:
-        try:
-            # A POSIX lock is released when the process dies, and is not inherited by data workers.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise OutputError(f"another process is training in {run}; wait for it or choose another --out") from error
-        except OSError:  # a file system without locks
-            pass
+        # A POSIX lock is released when the process dies, and is not inherited by data workers.
+        if not lock_file(file, fcntl.lockf):
+            raise OutputError(f"another process is training in {run}; wait for it or choose another --out")
         yield
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lab2pix.config.schema import Light
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.samples import Sample
 from lab2pix.data.scenes.canvas import Canvas
 from lab2pix.data.scenes.composition import compose
