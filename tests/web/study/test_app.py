@@ -84,7 +84,7 @@ def test_page_includes_all_static_files(client: TestClient) -> None:
         assert response.headers["content-type"].startswith(kind)
         loaded.add(name)
         names |= set(re.findall(r'from "\./([\w.]+)"', response.text)) - loaded
-    assert loaded == {"style.css", "main.js", "api.js", "drag.js", "ranking.js", "viewport.js"}
+    assert loaded == {"base.css", "style.css", "main.js", "api.js", "dom.js", "drag.js", "ranking.js", "viewport.js"}
 
 
 def test_participant_gets_samples_in_shuffled_order(post: Post, study: Study) -> None:

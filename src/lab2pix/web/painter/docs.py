@@ -6,24 +6,17 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from lab2pix.reporting.html import render
 
 __all__ = ["docs_page"]
 
 
 def docs_page(schema: Mapping[str, Any], origin: str) -> str:
-    """Return the page.
-
-    Args:
-        schema: OpenAPI description, as `routes.openapi_schema` returns it.
-        origin: scheme, host and port for the example request.
-    """
-    environment = Environment(
-        loader=PackageLoader("lab2pix.web.painter", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    """Return the page."""
+    title = f"{schema['info']['title']}: API"
+    return render(
+        "api.html", title=title, schema=schema, origin=origin, values=_allowed_values, body_schema=_body_schema
     )
-    environment.filters["values"] = _allowed_values
-    environment.filters["body_schema"] = _body_schema
-    return environment.get_template("docs.html").render(schema=schema, origin=origin)
 
 
 def _body_schema(response: Mapping[str, Any]) -> tuple[str, bool]:

@@ -97,11 +97,7 @@ def _check_size(width: int, height: int) -> None:
 def read_label_map(image: Image.Image, synthesizer: Synthesizer, encoding: InputFormat, *, lossy: bool) -> Tensor:
     """Return the canonical ids of a label map at the model's size.
 
-    Args:
-        image: the label map.
-        synthesizer: the model.
-        encoding: encoding of the label map.
-        lossy: whether the file's compression changes pixels.
+    The file is `lossy` if its compression changes pixels.
 
     Returns:
         `[H, W]` int64.

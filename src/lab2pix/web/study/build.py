@@ -219,12 +219,7 @@ def _copy(
 ) -> tuple[Sample, bool]:
     """Write a sample's images; return the sample, and whether all generated images have the same size.
 
-    Args:
-        name: name of the sample.
-        files: its label map, its real image if any, and one image per method, in this order.
-        render: renders the label map.
-        methods: names of the methods.
-        out: the study's folder.
+    `files` are its label map, its real image if any, and one image per method, in this order.
     """
     label = render(files[0])
     images = [label.image, *(read_image(file) for file in files[1:])]

@@ -216,10 +216,7 @@ class StudyReport:
 def report_study(folder: Path | str, *, resamples: int = RESAMPLES, seed: int = 0) -> StudyReport:
     """Evaluate the answers of a study.
 
-    Args:
-        folder: the study.
-        resamples: number of bootstrap samples.
-        seed: seed of the bootstrap.
+    `resamples` and `seed` are those of the bootstrap.
 
     Raises:
         DataError: there is no study, it has no answers, or an answer does not fit it.
@@ -265,10 +262,7 @@ def bootstrap_means(by_person: Sequence[NDArray[Any]], resamples: int, seed: int
 
     The rankings of one person are correlated, so resampling all rankings alike would give too narrow an interval.
 
-    Args:
-        by_person: points `[rankings, methods]` of each participant.
-        resamples: number of bootstrap samples.
-        seed: seed of the random generator.
+    `by_person` has the points `[rankings, methods]` of each participant.
 
     Returns:
         `[resamples, methods]` means.
