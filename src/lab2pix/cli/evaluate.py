@@ -21,52 +21,42 @@ def _evaluate(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN_OR_WEIGHTS",
-            help="Run or weights to evaluate on its held-out data; or else --generated.",
-            show_default=False,
+            metavar="RUN_OR_WEIGHTS", help="Run or weights to evaluate on its held-out data; or else --generated."
         ),
     ] = None,
     *,
     out: Annotated[Path, typer.Option(help="Report to write (.json), with its page (.html) next to it.")],
-    generated: Annotated[Path | None, typer.Option(help="Folder of generated images.", show_default=False)] = None,
-    real: Annotated[Path | None, typer.Option(help="Photos, or a file of --save-stats.", show_default=False)] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label maps.", show_default=False)] = None,
-    label_space: Annotated[str | None, typer.Option(help="Label space of --labels.", show_default=False)] = None,
+    generated: Annotated[Path | None, typer.Option(help="Folder of generated images.")] = None,
+    real: Annotated[Path | None, typer.Option(help="Photos, or a file of --save-stats.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label maps.")] = None,
+    label_space: Annotated[str | None, typer.Option(help="Label space of --labels.")] = None,
     segmenter: Annotated[
-        str | None,
-        typer.Option(help="Segmenter of PPA, PCA, C-IoU: folder, exported program or hf:NAME.", show_default=False),
+        str | None, typer.Option(help="Segmenter of PPA, PCA, C-IoU: folder, exported program or hf:NAME.")
     ] = None,
     features: Annotated[
         list[str], typer.Option(help="inception (FID, KID), efficientnet-lite0 or an exported program; repeatable.")
     ] = ["efficientnet-lite0"],  # noqa: B006 - Typer requires a list as the default of a repeatable option
-    inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception.", show_default=False)] = None,
-    lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.", show_default=False)] = None,
-    lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.", show_default=False)] = None,
+    inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception.")] = None,
+    lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.")] = None,
+    lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.")] = None,
     samples: Annotated[
         int, typer.Option("--samples", "--seeds", min=1, help="Images per label map (NAME_0, NAME_1, ...).")
     ] = 1,
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Resize all images to this size.", show_default=False)
-    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Resize all images to this size.")] = None,
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Names of photos are unrelated; no PSNR or SSIM.")
     ] = False,
     format: Annotated[str, typer.Option(help="Folder format of photos and label maps.")] = "folder",
     split: Split = None,
-    count: Annotated[
-        int | None, typer.Option(min=2, help="Runs only: number of label maps.", show_default=False)
-    ] = None,
+    count: Annotated[int | None, typer.Option(min=2, help="Runs only: number of label maps.")] = None,
     allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out names without a partner.")] = False,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be read.")] = False,
     save_stats: Annotated[
-        Path | None,
-        typer.Option(
-            help="File (.safetensors) for the statistics of the photos, to be used as --real.", show_default=False
-        ),
+        Path | None, typer.Option(help="File (.safetensors) for the statistics of the photos, to be used as --real.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch; changes speed and memory only.")] = 32,
     seed: Seed = 0,
-    name: Annotated[str | None, typer.Option(help="Name of the method in the report.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the method in the report.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
     device: Device = None,
 ) -> None:
@@ -124,9 +114,7 @@ def _evaluate(
 def _compare(
     reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Files of `lab2pix evaluate`.")],
     *,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for compare.md, compare.html, compare.png.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for compare.md, compare.html, compare.png.")] = None,
     allow_different: Annotated[
         bool, typer.Option("--allow-different", help="Compare although protocols differ.")
     ] = False,

@@ -26,9 +26,7 @@ def _generate(
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
     seed: Seed = 0,
     samples: Annotated[int, typer.Option(min=1, help="Different pictures per label map.")] = 1,
-    interpolate: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Go from seed A to seed B instead.", show_default=False)
-    ] = None,
+    interpolate: Annotated[str | None, typer.Option(metavar="A,B", help="Go from seed A to seed B instead.")] = None,
     steps: Annotated[int, typer.Option(min=2, help="Pictures on the way from A to B.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Make pictures anew that are there already.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes speed and memory only.")] = 8,
@@ -41,15 +39,13 @@ def _generate(
         bool, typer.Option("--scales", help="Write NAME_x2.png and NAME_x1.png, the smaller sizes of V1, as well.")
     ] = False,
     label_space: Annotated[
-        str | None,
-        typer.Option(help="Refuse weights made for another label space than this one.", show_default=False),
+        str | None, typer.Option(help="Refuse weights made for another label space than this one.")
     ] = None,
     fast: Annotated[
         bool, typer.Option("--fast", help="Use a fused generator where that is faster: equal to 1e-4.")
     ] = False,
     optimize: Annotated[
-        str | None,
-        typer.Option(metavar="MODE", help="Force a way to draw: plain, fast or fast-bf16.", show_default=False),
+        str | None, typer.Option(metavar="MODE", help="Force a way to draw: plain, fast or fast-bf16.")
     ] = None,
     device: Device = None,
 ) -> None:
@@ -125,21 +121,16 @@ def _convert(
     ],
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],
     label_space: Annotated[
-        str | None, typer.Option(help="What it was trained with; else the shipped one that fits.", show_default=False)
+        str | None, typer.Option(help="What it was trained with; else the shipped one that fits.")
     ] = None,
     size: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="Height and width it draws at; else the usual.", show_default=False),
+        str | None, typer.Option(metavar="HxW", help="Height and width it draws at; else the usual.")
     ] = None,
-    num_upsamples: Annotated[
-        int | None, typer.Option(help="5 or 6, which SPADE's weights do not tell.", show_default=False)
-    ] = None,
+    num_upsamples: Annotated[int | None, typer.Option(help="5 or 6, which SPADE's weights do not tell.")] = None,
     instance_edges: Annotated[
         bool | None,
         typer.Option(
-            "--instance-edges/--no-instance-edges",
-            help="Whether the last channel marks borders between instances.",
-            show_default=False,
+            "--instance-edges/--no-instance-edges", help="Whether the last channel marks borders between instances."
         ),
     ] = None,
 ) -> None:

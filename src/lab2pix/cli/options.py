@@ -26,12 +26,12 @@ Source = Annotated[str, typer.Argument(metavar="PRESET_OR_FILE", help="A name fr
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, such as train.batch_size=4.")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; else the best there is.", show_default=False)]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; else the best there is.")]
 Seed = Annotated[int, typer.Option(min=0, help="Decides every random number.")]
 Root = Annotated[Path, typer.Argument(help="The data set's folder.")]
 FormatOption = Annotated[str, typer.Option(help="How the files lie; `lab2pix data formats` lists them.")]
 Labels = Annotated[str | None, typer.Option(help="Label space: a shipped name or a YAML file; else the format's own.")]
-Split = Annotated[str | None, typer.Option(help="One split only, such as train.", show_default=False)]
+Split = Annotated[str | None, typer.Option(help="One split only, such as train.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
 AllowHost = Annotated[

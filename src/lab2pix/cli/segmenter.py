@@ -30,7 +30,7 @@ def _train(
     architecture: Annotated[str, typer.Option(help="unet, fpn, deeplabv3plus, upernet, ...")] = "unet",
     encoder: Annotated[str, typer.Option(help="An encoder of segmentation-models-pytorch.")] = "resnet18",
     encoder_weights: Annotated[
-        str | None, typer.Option(help="Pretrained weights to fetch, such as imagenet; else none.", show_default=False)
+        str | None, typer.Option(help="Pretrained weights to fetch, such as imagenet; else none.")
     ] = None,
     steps: Annotated[int, typer.Option(min=20, help="Optimiser steps.")] = 2000,
     batch_size: Annotated[int, typer.Option(min=2, help="Pictures per step.")] = 16,

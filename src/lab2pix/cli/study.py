@@ -30,18 +30,12 @@ def _make(
     out: Annotated[Path, typer.Option(help="New or empty folder for the study.")],
     label_space: Annotated[
         str | None,
-        typer.Option(
-            help="Their classes, with a legend: a shipped name or a YAML file; else shown as they are.",
-            show_default=False,
-        ),
+        typer.Option(help="Their classes, with a legend: a shipped name or a YAML file; else shown as they are."),
     ] = None,
-    truth: Annotated[Path | None, typer.Option(help="Folder of the true pictures.", show_default=False)] = None,
+    truth: Annotated[Path | None, typer.Option(help="Folder of the true pictures.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="How many each participant ranks.")] = 100,
     pool: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Draw each participant's samples from so many; else all see the same.", show_default=False
-        ),
+        int | None, typer.Option(min=1, help="Draw each participant's samples from so many; else all see the same.")
     ] = None,
     seed: Seed = 0,
     allow_missing: Annotated[
@@ -71,12 +65,7 @@ def _make(
 
 @app.command("serve")
 def _serve(
-    study: Folder,
-    *,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    allow_host: AllowHost = None,
-    browser: Browser = True,
+    study: Folder, *, host: Host = "127.0.0.1", port: Port = 8000, allow_host: AllowHost = None, browser: Browser = True
 ) -> None:
     """Serve the page on which people rank, until Ctrl-C."""
     with exit_on_signal():
@@ -97,9 +86,7 @@ def _serve(
 def _report(
     study: Folder,
     *,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for report.json, report.md and report.html.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.json, report.md and report.html.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Print mean scores, Top1 and Top2 rates of each method, how sure they are, and who took part."""

@@ -19,14 +19,11 @@ app = typer.Typer()
 @app.command("train")
 def _train(
     source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PRESET_OR_FILE", help="A preset or a YAML file; not needed to resume.", show_default=False
-        ),
+        str | None, typer.Argument(metavar="PRESET_OR_FILE", help="A preset or a YAML file; not needed to resume.")
     ] = None,
     overrides: Overrides = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; else runs/NAME.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run; else runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained; write nothing.")] = False,
     device: Device = None,
@@ -64,10 +61,7 @@ def _demo(
     method: Annotated[
         str, typer.Option(help="v2, from pairs; v1, without pairs; v1-sketch, from line drawings, without pairs.")
     ] = "v2",
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for pictures, page and run; else demo, demo-v1, ...", show_default=False),
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for pictures, page and run; else demo, demo-v1, ...")] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="Time for everything.")] = 8,
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Height and width in pixels; else as the preset has it.")

@@ -115,11 +115,7 @@ class _Finding:
 def check_dataset(root: Path | str, format: str, label_space: LabelSpace, split: str | None = None) -> DatasetReport:
     """Read all files of a dataset and report every problem.
 
-    Args:
-        root: folder of the dataset.
-        format: name of the format.
-        label_space: expected classes of the label maps.
-        split: the split; None: all.
+    Without `split`, all splits are read.
 
     Raises:
         DataError: the format, folder or split does not exist, or there are no images.
@@ -159,14 +155,7 @@ def contact_sheet(
 ) -> Path:
     """Write a contact sheet (PNG) of evenly spaced pairs of a dataset: photo, colored labels, overlay.
 
-    Args:
-        root: folder of the dataset.
-        format: name of the format.
-        label_space: classes of the label maps.
-        out: path of the PNG.
-        split: the split; None: all.
-        count: maximum number of pairs.
-        overwrite: whether to replace an existing file.
+    At most `count` pairs are shown; the other arguments are those of `check_dataset`.
 
     Returns:
         The path of the PNG.

@@ -105,10 +105,7 @@ def read_image(path: Path) -> Tensor:
 def read_label(path: Path, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
     """Read a label map in any of the encodings of `to_label`.
 
-    Args:
-        path: path of the file.
-        label_space: its classes.
-        lines: which pixels of a line drawing are lines.
+    `lines` says which pixels of a line drawing are lines.
 
     Returns:
         `[H, W]` int64 canonical ids.
@@ -135,10 +132,7 @@ def read_label_image(path: Path) -> tuple[Image.Image, bool]:
 def is_lossy(image: Image.Image, kind: str | None, file: BinaryIO) -> bool:
     """Return whether the compression of an image file is lossy: JPEG, JPEG in TIFF, or lossy WebP.
 
-    Args:
-        image: the opened image.
-        kind: Pillow's name of the file format.
-        file: the file, at its start.
+    `kind` is Pillow's name of the file format; `file` is read from its start.
     """
     if kind == "WEBP":
         return _is_lossy_webp(file)

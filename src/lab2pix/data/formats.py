@@ -73,12 +73,7 @@ def find_pairs(
 ) -> PairList:
     """Find the pairs of a split, sorted by name.
 
-    Args:
-        format: name of the format.
-        root: folder of the dataset; if `need_images` is False also a folder of label maps, or one file.
-        split: the split; None: all.
-        need_images: False finds label maps without photos.
-        need_labels: False finds photos without label maps.
+    The arguments are those of `scan`.
 
     Raises:
         DataError: the format, folder or split does not exist or is empty, or a file has no partner or a duplicate name.

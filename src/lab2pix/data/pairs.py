@@ -43,9 +43,7 @@ class Pair:
     def read_label(self, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
         """Read the label map: `[H, W]` int64 canonical ids.
 
-        Args:
-            label_space: its classes.
-            lines: which pixels of a line drawing are lines.
+        `lines` says which pixels of a line drawing are lines.
 
         Raises:
             DataError: the file cannot be read.
@@ -66,10 +64,6 @@ class Pair:
 
     def read_source(self, channels: int, value_range: tuple[float, float] | None) -> Tensor:
         """Read the source image `[C, H, W]` float32 that replaces the label map; see `source_images.read_source`.
-
-        Args:
-            channels: number of channels C.
-            value_range: file values that become -1 and 1.
 
         Raises:
             DataError: the file cannot be read, or its channels or values do not match.

@@ -31,13 +31,6 @@ Captioned = tuple[Markup, str]
 def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: DemoVariant) -> None:
     """Write the page.
 
-    Args:
-        file: the HTML file.
-        run: the run folder.
-        scenes: held-out scenes with the generated images.
-        synthesizer: the trained network.
-        kind: the variant of the demonstration.
-
     Raises:
         OutputError: the file cannot be written.
     """

@@ -162,9 +162,7 @@ class Comparison:
 def compare(reports: Sequence[Path | str], *, allow_different: bool = False) -> Comparison:
     """Compare reports; those of one name are one method, such as several seeds of its training.
 
-    Args:
-        reports: files of `lab2pix evaluate`.
-        allow_different: compare although protocols differ, and list the differences.
+    With `allow_different`, differences between the protocols are listed instead of refused.
 
     Raises:
         DataError: no reports, one that cannot be read, or protocols that differ.

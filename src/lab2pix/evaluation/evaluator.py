@@ -261,16 +261,8 @@ def build_report(
 ) -> Report:
     """Compute the scores and return them with their protocol.
 
-    Args:
-        judge: accumulator of all images.
-        log: record of the sizes.
-        name: name of the method.
-        sources: the compared data, for the protocol.
-        protocol: the protocol.
-        size: height and width, for the protocol.
-        team: the processes.
-        space: label space of the label maps.
-        real: statistics in place of photos; see `MetricAccumulator.compute`.
+    `sources` and `size` go into the protocol. `real` are statistics in place of photos; see
+    `MetricAccumulator.compute`.
     """
     return Report(
         name=name,

@@ -74,10 +74,6 @@ def read_settings(file: Path, kind: type[ProgramSettings]) -> Any:
 class ExportedModel:
     """An exported network that takes 8-bit images of any size.
 
-    Args:
-        file: `.pt2` or `.onnx`.
-        settings: its input format.
-
     Raises:
         ConfigError: the extra `onnx` is not installed.
         WeightsError: the file is missing, or is not such a program.

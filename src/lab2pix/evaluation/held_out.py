@@ -40,12 +40,7 @@ def score_names(
 ) -> tuple[str, ...]:
     """Return the names of the scores that an evaluation will give; loads nothing.
 
-    Args:
-        features: feature networks; see `load_features`.
-        segmenter: whether there is a segmenter.
-        pairs: whether each label map has a photo.
-        photos: whether there are photos at all.
-        samples: images per label map.
+    `pairs`: each label map has a photo; `photos`: there are photos at all; `samples`: images per label map.
     """
     distances = [name for spec in features for name in distance_names(feature_name(spec))]
     return (
@@ -70,16 +65,8 @@ def evaluate_generator(
 ) -> ReadingLog:
     """Accumulate metrics over held-out label maps; each process takes its share, and process 0 gets the sum.
 
-    Args:
-        judge: an empty accumulator in every process.
-        dataset: the held-out part.
-        draw: returns images `[N, 3, H, W]` uint8 of a batch, given the indices of its label maps and a seed.
-        photos: held-out photos without label maps.
-        count: number of label maps, and of these photos, the first ones; None: all.
-        seed: seed of the first sample set; the next ones count up.
-        batch_size: images per batch.
-        team: the processes, which must all call this.
-        on_progress: called with the number of finished label maps of this process and their total.
+    `draw` returns images `[N, 3, H, W]` uint8 of a batch, given the indices of its label maps and a seed, which is
+    `seed` for the first sample set and counts up. The first `count` label maps and `photos` are used; None: all.
 
     Returns:
         The sizes of the images.

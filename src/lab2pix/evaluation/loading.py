@@ -97,13 +97,8 @@ def read_items(
 
     Photos are resized to the size of their image (antialiased bicubic), label maps by nearest neighbor.
 
-    Args:
-        items: the files.
-        space: label space of the label maps; None leaves them out.
-        log: records sizes, resizing and broken files.
-        size: height and width to which all are resized; None: each image's own.
-        batch_size: largest number of label maps per batch.
-        skip_broken: leave out samples of which a file cannot be read.
+    `log` records sizes, resizing and broken files. Without `space` there are no label maps, without `size` each image
+    keeps its own.
 
     Raises:
         DataError, LabelError: a file cannot be read.

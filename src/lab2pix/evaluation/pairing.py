@@ -96,16 +96,8 @@ def pair_files(
 ) -> Matches:
     """Match images with photos and label maps.
 
-    Args:
-        generated: folder of images; with several samples `NAME_0`, `NAME_1`, ... as `lab2pix generate` writes them.
-            A data set's root that is also `real` or `labels` stands for its photos.
-        real: folder of photos, or a data set's root.
-        labels: folder of label maps, or a data set's root.
-        samples: images per label map.
-        format: folder format of photos and label maps; see `lab2pix.utils.registry.DATASET_FORMATS`.
-        split: part of the data set; None: all of it.
-        unpaired: whether the names of photos and images are unrelated.
-        allow_missing: leave out names without a partner.
+    The arguments are those of `evaluate_folders`. A data set's root that is both `generated` and `real` or `labels`
+    stands for its photos.
 
     Raises:
         DataError: an empty folder, or missing partners.

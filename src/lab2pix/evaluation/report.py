@@ -177,9 +177,7 @@ class Report:
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write the report as JSON, and its page next to it (same name, `.html`).
 
-        Args:
-            path: the file; ends in `.json`.
-            overwrite: replace an existing report.
+        The path ends in `.json`.
 
         Raises:
             OutputError: the report exists already, or cannot be written.

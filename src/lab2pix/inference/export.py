@@ -155,11 +155,6 @@ class _DynamicNoiseEncoder(NoiseEncoder):
 class _Program(nn.Module):
     """Copy of a generator that takes class ids and noise, with folded normalization.
 
-    Args:
-        synthesizer: the model.
-        dtype: dtype of weights and computation.
-        dynamic: whether batch size, height and width may vary.
-
     Attributes:
         stride: height and width must be multiples of it.
     """

@@ -212,11 +212,7 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
 def write(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = False) -> None:
     """Write `model.safetensors` and `config.json`, each atomically.
 
-    Args:
-        folder: output folder.
-        generator: the network.
-        info: metadata.
-        half: store floating-point weights in float16.
+    With `half`, floating-point weights are stored in float16.
 
     Raises:
         OutputError: the folder cannot be written, or a weight overflows float16.

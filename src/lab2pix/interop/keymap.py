@@ -43,11 +43,7 @@ def rename(network: nn.Module, rules: Rules) -> dict[str, Tensor]:
 def load_renamed(network: nn.Module, rules: Rules, weights: Mapping[str, Tensor], what: str) -> None:
     """Load another program's state dict strictly.
 
-    Args:
-        network: network of the same architecture and widths.
-        rules: rules from our names to the other program's.
-        weights: state dict under the other program's names.
-        what: name of the weights in errors.
+    The rules lead from our names to the other program's; `what` names the weights in errors.
 
     Raises:
         CheckpointError: a weight is missing, unexpected or of another shape.

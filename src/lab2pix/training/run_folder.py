@@ -59,10 +59,7 @@ def read_run_config(run: Path) -> RunConfig:
 def resolve_run(config: RunConfig | None, run: Path, *, resume: bool) -> RunConfig:
     """Validate the run folder and return the configuration to train with, without writing anything.
 
-    Args:
-        config: requested configuration; None with `resume`: the stored one.
-        run: the run folder.
-        resume: continue an existing run.
+    Without `config`, a resumed run takes the stored one.
 
     Raises:
         CheckpointError: no run to resume.

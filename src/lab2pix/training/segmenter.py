@@ -97,13 +97,7 @@ def train_segmenter(
 ) -> SegmenterResult:
     """Train a segmenter on the training pairs of a data set, and score it on the held-out pairs.
 
-    Args:
-        data: the data set; its size is the input size of the segmenter.
-        out: folder for the weights and `segmenter.json`.
-        settings: hyperparameters; None: the defaults.
-        device: device to train on; None: the best one available.
-        overwrite: replace an existing segmenter.
-        on_progress: called with the number of finished steps and their total.
+    The size of the data set is the input size of the segmenter.
 
     Raises:
         ConfigError: no pairs, no held-out split, unsupported size, or unknown architecture.

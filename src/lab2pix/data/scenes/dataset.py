@@ -103,15 +103,8 @@ class ScenesDataset(Dataset[Sample]):
     ) -> None:
         """Initialize a dataset of the scenes `first_index` to `first_index + count - 1`.
 
-        Args:
-            count: number of scenes.
-            size: height and width in pixels.
-            seed: seed of the scenes and of the flips.
-            first_index: index of the first scene; start disjoint sets far apart.
-            flip: whether to flip a random half of the scenes in each epoch.
-            train: whether this is a training set; others are never flipped.
-            sketcher: creates line drawings of the photos or label maps, to replace the label maps.
-            light: light of the scenes, see `draw_scene`.
+        Start disjoint sets far apart. A random half of a training set is flipped in each epoch, where `flip` is set.
+        A sketcher replaces the label maps by line drawings.
 
         Raises:
             ConfigError: `count` is less than 1.
@@ -189,14 +182,7 @@ def write_scenes(
 ) -> None:
     """Write scenes in the format `folder`: `images/NAME.png` and `labels/NAME.png` (palette PNG of ids).
 
-    Args:
-        out: folder to write to; created if missing.
-        count: number of scenes.
-        size: height and width in pixels.
-        seed: seed of the scenes.
-        first: index of the first scene.
-        light: light of the scenes, see `draw_scene`.
-        overwrite: whether to overwrite these scenes if they exist.
+    These are the scenes `first` to `first + count - 1`; the other arguments are those of `draw_scene`.
 
     Raises:
         ConfigError: `count` is less than 1, or the size, seed or index is invalid.

@@ -22,10 +22,7 @@ STATISTICS_FORMAT = "lab2pix-statistics/1"
 def save_statistics(file: Path, moments: FeatureMoments, meta: Mapping[str, Any]) -> None:
     """Write statistics atomically.
 
-    Args:
-        file: the file; its folder is created where it is missing.
-        moments: the statistics.
-        meta: description of how they were computed, as JSON values.
+    `meta` describes how they were computed, as JSON values.
 
     Raises:
         OutputError: the file exists already, or cannot be written.
@@ -62,11 +59,6 @@ def load_statistics(file: Path) -> tuple[FeatureMoments, dict[str, Any]]:
 
 def check_statistics(meta: Mapping[str, Any], wanted: Mapping[str, Any], file: Path) -> None:
     """Check that statistics were computed in the same way as those of this evaluation.
-
-    Args:
-        meta: description in the file.
-        wanted: entries that must be equal.
-        file: the file, for the error.
 
     Raises:
         DataError: an entry differs.
