@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import settings
 
-from lab2pix import cli
+from lab2pix.utils.threads import configure_openmp
+
+configure_openmp()  # before torch is loaded
+
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from lab2pix import cli  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parent.parent
 

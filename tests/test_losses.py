@@ -97,21 +97,21 @@ def test_sharpness_loss_matches_eq16(form):
 
 @pytest.mark.parametrize("mode", ["nearest", "average"])
 @pytest.mark.parametrize("size", [(8, 8), (6, 10), (7, 9)])
-def test_blurred_keeps_size_and_flat_images_and_removes_detail(mode, size):
+def test_blur_keeps_size_and_flat_images_and_removes_detail(mode, size):
     flat = torch.full((1, 3, *size), 0.25)
-    torch.testing.assert_close(losses.blurred(flat, mode), flat)
+    torch.testing.assert_close(losses.blur(flat, mode), flat)
     board = torch.zeros(1, 3, *size)
     board[..., ::2, 1::2] = 1
     board[..., 1::2, ::2] = 1
-    soft = losses.blurred(board, mode)
+    soft = losses.blur(board, mode)
     assert soft.shape == board.shape
     assert soft[..., :6, :6].diff(dim=-1)[..., ::2].abs().max() == 0  # pixels of a pair are alike
 
 
-def test_blurred_average_is_the_mean_of_four():
+def test_blur_average_is_the_mean_of_four():
     image = torch.tensor([[[[0.0, 1.0], [2.0, 5.0]]]])
-    assert losses.blurred(image, "average").flatten().tolist() == [2.0] * 4
-    assert losses.blurred(image, "nearest").flatten().tolist() == [0.0] * 4
+    assert losses.blur(image, "average").flatten().tolist() == [2.0] * 4
+    assert losses.blur(image, "nearest").flatten().tolist() == [0.0] * 4
 
 
 def test_perceptual_loss_weighs_deep_features_most():

@@ -414,7 +414,7 @@ FORMS = {"v1": "lab2pix-v1-official", "v2": "lab2pix-v2-official"}
         ("v1.pth", "v1", "", "which no shipped label space has; say --label-space"),
         ("v1.pth", "v1", "--label-space citscapes", "did you mean 'cityscapes'?"),
         ("v2.pth", "v2", "--label-space facades", "12 classes (with or without a"),
-        ("sketch.pth", "v1", "-own4", "draws from sketches"),
+        ("sketch.pth", "v1", "-own4", "generates from sketches"),
         ("sketch.pth", "v1", "--size 100x64", "100x64"),
         ("v1.pth", "v1", "-own4 --size 256x256", "can have 128x256, 256x128"),
         ("v1-three.pth", "v1", "-own4", "can have 128x384, 384x128"),

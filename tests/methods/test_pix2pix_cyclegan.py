@@ -18,7 +18,7 @@ from lab2pix.inference.convert import convert
 from lab2pix.interop.keymap import rename
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Progress, StepContext, build_method, epoch_decay, example_inputs, generate_deterministic
-from lab2pix.methods.patch_gan import released_names
+from lab2pix.methods.image_translation import released_names
 from lab2pix.nn.patchgan import PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator

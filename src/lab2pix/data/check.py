@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +24,7 @@ from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.threads import available_processors
 
 __all__ = ["DatasetReport", "check_dataset", "contact_sheet", "draw_sheet"]
 
@@ -182,7 +182,7 @@ def contact_sheet(
 def _examine_all(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[_Finding]:
     """Read pairs in parallel threads and yield the findings in order."""
     console = Console(stderr=True)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, available_processors())) as pool:
 
         def findings() -> Iterator[_Finding]:
             for start in range(0, len(pairs), 256):  # in chunks, to bound the memory of pending results

@@ -17,8 +17,6 @@ from lab2pix.errors import DataError
 
 __all__ = ["Item", "Matches", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
 
-Reader = Callable[[], Tensor]
-
 
 @dataclass(frozen=True)
 class Item:

@@ -12,7 +12,6 @@ import torch
 from huggingface_hub import snapshot_download
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lab2pix.config.schema import RunConfig
@@ -20,6 +19,7 @@ from lab2pix.errors import CheckpointError, OutputError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, read_config
 from lab2pix.utils.files import atomic_write
+from lab2pix.utils.tensors import load_tensors, save_tensors
 
 __all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "shipped_models", "write"]
 
@@ -192,7 +192,7 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
     """
     info = ModelInfo.read(file.with_name(CONFIG_FILE))
     try:
-        tensors = load_file(file)
+        tensors = load_tensors(file)
     except FileNotFoundError as error:
         raise CheckpointError(f"{file} is missing; take another checkpoint") from error
     except (OSError, SafetensorError, ValueError) as error:
@@ -222,7 +222,7 @@ def write(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = F
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     try:
         with atomic_write(folder / WEIGHTS_FILE, folder / CONFIG_FILE) as (weights, config):
-            save_file(tensors, weights, metadata={"format": "pt"})
+            save_tensors(tensors, weights)
             config.write_text(json.dumps(info.to_dict(), indent=2, ensure_ascii=False), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write weights to {folder} ({error}); choose another folder") from error

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lab2pix.errors import CheckpointError, ConfigError, did_you_mean
 from lab2pix.interop.conversion import CheckpointFormat
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = ["check_format", "read_checkpoint"]
 
@@ -49,7 +49,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
     try:
-        held = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+        held = load_tensors(path) if path.suffix == ".safetensors" else _unpickle(path)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); take another copy") from error
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):

@@ -14,11 +14,11 @@ from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.vectors import Row, Vectors, failure
 
-__all__ = ["StepAnswers", "check_step", "gradient_norms", "input_classes", "without_dropout"]
+__all__ = ["StepResults", "check_step", "gradient_norms", "input_classes", "without_dropout"]
 
 
 @dataclass
-class StepAnswers:
+class StepResults:
     """Results of this package for a vector file, under the names in the file.
 
     Attributes:
@@ -46,46 +46,54 @@ _TOLERANCES = {
 }
 
 
-def check_step(vectors: Vectors, answers: StepAnswers) -> Iterator[Row]:
+def check_step(vectors: Vectors, results: StepResults) -> Iterator[Row]:
     """Compare every recorded result of a vector file, within the tolerances in the file.
 
     Unknown tensors and values yield failed rows.
     """
-    known = tuple(f"{prefix}." for prefix in (*answers.networks, "in", "out"))
+    known = tuple(f"{prefix}." for prefix in (*results.networks, "in", "out"))
     for name in vectors.tensors:
         if not name.startswith(known):
             yield failure(name, "cannot check: no network or input of this name is known")
     for name, recorded in vectors.part("out.").items():
         yield from _check_output(
-            f"out.{name}", answers.outputs.get(name), recorded.float(), vectors.values["tolerance"]
+            f"out.{name}", results.outputs.get(name), recorded.float(), vectors.values["tolerance"]
         )
     for name, recorded in vectors.values.items():
         group = name.partition(".")[0]
         if name == "after.sums":
-            yield from _check_sums(recorded, answers.state, vectors.values)
+            yield from _check_sums(recorded, results.state, vectors.values)
         elif group in _TOLERANCES:
             tolerance = vectors.values["tolerance"]
             yield from _check_values(
-                name, recorded, answers.values.get(name, {}), tolerance[_TOLERANCES[group]], tolerance
+                name, recorded, results.values.get(name, {}), tolerance[_TOLERANCES[group]], tolerance
             )
-        elif name in answers.other:
-            ours = answers.other[name]
-            same = ours == recorded
-            yield Row(name, 0.0, 0.0, True) if same else failure(name, f"recorded is {recorded}, ours is {ours}")
+        elif name in results.other:
+            computed = results.other[name]
+            same = computed == recorded
+            yield (
+                Row(name, 0.0, 0.0, True) if same else failure(name, f"recorded is {recorded}, computed is {computed}")
+            )
         elif name not in _SETTINGS and not name.startswith("note"):
             yield failure(name, "cannot check: no such value is known")
 
 
-def _check_output(name: str, ours: Tensor | None, recorded: Tensor, tolerance: Mapping[str, float]) -> Iterator[Row]:
-    if ours is None:
+def _check_output(
+    name: str, computed: Tensor | None, recorded: Tensor, tolerance: Mapping[str, float]
+) -> Iterator[Row]:
+    if computed is None:
         yield failure(name, "cannot check: no such output is known")
         return
-    step = -(-ours.shape[-1] // recorded.shape[-1]) if recorded.ndim == ours.ndim == 4 and recorded.shape[-1] else 1
-    ours = ours.detach()[..., ::step, ::step] if step > 1 else ours.detach()
-    if ours.shape != recorded.shape:
-        yield failure(name, f"recorded as {list(recorded.shape)}, ours is {list(ours.shape)}")
+    step = (
+        -(-computed.shape[-1] // recorded.shape[-1])
+        if recorded.ndim == computed.ndim == 4 and recorded.shape[-1]
+        else 1
+    )
+    computed = computed.detach()[..., ::step, ::step] if step > 1 else computed.detach()
+    if computed.shape != recorded.shape:
+        yield failure(name, f"recorded as {list(recorded.shape)}, computed is {list(computed.shape)}")
         return
-    difference = (ours - recorded).abs()
+    difference = (computed - recorded).abs()
     after = name.startswith("out.after.")
     limit = tolerance["out.after_max"] if after else tolerance["out"] * max(1.0, recorded.abs().max().item())
     yield _row(name, difference.max().item(), limit)
@@ -94,13 +102,17 @@ def _check_output(name: str, ours: Tensor | None, recorded: Tensor, tolerance: M
 
 
 def _check_values(
-    group: str, recorded: Mapping[str, float], ours: Mapping[str, float], limit: float, tolerance: Mapping[str, float]
+    group: str,
+    recorded: Mapping[str, float],
+    computed: Mapping[str, float],
+    limit: float,
+    tolerance: Mapping[str, float],
 ) -> Iterator[Row]:
     for name, value in recorded.items():
-        if name not in ours:
+        if name not in computed:
             yield failure(f"{group}.{name}", "cannot check: no such value is known")
             continue
-        yield _row(f"{group}.{name}", abs(ours[name] - value) / max(abs(value), tolerance["relative_floor"]), limit)
+        yield _row(f"{group}.{name}", abs(computed[name] - value) / max(abs(value), tolerance["relative_floor"]), limit)
 
 
 def _check_sums(
@@ -113,8 +125,8 @@ def _check_sums(
             yield failure(f"after.sums.{name}", "cannot check: no such weight, or no tolerance, is known")
             continue
         weight = state[name].double()
-        ours = (weight.sum().item(), weight.abs().sum().item())
-        difference = max(abs(mine - theirs) for mine, theirs in zip(ours, sums, strict=True))
+        computed = (weight.sum().item(), weight.abs().sum().item())
+        difference = max(abs(first - second) for first, second in zip(computed, sums, strict=True))
         yield _row(f"after.sums.{name}", difference, values["after.tolerance"][name])
 
 
@@ -166,7 +178,7 @@ def gradient_norms(network: nn.Module, names: Mapping[str, str]) -> tuple[float,
 
     Args:
         network: network after the backward pass.
-        names: mapping from our name of every weight to its name in the file.
+        names: mapping from names of weights in this package to names in the file.
     """
     norms = {
         names[name]: 0.0 if parameter.grad is None else parameter.grad.double().norm().item()

@@ -8,7 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ImageGradients", "frozen"]
+__all__ = ["ImageGradients", "backward", "frozen"]
+
+
+def backward(losses: Mapping[str, Tensor], scale: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Backpropagate the scaled sum of loss terms, and return the terms detached."""
+    scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+    return {name: value.detach() for name, value in losses.items()}
 
 
 @contextmanager
@@ -44,14 +50,13 @@ class ImageGradients:
         self.losses: dict[str, Tensor] = {}
 
     def record(self, losses: Mapping[str, Tensor]) -> None:
-        """Add detached terms to `losses`."""
+        """Add terms to `losses`, detached."""
         for name, value in losses.items():
             self.losses[name] = self.losses[name] + value.detach() if name in self.losses else value.detach()
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Backpropagate the sum of terms to the leaves and free its graph."""
-        self.record(losses)
-        self.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+        self.record(backward(losses, self.scale))
 
     def flush(self, losses: Mapping[str, Tensor]) -> None:
         """Backpropagate the leaves' gradients, and further terms, through the generator in one pass."""

@@ -19,11 +19,11 @@ from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights, sharpness_loss
-from lab2pix.methods.backprop import frozen
+from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import PRECISIONS, Losses, Method, OptimizerSpec, Phase, StepContext, every
 from lab2pix.methods.features import BackboneConfig, FeatureExtractors
 from lab2pix.methods.schedules import linear_decay
-from lab2pix.nn.discriminators import MultiScaleDiscriminator, PatchDiscriminator, ScaleOutput
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, SPADEDiscriminator, num_levels
 from lab2pix.nn.fast import accelerate, to_low_precision
 from lab2pix.nn.generators import GeneratorSettings
 from lab2pix.nn.init import xavier_init
@@ -38,16 +38,15 @@ __all__ = [
     "HierarchicalGAN",
     "HierarchicalGANConfig",
     "LossVariant",
-    "frozen_parameters",
+    "frozen_and_cached",
     "generator_settings",
-    "init_weights",
-    "require_images",
+    "init_from_config",
 ]
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
-_FINEST_STRIDE = 32
-"""Stride of level 3 of the largest hierarchical discriminator, level 2 of the next and level 1 of the third (3.2.1)."""
+_LAST_LEVEL_STRIDE = 32
+"""Stride of the last level of each hierarchical discriminator (3.2.1)."""
 
 
 class GlobalEncoderConfig(Section):
@@ -144,7 +143,7 @@ class HierarchicalGANConfig(RunConfig):
     def check_rules(self) -> None:
         """Check the image size against generator and discriminators."""
         size, multiple = self.data.size, 2**self.generator.num_upsamples
-        least = 2 * _FINEST_STRIDE if self.discriminator.kind == "hierarchical" else 1
+        least = 2 * _LAST_LEVEL_STRIDE if self.discriminator.kind == "hierarchical" else 1
         nearest = self._nearest_size(least)
         if any(side < 1 or side % multiple for side in size):
             raise ConfigError(
@@ -225,29 +224,22 @@ def _build_discriminator(
     widths = {"width": settings.width, "max_width": settings.max_width}
     if settings.kind == "hierarchical":
         return MultiScaleDiscriminator.hierarchical(channels, backbone_channels, scales=settings.scales, **widths)
-    return MultiScaleDiscriminator([PatchDiscriminator(channels, **widths) for _ in range(settings.scales)])
+    return MultiScaleDiscriminator([SPADEDiscriminator(channels, **widths) for _ in range(settings.scales)])
 
 
-def init_weights(network: nn.Module, config: HierarchicalGANConfig, official: Callable[[nn.Module], None]) -> None:
-    """Initialize weights as in the official code, or by Xavier with gain `train.init_gain` if it is set."""
+def init_from_config(network: nn.Module, config: HierarchicalGANConfig, default: Callable[[nn.Module], None]) -> None:
+    """Initialize weights with Xavier and the gain `train.init_gain`, or as `default` does if it is null."""
     if config.train.init_gain is None:
-        official(network)
+        default(network)
     else:
         xavier_init(network, config.train.init_gain)
 
 
 @contextmanager
-def frozen_parameters(network: nn.Module) -> Iterator[None]:
+def frozen_and_cached(network: nn.Module) -> Iterator[None]:
     """Freeze a network within the context, and cache its parametrized (spectrally normalized) weights."""
     with frozen(network), parametrize.cached():
         yield
-
-
-def require_images(batch: Batch) -> Tensor:
-    """Return the images of a batch that must have some."""
-    if batch.image is None:
-        raise ValueError("training needs images")
-    return batch.image
 
 
 # --- the method -------------------------------------------------------------------------------------------------------
@@ -283,9 +275,9 @@ class HierarchicalGAN(Method):
         config: configuration of the run.
         label_space: label space of the class ids.
         channels: input channels of the discriminators.
-        losses: whether a loss uses backbone features.
-        initialize: initializes the discriminators if `train.init_gain` is null.
-        masks_real: whether the foreground mask also applies to real and blurred images (V2), or only to generated
+        loss_features: whether a loss uses backbone features.
+        default_init: initializes the discriminators if `train.init_gain` is null.
+        mask_real: whether the foreground mask also applies to real and blurred images (V2), or only to generated
             ones (V1, whose real images have no label map; Eq. 13).
         first_layers: whether image consistency uses the first convolution of each stage.
         pretrained: whether to load pretrained backbones; otherwise their weights are random.
@@ -300,9 +292,9 @@ class HierarchicalGAN(Method):
         label_space: LabelSpace,
         *,
         channels: int,
-        losses: bool,
-        initialize: Callable[[nn.Module], None],
-        masks_real: bool,
+        loss_features: bool,
+        default_init: Callable[[nn.Module], None],
+        mask_real: bool,
         first_layers: bool = False,
         pretrained: bool = True,
     ) -> None:
@@ -312,8 +304,8 @@ class HierarchicalGAN(Method):
         self.variant = self.variants[config.loss.variant]
         self.feature_extractors = FeatureExtractors(
             config.backbone,
-            levels=3 if config.discriminator.kind == "hierarchical" else 0,
-            losses=losses,
+            levels=num_levels(0) if config.discriminator.kind == "hierarchical" else 0,
+            loss_features=loss_features,
             normalize_discriminator=self.variant.normalize_discriminator,
             normalize=self.variant.normalize,
             first_layers=first_layers,
@@ -322,11 +314,11 @@ class HierarchicalGAN(Method):
         discriminator = _build_discriminator(
             config.discriminator, channels, self.feature_extractors.discriminator_channels
         )
-        init_weights(discriminator, config, initialize)
+        init_from_config(discriminator, config, default_init)
         self.networks: dict[str, nn.Module] = {"discriminator": discriminator}
         self.scales = config.discriminator.scales
-        self.masks_real = masks_real
-        self.weights = level_weights(
+        self.mask_real = mask_real
+        self.level_weights = level_weights(
             [max(1, self._num_feature_levels(scale)) for scale in range(self.scales)], self.variant.reduction
         )
         self.generator_term, self.real_term, self.fake_term = ADVERSARIAL_TERMS[config.loss.adversarial]
@@ -395,7 +387,7 @@ class HierarchicalGAN(Method):
 
     @abstractmethod
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
-        """Return the blurred photos by scale (Eq. 16, 30), given the sharp ones."""
+        """Return blurred images by scale (Eq. 16, 30), given the real ones."""
 
     def discriminator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the loss on generated, real and blurred images (Eq. 11-13, 16; V2: Eq. 25-27, 30).
@@ -404,42 +396,52 @@ class HierarchicalGAN(Method):
             Weighted terms `real`, `fake` and, with λ2 > 0, `sharpness`.
         """
         outputs: GeneratorOutputs = context.cache["outputs"]
-        images = [outputs.generated, outputs.real]
+        pyramids = [outputs.generated, outputs.real]
         if self.config.loss.sharpness > 0:
-            images.append(self.blurred_images(outputs.real))
+            pyramids.append(self.blurred_images(outputs.real))
         features = [outputs.generated_features, *([] if outputs.real_features is None else [outputs.real_features])]
-        features += self._extract_features_batched(images[len(features) :], context)
+        features += self._extract_features(pyramids[len(features) :], context)
         with context.autocast():
+            # One pass per scale, on the images of all pyramids.
             inputs = [
-                torch.cat([self._input(outputs, scale, group[scale]) for group in images])
+                torch.cat([self._input(outputs, scale, images[scale]) for images in pyramids])
                 for scale in range(self.scales)
             ]
-            together = [
-                [torch.cat(parts) for parts in zip(*(group[scale] for group in features), strict=True)]
+            inputs_features = [
+                [torch.cat(level) for level in zip(*(scales[scale] for scales in features), strict=True)]
                 for scale in range(self.scales)
             ]
-            found: list[ScaleOutput] = self.networks["discriminator"](inputs, together)
-            groups = [
-                [[level.chunk(len(images))[kind] for level in output.predictions] for output in found]
-                for kind in range(len(images))
+            scale_outputs: list[ScaleOutput] = self.networks["discriminator"](inputs, inputs_features)
+            predictions = [
+                [[level.chunk(len(pyramids))[index] for level in output.predictions] for output in scale_outputs]
+                for index in range(len(pyramids))
             ]
-            losses = self._discriminator_terms(groups, outputs.mask, self._sharpness(context))
-        context.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
-        return {name: value.detach() for name, value in losses.items()}
+            losses = self._discriminator_terms(predictions, outputs.mask, self._sharpness(context))
+        return backward(losses, context.scale)
 
-    def _discriminator_terms(self, groups: list[list[list[Tensor]]], mask: Tensor | None, sharpness: float) -> Losses:
-        """Return the weighted real, fake and sharpness terms (Eq. 11-13, 16; V2: Eq. 25-27, 30)."""
+    def _discriminator_terms(
+        self, predictions: Sequence[list[list[Tensor]]], mask: Tensor | None, sharpness: float
+    ) -> Losses:
+        """Return the weighted real, fake and sharpness terms (Eq. 11-13, 16; V2: Eq. 25-27, 30).
+
+        Args:
+            predictions: for generated, real and, with λ2 > 0, blurred images: per scale, per level, `[N, 1, h, w]`.
+            mask: foreground weights; None for uniform weights.
+            sharpness: scheduled weight λ2.
+        """
+        generated, real, *blurred = predictions
         share = 0.5 if self.variant.halved else 1.0
         if self.variant.sharpness_normalized:
             share /= 1 + sharpness
-        masks = mask if self.masks_real else None
+        real_mask = mask if self.mask_real else None
         terms = {
-            "real": share * adversarial_loss(groups[1], self.real_term, self.weights, masks),
-            "fake": share * adversarial_loss(groups[0], self.fake_term, self.weights, mask),
+            "real": share * adversarial_loss(real, self.real_term, self.level_weights, real_mask),
+            "fake": share * adversarial_loss(generated, self.fake_term, self.level_weights, mask),
         }
-        if self.config.loss.sharpness > 0:
+        if blurred:
             both = (self.real_term, self.fake_term)
-            terms["sharpness"] = share * sharpness * sharpness_loss(groups[1], groups[2], both, self.weights, masks)
+            loss = sharpness_loss(real, blurred[0], both, self.level_weights, real_mask)
+            terms["sharpness"] = share * sharpness * loss
         return terms
 
     def _sharpness(self, context: StepContext) -> float:
@@ -447,27 +449,21 @@ class HierarchicalGAN(Method):
         loss = self.config.loss
         return loss.sharpness * (context.progress.fraction if loss.sharpness_schedule == "rising" else 1.0)
 
-    def _extract_features(self, images: Sequence[Tensor], context: StepContext) -> list[list[Tensor]]:
-        """Return detached features for the perceptual branches, by scale."""
+    def _extract_features(self, pyramids: Sequence[Sequence[Tensor]], context: StepContext) -> list[list[list[Tensor]]]:
+        """Return detached features for the perceptual branches, by pyramid and scale, in one pass per scale."""
         with torch.no_grad(), context.autocast():
-            return [
-                self.feature_extractors(image, levels=self._num_feature_levels(scale)).discriminator
-                for scale, image in enumerate(images)
+            by_scale = [
+                self.feature_extractors(torch.cat(images), levels=self._num_feature_levels(scale)).discriminator
+                for scale, images in enumerate(zip(*pyramids, strict=True))
             ]
-
-    def _extract_features_batched(
-        self, groups: Sequence[Sequence[Tensor]], context: StepContext
-    ) -> list[list[list[Tensor]]]:
-        """Same as `_extract_features` for several groups of images, in one forward pass per scale."""
-        found = self._extract_features([torch.cat(images) for images in zip(*groups, strict=True)], context)
         return [
-            [[feature.chunk(len(groups))[index] for feature in features] for features in found]
-            for index in range(len(groups))
+            [[feature.chunk(len(pyramids))[index] for feature in features] for features in by_scale]
+            for index in range(len(pyramids))
         ]
 
     def _num_feature_levels(self, scale: int) -> int:
         """Return the number of backbone features for the discriminator of a scale; 0 if it uses none."""
-        return 3 - scale if self.config.discriminator.kind == "hierarchical" and scale < self.scales else 0
+        return num_levels(scale) if self.config.discriminator.kind == "hierarchical" and scale < self.scales else 0
 
     @staticmethod
     def _input(outputs: GeneratorOutputs, scale: int, image: Tensor) -> Tensor:
@@ -479,6 +475,10 @@ class HierarchicalGAN(Method):
         assert isinstance(discriminators, MultiScaleDiscriminator)
         output: ScaleOutput = discriminators.networks[scale](image, features)
         return output
+
+    def _generator_adversarial(self, scale: int, output: ScaleOutput, mask: Tensor | None) -> Tensor:
+        """Return the adversarial loss of the generator at one scale (Eq. 10, 24)."""
+        return adversarial_loss([output.predictions], self.generator_term, [self.level_weights[scale]], mask)
 
     def _mask(self, batch: Batch) -> Tensor | None:
         """Return the foreground weights of Eq. 9, or None if the rate is 1."""

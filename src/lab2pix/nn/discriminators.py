@@ -1,4 +1,4 @@
-"""Discriminators: hierarchical perceptual ones (3.2.1, Fig. 6) and SPADE's PatchGAN."""
+"""Multi-scale discriminators that also return features: hierarchical perceptual (3.2.1, Fig. 6), and SPADE's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from torch import Tensor, nn
 
 from lab2pix.nn.blocks import SLOPE, ConvNormAct, MiniInception, conv2d
 
-__all__ = ["HierarchicalDiscriminator", "MultiScaleDiscriminator", "PatchDiscriminator", "ScaleOutput", "downsample"]
+__all__ = [
+    "HierarchicalDiscriminator",
+    "MultiScaleDiscriminator",
+    "SPADEDiscriminator",
+    "ScaleOutput",
+    "downsample",
+    "num_levels",
+]
 
 
 class ScaleOutput(NamedTuple):
@@ -30,6 +37,11 @@ class ScaleOutput(NamedTuple):
 def downsample(x: Tensor) -> Tensor:
     """Halve `[N, C, H, W]` for the next discriminator (4.2.1): 3x3 average pooling, padding not counted."""
     return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+
+
+def num_levels(scale: int) -> int:
+    """Return the levels of a hierarchical discriminator: 3 at scale 0 (full size, D3 of the paper), 2 at 1, 1 at 2."""
+    return 3 - scale
 
 
 class HierarchicalDiscriminator(nn.Module):
@@ -100,8 +112,10 @@ class HierarchicalDiscriminator(nn.Module):
         return ScaleOutput(predictions, features)
 
 
-class PatchDiscriminator(nn.Module):
-    """SPADE's PatchGAN: 4x4 convolutions, all but the first with spectral and instance norm (5.4, steps below B).
+class SPADEDiscriminator(nn.Module):
+    """Discriminator of SPADE: a PatchGAN with spectral and instance norm, which also returns its features (5.4).
+
+    `lab2pix.nn.patchgan.PatchGAN` is that of Pix2Pix, without spectral norm, and returns logits only.
 
     Args:
         in_channels: width of the input: the image, or label map and image.
@@ -121,12 +135,12 @@ class PatchDiscriminator(nn.Module):
             ]
         )
         for step, (before, after) in enumerate(pairwise(widths), start=1):
-            # An even kernel: `kernel // 2` is the padding of 2 on both sides that SPADE has.
+            # With an even kernel, `kernel // 2` is SPADE's padding of 2 on both sides.
             self.layers.append(ConvNormAct(before, after, 4, stride=1 if step == layers - 1 else 2))
         self.head = nn.Conv2d(widths[-1], 1, 4, padding=2)
 
     def forward(self, x: Tensor, backbone_features: Sequence[Tensor] = ()) -> ScaleOutput:
-        """Predict for `[N, in_channels, H, W]`; a PatchGAN ignores the features of a backbone."""
+        """Predict for `[N, in_channels, H, W]`; it ignores the features of a backbone."""
         del backbone_features
         features: list[Tensor] = []
         for layer in self.layers:
@@ -162,7 +176,7 @@ class MultiScaleDiscriminator(nn.Module):
         return cls(
             [
                 HierarchicalDiscriminator(
-                    in_channels, backbone_channels, levels=3 - scale, width=width, max_width=max_width
+                    in_channels, backbone_channels, levels=num_levels(scale), width=width, max_width=max_width
                 )
                 for scale in range(scales)
             ]

@@ -1,16 +1,31 @@
-"""Conditional normalization: SPADE, and DG-Norm, which adds a global feature (3.1.2, Fig. 4, Eq. 3-5)."""
+"""Normalization: SPADE and DG-Norm (3.1.2, Fig. 4, Eq. 3-5), and the plain layers of Pix2Pix and CycleGAN by name."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SPADE", "DGNorm", "resize_nearest"]
+__all__ = ["SPADE", "DGNorm", "Norm", "norm2d", "resize_nearest"]
+
+Norm = Literal["batch", "instance", "none"]
+"""`batch`: with weight, bias and running statistics; `instance`: with none of these; `none`: the identity.
+
+A convolution followed by instance norm has a bias, one followed by batch norm or the identity has none.
+"""
+
+
+def norm2d(norm: Norm, channels: int) -> nn.Module:
+    """Return the normalization layer for `[N, channels, H, W]`."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.InstanceNorm2d(channels) if norm == "instance" else nn.Identity()
 
 
 def resize_nearest(label: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return `[N, C, H, W]` label channels at another size, by nearest neighbor; the same tensor where it fits."""
+    """Return `[N, C, H, W]` label channels at another size, by nearest neighbor; itself if it has that size."""
     if tuple(label.shape[-2:]) == size:
         return label
     return F.interpolate(label, size=size, mode="nearest")

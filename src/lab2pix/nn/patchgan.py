@@ -1,4 +1,4 @@
-"""PatchGAN discriminators of Pix2Pix and CycleGAN: one logit per patch, or per pixel, of the image."""
+"""Discriminators of Pix2Pix and CycleGAN, PatchGAN and PixelGAN: one logit per patch, or per pixel, of the image."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
-from lab2pix.nn.norm import Norm, norm2d
+from lab2pix.nn.normalization import Norm, norm2d
 
 __all__ = ["PatchGAN", "PixelGAN"]
 
 
 class PatchGAN(nn.Module):
-    """4x4 convolutions, all but the last two of stride 2; with three layers each logit sees 70x70 pixels.
+    """PatchGAN of Pix2Pix (Isola et al., 2017): 4x4 convolutions; with three layers each logit sees 70x70 pixels.
 
-    Parameters have the names of the authors' code.
+    All convolutions but the last two have stride 2. Parameters have the names of the authors' code.
+    `lab2pix.nn.discriminators.SPADEDiscriminator` is that of SPADE, with spectral norm and features.
 
     Args:
         in_channels: channels of the input: the image, and for Pix2Pix its condition.
@@ -41,7 +42,7 @@ class PatchGAN(nn.Module):
 
 
 class PixelGAN(nn.Module):
-    """1x1 convolutions: one logit per pixel, which knows nothing of its neighbors.
+    """PixelGAN of Pix2Pix: 1x1 convolutions, so that each logit depends on one pixel.
 
     Parameters have the names of the authors' code.
 

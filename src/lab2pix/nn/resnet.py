@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from lab2pix.nn.norm import Norm, norm2d
+from lab2pix.nn.normalization import Norm, norm2d
 
 __all__ = ["ResNetBlock", "ResNetGenerator"]
 

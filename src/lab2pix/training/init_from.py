@@ -5,12 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError
 from lab2pix.training.checkpoint import latest_checkpoint
 from lab2pix.training.state import TrainingState
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = ["init_from"]
 
@@ -73,7 +73,7 @@ def _find(path: Path) -> Path:
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        return load_tensors(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"train.init_from: {file} cannot be read ({error}); take another checkpoint") from error
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
@@ -36,6 +35,7 @@ from lab2pix.training.loader import read_batches
 from lab2pix.training.sampler import StreamSampler
 from lab2pix.utils.distributed import choose_device
 from lab2pix.utils.files import atomic_write, write_atomically
+from lab2pix.utils.tensors import save_tensors
 
 __all__ = ["SegmenterResult", "SegmenterSettings", "held_out_batches", "train_segmenter"]
 
@@ -230,7 +230,7 @@ def _write(out: Path, network: nn.Module, info: dict[str, Any]) -> None:
         (out / SEGMENTER_FILE).unlink(missing_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         with atomic_write(out / WEIGHTS_FILE) as [unfinished]:
-            save_file(tensors, unfinished)
+            save_tensors(tensors, unfinished)
         write_atomically(out / SEGMENTER_FILE, json.dumps(info, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise OutputError(f"cannot write {out} ({error.strerror or error}); choose another folder") from error

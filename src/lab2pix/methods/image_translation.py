@@ -1,4 +1,7 @@
-"""PatchGAN base of Pix2Pix and CycleGAN: settings, networks, released weights, and replay of a recorded step."""
+"""Base of image-to-image translation methods, Pix2Pix and CycleGAN: settings, networks, and vectors of a step.
+
+A vector file has inputs, weights and results of one training step, recorded from the authors' code.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +20,16 @@ from lab2pix.config.rules import nearest_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
-from lab2pix.interop.step_vectors import StepAnswers, check_step, gradient_norms, input_classes, without_dropout
+from lab2pix.interop.step_vectors import StepResults, check_step, gradient_norms, input_classes, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
 from lab2pix.losses import ADVERSARIAL_TERMS
-from lab2pix.methods.base import Losses, Method, OptimizerSpec, StepContext
+from lab2pix.methods.base import Method, OptimizerSpec, StepContext
 from lab2pix.methods.sampling import Condition
 from lab2pix.methods.schedules import epoch_decay
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import Init, init_weights
-from lab2pix.nn.norm import Norm
+from lab2pix.nn.normalization import Norm
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
@@ -34,14 +37,13 @@ from lab2pix.nn.unet import UNetGenerator
 __all__ = [
     "DiscriminatorConfig",
     "GeneratorConfig",
-    "PatchAdversarialMethod",
-    "PatchGANConfig",
+    "ImageTranslationConfig",
+    "ImageTranslationMethod",
     "StepRecord",
     "build_discriminator",
     "build_translator",
     "read_discriminator",
     "read_generator",
-    "require_images",
 ]
 
 # --- settings ---------------------------------------------------------------------------------------------------------
@@ -94,22 +96,22 @@ class AdamConfig(Section):
     )
 
 
-class PatchGANTrainConfig(TrainConfig):
+class ImageTranslationTrainConfig(TrainConfig):
     """Training duration, batch size, precision and initialization."""
 
     init: Init = Field("normal", description="Initial weights: normal, xavier, kaiming or orthogonal.")
     init_gain: float = Field(0.02, gt=0, description="Its deviation (normal) or gain (xavier, orthogonal).")
 
 
-class PatchGANConfig(RunConfig):
-    """Settings common to Pix2Pix and CycleGAN."""
+class ImageTranslationConfig(RunConfig):
+    """Settings of image-to-image translation methods."""
 
     takes_images: ClassVar[bool] = True
 
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     optimizer: AdamConfig = AdamConfig()
-    train: PatchGANTrainConfig = PatchGANTrainConfig()
+    train: ImageTranslationTrainConfig = ImageTranslationTrainConfig()
 
     def check_rules(self) -> None:
         """Check the image size against the depth of the networks, and the encoding against the input."""
@@ -168,25 +170,18 @@ def build_discriminator(settings: DiscriminatorConfig, channels: int) -> nn.Modu
     return PatchGAN(channels, width=settings.width, layers=settings.layers, norm=settings.norm)
 
 
-def require_images(batch: Batch) -> Tensor:
-    """Return the images of a batch that must have some."""
-    if batch.image is None:
-        raise ValueError("training needs images")
-    return batch.image
-
-
 # --- the method -------------------------------------------------------------------------------------------------------
 
 
-class PatchAdversarialMethod(Method):
-    """Base class of Pix2Pix and CycleGAN."""
+class ImageTranslationMethod(Method):
+    """Image-to-image translation with a U-Net or ResNet generator and PatchGAN discriminators."""
 
     vector_prefixes: ClassVar[Mapping[str, str]]
     """Prefix of weights in vector files, by name of the network."""
     config: Any
 
     @staticmethod
-    def build_condition(config: PatchGANConfig, label_space: LabelSpace) -> Condition:
+    def build_condition(config: ImageTranslationConfig, label_space: LabelSpace) -> Condition:
         """Return the encoder of the generator's input: source images, line drawings or label maps."""
         if config.data.input == "images":
             return Condition(label_space, "images", channels_of_images=config.data.source.channels)
@@ -194,7 +189,7 @@ class PatchAdversarialMethod(Method):
             return Condition(label_space, "lines")
         return Condition(label_space, encoding=config.generator.encoding, edges=config.data.instance_edges)
 
-    def init_weights(self) -> None:
+    def init_networks(self) -> None:
         """Initialize all networks by `train.init`."""
         train = self.config.train
         for network in self.networks.values():
@@ -211,12 +206,6 @@ class PatchAdversarialMethod(Method):
         terms = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[self.config.loss.adversarial], strict=True))
         return terms[role](logits.float()).mean()
 
-    @staticmethod
-    def backward(losses: Losses, context: StepContext) -> Losses:
-        """Backpropagate the sum of terms and return the detached terms."""
-        context.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
-        return {name: value.detach() for name, value in losses.items()}
-
     # --- other programs ---------------------------------------------------------------------------------------------
 
     @classmethod
@@ -230,7 +219,7 @@ class PatchAdversarialMethod(Method):
         """Return outputs and losses of a step under their names in vector files."""
 
     @classmethod
-    def from_vectors(cls, vectors: Vectors, *, fast: bool = False) -> tuple[PatchAdversarialMethod, Batch]:
+    def from_vectors(cls, vectors: Vectors, *, fast: bool = False) -> tuple[ImageTranslationMethod, Batch]:
         """Build the method of a vector file with the recorded weights and without dropout, and its batch.
 
         Args:
@@ -267,38 +256,38 @@ class PatchAdversarialMethod(Method):
         return method, batch
 
     @classmethod
-    def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> StepAnswers:
+    def vector_results(cls, vectors: Vectors, *, fast: bool = False) -> StepResults:
         """Run the phases of the method on a vector file, and return the results before, in and after a step."""
-        answers = StepAnswers(tuple(cls.vector_prefixes.values()))
+        results = StepResults(tuple(cls.vector_prefixes.values()))
 
-        def keep(group: str, record: StepRecord) -> dict[str, float]:
+        def add_outputs(group: str, record: StepRecord) -> dict[str, float]:
             outputs, losses = cls.vector_names(record)
-            answers.outputs |= {f"{group}{name}": tensor for name, tensor in outputs.items()}
+            results.outputs |= {f"{group}{name}": tensor for name, tensor in outputs.items()}
             return losses
 
         for when in ("initial", "step"):
             method, batch = cls.from_vectors(vectors, fast=fast)
             record = StepRecord(method, batch, update=when == "step")
-            answers.values[f"loss.{when}"] = keep("" if when == "initial" else "step.", record)
+            results.values[f"loss.{when}"] = add_outputs("" if when == "initial" else "step.", record)
             totals: dict[str, float] = {}
             by_tensor: dict[str, float] = {}
             for name, prefix in cls.vector_prefixes.items():
                 totals[prefix], norms = record.gradients[name]
                 by_tensor |= {f"{prefix}.{weight}": norm for weight, norm in norms.items()}
-            answers.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
+            results.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
         for name, prefix in cls.vector_prefixes.items():
             names, state = released_names(method.networks[name]), method.networks[name].state_dict()
-            answers.state |= {f"{prefix}.{names[weight]}": tensor.clone() for weight, tensor in state.items()}
-        for group, one in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
-            for network in one.networks.values():
+            results.state |= {f"{prefix}.{names[weight]}": tensor.clone() for weight, tensor in state.items()}
+        for group, evaluated in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
+            for network in evaluated.networks.values():
                 network.eval()
-            keep(group, StepRecord(one, batch, update=False))
-        return answers
+            add_outputs(group, StepRecord(evaluated, batch, update=False))
+        return results
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
-        return check_step(vectors, cls.vector_answers(vectors, fast=fast))
+        return check_step(vectors, cls.vector_results(vectors, fast=fast))
 
     @classmethod
     def checkpoint_format(cls, marker: str) -> CheckpointFormat:
@@ -395,7 +384,7 @@ def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, Discri
 
 
 def released_names(network: nn.Module) -> dict[str, str]:
-    """Return the mapping from our name of every weight to the authors', whose U-Net levels are nested."""
+    """Return the name in the authors' code of every weight; U-Net levels are nested there."""
     if not isinstance(network, UNetGenerator):
         return {name: name for name in network.state_dict()}
     layers: dict[str, str] = {}
@@ -467,9 +456,9 @@ def _resnet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, in
 
 
 def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
-    ours = {theirs: name for name, theirs in released_names(network).items()}
+    names = {released: name for name, released in released_names(network).items()}
     try:
-        network.load_state_dict({ours.get(name, name): weight for name, weight in weights.items()})
+        network.load_state_dict({names.get(name, name): weight for name, weight in weights.items()})
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise CheckpointError(f"the released weights do not fit {type(network).__name__}: {first}") from error
@@ -477,13 +466,15 @@ def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
 
 
 def _convert(
-    cls: type[PatchAdversarialMethod], path: Path, state: dict[str, Tensor], options: ConversionOptions
+    cls: type[ImageTranslationMethod], path: Path, state: dict[str, Tensor], options: ConversionOptions
 ) -> Converted:
     """Convert a released generator; its inputs are source images unless a label space is given."""
     generator, settings = read_generator(state)
     _, inputs, outputs = _generator_settings(_plain(state))
     if outputs != 3:
-        raise CheckpointError(f"{path} draws images of {outputs} channels, but images here are RGB; take another one")
+        raise CheckpointError(
+            f"{path} generates images with {outputs} channels, but lab2pix needs RGB; use another checkpoint"
+        )
     side = 256 if settings.network == "resnet" else size_multiple(settings)
     data: dict[str, Any] = {"size": options.size or (side, side)}
     if options.label_space is None:
