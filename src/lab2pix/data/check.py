@@ -24,6 +24,8 @@ from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.files import output_errors
+from lab2pix.utils.text import first_few
 from lab2pix.utils.threads import available_processors
 
 __all__ = ["DatasetReport", "check_dataset", "contact_sheet", "draw_sheet"]
@@ -86,7 +88,7 @@ class DatasetReport:
         lines = [
             f"{self.root}: {sum(self.counts.values())} pairs, format '{self.format}', label space '{self.label_space}'",
             f"  pairs    {counts}",
-            f"  sizes    {_head([f'{size} ({count})' for size, count in self.sizes.items()], 8)}",
+            f"  sizes    {first_few([f'{size} ({count})' for size, count in self.sizes.items()], 8)}",
         ]
         present = sorted(((share, name) for name, share in self.class_shares.items() if share), reverse=True)
         lines += [f"  {share:7.2%}  {name}" for share, name in present[:_SHOWN]]
@@ -94,7 +96,7 @@ class DatasetReport:
             lines.append(f"  {sum(share for share, _ in present[_SHOWN:]):7.2%}  {len(present) - _SHOWN} more classes")
         absent = [name for name, share in self.class_shares.items() if not share]
         if absent:
-            lines.append(f"  never    {_head(absent, 12)}")
+            lines.append(f"  never    {first_few(absent, 12)}")
         for kind, words in _KINDS.items():
             found = getattr(self, kind)
             if found:
@@ -171,11 +173,9 @@ def contact_sheet(
     pairs = find_pairs(format, root, split)
     count = min(count, len(pairs))
     sheet = draw_sheet([pairs[index * len(pairs) // count] for index in range(count)], label_space)
-    try:
+    with output_errors(out, "choose another place"):
         out.parent.mkdir(parents=True, exist_ok=True)
         sheet.save(out, format="PNG")
-    except OSError as error:
-        raise OutputError(f"Cannot write {out} ({error.strerror or error}); choose another place") from error
     return out
 
 
@@ -225,11 +225,6 @@ def _examine(pair: Pair, label_space: LabelSpace) -> _Finding:
 def _first_part(name: str) -> str:
     """Return the first folder in the name of a pair: its split or sub-folder."""
     return name.split("/", 1)[0] if "/" in name else "all"
-
-
-def _head(texts: Sequence[str], count: int) -> str:
-    """Join the first `count` texts."""
-    return ", ".join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")
 
 
 _TILE = 300

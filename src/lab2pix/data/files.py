@@ -18,6 +18,7 @@ from lab2pix.data.line_drawings import SKETCH, Lines, find_lines
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.colors import look_up, row_chunks
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.text import reason_of
 
 __all__ = [
     "ARRAY_SUFFIX",
@@ -248,8 +249,7 @@ def open_image(path: Path) -> tuple[Image.Image, str | None]:
     except UnidentifiedImageError as error:
         raise DataError(f"{path} is no picture, or a damaged one; replace or remove it") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read ({reason}); replace or remove it") from error
+        raise DataError(f"{path} cannot be read ({reason_of(error)}); replace or remove it") from error
 
 
 def _is_lossy_webp(file: BinaryIO) -> bool:

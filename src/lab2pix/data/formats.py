@@ -17,6 +17,7 @@ from lab2pix.data.files import list_inputs, path_prefix
 from lab2pix.data.pairs import PairList, PairStorage, Row
 from lab2pix.errors import DataError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS
+from lab2pix.utils.text import first_few
 
 __all__ = ["Scan", "find_pairs", "scan"]
 
@@ -83,22 +84,19 @@ def find_pairs(
     if found.unmatched:
         verb = "has" if len(found.unmatched) == 1 else "have"
         why = f", because there are no pictures in {found.empty}" if found.empty is not None else ""
+        names = first_few([path.name for path in found.unmatched], 5)
         raise DataError(
-            f"{_listed(found.unmatched)} in {root} {verb} no partner in format '{format}'{why}; add the "
+            f"{names} in {root} {verb} no partner in format '{format}'{why}; add the "
             "missing files or remove these (`lab2pix data check` lists them all)"
         )
     if found.doubles:
-        raise DataError(f"{_listed(found.doubles)} in {root} share their name with another file; keep one of each")
+        names = first_few([path.name for path in found.doubles], 5)
+        raise DataError(f"{names} in {root} share their name with another file; keep one of each")
     if not found.pairs:
         place = root if split is None else f"split '{split}' of {root}"
         what = "label maps" if not need_images else "pairs" if need_labels else "photos"
         raise DataError(f"Found no {what} of format '{format}' in {place}")
     return found.pairs
-
-
-def _listed(paths: list[Path]) -> str:
-    """List the first few file names."""
-    return ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
 # --- matching -------------------------------------------------------------------------------------------------------

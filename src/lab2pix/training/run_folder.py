@@ -24,7 +24,7 @@ from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.methods import read_config
 from lab2pix.recipes import to_yaml
 from lab2pix.utils.distributed import DistributedContext
-from lab2pix.utils.files import write_atomically
+from lab2pix.utils.files import output_errors, write_atomically
 
 __all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_run", "start_run"]
 
@@ -84,11 +84,9 @@ def start_run(config: RunConfig, run: Path) -> None:
     Raises:
         OutputError: the folder cannot be created or written.
     """
-    try:
+    with output_errors(run, "choose another --out"):
         run.mkdir(parents=True, exist_ok=True)
         write_atomically(run / "config.yaml", to_yaml(config))
-    except OSError as error:
-        raise OutputError(f"cannot write into the folder {run} ({error.strerror}); choose another --out") from error
 
 
 def _check_writable(run: Path) -> None:

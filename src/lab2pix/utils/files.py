@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["UNFINISHED", "atomic_write", "escape_surrogates", "sync_file", "sync_folder", "write_atomically"]
+from lab2pix.errors import OutputError
+
+__all__ = [
+    "UNFINISHED",
+    "atomic_write",
+    "escape_surrogates",
+    "output_errors",
+    "sync_file",
+    "sync_folder",
+    "write_atomically",
+]
 
 
 UNFINISHED = ".tmp-"
@@ -29,6 +39,19 @@ def sync_file(path: Path) -> None:
     """Flush a file's content to the disk."""
     with path.open("rb+") as file:
         os.fsync(file.fileno())
+
+
+@contextmanager
+def output_errors(path: Path, advice: str) -> Iterator[None]:
+    """Say in one sentence, with advice, which file or folder cannot be written.
+
+    Raises:
+        OutputError: in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror or error}); {advice}") from error
 
 
 @contextmanager

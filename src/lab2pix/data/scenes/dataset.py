@@ -22,6 +22,7 @@ from lab2pix.data.sketches import Sketcher
 from lab2pix.data.transforms import JointTransform, uint8_to_float
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.files import output_errors
 from lab2pix.utils.seeding import scene_generator
 
 __all__ = ["MAX_SIDE", "MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
@@ -192,7 +193,7 @@ def write_scenes(
         raise ConfigError(f"Writing {count} scenes makes no data set; choose 1 or more.")
     space = LabelSpace.load("scenes")
     files = {index: f"{_name(seed, index)}.png" for index in range(first, first + count)}
-    try:
+    with output_errors(out, "choose another folder"):
         _check_output(out, {Path(kind, file) for kind in ("images", "labels") for file in files.values()}, overwrite)
         for kind in ("images", "labels"):
             (out / kind).mkdir(parents=True, exist_ok=True)
@@ -200,8 +201,6 @@ def write_scenes(
             image, label = _draw(seed, index, size, light)
             Image.fromarray(image.transpose(1, 2, 0)).save(out / "images" / file)
             write_label_png(out / "labels" / file, torch.from_numpy(label).long(), space)
-    except OSError as error:
-        raise OutputError(f"Cannot write scenes to {out}: {error.strerror or error}; choose another folder.") from error
 
 
 def _check_output(out: Path, ours: set[Path], overwrite: bool) -> None:

@@ -12,7 +12,8 @@ from safetensors.torch import save
 
 from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.metrics.distribution import FeatureMoments
-from lab2pix.utils.files import atomic_write
+from lab2pix.utils.files import atomic_write, output_errors
+from lab2pix.utils.text import reason_of
 
 __all__ = ["STATISTICS_FORMAT", "check_statistics", "load_statistics", "save_statistics"]
 
@@ -30,11 +31,8 @@ def save_statistics(file: Path, moments: FeatureMoments, meta: Mapping[str, Any]
     if file.exists():
         raise OutputError(f"{file} is there already; choose another name for the statistics, or remove it")
     header = {"format": STATISTICS_FORMAT, "meta": json.dumps(dict(meta), sort_keys=True)}
-    try:
-        with atomic_write(file) as [unfinished]:
-            unfinished.write_bytes(save(moments.state(), header))
-    except OSError as error:
-        raise OutputError(f"cannot write {file} ({error.strerror or error}); choose another place") from error
+    with output_errors(file, "choose another place"), atomic_write(file) as [unfinished]:
+        unfinished.write_bytes(save(moments.state(), header))
 
 
 def load_statistics(file: Path) -> tuple[FeatureMoments, dict[str, Any]]:
@@ -51,9 +49,8 @@ def load_statistics(file: Path) -> tuple[FeatureMoments, dict[str, Any]]:
             state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - no mapping
         return FeatureMoments.from_state(state), dict(json.loads(header["meta"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise DataError(
-            f"{file} cannot be read as statistics ({reason}); give a folder, or a file of --save-stats"
+            f"{file} cannot be read as statistics ({reason_of(error)}); give a folder, or a file of --save-stats"
         ) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab2pix.errors import OutputError
 from lab2pix.reporting.html import render
-from lab2pix.utils.files import write_atomically
+from lab2pix.utils.files import output_errors, write_atomically
 from lab2pix.web.study.report import REPORT_FORMAT, StudyReport
 
 __all__ = ["report_page", "save_report"]
@@ -28,12 +28,10 @@ def save_report(report: StudyReport, out: Path) -> list[Path]:
         "report.md": report.to_markdown(),
         "report.html": report_page(report),
     }
-    try:
+    with output_errors(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_atomically(out / name, text)
-    except OSError as error:
-        raise OutputError(f"cannot write the report into {out} ({error.strerror}); choose another --out") from error
     return [out / name for name in texts]
 
 
