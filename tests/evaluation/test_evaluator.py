@@ -16,8 +16,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
 import lab2pix
 from lab2pix.evaluation import loading
@@ -51,6 +49,9 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 def test_scores_are_those_that_others_compute_of_the_same_files(
     evaluate: Run, folders: Folders, reader: Path, tmp_path: Path
 ) -> None:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    from sklearn.metrics import accuracy_score, jaccard_score, recall_score
+
     words = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader)
     code, output, errors = evaluate(*words, "--features", "efficientnet-lite0")
     assert code == 0, errors
