@@ -15,7 +15,7 @@ from lab2pix.evaluation.compare import compare
 from lab2pix.evaluation.report import Report, Score
 from lab2pix.utils import files
 from tests.helpers.commands import Run
-from tests.helpers.images import Folders, write_set
+from tests.helpers.images import Folders
 
 
 def written(file: Path, name: str = "a", **protocol: Any) -> Path:
@@ -59,16 +59,6 @@ def test_a_run_and_a_folder_of_the_same_data_are_alike(tmp_path: Path) -> None:
     assert compare(reports).differences == []
     with pytest.raises(DataError, match="nothing to compare"):
         compare([])
-
-
-def test_folders_of_other_label_maps_are_told_apart_though_as_many(evaluate: Run, run: Run, tmp_path: Path) -> None:
-    other = write_set(tmp_path / "other", ("v", "w", "x", "y", "z"))
-    assert evaluate("--unpaired")[0] == 0
-    words = ("--unpaired", "--out", tmp_path / "other.json")
-    assert evaluate(*words, generated=other.generated)[0] == 0
-    code, _, errors = run("compare", tmp_path / "report.json", tmp_path / "other.json")
-    assert code == 2
-    assert "'generated.list_sha256' is" in errors
 
 
 @pytest.mark.parametrize(

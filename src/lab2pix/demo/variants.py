@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
@@ -115,24 +115,18 @@ _V1 = DemoVariant(
     ),
 )
 
-_V1_SKETCH = DemoVariant(
+_V1_SKETCH = replace(
+    _V1,
     method="v1-sketch",
     preset="v1-small-sketch",
     run_name="demo-v1-sketch",
-    system="Lab2Pix-V1",
     condition="drawing",
-    generated="X3",
-    real="its scene",
-    unpaired=True,
-    seeds=5,
     learned="without pairs: from line drawings, and from pictures of other landscapes. In each epoch every drawing met "
     "another picture, and never its own",
     comparing="The network sees the drawing alone: lines where one thing ends and another begins, but not what they "
     "are. X3 is the largest of the three pictures that it draws in one pass. On the right is the scene "
     "that the drawing was made of, never shown with it in training.",
     colors="What the drawings show",
-    noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
-    "(<code>loss.diversity</code>, which the paper does not have).",
     yours="draw yourself, one pixel thin",
     own="Point it at a folder of photos of your own; the drawings to learn from are made of their edges. Then draw "
     "from drawings of yours, dark lines on light paper or the reverse.",

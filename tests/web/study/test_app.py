@@ -134,13 +134,6 @@ def test_answer_is_stored_by_method_and_returned_by_token(
     assert {sample["ranking"] is None for sample in post("participant", {"participant": "Bo"})[1]["samples"]} == {True}
 
 
-def test_repeated_answer_is_stored_once(post: Post, answer: dict[str, Any], study_folder: Path) -> None:
-    assert post("answers", answer) == (200, {"outcome": "stored"})
-    assert post("answers", answer) == (200, {"outcome": "already stored"})
-    assert post("answers", {**answer, "id": "another-0001"}) == (200, {"outcome": "already stored"})
-    assert len((study_folder / FILE_NAME).read_bytes().splitlines()) == 1
-
-
 def test_no_response_reveals_method_or_file_names(
     client: TestClient, post: Post, answer: dict[str, Any], study: Study
 ) -> None:
