@@ -74,7 +74,7 @@ def golden_root() -> Path:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """Folder of the data set samples (`LAB2PIX_DATA`)."""
+    """Folder of the dataset samples (`LAB2PIX_DATA`)."""
     return _folder("LAB2PIX_DATA", "data")
 
 

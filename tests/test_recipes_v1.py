@@ -122,8 +122,8 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v2-small",
             ("loss.imle_candidates=2", "generator.input=label"),
-            "loss.imle_candidates chooses among images of different noise, but generator.input is 'label', which takes "
-            "none; set loss.imle_candidates=1 or generator.input=noise",
+            "loss.imle_candidates needs noise, but generator.input is 'label', which uses none; "
+            "set loss.imle_candidates=1 or generator.input=noise",
         ),
         (
             "v1-small",
@@ -146,7 +146,7 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v1-small",
             (*SKETCH, "generator.input=label"),
-            "loss.diversity asks noise for different images, but generator.input is 'label', which takes none; set "
+            "loss.diversity needs noise, but generator.input is 'label', which uses none; set "
             "loss.diversity=0 or generator.input=noise",
         ),
         (
@@ -184,22 +184,23 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v1-cityscapes",
             ("data.size=[64,64]",),
-            "data.size is [64, 64] but both sides must be multiples of 128, 2 to the power of "
-            "generator.num_upsamples=7; "
-            "the nearest valid size is [128, 256]",
+            "data.size is [64, 64] (height, width), which cannot be padded to the multiples of 128 of at least 64 "
+            "pixels that generator.num_upsamples=7 with hierarchical discriminators needs; the nearest valid size is "
+            "[128, 256]",
         ),
         (
             "v1-cityscapes",
-            ("data.size=[200,500]",),
-            "data.size is [200, 500] but both sides must be multiples of 128, 2 to the power of "
-            "generator.num_upsamples=7; "
-            "the nearest valid size is [256, 512]",
+            ("data.size=[50,500]",),
+            "data.size is [50, 500] (height, width), which cannot be padded to the multiples of 128 of at least 64 "
+            "pixels that generator.num_upsamples=7 with hierarchical discriminators needs; the nearest valid size is "
+            "[128, 512]",
         ),
         (
             "v1-edges2shoes",
             ("data.size=[32,64]",),
-            "data.size is [32, 64] but the hierarchical discriminators need both sides to be at least 64, or their "
-            "deepest level normalizes a single pixel; the smallest valid size is [64, 64]",
+            "data.size is [32, 64] (height, width), which cannot be padded to the multiples of 32 of at least 64 "
+            "pixels that generator.num_upsamples=5 with hierarchical discriminators needs; the nearest valid size is "
+            "[64, 64]",
         ),
         (
             "v1-cityscapes",

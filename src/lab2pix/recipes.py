@@ -7,7 +7,6 @@ configuration, such as `data.root`, are relative to the working directory, not t
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,12 +17,12 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from yaml import YAMLError
-from yaml.constructor import ConstructorError
 
 from lab2pix.config.messages import format_validation_error, setting_groups
 from lab2pix.config.rules import check_rules
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
+from lab2pix.utils.yaml_text import parse_yaml
 
 __all__ = ["lacks_data_root", "load_config", "preset_descriptions", "preset_names", "require_data_root", "to_yaml"]
 
@@ -33,27 +32,6 @@ _SUFFIXES = (".yaml", ".yml")
 class _Dumper(yaml.SafeDumper):
     """YAML dumper with mappings in block style and lists in flow style."""
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML loader with YAML 1.2 scalars (2e-4 is a number, `on` is text) and string keys; rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """See `yaml.SafeLoader`."""
-        names = [key.value for key, _ in node.value]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise ConstructorError(None, None, f"found duplicate key {name}", node.value[index][0].start_mark)
-        return dict(zip(names, super().construct_mapping(node, deep).values(), strict=True))
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _kind, _pattern, _first in (
-    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", "null|Null|NULL|~|", ["n", "N", "~", ""]),
-    ("int", r"[-+]?\d+", "-+0123456789"),
-    ("float", r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 _Dumper.add_representer(
     list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
@@ -120,7 +98,7 @@ def lacks_data_root(config: RunConfig) -> bool:
 
 
 def require_data_root(config: RunConfig) -> None:
-    """Check that the data set folder is set, which presets of real data sets leave open.
+    """Check that the dataset folder is set, which presets of real datasets leave open.
 
     Raises:
         ConfigError: `data.root` is unset although the format reads files.
@@ -181,14 +159,14 @@ def _with_base(layer: _Layer, folder: Path, seen: tuple[str, ...]) -> list[_Laye
 def _not_found(name: str, path: Path) -> str:
     if path.is_dir():
         return f"{path} is a folder but must be a YAML file or the name of a preset"
-    if name.endswith(_SUFFIXES) or "/" in name or "\\" in name:
+    if name.lower().endswith(_SUFFIXES) or "/" in name or "\\" in name:
         return f"no configuration file {path}"
     return f"unknown preset '{name}'{did_you_mean(name, preset_names())}"
 
 
 def _read(entry: Traversable, origin: str) -> dict[str, Any]:
     try:
-        values = yaml.load(entry.read_text(encoding="utf-8"), _Loader)
+        values = parse_yaml(entry.read_text(encoding="utf-8"))
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
@@ -208,7 +186,7 @@ def _split_override(text: str) -> tuple[list[str], str]:
     key, equals, value = text.partition("=")
     path = key.split(".")
     if not equals or not all(path):
-        raise ConfigError(f"'{text}' is no setting; write key=value, such as train.batch_size=4")
+        raise ConfigError(f"'{text}' is not a setting; write key=value, such as train.batch_size=4")
     return path, value
 
 
@@ -230,7 +208,7 @@ def _value(path: Sequence[str], text: str, config_class: type[RunConfig]) -> Any
         except ValidationError:
             pass
     try:
-        return yaml.load(text, _Loader)
+        return parse_yaml(text)
     except YAMLError as error:
         raise ConfigError(f"'{'.'.join(path)}={text}' cannot be read: {_first_line(error)}") from error
 

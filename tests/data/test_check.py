@@ -84,7 +84,7 @@ def test_check_dataset_lists_a_damaged_ab_file_once(tmp_path: Path) -> None:
 
 
 def test_check_dataset_refuses_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Found no pictures of format 'sketch'"):
+    with pytest.raises(DataError, match="Found no images of format 'sketch'"):
         check_dataset(tmp_path, "sketch", SPACE)
 
 

@@ -154,7 +154,7 @@ def test_drawn_scenes_to_train_on_and_to_hold_out_differ() -> None:
     train, val = (build_dataset(data, split, space, 0, paired=True) for split in ("train", "val"))
     assert (len(train), len(val)) == (data.scenes.train_count, data.scenes.val_count)
     assert train[(0, 0)]["name"] != val[(0, 0)]["name"] and train.file_hash() != val.file_hash()
-    with pytest.raises(ConfigError, match=r"data\.resize has no use"):
+    with pytest.raises(ConfigError, match=r"data\.resize has no effect"):
         build_dataset(data.model_copy(update={"resize": (40, 40)}), "train", space, 0, paired=True)
     with pytest.raises(ConfigError, match=r"data\.instance_edges is true"):
         build_dataset(data.model_copy(update={"instance_edges": True}), "train", space, 0, paired=True)

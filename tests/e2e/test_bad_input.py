@@ -58,8 +58,8 @@ def test_one_side_that_was_not_given(run: Run, tiny: Tiny, tmp_path: Path) -> No
 
 
 def test_train_names_a_wrong_setting_and_makes_no_folder(run: Run, tmp_path: Path) -> None:
-    words = ("train", "v2-small", "data.size=[64,100]", "--out", tmp_path / "run")
-    sentence(run(*words), "data.size", "[64, 100]", "multiples of 32", "[64, 96]")
+    words = ("train", "v2-small", "train.batch_size=many", "--out", tmp_path / "run")
+    sentence(run(*words), "train.batch_size", "'many'", "whole number")
     assert not (tmp_path / "run").exists()
 
 

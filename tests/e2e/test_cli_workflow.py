@@ -98,7 +98,7 @@ def test_generate_refuses_contradicting_options(run: Run, run_folder: Path, fold
     words = ("generate", run_folder, folder_data / "labels" / "val" / "c.png", "--out", tmp_path / "out")
     code, _, error = run(*words, "--fast", "--optimize", "plain")
     assert code == 2
-    assert error == "error: --fast and --optimize plain contradict each other; leave one of them out\n"
+    assert error == "error: --fast and --optimize plain contradict each other; omit one of them\n"
     assert not (tmp_path / "out").exists()
     assert run(*words, "--fast", "--optimize", "fast")[0] == 0
 

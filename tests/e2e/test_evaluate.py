@@ -55,8 +55,8 @@ def report(file: Path) -> dict[str, object]:
 
 def test_evaluate_refuses_an_empty_folder(judge: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    sentence(judge("--generated", tmp_path / "empty"), tmp_path / "empty", "holds no pictures")
-    sentence(judge("--real", tmp_path / "empty"), tmp_path / "empty", "holds no pictures")
+    sentence(judge("--generated", tmp_path / "empty"), tmp_path / "empty", "has no images")
+    sentence(judge("--real", tmp_path / "empty"), tmp_path / "empty", "has no images")
     sentence(judge("--real", tmp_path / "none"), tmp_path / "none", "there is no folder")
 
 
@@ -89,7 +89,7 @@ def test_evaluate_refuses_a_single_image(judge: Run, folders: Folders) -> None:
     for folder in (folders.generated, folders.real):
         for name in NAMES[1:]:
             (folder / f"{name}.png").unlink()
-    sentence(judge(), "Frechet distance between sets of 1 and 1 pictures is undefined", "at least two")
+    sentence(judge(), "Frechet distance between sets of 1 and 1 images is undefined", "at least two")
 
 
 def test_evaluate_names_missing_samples(judge: Run, folders: Folders) -> None:
@@ -143,7 +143,7 @@ def test_evaluate_names_a_truncated_image(judge: Run, folders: Folders, tmp_path
 def test_evaluate_refuses_only_broken_images(judge: Run, folders: Folders) -> None:
     for name in NAMES:
         (folders.generated / f"{name}.png").write_bytes(b"junk")
-    sentence(judge("--skip-broken"), "no picture in", folders.generated, "could be read")
+    sentence(judge("--skip-broken"), "no image in", folders.generated, "could be read")
 
 
 def test_label_maps_and_segmenters_that_do_not_fit(judge: Run, folders: Folders, programs: Path) -> None:
@@ -166,7 +166,7 @@ def test_evaluate_refuses_wrong_options(judge: Run, run: Run, folders: Folders, 
     sentence(judge("--count", 4), "--count belongs to a run")
     alone = ("--generated", folders.generated, "--out", tmp_path / "report.json")
     sentence(run("evaluate", *alone), "nothing to compare", "--real")
-    sentence(run("evaluate", "--out", tmp_path / "report.json"), "either a run, or a folder")
+    sentence(run("evaluate", "--out", tmp_path / "report.json"), "either a run or weights, or a folder")
     assert judge()[0] == 0
     sentence(judge(), "report.json is there already", "--overwrite")
     assert judge("--overwrite")[0] == 0
@@ -260,7 +260,7 @@ def test_evaluate_run_refuses_options_it_sets_itself(
 
 def test_options_that_do_nothing_for_a_run(run: Run, run_folder: Path, tmp_path: Path) -> None:
     words = ("evaluate", run_folder, "--out", tmp_path / "run.json", "--device", "cpu")
-    sentence(run(*words, "--split", "nope"), "'val' is the only part that it holds out")
+    sentence(run(*words, "--split", "nope"), "whose only held-out split is 'val'")
     sentence(run(*words, "--lpips-weights", tmp_path / "x.pth"), "add --lpips")
 
 

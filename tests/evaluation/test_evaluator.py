@@ -75,7 +75,7 @@ def test_scores_are_those_that_others_compute_of_the_same_files(
     for name, values in (("psnr", psnr), ("ssim", ssim)):
         assert found[name]["mean"] == pytest.approx(np.mean(values), abs=1e-3)
         assert found[name]["std"] == pytest.approx(np.std(values, ddof=1), abs=1e-3)
-        assert (found[name]["count"], found[name]["over"]) == (5, "pictures")
+        assert (found[name]["count"], found[name]["over"]) == (5, "images")
     network = load_features("efficientnet-lite0")
     features = [
         np.concatenate([network(torch.tensor(pair[side]).permute(2, 0, 1)[None]).numpy() for pair in pairs])
@@ -122,7 +122,7 @@ def test_the_report_says_how_its_scores_came_about(
     assert protocol["features"]["means"]["dimension"] == 18
     assert protocol["segmenter"]["classes"] == list(range(SPACE.num_classes))
     assert report["left_out"] == [row["name"] for row in report["classes"] if row["iou"] is None] != []
-    assert protocol["classes_without_pixels"] == "left out of the means"
+    assert protocol["classes_without_pixels"] == "not in the means"
     assert [len(report["pictures"][key]) for key in ("best", "median", "worst")] == [4, 4, 4]
     best = [item["score"] for item in report["pictures"]["best"]]
     assert best == sorted(best, reverse=True)

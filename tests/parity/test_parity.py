@@ -356,7 +356,7 @@ def test_parity_fails_for_nan(made: Path) -> None:
         ({}, {"psnr": 3.0}, "psnr", "cannot check"),
         ({}, {"D7.features": []}, "D7.features", "cannot check"),
         ({}, {"loss.generator": {"Style": 1.0}}, "loss.generator.Style", "known terms"),
-        ({}, {"loss.generator": {"VGG": "much"}}, "loss.generator.VGG", "no number"),
+        ({}, {"loss.generator": {"VGG": "much"}}, "loss.generator.VGG", "not a number"),
         ({"out.generated": torch.zeros(2, 3, 10, 10)}, {}, "out.generated", "recorded as"),
         ({"in.image": torch.zeros(2, 3, 32, 32)}, {}, "out.D0.real", "cannot check"),
         ({"VGG19.r1.weight": None}, {}, "loss.generator", "cannot check"),

@@ -353,7 +353,7 @@ def test_each_batch_statistic_counts(made: Path) -> None:
         ({}, {"losses_by_scale_X3_X2_X1": [1.0]}, "losses_by_scale_X3_X2_X1", "cannot check"),
         ({}, {"losses_by_scale_X3_X2_X1": {"Style": [1.0]}}, "losses.Style", "known terms"),
         ({}, {"losses_by_scale_X3_X2_X1": {"G_GAN": [1.0]}}, "losses.G_GAN", "computed are 3 values"),
-        ({}, {"losses_by_scale_X3_X2_X1": {"G_GAN": [1.0, "x", 1.0]}}, "losses.G_GAN.X2", "no number"),
+        ({}, {"losses_by_scale_X3_X2_X1": {"G_GAN": [1.0, "x", 1.0]}}, "losses.G_GAN.X2", "not a number"),
         ({"VGG19.r1.weight": None}, {}, "losses_by_scale_X3_X2_X1", "cannot check"),
         ({"in.noise": None}, {}, "out.X3", "starts from noise"),
         ({"in.image": torch.zeros(2, 3, 32, 32)}, {}, "out.D3.real.level1", "recorded as"),

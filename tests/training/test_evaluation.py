@@ -251,7 +251,7 @@ def test_images_that_are_not_finite_stop_the_run(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         evaluation_module, "generate_deterministic", lambda *arguments: [torch.full((1, 3, 16, 16), float("nan"))]
     )
-    with pytest.raises(TrainingError, match="draws pixels that are not finite after step 5"):
+    with pytest.raises(TrainingError, match="generates pixels that are not finite after step 5"):
         train(toy_config(train__evaluate_every=5), tmp_path / "run")
 
 
@@ -323,9 +323,7 @@ def test_a_name_that_no_score_has_is_known_before_the_first_step(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, overrides: tuple[str, ...], words: str
 ) -> None:
     for dry in ((), ("--dry-run",)):
-        sentence(
-            run("train", "v2-small", *SMALL, *overrides, "--out", tmp_path / "run", "--device", "cpu", *dry), words
-        )
+        sentence(run("train", "v2-small", *SMALL, *overrides, *dry, "--out", tmp_path / "run"), words)
     assert not (tmp_path / "run").exists()
 
 
@@ -336,7 +334,7 @@ def test_a_name_that_no_score_has_is_known_before_the_first_step(
     ("settings", "error", "words"),
     [
         ({"classes": [*SPACE.names[:-1], None]}, LabelError, f"13 of the 14 classes .* and lacks '{SPACE.names[-1]}'"),
-        ({"size": [32, 32]}, WeightsError, r"other\.pt2 cannot take pictures \[1, 3, 32, 32\]"),
+        ({"size": [32, 32]}, WeightsError, r"other\.pt2 cannot take images of shape \[1, 3, 32, 32\]"),
     ],
     ids=["classes", "size"],
 )
@@ -462,7 +460,7 @@ def test_evaluation_notes_are_in_the_log_and_on_the_page(tmp_path: Path) -> None
     train(config, tmp_path / "run")
     notes = [line["note"] for line in lines(tmp_path / "run", "note")]
     assert notes[0] == biased_feature_warnings(build(config))[0]
-    assert notes[1].startswith("5 pictures are few for 6 features")
+    assert notes[1].startswith("5 images are few for 6 features")
     assert len(notes) == 2  # each once, however often the run is judged
     assert "learns against that network (backbone.discriminator)" in (tmp_path / "run" / "index.html").read_text()
     train(toy_config(features="efficientnet-lite0"), tmp_path / "unjudged")

@@ -21,13 +21,13 @@ def _evaluate(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN_OR_WEIGHTS", help="Run or weights to evaluate on its held-out data; or else --generated."
+            metavar="RUN_OR_WEIGHTS", help="Run or weights to evaluate on its held-out data; or use --generated."
         ),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Report to write (.json), with its page (.html) next to it.")],
+    out: Annotated[Path, typer.Option(help="Output report (.json); its page (.html) is written to the same folder.")],
     generated: Annotated[Path | None, typer.Option(help="Folder of generated images.")] = None,
-    real: Annotated[Path | None, typer.Option(help="Photos, or a file of --save-stats.")] = None,
+    real: Annotated[Path | None, typer.Option(help="Real images, or a file of --save-stats.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label maps.")] = None,
     label_space: Annotated[str | None, typer.Option(help="Label space of --labels.")] = None,
     segmenter: Annotated[
@@ -44,18 +44,27 @@ def _evaluate(
     ] = 1,
     size: Annotated[str | None, typer.Option(metavar="HxW", help="Resize all images to this size.")] = None,
     unpaired: Annotated[
-        bool, typer.Option("--unpaired", help="Names of photos are unrelated; no PSNR or SSIM.")
+        bool, typer.Option("--unpaired", help="Names of real images are unrelated; no PSNR or SSIM.")
     ] = False,
     format: Annotated[str, typer.Option(help="Folder format of photos and label maps.")] = "folder",
     split: Split = None,
     count: Annotated[int | None, typer.Option(min=2, help="Runs only: number of label maps.")] = None,
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out names without a partner.")] = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be read.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Skip names that are not in all folders.")
+    ] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip files that cannot be read.")] = False,
     save_stats: Annotated[
-        Path | None, typer.Option(help="File (.safetensors) for the statistics of the photos, to be used as --real.")
+        Path | None, typer.Option(help="Output file (.safetensors) of the statistics of the real images, for --real.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch; changes speed and memory only.")] = 32,
     seed: Seed = 0,
+    style_from: Annotated[
+        str,
+        typer.Option(
+            metavar="noise|photos",
+            help="Runs with an image encoder only: take the style from noise, or encode each label map's own photo.",
+        ),
+    ] = "noise",
     name: Annotated[str | None, typer.Option(help="Name of the method in the report.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
     device: Device = None,
@@ -71,16 +80,20 @@ def _evaluate(
     if lpips not in (None, "alex", "vgg"):
         raise ConfigError(f"--lpips is '{lpips}'{did_you_mean(lpips, ('alex', 'vgg'))}")
     if (run is None) == (generated is None):
-        raise ConfigError("name what to evaluate: either a run, or a folder of images with --generated")
+        raise ConfigError("give either a run or weights, or a folder of images with --generated")
+    if style_from not in ("noise", "photos"):
+        raise ConfigError(f"--style-from is '{style_from}'{did_you_mean(style_from, ('noise', 'photos'))}")
     of_folders = {
         **{"real": real, "labels": labels, "label-space": label_space, "save-stats": save_stats},
         **{"format": format != "folder" or None, "unpaired": unpaired or None},
     }
     refused = [option for option, value in of_folders.items() if value is not None]
     if run is not None and refused:
-        raise ConfigError(f"--{refused[0]} belongs to --generated: a run knows its own data; leave it out")
+        raise ConfigError(f"--{refused[0]} belongs to --generated, because a run has its own data; omit it")
+    if generated is not None and style_from != "noise":
+        raise ConfigError("--style-from belongs to a run; leave it out: the images of --generated have their style")
     if generated is not None and count is not None:
-        raise ConfigError("--count belongs to a run; leave it out: all of --generated is evaluated")
+        raise ConfigError("--count belongs to a run; omit it, as all images of --generated are evaluated")
     check_output_path(out, overwrite=overwrite)
     protocol = Protocol(
         features=features,
@@ -91,6 +104,7 @@ def _evaluate(
         size=None if size is None else read_size(size),
         batch_size=batch_size,
         seed=seed,
+        style_from=style_from,  # type: ignore[arg-type]
         allow_missing=allow_missing,
         skip_broken=skip_broken,
     )
@@ -112,15 +126,15 @@ def _evaluate(
 
 @app.command("compare")
 def _compare(
-    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Files of `lab2pix evaluate`.")],
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports of `lab2pix evaluate`.")],
     *,
     out: Annotated[Path | None, typer.Option(help="Folder for compare.md, compare.html, compare.png.")] = None,
     allow_different: Annotated[
-        bool, typer.Option("--allow-different", help="Compare although protocols differ.")
+        bool, typer.Option("--allow-different", help="Compare even if protocols differ.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing comparison.")] = False,
 ) -> None:
-    """Compare reports; those of one name are one method with several seeds."""
+    """Compare reports; reports of the same name are seeds of one method."""
     from lab2pix.evaluation.compare import compare
 
     comparison = compare(reports, allow_different=allow_different)
@@ -135,7 +149,7 @@ def _parity(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="Golden vectors to check against.")],
     *,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Compute with fused and accelerated networks, where there are any.")
+        bool, typer.Option("--fast", help="Check the fused and accelerated networks, if there are any.")
     ] = False,
 ) -> None:
     """Compare networks and losses with golden vectors; exit status 1 on any difference."""

@@ -106,7 +106,7 @@ def open_split(
     elif data.format == "scenes":
         return _open_scenes(data, label_space, sketcher, parts, train=train)
     elif data.root is None:
-        raise ConfigError(f"data.root is missing: format '{data.format}' needs the data set's folder")
+        raise ConfigError(f"data.root is missing: format '{data.format}' needs the dataset's folder")
     else:
         root = Path(data.root).expanduser()
         wanted = {"need_images": parts != "labels", "need_labels": parts != "photos"}
@@ -131,7 +131,7 @@ def _check_input(data: DataConfig) -> None:
     """
     if data.input == "labels":
         if data.source != SourceConfig():
-            raise ConfigError("data.source is set, but data.input is 'labels'; leave it out, or set data.input=images")
+            raise ConfigError("data.source is set, but data.input is 'labels'; omit it, or set data.input=images")
         return
     unused = {
         "data.labels.root": data.labels.root is not None,
@@ -141,7 +141,7 @@ def _check_input(data: DataConfig) -> None:
     }
     if wrong := [name for name, given in unused.items() if given]:
         raise ConfigError(
-            f"{wrong[0]} is for label maps, but data.input is 'images'; leave it out, or set data.input=labels"
+            f"{wrong[0]} is for label maps, but data.input is 'images'; omit it, or set data.input=labels"
         )
 
 
@@ -196,17 +196,19 @@ def _open_scenes(
     scenes = LabelSpace.load("scenes").names
     if sketcher is not None and sketcher.source == "labels" and sketcher.label_space.names != scenes:
         raise ConfigError(
-            f"data.sketch.label_space is '{sketcher.label_space.name}', but format 'scenes' draws label space 'scenes'"
+            f"data.sketch.label_space is '{sketcher.label_space.name}', but format 'scenes' has label space 'scenes'"
         )
     if parts != "photos" and label_space.names != scenes and (sketcher is None or sketcher.source == "files"):
         hint = "; set data.sketch.from to photo or labels" if sketcher is not None else ""
         raise ConfigError(
-            f"data.label_space is '{label_space.name}', but format 'scenes' draws label space 'scenes'{hint}"
+            f"data.label_space is '{label_space.name}', but format 'scenes' has label space 'scenes'{hint}"
         )
     if data.resize is not None:
-        raise ConfigError("data.resize has no use for format 'scenes', which draws at data.size; set it to null")
+        raise ConfigError(
+            "data.resize has no effect with format 'scenes', which makes scenes of data.size; set it to null"
+        )
     if data.instance_edges:
-        raise ConfigError("data.instance_edges is true, but format 'scenes' draws no instances; set it to false")
+        raise ConfigError("data.instance_edges is true, but format 'scenes' has no instances; set it to false")
     count, first = (data.scenes.train_count, 0) if train else (data.scenes.val_count, VAL_SCENES_START)
     seed, light = data.scenes.seed, data.scenes.light
     return ScenesDataset(count, data.size, seed, first, flip=data.flip, train=train, sketcher=sketcher, light=light)

@@ -17,8 +17,8 @@ from torch import Tensor
 from torchvision.transforms.v2.functional import to_pil_image
 
 from lab2pix.data.datasets import check_sizes, size_text
-from lab2pix.data.files import read_instances
 from lab2pix.data.formats import find_pairs, scan
+from lab2pix.data.label_maps import read_instances
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image
@@ -38,7 +38,7 @@ _KINDS = {
     "unmatched": "without partner",
     "doubles": "sharing a name with another file",
     "unreadable": "unreadable",
-    "wrong_labels": "with ids or colours outside the label space",
+    "wrong_labels": "with ids or colors outside the label space",
     "sizes_disagree": "of another size than their partner",
 }
 
@@ -125,7 +125,7 @@ def check_dataset(root: Path | str, format: str, label_space: LabelSpace, split:
     root = Path(root)
     found = scan(format, root, split)
     if not (found.pairs or found.unmatched or found.doubles):
-        raise DataError(f"Found no pictures of format '{format}' in {root}; check the folder and the format")
+        raise DataError(f"Found no images of format '{format}' in {root}; check the folder and the format")
     report = DatasetReport(str(root), format, label_space.name)
     report.unmatched = [str(path.relative_to(root)) for path in found.unmatched]
     report.doubles = [str(path.relative_to(root)) for path in found.doubles]

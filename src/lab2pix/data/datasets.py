@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lab2pix.data.files import path_prefix, read_instances
+from lab2pix.data.files import path_prefix
+from lab2pix.data.label_maps import read_instances
 from lab2pix.data.pairs import Pair, PairList
 from lab2pix.data.samples import Sample
 from lab2pix.data.transforms import JointTransform, instance_edges, uint8_to_float

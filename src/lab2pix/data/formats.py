@@ -65,7 +65,7 @@ def scan(format: str, root: Path, split: str | None, *, need_images: bool = True
         return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(format, "files"))]))
     if not root.is_dir():
         what = "file or folder" if parts == "labels" else "folder"
-        raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
+        raise DataError(f"There is no {what} {root}; give the dataset's root (data.root)")
     return cast(Scan, pkgutil.resolve_name(finder)(root, split, parts))
 
 
@@ -83,7 +83,7 @@ def find_pairs(
     found = scan(format, root, split, need_images=need_images, need_labels=need_labels)
     if found.unmatched:
         verb = "has" if len(found.unmatched) == 1 else "have"
-        why = f", because there are no pictures in {found.empty}" if found.empty is not None else ""
+        why = f", because there are no images in {found.empty}" if found.empty is not None else ""
         names = first_few([path.name for path in found.unmatched], 5)
         raise DataError(
             f"{names} in {root} {verb} no partner in format '{format}'{why}; add the "
@@ -194,8 +194,8 @@ def _part(root: Path, *parts: str | None) -> Path:
     """
     folder = root.joinpath(*(part for part in parts if part))
     if not folder.is_dir():
-        beside = _subfolders(folder.parent)
-        there = f"; beside it: {', '.join(beside[:8])}" if beside else ""
+        others = _subfolders(folder.parent)
+        there = f"; other folders there: {', '.join(others[:8])}" if others else ""
         raise DataError(
             f"There is no folder {folder}{there}; check data.root, the format "
             "and the split (data.train_split, data.val_split; null is none)"

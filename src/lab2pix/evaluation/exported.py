@@ -133,8 +133,8 @@ class ExportedModel:
             return torch.as_tensor(outputs[self.settings.output]).float().cpu()
         except Exception as error:
             raise WeightsError(
-                f"{self.file} cannot take pictures {list(part.shape)} ({reason_of(error)}); set 'size' or 'batch' in "
-                f"{self.file.with_suffix('.json').name} to what it was exported for"
+                f"{self.file} cannot take images of shape {list(part.shape)} ({reason_of(error)}); set "
+                f"'size' or 'batch' in {self.file.with_suffix('.json').name} to what it was exported for"
             ) from error
 
 

@@ -65,12 +65,12 @@ def pictures_in(folder: Path, what: str) -> dict[str, Path]:
             raise DataError(f"{found[name]} and {file} have the same name; keep one of the two")
         found[name] = file
     if not found:
-        raise DataError(f"{folder} holds no pictures; give the folder of the {what}")
+        raise DataError(f"{folder} has no images; give the folder of the {what}")
     return found
 
 
 def is_plain(folder: Path) -> bool:
-    """Return whether a folder holds photos directly, rather than a data set of format `folder`."""
+    """Return whether a folder holds photos directly, rather than a dataset of format `folder`."""
     return not any((folder / name).is_dir() for name in ("images", "labels"))
 
 
@@ -94,8 +94,16 @@ def pair_files(
 ) -> Matches:
     """Match images with photos and label maps.
 
-    The arguments are those of `evaluate_folders`. A data set's root that is both `generated` and `real` or `labels`
-    stands for its photos.
+    Args:
+        generated: folder of images; with several samples `NAME_0`, `NAME_1`, ... as `lab2pix generate` writes them.
+            A dataset's root that is also `real` or `labels` stands for its photos.
+        real: folder of photos, or a dataset's root.
+        labels: folder of label maps, or a dataset's root.
+        samples: images per label map.
+        format: folder format of photos and label maps; see `lab2pix.utils.registry.DATASET_FORMATS`.
+        split: part of the dataset; None: all of it.
+        unpaired: whether the names of photos and images are unrelated.
+        allow_missing: leave out names without a partner.
 
     Raises:
         DataError: an empty folder, or missing partners.
@@ -103,7 +111,7 @@ def pair_files(
     if generated.resolve() in [side.resolve() for side in (real, labels) if side is not None]:
         sets = _photos_of(generated, format, split, samples)
     else:
-        sets = _by_sample(pictures_in(generated, "generated pictures"), samples, generated)
+        sets = _by_sample(pictures_in(generated, "generated images"), samples, generated)
     photos = {} if real is None else _pairs(real, format, split, labels=False)
     maps = {} if labels is None else _pairs(labels, format, split, labels=True)
     sides: dict[str, Iterable[str]] = {str(generated): sets}
@@ -122,16 +130,16 @@ def pair_files(
         for name in sorted(shared - set(incomplete))
     ]
     if not items:
-        raise DataError(f"no name is in all of {', '.join(sides)}; give folders whose pictures have the same names")
+        raise DataError(f"no name is in all of {', '.join(sides)}; give folders whose images have the same names")
     return Matches(items, unmatched, photos if unpaired else {})
 
 
 def _photos_of(root: Path, format: str, split: str | None, samples: int) -> dict[str, dict[int, Path]]:
-    """Return a data set's own photos as the images to evaluate, which gives the upper bound of a segmenter's scores."""
+    """Return a dataset's own photos as the images to evaluate, which gives the upper bound of a segmenter's scores."""
     photos = _pairs(root, format, split, labels=False)
     if samples > 1 or any(pair.form != "files" for pair in photos.values()):
         what = "has one photo for each label map" if samples > 1 else "keeps photo and label map in one file"
-        raise DataError(f"{root} is both --generated and a data set's root, but {what}; give a folder of pictures")
+        raise DataError(f"{root} is both --generated and a dataset's root, but {what}; give a folder of images")
     return {name: {0: pair.image or pair.label} for name, pair in photos.items()}
 
 
@@ -144,7 +152,7 @@ def _by_sample(files: Mapping[str, Path], samples: int, folder: Path) -> dict[st
         base, line, number = name.rpartition("_")
         if not line or not (number.isascii() and number.isdecimal()) or int(number) >= samples:
             raise DataError(
-                f"{file} is none of {samples} samples (NAME_0 to NAME_{samples - 1}); give pictures that "
+                f"{file} is none of {samples} samples (NAME_0 to NAME_{samples - 1}); give images that "
                 f"`lab2pix generate --samples {samples}` made, or another number"
             )
         other = sets.setdefault(base, {}).setdefault(int(number), file)
@@ -164,7 +172,7 @@ def _complaint(unmatched: list[str], sides: Mapping[str, Iterable[str]], samples
         else ""
     )
     hint = "" if incomplete and not lacking else "; if photos are not meant to pair, add --unpaired"
-    return f"'{first}' {where}{more}; add what is missing, or --allow-missing to leave them out{hint}"
+    return f"'{first}' {where}{more}; add what is missing, or --allow-missing to skip them{hint}"
 
 
 def list_sha256(names: Iterable[str]) -> str:

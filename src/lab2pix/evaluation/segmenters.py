@@ -103,7 +103,7 @@ def build_network(architecture: str, encoder: str, classes: int, encoder_weights
             raise WeightsError(
                 f"the weights '{encoder_weights}' of encoder '{encoder}' are not in the cache and could not be "
                 "downloaded; run this where there is a network and bring the Hugging Face or torch hub cache here, or "
-                "leave out --encoder-weights"
+                "omit --encoder-weights"
             ) from error
         reason = " ".join(str(error).strip("'\"").split())[:160]
         raise ConfigError(f"no segmenter '{architecture}' on encoder '{encoder}' can be built: {reason}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import ConfigError
 from lab2pix.evaluation.accumulator import MetricAccumulator
 from lab2pix.evaluation.evaluator import build_report
-from lab2pix.evaluation.held_out import evaluate_generator, held_out_noise, sample_key
+from lab2pix.evaluation.held_out import evaluate_generator, held_out_noise, sample_key, style_origin, with_styles
 from lab2pix.evaluation.pairing import listed
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.report import Report, ReportFiles
@@ -50,7 +49,7 @@ def evaluate_run(
         protocol: networks, batch size and seed; None: the defaults.
         samples: images per label map, with the noise of seeds `protocol.seed`, `protocol.seed + 1`, ...
         count: number of leading label maps to use; None: all held-out ones.
-        split: split of the data set; None: the validation split of the run.
+        split: split of the dataset; None: the validation split of the run.
         name: name of the method in the report; None: the name of the run.
         device: `cpu`, `cuda` or `mps`; None: the best one available.
         pictures: folder for the best, median and worst images; None: not written.
@@ -65,23 +64,27 @@ def evaluate_run(
     with init_distributed(device) as dist:
         synthesizer = Synthesizer.load(run, device=dist.device)
         synthesizer.noise_samples(protocol.seed, samples)
+        origin = style_origin(synthesizer.sampling, protocol.style_from)
         dataset, photos = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
         space = synthesizer.label_space
         if protocol.lpips is not None and samples == 1 and not is_paired(synthesizer.config.data):
-            raise ConfigError("--lpips compares images with their photos, but this run is unpaired: leave it out")
+            raise ConfigError("--lpips needs pairs, but this run is unpaired; omit it")
         if protocol.segmenter is not None and synthesizer.sampling.condition.source != "labels":
-            raise ConfigError("the run generates from inputs without classes to segment; leave out --segmenter")
+            raise ConfigError("the run generates from inputs without classes to segment; omit --segmenter")
         networks = load_networks(protocol, space)
         networks.to(dist.device)
         accumulator = MetricAccumulator(networks, samples, seed=protocol.seed)
 
         def generate(batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
-            return _generate(synthesizer, batch, indices, seed)
+            return _generate(synthesizer, with_styles(batch, indices, origin, photos), indices, seed)
+
+        def draw_one(batch: Batch, index: int) -> Tensor:
+            return generate(batch, [index], protocol.seed)[0]
 
         log = evaluate_generator(
             accumulator, dataset, generate, photos=photos, count=count, seed=protocol.seed,
-            batch_size=protocol.batch_size, team=dist, on_progress=on_progress,
+            batch_size=protocol.batch_size, distributed=dist, on_progress=on_progress,
         )  # fmt: skip
         about = {
             "generated": {
@@ -90,6 +93,7 @@ def evaluate_run(
             },
             **_sources(synthesizer, dataset, photos, total, count, split, protocol),
             "sample_sets": samples,
+            "style_from": origin,
         }
 
         def conclude() -> Report:
@@ -97,7 +101,7 @@ def evaluate_run(
             title = name or synthesizer.config.name
             report = build_report(accumulator, log, title, about, protocol, list(size), dist, space)
             folder = None if pictures is None else Path(pictures)
-            report.show(lambda key: _write_sample(synthesizer, dataset, int(key), protocol.seed, folder))
+            report.show(lambda key: _write_sample(synthesizer, dataset, int(key), draw_one, folder))
             return report
 
         return dist.run_on_main(conclude)
@@ -109,7 +113,7 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
     own = config.data.val_split or "val"
     if data.format == "scenes" and split not in (None, own):
-        raise ConfigError(f"run '{config.name}' draws its scenes, and '{own}' is the only part that it holds out")
+        raise ConfigError(f"run '{config.name}' has format 'scenes', whose only held-out split is '{own}'")
     if data.val_split is None:
         raise ConfigError(
             f"run '{config.name}' holds nothing out (data.val_split is null); name a part of its data with --split, or "
@@ -123,7 +127,7 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
 def _generate(synthesizer: Synthesizer, batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
     shape = synthesizer.sampling.noise_shape(synthesizer.size) or (0,)
     noise = held_out_noise(seed, indices, shape)
-    return float_to_uint8(synthesizer.generate(replace(batch, image=None), noise))
+    return float_to_uint8(synthesizer.generate(batch, noise))
 
 
 def _sources(
@@ -155,7 +159,11 @@ def _about(data: DataConfig, split: str | None) -> dict[str, Any]:
 
 
 def _write_sample(
-    synthesizer: Synthesizer, dataset: AnyDataset, index: int, seed: int, folder: Path | None
+    synthesizer: Synthesizer,
+    dataset: AnyDataset,
+    index: int,
+    draw: Callable[[Batch, int], Tensor],
+    folder: Path | None,
 ) -> ReportFiles:
     """Regenerate one image, and write it with its photo and label map unless `folder` is None."""
     batch = collate([dataset[(0, index)]])
@@ -169,7 +177,7 @@ def _write_sample(
         to_pil(pixels).save(target)
         return str(target)
 
-    files["file"] = write("generated", _generate(synthesizer, batch, [index], seed)[0])
+    files["file"] = write("generated", draw(batch, index))
     files["label"] = write("label", synthesizer.sampling.condition.preview(batch)[0])
     if batch.image is not None:
         files["real"] = write("real", float_to_uint8(batch.image[0]))

@@ -1,6 +1,7 @@
 """Export of generators to ONNX or torch.export programs, each with a JSON description.
 
-A program maps class ids and noise to images; one-hot encoding and instance edges are part of the graph. Spectral norm
+A program maps class ids and noise (and a style image, where the generator requires one) to images; one-hot encoding and
+instance edges are part of the graph. Spectral norm
 is folded into the weights, and batch norm statistics into the convolutions for gamma and beta.
 """
 
@@ -64,7 +65,7 @@ class Exported:
 
     def __str__(self) -> str:
         """Return the files and the difference as one line."""
-        return f"{self.file} and {self.description.name} written; pictures differ by at most {self.difference:.1e}"
+        return f"{self.file} and {self.description.name} written; images differ by at most {self.difference:.1e}"
 
 
 def export(
@@ -92,9 +93,11 @@ def export(
     """
     out = Path(out)
     _check(out, form, overwrite)
-    if synthesizer.sampling.mode == "train" or synthesizer.sampling.style == "required":
-        what = "dropout and batch statistics" if synthesizer.sampling.mode == "train" else "a style image"
-        raise ConfigError(f"this generator ({synthesizer.config.name}) samples with {what}, which no program can hold")
+    if synthesizer.sampling.mode == "train":
+        raise ConfigError(
+            f"this generator ({synthesizer.config.name}) samples with dropout and batch statistics, which no program "
+            "can hold; draw with the package instead"
+        )
     program = _Program(synthesizer, torch.float16 if half else torch.float32, dynamic)
     shapes = [(1, *synthesizer.size)]
     if dynamic:  # the last shape is traced: a dimension of 1 would be specialized
@@ -107,8 +110,8 @@ def export(
             bound = _BOUNDS[program.dtype]
             if not difference <= bound:
                 raise OutputError(
-                    f"the program for {out} draws otherwise than the package, by {difference:.1e} where {bound:.0e} is "
-                    f"allowed, and was removed; {'leave out --fp16' if half else 'export in the other format'}"
+                    f"the program for {out} differs from lab2pix by {difference:.1e} (allowed: {bound:.0e}), so it was "
+                    f"removed; {'omit --fp16' if half else 'export in the other format'}"
                 )
             del run
             described = _describe(synthesizer, program, out.name, form, dynamic, difference)
@@ -184,6 +187,7 @@ class _Program(nn.Module):
         noise: Tensor | None = None,
         instances: Tensor | None = None,
         source: Tensor | None = None,
+        style: Tensor | None = None,
     ) -> Tensor:
         """Return `[N, 3, H, W]` float32 in [-1, 1].
 
@@ -192,11 +196,13 @@ class _Program(nn.Module):
             noise: `[N, noise_dim]` float32, if the generator takes noise.
             instances: `[N, H, W]` int64, if the generator takes instance edges.
             source: `[N, C, H, W]` float32 in [-1, 1], instead of `label`, if the generator takes images.
+            style: `[N, 3, H, W]` float32 in [-1, 1], if the generator requires a style image.
         """
         given = label if source is None else source
         assert given is not None
         condition = self.sampling.condition.traceable(given, instances, self.dtype)
-        images = self.generator(condition, None if noise is None else noise.to(self.dtype))
+        styles = {} if style is None else {"style": style.to(self.dtype)}
+        images = self.generator(condition, None if noise is None else noise.to(self.dtype), **styles)
         return cast(Tensor, images if isinstance(images, Tensor) else images[0]).float()
 
     def example(self, count: int, height: int, width: int) -> Inputs:
@@ -212,6 +218,8 @@ class _Program(nn.Module):
             inputs["noise"] = torch.randn(count, *shape, generator=random)
         if condition.edges:
             inputs["instances"] = inputs["label"].roll(4, -1)
+        if self.sampling.style == "required":
+            inputs["style"] = torch.rand(count, 3, height, width, generator=random) * 2 - 1
         return inputs
 
 
@@ -255,7 +263,7 @@ def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: b
         raise
     except Exception as error:  # tracing and conversion raise arbitrary errors
         options = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
-        hint = f"leave out {options[0]}" if options else "draw with the package instead"
+        hint = f"omit {options[0]}" if options else "generate with the package instead"
         raise ConfigError(
             f"this generator ({program.name}) cannot be exported as {file.name} ({reason_of(error)}); {hint}"
         ) from error
@@ -327,13 +335,13 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
     noise = inputs.get("noise", torch.zeros(shape[0], 0))
     source, empty = inputs.get("source"), torch.empty(shape[0], 0, 0, dtype=torch.int64)
-    batch = Batch(inputs.get("label", empty), edges=edges, source=source)
+    batch = Batch(inputs.get("label", empty), edges=edges, source=source, style=inputs.get("style"))
     expected = synthesizer.generate(batch, noise).cpu()
     try:
         images = run(inputs)
     except Exception as error:  # runtimes raise errors of their own
         raise OutputError(
-            f"the program cannot draw {shape} ({reason_of(error)}), and was removed; take the other format"
+            f"the program cannot generate {shape} ({reason_of(error)}), and was removed; use the other format"
         ) from error
     if images.shape != expected.shape:
         return torch.inf
@@ -345,8 +353,9 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
 _MEANINGS = {
     "label": "class ids: 'id' of 'classes'",
     "source": "image to generate from, -1 to 1",
-    "noise": "independent normal numbers; another noise, another picture",
+    "noise": "independent normal numbers; different noise gives a different image",
     "instances": "equal numbers are one object, borders between them are seen; label itself where there are none",
+    "style": "style image, -1 to 1",
 }
 
 
@@ -362,8 +371,11 @@ def _describe(
     rows = zip(ids.tolist(), names, space.palette.tolist(), space.encode_values(ids).tolist(), strict=True)
     noise = synthesizer.sampling.noise_shape(synthesizer.size) or ()
     shapes = {"label": sides, "noise": [sides[0], *noise], "instances": sides}
-    shapes["source"] = [sides[0], synthesizer.sampling.condition.channels, *sides[1:]]
-    types = {"label": "int64", "noise": "float32", "instances": "int64", "source": "float32"}
+    shapes |= {
+        "style": [sides[0], 3, *sides[1:]],
+        "source": [sides[0], synthesizer.sampling.condition.channels, *sides[1:]],
+    }
+    types = {"label": "int64", "noise": "float32", "instances": "int64", "source": "float32", "style": "float32"}
     return {
         "format": _DESCRIPTION,
         "program": {"file": name, "form": form, "made_by": f"lab2pix {version('lab2pix')}"},

@@ -16,7 +16,7 @@ from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
-from lab2pix.inference.synthesizer import Synthesizer
+from lab2pix.inference.synthesizer import StyleSource, Synthesizer
 from lab2pix.utils.files import atomic_write, output_errors
 from lab2pix.utils.text import plural
 
@@ -46,9 +46,9 @@ class GenerateReport:
 
     def __str__(self) -> str:
         """Return a line of counts, and a line per failed label map."""
-        lines = [f"{plural(len(self.written), 'picture')} written to {self.out}"]
+        lines = [f"{plural(len(self.written), 'image')} written to {self.out}"]
         if self.skipped:
-            lines[0] += f", {len(self.skipped)} were there already (--overwrite makes them anew)"
+            lines[0] += f", {len(self.skipped)} existed already (--overwrite replaces them)"
         if self.failed:
             lines.append(f"{plural(len(self.failed), 'label map')} could not be used:")
             lines += [f"  {'' if str(path) in reason else f'{path}: '}{reason}" for path, reason in self.failed]
@@ -83,6 +83,7 @@ def generate_folder(
     split: str | None = None,
     keep_size: bool = False,
     scales: bool = False,
+    style: StyleSource | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GenerateReport:
     """Generate images for all label maps of a folder, keeping sub-folders; photos are not needed.
@@ -93,7 +94,7 @@ def generate_folder(
 
     Args:
         synthesizer: the model.
-        labels: folder of label maps, a single one, or the root of a data set in `format`.
+        labels: folder of label maps, a single one, or the root of a dataset in `format`.
         out: output folder.
         seed: seed of the noise, which is the same for each label map.
         samples: images per label map.
@@ -102,17 +103,19 @@ def generate_folder(
         overwrite: regenerate existing images.
         batch_size: images per batch; affects only speed and memory.
         format: folder format; see `lab2pix.utils.registry.DATASET_FORMATS`.
-        split: split of the data set; None: all of it.
+        split: split of the dataset; None: all of it.
         keep_size: generate at the size of each label map instead of the training size.
         scales: also write X2 and X1 of each image.
+        style: style image of all images, for a generator with an image encoder; None: the style is the noise.
         on_progress: called with the number of finished label maps and their total.
 
     Returns:
         The written, skipped and failed files.
 
     Raises:
-        ConfigError: several samples from a generator without noise, or scales from a generator with one output size.
-        DataError: no label maps, or two label maps with the same output file.
+        ConfigError: several samples from a generator without noise, scales from a generator with one output size, or a
+            style image that the generator does not take, or lacks.
+        DataError: no label maps, an unreadable style image, or two label maps with the same output file.
         OutputError: images would be written among the label maps, or cannot be written.
     """
     labels, out = Path(labels), Path(out)
@@ -125,6 +128,8 @@ def generate_folder(
     count = len(noise(synthesizer.size))
     if scales:
         synthesizer.require_scales()
+    resized = synthesizer.read_style(style)
+    style = style if resized is None or keep_size else resized[0]
     suffixes = _suffixes(count, interpolate is not None, scales)
     _check_outputs(labels, out, pairs, suffixes)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -140,7 +145,7 @@ def generate_folder(
         if not wanted:
             continue
         try:
-            batch = _read(synthesizer, pair, keep_size)
+            batch = _read(synthesizer, pair, style, keep_size)
         except Lab2PixError as error:
             if labels.is_file():
                 raise
@@ -192,9 +197,9 @@ def _check_outputs(labels: Path, out: Path, pairs: Sequence[Pair], suffixes: Seq
             made[file] = pair.name
     inside = labels.is_dir() and out.resolve().is_relative_to(labels.resolve())
     if inside or (labels.is_file() and labels.resolve() in {file.resolve() for file in made}):
-        raise OutputError(f"the pictures would land among the label maps in {out}; choose another folder")
+        raise OutputError(f"the images would be written among the label maps in {out}; choose another folder")
     if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, not a folder for pictures; choose another place")
+        raise OutputError(f"{out} is a file, not a folder for images; choose another one")
 
 
 def _suffixes(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
@@ -225,12 +230,13 @@ def _select_files(
     return wanted, existing
 
 
-def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
+def _read(synthesizer: Synthesizer, pair: Pair, style: StyleSource | None, keep_size: bool) -> Batch:
     if synthesizer.sampling.condition.source == "images":
         settings = synthesizer.config.data.source
-        return synthesizer.source_batch(pair.read_source(settings.channels, settings.range), keep_size=keep_size)
+        source = pair.read_source(settings.channels, settings.range)
+        return synthesizer.source_batch(source, style=style, keep_size=keep_size)
     ids = pair.read_label(synthesizer.label_space, synthesizer.config.data.sketch.lines)
-    return synthesizer.read(ids, instances=pair.instance, keep_size=keep_size)
+    return synthesizer.read(ids, instances=pair.instance, style=style, keep_size=keep_size)
 
 
 def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
@@ -242,7 +248,7 @@ def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bo
         pictures = [float_to_uint8(image) for image in images]
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"memory ran out with {len(items)} pictures at once; lower --batch-size or choose --device cpu"
+            f"memory ran out with {len(items)} images at once; lower --batch-size or choose --device cpu"
         ) from error
     for place, item in enumerate(items):
         for scale, file in item.files.items():
@@ -256,6 +262,6 @@ def write_picture(file: Path, picture: Tensor) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    advice = "mend that, then run again: what is made stays"
+    advice = "fix this and repeat the command"
     with output_errors(file, advice), atomic_write(file, sync=False) as [unfinished]:
         to_pil(picture).save(unfinished, format="PNG")

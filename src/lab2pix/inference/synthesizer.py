@@ -16,20 +16,27 @@ from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.transforms import float_to_uint8, instance_edges, resize_image, resize_nearest
 from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError
 from lab2pix.inference import weights
-from lab2pix.inference.label_input import LabelSource, read_ids, read_instance_ids, read_source_image
+from lab2pix.inference.label_input import (
+    LabelSource,
+    StyleSource,
+    read_ids,
+    read_instance_ids,
+    read_source_image,
+    read_style_image,
+)
 from lab2pix.inference.modes import InferenceMode, Mode, choose
 from lab2pix.inference.weights import ModelInfo
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Sampling, build_sampling, generate_deterministic, latent_from_seed
 from lab2pix.utils.distributed import choose_device
 
-__all__ = ["LabelSource", "Synthesizer"]
+__all__ = ["LabelSource", "StyleSource", "Synthesizer"]
 
 _MODEL_CARD = """---
 {{ card_data }}
 ---
 
-# Pictures from label maps
+# Images from label maps
 
 A generator of [Lab2Pix](https://doi.org/10.1109/TPAMI.2022.3186752), trained with the package `lab2pix`. Weights are
 safetensors, settings and classes are JSON; loading executes nothing.
@@ -38,10 +45,10 @@ safetensors, settings and classes are JSON; loading executes nothing.
 from lab2pix import Synthesizer
 
 synthesizer = Synthesizer.load("ORG/NAME")
-pictures = synthesizer("label.png", seed=0, samples=4)  # uint8 [4, 3, H, W]
+images = synthesizer("label.png", seed=0, samples=4)  # uint8 [4, 3, H, W]
 ```
 
-`synthesizer.label_space` names the classes and their colours.
+`synthesizer.label_space` names the classes and their colors.
 """
 
 
@@ -122,7 +129,7 @@ class Synthesizer(
 
         Args:
             source: a run folder (its newest checkpoint), a checkpoint or exported folder, a `model.safetensors` next
-                to its `config.json`, the name of a shipped model, or `org/name` on the Hugging Face hub.
+                to its `config.json`, the name of a bundled model, or `org/name` on the Hugging Face hub.
             device: device to run on; None: the best one available.
             expect_label_space: shipped label space or YAML file that the weights must have been trained with.
             optimize: inference mode; see `optimize`.
@@ -204,6 +211,7 @@ class Synthesizer(
         seed: int = 0,
         samples: int = 1,
         instances: Tensor | str | Path | None = None,
+        style: StyleSource | None = None,
         keep_size: bool = False,
     ) -> Tensor:
         """Generate images from a label map.
@@ -213,6 +221,7 @@ class Synthesizer(
             seed: seed of the noise.
             samples: number of images; the first ones do not depend on it.
             instances: instance map, for a generator with instance edges; see `read`.
+            style: style image, for a generator with an image encoder; see `read`.
             keep_size: generate at the size of the label map.
 
         Returns:
@@ -223,7 +232,7 @@ class Synthesizer(
             DataError: unreadable file.
             LabelError: ids or colors that the label space does not define.
         """
-        batch = self.read(label, instances=instances, keep_size=keep_size)
+        batch = self.read(label, instances=instances, style=style, keep_size=keep_size)
         return self._generate_one(batch, self.noise_samples(seed, samples, batch.size))
 
     def interpolate(
@@ -234,11 +243,19 @@ class Synthesizer(
         steps: int = 8,
         *,
         instances: Tensor | str | Path | None = None,
+        style: StyleSource | None = None,
         keep_size: bool = False,
     ) -> Tensor:
         """Generate images from a label map while interpolating between the noise of two seeds.
 
-        `steps` includes both ends; the other arguments are those of `__call__`.
+        Args:
+            label: class ids `[H, W]`, an image or a file; see `read`.
+            seed_a: seed of the first image.
+            seed_b: seed of the last image.
+            steps: number of images, including both ends.
+            instances: instance map, for a generator with instance edges; see `read`.
+            style: style image, for a generator with an image encoder; see `read`.
+            keep_size: generate at the size of the label map.
 
         Returns:
             `[steps, 3, H, W]` uint8 RGB.
@@ -246,11 +263,16 @@ class Synthesizer(
         Raises:
             ConfigError, DataError, LabelError: see `__call__`.
         """
-        batch = self.read(label, instances=instances, keep_size=keep_size)
+        batch = self.read(label, instances=instances, style=style, keep_size=keep_size)
         return self._generate_one(batch, self.interpolate_noise(seed_a, seed_b, steps, batch.size))
 
     def read(
-        self, label: LabelSource, *, instances: Tensor | str | Path | None = None, keep_size: bool = False
+        self,
+        label: LabelSource,
+        *,
+        instances: Tensor | str | Path | None = None,
+        style: StyleSource | None = None,
+        keep_size: bool = False,
     ) -> Batch:
         """Read a label map or source image as a batch of one for `generate`.
 
@@ -260,15 +282,19 @@ class Synthesizer(
                 image, an array `[H, W, C]` or a tensor `[C, H, W]`.
             instances: instance map `[H, W]` or its file, for a generator with instance edges; None: edges between
                 classes are used.
+            style: style image for a generator with an image encoder, resized to the size of the image; the noise then
+                varies the encoded style. None: the style is the noise.
             keep_size: keep the size of the label map instead of resizing to the training size.
 
         Raises:
-            ConfigError: with `keep_size`, a size that is not a multiple of the generator's stride.
+            ConfigError: with `keep_size`, a size that is not a multiple of the generator's stride; or a style image
+                that the generator does not take, or lacks.
             DataError: unreadable file, or an instance map of another size.
             LabelError: ids or colors that the label space does not define.
         """
         if self.sampling.condition.source == "images":
-            return self.source_batch(read_source_image(label, self.config.data.source), keep_size=keep_size)
+            source = read_source_image(label, self.config.data.source)
+            return self.source_batch(source, style=style, keep_size=keep_size)
         ids = read_ids(label, self.label_space, self.config.data.sketch.lines)
         size = (int(ids.shape[0]), int(ids.shape[1])) if keep_size else self.size
         self.sampling.check_size(*size)
@@ -281,17 +307,44 @@ class Synthesizer(
                     f"{tuple(instance_ids.shape)}; give both the same size"
                 )
             edges = instance_edges(resize_nearest(instance_ids, size))[None]
-        return Batch(label=resize_label(ids, size, self.label_space)[None], edges=edges)
+        label_map = resize_label(ids, size, self.label_space)[None]
+        return Batch(label=label_map, edges=edges, style=self.read_style(style, size))
 
-    def source_batch(self, source: Tensor, *, keep_size: bool = False) -> Batch:
+    def source_batch(self, source: Tensor, *, style: StyleSource | None = None, keep_size: bool = False) -> Batch:
         """Return a source image, `[C, H, W]` in [-1, 1], as a batch of one for `generate`.
 
         Raises:
-            ConfigError: with `keep_size`, a size that is not a multiple of the generator's stride.
+            ConfigError, DataError: see `read`.
         """
         size = (int(source.shape[1]), int(source.shape[2])) if keep_size else self.size
         self.sampling.check_size(*size)
-        return Batch(label=torch.empty(1, 0, 0, dtype=torch.int64), source=resize_image(source, size)[None])
+        return Batch(
+            label=torch.empty(1, 0, 0, dtype=torch.int64),
+            source=resize_image(source, size)[None],
+            style=self.read_style(style, size),
+        )
+
+    def read_style(self, style: StyleSource | None, size: tuple[int, int] | None = None) -> Tensor | None:
+        """Read a style image as `[1, 3, H, W]` in [-1, 1], or return None for None.
+
+        Args:
+            style: the style image, or None.
+            size: height and width to resize to; None: the training size.
+
+        Raises:
+            ConfigError: a style image for a generator that takes none, or None for one that requires it.
+            DataError: unreadable file, or not an RGB image.
+        """
+        wants = self.sampling.style
+        if style is None:
+            if wants == "required":
+                raise ConfigError(f"this generator ({self.config.name}) needs a style image; give one with --style")
+            return None
+        if wants == "none":
+            raise ConfigError(
+                f"this generator ({self.config.name}) has no image encoder for a style image; leave out --style"
+            )
+        return read_style_image(style, size or self.size)[None]
 
     def generate(self, batch: Batch, noise: Tensor) -> Tensor:
         """Generate a batch deterministically; images do not depend on each other.
@@ -329,7 +382,7 @@ class Synthesizer(
         """Raise ConfigError if the generator has only one output size."""
         if self.sampling.outputs == 1:
             raise ConfigError(
-                f"this generator ({self.config.name}) makes one image, not three sizes of it; leave out --scales, or "
+                f"this generator ({self.config.name}) generates one image, not three sizes; omit --scales, or "
                 "take one of Lab2Pix-V1 with generator.progressive"
             )
 
@@ -339,7 +392,7 @@ class Synthesizer(
         images = generate_deterministic(self._network, self.sampling, batch.to(self.device), given)
         if not all(bool(image.isfinite().all()) for image in images):
             raise CheckpointError(
-                f"the weights of step {self.step} draw pixels that are not finite; take an earlier checkpoint"
+                f"the weights of step {self.step} generate pixels that are not finite; use an earlier checkpoint"
             )
         return images
 
@@ -366,8 +419,8 @@ class Synthesizer(
             ConfigError: `samples` is below 1, or above 1 for a generator without noise.
         """
         if samples < 1:
-            raise ConfigError(f"{samples} pictures per label map are none; ask for 1 or more")
-        self._require_noise(samples > 1, "it draws one picture per label map, so samples must be 1")
+            raise ConfigError(f"samples is {samples} but must be 1 or more")
+        self._require_noise(samples > 1, "it generates one image per label map, so samples must be 1")
         return torch.stack([self.noise(seed, sample, size) for sample in range(samples)])
 
     def interpolate_noise(self, seed_a: int, seed_b: int, steps: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -379,7 +432,7 @@ class Synthesizer(
             ConfigError: fewer than two steps, or a generator without noise.
         """
         if steps < 2:
-            raise ConfigError(f"interpolation in {steps} step(s) has no two ends; ask for 2 or more")
+            raise ConfigError(f"steps is {steps} but must be 2 or more")
         return self.slerp(seed_a, seed_b, torch.linspace(0, 1, steps, dtype=torch.float64), size)
 
     def slerp(self, seed_a: int, seed_b: int, parts: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -390,7 +443,7 @@ class Synthesizer(
         Raises:
             ConfigError: a generator without noise.
         """
-        self._require_noise(True, "it draws one picture per label map, so there is nothing to interpolate")
+        self._require_noise(True, "it generates one image per label map, so there is nothing to interpolate")
         shape = self.noise(seed_a, size=size).shape
         a, b = (self.noise(seed, size=size).double().flatten() for seed in (seed_a, seed_b))
         cosine = float(torch.dot(a, b) / (a.norm() * b.norm()))

@@ -47,7 +47,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         IndexError, RuntimeError: a spectral-norm weight has an invalid shape.
     """
     if not path.is_file():
-        raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
+        raise CheckpointError(f"file {path} does not exist; give a checkpoint such as latest_net_G.pth")
     try:
         held = load_tensors(path) if path.suffix == ".safetensors" else _unpickle(path)
     except (OSError, SafetensorError, ValueError) as error:
@@ -56,7 +56,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} does not hold weights by name; give a checkpoint such as latest_net_G.pth")
     odd = next((name for name, value in held.items() if value.layout != torch.strided or value.is_complex()), None)
     if odd is not None:
-        raise CheckpointError(f"{path} cannot be used: {odd} is no plain array of real numbers; take another copy")
+        raise CheckpointError(f"{path} cannot be used: {odd} is not an array of real numbers; use another copy")
     return _modernized({str(name).removeprefix("module."): tensor for name, tensor in held.items()})
 
 
@@ -66,12 +66,12 @@ def _unpickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{path} holds more than weights and was not loaded: it asks for {wanted[1]}, which could execute "
+                f"{path} contains more than weights and was not loaded: it needs {wanted[1]}, which could execute "
                 "anything; take a checkpoint from whom you trust, saved as a plain state dict"
             ) from error
-        raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged; use another copy") from error
     except _JUNK as error:
-        raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged; use another copy") from error
     return held
 
 

@@ -86,7 +86,7 @@ def check_num_upsamples(options: ConversionOptions, possible: set[int]) -> None:
     if options.num_upsamples is not None and options.num_upsamples not in possible:
         raise ConfigError(
             f"--num-upsamples is {options.num_upsamples}, but this checkpoint's generator doubles its size "
-            f"{' or '.join(map(str, sorted(possible)))} times; say that, or leave it out"
+            f"{' or '.join(map(str, sorted(possible)))} times; set that, or omit it"
         )
 
 
@@ -161,7 +161,7 @@ def fit_label_space(path: Path, channels: int, options: ConversionOptions, *, ed
     asked = options.instance_edges if edges_possible else False
     edges = "with or without" if asked is None else "with" if asked else "without"
     raise CheckpointError(
-        f"{seen}, but label space '{space.name}' has {kinds} ({edges} a channel for instance edges); say the "
+        f"{seen}, but label space '{space.name}' has {kinds} ({edges} a channel for instance edges); set the "
         "--label-space that it was trained with"
     )
 

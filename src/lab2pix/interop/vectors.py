@@ -122,7 +122,7 @@ def _thinned(computed: Tensor, recorded: Tensor) -> Tensor | None:
 
 def compare_value(output: str, computed: float, recorded: object) -> Row:
     if not isinstance(recorded, int | float):
-        return failure(output, f"recorded as {recorded!r}, which is no number")
+        return failure(output, f"recorded as {recorded!r}, which is not a number")
     difference = abs(computed - recorded) / max(abs(recorded), _SMALL)
     return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
 

@@ -123,7 +123,7 @@ def read_config(values: Mapping[str, Any]) -> RunConfig:
         pydantic.ValidationError: a setting is unknown or has an invalid value.
     """
     if not isinstance(values, Mapping):
-        raise TypeError("the settings, which are no mapping")
+        raise TypeError("the settings, which are not a mapping")
     name = values.get("method", RunConfig().method)
     return get_method(str(name)).Config.model_validate(values)
 

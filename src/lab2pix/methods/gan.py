@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
@@ -53,15 +53,15 @@ class GlobalEncoderConfig(Section):
     """Global encoder of DG-Norm (Eq. 2)."""
 
     width: int = Field(64, ge=1, description="Channels of the first convolution; they double with each stride.")
-    max_width: int = Field(512, ge=1, description="The most channels any of its convolutions has.")
+    max_width: int = Field(512, ge=1, description="Maximum number of channels of its convolutions.")
 
 
 class GeneratorConfig(Section):
     """Generator (3.1, 4.2.1)."""
 
-    width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
+    width: int = Field(64, ge=2, description="Channels at the last scale; 16 times as many at the first.")
     num_upsamples: Literal[5, 6, 7] = Field(
-        5, description="How often the size doubles; V2: 5 for 256x256, 6 for 512x256, 7 for 1024x512; V1: 7 (sketch 5)."
+        5, description="Number of 2x upsamplings; V2: 5 for 256x256, 6 for 512x256, 7 for 1024x512; V1: 7 (sketch 5)."
     )
     modulation: Literal["dg-norm", "spade"] = Field("dg-norm", description="DG-Norm, or SPADE without global feature.")
     modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
@@ -70,7 +70,7 @@ class GeneratorConfig(Section):
         "noise",
         description="Input of the first generator scale: noise (Eq. 21), or the small label map (official code).",
     )
-    noise_dim: int = Field(128, ge=1, description="Length of the noise vector z.")
+    noise_dim: int = Field(128, ge=1, description="Dimension of the noise vector z.")
     spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
 
 
@@ -81,7 +81,7 @@ class DiscriminatorConfig(Section):
         "hierarchical", description="Hierarchical perceptual discriminators, or SPADE's PatchGANs."
     )
     scales: Literal[1, 2, 3] = Field(
-        2, description="Number of discriminators; each works at half the resolution of the one before."
+        2, description="Number of discriminators, each at half the resolution of the one before."
     )
     width: int = Field(64, ge=1, description="Channels of the first convolution.")
     max_width: int = Field(512, ge=4, description="Channels of the levels (hierarchical) or the most (patch).")
@@ -91,18 +91,19 @@ class AdversarialLossConfig(Section):
     """Loss terms of both methods and their weights (Eq. 20, 31)."""
 
     variant: Literal["paper", "official"] = Field(
-        "paper", description="How terms are reduced and images normalized: as in the paper, or as in the official code."
+        "paper",
+        description="Reduction of the terms and normalization of images as in the paper, or as in the official code.",
     )
     adversarial: Literal["hinge", "vanilla"] = Field("hinge", description="Form of the adversarial loss.")
     foreground_rate: float = Field(
         5.0, ge=1, description="T: weight of a foreground pixel relative to background (Eq. 9); 1: off."
     )
     background_ids: tuple[int, ...] | None = Field(
-        None, description="Class ids that are background; null: as the label space says."
+        None, description="Class ids that are background; null: as in the label space."
     )
     sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 30); 0: off.")
     sharpness_schedule: Literal["constant", "rising"] = Field(
-        "constant", description="λ2 constant, or rising to it linearly from 0 over the run (V1, 5.2)."
+        "constant", description="λ2 constant, or linear from 0 to λ2 over the run (V1, 5.2)."
     )
 
 
@@ -112,10 +113,12 @@ class AdamConfig(Section):
     generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generator.")
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
     discriminator_interval: int = Field(
-        1, ge=1, description="Not in the paper: steps from one update of the discriminators to the next."
+        1, ge=1, description="Not in the paper: steps between updates of the discriminators."
     )
     betas: tuple[Beta, Beta] = Field((0.0, 0.9), description="Adam's two decay rates.")
-    decay_fraction: float = Field(0.5, ge=0, le=1, description="Last part of the run in which the rates fall to 0.")
+    decay_fraction: float = Field(
+        0.5, ge=0, le=1, description="Final fraction of the run in which learning rates decay to 0."
+    )
 
 
 class GANTrainConfig(TrainConfig):
@@ -125,8 +128,8 @@ class GANTrainConfig(TrainConfig):
     init_gain: float | None = Field(
         None,
         gt=0,
-        description="Initial weights Xavier normal with this gain; 1: signals keep their size; null: as in the "
-        "official code, V1 normal with deviation 0.02, V2 Xavier normal with gain 0.02.",
+        description="Gain of the Xavier-normal initialization; 1 preserves the variance of signals; null: as in the "
+        "official code, normal with deviation 0.02 in V1, Xavier normal with gain 0.02 in V2.",
     )
 
 
@@ -142,36 +145,32 @@ class HierarchicalGANConfig(RunConfig):
 
     def check_rules(self) -> None:
         """Check the image size against generator and discriminators."""
-        size, multiple = self.data.size, 2**self.generator.num_upsamples
+        hierarchical = self.discriminator.kind == "hierarchical"
+        generator = f"generator.num_upsamples={self.generator.num_upsamples}"
+        reason = f"{generator} with hierarchical discriminators" if hierarchical else generator
+        samples = self.train.batch_size // self.train.accumulate
+        check_size(self.data.size, *self._size_rule, reason, squares=2 if samples <= 1 else 1)
+
+    @property
+    def _size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, and the smallest one: the deepest level must normalize more than one pixel."""
         least = 2 * _LAST_LEVEL_STRIDE if self.discriminator.kind == "hierarchical" else 1
-        nearest = self._nearest_size(least)
-        if any(side < 1 or side % multiple for side in size):
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple}, 2 to the power of "
-                f"generator.num_upsamples={self.generator.num_upsamples}; the nearest valid size is {nearest}"
-            )
-        if min(size) < least:
-            raise ConfigError(
-                f"data.size is {list(size)} but the hierarchical discriminators need both sides to be at least "
-                f"{least}, or their deepest level normalizes a single pixel; the smallest valid size is {nearest}"
-            )
+        return 2**self.generator.num_upsamples, least
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, *self._size_rule)
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""
         multiple = 2**self.generator.num_upsamples
-        if samples == 1 and self.data.size == (multiple, multiple):
+        if samples == 1 and self.padded_size == (multiple, multiple):
             raise ConfigError(
                 f"data.size is {list(self.data.size)}, which makes the generator's first scale one pixel, and a "
                 f"forward pass holds one sample, so its batch norm has nothing to average; set data.size="
                 f"{[multiple, 2 * multiple]}, or {advice}"
             )
-
-    def _nearest_size(self, least: int) -> list[int]:
-        multiple = 2**self.generator.num_upsamples
-        nearest = list(nearest_size(self.data.size, multiple, least))
-        if self.train.batch_size // self.train.accumulate <= 1 and nearest == [multiple, multiple]:
-            nearest[1] += multiple
-        return nearest
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def generator_settings(config: HierarchicalGANConfig) -> GeneratorSettings:
     return GeneratorSettings(
         width=settings.width,
         num_upsamples=settings.num_upsamples,
-        start_size=(config.data.size[0] // stride, config.data.size[1] // stride),
+        start_size=(config.padded_size[0] // stride, config.padded_size[1] // stride),
         modulation=settings.modulation,
         modulation_hidden=settings.modulation_hidden,
         global_width=settings.global_encoder.width,

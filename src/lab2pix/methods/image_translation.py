@@ -16,13 +16,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
 from lab2pix.interop.step_vectors import StepResults, check_step, gradient_norms, input_classes, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
-from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
+from lab2pix.labels.colors import generate_colors
+from lab2pix.labels.space import LabelClass, LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS
 from lab2pix.methods.base import Method, OptimizerSpec, StepContext
 from lab2pix.methods.sampling import Condition
@@ -59,14 +60,14 @@ class GeneratorConfig(Section):
     depth: int = Field(
         8,
         ge=1,
-        description="Halvings of the U-Net, of which both sides are multiples (8 for 256x256, 7 for 128x128, 6 for "
+        description="Downsamplings of the U-Net; sides are multiples of 2^depth (8 for 256x256, 7 for 128x128, 6 for "
         "64x64), or residual blocks of the ResNet (9 for 256x256, 6 for 128x128).",
     )
     norm: Norm = Field("batch", description="Normalization: batch, instance (without weights) or none.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Probability of dropout; 0: off.")
     encoding: Literal["one-hot", "colors"] = Field(
         "one-hot",
-        description="How label maps enter: a channel per class, or RGB in the label space's colors, as published.",
+        description="Encoding of label maps: one channel per class, or RGB in the label space's colors, as published.",
     )
 
 
@@ -77,7 +78,7 @@ class DiscriminatorConfig(Section):
     layers: int = Field(
         3,
         ge=0,
-        description="Layers between the first and the one that predicts: 3 judges patches of 70x70 pixels, 0 pixels.",
+        description="Layers between the first and the one that predicts: 3: patches of 70x70 pixels, 0: single pixels.",
     )
     norm: Norm = Field("batch", description="Normalization: batch, instance (without weights) or none.")
 
@@ -89,10 +90,14 @@ class AdamConfig(Section):
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
     betas: tuple[Beta, Beta] = Field((0.5, 0.999), description="Adam's two decay rates.")
     decay_fraction: float = Field(
-        0.5, ge=0, le=1, description="Last part of the epochs in which the rates fall, once per epoch; 0: constant."
+        0.5,
+        ge=0,
+        le=1,
+        description="Final fraction of the epochs in which learning rates decay per epoch; 0: constant.",
     )
     reach_zero: bool = Field(
-        False, description="Fall an epoch earlier, so that the last epoch trains at 0: the authors' code up to 2023."
+        False,
+        description="Decay an epoch earlier, to a learning rate of 0 in the last epoch: the authors' code up to 2023.",
     )
 
 
@@ -100,7 +105,7 @@ class ImageTranslationTrainConfig(TrainConfig):
     """Training duration, batch size, precision and initialization."""
 
     init: Init = Field("normal", description="Initial weights: normal, xavier, kaiming or orthogonal.")
-    init_gain: float = Field(0.02, gt=0, description="Its deviation (normal) or gain (xavier, orthogonal).")
+    init_gain: float = Field(0.02, gt=0, description="Standard deviation (normal) or gain (xavier, orthogonal).")
 
 
 class ImageTranslationConfig(RunConfig):
@@ -115,23 +120,27 @@ class ImageTranslationConfig(RunConfig):
 
     def check_rules(self) -> None:
         """Check the image size against the depth of the networks, and the encoding against the input."""
-        settings, size = self.generator, self.data.size
+        settings = self.generator
         if settings.network == "unet" and settings.depth < 2:
             raise ConfigError("generator.depth is 1, but a U-Net has at least 2 levels; set it to 2 or more")
-        multiple = size_multiple(settings)
-        least = max(multiple, 3 * 2**self.discriminator.layers if self.discriminator.layers else 1)
-        near = nearest_size(size, multiple, least)
-        if near != size:
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple} and at least {least} "
-                f"(generator.depth={settings.depth}, discriminator.layers={self.discriminator.layers}); the nearest "
-                f"valid size is {list(near)}"
-            )
+        reason = f"generator.depth={settings.depth} with discriminator.layers={self.discriminator.layers}"
+        check_size(self.data.size, *self._size_rule, reason)
         if settings.encoding == "colors" and (self.data.input == "images" or self.data.label_space == "sketch"):
             raise ConfigError(
-                "generator.encoding is 'colors', which is how label maps enter, but the run generates from "
+                "generator.encoding is 'colors', an encoding of label maps, but the run generates from "
                 f"{'images' if self.data.input == 'images' else 'line drawings'}; set generator.encoding=one-hot"
             )
+
+    @property
+    def _size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, and the smallest one."""
+        multiple, layers = size_multiple(self.generator), self.discriminator.layers
+        return multiple, max(multiple, 3 * 2**layers if layers else 1)
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, *self._size_rule)
 
 
 def size_multiple(settings: GeneratorConfig) -> int:

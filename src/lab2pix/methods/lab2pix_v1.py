@@ -79,7 +79,7 @@ class V1GeneratorConfig(GeneratorConfig):
     )
     progressive: bool = Field(False, description="Generate X1, X2 and X3 in one pass (Eq. 17); false: X3 alone.")
     official: OfficialConfig | None = Field(
-        None, description="The official code's network, which differs in its blocks: converted, not trained."
+        None, description="Network of the official code, which is converted, not trained."
     )
     coattention: bool = Field(False, description="Label guided spatial co-attention at the last scales (Eq. 7).")
 
@@ -111,7 +111,7 @@ class V1LossConfig(AdversarialLossConfig):
         0.0,
         ge=0,
         le=1,
-        description="Not in the paper: first part of the run in which λ4 rises to its value from a thousandth of it; "
+        description="Not in the paper: first fraction of the run in which λ4 rises from a thousandth of its value; "
         "0: off.",
     )
 
@@ -129,7 +129,7 @@ class Lab2PixV1Config(HierarchicalGANConfig):
     def check_rules(self) -> None:
         """Check outputs, losses, encoder, data and image size against each other."""
         if self.generator.official is not None:
-            raise ConfigError("generator.official is a converted network, which is not trained; leave it out")
+            raise ConfigError("generator.official is a converted network, which cannot be trained; omit it")
         if self.loss.consistency > 0 and not self.generator.progressive:
             raise ConfigError(
                 "loss.consistency compares outputs of neighboring scales, but generator.progressive is false; "
@@ -142,7 +142,7 @@ class Lab2PixV1Config(HierarchicalGANConfig):
             )
         if self.loss.diversity > 0 and self.generator.input == "label":
             raise ConfigError(
-                "loss.diversity asks noise for different images, but generator.input is 'label', which takes none; "
+                "loss.diversity needs noise, but generator.input is 'label', which uses none; "
                 "set loss.diversity=0 or generator.input=noise"
             )
         self._check_encoder()

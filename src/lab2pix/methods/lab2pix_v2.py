@@ -90,14 +90,14 @@ class V2LossConfig(AdversarialLossConfig):
     imle_candidates: int = Field(
         1,
         ge=1,
-        description="Not in the paper: images generated of each label map in a step, of which the one nearest to the "
-        "photo learns, so that the noise controls light and color; 1: off, and the generator may ignore the noise.",
+        description="Not in the paper: images per label map in a step, of which only the one nearest to the real "
+        "image is trained, so that the noise controls light and color; 1: off, and the generator may ignore noise.",
     )
     cycle: float = Field(
         0.0,
         ge=0,
-        description="Not in the paper: weight of cycle segmentation with a head on the perceptual network that learns "
-        "to segment the photos; 0: off.",
+        description="Not in the paper: weight of cycle segmentation by a head on the perceptual network, which is "
+        "trained on real images; 0: off.",
     )
 
 
@@ -116,8 +116,8 @@ class Lab2PixV2Config(HierarchicalGANConfig):
             )
         if self.loss.imle_candidates > 1 and self.generator.input == "label":
             raise ConfigError(
-                "loss.imle_candidates chooses among images of different noise, but generator.input is 'label', which "
-                "takes none; set loss.imle_candidates=1 or generator.input=noise"
+                "loss.imle_candidates needs noise, but generator.input is 'label', which uses none; set "
+                "loss.imle_candidates=1 or generator.input=noise"
             )
         super().check_rules()
 

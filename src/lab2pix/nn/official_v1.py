@@ -158,7 +158,7 @@ class OfficialV1Generator(nn.Module):
             X3, X2, X1: `[N, 3, H, W]`, `[N, 3, H/2, W/2]`, `[N, 3, H/4, W/4]` in [-1, 1].
 
         Raises:
-            ConfigError: a size that is no multiple of the stride, or no noise if the generator starts from it.
+            ConfigError: a size that is not a multiple of the stride, or no noise if the generator starts from it.
         """
         size = (condition.shape[-2], condition.shape[-1])
         self.check_size(*size)

@@ -24,7 +24,7 @@ from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.methods import read_config
 from lab2pix.recipes import to_yaml
 from lab2pix.utils.distributed import DistributedContext
-from lab2pix.utils.files import output_errors, write_atomically
+from lab2pix.utils.files import lock_file, output_errors, write_atomically
 
 __all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_run", "start_run"]
 
@@ -126,7 +126,7 @@ def _check_same(stored: RunConfig, asked: RunConfig, run: Path) -> None:
     if changed:
         named = ", ".join(f"{key} (was {before.get(key)}, asked {now.get(key)})" for key in changed)
         raise ConfigError(
-            f"the run in {run} cannot be resumed with other settings: {named}; leave them out, or start a new run with "
+            f"the run in {run} cannot be resumed with other settings: {named}; omit them, or start a new run with "
             "another --out"
         )
 
@@ -144,13 +144,9 @@ def lock_run(run: Path) -> Iterator[None]:
         yield
         return
     with (run / ".lock").open("w") as file:
-        try:
-            # A POSIX lock is released when the process dies, and is not inherited by data workers.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise OutputError(f"another process is training in {run}; wait for it or choose another --out") from error
-        except OSError:  # a file system without locks
-            pass
+        # A POSIX lock is released when the process dies, and is not inherited by data workers.
+        if not lock_file(file, fcntl.lockf):
+            raise OutputError(f"another process is training in {run}; wait for it or choose another --out")
         yield
 
 

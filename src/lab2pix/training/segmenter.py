@@ -95,9 +95,15 @@ def train_segmenter(
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SegmenterResult:
-    """Train a segmenter on the training pairs of a data set, and score it on the held-out pairs.
+    """Train a segmenter on the training pairs of a dataset, and score it on the held-out pairs.
 
-    The size of the data set is the input size of the segmenter.
+    Args:
+        data: the dataset; its size is the input size of the segmenter.
+        out: folder for the weights and `segmenter.json`.
+        settings: hyperparameters; None: the defaults.
+        device: device to train on; None: the best one available.
+        overwrite: replace an existing segmenter.
+        on_progress: called with the number of finished steps and their total.
 
     Raises:
         ConfigError: no pairs, no held-out split, unsupported size, or unknown architecture.
@@ -192,21 +198,21 @@ def _optimize(
 
 def _loss(network: nn.Module, batch: Batch, size: tuple[int, int], space: LabelSpace) -> Tensor:
     if batch.image is None:
-        raise ConfigError("a segmenter learns from pairs, but this data set has label maps without photos")
+        raise ConfigError("a segmenter learns from pairs, but this dataset has label maps without photos")
     logits = network(normalize(float_to_uint8(batch.image).to(batch.label.device), size))
     return F.cross_entropy(logits, batch.label, ignore_index=space.num_classes)
 
 
 def held_out_batches(dataset: AnyDataset, at_once: int) -> Iterator[Batch]:
-    """Yield batches of all samples of a data set in order, without flips.
+    """Yield batches of all samples of a dataset in order, without flips.
 
     Raises:
-        ConfigError: the data set has no photos.
+        ConfigError: the dataset has no photos.
     """
     for start in range(0, len(dataset), at_once):
         batch = collate([dataset[(0, index)] for index in range(start, min(start + at_once, len(dataset)))])
         if batch.image is None:
-            raise ConfigError("a segmenter is scored on pairs, but this data set has label maps without photos")
+            raise ConfigError("a segmenter is scored on pairs, but this dataset has label maps without photos")
         yield batch
 
 
