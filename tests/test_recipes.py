@@ -190,7 +190,6 @@ def test_wrong_base_config_is_named_not_its_child(tmp_path: Path) -> None:
         ("train..steps=3", "'train..steps=3' is not a setting; write key=value, such as train.batch_size=4"),
         ("data.format=cityscpaes", "data.format is 'cityscpaes'; did you mean 'cityscapes'?"),
         ("data.label_space=scene", "data.label_space is 'scene'; did you mean 'scenes'?"),
-        ("data.label_space=my.yaml", "data.label_space names 'my.yaml', but there is no such file"),
         (
             "data.size=[16,100]",
             "data.size is [16, 100] (height, width), which cannot be padded to the multiples of 32 of at least 64 "

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lab2pix.config.schema import DataConfig
 from lab2pix.data.build import build_dataset
-from lab2pix.data.check import check_dataset, contact_sheet
+from lab2pix.data.check import check_dataset
+from lab2pix.data.contact_sheet import contact_sheet
 from lab2pix.data.datasets import UnpairedDataset
 from lab2pix.data.label_maps import read_label, write_label_png
 from lab2pix.data.line_drawings import find_lines, resize_label, resize_lines
@@ -229,7 +230,7 @@ def test_sketches_of_label_maps_and_photos_in_files(root: Path) -> None:
     assert found["image"] is not None and 80 < int(found["label"].sum()) < 200
     edges = build(root=str(root), sketch={"from": "photo"})[1]
     assert 80 < int(edges["label"].sum()) < 200
-    with pytest.raises(DataError, match=r"labels/train/1\.png is 90x60 pixels and its photo 9x9"):
+    with pytest.raises(DataError, match=r"labels/train/1\.png is 60x90 pixels .* and its photo 9x9"):
         Image.new("RGB", (9, 9)).save(root / "images/train/1.png")
         build(root=str(root), sketch={"from": "labels", "label_space": space})[1]
 

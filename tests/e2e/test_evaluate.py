@@ -93,13 +93,13 @@ def test_evaluate_refuses_a_single_image(judge: Run, folders: Folders) -> None:
 
 
 def test_evaluate_names_missing_samples(judge: Run, folders: Folders) -> None:
-    sentence(judge("--seeds", 2), "a.png is none of 2 samples (NAME_0 to NAME_1)")
+    sentence(judge("--samples", 2), "a.png is none of 2 samples (NAME_0 to NAME_1)")
     for name in NAMES:
         picture = folders.generated / f"{name}.png"
         (folders.generated / f"{name}_1.png").write_bytes(picture.read_bytes())
         picture.rename(folders.generated / f"{name}_0.png")
     (folders.generated / "b_1.png").unlink()
-    sentence(judge("--seeds", 2), "'b' has fewer than 2 samples")
+    sentence(judge("--samples", 2), "'b' has fewer than 2 samples")
 
 
 def test_evaluate_refuses_statistics_that_do_not_fit(
@@ -189,7 +189,7 @@ def test_inception_offline_says_which_file_to_give(judge: Run, monkeypatch: pyte
 def test_a_run_is_judged_on_what_it_holds_out(run: Run, run_folder: Path, programs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     truth = ("--segmenter", programs / "colors.pt2", "--features", programs / "means.pt2")
-    words = ("evaluate", run_folder, "--out", out, "--device", "cpu", *truth, "--seeds", 3)
+    words = ("evaluate", run_folder, "--out", out, "--device", "cpu", *truth, "--samples", 3)
     code, output, errors = run(*words)
     assert code == 0, errors
     found = report(out)

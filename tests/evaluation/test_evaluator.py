@@ -159,8 +159,10 @@ def several_samples(folders: Folders) -> Path:
     return out
 
 
-def test_scores_of_several_samples_are_means_over_sample_sets(evaluate: Run, folders: Folders, tmp_path: Path) -> None:
-    assert evaluate("--seeds", 3, generated=several_samples(folders))[0] == 0
+def test_scores_of_several_samples_are_means_over_sample_sets(
+    evaluate: Evaluate, folders: Folders, tmp_path: Path
+) -> None:
+    assert evaluate(generated=several_samples(folders))[0] == 0
     together = scores(tmp_path / "report.json")
     alone = []
     for number in range(3):
@@ -221,7 +223,7 @@ def processes(count: int, out: Path, *words: object) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, means: Path, tmp_path: Path) -> None:
-    truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--seeds", 3)
+    truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--samples", 3)
     words = ("--generated", several_samples(folders), "--real", folders.real, "--features", means, *truth)
     both = processes(2, tmp_path / "two.json", *words)
     alone = lab2pix.evaluate_folders(
@@ -260,7 +262,7 @@ def test_evaluation_reads_only_a_few_files_ahead(folders: Folders, monkeypatch: 
     item = Item("a", (folders.generated / "a.png",))
     opened = 0
 
-    def counted(path: Path) -> torch.Tensor:
+    def counted(path: Path, alpha: str) -> torch.Tensor:
         nonlocal opened
         opened += 1
         return torch.zeros(3, 16, 16, dtype=torch.uint8)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -40,9 +40,16 @@ def _evaluate(
     lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.")] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.")] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "--seeds", min=1, help="Images per label map (NAME_0, NAME_1, ...).")
-    ] = 1,
-    size: Annotated[str | None, typer.Option(metavar="HxW", help="Resize all images to this size.")] = None,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images per label map, NAME_0, NAME_1, ...; else as their names tell, or 1 of a run.",
+            show_default=False,
+        ),
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Resize all images to this size.", show_default=False)
+    ] = None,
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Names of real images are unrelated; no PSNR or SSIM.")
     ] = False,
@@ -53,6 +60,10 @@ def _evaluate(
         bool, typer.Option("--allow-missing", help="Skip names that are not in all folders.")
     ] = False,
     skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip files that cannot be read.")] = False,
+    alpha: Annotated[
+        Literal["drop", "white", "black"],
+        typer.Option(help="Background of transparent images and photos; drop shows their hidden colors."),
+    ] = "drop",
     save_stats: Annotated[
         Path | None, typer.Option(help="Output file (.safetensors) of the statistics of the real images, for --real.")
     ] = None,
@@ -107,16 +118,17 @@ def _evaluate(
         style_from=style_from,  # type: ignore[arg-type]
         allow_missing=allow_missing,
         skip_broken=skip_broken,
+        alpha=alpha,
     )
     with show_progress("label maps") as on_progress:
-        shared = {"samples": samples, "split": split, "name": name, "device": device, "on_progress": on_progress}
+        shared = {"split": split, "name": name, "device": device, "on_progress": on_progress}
         if run is not None:
             pictures = picture_folder(out, overwrite=overwrite)
-            report = evaluate_run(run, protocol, count=count, pictures=pictures, **shared)  # type: ignore[arg-type]
+            report = evaluate_run(run, protocol, samples=samples or 1, count=count, pictures=pictures, **shared)  # type: ignore[arg-type]
         else:
             assert generated is not None
             report = evaluate_folders(
-                generated, real, protocol, labels=labels, label_space=label_space, unpaired=unpaired,
+                generated, real, protocol, samples=samples, labels=labels, label_space=label_space, unpaired=unpaired,
                 format=format, save_stats=save_stats, **shared,  # type: ignore[arg-type]
             )  # fmt: skip
     if DistributedContext.is_first():

@@ -114,7 +114,9 @@ def _convert(
     form: Annotated[
         str,
         typer.Option(
-            "--from", metavar="FORM", help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix or cyclegan."
+            "--from",
+            metavar="FORM",
+            help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix, cyclegan, munit, cut or dclgan.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="New or empty folder for the converted weights.")],
@@ -133,6 +135,7 @@ def _convert(
             "--instance-edges/--no-instance-edges", help="Whether the last input channel marks instance boundaries."
         ),
     ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Take MUNIT's generator from B to A.")] = False,
 ) -> None:
     """Convert a checkpoint of official code for `lab2pix generate`."""
     from lab2pix.inference import convert
@@ -146,5 +149,6 @@ def _convert(
         size=sides,
         num_upsamples=num_upsamples,
         instance_edges=instance_edges,
+        reverse=reverse,
     )
     print(f"{converted}\nwritten to {out}")

@@ -100,7 +100,7 @@ def open_split(
         parts = "photos"
     folder = {"labels": data.inputs_root, "photos": data.images.root, "pairs": None}[parts]
     if folder is not None:
-        root = Path(folder).expanduser()
+        root = Path(folder)
         inputs: Literal["labels", "source"] = "labels" if data.input == "labels" else "source"
         pairs = _list_folder(root, split, data, inputs if parts == "labels" else "images")
     elif data.format == "scenes":
@@ -108,7 +108,7 @@ def open_split(
     elif data.root is None:
         raise ConfigError(f"data.root is missing: format '{data.format}' needs the dataset's folder")
     else:
-        root = Path(data.root).expanduser()
+        root = Path(data.root)
         wanted = {"need_images": parts != "labels", "need_labels": parts != "photos"}
         pairs = find_pairs(data.format, root, split, **wanted)
     return PairDataset(
@@ -120,6 +120,7 @@ def open_split(
         root=root,
         sketcher=sketcher,
         source=data.source if data.input == "images" else None,
+        alpha=data.alpha,
     )
 
 
@@ -150,7 +151,7 @@ def has_held_out_photos(data: DataConfig) -> bool:
     root = data.images.root
     if data.val_split is None:
         return False
-    return is_paired(data) or root is None or (Path(root).expanduser() / data.val_split).is_dir()
+    return is_paired(data) or root is None or (Path(root) / data.val_split).is_dir()
 
 
 def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -> PairDataset | ScenesDataset | None:

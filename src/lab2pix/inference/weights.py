@@ -18,7 +18,7 @@ from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, OutputError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, read_config
-from lab2pix.utils.files import atomic_write
+from lab2pix.utils.files import atomic_write, expand_user
 from lab2pix.utils.tensors import load_tensors, save_tensors
 from lab2pix.utils.text import reason_of
 
@@ -110,7 +110,7 @@ def find(source: str | Path) -> Path | None:
     Raises:
         CheckpointError: nothing found, or not a model.
     """
-    path = Path(source).expanduser()
+    path = expand_user(source)
     if path.is_file():
         if path.suffix != ".safetensors":
             raise CheckpointError(

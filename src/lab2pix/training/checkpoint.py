@@ -209,10 +209,11 @@ def load_checkpoint(path: Path, state: TrainingState, rank: int = 0) -> None:
         raise CheckpointError(f"{path / 'config.json'} is not of format '{FORMAT}'; it was made by another program")
     stored = LabelSpace.from_dict(description["label_space"])
     current = state.method.label_space
-    if stored.fingerprint() != current.fingerprint():
+    if changes := stored.differences(current, colors=False):
         raise CheckpointError(
             f"{path} was trained with label space '{stored.name}' of {stored.num_classes} classes, which is not the "
-            f"'{current.name}' of {current.num_classes} classes that data.label_space gives now; restore that one"
+            f"'{current.name}' of {current.num_classes} classes that data.label_space gives now ({changes[0]}); "
+            "restore that one"
         )
     tensors = _read(path, "training.safetensors", load_tensors)
     for name, network in state.method.networks.items():

@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.methods import read_config
-from lab2pix.recipes import to_yaml
+from lab2pix.recipes import keep_label_spaces, to_yaml
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.files import lock_file, output_errors, write_atomically
 
@@ -63,19 +63,20 @@ def resolve_run(config: RunConfig | None, run: Path, *, resume: bool) -> RunConf
 
     Raises:
         CheckpointError: no run to resume.
-        ConfigError: changed settings that affect the results of a resumed run, or a new run without configuration.
+        ConfigError: changed settings or label spaces that affect the results of a resumed run, or a new run without
+            configuration.
         OutputError: the folder cannot be written or is not empty.
     """
     if resume:
         stored = read_run_config(run)
-        asked = stored if config is None else config
+        asked = stored if config is None else keep_label_spaces(config, stored)
         _check_same(stored, asked, run)
         _check_writable(run)
         return asked
     if config is None:
         raise ConfigError("a new run needs a configuration; name a preset or a file")
     _check_free(run)
-    return config
+    return keep_label_spaces(config)
 
 
 def start_run(config: RunConfig, run: Path) -> None:
