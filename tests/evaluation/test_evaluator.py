@@ -159,9 +159,7 @@ def several_samples(folders: Folders) -> Path:
     return out
 
 
-def test_scores_of_several_samples_are_means_over_sample_sets(
-    evaluate: Evaluate, folders: Folders, tmp_path: Path
-) -> None:
+def test_scores_of_several_samples_are_means_over_sample_sets(evaluate: Run, folders: Folders, tmp_path: Path) -> None:
     assert evaluate(generated=several_samples(folders))[0] == 0
     together = scores(tmp_path / "report.json")
     alone = []

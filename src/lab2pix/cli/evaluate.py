@@ -41,15 +41,9 @@ def _evaluate(
     lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.")] = None,
     samples: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Images per label map, NAME_0, NAME_1, ...; else as their names tell, or 1 of a run.",
-            show_default=False,
-        ),
+        typer.Option(min=1, help="Images per label map, NAME_0, NAME_1, ...; else as their names tell, or 1 of a run."),
     ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Resize all images to this size.", show_default=False)
-    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Resize all images to this size.")] = None,
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Names of real images are unrelated; no PSNR or SSIM.")
     ] = False,

@@ -25,6 +25,7 @@ from lab2pix.data.passed_over import passed_over
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import Color, LabelSpace
+from lab2pix.utils.text import first_few
 from lab2pix.utils.threads import available_processors
 
 __all__ = ["DatasetReport", "check_dataset"]
@@ -109,7 +110,7 @@ class DatasetReport:
             + (f", label space '{self.label_space}'" if self.label_space else ""),
             f"  {'pairs' if self.paired else 'files'}    {counts}",
         ]
-        sizes = _head([f"{size} ({count})" for size, count in self.sizes.items()], 8)
+        sizes = first_few([f"{size} ({count})" for size, count in self.sizes.items()], 8)
         lines += [f"  sizes    {sizes}, height x width"] if sizes else []
         for role, kinds in self.kinds.items():
             for kind, count in kinds.items():

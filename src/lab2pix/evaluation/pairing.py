@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from lab2pix.data.files import find_images
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair

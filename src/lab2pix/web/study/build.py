@@ -48,8 +48,8 @@ class BuiltStudy:
             f" ({', '.join(study.methods)}){pool}"
         ]
         if study.left_out:
-            names = _first(study.left_out)
-            lines.append(f"{_count(len(study.left_out), 'name')} left out because a folder lacks it: {names}")
+            names = first_few(study.left_out, 5)
+            lines.append(f"{plural(len(study.left_out), 'name')} left out because a folder lacks it: {names}")
         for method, count in self.first_of.items():
             lines.append(f"'{method}' has {count} images per label map, of which the first, NAME_0, is shown")
         if study.label_space is None:
