@@ -25,6 +25,7 @@ from lab2pix.data.passed_over import passed_over
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import Color, LabelSpace
+from lab2pix.utils.text import first_few
 from lab2pix.utils.threads import available_processors
 
 __all__ = ["DatasetReport", "check_dataset"]
@@ -109,7 +110,7 @@ class DatasetReport:
             + (f", label space '{self.label_space}'" if self.label_space else ""),
             f"  {'pairs' if self.paired else 'files'}    {counts}",
         ]
-        sizes = _head([f"{size} ({count})" for size, count in self.sizes.items()], 8)
+        sizes = first_few([f"{size} ({count})" for size, count in self.sizes.items()], 8)
         lines += [f"  sizes    {sizes}, height x width"] if sizes else []
         for role, kinds in self.kinds.items():
             for kind, count in kinds.items():
@@ -121,7 +122,7 @@ class DatasetReport:
             lines.append(f"  {sum(share for share, _ in present[_SHOWN:]):7.2%}  {len(present) - _SHOWN} more classes")
         absent = [name for name, share in self.class_shares.items() if not share]
         if absent:
-            lines.append(f"  never    {_head(absent, 12)}")
+            lines.append(f"  never    {first_few(absent, 12)}")
         for kind, words in _KINDS.items():
             found = getattr(self, kind)
             if found:

@@ -13,11 +13,6 @@ __all__ = ["import_extra", "install_command"]
 def import_extra(module: str, extra: str, purpose: str) -> Any:
     """Import a module of an optional dependency.
 
-    Args:
-        module: module name.
-        extra: the extra of this package that installs it.
-        purpose: feature that needs it, for the error.
-
     Raises:
         ConfigError: the extra is not installed.
     """
