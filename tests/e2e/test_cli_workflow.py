@@ -6,14 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-Run = Callable[..., tuple[int, str, str]]
+from tests.helpers.commands import Run
+
 Tiny = tuple[str, ...]
 
 
@@ -45,7 +45,7 @@ def test_check_of_a_folder_with_faults_exits_1_and_names_them(run: Run, folder_d
 
 def test_formats_without_labels_of_their_own_ask_for_them(run: Run, folder_data: Path) -> None:
     code, _, errors = run("data", "check", folder_data)
-    assert (code, "add --labels" in errors) == (2, True)
+    assert (code, "set --labels" in errors) == (2, True)
 
 
 def test_generate_writes_skips_and_overwrites_images(

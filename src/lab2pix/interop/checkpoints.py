@@ -50,7 +50,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
         IndexError, RuntimeError: a spectral-norm weight has an invalid shape.
     """
     if not path.is_file():
-        raise CheckpointError(f"file {path} does not exist; give a checkpoint such as latest_net_G.pth")
+        raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
     try:
         held = load_tensors(path) if path.suffix == ".safetensors" else _flattened(path, _unpickle(path))
     except (OSError, SafetensorError, ValueError) as error:
@@ -121,12 +121,6 @@ def _recognized(state: Mapping[str, Tensor], formats: Mapping[str, CheckpointFor
 
 def check_format(path: Path, state: Mapping[str, Tensor], name: str, formats: Mapping[str, CheckpointFormat]) -> None:
     """Check that a state dict has the given format.
-
-    Args:
-        path: path of the checkpoint, for errors.
-        state: the state dict.
-        name: name of the expected format.
-        formats: all known formats, by name.
 
     Raises:
         ConfigError: there is no such format.
