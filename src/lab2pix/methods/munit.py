@@ -41,7 +41,7 @@ from lab2pix.nn.init import init_weights
 from lab2pix.nn.munit import MUNITDiscriminator, MUNITGenerator, MUNITSettings, Norm, Padding
 from lab2pix.utils.pretrained import WeightsFile, read_weights
 
-__all__ = ["MUNIT", "MUNITConfig"]
+__all__ = ["MUNIT", "MUNITConfig", "vector_results"]
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
@@ -453,7 +453,7 @@ class MUNIT(Method):
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
-        return check_step(vectors, _vector_results(vectors, fast=fast))
+        return check_step(vectors, vector_results(vectors, fast=fast))
 
 
 def _both(networks: Mapping[str, nn.Module]) -> tuple[MUNITGenerator, MUNITGenerator]:
@@ -591,7 +591,7 @@ def _from_vectors(vectors: Vectors, *, fast: bool) -> tuple[MUNIT, Batch, list[T
     return method, batch, [vectors.tensors[f"in.{name}"].flatten(1) for name in _STYLES]
 
 
-def _vector_results(vectors: Vectors, *, fast: bool) -> StepResults:
+def vector_results(vectors: Vectors, *, fast: bool) -> StepResults:
     """Run the phases on a vector file, and return the results before, in and after a step."""
     results = StepResults(tuple(_PREFIXES.values()))
     for when in ("initial", "step"):
