@@ -245,3 +245,32 @@ def test_diversity_is_finite_and_large_where_noise_changes_nothing():
     value.backward()
     assert value.item() == pytest.approx(1e5)
     assert images.grad.isfinite().all()
+
+
+# --- contrast of patches -----------------------------------------------------------------------------------------
+
+
+def nce_by_hand(queries, keys, temperature):
+    """One query at a time: its key against all other keys and a constant of -10."""
+    total = 0.0
+    for row, query in enumerate(queries):
+        others = [float(query @ key) if index != row else -10.0 for index, key in enumerate(keys)]
+        logits = torch.tensor([float(query @ keys[row]), *others]) / temperature
+        total -= float(logits.log_softmax(0)[0])
+    return total / len(queries)
+
+
+def test_patch_nce_contrasts_with_patches_of_the_same_image_or_of_the_batch():
+    torch.manual_seed(0)
+    queries, keys = F.normalize(torch.randn(6, 4), dim=1), F.normalize(torch.randn(6, 4), dim=1)
+    apart = (nce_by_hand(queries[:3], keys[:3], 0.2) + nce_by_hand(queries[3:], keys[3:], 0.2)) / 2
+    assert losses.patch_nce_loss(queries, keys, images=2, temperature=0.2).item() == pytest.approx(apart, rel=1e-5)
+    together = nce_by_hand(queries, keys, 0.2)
+    assert losses.patch_nce_loss(queries, keys, temperature=0.2).item() == pytest.approx(together, rel=1e-5)
+
+
+def test_patch_nce_has_no_gradient_for_keys():
+    queries, keys = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    losses.patch_nce_loss(queries, keys).backward()
+    assert keys.grad is None
+    assert queries.grad.any()

@@ -27,6 +27,7 @@ __all__ = [
     "lsgan_fake",
     "lsgan_real",
     "masked_mean",
+    "patch_nce_loss",
     "perceptual_loss",
     "sharpness_loss",
     "vanilla_fake",
@@ -322,3 +323,26 @@ def diversity_loss(images: Tensor, noise: Tensor) -> Tensor:
     halves = images.float().chunk(2), noise.float().chunk(2)
     image_distance, noise_distance = ((x - y).abs().flatten(1).mean(1) for x, y in halves)
     return (noise_distance / (image_distance + 1e-5)).mean()
+
+
+# --- contrastive loss of unpaired translation (Park et al., 2020) -------------------------------------------------
+
+
+def patch_nce_loss(queries: Tensor, keys: Tensor, *, images: int = 1, temperature: float = 0.07) -> Tensor:
+    """Return the PatchNCE loss: cross-entropy of finding the key of a query among all keys of its image.
+
+    Args:
+        queries: vectors of generated patches, `[images * P, D]`, image by image.
+        keys: vectors of the patches at the same places of the inputs; they get no gradient.
+        images: number of groups of rows whose keys are each other's negatives; 1: all rows are one group.
+        temperature: divisor of the similarities.
+
+    Returns:
+        Mean over all queries.
+    """
+    query, key = (rows.float().view(images, -1, rows.shape[1]) for rows in (queries, keys.detach()))
+    positive = (query * key).sum(2, keepdim=True)
+    negative = query @ key.transpose(1, 2)
+    own = torch.eye(negative.shape[1], dtype=torch.bool, device=negative.device)
+    logits = torch.cat([positive, negative.masked_fill(own, -10.0)], 2).flatten(0, 1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))

@@ -20,13 +20,22 @@ from yaml import YAMLError
 
 from lab2pix.config.messages import format_validation_error, setting_groups
 from lab2pix.config.rules import check_rules
-from lab2pix.config.schema import RunConfig
+from lab2pix.config.schema import LabelSpaceSource, RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
+from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.files import expand_user
+from lab2pix.utils.registry import is_yaml
 from lab2pix.utils.yaml_text import parse_yaml
 
-__all__ = ["lacks_data_root", "load_config", "preset_descriptions", "preset_names", "require_data_root", "to_yaml"]
-
-_SUFFIXES = (".yaml", ".yml")
+__all__ = [
+    "keep_label_spaces",
+    "lacks_data_root",
+    "load_config",
+    "preset_descriptions",
+    "preset_names",
+    "require_data_root",
+    "to_yaml",
+]
 
 
 class _Dumper(yaml.SafeDumper):
@@ -114,6 +123,45 @@ def require_data_root(config: RunConfig) -> None:
         raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.format}")
 
 
+def keep_label_spaces(config: RunConfig, stored: RunConfig | None = None) -> RunConfig:
+    """Replace the label spaces that are files by their content, so that editing or moving a file changes no run.
+
+    Args:
+        config: the configuration.
+        stored: configuration of the run to resume, whose label spaces count; None for a new run.
+
+    Raises:
+        ConfigError: a file is missing, or differs from what the run was started with.
+        LabelError: a file is no label space.
+    """
+    data = config.data
+    mine = _kept("data.label_space", data.label_space, None if stored is None else stored.data.label_space)
+    sketch = data.sketch
+    if sketch.label_space is not None:
+        other = None if stored is None else stored.data.sketch.label_space
+        sketch = sketch.model_copy(update={"label_space": _kept("data.sketch.label_space", sketch.label_space, other)})
+    data = data.model_copy(update={"label_space": mine, "sketch": sketch})
+    return config.model_copy(update={"data": data})
+
+
+def _kept(key: str, asked: LabelSpaceSource, stored: LabelSpaceSource | None) -> LabelSpaceSource:
+    """Return the label space that a run keeps under a setting."""
+    if not isinstance(asked, str) or not is_yaml(asked):
+        return asked
+    there = Path(asked).is_file()
+    if not isinstance(stored, dict):
+        if not there:
+            raise ConfigError(f"{key} names '{asked}', but there is no such file")
+        return LabelSpace.load(asked).to_dict()
+    if there and (changes := LabelSpace.load(stored).differences(LabelSpace.load(asked))):
+        listed = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
+        raise ConfigError(
+            f"{key}: {asked} is not the label space that the run was started with (then / now: {listed}); restore it, "
+            "leave the setting out to go on with the run's own, or start a new run with another --out"
+        )
+    return stored
+
+
 def to_yaml(config: RunConfig) -> str:
     """Return the full configuration as YAML; `load_config` restores it exactly."""
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
@@ -138,7 +186,7 @@ def _named_layers(name: str, folder: Path, seen: tuple[str, ...], asked_by: str 
         entry: Traversable = files("lab2pix") / "presets" / f"{name}.yaml"
         identity, origin = name, name
     else:
-        path = folder / Path(name).expanduser()
+        path = folder / expand_user(name)
         if not path.is_file():
             raise ConfigError(asked_by + _not_found(name, path))
         entry, identity, origin = path, str(path.resolve()), str(path)
@@ -159,7 +207,7 @@ def _with_base(layer: _Layer, folder: Path, seen: tuple[str, ...]) -> list[_Laye
 def _not_found(name: str, path: Path) -> str:
     if path.is_dir():
         return f"{path} is a folder but must be a YAML file or the name of a preset"
-    if name.lower().endswith(_SUFFIXES) or "/" in name or "\\" in name:
+    if is_yaml(name) or "/" in name or "\\" in name:
         return f"no configuration file {path}"
     return f"unknown preset '{name}'{did_you_mean(name, preset_names())}"
 

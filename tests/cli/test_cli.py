@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,8 +17,7 @@ from lab2pix.errors import ConfigError, TrainingError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config, preset_names
 from lab2pix.utils.registry import label_space_names
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.helpers.commands import Run
 
 
 def test_cli_loads_nothing_heavy_before_a_command_needs_it() -> None:

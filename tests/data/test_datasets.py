@@ -104,10 +104,12 @@ def test_file_hash_knows_names_and_sizes_but_not_the_place(
 
 def test_dataset_names_files_whose_sizes_disagree(root: Path) -> None:
     Image.new("RGB", (30, 21)).save(root / "images/train/2.png")
-    with pytest.raises(DataError, match=r"labels/train/2\.png is 30x20 pixels and its photo 30x21"):
+    with pytest.raises(DataError, match=r"labels/train/2\.png is 20x30 pixels \(height x width\) and its photo 21x30"):
         build(root)[2]
     Image.fromarray(np.zeros((5, 5), dtype=np.uint8)).save(root / "instances/train/1.png")
-    with pytest.raises(DataError, match=r"labels/train/1\.png is 30x20 pixels and its instance map 5x5"):
+    with pytest.raises(
+        DataError, match=r"labels/train/1\.png is 20x30 pixels \(height x width\) and its instance map 5x5"
+    ):
         build(root, instance_edges=True)[1]
 
 

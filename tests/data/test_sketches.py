@@ -17,7 +17,8 @@ from torch import Tensor
 
 from lab2pix.config.schema import DataConfig
 from lab2pix.data.build import build_dataset
-from lab2pix.data.check import check_dataset, contact_sheet
+from lab2pix.data.check import check_dataset
+from lab2pix.data.contact_sheet import contact_sheet
 from lab2pix.data.datasets import UnpairedDataset
 from lab2pix.data.label_maps import read_label, write_label_png
 from lab2pix.data.line_drawings import find_lines, resize_label, resize_lines
@@ -88,6 +89,11 @@ def test_find_lines_refuses_a_label_map(tmp_path: Path) -> None:
     Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).save(tmp_path / "ids.png")
     with pytest.raises(LabelError, match=r"ids\.png holds values from 0 to 11, .*data\.sketch\.from=labels"):
         read_label(tmp_path / "ids.png", SPACE)
+    Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))).save(tmp_path / "tones.png")
+    with pytest.raises(
+        LabelError, match=r"tones\.png has tones between line and paper in .*data\.sketch\.from to labels"
+    ):
+        read_label(tmp_path / "tones.png", SPACE)
 
 
 @pytest.mark.parametrize("kind", ["gray", "bilevel", "rgb", "16 bit", "ids", "transparent", "palette", "ours"])
@@ -224,7 +230,7 @@ def test_sketches_of_label_maps_and_photos_in_files(root: Path) -> None:
     assert found["image"] is not None and 80 < int(found["label"].sum()) < 200
     edges = build(root=str(root), sketch={"from": "photo"})[1]
     assert 80 < int(edges["label"].sum()) < 200
-    with pytest.raises(DataError, match=r"labels/train/1\.png is 90x60 pixels and its photo 9x9"):
+    with pytest.raises(DataError, match=r"labels/train/1\.png is 60x90 pixels .* and its photo 9x9"):
         Image.new("RGB", (9, 9)).save(root / "images/train/1.png")
         build(root=str(root), sketch={"from": "labels", "label_space": space})[1]
 

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from lab2pix.evaluation.pairing import list_sha256
+from tests.helpers.commands import Run, sentence
 from tests.helpers.images import SPACE, ColorReader, Folders, Means, export, write_set
 
-Run = Callable[..., tuple[int, str, str]]
 NAMES = ("a", "b", "c", "d")
 
 
@@ -44,15 +44,6 @@ def judge(run: Run, folders: Folders, programs: Path, tmp_path: Path) -> Callabl
         return run("evaluate", *kept, *words)
 
     return call
-
-
-def sentence(result: tuple[int, str, str], *parts: object) -> None:
-    code, _, errors = result
-    assert code == 2, errors
-    [line] = errors.strip().splitlines()
-    assert line.startswith("error: ")
-    for part in parts:
-        assert str(part) in line
 
 
 def report(file: Path) -> dict[str, object]:
@@ -102,13 +93,13 @@ def test_evaluate_refuses_a_single_image(judge: Run, folders: Folders) -> None:
 
 
 def test_evaluate_names_missing_samples(judge: Run, folders: Folders) -> None:
-    sentence(judge("--seeds", 2), "a.png is none of 2 samples (NAME_0 to NAME_1)")
+    sentence(judge("--samples", 2), "a.png is none of 2 samples (NAME_0 to NAME_1)")
     for name in NAMES:
         picture = folders.generated / f"{name}.png"
         (folders.generated / f"{name}_1.png").write_bytes(picture.read_bytes())
         picture.rename(folders.generated / f"{name}_0.png")
     (folders.generated / "b_1.png").unlink()
-    sentence(judge("--seeds", 2), "'b' has fewer than 2 samples")
+    sentence(judge("--samples", 2), "'b' has fewer than 2 samples")
 
 
 def test_evaluate_refuses_statistics_that_do_not_fit(
@@ -198,7 +189,7 @@ def test_inception_offline_says_which_file_to_give(judge: Run, monkeypatch: pyte
 def test_a_run_is_judged_on_what_it_holds_out(run: Run, run_folder: Path, programs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     truth = ("--segmenter", programs / "colors.pt2", "--features", programs / "means.pt2")
-    words = ("evaluate", run_folder, "--out", out, "--device", "cpu", *truth, "--seeds", 3)
+    words = ("evaluate", run_folder, "--out", out, "--device", "cpu", *truth, "--samples", 3)
     code, output, errors = run(*words)
     assert code == 0, errors
     found = report(out)

@@ -16,50 +16,13 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import SketchConfig
 from lab2pix.data.label_maps import write_label_png
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
-from lab2pix.inference import ModelInfo, Synthesizer, generate_folder, weights
+from lab2pix.inference import Synthesizer, generate_folder, weights
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, build_sampling, generate, read_config
-
-TINY = {
-    "width": 4,
-    "modulation_hidden": 8,
-    "noise_dim": 16,
-    "spectral_norm": False,
-    "global_encoder": {"width": 4, "max_width": 16},
-}
+from tests.helpers.generators import TINY, tiny_synthesizer
 
 
-def make(
-    space: str = "scenes",
-    *,
-    edges: bool = False,
-    size: tuple[int, int] = (64, 64),
-    method: str = "lab2pix-v2",
-    **generator: object,
-) -> Synthesizer:
-    """Return a small generator with weights large enough that noise shows in its pictures."""
-    torch.manual_seed(0)
-    config = read_config(
-        {
-            "method": method,
-            "data": {"format": "folder", "label_space": space, "size": size, "instance_edges": edges},
-            "generator": {**TINY, **generator},
-        }
-    )
-    label_space = LabelSpace.load(space)
-    network = build_generator(config, label_space)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear")
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None  # statistics as after a training, or values would explode
-        noise = torch.randn(8, config.generator.noise_dim)
-        label = torch.randint(0, label_space.num_classes, (8, size[0] // 8, size[1] // 8))
-        batch = Batch(label.repeat_interleave(8, 1).repeat_interleave(8, 2), edges=torch.zeros(8, 1, *size))
-        generate(network.train(), build_sampling(config, label_space), batch, noise)
-    return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
+def make(space: str = "scenes", *, edges: bool = False, method: str = "lab2pix-v2", **generator: object) -> Synthesizer:
+    return tiny_synthesizer(space, method=method, data={"instance_edges": edges}, **generator)
 
 
 @pytest.fixture(scope="module")

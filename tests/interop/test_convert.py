@@ -24,8 +24,7 @@ from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.official_v1 import OfficialV1Discriminator, OfficialV1Generator
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.helpers.commands import Run
 
 
 def space_file(folder: Path, classes: int, *, unknown: bool = False) -> Path:

@@ -43,7 +43,7 @@ IDS = np.array([[0, 1, 2, 2], [2, 2, 1, 0]], dtype=np.uint8)
 def save_palette(path: Path, indices: np.ndarray, palette: list[list[int]], **options: object) -> Path:
     image = Image.fromarray(indices.astype(np.uint8)).convert("P")
     image.putdata(indices.flatten().tolist())
-    image.putpalette(sum(palette, []))
+    image.putpalette([value for color in palette for value in color])
     image.save(path, **options)
     return path
 
@@ -158,9 +158,8 @@ def test_gray_class_colors_count_in_gray_files(tmp_path: Path, mode: str, scale:
 
 def test_gray_class_colors_count_for_single_files_of_a_colored_set(tmp_path: Path) -> None:
     """Programs save a colored picture in gray where it has no colors."""
-    space = LabelSpace.from_dict(
-        {**THREE.to_dict(), "classes": [*THREE.to_dict()["classes"], {"name": "wall", "color": [90] * 3}]}
-    )
+    classes = [*THREE.to_dict()["classes"], {"name": "wall", "color": [90] * 3}]
+    space = LabelSpace.from_dict({"name": "four", "classes": classes})
     assert read_label(save(tmp_path / "a.png", np.full((2, 2), 90)), space).unique().tolist() == [3]
 
 
@@ -181,9 +180,8 @@ def test_values_with_two_meanings_are_refused(tmp_path: Path, mode: str) -> None
 
 
 def test_ids_in_the_red_channel_are_refused(tmp_path: Path) -> None:
-    space = LabelSpace.from_dict(
-        {"name": "dark", "classes": [{"name": str(i), "color": [i * 40, 0, i]} for i in range(6)]}
-    )
+    classes = [{"name": str(index), "color": [index * 40, 0, index]} for index in range(6)]
+    space = LabelSpace.from_dict({"name": "dark", "classes": classes})
     red = np.zeros((2, 3, 3), dtype=np.uint8)
     red[..., 0] = [[0, 1, 2], [3, 4, 5]]
     Image.fromarray(red).save(tmp_path / "a.png")

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from tests.helpers.painter import tiny_synthesizer
+from tests.helpers.generators import tiny_synthesizer
 
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 from starlette.testclient import TestClient

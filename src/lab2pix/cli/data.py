@@ -19,16 +19,24 @@ labels_app = typer.Typer(help="List the shipped label spaces, or show one.")
 
 @data_app.command("check")
 def _data_check(
-    root: Root,
+    root: Annotated[Path | None, typer.Argument(help="The dataset's folder.")] = None,
+    *,
     format: FormatOption = "folder",
     labels: Labels = None,
     split: Split = None,
+    labels_root: Annotated[Path | None, typer.Option(help="Instead of ROOT: folder of label maps alone.")] = None,
+    images_root: Annotated[Path | None, typer.Option(help="Instead of ROOT: folder of photos alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Read a whole dataset and report all problems; exit status 1 if there are any."""
+    """Read a whole dataset; say how its files are read, what is passed over, and what is wrong (exit status 1)."""
     from lab2pix.data.check import check_dataset
+    from lab2pix.errors import ConfigError
 
-    report = check_dataset(root, format, resolve_label_space(labels, format), split=split)
+    if (root is None) == (labels_root is None and images_root is None):
+        raise ConfigError("name the dataset's folder, or else --labels-root, --images-root or both")
+    photos_alone = root is None and labels_root is None and labels is None
+    space = None if photos_alone else resolve_label_space(labels, format)
+    report = check_dataset(root, format, space, split, labels_root=labels_root, images_root=images_root)
     print(json.dumps(report.to_dict(), indent=2) if as_json else report)
     raise typer.Exit(0 if report.ok else 1)
 
@@ -44,7 +52,7 @@ def _data_preview(
     count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 8,
 ) -> None:
     """Write a contact sheet: photos, colored label maps, overlays."""
-    from lab2pix.data.check import contact_sheet
+    from lab2pix.data.contact_sheet import contact_sheet
 
     print(contact_sheet(root, format, resolve_label_space(labels, format), out, split=split, count=count))
 

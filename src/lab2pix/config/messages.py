@@ -51,12 +51,7 @@ def setting_groups(config_class: type[BaseModel]) -> list[str]:
 
 
 def format_validation_error(error: ErrorDetails, config_class: type[BaseModel]) -> str:
-    """Format a validation error as one sentence: what is wrong, where, and what is valid.
-
-    Args:
-        error: one entry of a pydantic `ValidationError`.
-        config_class: the validated class, for suggestions of setting names.
-    """
+    """Format a validation error as one sentence: what is wrong, where, and what is valid."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown setting '{path}'{_nearest(error['loc'], setting_names(config_class))}"
@@ -103,8 +98,10 @@ def _nearest(path: Sequence[int | str], names: Sequence[str]) -> str:
 
 
 def _in_words(path: Sequence[int | str]) -> str:
-    """Return the key's path; list indices are left out."""
-    return ".".join(part for part in path if isinstance(part, str)) or "the configuration"
+    """Return the key's path; list indices, and pydantic's names of the types in a union, are left out."""
+    keys = [part for part in path if isinstance(part, str)]
+    words = [part for part in keys if part != "str" and not part.startswith(("dict[", "function-"))]
+    return ".".join(words) or "the configuration"
 
 
 def _show(value: Any) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lab2pix.config.schema import FEATURE_NAMES, RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
-from lab2pix.utils.registry import DATASET_FORMATS, label_space_names
+from lab2pix.utils.registry import DATASET_FORMATS, is_yaml, label_space_names
 
 __all__ = ["check_rules", "check_size", "nearest_size", "padded_size"]
 
@@ -74,13 +74,9 @@ def _check_names(config: RunConfig) -> None:
             f"data.input is 'images', but method '{config.method}' generates from label maps; set data.input=labels or "
             "choose a method such as pix2pix"
         )
-    if data.label_space.endswith((".yaml", ".yml")):
-        if not Path(data.label_space).is_file():
-            raise ConfigError(f"data.label_space names '{data.label_space}', but there is no such file")
-    elif data.label_space not in label_space_names():
-        raise ConfigError(
-            f"data.label_space is '{data.label_space}'{did_you_mean(data.label_space, label_space_names())}"
-        )
+    space = data.label_space
+    if isinstance(space, str) and not is_yaml(space) and space not in label_space_names():
+        raise ConfigError(f"data.label_space is '{space}'{did_you_mean(space, label_space_names())}")
 
 
 def _check_training(config: RunConfig) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import os
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
     "FEATURE_NAMES",
+    "Alpha",
     "Beta",
     "CheckpointConfig",
     "DataConfig",
     "EvaluationConfig",
+    "LabelSpaceSource",
     "Light",
     "MonitorConfig",
     "RunConfig",
@@ -21,10 +24,20 @@ __all__ = [
     "SketchConfig",
     "SourceConfig",
     "TrainConfig",
+    "UserPath",
 ]
 
 Light = Literal["sun", "any"]
 """Light of procedural scenes: set by the height of the sun, or random for any label map."""
+
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""Path of a file or folder; `~` and `~name` are replaced by the home folder."""
+
+LabelSpaceSource = UserPath | dict[str, Any]
+"""Name of a shipped label space, path of a YAML file, or the content of one."""
+
+Alpha = Literal["drop", "white", "black"]
+"""What becomes of transparency in photos."""
 
 FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1")
 """Names of the built-in feature networks of `lab2pix.evaluation`."""
@@ -51,7 +64,7 @@ class ScenesConfig(Section):
 class SideConfig(Section):
     """One domain of an unpaired dataset: a folder of label maps or of photos."""
 
-    root: str | None = Field(None, description="Folder; null: given by `data.format` and `data.root`.")
+    root: UserPath | None = Field(None, description="Folder; null: given by `data.format` and `data.root`.")
 
 
 class SourceConfig(SideConfig):
@@ -79,7 +92,9 @@ class SketchConfig(Section):
     lines: Literal["auto", "dark", "light"] = Field(
         "auto", description="Which pixels of a file are lines; auto: the less frequent ones."
     )
-    label_space: str | None = Field(None, description="Label space of the label maps whose class borders are used.")
+    label_space: LabelSpaceSource | None = Field(
+        None, description="Label space of the label maps whose class borders are used."
+    )
     sigma: float = Field(
         2.0, gt=0, description="Standard deviation of the blur before edge detection, in pixels at `size`."
     )
@@ -89,18 +104,24 @@ class DataConfig(Section):
     """Dataset location, format and preprocessing."""
 
     format: str = Field("folder", description="Dataset format; see `lab2pix data formats`.")
-    root: str | None = Field(
+    root: UserPath | None = Field(
         None, description="Folder of the dataset, relative to the working directory; not used by format `scenes`."
     )
     input: Literal["labels", "images"] = Field(
         "labels", description="Type of input: label maps and line drawings, or images."
     )
-    label_space: str = Field("scenes", description="Label space, by name or as a YAML file.")
+    label_space: LabelSpaceSource = Field(
+        "scenes", description="Label space, by name or as a YAML file, whose content the run keeps."
+    )
     train_split: str | None = Field("train", description="Training split or subfolder; null: no splits.")
     val_split: str | None = Field("val", description="Held-out split for samples and scores; null: none.")
     size: tuple[int, int] = Field((256, 256), description="Image height and width in pixels.")
     resize: tuple[int, int] | None = Field(
         None, description="Height and width to resize to before a random crop to `size`; null: resize to `size`."
+    )
+    alpha: Alpha = Field(
+        "drop",
+        description="Background of photos with transparency: white or black; drop shows the colors hidden there.",
     )
     flip: bool = Field(True, description="Random horizontal flip of label map and image.")
     instance_edges: bool = Field(False, description="Append an input channel of instance boundaries.")
@@ -134,7 +155,7 @@ class TrainConfig(Section):
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Decay of the exponential moving average of the generator's weights; null: off."
     )
-    init_from: str | None = Field(
+    init_from: UserPath | None = Field(
         None,
         description="Run, checkpoint or exported model to initialize weights from, where names and shapes match; "
         "null: random weights.",
@@ -148,12 +169,12 @@ class TrainConfig(Section):
 class EvaluationConfig(Section):
     """Evaluation during training (`train.evaluate_every`), with the scores of `lab2pix evaluate`."""
 
-    features: tuple[str, ...] = Field(
+    features: tuple[UserPath, ...] = Field(
         ("efficientnet-lite0",),
         description="Feature networks of the Fréchet and kernel distances: inception (FID, KID), efficientnet-lite0, "
         "efficientnet-lite1, or exported programs (.pt2, .onnx).",
     )
-    segmenter: str | None = Field(
+    segmenter: UserPath | None = Field(
         None,
         description="Segmenter of PPA, PCA and C-IoU: a folder of `lab2pix segmenter train`, an "
         "exported program or hf:NAME; null: without these scores.",
@@ -161,7 +182,7 @@ class EvaluationConfig(Section):
     count: int = Field(256, ge=2, description="Maximum number of held-out label maps; the first ones are used.")
     samples: int = Field(1, ge=1, description="Images per label map, with different noise.")
     batch_size: int = Field(8, ge=1, description="Images per forward pass; changes speed and memory only.")
-    inception_weights: str | None = Field(
+    inception_weights: UserPath | None = Field(
         None, description="Weights file of Inception; null: the torch hub cache, downloaded if missing."
     )
 

@@ -28,13 +28,8 @@ def build_dataset(
 ) -> AnyDataset:
     """Build the dataset of a configuration.
 
-    Args:
-        data: the section `data`.
-        split: `train` (random crops and flips; random photos for unpaired methods) or `val` (neither; no photos if the
-            pairing is unknown).
-        label_space: classes of the label maps.
-        seed: seed of crops, flips and random pairing.
-        paired: whether the method learns from pairs.
+    `train` has random crops and flips, and random photos for unpaired methods; `val` has neither, and no photos if
+    the pairing is unknown. `paired` says whether the method learns from pairs.
 
     Raises:
         ConfigError: settings are missing or in conflict.
@@ -92,12 +87,7 @@ def open_split(
 ) -> PairDataset | ScenesDataset:
     """Open the pairs, the inputs (label maps or source images) or the photos of a split.
 
-    Args:
-        data: the section `data`.
-        label_space: classes of the label maps.
-        seed: seed of crops and flips of pairs.
-        parts: what to open; `labels` are the inputs.
-        train: whether to open the training split rather than the validation split.
+    The inputs are named `labels` in `parts`. `seed` is that of crops and flips.
 
     Raises:
         ConfigError: settings are missing or in conflict.
@@ -110,7 +100,7 @@ def open_split(
         parts = "photos"
     folder = {"labels": data.inputs_root, "photos": data.images.root, "pairs": None}[parts]
     if folder is not None:
-        root = Path(folder).expanduser()
+        root = Path(folder)
         inputs: Literal["labels", "source"] = "labels" if data.input == "labels" else "source"
         pairs = _list_folder(root, split, data, inputs if parts == "labels" else "images")
     elif data.format == "scenes":
@@ -118,7 +108,7 @@ def open_split(
     elif data.root is None:
         raise ConfigError(f"data.root is missing: format '{data.format}' needs the dataset's folder")
     else:
-        root = Path(data.root).expanduser()
+        root = Path(data.root)
         wanted = {"need_images": parts != "labels", "need_labels": parts != "photos"}
         pairs = find_pairs(data.format, root, split, **wanted)
     return PairDataset(
@@ -130,6 +120,7 @@ def open_split(
         root=root,
         sketcher=sketcher,
         source=data.source if data.input == "images" else None,
+        alpha=data.alpha,
     )
 
 
@@ -160,7 +151,7 @@ def has_held_out_photos(data: DataConfig) -> bool:
     root = data.images.root
     if data.val_split is None:
         return False
-    return is_paired(data) or root is None or (Path(root).expanduser() / data.val_split).is_dir()
+    return is_paired(data) or root is None or (Path(root) / data.val_split).is_dir()
 
 
 def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -> PairDataset | ScenesDataset | None:

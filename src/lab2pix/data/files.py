@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain
 from pathlib import Path
 
 from torch import Tensor
 
-from lab2pix.data.image_file import Alpha, flatten, open_image, to_rgb
+from lab2pix.config.schema import Alpha
+from lab2pix.data.image_file import ImageFile, flatten, open_image, to_rgb
 from lab2pix.errors import DataError
 
 __all__ = [
@@ -21,12 +22,15 @@ __all__ = [
     "list_inputs",
     "path_prefix",
     "read_image",
+    "to_photo",
 ]
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"}
 )
 """File name suffixes of images, in lower case."""
+
+Skip = Callable[[str, str], None]
 
 ARRAY_SUFFIX = ".npy"
 """Suffix of NumPy arrays, for source images that image formats do not support."""
@@ -58,19 +62,24 @@ def list_images(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iter
             yield stem, f".{suffix}"
 
 
-def list_files(folder: Path) -> Iterator[str]:
+def list_files(folder: Path, skip: Skip = lambda name, why: None) -> Iterator[str]:
     """Yield the relative path (separated by slashes) of each file in a folder and its sub-folders, sorted per folder.
 
     Links are followed, but not back into a folder that contains them. Hidden files and folders, pipes and devices are
     left out; a link to nothing is listed, so that reading it fails.
+
+    Args:
+        folder: the folder.
+        skip: called with the relative path of what is left out besides hidden files, and the reason.
     """
-    return _walk(str(folder), "", frozenset()) if folder.is_dir() else iter(())
+    return _walk(str(folder), "", frozenset(), skip) if folder.is_dir() else iter(())
 
 
-def _walk(folder: str, below: str, inside: frozenset[tuple[int, int]]) -> Iterator[str]:
+def _walk(folder: str, below: str, inside: frozenset[tuple[int, int]], skip: Skip) -> Iterator[str]:
     status = os.stat(folder)  # noqa: PTH116 (speed on large sets)
     identity = (status.st_dev, status.st_ino)
     if identity in inside:
+        skip(below, "a link back to a folder that contains it, which is not followed")
         return
     with os.scandir(folder) as entries:
         visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
@@ -80,8 +89,10 @@ def _walk(folder: str, below: str, inside: frozenset[tuple[int, int]]) -> Iterat
             folders.append(entry)
         elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):  # noqa: PTH110
             yield below + entry.name
+        else:
+            skip(below + entry.name, "a pipe, socket or device")
     for entry in folders:
-        yield from _walk(entry.path, f"{below}{entry.name}/", inside | {identity})
+        yield from _walk(entry.path, f"{below}{entry.name}/", inside | {identity}, skip)
 
 
 def path_prefix(folder: Path) -> str:
@@ -104,7 +115,11 @@ def read_image(path: Path, alpha: Alpha = "drop") -> Tensor:
         DataError: the file is missing, truncated or not an image, has several pages, or its value range is unknown
             (float, 32-bit).
     """
-    file = open_image(path)
+    return to_photo(open_image(path), path, alpha)
+
+
+def to_photo(file: ImageFile, path: Path, alpha: Alpha = "drop") -> Tensor:
+    """Convert an opened image to a photo; see `read_image`."""
     if file.image.mode == "F" or (file.image.mode == "I" and file.bits > 16):
         what = "fractions" if file.image.mode == "F" else "whole numbers of 32 bits"
         raise DataError(f"{path} holds {what}, which do not say how bright white is; save photos with 8 or 16 bits")

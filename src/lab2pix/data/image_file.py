@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, cast
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import torch
@@ -19,11 +19,11 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
+from lab2pix.config.schema import Alpha
 from lab2pix.errors import DataError
 from lab2pix.labels.colors import row_chunks
 
 __all__ = [
-    "Alpha",
     "ImageFile",
     "bits_per_channel",
     "flatten",
@@ -37,9 +37,6 @@ __all__ = [
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 Source = Path | BinaryIO
-
-Alpha = Literal["drop", "white", "black"]
-"""What becomes of transparency: dropped, which shows the hidden colors, or a background."""
 
 _LOSSY_FORMATS = frozenset({"AVIF", "JPEG", "JPEG2000", "MPO"})
 _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})

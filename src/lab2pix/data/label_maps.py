@@ -16,7 +16,15 @@ from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelDecoder, LabelMap, to_8_bits
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["decode_label", "read_instances", "read_label", "read_tones", "to_values", "write_label_png"]
+__all__ = [
+    "decode_instances",
+    "decode_label",
+    "read_instances",
+    "read_label",
+    "read_tones",
+    "to_values",
+    "write_label_png",
+]
 
 ID_MODES = frozenset({"1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow modes with one integer per pixel."""
@@ -116,7 +124,11 @@ def read_instances(path: Path) -> Tensor:
     Raises:
         DataError: the file is missing, truncated or not an image, has several pages, or does not hold exact numbers.
     """
-    file = open_image(path)
+    return decode_instances(open_image(path), path)
+
+
+def decode_instances(file: ImageFile, path: Path) -> Tensor:
+    """Decode an opened instance map; see `read_instances`."""
     mode = file.image.mode
     if file.lossy:
         raise DataError(f"{path} is compressed with loss, which does not keep instances exact; save it as PNG")

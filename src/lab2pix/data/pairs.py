@@ -10,8 +10,9 @@ from typing import Literal, NamedTuple, cast, overload
 
 from torch import Tensor
 
+from lab2pix.config.schema import Alpha
 from lab2pix.data.files import read_image
-from lab2pix.data.image_file import Alpha, open_image
+from lab2pix.data.image_file import ImageFile, open_image
 from lab2pix.data.label_maps import decode_label, read_tones
 from lab2pix.data.line_drawings import JPEG_BLEED, Lines, find_lines
 from lab2pix.data.source_images import read_source
@@ -47,18 +48,24 @@ class Pair:
         """Read the label map: `[H, W]` int64 canonical ids; see `decode_label`."""
         return self.decode_label(label_space, lines).ids
 
-    def decode_label(self, label_space: LabelSpace, lines: Lines = "auto") -> LabelMap:
+    @property
+    def photo_only(self) -> bool:
+        """Whether only the photo is listed."""
+        return self.image == self.label and self.form == "files"
+
+    def decode_label(self, label_space: LabelSpace, lines: Lines = "auto", file: ImageFile | None = None) -> LabelMap:
         """Read the label map with a note of how it was read.
 
         Args:
             label_space: its classes.
             lines: which pixels of a line drawing are lines.
+            file: the opened file; None: it is opened.
 
         Raises:
             DataError: the file cannot be read.
             LabelError: it has ids or colors outside the label space.
         """
-        file = open_image(self.label)
+        file = file or open_image(self.label)
         if self.form == "files":
             return decode_label(file, label_space, str(self.label), lines=lines)
         width, whole = _half_width(file.image.width, self.label), file.image.width
@@ -73,10 +80,6 @@ class Pair:
 
     def read_source(self, channels: int, value_range: tuple[float, float] | None) -> Tensor:
         """Read the source image `[C, H, W]` float32 that replaces the label map; see `source_images.read_source`.
-
-        Args:
-            channels: number of channels C.
-            value_range: file values that become -1 and 1.
 
         Raises:
             DataError: the file cannot be read, or its channels or values do not match.

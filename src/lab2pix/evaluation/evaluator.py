@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def evaluate_folders(
     *,
     labels: Path | str | None = None,
     label_space: LabelSpace | str | None = None,
-    samples: int = 1,
+    samples: int | None = None,
     unpaired: bool = False,
     format: str = "folder",
     split: str | None = None,
@@ -54,7 +54,7 @@ def evaluate_folders(
         protocol: networks, size, batch size and seed; None: the defaults.
         labels: label maps (a folder or a dataset's root).
         label_space: label space of `labels`.
-        samples: images per label map.
+        samples: images per label map; None: as the names of the images tell.
         unpaired: whether the names of photos and images are unrelated.
         format: folder format of photos and label maps; see `lab2pix.utils.registry.DATASET_FORMATS`.
         split: part of the dataset; None: all of it.
@@ -83,11 +83,12 @@ def evaluate_folders(
         unpaired=unpaired,
         allow_missing=protocol.allow_missing,
     )
+    folders = replace(folders, samples=matches.samples)
     networks = load_networks(protocol, space)
     known = None if folders.statistics is None else _Statistics.load(folders.statistics, networks)
     with init_distributed(device) as distributed:
         networks.to(distributed.device)
-        judge, log = MetricAccumulator(networks, samples, seed=protocol.seed), ReadingLog()
+        judge, log = MetricAccumulator(networks, matches.samples, seed=protocol.seed), ReadingLog()
         _update(judge, log, matches, space, protocol, distributed, on_progress)
         gather(judge, log, distributed)
         return distributed.run_on_main(
@@ -108,7 +109,7 @@ class _Folders:
     labels: Path | None
     format: str
     split: str | None
-    samples: int
+    samples: int | None
     unpaired: bool
 
     @property
@@ -118,7 +119,7 @@ class _Folders:
 
 
 def _check(folders: _Folders, protocol: Protocol, space: LabelSpace | None, save_stats: Path | str | None) -> None:
-    if folders.samples < 1:
+    if folders.samples is not None and folders.samples < 1:
         raise ConfigError(f"--samples is {folders.samples} but must be 1 or more")
     if (folders.labels is None) != (space is None):
         raise ConfigError("--labels and --label-space belong together: give both, or neither")
@@ -128,7 +129,7 @@ def _check(folders: _Folders, protocol: Protocol, space: LabelSpace | None, save
         )
     if protocol.segmenter is not None and folders.labels is None:
         raise ConfigError("a segmenter's predictions are compared with label maps: add --labels and --label-space")
-    if folders.real is None and protocol.segmenter is None and folders.samples == 1:
+    if folders.real is None and protocol.segmenter is None and folders.samples in (None, 1):
         raise ConfigError("there is nothing to compare the images with: add --real, or --labels with --segmenter")
     _check_options(folders, protocol)
     if folders.statistics is not None and (len(protocol.features) != 1 or save_stats is not None):
@@ -149,7 +150,7 @@ def _check_options(folders: _Folders, protocol: Protocol) -> None:
     """Refuse options without effect."""
     paired = folders.real is not None and folders.statistics is None and not folders.unpaired
     protocol.check()
-    if protocol.lpips is not None and not paired and folders.samples == 1:
+    if protocol.lpips is not None and not paired and folders.samples in (None, 1):
         raise ConfigError(
             "--lpips compares images with photos of the same names: give these as --real, or omit --lpips"
         )
@@ -177,15 +178,18 @@ def _update(
     """Accumulate this process' share."""
     items = matches.items[distributed.rank :: distributed.size]
     total, done = len(items) + len(matches.loose) // distributed.size, 0
-    how = {"size": protocol.size, "batch_size": protocol.batch_size, "skip_broken": protocol.skip_broken}
-    for loaded in read_items(items, space, log, **how):  # type: ignore[arg-type]
+    how: dict[str, Any] = {
+        **{"size": protocol.size, "batch_size": protocol.batch_size},
+        **{"skip_broken": protocol.skip_broken, "alpha": protocol.alpha},
+    }
+    for loaded in read_items(items, space, log, **how):
         judge.update(loaded.names, loaded.samples, loaded.real, loaded.label)
         done += len(loaded.names)
         if on_progress is not None:
             on_progress(done, total)
     loose = dict(list(matches.loose.items())[distributed.rank :: distributed.size])
     size = protocol.size or (_common_size(log, distributed) if matches.loose else None)
-    for names, pictures in read_photos(loose, log, **{**how, "size": size}):  # type: ignore[arg-type]
+    for names, pictures in read_photos(loose, log, **{**how, "size": size}):
         judge.update_real(names, pictures)
         done += len(names)
         if on_progress is not None:

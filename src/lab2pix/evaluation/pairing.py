@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from lab2pix.data.files import find_images, read_image
+from lab2pix.data.files import find_images
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.errors import DataError
 
-__all__ = ["Item", "Matches", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
-
-Reader = Callable[[], Tensor]
+__all__ = ["Item", "Matches", "count_samples", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +46,11 @@ class Matches:
     items: list[Item]
     unmatched: list[str] = field(default_factory=list)
     loose: dict[str, Pair] = field(default_factory=dict)
+
+    @property
+    def samples(self) -> int:
+        """Images per label map."""
+        return len(self.items[0].generated)
 
 
 def pictures_in(folder: Path, what: str) -> dict[str, Path]:
@@ -88,7 +89,7 @@ def pair_files(
     real: Path | None,
     labels: Path | None,
     *,
-    samples: int = 1,
+    samples: int | None = None,
     format: str = "folder",
     split: str | None = None,
     unpaired: bool = False,
@@ -101,7 +102,7 @@ def pair_files(
             A dataset's root that is also `real` or `labels` stands for its photos.
         real: folder of photos, or a dataset's root.
         labels: folder of label maps, or a dataset's root.
-        samples: images per label map.
+        samples: images per label map; None: as the names of the images tell.
         format: folder format of photos and label maps; see `lab2pix.utils.registry.DATASET_FORMATS`.
         split: part of the dataset; None: all of it.
         unpaired: whether the names of photos and images are unrelated.
@@ -110,12 +111,15 @@ def pair_files(
     Raises:
         DataError: an empty folder, or missing partners.
     """
-    if generated.resolve() in [side.resolve() for side in (real, labels) if side is not None]:
-        sets = _photos_of(generated, format, split, samples)
-    else:
-        sets = _by_sample(pictures_in(generated, "generated images"), samples, generated)
     photos = {} if real is None else _pairs(real, format, split, labels=False)
     maps = {} if labels is None else _pairs(labels, format, split, labels=True)
+    if generated.resolve() in [side.resolve() for side in (real, labels) if side is not None]:
+        samples = samples or 1
+        sets = _photos_of(generated, format, split, samples)
+    else:
+        files = pictures_in(generated, "generated images")
+        samples = samples or count_samples(files, maps or ({} if unpaired else photos))
+        sets = _by_sample(files, samples, generated)
     sides: dict[str, Iterable[str]] = {str(generated): sets}
     if real is not None and not unpaired:
         sides[str(real)] = photos
@@ -134,6 +138,24 @@ def pair_files(
     if not items:
         raise DataError(f"no name is in all of {', '.join(sides)}; give folders whose images have the same names")
     return Matches(items, unmatched, photos if unpaired else {})
+
+
+def count_samples(names: Iterable[str], partners: Iterable[str]) -> int:
+    """Return how many samples per label map the names of images tell: NAME_0, NAME_1, ... of partners called NAME.
+
+    Args:
+        names: names of the images.
+        partners: names of label maps or photos.
+
+    Returns:
+        1 if an image has the name of a partner, or none is a numbered sample of one.
+    """
+    names, partners = set(names), set(partners)
+    if names & partners:
+        return 1
+    split = (name.rpartition("_") for name in names)
+    numbers = {int(number) for base, _, number in split if base in partners and number.isascii() and number.isdecimal()}
+    return max(numbers, default=0) + 1
 
 
 def _photos_of(root: Path, format: str, split: str | None, samples: int) -> dict[str, dict[int, Path]]:
@@ -186,8 +208,3 @@ def listed(names: Iterable[str]) -> dict[str, Any]:
     """Return the protocol's entry for a list of files: `count` and `list_sha256`."""
     names = list(names)
     return {"count": len(names), "list_sha256": list_sha256(names)}
-
-
-def read_photo(pair: Pair) -> Tensor:
-    """Read a photo `[3, H, W]` uint8, of any format."""
-    return pair.read_image() if pair.form != "files" or pair.image is None else read_image(pair.image)

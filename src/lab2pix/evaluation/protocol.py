@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from lab2pix.config.schema import Alpha
 from lab2pix.errors import ConfigError
 from lab2pix.evaluation.accumulator import KERNEL, MetricAccumulator, Networks
 from lab2pix.evaluation.features import load_features
@@ -40,6 +41,8 @@ class Protocol:
             are not comparable with others. Runs only.
         allow_missing: leave out names without a partner. Folders only.
         skip_broken: leave out samples of which a file cannot be read. Folders only.
+        alpha: what becomes of transparency: `drop` shows the hidden colors, `white` and `black` are backgrounds.
+            Folders only; a run has `data.alpha`.
     """
 
     features: Sequence[str] = ("efficientnet-lite0",)
@@ -53,6 +56,7 @@ class Protocol:
     style_from: Literal["noise", "photos"] = "noise"
     allow_missing: bool = False
     skip_broken: bool = False
+    alpha: Alpha = "drop"
 
     def check(self) -> None:
         """Raise ConfigError where a file of weights belongs to a network that is not used."""
@@ -63,8 +67,8 @@ class Protocol:
 
     def check_for_run(self) -> None:
         """Raise ConfigError where a setting has no effect on a run."""
-        for setting in ("size", "allow_missing", "skip_broken"):
-            if getattr(self, setting):
+        for setting in ("size", "allow_missing", "skip_broken", "alpha"):
+            if getattr(self, setting) not in (None, False, "drop"):
                 option = f"--{setting.replace('_', '-')}"
                 raise ConfigError(f"{option} belongs to --generated, because a run has its own data; omit it")
         self.check()
@@ -114,6 +118,7 @@ def protocol_facts(
         "classes_without_pixels": "not in the means",
         "seed": protocol.seed,
         "skip_broken": protocol.skip_broken,
+        "alpha": protocol.alpha,
         "allow_missing": protocol.allow_missing,
         "device": distributed.device.type,
         "processes": distributed.size,

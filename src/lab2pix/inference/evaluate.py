@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def evaluate_run(
     protocol.check_for_run()
     with init_distributed(device) as dist:
         synthesizer = Synthesizer.load(run, device=dist.device)
+        protocol = replace(protocol, alpha=synthesizer.config.data.alpha)
         synthesizer.noise_samples(protocol.seed, samples)
         origin = style_origin(synthesizer.sampling, protocol.style_from)
         dataset, photos = _held_out(synthesizer, split)

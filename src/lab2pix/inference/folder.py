@@ -17,7 +17,8 @@ from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
 from lab2pix.inference.synthesizer import StyleSource, Synthesizer
-from lab2pix.utils.files import atomic_write
+from lab2pix.utils.files import atomic_write, output_errors
+from lab2pix.utils.text import plural
 
 __all__ = ["GenerateReport", "generate_folder"]
 
@@ -45,11 +46,11 @@ class GenerateReport:
 
     def __str__(self) -> str:
         """Return a line of counts, and a line per failed label map."""
-        lines = [f"{_count(self.written, 'image')} written to {self.out}"]
+        lines = [f"{plural(len(self.written), 'image')} written to {self.out}"]
         if self.skipped:
             lines[0] += f", {len(self.skipped)} existed already (--overwrite replaces them)"
         if self.failed:
-            lines.append(f"{_count(self.failed, 'label map')} could not be used:")
+            lines.append(f"{plural(len(self.failed), 'label map')} could not be used:")
             lines += [f"  {'' if str(path) in reason else f'{path}: '}{reason}" for path, reason in self.failed]
         return "\n".join(lines)
 
@@ -166,10 +167,6 @@ def generate_folder(
     return report
 
 
-def _count(items: Sequence[object], name: str) -> str:
-    return f"{len(items)} {name}{'' if len(items) == 1 else 's'}"
-
-
 def _noise(
     synthesizer: Synthesizer,
     seed: int,
@@ -265,10 +262,6 @@ def write_picture(file: Path, picture: Tensor) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    try:
-        with atomic_write(file, sync=False) as [unfinished]:
-            to_pil(picture).save(unfinished, format="PNG")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {file} ({error.strerror or error}); fix this and repeat the command"
-        ) from error
+    advice = "fix this and repeat the command"
+    with output_errors(file, advice), atomic_write(file, sync=False) as [unfinished]:
+        to_pil(picture).save(unfinished, format="PNG")

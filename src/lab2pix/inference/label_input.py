@@ -70,10 +70,6 @@ def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tenso
 def read_source_image(image: LabelSource, settings: SourceConfig) -> Tensor:
     """Read a source image as `[C, H, W]` float32 in [-1, 1] on the CPU.
 
-    Args:
-        image: the image.
-        settings: number of channels, and the value range that maps to [-1, 1].
-
     Raises:
         DataError: unreadable file, wrong number of channels, or values not covered by the settings.
     """

@@ -162,10 +162,7 @@ class Synthesizer(
     def save(self, folder: str | Path, *, overwrite: bool = False, half: bool = False) -> Path:
         """Write `model.safetensors` and `config.json` for `load`; return the folder.
 
-        Args:
-            folder: output folder; created if missing.
-            overwrite: replace an existing model.
-            half: store weights in float16; loading converts them back to float32.
+        With `half`, weights are stored in float16; loading converts them back.
 
         Raises:
             OutputError: the folder holds a model or cannot be written, or a weight overflows float16.
@@ -408,10 +405,7 @@ class Synthesizer(
     def noise(self, seed: int, sample: int = 0, size: tuple[int, int] | None = None) -> Tensor:
         """Return the noise z of one sample of a seed (Eq. 21), identical on every machine.
 
-        Args:
-            seed: the seed.
-            sample: index of the sample.
-            size: height and width of the image, for spatial noise; None: the training size.
+        Without `size`, spatial noise has the training size.
 
         Returns:
             float32, `[noise_dim]` or the shape of `Sampling.noise_shape`; `[0]` if the method takes no noise.
@@ -444,11 +438,7 @@ class Synthesizer(
     def slerp(self, seed_a: int, seed_b: int, parts: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Interpolate spherically (slerp) between the noise of two seeds, `[N, ...]`.
 
-        Args:
-            seed_a: seed at fraction 0.
-            seed_b: seed at fraction 1.
-            parts: `[N]` float64, interpolation fractions in [0, 1].
-            size: height and width of the images, for spatial noise; None: the training size.
+        The `parts`, `[N]` float64, are 0 at `seed_a` and 1 at `seed_b`. Without `size`, noise has the training size.
 
         Raises:
             ConfigError: a generator without noise.

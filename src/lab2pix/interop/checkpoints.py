@@ -22,6 +22,8 @@ _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("weights of lab2pix itself, which need no conversion", ("blocks.0.norm_0.shared.weight",)),
     ("weights of lab2pix itself, which need no conversion", ("networks.0.trunk.0.0.weight",)),
     ("a discriminator of the official Lab2Pix-V1", ("common.0.weight", "gcb1.0.weight")),
+    ("weights of lab2pix itself, which need no conversion", ("enc_content.model.0.conv.weight",)),
+    ("discriminators of MUNIT", ("a.cnns.0.0.conv.weight", "b.cnns.0.0.conv.weight")),
     ("a segmenter of the official Lab2Pix-V1", ("net_model1_1.0.weight",)),
     ("discriminators of the official Lab2Pix-V2", ("discriminator_0.common.0.0.weight",)),
     ("discriminators of SPADE", ("discriminator_0.model0.0.weight",)),
@@ -40,7 +42,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     Returns:
         State dict without the prefix `module.` of DataParallel, in PyTorch's present form: batch norms have
-        `num_batches_tracked`, spectral norms their vector `v`.
+        `num_batches_tracked`, spectral norms their vector `v`. State dicts of several networks in one file get their
+        keys as prefixes.
 
     Raises:
         CheckpointError: the file is missing, unreadable, not a state dict, or would execute code.
@@ -49,7 +52,7 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
     try:
-        held = load_tensors(path) if path.suffix == ".safetensors" else _unpickle(path)
+        held = load_tensors(path) if path.suffix == ".safetensors" else _flattened(path, _unpickle(path))
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); take another copy") from error
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
@@ -58,6 +61,18 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if odd is not None:
         raise CheckpointError(f"{path} cannot be used: {odd} is not an array of real numbers; use another copy")
     return _modernized({str(name).removeprefix("module."): tensor for name, tensor in held.items()})
+
+
+def _flattened(path: Path, held: object) -> object:
+    """Return a dictionary of state dicts, one per network, as one state dict with the keys as prefixes."""
+    if not isinstance(held, Mapping) or not held or not all(isinstance(part, Mapping) for part in held.values()):
+        return held
+    if any("param_groups" in part for part in held.values()):
+        raise CheckpointError(
+            f"{path} holds the state of optimizers; give the file of a generator, such as latest_net_G.pth or "
+            "gen_01000000.pt"
+        )
+    return {f"{key}.{name}": value for key, part in held.items() for name, value in part.items()}
 
 
 def _unpickle(path: Path) -> object:
@@ -107,21 +122,15 @@ def _recognized(state: Mapping[str, Tensor], formats: Mapping[str, CheckpointFor
 def check_format(path: Path, state: Mapping[str, Tensor], name: str, formats: Mapping[str, CheckpointFormat]) -> None:
     """Check that a state dict has the given format.
 
-    Args:
-        path: path of the checkpoint, for errors.
-        state: the state dict.
-        name: name of the expected format.
-        formats: all known formats, by name.
-
     Raises:
         ConfigError: there is no such format.
         CheckpointError: the state dict has another format.
     """
     if name not in formats:
         raise ConfigError(f"no format of checkpoint is called '{name}'{did_you_mean(name, formats)}")
-    found = _recognized(state, formats)
-    if found == name:
+    if formats[name].matches(state):  # some generators of two formats are the same network
         return
+    found = _recognized(state, formats)
     if found is None:
         raise CheckpointError(
             f"{path} holds no generator of format '{name}', but weights such as {next(iter(state))}; "

@@ -38,12 +38,14 @@ class ConversionOptions:
         size: height and width of the images in pixels.
         num_upsamples: number of 2x upsamplings in the generator.
         instance_edges: whether the last input channel is the instance-boundary channel.
+        reverse: whether to convert the generator from B to A, of a checkpoint with both directions.
     """
 
     label_space: str | None = None
     size: tuple[int, int] | None = None
     num_upsamples: int | None = None
     instance_edges: bool | None = None
+    reverse: bool = False
 
 
 @dataclass(frozen=True)
@@ -76,10 +78,12 @@ class CheckpointFormat:
         matches: returns whether a state dict has this format.
         convert: converts path, state dict and options; raises `KeyError`, `IndexError`, `ValueError` or `RuntimeError`
             for damaged weights.
+        both_directions: whether a checkpoint holds generators of two directions, A to B and B to A.
     """
 
     matches: Callable[[Mapping[str, Tensor]], bool]
     convert: Callable[[Path, dict[str, Tensor], ConversionOptions], Converted]
+    both_directions: bool = False
 
 
 def check_num_upsamples(options: ConversionOptions, possible: set[int]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,8 +13,18 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.vectors import Row, Vectors, failure
+from lab2pix.labels.colors import generate_colors
+from lab2pix.labels.space import LabelClass, LabelSpace
 
-__all__ = ["StepResults", "check_step", "gradient_norms", "input_classes", "without_dropout"]
+__all__ = [
+    "StepResults",
+    "check_step",
+    "gradient_norms",
+    "input_classes",
+    "numbered_space",
+    "to_image",
+    "without_dropout",
+]
 
 
 @dataclass
@@ -137,31 +147,49 @@ def _row(name: str, difference: float, limit: float) -> Row:
 # --- helpers of readers -------------------------------------------------------------------------------------------
 
 
-def input_classes(vectors: Vectors, channels: int) -> tuple[int, Batch]:
-    """Return the number of classes (0 if the input is the image `in.real_A`), and the inputs as a batch.
+def input_classes(
+    vectors: Vectors, channels: int, *, source: str = "real_A", image: str = "real_B", others: Collection[str] = ()
+) -> tuple[int, Batch]:
+    """Return the number of classes (0 if the input is an image), and the inputs as a batch.
 
     Args:
         vectors: content of the vector file; uint8 images are converted to [-1, 1].
         channels: input channels of the generator, one per class.
+        source: name of the input image after `in.`, unless the file has class ids, `in.ids`.
+        image: name of the target image.
+        others: names of further inputs, which the file must have.
 
     Raises:
         CheckpointError: an input is missing or unknown, or an id of `in.ids` is out of range.
     """
     inputs = vectors.part("in.")
-    if set(inputs) not in ({"real_A", "real_B"}, {"ids", "real_B"}):
-        raise CheckpointError(f"the inputs are {sorted(inputs)}; known: real_A or ids, and real_B")
-    image = _image(inputs["real_B"])
+    if set(inputs) not in ({source, image, *others}, {"ids", image, *others}):
+        more = f" and {', '.join(others)}" if others else ""
+        raise CheckpointError(f"the inputs are {sorted(inputs)}; known: {source} or ids, {image}{more}")
+    target = to_image(inputs[image])
     if "ids" not in inputs:
-        empty = torch.empty(len(image), 0, 0, dtype=torch.int64)
-        return 0, Batch(label=empty, image=image, source=_image(inputs["real_A"]))
+        empty = torch.empty(len(target), 0, 0, dtype=torch.int64)
+        return 0, Batch(label=empty, image=target, source=to_image(inputs[source]))
     ids = inputs["ids"].long()
     ids = ids[:, 0] if ids.ndim == 4 else ids
     if int(ids.max()) >= channels:
         raise CheckpointError(f"in.ids holds {int(ids.max())}, but there are {channels} classes")
-    return channels, Batch(label=ids, image=image)
+    return channels, Batch(label=ids, image=target)
 
 
-def _image(stored: Tensor) -> Tensor:
+def numbered_space(classes: int, *, unknown: bool = False) -> LabelSpace:
+    """Return a label space of numbered classes, with unknown pixels if asked for.
+
+    Args:
+        classes: number of classes; 0 is taken for 1, as a label space has some.
+        unknown: whether there is a channel for unknown pixels.
+    """
+    colors = generate_colors(max(1, classes))
+    named = tuple(LabelClass(f"class {index}", color) for index, color in enumerate(colors))
+    return LabelSpace("numbered", named, unknown_value=len(named) if unknown else None)
+
+
+def to_image(stored: Tensor) -> Tensor:
     return (stored.float() / 255 - 0.5) / 0.5 if stored.dtype == torch.uint8 else stored.float()
 
 

@@ -31,6 +31,7 @@ __all__ = [
     "guarded",
     "one_by_one",
     "read_vectors",
+    "thinned",
 ]
 
 TOLERANCE = 1e-4
@@ -105,19 +106,20 @@ def failure(output: str, reason: str) -> Row:
 def compare(output: str, computed: Tensor, recorded: Tensor) -> Row:
     """Compare tensors; if the recording is subsampled to every s-th pixel, the computed one is, too."""
     recorded = recorded.float()
-    thinned = _thinned(computed.detach(), recorded)
-    if thinned is None:
+    kept = thinned(computed.detach(), recorded)
+    if kept is None:
         return failure(output, f"recorded as {list(recorded.shape)}, computed is {list(computed.shape)}")
-    difference = (thinned - recorded).abs().max().item()
+    difference = (kept - recorded).abs().max().item()
     return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
 
 
-def _thinned(computed: Tensor, recorded: Tensor) -> Tensor | None:
+def thinned(computed: Tensor, recorded: Tensor) -> Tensor | None:
+    """Return every s-th pixel, as many as were recorded; None if the shapes do not allow it."""
     if computed.ndim != recorded.ndim or computed.shape[:-2] != recorded.shape[:-2]:
         return None
     step = computed.shape[-1] // recorded.shape[-1] if recorded.shape[-1] else 0
-    thinned = computed[..., ::step, ::step] if step else computed
-    return thinned if thinned.shape == recorded.shape else None
+    kept = computed[..., ::step, ::step] if step else computed
+    return kept if kept.shape == recorded.shape else None
 
 
 def compare_value(output: str, computed: float, recorded: object) -> Row:

@@ -20,6 +20,7 @@ from lab2pix.labels.colors import BAND, generate_colors, match_colors
 from lab2pix.labels.reader import Color, MappingReader
 from lab2pix.utils.files import expand_user
 from lab2pix.utils.registry import is_yaml, label_space_names
+from lab2pix.utils.text import reason_of
 from lab2pix.utils.yaml_text import parse_yaml
 
 __all__ = ["COLOR_TOLERANCE", "Color", "LabelClass", "LabelSpace"]
@@ -169,8 +170,7 @@ class LabelSpace:
         except OSError as error:
             raise LabelError(f"Cannot read the label space {path}: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise LabelError(f"The label space {path} is not valid YAML ({reason}); mend the file") from error
+            raise LabelError(f"The label space {path} is not valid YAML ({reason_of(error)}); mend the file") from error
         return cls.from_dict({"name": path.stem, **data} if isinstance(data, dict) else data, where=str(path))
 
     @classmethod
@@ -221,20 +221,18 @@ class LabelSpace:
         color = None if self.unknown_color is None else list(self.unknown_color)
         return {**plain, "unknown_color": color, "classes": classes}
 
-    def differences(self, other: Self) -> list[str]:
+    def differences(self, other: Self, *, colors: bool = True) -> list[str]:
         """Describe what differs from another label space, besides the name: `key: this / other`."""
-        mine, theirs = self.to_dict(), other.to_dict()
-        keys = [key for key in mine if key not in ("name", "classes") and mine[key] != theirs[key]]
-        found = [f"{key}: {mine[key]} / {theirs[key]}" for key in keys]
-        if len(mine["classes"]) != len(theirs["classes"]):
-            return [*found, f"number of classes: {len(mine['classes'])} / {len(theirs['classes'])}"]
-        for index, (one, two) in enumerate(zip(mine["classes"], theirs["classes"], strict=True)):
-            found += [
-                f"classes[{index}].{key}: {one.get(key)} / {two.get(key)}"
-                for key in {**one, **two}
-                if one.get(key) != two.get(key)
-            ]
-        return found
+        both = ({**space.to_dict(), "name": "", "number of classes": space.num_classes} for space in (self, other))
+        mine, theirs = both
+        classes = enumerate(zip(mine.pop("classes"), theirs.pop("classes"), strict=False))
+        parts = [("", mine, theirs), *((f"classes[{index}].", one, two) for index, (one, two) in classes)]
+        return [
+            f"{where}{key}: {one.get(key)} / {two.get(key)}"
+            for where, one, two in parts
+            for key in {**one, **two}
+            if one.get(key) != two.get(key) and (colors or key not in ("color", "unknown_color"))
+        ]
 
     def fingerprint(self) -> str:
         """Return a hash of what networks depend on: the ordered class names, and whether there is unknown."""

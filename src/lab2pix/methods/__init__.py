@@ -32,7 +32,7 @@ from lab2pix.methods.sampling import (
     generate_pyramid,
     latent_from_seed,
 )
-from lab2pix.methods.schedules import Progress, constant, epoch_decay, linear_decay
+from lab2pix.methods.schedules import Progress, constant, epoch_decay, linear_decay, step_decay
 
 __all__ = [
     "Averaging",
@@ -62,15 +62,19 @@ __all__ = [
     "method_names",
     "read_config",
     "register",
+    "step_decay",
 ]
 
 ENTRY_POINTS = "lab2pix.methods"
 """Entry-point group for methods of other packages: `name = "package.module:Class"`."""
 
 _BUILT_IN = {
+    "cut": "cut:CUT",
     "cyclegan": "cyclegan:CycleGAN",
+    "dclgan": "dclgan:DCLGAN",
     "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
+    "munit": "munit:MUNIT",
     "pix2pix": "pix2pix:Pix2Pix",
 }
 _REGISTERED: dict[str, type[Method]] = {}

@@ -25,12 +25,14 @@ from lab2pix.methods.image_translation import (
     GeneratorConfig,
     ImageTranslationConfig,
     ImageTranslationMethod,
-    StepRecord,
+    build_condition,
     build_discriminator,
     build_translator,
+    mean_distance,
     size_multiple,
 )
 from lab2pix.methods.sampling import Sampling
+from lab2pix.methods.step_record import StepRecord
 from lab2pix.nn.image_pool import ImagePool
 from lab2pix.nn.normalization import Norm
 
@@ -118,12 +120,12 @@ class CycleGAN(ImageTranslationMethod):
     @classmethod
     def build_sampling(cls, config: CycleGANConfig, label_space: LabelSpace) -> Sampling:
         """Return the sampling: one image per input, in eval mode."""
-        return Sampling(cls.build_condition(config, label_space), size_multiple=size_multiple(config.generator))
+        return Sampling(build_condition(config, label_space), size_multiple=size_multiple(config.generator))
 
     @classmethod
     def build_generator(cls, config: CycleGANConfig, label_space: LabelSpace) -> nn.Module:
         """Return G, from inputs to images."""
-        return build_translator(config.generator, cls.build_condition(config, label_space).channels, 3)
+        return build_translator(config.generator, build_condition(config, label_space).channels, 3)
 
     def sampling_generator(self, networks: Mapping[str, nn.Module]) -> nn.Module:
         """Return G."""
@@ -166,12 +168,12 @@ class CycleGAN(ImageTranslationMethod):
         losses = {
             "adversarial_a": self.adversarial(logits_a, "generator"),
             "adversarial_b": self.adversarial(logits_b, "generator"),
-            "cycle_a": loss.cycle_a * _distance(cycled_a, a),
-            "cycle_b": loss.cycle_b * _distance(cycled_b, b),
+            "cycle_a": loss.cycle_a * mean_distance(cycled_a, a),
+            "cycle_b": loss.cycle_b * mean_distance(cycled_b, b),
         }
         if identity_images is not None:
-            losses["identity_a"] = self.identity * loss.cycle_b * _distance(identity_images[0], b)
-            losses["identity_b"] = self.identity * loss.cycle_a * _distance(identity_images[1], a)
+            losses["identity_a"] = self.identity * loss.cycle_b * mean_distance(identity_images[0], b)
+            losses["identity_b"] = self.identity * loss.cycle_a * mean_distance(identity_images[1], a)
         context.cache.update(fake_a=fake_a.detach().float(), fake_b=fake_b.detach().float())
         return backward(losses, context.scale)
 
@@ -208,7 +210,7 @@ class CycleGAN(ImageTranslationMethod):
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
         """Return `cycle`, the mean absolute difference between the input and F of the generated images."""
-        return {"cycle": _distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
+        return {"cycle": mean_distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
 
     # --- other programs ---------------------------------------------------------------------------------------------
 
@@ -255,11 +257,6 @@ class CycleGAN(ImageTranslationMethod):
             returned = [pool.query(images, source.uniform).flatten().int().tolist() for images in queries]
             results.other["pool_trace"] = trace | {"returned": returned}
         return results
-
-
-def _distance(images: Tensor, others: Tensor) -> Tensor:
-    """Return the mean absolute difference."""
-    return (images.float() - others).abs().mean()
 
 
 class _PythonRandom(RandomSource):

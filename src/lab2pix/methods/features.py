@@ -9,7 +9,7 @@ from typing import Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.schema import Section
+from lab2pix.config.schema import Section, UserPath
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
 from lab2pix.nn.backbones import (
     VGG16,
@@ -105,7 +105,7 @@ class BackboneConfig(Section):
     perceptual: BackboneName = Field(
         "vgg19", description="Network of the perceptual loss (V2) or of image consistency (V1)."
     )
-    weights: dict[BackboneName, str] = Field(
+    weights: dict[BackboneName, UserPath] = Field(
         default_factory=dict, description="File with the weights, by network; else the torch hub cache or the package."
     )
 

@@ -1,4 +1,4 @@
-"""Base of image-to-image translation methods, Pix2Pix and CycleGAN: settings, networks, and vectors of a step.
+"""Image-to-image translation: the base of Pix2Pix and CycleGAN, and conditions and conversion for other methods.
 
 A vector file has inputs, weights and results of one training step, recorded from the authors' code.
 """
@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from pydantic import Field
@@ -20,14 +21,14 @@ from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
-from lab2pix.interop.step_vectors import StepResults, check_step, gradient_norms, input_classes, without_dropout
+from lab2pix.interop.step_vectors import StepResults, check_step, input_classes, numbered_space, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
-from lab2pix.labels.colors import generate_colors
-from lab2pix.labels.space import LabelClass, LabelSpace
+from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS
-from lab2pix.methods.base import Method, OptimizerSpec, StepContext
+from lab2pix.methods.base import Method, OptimizerSpec
 from lab2pix.methods.sampling import Condition
 from lab2pix.methods.schedules import epoch_decay
+from lab2pix.methods.step_record import StepRecord
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import Init, init_weights
 from lab2pix.nn.normalization import Norm
@@ -37,12 +38,24 @@ from lab2pix.nn.unet import UNetGenerator
 
 __all__ = [
     "DiscriminatorConfig",
+    "Encoding",
     "GeneratorConfig",
     "ImageTranslationConfig",
     "ImageTranslationMethod",
-    "StepRecord",
+    "ImageTranslationTrainConfig",
+    "ResNetShape",
+    "adversarial",
+    "build_condition",
     "build_discriminator",
     "build_translator",
+    "check_adversarial",
+    "check_encoding",
+    "infer_inputs",
+    "infer_norm",
+    "load_released",
+    "mean_distance",
+    "plain_names",
+    "plain_weights",
     "read_discriminator",
     "read_generator",
 ]
@@ -50,6 +63,7 @@ __all__ = [
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 GanMode = Literal["vanilla", "lsgan", "wgangp"]
+Encoding = Literal["one-hot", "colors"]
 
 
 class GeneratorConfig(Section):
@@ -65,7 +79,7 @@ class GeneratorConfig(Section):
     )
     norm: Norm = Field("batch", description="Normalization: batch, instance (without weights) or none.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Probability of dropout; 0: off.")
-    encoding: Literal["one-hot", "colors"] = Field(
+    encoding: Encoding = Field(
         "one-hot",
         description="Encoding of label maps: one channel per class, or RGB in the label space's colors, as published.",
     )
@@ -125,11 +139,7 @@ class ImageTranslationConfig(RunConfig):
             raise ConfigError("generator.depth is 1, but a U-Net has at least 2 levels; set it to 2 or more")
         reason = f"generator.depth={settings.depth} with discriminator.layers={self.discriminator.layers}"
         check_size(self.data.size, *self._size_rule, reason)
-        if settings.encoding == "colors" and (self.data.input == "images" or self.data.label_space == "sketch"):
-            raise ConfigError(
-                "generator.encoding is 'colors', an encoding of label maps, but the run generates from "
-                f"{'images' if self.data.input == 'images' else 'line drawings'}; set generator.encoding=one-hot"
-            )
+        check_encoding(self)
 
     @property
     def _size_rule(self) -> tuple[int, int]:
@@ -146,6 +156,62 @@ class ImageTranslationConfig(RunConfig):
 def size_multiple(settings: GeneratorConfig) -> int:
     """Return the divisor of valid heights and widths."""
     return 2**settings.depth if settings.network == "unet" else 4
+
+
+# --- inputs and losses, for these and other methods -------------------------------------------------------------------
+
+
+class _HasEncoding(Protocol):
+    @property
+    def encoding(self) -> Encoding: ...
+
+
+class _HasInputs(Protocol):
+    @property
+    def data(self) -> DataConfig: ...
+
+    @property
+    def generator(self) -> _HasEncoding: ...
+
+
+def build_condition(config: _HasInputs, label_space: LabelSpace) -> Condition:
+    """Return the encoder of the generator's input: source images, line drawings or label maps."""
+    if config.data.input == "images":
+        return Condition(label_space, "images", channels_of_images=config.data.source.channels)
+    if label_space.name == "sketch":
+        return Condition(label_space, "lines")
+    return Condition(label_space, encoding=config.generator.encoding, edges=config.data.instance_edges)
+
+
+def check_encoding(config: _HasInputs) -> None:
+    """Check that the encoding `colors` is used for label maps only.
+
+    Raises:
+        ConfigError: the inputs are images or line drawings.
+    """
+    data = config.data
+    if config.generator.encoding == "colors" and (data.input == "images" or data.label_space == "sketch"):
+        raise ConfigError(
+            "generator.encoding is 'colors', an encoding of label maps, but the run generates from "
+            f"{'images' if data.input == 'images' else 'line drawings'}; set generator.encoding=one-hot"
+        )
+
+
+def adversarial(kind: str, role: Literal["generator", "real", "fake"], logits: Tensor) -> Tensor:
+    """Return an adversarial loss, averaged over logits.
+
+    Args:
+        kind: form of the loss, a name in `ADVERSARIAL_TERMS`.
+        role: loss of the generator, or of a discriminator on real or on fake images.
+        logits: of any shape.
+    """
+    terms = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[kind], strict=True))
+    return terms[role](logits.float()).mean()
+
+
+def mean_distance(images: Tensor, others: Tensor) -> Tensor:
+    """Return the mean absolute difference, computed in float32."""
+    return (images.float() - others.float()).abs().mean()
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -189,15 +255,6 @@ class ImageTranslationMethod(Method):
     """Prefix of weights in vector files, by name of the network."""
     config: Any
 
-    @staticmethod
-    def build_condition(config: ImageTranslationConfig, label_space: LabelSpace) -> Condition:
-        """Return the encoder of the generator's input: source images, line drawings or label maps."""
-        if config.data.input == "images":
-            return Condition(label_space, "images", channels_of_images=config.data.source.channels)
-        if label_space.name == "sketch":
-            return Condition(label_space, "lines")
-        return Condition(label_space, encoding=config.generator.encoding, edges=config.data.instance_edges)
-
     def init_networks(self) -> None:
         """Initialize all networks by `train.init`."""
         train = self.config.train
@@ -212,8 +269,7 @@ class ImageTranslationMethod(Method):
 
     def adversarial(self, logits: Tensor, role: Literal["generator", "real", "fake"]) -> Tensor:
         """Return the adversarial loss of the generator, or of a discriminator on real or fake images, over logits."""
-        terms = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[self.config.loss.adversarial], strict=True))
-        return terms[role](logits.float()).mean()
+        return adversarial(self.config.loss.adversarial, role, logits)
 
     # --- other programs ---------------------------------------------------------------------------------------------
 
@@ -239,8 +295,7 @@ class ImageTranslationMethod(Method):
             CheckpointError: weights, inputs or settings do not match the method.
         """
         recorded = vectors.values["config"]
-        if recorded["gan_mode"] not in ADVERSARIAL_TERMS:
-            raise CheckpointError(f"config.gan_mode is {recorded['gan_mode']!r}; known: {[*ADVERSARIAL_TERMS]}")
+        check_adversarial(recorded["gan_mode"])
         networks: dict[str, nn.Module] = {}
         settings: dict[str, Section] = {}
         for name, prefix in cls.vector_prefixes.items():
@@ -260,7 +315,7 @@ class ImageTranslationMethod(Method):
                 **cls.vector_settings(recorded),
             }
         )
-        method = cls(config, _numbered_space(classes))
+        method = cls(config, numbered_space(classes))
         method.networks = networks
         return method, batch
 
@@ -276,7 +331,7 @@ class ImageTranslationMethod(Method):
 
         for when in ("initial", "step"):
             method, batch = cls.from_vectors(vectors, fast=fast)
-            record = StepRecord(method, batch, update=when == "step")
+            record = StepRecord(method, batch, update=when == "step", names=released_names)
             results.values[f"loss.{when}"] = add_outputs("" if when == "initial" else "step.", record)
             totals: dict[str, float] = {}
             by_tensor: dict[str, float] = {}
@@ -290,7 +345,7 @@ class ImageTranslationMethod(Method):
         for group, evaluated in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
             for network in evaluated.networks.values():
                 network.eval()
-            add_outputs(group, StepRecord(evaluated, batch, update=False))
+            add_outputs(group, StepRecord(evaluated, batch, update=False, names=released_names))
         return results
 
     @classmethod
@@ -303,7 +358,7 @@ class ImageTranslationMethod(Method):
         """Return the format of the authors' generators, recognized by the name of a weight."""
 
         def matches(state: Mapping[str, Tensor]) -> bool:
-            return any(re.fullmatch(marker, _OWN_PREFIX.sub("", name)) for name in state)
+            return any(re.fullmatch(marker, name) for name in plain_names(state))
 
         def convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
             return _convert(cls, path, state, options)
@@ -311,56 +366,21 @@ class ImageTranslationMethod(Method):
         return CheckpointFormat(matches, convert)
 
 
-class StepRecord:
-    """Record of one training step: outputs, losses and gradient norms.
+def check_adversarial(recorded: object) -> None:
+    """Check the name of the adversarial loss in a vector file.
 
-    Args:
-        method: the method; its weights change if `update` is set.
-        batch: inputs and images.
-        update: whether the optimizers of each phase step after it, as in training.
-
-    Attributes:
-        outputs: outputs of each network, in the order of its forward passes.
-        losses: values by `PHASE.TERM`.
-        gradients: per network the global gradient norm, and the norm of each weight by the authors' name.
+    Raises:
+        CheckpointError: there is no such loss.
     """
-
-    def __init__(self, method: Method, batch: Batch, *, update: bool) -> None:
-        self.outputs: dict[str, list[Tensor]] = {name: [] for name in method.networks}
-        self.losses: dict[str, float] = {}
-        self.gradients: dict[str, tuple[float, dict[str, float]]] = {}
-        hooks = [network.register_forward_hook(self._hook(name)) for name, network in method.networks.items()]
-        specs = method.optimizers
-        context = StepContext()
-        for phase in method.phases:
-            terms = phase.backward(batch, None, context)
-            self.losses |= {f"{phase.name}.{name}": value.item() for name, value in terms.items()}
-            for spec in (specs[name] for name in phase.optimizers):
-                networks = {name: method.networks[name] for name in spec.networks}
-                for name, network in networks.items():
-                    self.gradients[name] = gradient_norms(network, released_names(network))
-                if update:
-                    weights = [weight for network in networks.values() for weight in network.parameters()]
-                    torch.optim.Adam(weights, lr=spec.lr, betas=spec.betas).step()
-            for network in method.networks.values():
-                network.zero_grad()
-        for hook in hooks:
-            hook.remove()
-
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, inputs, output: self.outputs[name].append(output.detach())
-
-
-def _numbered_space(classes: int) -> LabelSpace:
-    colors = generate_colors(max(1, classes))
-    return LabelSpace("numbered", tuple(LabelClass(f"class {index}", color) for index, color in enumerate(colors)))
+    if recorded not in ADVERSARIAL_TERMS:
+        raise CheckpointError(f"config.gan_mode is {recorded!r}; known: {[*ADVERSARIAL_TERMS]}")
 
 
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_OWN_PREFIX = re.compile(r"^((module|_orig_mod)\.)+")
+_WRAPPERS = re.compile(r"(^|(?<=\.))((module|_orig_mod)\.)+")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -370,7 +390,7 @@ def read_generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, GeneratorC
     Raises:
         CheckpointError: the weights belong to another network.
     """
-    weights = _plain(weights)
+    weights = plain_weights(weights)
     settings, inputs, outputs = _generator_settings(weights)
     return _filled(build_translator(settings, inputs, outputs), weights), settings
 
@@ -381,12 +401,12 @@ def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, Discri
     Raises:
         CheckpointError: the weights belong to another network.
     """
-    weights = _plain(weights)
+    weights = plain_weights(weights)
     if first := _shape(weights, "net.0"):
-        settings = DiscriminatorConfig(width=first[0], layers=0, norm=_norm(weights, "net.2"))
+        settings = DiscriminatorConfig(width=first[0], layers=0, norm=infer_norm(weights, "net.2"))
     elif first := _shape(weights, "model.0"):
-        layers = sum(weight.ndim == 4 for weight in weights.values()) - 2
-        settings = DiscriminatorConfig(width=first[0], layers=layers, norm=_norm(weights, "model.2"))
+        layers = sum(weight.ndim == 4 for name, weight in weights.items() if name.endswith(".weight")) - 2
+        settings = DiscriminatorConfig(width=first[0], layers=layers, norm=infer_norm(weights, "model.2"))
     else:
         raise CheckpointError("the weights are not those of a PatchGAN, which has a convolution 'model.0' or 'net.0'")
     return _filled(build_discriminator(settings, first[1]), weights), settings
@@ -407,9 +427,14 @@ def released_names(network: nn.Module) -> dict[str, str]:
     return {name: f"{layers[layer]}.{parameter}" for name, layer, _, parameter in split}
 
 
-def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without the prefixes of wrapper modules."""
+    return {_WRAPPERS.sub("", name): weight for name, weight in weights.items()}
+
+
+def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove prefixes of wrapper modules, and statistics of norms without weights."""
-    plain = {_OWN_PREFIX.sub("", name): weight for name, weight in weights.items()}
+    plain = plain_names(weights)
     if any(_is_norm_weight(name, weight) for name, weight in plain.items()):
         return plain
     return {name: weight for name, weight in plain.items() if not name.endswith(_STATISTICS)}
@@ -424,7 +449,7 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     return tuple(weights[f"{name}.weight"].shape) if f"{name}.weight" in weights else ()
 
 
-def _norm(weights: Mapping[str, Tensor], normed: str) -> Norm:
+def infer_norm(weights: Mapping[str, Tensor], normed: str) -> Norm:
     """Infer the normalization after the convolution `normed`."""
     if any(_is_norm_weight(name, weight) for name, weight in weights.items()):
         return "batch"
@@ -444,34 +469,114 @@ def _unet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int,
         levels, inner = levels + 1, f"{inner}.3.model"
     if not last or levels < 2:
         raise CheckpointError("the U-Net's weights are incomplete: 'model.model.3' or the levels within are missing")
-    return GeneratorConfig(width=width, depth=levels, norm=_norm(weights, "model.model.0")), inputs, last[1]
+    return GeneratorConfig(width=width, depth=levels, norm=infer_norm(weights, "model.model.0")), inputs, last[1]
 
 
 def _resnet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int, int]:
-    blocks = len({name.split(".")[1] for name in weights if ".conv_block." in name})
-    first, last = _shape(weights, "model.1"), _shape(weights, f"model.{17 + blocks}")
-    if not first or not last:
-        raise CheckpointError(
-            "the weights are neither those of a U-Net ('model.model.0') nor of a ResNet generator ('model.1')"
-        )
+    shape = ResNetShape.of(weights)
+    if shape.antialias_down or shape.antialias_up:
+        raise CheckpointError("the weights are those of an anti-aliased ResNet generator, as CUT's, not CycleGAN's")
     settings = GeneratorConfig(
-        network="resnet",
-        width=first[0],
-        depth=blocks,
-        norm=_norm(weights, "model.1"),
-        dropout=0.5 if len(_shape(weights, "model.10.conv_block.6")) == 4 else 0,
+        network="resnet", width=shape.width, depth=shape.blocks, norm=shape.norm, dropout=0.5 if shape.dropout else 0
     )
-    return settings, first[1], last[0]
+    return settings, shape.inputs, shape.outputs
 
 
-def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
-    names = {released: name for name, released in released_names(network).items()}
+@dataclass(frozen=True)
+class ResNetShape:
+    """Widths and layers of a released ResNet generator, inferred from its weights."""
+
+    inputs: int
+    outputs: int
+    width: int
+    blocks: int
+    norm: Norm
+    dropout: bool
+    antialias_down: bool
+    antialias_up: bool
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> ResNetShape:
+        """Infer the shape from a state dict.
+
+        Raises:
+            CheckpointError: the weights belong to another network.
+        """
+        blocks = sorted({int(name.split(".")[1]) for name in weights if ".conv_block." in name})
+        convs = [int(name.split(".")[1]) for name in weights if re.fullmatch(r"model\.\d+\.weight", name)]
+        filters = {weight.shape[-1] for name, weight in weights.items() if name.endswith(".filt")}
+        first, last = _shape(weights, "model.1"), _shape(weights, f"model.{max(convs, default=0)}")
+        if not blocks or len(first) != 4 or len(last) != 4 or last[-1] != 7:
+            raise CheckpointError(
+                "the weights are neither those of a U-Net ('model.model.0') nor of a ResNet generator ('model.1')"
+            )
+        return cls(
+            inputs=first[1],
+            outputs=last[0],
+            width=first[0],
+            blocks=len(blocks),
+            norm=infer_norm(weights, "model.1"),
+            dropout=len(_shape(weights, f"model.{blocks[0]}.conv_block.6")) == 4,
+            antialias_down=3 in filters,
+            antialias_up=4 in filters,
+        )
+
+
+def load_released(network: Network, weights: Mapping[str, Tensor]) -> Network:
+    """Load weights with this package's names strictly, and return the network.
+
+    Raises:
+        CheckpointError: a weight is missing, unexpected or of another shape.
+    """
     try:
-        network.load_state_dict({names.get(name, name): weight for name, weight in weights.items()})
+        network.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise CheckpointError(f"the released weights do not fit {type(network).__name__}: {first}") from error
     return network
+
+
+def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
+    names = {released: name for name, released in released_names(network).items()}
+    return load_released(network, {names.get(name, name): weight for name, weight in weights.items()})
+
+
+def infer_inputs(
+    path: Path, channels: int, options: ConversionOptions, side: int
+) -> tuple[LabelSpace, DataConfig, Encoding]:
+    """Return label space, data settings and encoding of a converted generator.
+
+    The generator translates images unless a label space is given; then three channels are the colors of that space.
+
+    Args:
+        path: the checkpoint, for errors.
+        channels: input channels of the generator.
+        options: options of the conversion.
+        side: height and width if the options give none.
+
+    Raises:
+        CheckpointError: the label space does not fit.
+    """
+    data: dict[str, Any] = {"size": options.size or (side, side)}
+    if options.label_space is None:
+        space = LabelSpace.load(DataConfig().label_space)
+        source = SourceConfig(channels=channels)
+        return space, DataConfig(input="images", source=source, label_space=space.name, **data), "one-hot"
+    data["label_space"] = options.label_space
+    space = LabelSpace.load(options.label_space)
+    if space.name == "sketch":
+        if channels != 1:
+            raise CheckpointError(
+                f"{path} takes images of {channels} channels, but line drawings have one; leave out --label-space, "
+                "and give the drawings as images"
+            )
+        return space, DataConfig(**data), "one-hot"
+    if channels == 3:
+        return space, DataConfig(**data), "colors"
+    fit = fit_label_space(path, channels, options, edges_possible=True)
+    if fit.without_unknown:
+        raise CheckpointError(f"{path} has no channel for unknown pixels, which '{fit.space.name}' has")
+    return fit.space, DataConfig(instance_edges=fit.edges, **data), "one-hot"
 
 
 def _convert(
@@ -479,27 +584,14 @@ def _convert(
 ) -> Converted:
     """Convert a released generator; its inputs are source images unless a label space is given."""
     generator, settings = read_generator(state)
-    _, inputs, outputs = _generator_settings(_plain(state))
+    _, inputs, outputs = _generator_settings(plain_weights(state))
     if outputs != 3:
         raise CheckpointError(
             f"{path} generates images with {outputs} channels, but lab2pix needs RGB; use another checkpoint"
         )
     side = 256 if settings.network == "resnet" else size_multiple(settings)
-    data: dict[str, Any] = {"size": options.size or (side, side)}
-    if options.label_space is None:
-        space = LabelSpace.load(DataConfig().label_space)
-        data |= {"input": "images", "source": SourceConfig(channels=inputs)}
-    elif inputs == 3:
-        space = LabelSpace.load(options.label_space)
-        settings = settings.model_copy(update={"encoding": "colors"})
-    else:
-        fit = fit_label_space(path, inputs, options, edges_possible=True)
-        if fit.without_unknown:
-            raise CheckpointError(f"{path} has no channel for unknown pixels, which '{fit.space.name}' has")
-        space, data["instance_edges"] = fit.space, fit.edges
-    data["label_space"] = options.label_space or space.name
-    config = cls.Config.model_validate(
-        {"name": cls.name, "data": DataConfig(**data), "generator": settings.model_dump()}
-    )
+    space, data, encoding = infer_inputs(path, inputs, options, side)
+    settings = settings.model_copy(update={"encoding": encoding})
+    config = cls.Config.model_validate({"name": cls.name, "data": data, "generator": settings.model_dump()})
     cls.build_sampling(config, space).check_size(*config.data.size)
     return Converted(generator.eval(), config, space)

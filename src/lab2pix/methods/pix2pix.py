@@ -20,12 +20,13 @@ from lab2pix.methods.image_translation import (
     GeneratorConfig,
     ImageTranslationConfig,
     ImageTranslationMethod,
-    StepRecord,
+    build_condition,
     build_discriminator,
     build_translator,
     size_multiple,
 )
 from lab2pix.methods.sampling import Sampling
+from lab2pix.methods.step_record import StepRecord
 
 __all__ = ["Pix2Pix", "Pix2PixConfig"]
 
@@ -82,7 +83,7 @@ class Pix2Pix(ImageTranslationMethod):
         """Return the sampling; in train mode one noise value per image seeds dropout."""
         settings = config.generator
         return Sampling(
-            cls.build_condition(config, label_space),
+            build_condition(config, label_space),
             size_multiple=size_multiple(settings),
             noise_channels=int(settings.sampling == "train" and settings.dropout > 0),
             mode=settings.sampling,
@@ -91,7 +92,7 @@ class Pix2Pix(ImageTranslationMethod):
     @classmethod
     def build_generator(cls, config: Pix2PixConfig, label_space: LabelSpace) -> nn.Module:
         """Return the generator."""
-        return build_translator(config.generator, cls.build_condition(config, label_space).channels, 3)
+        return build_translator(config.generator, build_condition(config, label_space).channels, 3)
 
     @property
     def optimizers(self) -> dict[str, OptimizerSpec]:

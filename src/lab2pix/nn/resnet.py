@@ -1,10 +1,13 @@
-"""ResNet generator of CycleGAN (Zhu et al., 2017, after Johnson et al., 2016)."""
+"""ResNet generator of CycleGAN (Zhu et al., 2017, after Johnson et al., 2016), and of CUT (Park et al., 2020)."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
 from lab2pix.nn.normalization import Norm, norm2d
+from lab2pix.nn.resample import BlurDownsample, BlurUpsample
 
 __all__ = ["ResNetBlock", "ResNetGenerator"]
 
@@ -47,6 +50,8 @@ class ResNetGenerator(nn.Module):
         blocks: number of residual blocks.
         norm: normalization layers.
         dropout: probability of dropout in the blocks; None leaves the layers out.
+        antialias_down: halve the size by a blur (CUT), not by a stride of the convolution.
+        antialias_up: double the size by a blur (CUT), not by a transposed convolution.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class ResNetGenerator(nn.Module):
         blocks: int = 9,
         norm: Norm = "instance",
         dropout: float | None = None,
+        antialias_down: bool = False,
+        antialias_up: bool = False,
     ) -> None:
         super().__init__()
         bias = norm == "instance"
@@ -66,11 +73,18 @@ class ResNetGenerator(nn.Module):
             return [conv, norm2d(norm, channels), nn.ReLU()]
 
         def down(channels: int) -> list[nn.Module]:
-            return normed(nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1, bias=bias), channels)
+            stride = 1 if antialias_down else 2
+            conv = nn.Conv2d(channels // 2, channels, 3, stride=stride, padding=1, bias=bias)
+            return [*normed(conv, channels), *([BlurDownsample(channels)] if antialias_down else [])]
 
         def up(channels: int) -> list[nn.Module]:
-            conv = nn.ConvTranspose2d(2 * channels, channels, 3, stride=2, padding=1, output_padding=1, bias=bias)
-            return normed(conv, channels)
+            if antialias_up:
+                conv = nn.Conv2d(2 * channels, channels, 3, padding=1, bias=bias)
+                return [BlurUpsample(2 * channels), *normed(conv, channels)]
+            return normed(
+                nn.ConvTranspose2d(2 * channels, channels, 3, stride=2, padding=1, output_padding=1, bias=bias),
+                channels,
+            )
 
         self.model = nn.Sequential(
             nn.ReflectionPad2d(3),
@@ -89,3 +103,17 @@ class ResNetGenerator(nn.Module):
         """Map `[N, in_channels, H, W]` to an image `[N, out_channels, H, W]` in [-1, 1]; noise has no effect."""
         image: Tensor = self.model(x)
         return image
+
+    def features(self, x: Tensor, layers: Sequence[int]) -> list[Tensor]:
+        """Return the outputs of some layers, without running the layers after the last of them.
+
+        Args:
+            x: `[N, in_channels, H, W]`.
+            layers: indices in `model`, in rising order.
+        """
+        found = []
+        for index in range(layers[-1] + 1):
+            x = self.model[index](x)
+            if index in layers:
+                found.append(x)
+        return found

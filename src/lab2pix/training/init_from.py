@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lab2pix.errors import CheckpointError
 from lab2pix.training.checkpoint import latest_checkpoint
 from lab2pix.training.state import TrainingState
+from lab2pix.utils.files import expand_user
 from lab2pix.utils.tensors import load_tensors
 
 __all__ = ["init_from"]
@@ -33,7 +34,7 @@ def init_from(state: TrainingState, source: str) -> list[str]:
     Raises:
         CheckpointError: the model is missing or unreadable, or shares no weight with the generator.
     """
-    model = _find(Path(source).expanduser())
+    model = _find(expand_user(source))
     exported = _read(model)
     training = model.with_name(_TRAINING)
     trained = _read(training) if training.is_file() else {}

@@ -62,10 +62,6 @@ def host_checker(host: str, allow_hosts: Sequence[str] = ()) -> Callable[[str], 
 
     It prevents DNS rebinding, where the name of another site is made to point to this machine.
     A server that listens on all addresses accepts any IP address, because only names can be rebound.
-
-    Args:
-        host: address that the server listens on.
-        allow_hosts: additional names.
     """
     names = {name.lower() for name in (*_LOCAL, host, *allow_hosts)}
     everywhere = host in EVERYWHERE
@@ -96,12 +92,7 @@ def _is_ip_address(name: str) -> bool:
 
 
 class HostGuardMiddleware:
-    """Refuses unknown hosts and cross-site POST requests, and adds `HEADERS` to every response.
-
-    Args:
-        app: the application.
-        is_known_host: tells whether a Host header names this server.
-    """
+    """Refuses unknown hosts and cross-site POST requests, and adds `HEADERS` to every response."""
 
     def __init__(self, app: Application, is_known_host: Callable[[str], bool]):
         self.app = app
@@ -155,11 +146,7 @@ def _without_default_port(origin: str) -> str:
 
 
 class MemoryBudget:
-    """Limits the bytes that all request bodies together hold in memory.
-
-    Args:
-        limit: number of bytes.
-    """
+    """Limits the bytes that all request bodies together hold in memory."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
@@ -195,12 +182,8 @@ async def read_body(
 ) -> tuple[bytes, str]:
     """Return a request's body and its media type.
 
-    Args:
-        request: the request.
-        media_types: accepted types; none may be one that pages of other sites can send without a preflight.
-        limit: maximum size in bytes.
-        reserve: called with the size of each chunk before it is kept; may raise to refuse it.
-        seconds: time limit for the whole body.
+    No accepted media type may be one that pages of other sites can send without a preflight. `reserve` is called with
+    the size of each chunk before it is kept, and may raise to refuse it.
 
     Raises:
         HTTPError: 415, another media type; 413, too large; 408, too slow; 400, the body ends early.

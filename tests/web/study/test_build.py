@@ -35,6 +35,17 @@ def test_sample_has_the_images_of_its_name(study_folder: Path, study: Study) -> 
     assert sorted(sample.name for sample in study.pool) == ["a", "b", "city/c", "d", "e", "f"]
 
 
+def test_first_of_several_samples_is_shown(build: Build, folders: dict[str, Path]) -> None:
+    folder = folders["spade"]
+    for file in list(folder.rglob("*.png")):
+        shutil.copy(file, file.with_name(f"{file.stem}_1.png"))
+        Image.fromarray(np.full((6, 8, 3), 7, dtype=np.uint8)).save(file.with_name(f"{file.stem}_0.png"))
+        file.unlink()
+    built = build()
+    assert all(pixel(built.folder, sample.images["spade"]) == (7, 7, 7) for sample in built.study.pool)
+    assert "'spade' has 2 images per label map" in str(built)
+
+
 def test_file_names_are_anonymous(study_folder: Path, study: Study) -> None:
     files = list((study_folder / "images").iterdir())
     assert len(files) == 6 * 5
@@ -116,8 +127,10 @@ def test_build_reports_progress(build: Build) -> None:
 
 
 def test_missing_names_are_refused(build: Build, folders: dict[str, Path], tmp_path: Path) -> None:
-    (folders["spade"] / "b.png").unlink()
-    with pytest.raises(DataError, match=r"images of 'spade'\) lacks b; add the files, or .*--allow-missing"):
+    (folders["spade"] / "b.png").rename(folders["spade"] / "x.png")
+    with pytest.raises(
+        DataError, match=r"labels \(label maps\) lacks x, and 4 other folders lack names too; .*--allow-missing"
+    ):
         build()
     assert not (tmp_path / "study").exists()
 

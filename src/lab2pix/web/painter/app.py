@@ -92,12 +92,7 @@ def serve_painter(
 
 
 def create_app(service: PainterService, is_known_host: Callable[[str], bool]) -> FastAPI:
-    """Return the painter's web application.
-
-    Args:
-        service: handles the requests; its queue runs as long as the application.
-        is_known_host: tells whether a Host header names this server.
-    """
+    """Return the painter's web application."""
 
     async def refuse(request: Request, error: Exception) -> Response:
         if isinstance(error, RequestValidationError):

@@ -63,13 +63,7 @@ def serve_study(
 ) -> None:
     """Serve a study until Ctrl-C or SIGTERM.
 
-    Args:
-        folder: the study's folder.
-        host: address to listen on; 0.0.0.0 admits other machines.
-        port: port to listen on; 0 takes a free one.
-        allow_hosts: additional host names of the server, such as a proxy's.
-        open_browser: open the page in the browser.
-        echo: called with each line of output.
+    The arguments are those of `lab2pix.web.painter.app.serve_painter`.
 
     Raises:
         DataError: there is no study, an image is missing, or existing answers do not fit it.
@@ -92,12 +86,6 @@ def serve_study(
 
 def create_app(folder: Path, study: Study, store: AnswerStore, is_known_host: Callable[[str], bool]) -> Starlette:
     """Return the study's web application.
-
-    Args:
-        folder: the study's folder.
-        study: the study.
-        store: storage of the answers.
-        is_known_host: tells whether a Host header names this server.
 
     Raises:
         DataError: an image is missing.

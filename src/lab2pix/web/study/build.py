@@ -5,17 +5,18 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import lab2pix
 from lab2pix.data.files import read_image
 from lab2pix.errors import ConfigError, DataError, OutputError
-from lab2pix.evaluation.pairing import pictures_in
+from lab2pix.evaluation.pairing import count_samples, pictures_in
 from lab2pix.inference.folder import write_picture
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.files import write_atomically
+from lab2pix.utils.text import first_few, plural
 from lab2pix.web.study.labels import LabelRenderer, render_classes, render_raw_labels
 from lab2pix.web.study.samples import FORMAT, MAX_METHODS, ClassColor, Sample, Study, seeded_shuffle
 
@@ -30,28 +31,32 @@ class BuiltStudy:
         folder: its folder.
         study: its contents.
         mixed_sizes: number of samples whose images differ in size, which participants may notice.
+        first_of: methods with several images per label map, with their number; the first one is shown.
     """
 
     folder: Path
     study: Study
     mixed_sizes: int
+    first_of: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return what was built, what was left out, and what to do next."""
         study = self.study
         pool = "" if len(study.pool) == study.samples else f", chosen for each from a pool of {len(study.pool)}"
         lines = [
-            f"{self.folder}: each participant ranks {_count(study.samples, 'sample')} of {len(study.methods)} methods"
+            f"{self.folder}: each participant ranks {plural(study.samples, 'sample')} of {len(study.methods)} methods"
             f" ({', '.join(study.methods)}){pool}"
         ]
         if study.left_out:
-            names = _first(study.left_out)
-            lines.append(f"{_count(len(study.left_out), 'name')} left out because a folder lacks it: {names}")
+            names = first_few(study.left_out, 5)
+            lines.append(f"{plural(len(study.left_out), 'name')} left out because a folder lacks it: {names}")
+        for method, count in self.first_of.items():
+            lines.append(f"'{method}' has {count} images per label map, of which the first, NAME_0, is shown")
         if study.label_space is None:
             lines.append("label maps are shown as they are, without a legend; --label-space adds colors and a legend")
         if self.mixed_sizes:
             lines.append(
-                f"in {_count(self.mixed_sizes, 'sample')} the methods' images differ in size; they are shown at the "
+                f"in {plural(self.mixed_sizes, 'sample')} the methods' images differ in size; they are shown at the "
                 "same size, so smaller ones look softer"
             )
         lines.append(f"Collect rankings with `lab2pix study serve {self.folder}`")
@@ -122,10 +127,11 @@ def build_study(
     sources = {"label maps": Path(labels), **({"real images": Path(truth)} if truth is not None else {})}
     sources |= {f"images of '{name}'": folder for name, folder in folders.items()}
     files = {what: _find_images(folder, what) for what, folder in sources.items()}
+    first_of = _keep_first_samples(files, [f"images of '{name}'" for name in folders])
     common, left_out = _match_names(files, sources, allow_missing)
     if len(common) < pool:
         raise DataError(
-            f"The folders share {_count(len(common), 'name')}, but {pool} are requested; lower --samples and --pool "
+            f"The folders share {plural(len(common), 'name')}, but {pool} are requested; lower --samples and --pool "
             f"to at most {len(common)}"
         )
     chosen = seeded_shuffle(common, seed, "pool")[:pool]
@@ -162,7 +168,8 @@ def build_study(
         if is_new:
             shutil.rmtree(out, ignore_errors=True)
         raise
-    return BuiltStudy(out, study, mixed_sizes)
+    counts = {name: first_of[f"images of '{name}'"] for name in folders if f"images of '{name}'" in first_of}
+    return BuiltStudy(out, study, mixed_sizes, counts)
 
 
 def _check_methods(methods: Mapping[str, Path]) -> None:
@@ -184,6 +191,20 @@ def _find_images(folder: Path, what: str) -> dict[str, Path]:
     return files
 
 
+def _keep_first_samples(files: dict[str, dict[str, Path]], methods: Sequence[str]) -> dict[str, int]:
+    """Reduce images named NAME_0, NAME_1, ... of label maps NAME to the first of each, in place.
+
+    Returns:
+        The number of samples by method, for those that have several.
+    """
+    labels, counts = files["label maps"], {}
+    for what in methods:
+        if (count := count_samples(files[what], labels)) > 1:
+            counts[what] = count
+            files[what] = {name: files[what][f"{name}_0"] for name in labels if f"{name}_0" in files[what]}
+    return counts
+
+
 def _match_names(
     files: Mapping[str, Mapping[str, Path]], sources: Mapping[str, Path], allow_missing: bool
 ) -> tuple[list[str], list[str]]:
@@ -197,10 +218,10 @@ def _match_names(
     missing = {what: sorted(union - set(found)) for what, found in files.items() if set(found) != union}
     if missing and not allow_missing:
         what, names = next(iter(missing.items()))
-        others = f", and {_count(len(missing) - 1, 'other folder')} lack names too" if len(missing) > 1 else ""
+        others = f", and {plural(len(missing) - 1, 'other folder')} lack names too" if len(missing) > 1 else ""
         raise DataError(
-            f"{sources[what]} ({what}) lacks {_first(names)}{others}; add the files, or leave such names out with "
-            "--allow-missing"
+            f"{sources[what]} ({what}) lacks {first_few(names, 5)}{others}; add the files, or leave such names out "
+            "with --allow-missing"
         )
     return sorted(common), sorted(union - common)
 
@@ -219,12 +240,7 @@ def _copy(
 ) -> tuple[Sample, bool]:
     """Write a sample's images; return the sample, and whether all generated images have the same size.
 
-    Args:
-        name: name of the sample.
-        files: its label map, its real image if any, and one image per method, in this order.
-        render: renders the label map.
-        methods: names of the methods.
-        out: the study's folder.
+    `files` are its label map, its real image if any, and one image per method, in this order.
     """
     label = render(files[0])
     images = [label.image, *(read_image(file) for file in files[1:])]
@@ -247,11 +263,3 @@ def _classes(label_space: LabelSpace) -> list[ClassColor]:
     names = [*label_space.names, *([] if label_space.unknown_value is None else ["unknown"])]
     colors = label_space.palette.tolist()
     return [ClassColor(name=name, color=color) for name, color in zip(names, colors, strict=True)]
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
