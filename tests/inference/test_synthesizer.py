@@ -410,6 +410,18 @@ def test_generate_folder_names_unreadable_label_maps_and_makes_the_rest(
     assert f"{labels / 'alien.png'} holds id 99" in text
 
 
+def test_generate_folder_writes_long_names_and_the_rest_where_one_is_too_long(
+    labels: Path, tmp_path: Path, synthesizer: Synthesizer
+) -> None:
+    write_label_png(labels / f"{'x' * 249}.png", ids(), synthesizer.label_space)
+    write_label_png(labels / f"{'y' * 251}.png", ids(), synthesizer.label_space)
+    assert generate_folder(synthesizer, labels, tmp_path / "one").ok
+    report = generate_folder(synthesizer, labels, tmp_path / "two", samples=2)
+    assert len(report.written) == 12 and f"{'x' * 249}_1.png" in pictures(tmp_path / "two")
+    assert [path.name[:3] for path, _ in report.failed] == ["yyy", "yyy"]
+    assert "cannot write" in str(report) and "name too long" in str(report)
+
+
 def test_generate_folder_takes_mixed_sizes_where_they_are_kept(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer
 ) -> None:
@@ -451,6 +463,8 @@ def test_generate_folder_refuses_unsafe_output_folders(labels: Path, tmp_path: P
         with pytest.raises(OutputError, match="among the label maps"):
             generate_folder(synthesizer, source, out, overwrite=True)
     assert {path: path.read_bytes() for path in labels.rglob("*.png")} == before
+    with pytest.raises(OutputError, match=r"x\.PNG is named like a picture, .*give a folder such as .*/x$"):
+        generate_folder(synthesizer, labels / "a.png", tmp_path / "x.PNG")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="is a file"):
         generate_folder(synthesizer, labels, tmp_path / "file")

@@ -43,4 +43,6 @@ def train(
     """
     loaded = load_config(config, overrides)
     require_data_root(loaded)
-    return loop.train(loaded, Path("runs", loaded.name) if out is None else out, resume=resume, device=device, validators=validators)
+    return loop.train(
+        loaded, Path("runs", loaded.name) if out is None else out, resume=resume, device=device, validators=validators
+    )
