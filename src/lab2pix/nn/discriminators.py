@@ -1,17 +1,16 @@
-"""Discriminators: hierarchical perceptual ones (3.2.1, Fig. 6) and the PatchGAN of SPADE, TSIT and Pix2PixHD."""
+"""Discriminators: hierarchical perceptual ones (3.2.1, Fig. 6) and SPADE's PatchGAN."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.nn.blocks import SLOPE, ConvNormAct, MiniInception, conv2d
-from lab2pix.nn.norm import norm2d
 
 __all__ = ["HierarchicalDiscriminator", "MultiScaleDiscriminator", "PatchDiscriminator", "ScaleOutput", "downsample"]
 
@@ -102,28 +101,16 @@ class HierarchicalDiscriminator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN of SPADE, TSIT and Pix2PixHD: 4x4 convolutions with LeakyReLU, all but the first with a norm.
+    """SPADE's PatchGAN: 4x4 convolutions, all but the first with spectral and instance norm (5.4, steps below B).
 
     Args:
         in_channels: width of the input: the image, or label map and image.
         width: channels of the first convolution; they double with each layer.
         max_width: upper limit of the channels.
         layers: convolutions before the one that predicts; all but the last of them halve the size.
-        norm: spectral and instance norm (SPADE; 5.4, steps below B), or instance or batch norm after a convolution with
-            a bias (Pix2PixHD).
-        last_stride: stride of the last layer; TSIT's with three layers has 2.
     """
 
-    def __init__(
-        self,
-        in_channels: int,
-        *,
-        width: int = 64,
-        max_width: int = 512,
-        layers: int = 4,
-        norm: Literal["spectral-instance", "instance", "batch"] = "spectral-instance",
-        last_stride: Literal[1, 2] = 1,
-    ) -> None:
+    def __init__(self, in_channels: int, *, width: int = 64, max_width: int = 512, layers: int = 4) -> None:
         super().__init__()
         widths = [min(width * 2**step, max_width) for step in range(layers)]
         self.layers = nn.ModuleList(
@@ -134,13 +121,8 @@ class PatchDiscriminator(nn.Module):
             ]
         )
         for step, (before, after) in enumerate(pairwise(widths), start=1):
-            stride = last_stride if step == layers - 1 else 2
-            if norm == "spectral-instance":
-                # An even kernel: `kernel // 2` is the padding of 2 on both sides that SPADE has.
-                self.layers.append(ConvNormAct(before, after, 4, stride=stride))
-                continue
-            conv = nn.Conv2d(before, after, 4, stride=stride, padding=2)
-            self.layers.append(nn.Sequential(conv, norm2d(norm, after), nn.LeakyReLU(SLOPE, inplace=True)))
+            # An even kernel: `kernel // 2` is the padding of 2 on both sides that SPADE has.
+            self.layers.append(ConvNormAct(before, after, 4, stride=1 if step == layers - 1 else 2))
         self.head = nn.Conv2d(widths[-1], 1, 4, padding=2)
 
     def forward(self, x: Tensor, backbone_features: Sequence[Tensor] = ()) -> ScaleOutput:
