@@ -23,6 +23,7 @@ __all__ = [
     "hinge_generator",
     "hinge_real",
     "image_consistency_loss",
+    "kl_divergence",
     "level_weights",
     "lsgan_fake",
     "lsgan_real",
@@ -321,3 +322,19 @@ def diversity_loss(images: Tensor, noise: Tensor) -> Tensor:
     (ours, theirs), (mine, yours) = images.float().chunk(2), noise.float().chunk(2)
     apart = (ours - theirs).abs().flatten(1).mean(1)
     return ((mine - yours).abs().mean(1) / (apart + 1e-5)).mean()
+
+
+# --- image encoders -----------------------------------------------------------------------------------------------
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of N(mean, exp(log_variance)) from N(0, 1), summed over all elements.
+
+    The sum grows with the batch, as in SPADE's code.
+
+    Args:
+        mean: `[N, C]`.
+        log_variance: `[N, C]`.
+    """
+    mean, log_variance = mean.float(), log_variance.float()
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum()

@@ -66,6 +66,13 @@ def _evaluate(
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch; changes speed and memory only.")] = 32,
     seed: Seed = 0,
+    style_from: Annotated[
+        str,
+        typer.Option(
+            metavar="noise|photos",
+            help="Runs with an image encoder only: take the style from noise, or encode each label map's own photo.",
+        ),
+    ] = "noise",
     name: Annotated[str | None, typer.Option(help="Name of the method in the report.", show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
     device: Device = None,
@@ -82,6 +89,8 @@ def _evaluate(
         raise ConfigError(f"--lpips is '{lpips}'{did_you_mean(lpips, ('alex', 'vgg'))}")
     if (run is None) == (generated is None):
         raise ConfigError("name what to evaluate: either a run, or a folder of images with --generated")
+    if style_from not in ("noise", "photos"):
+        raise ConfigError(f"--style-from is '{style_from}'{did_you_mean(style_from, ('noise', 'photos'))}")
     of_folders = {
         **{"real": real, "labels": labels, "label-space": label_space, "save-stats": save_stats},
         **{"format": format != "folder" or None, "unpaired": unpaired or None},
@@ -89,6 +98,8 @@ def _evaluate(
     refused = [option for option, value in of_folders.items() if value is not None]
     if run is not None and refused:
         raise ConfigError(f"--{refused[0]} belongs to --generated: a run knows its own data; leave it out")
+    if generated is not None and style_from != "noise":
+        raise ConfigError("--style-from belongs to a run; leave it out: the images of --generated have their style")
     if generated is not None and count is not None:
         raise ConfigError("--count belongs to a run; leave it out: all of --generated is evaluated")
     check_output_path(out, overwrite=overwrite)
@@ -101,6 +112,7 @@ def _evaluate(
         size=None if size is None else read_size(size),
         batch_size=batch_size,
         seed=seed,
+        style_from=style_from,  # type: ignore[arg-type]
         allow_missing=allow_missing,
         skip_broken=skip_broken,
     )

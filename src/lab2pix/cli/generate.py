@@ -40,6 +40,12 @@ def _generate(
     scales: Annotated[
         bool, typer.Option("--scales", help="Write NAME_x2.png and NAME_x1.png, the smaller sizes of V1, as well.")
     ] = False,
+    style: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="IMAGE", help="Draw in the style of this image (needs an image encoder).", show_default=False
+        ),
+    ] = None,
     label_space: Annotated[
         str | None,
         typer.Option(help="Refuse weights made for another label space than this one.", show_default=False),
@@ -78,6 +84,7 @@ def _generate(
             split=split,
             keep_size=keep_size,
             scales=scales,
+            style=style,
             on_progress=on_progress,
         )
     print(report)

@@ -8,7 +8,7 @@ from lab2pix.config.schema import FEATURE_NAMES, RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS, label_space_names
 
-__all__ = ["check_rules", "nearest_size"]
+__all__ = ["check_first_scale", "check_rules", "nearest_size"]
 
 
 def check_rules(config: RunConfig) -> None:
@@ -30,6 +30,27 @@ def nearest_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[
     lowest = -(-least // multiple)
     height, width = (max(lowest, 1, (side + multiple // 2) // multiple) * multiple for side in size)
     return height, width
+
+
+def check_first_scale(size: tuple[int, int], num_upsamples: int, samples: int, advice: str) -> None:
+    """Check that batch norm at a generator's first scale has more than one value per channel.
+
+    Args:
+        size: height and width of the image.
+        num_upsamples: how often the generator doubles its first scale.
+        samples: samples per forward pass.
+        advice: how to increase them, as the end of an error's sentence.
+
+    Raises:
+        ConfigError: it has one.
+    """
+    multiple = 2**num_upsamples
+    if samples == 1 and size == (multiple, multiple):
+        raise ConfigError(
+            f"data.size is {list(size)}, which makes the generator's first scale one pixel, and a forward pass holds "
+            "one sample, so its batch norm has nothing to average; set "
+            f"data.size={[multiple, 2 * multiple]}, or {advice}"
+        )
 
 
 def _check_names(config: RunConfig) -> None:

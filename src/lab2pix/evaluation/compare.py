@@ -33,6 +33,7 @@ _PROTOCOL = (
     "generated",
     "labels",
     "real",
+    "style_from",
 )
 """Entries of the protocol that must be equal for scores to be comparable."""
 _ELSEWHERE = {"folder", "root", "statistics", "run", "step", "seed"}  # these make no difference
@@ -199,9 +200,9 @@ def _differences(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
     first, *others = reports.items()
     found = []
     for key in _PROTOCOL:
-        mine = first[1]["protocol"].get(key)
+        mine = _entry(first[1], key)
         for path, report in others:
-            theirs = report["protocol"].get(key)
+            theirs = _entry(report, key)
             different = next((name for name in _names(mine, theirs) if _get(mine, name) != _get(theirs, name)), None)
             if different is not None:
                 called = f"{key}.{different}" if different else key
@@ -209,6 +210,12 @@ def _differences(reports: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 found.append(f"'{called}' is {values[0]} in {first[0]} but {values[1]} in {path}")
                 break
     return found
+
+
+def _entry(report: Mapping[str, Any], key: str) -> Any:
+    """Return an entry of the protocol; style from noise is comparable with methods without style, and with folders."""
+    value = report["protocol"].get(key)
+    return None if key == "style_from" and value == "noise" else value
 
 
 def _names(mine: Any, theirs: Any) -> list[str]:

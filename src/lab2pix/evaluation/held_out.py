@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,15 +13,28 @@ from lab2pix.batch import Batch
 from lab2pix.data.build import AnyDataset
 from lab2pix.data.datasets import SampleSource
 from lab2pix.data.samples import collate
-from lab2pix.data.transforms import float_to_uint8
+from lab2pix.data.transforms import float_to_uint8, uint8_to_float
+from lab2pix.errors import ConfigError
 from lab2pix.evaluation.accumulator import MetricAccumulator
 from lab2pix.evaluation.evaluator import gather
 from lab2pix.evaluation.features import distance_names, feature_name
 from lab2pix.evaluation.loading import ReadingLog
-from lab2pix.methods import latent_from_seed
+from lab2pix.methods import Sampling, latent_from_seed
 from lab2pix.utils.distributed import DistributedContext
 
-__all__ = ["SEGMENTATION_SCORES", "evaluate_generator", "held_out_noise", "sample_key", "score_names"]
+__all__ = [
+    "SEGMENTATION_SCORES",
+    "StyleFrom",
+    "evaluate_generator",
+    "held_out_noise",
+    "sample_key",
+    "score_names",
+    "style_origin",
+    "with_styles",
+]
+
+StyleFrom = Literal["noise", "photos"]
+"""Origin of the style in an evaluation: noise, or held-out photos, encoded."""
 
 SEGMENTATION_SCORES = ("ppa", "pca", "ciou")
 """Scores that need a segmenter."""
@@ -33,6 +48,43 @@ def sample_key(index: int) -> str:
 def held_out_noise(seed: int, indices: Sequence[int], shape: tuple[int, ...]) -> Tensor:
     """Return the noise of held-out label maps, `[len(indices), *shape]`."""
     return torch.stack([latent_from_seed(seed, index, shape) for index in indices])
+
+
+def style_origin(sampling: Sampling, asked: StyleFrom) -> StyleFrom | None:
+    """Return where the style comes from, or None for a method without an image encoder.
+
+    Methods that require a style image take it from held-out photos, whatever is asked for.
+
+    Raises:
+        ConfigError: photos are asked for, but the method has no image encoder.
+    """
+    if sampling.style == "none":
+        if asked == "photos":
+            raise ConfigError("the run has no image encoder for the style of photos; leave out --style-from")
+        return None
+    return "photos" if sampling.style == "required" else asked
+
+
+def with_styles(batch: Batch, indices: Sequence[int], origin: StyleFrom | None, photos: SampleSource | None) -> Batch:
+    """Return a batch of held-out inputs with the style images of an evaluation, and without photos.
+
+    Args:
+        batch: the inputs, with their own photos if the data is paired.
+        indices: indices of the inputs.
+        origin: see `style_origin`; input i gets the style of its own photo, or of photo i if it has none.
+        photos: held-out photos of an unpaired run.
+
+    Raises:
+        ConfigError: there are no photos.
+    """
+    if origin != "photos":
+        return replace(batch, image=None, style=None)
+    style = batch.image
+    if style is None:
+        if photos is None:
+            raise ConfigError("the style is encoded from photos, but the run holds none out; add them to its data")
+        style = uint8_to_float(torch.stack([_photo(photos, index % len(photos)) for index in indices]))
+    return replace(batch, image=None, style=style.to(batch.label.device))
 
 
 def score_names(
@@ -108,8 +160,12 @@ def _share(length: int, count: int | None, team: DistributedContext) -> list[int
 
 
 def _update_real(judge: MetricAccumulator, photos: SampleSource, indices: Sequence[int], batch_size: int) -> None:
-    nothing = torch.Generator()  # held-out photos are neither cropped nor flipped
     for start in range(0, len(indices), batch_size):
         some = indices[start : start + batch_size]
-        pictures = [photos.transform.photo(photos.read_photo(index), nothing) for index in some]
+        pictures = [_photo(photos, index) for index in some]
         judge.update_real([sample_key(index) for index in some], torch.stack(pictures))
+
+
+def _photo(photos: SampleSource, index: int) -> Tensor:
+    nothing = torch.Generator()  # held-out photos are neither cropped nor flipped
+    return photos.transform.photo(photos.read_photo(index), nothing)

@@ -36,6 +36,8 @@ class Protocol:
         size: height and width to which all images are resized; None: each image's own. Folders only.
         batch_size: images per batch; changes speed and memory only.
         seed: selects the subsets of the kernel distance, and the noise of a run's first sample set.
+        style_from: origin of the style for a method with an image encoder: noise, or the held-out photos, whose scores
+            are not comparable with others. Runs only.
         allow_missing: leave out names without a partner. Folders only.
         skip_broken: leave out samples of which a file cannot be read. Folders only.
     """
@@ -48,6 +50,7 @@ class Protocol:
     size: tuple[int, int] | None = None
     batch_size: int = 32
     seed: int = 0
+    style_from: Literal["noise", "photos"] = "noise"
     allow_missing: bool = False
     skip_broken: bool = False
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import ConfigError
 from lab2pix.evaluation.accumulator import MetricAccumulator
 from lab2pix.evaluation.evaluator import build_report
-from lab2pix.evaluation.held_out import evaluate_generator, held_out_noise, sample_key
+from lab2pix.evaluation.held_out import evaluate_generator, held_out_noise, sample_key, style_origin, with_styles
 from lab2pix.evaluation.pairing import listed
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.report import Report, ReportFiles
@@ -65,6 +64,7 @@ def evaluate_run(
     with init_distributed(device) as dist:
         synthesizer = Synthesizer.load(run, device=dist.device)
         synthesizer.noise_samples(protocol.seed, samples)
+        origin = style_origin(synthesizer.sampling, protocol.style_from)
         dataset, photos = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
         space = synthesizer.label_space
@@ -77,7 +77,10 @@ def evaluate_run(
         accumulator = MetricAccumulator(networks, samples, seed=protocol.seed)
 
         def generate(batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
-            return _generate(synthesizer, batch, indices, seed)
+            return _generate(synthesizer, with_styles(batch, indices, origin, photos), indices, seed)
+
+        def draw_one(batch: Batch, index: int) -> Tensor:
+            return generate(batch, [index], protocol.seed)[0]
 
         log = evaluate_generator(
             accumulator, dataset, generate, photos=photos, count=count, seed=protocol.seed,
@@ -90,6 +93,7 @@ def evaluate_run(
             },
             **_sources(synthesizer, dataset, photos, total, count, split, protocol),
             "sample_sets": samples,
+            "style_from": origin,
         }
 
         def conclude() -> Report:
@@ -97,7 +101,7 @@ def evaluate_run(
             title = name or synthesizer.config.name
             report = build_report(accumulator, log, title, about, protocol, list(size), dist, space)
             folder = None if pictures is None else Path(pictures)
-            report.show(lambda key: _write_sample(synthesizer, dataset, int(key), protocol.seed, folder))
+            report.show(lambda key: _write_sample(synthesizer, dataset, int(key), draw_one, folder))
             return report
 
         return dist.run_on_main(conclude)
@@ -123,7 +127,7 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
 def _generate(synthesizer: Synthesizer, batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
     shape = synthesizer.sampling.noise_shape(synthesizer.size) or (0,)
     noise = held_out_noise(seed, indices, shape)
-    return float_to_uint8(synthesizer.generate(replace(batch, image=None), noise))
+    return float_to_uint8(synthesizer.generate(batch, noise))
 
 
 def _sources(
@@ -155,7 +159,11 @@ def _about(data: DataConfig, split: str | None) -> dict[str, Any]:
 
 
 def _write_sample(
-    synthesizer: Synthesizer, dataset: AnyDataset, index: int, seed: int, folder: Path | None
+    synthesizer: Synthesizer,
+    dataset: AnyDataset,
+    index: int,
+    draw: Callable[[Batch, int], Tensor],
+    folder: Path | None,
 ) -> ReportFiles:
     """Regenerate one image, and write it with its photo and label map unless `folder` is None."""
     batch = collate([dataset[(0, index)]])
@@ -169,7 +177,7 @@ def _write_sample(
         to_pil(pixels).save(target)
         return str(target)
 
-    files["file"] = write("generated", _generate(synthesizer, batch, [index], seed)[0])
+    files["file"] = write("generated", draw(batch, index))
     files["label"] = write("label", synthesizer.sampling.condition.preview(batch)[0])
     if batch.image is not None:
         files["real"] = write("real", float_to_uint8(batch.image[0]))

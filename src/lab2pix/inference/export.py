@@ -1,6 +1,7 @@
 """Export of generators to ONNX or torch.export programs, each with a JSON description.
 
-A program maps class ids and noise to images; one-hot encoding and instance edges are part of the graph. Spectral norm
+A program maps class ids and noise (and a style image, where the generator requires one) to images; one-hot encoding and
+instance edges are part of the graph. Spectral norm
 is folded into the weights, and batch norm statistics into the convolutions for gamma and beta.
 """
 
@@ -91,9 +92,11 @@ def export(
     """
     out = Path(out)
     _check(out, form, overwrite)
-    if synthesizer.sampling.mode == "train" or synthesizer.sampling.style == "required":
-        what = "dropout and batch statistics" if synthesizer.sampling.mode == "train" else "a style image"
-        raise ConfigError(f"this generator ({synthesizer.config.name}) samples with {what}, which no program can hold")
+    if synthesizer.sampling.mode == "train":
+        raise ConfigError(
+            f"this generator ({synthesizer.config.name}) samples with dropout and batch statistics, which no program "
+            "can hold; draw with the package instead"
+        )
     program = _Program(synthesizer, torch.float16 if half else torch.float32, dynamic)
     shapes = [(1, *synthesizer.size)]
     if dynamic:  # the last shape is traced: a dimension of 1 would be specialized
@@ -188,6 +191,7 @@ class _Program(nn.Module):
         noise: Tensor | None = None,
         instances: Tensor | None = None,
         source: Tensor | None = None,
+        style: Tensor | None = None,
     ) -> Tensor:
         """Return `[N, 3, H, W]` float32 in [-1, 1].
 
@@ -196,11 +200,13 @@ class _Program(nn.Module):
             noise: `[N, noise_dim]` float32, if the generator takes noise.
             instances: `[N, H, W]` int64, if the generator takes instance edges.
             source: `[N, C, H, W]` float32 in [-1, 1], instead of `label`, if the generator takes images.
+            style: `[N, 3, H, W]` float32 in [-1, 1], if the generator requires a style image.
         """
         given = label if source is None else source
         assert given is not None
         condition = self.sampling.condition.traceable(given, instances, self.dtype)
-        images = self.generator(condition, None if noise is None else noise.to(self.dtype))
+        styles = {} if style is None else {"style": style.to(self.dtype)}
+        images = self.generator(condition, None if noise is None else noise.to(self.dtype), **styles)
         return cast(Tensor, images if isinstance(images, Tensor) else images[0]).float()
 
     def example(self, count: int, height: int, width: int) -> Inputs:
@@ -216,6 +222,8 @@ class _Program(nn.Module):
             inputs["noise"] = torch.randn(count, *shape, generator=random)
         if condition.edges or condition.instance_ids:
             inputs["instances"] = inputs["label"].roll(4, -1)
+        if self.sampling.style == "required":
+            inputs["style"] = torch.rand(count, 3, height, width, generator=random) * 2 - 1
         return inputs
 
 
@@ -332,7 +340,13 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
     noise = inputs.get("noise", torch.zeros(shape[0], 0))
     source, empty = inputs.get("source"), torch.empty(shape[0], 0, 0, dtype=torch.int64)
-    batch = Batch(inputs.get("label", empty), edges=edges, instances=inputs.get("instances"), source=source)
+    batch = Batch(
+        inputs.get("label", empty),
+        edges=edges,
+        instances=inputs.get("instances"),
+        source=source,
+        style=inputs.get("style"),
+    )
     expected = synthesizer.generate(batch, noise).cpu()
     try:
         images = run(inputs)
@@ -353,6 +367,7 @@ _MEANINGS = {
     "source": "image to generate from, -1 to 1",
     "noise": "independent normal numbers; another noise, another picture",
     "instances": "equal numbers are one object, borders between them are seen; label itself where there are none",
+    "style": "style image, -1 to 1",
 }
 
 
@@ -368,8 +383,11 @@ def _describe(
     rows = zip(ids.tolist(), names, space.palette.tolist(), space.encode_values(ids).tolist(), strict=True)
     noise = synthesizer.sampling.noise_shape(synthesizer.size) or ()
     shapes = {"label": sides, "noise": [sides[0], *noise], "instances": sides}
-    shapes["source"] = [sides[0], synthesizer.sampling.condition.channels, *sides[1:]]
-    types = {"label": "int64", "noise": "float32", "instances": "int64", "source": "float32"}
+    shapes |= {
+        "style": [sides[0], 3, *sides[1:]],
+        "source": [sides[0], synthesizer.sampling.condition.channels, *sides[1:]],
+    }
+    types = {"label": "int64", "noise": "float32", "instances": "int64", "source": "float32", "style": "float32"}
     return {
         "format": _DESCRIPTION,
         "program": {"file": name, "form": form, "made_by": f"lab2pix {version('lab2pix')}"},

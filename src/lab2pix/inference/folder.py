@@ -16,7 +16,7 @@ from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
-from lab2pix.inference.synthesizer import Synthesizer
+from lab2pix.inference.synthesizer import StyleSource, Synthesizer
 from lab2pix.utils.files import atomic_write
 
 __all__ = ["GenerateReport", "generate_folder"]
@@ -82,6 +82,7 @@ def generate_folder(
     split: str | None = None,
     keep_size: bool = False,
     scales: bool = False,
+    style: StyleSource | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GenerateReport:
     """Generate images for all label maps of a folder, keeping sub-folders; photos are not needed.
@@ -104,14 +105,16 @@ def generate_folder(
         split: split of the data set; None: all of it.
         keep_size: generate at the size of each label map instead of the training size.
         scales: also write X2 and X1 of each image.
+        style: style image of all images, for a generator with an image encoder; None: the style is the noise.
         on_progress: called with the number of finished label maps and their total.
 
     Returns:
         The written, skipped and failed files.
 
     Raises:
-        ConfigError: several samples from a generator without noise, or scales from a generator with one output size.
-        DataError: no label maps, or two label maps with the same output file.
+        ConfigError: several samples from a generator without noise, scales from a generator with one output size, or a
+            style image that the generator does not take, or lacks.
+        DataError: no label maps, an unreadable style image, or two label maps with the same output file.
         OutputError: images would be written among the label maps, or cannot be written.
     """
     labels, out = Path(labels), Path(out)
@@ -124,6 +127,8 @@ def generate_folder(
     count = len(noise(synthesizer.size))
     if scales:
         synthesizer.require_scales()
+    resized = synthesizer.read_style(style)
+    style = style if resized is None or keep_size else resized[0]
     suffixes = _suffixes(count, interpolate is not None, scales)
     _check_outputs(labels, out, pairs, suffixes)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -139,7 +144,7 @@ def generate_folder(
         if not wanted:
             continue
         try:
-            batch = _read(synthesizer, pair, keep_size)
+            batch = _read(synthesizer, pair, style, keep_size)
         except Lab2PixError as error:
             if labels.is_file():
                 raise
@@ -228,12 +233,13 @@ def _select_files(
     return wanted, existing
 
 
-def _read(synthesizer: Synthesizer, pair: Pair, keep_size: bool) -> Batch:
+def _read(synthesizer: Synthesizer, pair: Pair, style: StyleSource | None, keep_size: bool) -> Batch:
     if synthesizer.sampling.condition.source == "images":
         settings = synthesizer.config.data.source
-        return synthesizer.source_batch(pair.read_source(settings.channels, settings.range), keep_size=keep_size)
+        source = pair.read_source(settings.channels, settings.range)
+        return synthesizer.source_batch(source, style=style, keep_size=keep_size)
     ids = pair.read_label(synthesizer.label_space, synthesizer.config.data.sketch.lines)
-    return synthesizer.read(ids, instances=pair.instance, keep_size=keep_size)
+    return synthesizer.read(ids, instances=pair.instance, style=style, keep_size=keep_size)
 
 
 def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:

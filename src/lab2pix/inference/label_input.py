@@ -12,17 +12,22 @@ from PIL import Image
 from torch import Tensor
 
 from lab2pix.config.schema import SourceConfig
-from lab2pix.data.files import read_instances, read_label, to_label
+from lab2pix.data.files import read_image, read_instances, read_label, to_label, to_rgb
 from lab2pix.data.line_drawings import Lines
 from lab2pix.data.source_images import read_source, to_source
-from lab2pix.errors import LabelError
+from lab2pix.data.transforms import resize_image, uint8_to_float
+from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["LabelSource", "read_ids", "read_instance_ids", "read_source_image"]
+__all__ = ["LabelSource", "StyleSource", "read_ids", "read_instance_ids", "read_source_image", "read_style_image"]
 
 LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
 """A label map: class ids `[H, W]` as tensor or array, a Pillow image (ids, palette or colors), or a file; or a source
 image: a tensor `[C, H, W]`, an array `[H, W, C]`, a Pillow image or a file."""
+
+StyleSource = Tensor | NDArray[np.uint8] | Image.Image | str | Path
+"""A style image: a tensor `[3, H, W]` (uint8, or float in [-1, 1]), a uint8 array `[H, W, 3]`, a Pillow image or a
+file."""
 
 
 def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tensor:
@@ -80,3 +85,28 @@ def read_source_image(image: LabelSource, settings: SourceConfig) -> Tensor:
 def read_instance_ids(instances: Tensor | str | Path) -> Tensor:
     """Read an instance map from a tensor or a file, `[H, W]` int64 on the CPU."""
     return instances.cpu().to(torch.int64) if isinstance(instances, Tensor) else read_instances(Path(instances))
+
+
+def read_style_image(style: StyleSource, size: tuple[int, int]) -> Tensor:
+    """Read a style image at a size, `[3, H, W]` float32 in [-1, 1] on the CPU.
+
+    Args:
+        style: the image.
+        size: height and width to resize to.
+
+    Raises:
+        DataError: unreadable file, or not an RGB image.
+    """
+    if isinstance(style, str | Path):
+        pixels = read_image(Path(style))
+    elif isinstance(style, Image.Image):
+        pixels = to_rgb(style)
+    else:
+        pixels = style.cpu() if isinstance(style, Tensor) else torch.tensor(style).movedim(-1, 0)
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or not (pixels.dtype == torch.uint8 or pixels.is_floating_point()):
+        raise DataError(
+            f"a style image must be RGB, [3, height, width] of uint8 or of fractions in [-1, 1], not {pixels.dtype} "
+            f"{list(pixels.shape)}; give an RGB image"
+        )
+    resized = resize_image(pixels, size)
+    return uint8_to_float(resized) if resized.dtype == torch.uint8 else resized.float()

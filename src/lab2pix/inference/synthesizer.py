@@ -16,14 +16,21 @@ from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.transforms import float_to_uint8, instance_edges, resize_image, resize_nearest
 from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError
 from lab2pix.inference import weights
-from lab2pix.inference.label_input import LabelSource, read_ids, read_instance_ids, read_source_image
+from lab2pix.inference.label_input import (
+    LabelSource,
+    StyleSource,
+    read_ids,
+    read_instance_ids,
+    read_source_image,
+    read_style_image,
+)
 from lab2pix.inference.modes import InferenceMode, Mode, choose
 from lab2pix.inference.weights import ModelInfo
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Sampling, build_sampling, generate_deterministic, latent_from_seed
 from lab2pix.utils.distributed import choose_device
 
-__all__ = ["LabelSource", "Synthesizer"]
+__all__ = ["LabelSource", "StyleSource", "Synthesizer"]
 
 _MODEL_CARD = """---
 {{ card_data }}
@@ -207,6 +214,7 @@ class Synthesizer(
         seed: int = 0,
         samples: int = 1,
         instances: Tensor | str | Path | None = None,
+        style: StyleSource | None = None,
         keep_size: bool = False,
     ) -> Tensor:
         """Generate images from a label map.
@@ -216,6 +224,7 @@ class Synthesizer(
             seed: seed of the noise.
             samples: number of images; the first ones do not depend on it.
             instances: instance map, for a generator with instance edges; see `read`.
+            style: style image, for a generator with an image encoder; see `read`.
             keep_size: generate at the size of the label map.
 
         Returns:
@@ -226,7 +235,7 @@ class Synthesizer(
             DataError: unreadable file.
             LabelError: ids or colors that the label space does not define.
         """
-        batch = self.read(label, instances=instances, keep_size=keep_size)
+        batch = self.read(label, instances=instances, style=style, keep_size=keep_size)
         return self._generate_one(batch, self.noise_samples(seed, samples, batch.size))
 
     def interpolate(
@@ -237,6 +246,7 @@ class Synthesizer(
         steps: int = 8,
         *,
         instances: Tensor | str | Path | None = None,
+        style: StyleSource | None = None,
         keep_size: bool = False,
     ) -> Tensor:
         """Generate images from a label map while interpolating between the noise of two seeds.
@@ -247,6 +257,7 @@ class Synthesizer(
             seed_b: seed of the last image.
             steps: number of images, including both ends.
             instances: instance map, for a generator with instance edges; see `read`.
+            style: style image, for a generator with an image encoder; see `read`.
             keep_size: generate at the size of the label map.
 
         Returns:
@@ -255,11 +266,16 @@ class Synthesizer(
         Raises:
             ConfigError, DataError, LabelError: see `__call__`.
         """
-        batch = self.read(label, instances=instances, keep_size=keep_size)
+        batch = self.read(label, instances=instances, style=style, keep_size=keep_size)
         return self._generate_one(batch, self.interpolate_noise(seed_a, seed_b, steps, batch.size))
 
     def read(
-        self, label: LabelSource, *, instances: Tensor | str | Path | None = None, keep_size: bool = False
+        self,
+        label: LabelSource,
+        *,
+        instances: Tensor | str | Path | None = None,
+        style: StyleSource | None = None,
+        keep_size: bool = False,
     ) -> Batch:
         """Read a label map or source image as a batch of one for `generate`.
 
@@ -269,15 +285,19 @@ class Synthesizer(
                 image, an array `[H, W, C]` or a tensor `[C, H, W]`.
             instances: instance map `[H, W]` or its file, for a generator with instance edges; None: edges between
                 classes are used.
+            style: style image for a generator with an image encoder, resized to the size of the image; the noise then
+                varies the encoded style. None: the style is the noise.
             keep_size: keep the size of the label map instead of resizing to the training size.
 
         Raises:
-            ConfigError: with `keep_size`, a size that is not a multiple of the generator's stride.
+            ConfigError: with `keep_size`, a size that is not a multiple of the generator's stride; or a style image
+                that the generator does not take, or lacks.
             DataError: unreadable file, or an instance map of another size.
             LabelError: ids or colors that the label space does not define.
         """
         if self.sampling.condition.source == "images":
-            return self.source_batch(read_source_image(label, self.config.data.source), keep_size=keep_size)
+            source = read_source_image(label, self.config.data.source)
+            return self.source_batch(source, style=style, keep_size=keep_size)
         ids = read_ids(label, self.label_space, self.config.data.sketch.lines)
         size = (int(ids.shape[0]), int(ids.shape[1])) if keep_size else self.size
         self.sampling.check_size(*size)
@@ -291,17 +311,44 @@ class Synthesizer(
                 )
             resized = resize_nearest(instance_ids, size)[None]
             edges = instance_edges(resized)
-        return Batch(label=resize_label(ids, size, self.label_space)[None], edges=edges, instances=resized)
+        label_map = resize_label(ids, size, self.label_space)[None]
+        return Batch(label=label_map, edges=edges, instances=resized, style=self.read_style(style, size))
 
-    def source_batch(self, source: Tensor, *, keep_size: bool = False) -> Batch:
+    def source_batch(self, source: Tensor, *, style: StyleSource | None = None, keep_size: bool = False) -> Batch:
         """Return a source image, `[C, H, W]` in [-1, 1], as a batch of one for `generate`.
 
         Raises:
-            ConfigError: with `keep_size`, a size that is not a multiple of the generator's stride.
+            ConfigError, DataError: see `read`.
         """
         size = (int(source.shape[1]), int(source.shape[2])) if keep_size else self.size
         self.sampling.check_size(*size)
-        return Batch(label=torch.empty(1, 0, 0, dtype=torch.int64), source=resize_image(source, size)[None])
+        return Batch(
+            label=torch.empty(1, 0, 0, dtype=torch.int64),
+            source=resize_image(source, size)[None],
+            style=self.read_style(style, size),
+        )
+
+    def read_style(self, style: StyleSource | None, size: tuple[int, int] | None = None) -> Tensor | None:
+        """Read a style image as `[1, 3, H, W]` in [-1, 1], or return None for None.
+
+        Args:
+            style: the style image, or None.
+            size: height and width to resize to; None: the training size.
+
+        Raises:
+            ConfigError: a style image for a generator that takes none, or None for one that requires it.
+            DataError: unreadable file, or not an RGB image.
+        """
+        wants = self.sampling.style
+        if style is None:
+            if wants == "required":
+                raise ConfigError(f"this generator ({self.config.name}) needs a style image; give one with --style")
+            return None
+        if wants == "none":
+            raise ConfigError(
+                f"this generator ({self.config.name}) has no image encoder for a style image; leave out --style"
+            )
+        return read_style_image(style, size or self.size)[None]
 
     def generate(self, batch: Batch, noise: Tensor) -> Tensor:
         """Generate a batch deterministically; images do not depend on each other.

@@ -32,7 +32,7 @@ from lab2pix.methods.sampling import (
     generate_pyramid,
     latent_from_seed,
 )
-from lab2pix.methods.schedules import Progress, constant, epoch_decay, linear_decay
+from lab2pix.methods.schedules import Progress, constant, epoch_decay, late_epoch_decay, linear_decay
 
 __all__ = [
     "Averaging",
@@ -57,6 +57,7 @@ __all__ = [
     "generate_deterministic",
     "generate_pyramid",
     "get_method",
+    "late_epoch_decay",
     "latent_from_seed",
     "linear_decay",
     "method_names",

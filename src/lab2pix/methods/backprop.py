@@ -8,7 +8,13 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ImageGradients", "frozen"]
+__all__ = ["ImageGradients", "backward", "frozen"]
+
+
+def backward(losses: Mapping[str, Tensor], scale: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Backpropagate the scaled sum of loss terms, and return the terms detached."""
+    scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+    return {name: value.detach() for name, value in losses.items()}
 
 
 @contextmanager

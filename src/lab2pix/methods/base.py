@@ -38,6 +38,7 @@ __all__ = [
     "StepContext",
     "always",
     "every",
+    "require_images",
 ]
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -102,6 +103,13 @@ def always(progress: Progress) -> bool:
 def every(interval: int) -> Callable[[Progress], bool]:
     """Run a phase in every `interval`-th step, first in step `interval - 1` (from 0)."""
     return lambda progress: (progress.step + 1) % interval == 0
+
+
+def require_images(batch: Batch) -> Tensor:
+    """Return the images of a batch that must have some, `[N, 3, H, W]`."""
+    if batch.image is None:
+        raise ValueError("training needs images")
+    return batch.image
 
 
 @dataclass(frozen=True)

@@ -69,13 +69,13 @@ from lab2pix.methods.gan import (
 )
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.backbones import Backbone
-from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample, pyramid
 from lab2pix.nn.fast import accelerate, fuse
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.nn.segmentation import FPNHead
 
-__all__ = ["Lab2PixV2", "Lab2PixV2Config", "official_rules", "pyramid"]
+__all__ = ["Lab2PixV2", "Lab2PixV2Config", "official_rules"]
 
 _IMLE_GRID = 8
 """Cells per side of the average-pooled images that IMLE compares."""
@@ -137,14 +137,6 @@ class V2LossVariant(LossVariant):
 
 
 # --- the method -----------------------------------------------------------------------------------------------------
-
-
-def pyramid(image: Tensor, scales: int) -> list[Tensor]:
-    """Build the image pyramid X3, X2, ... by repeated 3x3 average pooling with stride 2 (4.2.1)."""
-    images = [image]
-    for _ in range(scales - 1):
-        images.append(downsample(images[-1]))
-    return images
 
 
 @dataclass(frozen=True)

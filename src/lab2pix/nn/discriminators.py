@@ -1,4 +1,4 @@
-"""Discriminators: hierarchical perceptual ones (3.2.1, Fig. 6) and SPADE's PatchGAN."""
+"""Discriminators: hierarchical perceptual ones (3.2.1, Fig. 6) and the multi-scale PatchGANs of Pix2PixHD and SPADE."""
 
 from __future__ import annotations
 
@@ -11,8 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.nn.blocks import SLOPE, ConvNormAct, MiniInception, conv2d
+from lab2pix.nn.norm import Norm, norm2d
 
-__all__ = ["HierarchicalDiscriminator", "MultiScaleDiscriminator", "PatchDiscriminator", "ScaleOutput", "downsample"]
+__all__ = [
+    "HierarchicalDiscriminator",
+    "MultiScaleDiscriminator",
+    "PatchDiscriminator",
+    "ScaleOutput",
+    "downsample",
+    "pyramid",
+]
 
 
 class ScaleOutput(NamedTuple):
@@ -30,6 +38,14 @@ class ScaleOutput(NamedTuple):
 def downsample(x: Tensor) -> Tensor:
     """Halve `[N, C, H, W]` for the next discriminator (4.2.1): 3x3 average pooling, padding not counted."""
     return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+
+
+def pyramid(image: Tensor, scales: int) -> list[Tensor]:
+    """Return `[N, C, H, W]` at every scale, largest first, each `downsample` of the one before (4.2.1)."""
+    images = [image]
+    for _ in range(scales - 1):
+        images.append(downsample(images[-1]))
+    return images
 
 
 class HierarchicalDiscriminator(nn.Module):
@@ -101,29 +117,47 @@ class HierarchicalDiscriminator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """SPADE's PatchGAN: 4x4 convolutions, all but the first with spectral and instance norm (5.4, steps below B).
+    """PatchGAN of Pix2PixHD, SPADE and TSIT: 4x4 convolutions, all but the first with a norm.
 
     Args:
         in_channels: width of the input: the image, or label map and image.
         width: channels of the first convolution; they double with each layer.
         max_width: upper limit of the channels.
-        layers: convolutions before the one that predicts; all but the last of them halve the size.
+        layers: convolutions before the one that predicts.
+        full_stride: whether all of them halve the size (TSIT with three), or all but the last.
+        norm: normalization.
+        spectral_norm: whether the normalized convolutions have spectral norm and no bias (SPADE), or a bias alone
+            (Pix2PixHD).
     """
 
-    def __init__(self, in_channels: int, *, width: int = 64, max_width: int = 512, layers: int = 4) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        width: int = 64,
+        max_width: int = 512,
+        layers: int = 4,
+        full_stride: bool = False,
+        norm: Norm = "instance",
+        spectral_norm: bool = True,
+    ) -> None:
         super().__init__()
         widths = [min(width * 2**step, max_width) for step in range(layers)]
-        self.layers = nn.ModuleList(
-            [
-                nn.Sequential(
-                    nn.Conv2d(in_channels, widths[0], 4, stride=2, padding=2), nn.LeakyReLU(SLOPE, inplace=True)
-                )
-            ]
-        )
+        # An even kernel: `kernel // 2` is the padding of 2 on both sides that the authors' code has.
+        first = conv2d(in_channels, widths[0], 4, stride=2, spectral_norm=False)
+        self.layers = nn.ModuleList([nn.Sequential(first, nn.LeakyReLU(SLOPE, inplace=True))])
         for step, (before, after) in enumerate(pairwise(widths), start=1):
-            # An even kernel: `kernel // 2` is the padding of 2 on both sides that SPADE has.
-            self.layers.append(ConvNormAct(before, after, 4, stride=1 if step == layers - 1 else 2))
-        self.head = nn.Conv2d(widths[-1], 1, 4, padding=2)
+            stride = 1 if step == layers - 1 and not full_stride else 2
+            self.layers.append(
+                ConvNormAct(before, after, 4, stride=stride)
+                if spectral_norm and norm == "instance"
+                else nn.Sequential(
+                    conv2d(before, after, 4, stride=stride, bias=not spectral_norm, spectral_norm=spectral_norm),
+                    norm2d(norm, after),
+                    nn.LeakyReLU(SLOPE, inplace=True),
+                )
+            )
+        self.head = conv2d(widths[-1], 1, 4, spectral_norm=False)
 
     def forward(self, x: Tensor, backbone_features: Sequence[Tensor] = ()) -> ScaleOutput:
         """Predict for `[N, in_channels, H, W]`; a PatchGAN ignores the features of a backbone."""

@@ -39,7 +39,7 @@ def normal_init(module: nn.Module, std: float = 0.02) -> None:
 
 
 def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02, *, biases: bool = True) -> None:
-    """Draw all weights of a network as Pix2Pix's and CycleGAN's code does; biases are 0.
+    """Draw all weights of a network as the code of Pix2Pix, CycleGAN and SPADE does; biases are 0.
 
     Args:
         module: any network; changed in place.
@@ -55,7 +55,7 @@ def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02, *
     }
     _reinitialize(module, fills[kind], biases=biases)
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d) and layer.affine:
             nn.init.normal_(layer.weight, 1, gain)
             nn.init.zeros_(layer.bias)
 

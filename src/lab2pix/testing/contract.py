@@ -230,6 +230,9 @@ def _check_sampling(cls: type[Method], config: RunConfig, space: LabelSpace) -> 
         alone = generate_deterministic(generator, sampling, batch[row : row + 1], own)
         near = all(torch.allclose(a, t[row : row + 1], atol=1e-5) for a, t in zip(alone, together, strict=True))
         _require(cls, near, "an image depends on the others of its batch")
+    if sampling.style == "optional":
+        free = generate_deterministic(generator, sampling, replace(batch, style=None), noise)
+        _require(cls, not torch.equal(free[0], together[0]), "the style image has no effect")
     after = generator.state_dict()
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     _require(cls, not moved, f"sampling changes {_some(moved)}")
@@ -244,5 +247,5 @@ def _check_export(cls: type[Method], generator: nn.Module, info: ModelInfo) -> N
         try:
             export(synthesizer, Path(folder, "program.pt2"), form="torch")
         except ConfigError:
-            if synthesizer.sampling.mode == "eval" and synthesizer.sampling.style == "none":
+            if synthesizer.sampling.mode == "eval":
                 raise

@@ -18,7 +18,14 @@ from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, TrainingError, WeightsError, did_you_mean
 from lab2pix.evaluation.accumulator import MetricAccumulator, Networks
 from lab2pix.evaluation.features import INCEPTION
-from lab2pix.evaluation.held_out import SEGMENTATION_SCORES, evaluate_generator, held_out_noise, score_names
+from lab2pix.evaluation.held_out import (
+    SEGMENTATION_SCORES,
+    evaluate_generator,
+    held_out_noise,
+    score_names,
+    style_origin,
+    with_styles,
+)
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Method, generate_deterministic
@@ -160,11 +167,13 @@ class Evaluation:
         """
         method, settings, dist = self.method, self.method.config.evaluation, self.dist
         shape = method.sampling.noise_shape(method.config.data.size)
+        origin = style_origin(method.sampling, "noise")
         generator = _broadcast_from_rank0(state.sampling_generator, dist)
 
         def generate(batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
             noise = None if shape is None else held_out_noise(seed, indices, shape).to(dist.device)
-            image = generate_deterministic(generator, method.sampling, batch.to(dist.device), noise)[0]
+            given = with_styles(batch, indices, origin, self.photos).to(dist.device)
+            image = generate_deterministic(generator, method.sampling, given, noise)[0]
             if not bool(image.isfinite().all()):
                 raise TrainingError(
                     f"the network draws pixels that are not finite after step {state.step}; resume from the last "

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
-from lab2pix.data.build import build_dataset
+from lab2pix.data.build import build_dataset, open_held_out_photos
 from lab2pix.data.samples import collate
 from lab2pix.errors import ConfigError, did_you_mean
+from lab2pix.evaluation.held_out import style_origin, with_styles
 from lab2pix.methods import Losses, StepContext, generate
 from lab2pix.reporting.html import number
 from lab2pix.training.evaluation import Evaluation, evaluation_names, is_better
@@ -79,6 +80,7 @@ class Monitor:
         self.log = RunLog(self.file, state.step) if dist.main else None
         self._board = _open_tensorboard(run / "tensorboard", state.step, self.config) if dist.main else None
         self._held_out: Any = None
+        self._photos: Any = None
 
     def __enter__(self) -> Monitor:
         """Return the monitor."""
@@ -223,10 +225,11 @@ class Monitor:
 
     def _write_sheet(self) -> None:
         count = self.config.monitor.samples
-        batch = next(self._batches(count, count))
+        batch, indices = next(self._batches(count, count))
+        images = self._generate(batch, indices, "sheet")
         if not self.state.method.paired and self.config.data.val_split is None:
             batch = replace(batch, image=None)  # unrelated photos, which would be taken for the ground truth
-        sheet = sample_grid(batch, self._generate(batch, "sheet"), self.state.method)
+        sheet = sample_grid(batch, images, self.state.method)
         file = self.run / "samples" / f"step-{self.state.step:08d}.png"
         file.parent.mkdir(exist_ok=True)
         sheet.save(file)
@@ -236,8 +239,8 @@ class Monitor:
             return {}
         sums: dict[str, float] = {}
         seen = 0
-        for place, batch in enumerate(self._batches(_SCORED, _SCORED_AT_ONCE)):
-            generated = self._generate(batch, "score", place)
+        for place, (batch, indices) in enumerate(self._batches(_SCORED, _SCORED_AT_ONCE)):
+            generated = self._generate(batch, indices, "score", place)
             with self.context.autocast():
                 scores = self.state.method.validation_scores(batch, generated)
             for name, score in scores.items():
@@ -245,27 +248,30 @@ class Monitor:
             seen += len(batch)
         return {name: total / seen for name, total in sums.items()}
 
-    def _batches(self, count: int, at_once: int) -> Iterator[Batch]:
-        """Yield batches of held-out samples, evenly spaced over the set; without held-out data, training samples."""
+    def _batches(self, count: int, at_once: int) -> Iterator[tuple[Batch, list[int]]]:
+        """Yield batches of samples with their indices, evenly spaced over the held-out set or else the training set."""
         if self._held_out is None:
             data, method = self.config.data, self.state.method
             split: Literal["train", "val"] = "train" if data.val_split is None else "val"
             self._held_out = build_dataset(data, split, method.label_space, self.config.seed, paired=method.paired)
+            if method.sampling.style == "required" and split == "val":
+                self._photos = open_held_out_photos(data, method.label_space, self.config.seed)
         length = len(self._held_out)
         count = min(count, length)
         chosen = [index * length // count for index in range(count)]
         for start in range(0, count, at_once):
-            samples = [self._held_out[(0, index)] for index in chosen[start : start + at_once]]
-            yield collate(samples).to(self.dist.device)
+            some = chosen[start : start + at_once]
+            yield collate([self._held_out[(0, index)] for index in some]).to(self.dist.device), some
 
-    def _generate(self, batch: Batch, *purpose: object) -> Tensor:
+    def _generate(self, batch: Batch, indices: Sequence[int], *purpose: object) -> Tensor:
         """Generate the images of a batch, with noise that is fixed for the run."""
         method = self.state.method
         random = torch.Generator().manual_seed(stable_seed(*purpose, self.config.seed))
         shape = method.sampling.noise_shape(self.config.data.size)
         noise = None if shape is None else torch.randn(len(batch), *shape, generator=random).to(self.dist.device)
+        given = with_styles(batch, indices, style_origin(method.sampling, "noise"), self._photos)
         with self.context.autocast():
-            return generate(self.state.sampling_generator, method.sampling, batch, noise).float()
+            return generate(self.state.sampling_generator, method.sampling, given, noise).float()
 
 
 @contextmanager

@@ -34,6 +34,7 @@ __all__ = [
     "encode_png",
     "encode_zip",
     "read_label_map",
+    "read_photo",
     "to_label_map",
 ]
 
@@ -153,9 +154,13 @@ def to_label_map(image: Image.Image, synthesizer: Synthesizer, encoding: InputFo
         if synthesizer.label_space.name != SKETCH or encoding == "ids":
             raise
     # Outside the except clause, because the error's traceback keeps the label map alive.
+    return find_edges(read_photo(image, synthesizer.size), synthesizer.config.data.sketch.sigma)
+
+
+def read_photo(image: Image.Image, size: tuple[int, int]) -> Tensor:
+    """Return a photo at a size, `[3, H, W]` uint8."""
     # One channel at a time, because three in float32 take too much memory.
-    photo = torch.cat([resize_image(channel[None], synthesizer.size) for channel in to_rgb(image)])
-    return find_edges(photo, synthesizer.config.data.sketch.sigma)
+    return torch.cat([resize_image(channel[None], size) for channel in to_rgb(image)])
 
 
 def encode_label_map(ids: Tensor, label_space: LabelSpace, encoding: OutputFormat) -> bytes:

@@ -36,6 +36,12 @@ _HEADERS = {
     "X-Lab2pix-Seed": {"schema": {"type": "integer"}, "description": "Seed of the first image."},
     "X-Lab2pix-Milliseconds": {"schema": {"type": "integer"}, "description": "Time for decoding and generating."},
 }
+_STYLE_HEADERS = {
+    "X-Lab2pix-Style": {
+        "schema": {"type": "string"},
+        "description": "Token of the image for `style` of /api/synthesize.",
+    }
+}
 _BINARY = {"schema": {"type": "string", "format": "binary"}}
 _ERROR = {"application/json": {"schema": {"$ref": "#/components/schemas/ErrorAnswer"}}}
 _STATUS = {
@@ -101,7 +107,7 @@ async def _model(service: _Service, query: Annotated[schemas.NoQuery, Query()]) 
     operation_id="synthesize",
     summary="Generate images of a label map",
     response_description=_OK,
-    responses=_responses(*sorted((*_UPLOAD, 409)), media_types=("image/png", "application/zip"), headers=_HEADERS),
+    responses=_responses(*sorted((*_UPLOAD, 404, 409)), media_types=("image/png", "application/zip"), headers=_HEADERS),
     openapi_extra=_request_body("The label map."),
 )
 async def _synthesize(
@@ -120,6 +126,18 @@ async def _synthesize(
 )
 async def _labels(request: Request, service: _Service, query: Annotated[schemas.LabelsQuery, Query()]) -> Response:
     return await service.labels(request, query)
+
+
+@router.post(
+    "/api/styles",
+    operation_id="styles",
+    summary="Keep a style image for /api/synthesize, and return it at the model's size",
+    response_description=_OK,
+    responses=_responses(*_UPLOAD, media_types=("image/png",), headers=_STYLE_HEADERS),
+    openapi_extra=_request_body("The style image, for a model that takes one."),
+)
+async def _styles(request: Request, service: _Service, query: Annotated[schemas.NoQuery, Query()]) -> Response:
+    return await service.style(request)
 
 
 @router.post(

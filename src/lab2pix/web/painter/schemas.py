@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -94,6 +94,9 @@ class SynthesizeQuery(_Schema):
         None, description="Interpolation weight: 0 is seed, 1 is seed_b."
     )
     input_format: InputFormat = Field("file", description=_INPUT_FORMAT)
+    style: str | None = Field(
+        None, pattern=r"^[0-9a-f]{16}$", description="Token of a style image, as /api/styles returns it."
+    )
     channel: str | None = Field(
         None,
         pattern=r"^[0-9a-z]{8,32}$",
@@ -153,6 +156,7 @@ class ModelDescription(_Schema):
     unknown: int | None = Field(description="Id of pixels without a class; null if every pixel has one.")
     sketch: bool = Field(description="Whether it draws from line drawings: id 0 is paper, 1 is line.")
     noise: bool = Field(description="Whether the image depends on the seed.")
+    style: Literal["none", "optional", "required"] = Field(description="Whether it takes a style image.")
     mode: str = Field(description="Inference mode: plain, fast, or fast-bf16.")
     limits: Limits
     queue: QueueInfo

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
@@ -27,6 +29,7 @@ from lab2pix.web.painter.images import (
     encode_png,
     encode_zip,
     read_label_map,
+    read_photo,
     to_label_map,
 )
 from lab2pix.web.painter.queue import CAPACITY, JobQueue
@@ -37,6 +40,8 @@ __all__ = ["PainterService", "painter_error_response"]
 
 MAX_BODY_BYTES = 64 * 2**20
 """Bytes of all request bodies in memory."""
+MAX_STYLES = 32
+"""Style images that the server keeps."""
 
 Result = TypeVar("Result")
 
@@ -65,6 +70,7 @@ class PainterService:
         self.synthesizer = synthesizer
         self.queue = JobQueue(capacity)
         self._budget = MemoryBudget(MAX_BODY_BYTES)
+        self._styles: OrderedDict[str, Tensor] = OrderedDict()  # by token, latest use last; used in the queue's thread
         self._examples: Future[dict[str, Example]] = self.queue.submit(
             lambda: {example.token: example for example in find_examples(synthesizer)}
         )
@@ -88,6 +94,7 @@ class PainterService:
             unknown=unknown,
             sketch=space.name == SKETCH,
             noise=synthesizer.sampling.noise_channels > 0,
+            style=synthesizer.sampling.style,
             mode=synthesizer.mode,
             limits=schemas.Limits(),
             queue=schemas.QueueInfo(waiting=self.queue.waiting, capacity=self.queue.capacity),
@@ -108,12 +115,14 @@ class PainterService:
     async def synthesize(self, request: Request, query: schemas.SynthesizeQuery) -> Response:
         """Generate images of a label map."""
         noise = self._noise(query)
+        if query.style is None and self.synthesizer.sampling.style == "required":
+            raise HTTPError(400, "This model needs a style image; choose one")
 
         def generate() -> tuple[list[bytes], int]:
             begun = time.perf_counter()
             image, lossy = decode_image(body, media_type)
             ids = read_label_map(image, self.synthesizer, query.input_format, lossy=lossy)
-            batch = self.synthesizer.read(ids)
+            batch = self.synthesizer.read(ids, style=None if query.style is None else self._style(query.style))
             images = [encode_png(float_to_uint8(self.synthesizer.generate(batch, row[None]))[0]) for row in noise]
             return images, round(1000 * (time.perf_counter() - begun))
 
@@ -137,6 +146,26 @@ class PainterService:
             body, media_type = await read_body(request, FORMATS, MAX_BYTES, reserve)
             return self._label_response(await self._run(request, convert), query)
 
+    async def style(self, request: Request) -> Response:
+        """Keep a style image, and return it at the model's size with its token."""
+        if self.synthesizer.sampling.style == "none":
+            raise HTTPError(400, "This model has no image encoder, so it takes no style image")
+
+        def convert() -> tuple[str, bytes]:
+            image, _ = decode_image(body, media_type)
+            pixels = read_photo(image, self.synthesizer.size)
+            token = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
+            self._styles[token] = pixels
+            self._styles.move_to_end(token)
+            if len(self._styles) > MAX_STYLES:
+                self._styles.popitem(last=False)
+            return token, encode_png(pixels)
+
+        with self._budget.share() as reserve:
+            body, media_type = await read_body(request, FORMATS, MAX_BYTES, reserve)
+            token, content = await self._run(request, convert)
+        return Response(content, media_type="image/png", headers={"x-lab2pix-style": token})
+
     async def random(self, request: Request, query: schemas.RandomQuery) -> Response:
         """Return the label map of a random scene."""
         ids = await self._run(request, lambda: random_scene(self.synthesizer, query.seed))
@@ -145,6 +174,17 @@ class PainterService:
     def _label_response(self, ids: Tensor, query: schemas.OutputQuery) -> Response:
         content = encode_label_map(ids, self.synthesizer.label_space, query.output_format)
         return Response(content, media_type="image/png")
+
+    def _style(self, token: str) -> Tensor:
+        """Return a style image, `[3, H, W]` uint8.
+
+        Raises:
+            HTTPError: 404, the server does not have it.
+        """
+        if token not in self._styles:
+            raise HTTPError(404, "There is no such style image any more; send it again")
+        self._styles.move_to_end(token)
+        return self._styles[token]
 
     def _noise(self, query: schemas.SynthesizeQuery) -> Tensor:
         """Return the noise of the requested images, `[samples, ...]`.

@@ -47,12 +47,41 @@ export const readLabels = async (image) => (await post("api/labels?output_format
 // Converts a PNG of ids to a label file.
 export const writeLabels = async (png) => (await post("api/labels?input_format=ids", png)).blob();
 
-// Returns the image of a PNG of ids. A newer request with the same `purpose` replaces one that is still queued.
-export async function synthesize(png, { seed, blend }, purpose) {
+// Sends a style image; returns it at the model's size as {token, url}, where url is a data URL.
+export async function sendStyle(image) {
+  const response = await post("api/styles", image);
+  return { token: response.headers.get("x-lab2pix-style"), url: await toDataUrl(await response.blob()) };
+}
+
+// Returns the image of a PNG of ids. A newer request with the same `purpose` replaces one that is still queued. A style
+// image that the server no longer has, as after a restart, is sent again.
+export async function synthesize(png, { seed, blend, image }, purpose) {
   const query = new URLSearchParams({ seed, input_format: "ids", channel: TOKEN + purpose });
   if (blend) {
     query.set("seed_b", blend.seed);
     query.set("mix", blend.mix);
   }
-  return (await post(`api/synthesize?${query}`, png)).blob();
+  if (image) query.set("style", image.token);
+  try {
+    return (await post(`api/synthesize?${query}`, png)).blob();
+  } catch (error) {
+    if (!image || error.status !== 404) throw error;
+    image.token = (await sendStyle(fromDataUrl(image.url))).token;
+    query.set("style", image.token);
+    return (await post(`api/synthesize?${query}`, png)).blob();
+  }
+}
+
+function toDataUrl(blob) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(reader.result);
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
+}
+
+function fromDataUrl(url) {
+  const bytes = Uint8Array.from(atob(url.slice(url.indexOf(",") + 1)), (letter) => letter.charCodeAt(0));
+  return new Blob([bytes], { type: "image/png" });
 }

@@ -214,8 +214,11 @@ function showModel() {
   document.title = `Painter – ${model.name}`;
   find("model").textContent = model.name;
   find("model").title = `${model.name}, step ${model.step}, ${model.size[1]} × ${model.size[0]} pixels`;
-  find("style").hidden = !model.noise;
-  document.body.classList.toggle("plain", !model.noise);
+  const styled = model.style !== "none";
+  find("style").hidden = !model.noise && !styled;
+  find("style-image").hidden = !styled;
+  for (const part of document.querySelectorAll("[data-noise]")) part.hidden = !model.noise;
+  document.body.classList.toggle("plain", !model.noise && !styled);
   find("clear").title = `Clear: everything becomes ${model.classes[0].name} (Shift+Delete)`;
 }
 
@@ -240,7 +243,7 @@ async function start() {
   settings.size = model.sketch ? 2 : Math.max(2, Math.round(Math.min(width, height) / 12));
   settings.id = model.sketch ? 1 : 0;
   viewport = new Viewport(labelCanvas, model.classes.map(({ color }) => color));
-  styles = new Styles({ onChange: onStyleChange, generate });
+  styles = new Styles(model, { onChange: onStyleChange, generate });
   preview = new LivePreview({ request: () => generate(styles.style, "live"), show: showImage, onState: onPreviewState });
   tools = new Tools(labelCanvas, settings, { onChange: onDrawingChange, onPick: (id) => palette.chooseClass(id), onOutline });
   palette = new Palette(model.classes, settings, labelCanvas, onSettingsChange);

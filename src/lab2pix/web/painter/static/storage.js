@@ -83,7 +83,11 @@ export class DrawingStorage {
 
   // Stores style and settings before it returns, because a reload does not wait for a database.
   saveSettings(settings) {
-    sessionStorage.setItem(SETTINGS_KEY, JSON.stringify({ id: this.id, settings }));
+    try {
+      sessionStorage.setItem(SETTINGS_KEY, JSON.stringify({ id: this.id, settings }));
+    } catch {
+      sessionStorage.removeItem(SETTINGS_KEY); // a style image too large for it; the database has room
+    }
   }
 
   // Returns the id under which to continue a stored drawing: its own, or a new one if another tab may have it open.

@@ -1,6 +1,8 @@
-// Style of the image: a seed or a blend of two seeds, and eight variations to choose from.
+// Style of the image: a seed or a blend of two seeds, a style image, and eight variations to choose from.
 
+import * as api from "./api.js";
 import { announce, attempt, drawBlob, find, make } from "./dom.js";
+import { toAcceptedImage } from "./file_types.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER; // also the server's limit
 const SLIDER_SEEDS = 1000; // number of seeds of the slider and the random button
@@ -10,17 +12,20 @@ const isSeed = (seed) => Number.isSafeInteger(seed) && seed >= 0;
 
 const nextSeed = (seed, count) => (seed > MAX_SEED - count ? seed - MAX_SEED + count - 1 : seed + count);
 
-// Tells whether a value is a style: {seed, blend}, where blend is null or {seed, mix}.
+// Tells whether a value is a style: {seed, blend, image}, where blend is null or {seed, mix}, and image is missing, null
+// or {token, url}.
 export function isStyle(style) {
-  const blend = style?.blend;
+  const { blend, image } = style ?? {};
+  const known = typeof image?.token === "string" && image.url?.startsWith?.("data:image/png;base64,");
+  if (image && !known) return false;
   return isSeed(style?.seed) && (blend === null || (isSeed(blend?.seed) && blend.mix >= 0 && blend.mix <= 1));
 }
 
 export class Styles {
   // `onChange()` is called when the style changes; `generate(style, purpose)` returns a promise of an image.
-  constructor({ onChange, generate }) {
-    Object.assign(this, { onChange, generate });
-    this.style = { seed: 1, blend: null };
+  constructor(model, { onChange, generate }) {
+    Object.assign(this, { model, onChange, generate });
+    this.style = { seed: 1, blend: null, image: null };
     this.round = 0; // of variations; a newer round cancels the one before
     for (const id of ["seed", "seed-number"]) find(id).addEventListener("input", ({ target }) => this.setSeed(target));
     // Leaving a field with an invalid number restores the current one.
@@ -29,15 +34,21 @@ export class Styles {
     find("blend-on").addEventListener("change", () => this.setBlend());
     find("dice").addEventListener("click", () => this.randomize());
     find("vary").addEventListener("click", () => this.vary());
+    find("style-open").addEventListener("click", () => find("style-file").click());
+    find("style-file").addEventListener("change", ({ target }) => this.openImage([...target.files]));
+    find("style-remove").addEventListener("click", () => this.setImage(null));
   }
 
-  set({ seed, blend }) {
-    this.style = { seed, blend };
+  // A style image is dropped where the model takes none.
+  set({ seed, blend, image = null }) {
+    this.style = { seed, blend, image: this.model.style === "none" ? null : image };
     this.show();
   }
 
   show() {
-    const { seed, blend } = this.style;
+    const { seed, blend, image } = this.style;
+    find("style-remove").hidden = find("style-shown").hidden = image === null;
+    if (image) find("style-shown").src = image.url;
     find("seed").value = seed; // a larger seed is shown at the end
     find("seed").setAttribute("aria-valuetext", seed < SLIDER_SEEDS ? seed : `${seed}, beyond the slider`);
     if (document.activeElement !== find("seed-number")) find("seed-number").value = seed;
@@ -55,7 +66,7 @@ export class Styles {
   }
 
   choose(seed) {
-    this.set({ seed, blend: this.style.blend });
+    this.set({ ...this.style, seed });
     this.onChange();
   }
 
@@ -64,16 +75,16 @@ export class Styles {
   }
 
   setBlend() {
-    const { seed, blend } = this.style;
+    const { seed, blend, image } = this.style;
     if (!find("blend-on").checked) {
-      this.set({ seed, blend: null });
+      this.set({ seed, blend: null, image });
     } else if (blend === null) {
       const other = ((seed % SLIDER_SEEDS) + 1 + Math.floor(Math.random() * (SLIDER_SEEDS - 1))) % SLIDER_SEEDS;
-      this.set({ seed, blend: { seed: other, mix: 0.5 } });
+      this.set({ seed, blend: { seed: other, mix: 0.5 }, image });
     } else {
       const { value } = find("blend-seed");
       const other = value !== "" && isSeed(Number(value)) ? Number(value) : blend.seed;
-      this.set({ seed, blend: { seed: other, mix: Number(find("mix").value) / 100 } });
+      this.set({ seed, blend: { seed: other, mix: Number(find("mix").value) / 100 }, image });
     }
     this.onChange();
   }
@@ -81,6 +92,25 @@ export class Styles {
   randomize() {
     this.choose(Math.floor(Math.random() * SLIDER_SEEDS));
     announce(`Style ${this.style.seed}`);
+  }
+
+  // --- the style image ---------------------------------------------------------------------------------------------------
+
+  async openImage([file]) {
+    find("style-file").value = ""; // so that the same file can be opened again
+    if (!file) return;
+    await attempt(async () => {
+      const image = await toAcceptedImage(file, { ...this.model, sketch: true }); // gray is as good as color
+      const { bytes } = this.model.limits;
+      if (image.size > bytes) throw new Error(`${file.name} is larger than ${Math.floor(bytes / 2 ** 20)} MiB; make it smaller.`);
+      this.setImage(await api.sendStyle(image));
+    });
+  }
+
+  setImage(image) {
+    this.set({ ...this.style, image });
+    this.onChange();
+    announce(image ? "The image has the style of your picture" : "The style image is removed");
   }
 
   // --- variations -----------------------------------------------------------------------------------------------------
@@ -113,7 +143,7 @@ export class Styles {
     frame.setAttribute("aria-label", `Style ${seed}`);
     frame.setAttribute("aria-pressed", "false");
     frame.addEventListener("click", () => {
-      this.set({ seed, blend: null });
+      this.set({ ...this.style, seed, blend: null });
       this.onChange();
     });
     return frame;
@@ -123,7 +153,7 @@ export class Styles {
   async generateWhenFree(seed, round) {
     for (;;) {
       try {
-        return await this.generate({ seed, blend: null }, "vary");
+        return await this.generate({ ...this.style, seed, blend: null }, "vary");
       } catch (error) {
         if (round !== this.round) return null;
         if (error.status !== 429 && error.status !== 503) throw error;
