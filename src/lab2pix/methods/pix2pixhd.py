@@ -31,8 +31,8 @@ from lab2pix.interop.two_step_vectors import check_two_steps
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import feature_matching_loss
-from lab2pix.methods.backprop import frozen, trainable
-from lab2pix.methods.base import Losses, OptimizerSpec, Phase, Progress, StepContext
+from lab2pix.methods.backprop import backward, frozen, trainable
+from lab2pix.methods.base import Losses, OptimizerSpec, Phase, Progress, StepContext, require_images
 from lab2pix.methods.multiscale_gan import (
     EpochAdamConfig,
     ImageLossConfig,
@@ -40,10 +40,9 @@ from lab2pix.methods.multiscale_gan import (
     PerceptualGAN,
     PerceptualGANConfig,
     adversarial_mean,
-    backward,
     discriminate,
 )
-from lab2pix.methods.patch_gan import PatchGANTrainConfig, plain_weights, require_images
+from lab2pix.methods.patch_gan import PatchGANTrainConfig, plain_weights
 from lab2pix.methods.replay import RecordedNetwork, StepReplay, record_scales
 from lab2pix.methods.sampling import INSTANCE_IDS, Condition, Sampling
 from lab2pix.methods.schedules import late_epoch_decay
@@ -372,7 +371,7 @@ class Pix2PixHD(PerceptualGAN):
         """Backpropagate the sum of `generator_losses` to the generator."""
         with frozen(self.networks["discriminator"]):
             losses = self.generator_losses(batch, noise, context)
-        return backward(losses, context)
+        return backward(losses, context.scale)
 
     def generator_losses(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Return the weighted terms `adversarial`, `feature_matching` and `perceptual`, except those of weight 0."""
@@ -414,7 +413,7 @@ class Pix2PixHD(PerceptualGAN):
             "fake": 0.5 * self._adversarial(of_fake, "fake"),
             "real": 0.5 * self._adversarial(of_real, "real"),
         }
-        return backward(losses, context)
+        return backward(losses, context.scale)
 
     def labels(self, condition: Tensor) -> Tensor:
         """Return the condition without instance ids, as the discriminators see it."""
