@@ -127,7 +127,9 @@ def _convert(
     form: Annotated[
         str,
         typer.Option(
-            "--from", metavar="FORM", help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pix or cyclegan."
+            "--from",
+            metavar="FORM",
+            help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pixhd, pix2pix or cyclegan.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],
