@@ -13,8 +13,17 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.vectors import Row, Vectors, failure
+from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
 
-__all__ = ["StepAnswers", "check_step", "gradient_norms", "input_classes", "without_dropout"]
+__all__ = [
+    "StepAnswers",
+    "check_step",
+    "gradient_norms",
+    "input_classes",
+    "numbered_space",
+    "to_image",
+    "without_dropout",
+]
 
 
 @dataclass
@@ -138,10 +147,10 @@ def input_classes(vectors: Vectors, channels: int) -> tuple[int, Batch]:
     inputs = vectors.part("in.")
     if set(inputs) not in ({"real_A", "real_B"}, {"ids", "real_B"}):
         raise CheckpointError(f"the inputs are {sorted(inputs)}; known: real_A or ids, and real_B")
-    image = _image(inputs["real_B"])
+    image = to_image(inputs["real_B"])
     if "ids" not in inputs:
         empty = torch.empty(len(image), 0, 0, dtype=torch.int64)
-        return 0, Batch(label=empty, image=image, source=_image(inputs["real_A"]))
+        return 0, Batch(label=empty, image=image, source=to_image(inputs["real_A"]))
     ids = inputs["ids"].long()
     ids = ids[:, 0] if ids.ndim == 4 else ids
     if int(ids.max()) >= channels:
@@ -149,7 +158,19 @@ def input_classes(vectors: Vectors, channels: int) -> tuple[int, Batch]:
     return channels, Batch(label=ids, image=image)
 
 
-def _image(stored: Tensor) -> Tensor:
+def numbered_space(classes: int, *, unknown: bool = False) -> LabelSpace:
+    """Return a label space of numbered classes, with unknown pixels if asked for.
+
+    Args:
+        classes: number of classes; 0 is taken for 1, as a label space has some.
+        unknown: whether there is a channel for unknown pixels.
+    """
+    colors = generate_colors(max(1, classes))
+    named = tuple(LabelClass(f"class {index}", color) for index, color in enumerate(colors))
+    return LabelSpace("numbered", named, unknown_value=len(named) if unknown else None)
+
+
+def to_image(stored: Tensor) -> Tensor:
     return (stored.float() / 255 - 0.5) / 0.5 if stored.dtype == torch.uint8 else stored.float()
 
 

@@ -102,14 +102,14 @@ def failure(output: str, reason: str) -> Row:
     return Row(output, math.nan, TOLERANCE, False, reason)
 
 
-def compare(output: str, ours: Tensor, recorded: Tensor) -> Row:
+def compare(output: str, ours: Tensor, recorded: Tensor, tolerance: float = TOLERANCE) -> Row:
     """Compare tensors; if the recording is subsampled to every s-th pixel, ours is, too."""
     recorded = recorded.float()
     thinned = _thinned(ours.detach(), recorded)
     if thinned is None:
         return failure(output, f"recorded as {list(recorded.shape)}, ours is {list(ours.shape)}")
     difference = (thinned - recorded).abs().max().item()
-    return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
+    return Row(output, difference, tolerance, difference <= tolerance)
 
 
 def _thinned(ours: Tensor, recorded: Tensor) -> Tensor | None:
@@ -120,11 +120,11 @@ def _thinned(ours: Tensor, recorded: Tensor) -> Tensor | None:
     return thinned if thinned.shape == recorded.shape else None
 
 
-def compare_value(output: str, ours: float, recorded: object) -> Row:
+def compare_value(output: str, ours: float, recorded: object, tolerance: float = TOLERANCE) -> Row:
     if not isinstance(recorded, int | float):
         return failure(output, f"recorded as {recorded!r}, which is no number")
     difference = abs(ours - recorded) / max(abs(recorded), _SMALL)
-    return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
+    return Row(output, difference, tolerance, difference <= tolerance)
 
 
 def gradient_norm(loss: Tensor, network: nn.Module) -> float:

@@ -17,9 +17,16 @@ from lab2pix.config.rules import nearest_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
-from lab2pix.interop.step_vectors import StepAnswers, check_step, gradient_norms, input_classes, without_dropout
+from lab2pix.interop.step_vectors import (
+    StepAnswers,
+    check_step,
+    gradient_norms,
+    input_classes,
+    numbered_space,
+    without_dropout,
+)
 from lab2pix.interop.vectors import Row, Vectors
-from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
+from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS
 from lab2pix.methods.base import Losses, Method, OptimizerSpec, StepContext
 from lab2pix.methods.sampling import Condition
@@ -262,7 +269,7 @@ class PatchAdversarialMethod(Method):
                 **cls.vector_settings(recorded),
             }
         )
-        method = cls(config, _numbered_space(classes))
+        method = cls(config, numbered_space(classes))
         method.networks = networks
         return method, batch
 
@@ -351,11 +358,6 @@ class StepRecord:
 
     def _hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
         return lambda module, inputs, output: self.outputs[name].append(output.detach())
-
-
-def _numbered_space(classes: int) -> LabelSpace:
-    colors = generate_colors(max(1, classes))
-    return LabelSpace("numbered", tuple(LabelClass(f"class {index}", color) for index, color in enumerate(colors)))
 
 
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
