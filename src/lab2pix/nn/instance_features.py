@@ -15,7 +15,7 @@ MIN_SHARE = 1 / 64
 
 
 def _numbered(ids: Tensor) -> tuple[Tensor, int]:
-    """Return consecutive numbers of the instances of a batch, `[N * H * W]`, and their count; no two images share one."""
+    """Return consecutive numbers of the instances of a batch, `[N * H * W]`, different in each image, and their count."""
     start, numbers = 0, []
     for image in ids:
         own, inverse = torch.unique(image, return_inverse=True)
