@@ -34,6 +34,10 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "lab2pix-v1": ("v1-small", (*NARROW, "loss.consistency=0", "segmenter.width=4", "segmenter.blocks=[1,1,1,1]")),
     "lab2pix-v2": ("v2-small", (*NARROW, "loss.perceptual=0", "loss.cycle=0")),
     "pix2pix": ("pix2pix-small", (*NARROW_PATCH_GAN, "generator.depth=4")),
+    "pix2pixhd": (
+        "pix2pixhd-small",
+        (*NARROW_PATCH_GAN, "generator.downsamplings=2", "generator.blocks=1", "loss.pool_size=3"),
+    ),
 }
 """A preset and the settings that make it narrow, by method."""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_method.py"
@@ -70,6 +74,24 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
         ("pix2pix", ["generator.sampling=train", "generator.dropout=0.5", "generator.depth=4", "train.accumulate=2"]),
         ("pix2pix", ["data.input=images", "data.source.channels=5", "generator.network=resnet", "generator.depth=1"]),
         ("cyclegan", ["data.input=images", "generator.depth=1", "discriminator.layers=0", "train.accumulate=2"]),
+        (
+            "pix2pixhd",
+            ["data.input=images", "data.source.channels=2", "discriminator.norm=batch", "train.accumulate=2"],
+        ),
+        (
+            "pix2pixhd",
+            [
+                *(
+                    "generator.network=local",
+                    "generator.enhancers=1",
+                    "generator.enhancer_blocks=1",
+                    "generator.norm=batch",
+                ),
+                *("generator.downsamplings=1", "optimizer.enhancer_epochs=1", "data.instance_edges=true"),
+                *("features.per=instance", "features.width=2", "features.downsamplings=1"),
+            ],
+        ),
+        ("pix2pixhd", ["features.per=class", "features.width=2", "features.downsamplings=1", "features.channels=2"]),
     ],
 )
 def test_input_and_sampling_of_choice_keep_the_contract(name: str, settings: list[str]) -> None:

@@ -25,8 +25,10 @@ _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("a segmenter of the official Lab2Pix-V1", ("net_model1_1.0.weight",)),
     ("discriminators of the official Lab2Pix-V2", ("discriminator_0.common.0.0.weight",)),
     ("discriminators of SPADE", ("discriminator_0.model0.0.weight",)),
+    ("discriminators of Pix2PixHD", ("scale0_layer0.0.weight",)),
     ("an image encoder of SPADE", ("fc_mu.weight",)),
     ("an image encoder of the official Lab2Pix-V1", ("conv.0.weight", "fc.weight")),
+    ("an encoder of instance features of Pix2PixHD", ("model.1.weight", "model.4.weight", "model.7.weight")),
 ]
 """Other networks found next to generators, and the weight names that identify them."""
 
@@ -119,9 +121,9 @@ def check_format(path: Path, state: Mapping[str, Tensor], name: str, formats: Ma
     """
     if name not in formats:
         raise ConfigError(f"no format of checkpoint is called '{name}'{did_you_mean(name, formats)}")
-    found = _recognized(state, formats)
-    if found == name:
+    if formats[name].matches(state):  # some generators of two formats are the same network
         return
+    found = _recognized(state, formats)
     if found is None:
         raise CheckpointError(
             f"{path} holds no generator of format '{name}', but weights such as {next(iter(state))}; "

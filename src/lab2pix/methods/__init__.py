@@ -73,6 +73,7 @@ _BUILT_IN = {
     "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
     "pix2pix": "pix2pix:Pix2Pix",
+    "pix2pixhd": "pix2pixhd:Pix2PixHD",
 }
 _REGISTERED: dict[str, type[Method]] = {}
 

@@ -43,9 +43,11 @@ __all__ = [
     "GeneratorConfig",
     "PatchAdversarialMethod",
     "PatchGANConfig",
+    "PatchGANTrainConfig",
     "StepRecord",
     "build_discriminator",
     "build_translator",
+    "plain_weights",
     "read_discriminator",
     "read_generator",
     "require_images",
@@ -312,7 +314,9 @@ class PatchAdversarialMethod(Method):
         """Return the format of the authors' generators, recognized by the name of a weight."""
 
         def matches(state: Mapping[str, Tensor]) -> bool:
-            return any(re.fullmatch(marker, _OWN_PREFIX.sub("", name)) for name in state)
+            names = [_OWN_PREFIX.sub("", name) for name in state]
+            # The local enhancers of Pix2PixHD contain a generator of these names.
+            return any(re.fullmatch(marker, name) for name in names) and "model1_1.1.weight" not in names
 
         def convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
             return _convert(cls, path, state, options)
@@ -374,7 +378,7 @@ def read_generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, GeneratorC
     Raises:
         CheckpointError: the weights belong to another network.
     """
-    weights = _plain(weights)
+    weights = plain_weights(weights)
     settings, inputs, outputs = _generator_settings(weights)
     return _filled(build_translator(settings, inputs, outputs), weights), settings
 
@@ -385,7 +389,7 @@ def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, Discri
     Raises:
         CheckpointError: the weights belong to another network.
     """
-    weights = _plain(weights)
+    weights = plain_weights(weights)
     if first := _shape(weights, "net.0"):
         settings = DiscriminatorConfig(width=first[0], layers=0, norm=_norm(weights, "net.2"))
     elif first := _shape(weights, "model.0"):
@@ -411,7 +415,7 @@ def released_names(network: nn.Module) -> dict[str, str]:
     return {name: f"{layers[layer]}.{parameter}" for name, layer, _, parameter in split}
 
 
-def _plain(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove prefixes of wrapper modules, and statistics of norms without weights."""
     plain = {_OWN_PREFIX.sub("", name): weight for name, weight in weights.items()}
     if any(_is_norm_weight(name, weight) for name, weight in plain.items()):
@@ -483,7 +487,7 @@ def _convert(
 ) -> Converted:
     """Convert a released generator; its inputs are source images unless a label space is given."""
     generator, settings = read_generator(state)
-    _, inputs, outputs = _generator_settings(_plain(state))
+    _, inputs, outputs = _generator_settings(plain_weights(state))
     if outputs != 3:
         raise CheckpointError(f"{path} draws images of {outputs} channels, but images here are RGB; take another one")
     side = 256 if settings.network == "resnet" else size_multiple(settings)

@@ -153,6 +153,7 @@ class Sampling:
         condition: encoder of the generator's input.
         size_multiple: divisor of valid heights and widths.
         min_pixels: smallest image area, in squares of `size_multiple`.
+        min_side: smallest height and width, in multiples of `size_multiple`.
         noise_channels: length of the noise vector, or channels of the noise map; 0: no noise, one image per input.
         noise_stride: 0: vector `[N, noise_channels]`; s > 0: map `[N, noise_channels, H / s, W / s]`.
         outputs: number of images the generator returns; 3: X3, X2, X1.
@@ -164,6 +165,7 @@ class Sampling:
     condition: Condition
     size_multiple: int = 1
     min_pixels: int = 1
+    min_side: int = 1
     noise_channels: int = 0
     noise_stride: int = 0
     outputs: int = 1
@@ -185,13 +187,16 @@ class Sampling:
             ConfigError: the size is invalid; the message has the nearest valid one.
         """
         stride = self.size_multiple
-        near = [max(1, round(side / stride)) for side in (height, width)]
+        near = [max(self.min_side, round(side / stride)) for side in (height, width)]
         large_enough = near[0] * near[1] >= self.min_pixels
-        if large_enough and height % stride == 0 and width % stride == 0:
+        least = self.min_side * stride
+        if large_enough and min(height, width) >= least and height % stride == 0 and width % stride == 0:
             return
         while near[0] * near[1] < self.min_pixels:
             near = [side + 1 for side in near]
-        wants = f"multiples of {stride}" + ("" if large_enough else f", {self.min_pixels} or more squares of that side")
+        wants = f"multiples of {stride}"
+        wants += f", at least {least}" if self.min_side > 1 else ""
+        wants += "" if large_enough else f", {self.min_pixels} or more squares of that side"
         raise ConfigError(
             f"a size of {height}x{width} (height x width) does not fit this generator, which needs {wants}; the "
             f"nearest valid size is {near[0] * stride}x{near[1] * stride}"

@@ -15,7 +15,7 @@ MIN_SHARE = 1 / 64
 
 
 def _numbered(ids: Tensor) -> tuple[Tensor, int]:
-    """Return consecutive numbers of the instances of a batch, `[N * H * W]`, different in each image, and their count."""
+    """Return the number of each pixel's instance, `[N * H * W]`, different in each image, and their count."""
     start, numbers = 0, []
     for image in ids:
         own, inverse = torch.unique(image, return_inverse=True)
@@ -133,7 +133,13 @@ class InstanceFeatureGenerator(nn.Module):
         self.register_buffer("centers", torch.zeros(classes, clusters, channels))
         self.register_buffer("counts", torch.zeros(classes, dtype=torch.int64))
 
-    def forward(self, condition: Tensor, noise: Tensor | None = None, style: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        condition: Tensor,
+        noise: Tensor | None = None,
+        style: Tensor | None = None,
+        instances: Tensor | None = None,
+    ) -> Tensor:
         """Generate images.
 
         Args:
@@ -141,6 +147,8 @@ class InstanceFeatureGenerator(nn.Module):
                 index the noise.
             noise: `[N, Z]` normal numbers, one per instance id; only needed without `style`.
             style: `[N, 3, H, W]` images in [-1, 1].
+            instances: `[N, H, W]` integers, the instances over which encoded features are averaged; None: the ids in
+                the condition, apart for each class.
 
         Returns:
             `[N, 3, H, W]` in [-1, 1].
@@ -149,12 +157,16 @@ class InstanceFeatureGenerator(nn.Module):
         ids = condition[:, -1].long() if self.by_instance else classes
         labels = condition[:, :-1] if self.by_instance else condition
         if style is not None:
-            features = instance_mean(self.encoder(style), classes + self.classes * ids)
+            features = self.encode(style, classes + self.classes * ids if instances is None else instances)
         else:
             assert noise is not None
             features = self._draw(classes, ids, noise)
-        image: Tensor = self.generator(torch.cat([labels, features.to(labels.dtype)], 1))
+        image: Tensor = self.generator(torch.cat([labels, features], 1))
         return image
+
+    def encode(self, image: Tensor, instances: Tensor) -> Tensor:
+        """Return the features of images, averaged over instances `[N, H, W]`: `[N, F, H, W]`."""
+        return instance_mean(self.encoder(image), instances)
 
     def _draw(self, classes: Tensor, ids: Tensor, noise: Tensor) -> Tensor:
         """Return the features of a random cluster of each instance's class, `[N, F, H, W]`."""
