@@ -7,11 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from lab2pix.batch import Batch
+from lab2pix.data.transforms import instance_edges
+from lab2pix.errors import CheckpointError
+from lab2pix.interop.step_vectors import to_image
 from lab2pix.interop.vectors import Row, Vectors, compare, compare_value, failure
+from lab2pix.labels.space import LabelSpace
 
-__all__ = ["LayerFeature", "TwoStepAnswers", "check_two_steps"]
+__all__ = ["LayerFeature", "TwoStepAnswers", "check_two_steps", "recorded_batch"]
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,9 @@ def _check_sums(recorded: Mapping[str, Mapping[str, Any]], states: Sequence[Mapp
         if name not in after:
             yield failure(f"after_step.{name}", "cannot check: no such weight is known")
             continue
+        if "value" in sums:  # a counter
+            yield compare_value(f"after_step.{name}", after[name].item(), sums["value"], 0.0)
+            continue
         moved = after[name].double() - before[name].double()
         weight = after[name].double()
         ours = (weight.sum(), weight.abs().sum(), moved.sum(), moved.abs().sum())
@@ -174,3 +183,27 @@ def _moved(states: Sequence[Mapping[str, Tensor]], prefix: str, without: set[str
 
 _BUFFERS = (".weight_u", ".weight_v", ".running_mean", ".running_var", ".num_batches_tracked")
 """Endings of the names of what is not a parameter."""
+
+
+def recorded_batch(vectors: Vectors, space: LabelSpace, classes: int) -> Batch:
+    """Return the inputs of a recording: `in.label`, `in.image` and `in.instance`.
+
+    Args:
+        vectors: content of the vector file.
+        space: label space of the ids.
+        classes: number of classes; 0: the label map is an image.
+
+    Raises:
+        CheckpointError: the label map holds ids outside the label space.
+    """
+    inputs = vectors.part("in.")
+    label, image = inputs["label"], to_image(inputs["image"])
+    instances = inputs["instance"].long().view(len(image), *image.shape[2:]) if "instance" in inputs else None
+    edges = None if instances is None else instance_edges(instances)
+    if not classes:
+        empty = torch.empty(len(image), 0, 0, dtype=torch.int64)
+        return Batch(empty, image, edges=edges, instances=instances, source=to_image(label))
+    ids = label.long().view(len(image), *image.shape[2:])
+    if int(ids.max()) >= space.num_channels:
+        raise CheckpointError(f"in.label holds {int(ids.max())}, but there are {space.num_channels} channels")
+    return Batch(ids, image, edges=edges, instances=instances)

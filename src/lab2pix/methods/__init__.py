@@ -74,6 +74,7 @@ _BUILT_IN = {
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
     "pix2pix": "pix2pix:Pix2Pix",
     "pix2pixhd": "pix2pixhd:Pix2PixHD",
+    "spade": "spade:SPADE",
 }
 _REGISTERED: dict[str, type[Method]] = {}
 

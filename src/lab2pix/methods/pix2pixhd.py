@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config.rules import nearest_size
 from lab2pix.config.schema import Beta, DataConfig, Section, SourceConfig
-from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import CheckpointError, ConfigError, DataError
 from lab2pix.interop.checkpoints import read_checkpoint
 from lab2pix.interop.conversion import (
@@ -26,8 +25,8 @@ from lab2pix.interop.conversion import (
     fit_label_space,
 )
 from lab2pix.interop.keymap import Rules, load_renamed
-from lab2pix.interop.step_vectors import numbered_space, to_image
-from lab2pix.interop.two_step_vectors import check_two_steps
+from lab2pix.interop.step_vectors import numbered_space
+from lab2pix.interop.two_step_vectors import check_two_steps, recorded_batch
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import feature_matching_loss
@@ -562,7 +561,7 @@ def _from_vectors(cls: type[Pix2PixHD], vectors: Vectors, fast: bool) -> tuple[P
         load_renamed(network, rules, plain_weights(vectors.part(f"{prefix}.")), f"network {prefix}")
         if fast:
             accelerate(network, torch.device("cpu"))
-    return method, _recorded_batch(vectors, space, classes)
+    return method, recorded_batch(vectors, space, classes)
 
 
 def _recorded_config(cls: type[Pix2PixHD], vectors: Vectors, classes: int) -> Pix2PixHDConfig:
@@ -604,21 +603,6 @@ def _recorded_config(cls: type[Pix2PixHD], vectors: Vectors, classes: int) -> Pi
             enhancer_epochs=recorded.get("niter_fix_global", 0),
         ),
     )
-
-
-def _recorded_batch(vectors: Vectors, space: LabelSpace, classes: int) -> Batch:
-    """Return the inputs of a recording; without classes the label map is an image."""
-    inputs = vectors.part("in.")
-    label, image = inputs["label"], to_image(inputs["image"])
-    instances = inputs["instance"].long().view(len(image), *image.shape[2:]) if "instance" in inputs else None
-    edges = None if instances is None else instance_edges(instances)
-    if not classes:
-        empty = torch.empty(len(image), 0, 0, dtype=torch.int64)
-        return Batch(empty, image, edges=edges, instances=instances, source=to_image(label))
-    ids = label.long().view(len(image), *image.shape[2:])
-    if int(ids.max()) >= space.num_channels:
-        raise CheckpointError(f"in.label holds {int(ids.max())}, but there are {space.num_channels} channels")
-    return Batch(ids, image, edges=edges, instances=instances)
 
 
 # --- the authors' checkpoints: settings are inferred from names and shapes --------------------------------------------
