@@ -75,6 +75,8 @@ _BUILT_IN = {
     "pix2pix": "pix2pix:Pix2Pix",
     "pix2pixhd": "pix2pixhd:Pix2PixHD",
     "spade": "spade:SPADE",
+    "tsit": "tsit:TSIT",
+    "tsit-transfer": "tsit:TSITTransfer",
 }
 _REGISTERED: dict[str, type[Method]] = {}
 

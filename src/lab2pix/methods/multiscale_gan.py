@@ -42,6 +42,7 @@ __all__ = [
     "PerceptualGAN",
     "PerceptualGANConfig",
     "PerceptualNetwork",
+    "SemanticGANConfig",
     "StyleLossConfig",
     "adversarial_mean",
     "build_patch_discriminators",
@@ -124,9 +125,14 @@ class PerceptualGANConfig(RunConfig):
 class MultiScaleGANConfig(PerceptualGANConfig):
     """Settings common to SPADE, CC-FPSE and TSIT."""
 
-    loss: StyleLossConfig = StyleLossConfig()
     optimizer: EpochAdamConfig = EpochAdamConfig()
     train: GeneratorTrainConfig = GeneratorTrainConfig()
+
+
+class SemanticGANConfig(MultiScaleGANConfig):
+    """Settings common to the methods with an image encoder: SPADE, CC-FPSE and TSIT from label maps."""
+
+    loss: StyleLossConfig = StyleLossConfig()
 
 
 def check_start_size(config: RunConfig, num_upsamples: int) -> None:
@@ -147,11 +153,19 @@ def check_start_size(config: RunConfig, num_upsamples: int) -> None:
 # --- discriminators and losses ----------------------------------------------------------------------------------------
 
 
-def build_patch_discriminators(settings: PatchDiscriminatorConfig, channels: int) -> MultiScaleDiscriminator:
-    """Build one PatchGAN with spectral and instance norm per scale, largest first."""
+def build_patch_discriminators(
+    settings: PatchDiscriminatorConfig, channels: int, *, full_size_layer: int | None = None
+) -> MultiScaleDiscriminator:
+    """Build one PatchGAN with spectral and instance norm per scale, largest first; see `PatchDiscriminator`."""
     return MultiScaleDiscriminator(
         [
-            PatchDiscriminator(channels, width=settings.width, max_width=settings.max_width, layers=settings.layers)
+            PatchDiscriminator(
+                channels,
+                width=settings.width,
+                max_width=settings.max_width,
+                layers=settings.layers,
+                full_size_layer=full_size_layer,
+            )
             for _ in range(settings.scales)
         ]
     )
@@ -338,6 +352,7 @@ class MultiScaleGAN(PerceptualGAN):
         with context.autocast():
             fake, posterior = self.draw(batch, condition, noise)
             if posterior is not None:
+                assert isinstance(loss, StyleLossConfig)
                 terms["kl_divergence"] = loss.kl_divergence * kl_divergence(*posterior)
             # Two passes with one power iteration equal the authors' single pass on fake and real images, as no layer
             # of the discriminators mixes the images of a batch.

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.keymap import Rules, load_renamed
 from lab2pix.interop.spade_weights import IMAGE_ENCODER_RULES, with_image_encoder
@@ -76,6 +77,7 @@ def check_recording(
     record: Callable[..., DiscriminatorRecord],
     *,
     fast: bool,
+    batch: Batch | None = None,
 ) -> Iterator[Row]:
     """Load the recorded weights into a method, replay two steps, and compare every recorded result.
 
@@ -85,6 +87,7 @@ def check_recording(
         rules: rules from our names of the weights of each network to the authors'.
         record: returns outputs and features of the discriminators, given theirs for fake and for real images.
         fast: whether to accelerate the networks, as in training.
+        batch: inputs and images; None: label maps, as `recorded_batch` reads them.
 
     Raises:
         CheckpointError: weights or inputs do not match the method.
@@ -103,13 +106,15 @@ def check_recording(
     encoder = getattr(generator, "image_encoder", None)
     if encoder is not None:
         networks["E"] = RecordedNetwork(encoder, IMAGE_ENCODER_RULES)
-    batch = recorded_batch(vectors, method.label_space, vectors.values["config"]["label_nc"])
+    if batch is None:
+        batch = recorded_batch(vectors, method.label_space, vectors.values["config"]["label_nc"])
+    given = batch
     recorded = {**vectors.part("in.eps."), **vectors.part("in.noise.")}
 
     def evaluate() -> dict[str, Tensor]:
-        condition = method.sampling.condition(batch)
+        condition = method.sampling.condition(given)
         noise = recorded["eval"].float() if "eval" in recorded else None
-        fake, posterior = method.draw(batch, condition, noise)
+        fake, posterior = method.draw(given, condition, noise)
         outputs = {"condition_sum": condition.sum((2, 3)), "eval.fake": fake}
         if posterior is not None:
             outputs |= {"eval.mu": posterior[0], "eval.logvar": posterior[1]}

@@ -29,8 +29,8 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.multiscale_gan import (
     GeneratorTrainConfig,
     MultiScaleGAN,
-    MultiScaleGANConfig,
     PatchDiscriminatorConfig,
+    SemanticGANConfig,
     build_patch_discriminators,
     check_start_size,
     discriminate,
@@ -70,7 +70,7 @@ class SPADETrainConfig(GeneratorTrainConfig):
     gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
 
 
-class SPADEConfig(MultiScaleGANConfig):
+class SPADEConfig(SemanticGANConfig):
     """Settings of SPADE."""
 
     method: Literal["spade"] = Field("spade", description="SPADE: paired.")

@@ -124,7 +124,8 @@ class PatchDiscriminator(nn.Module):
         width: channels of the first convolution; they double with each layer.
         max_width: upper limit of the channels.
         layers: convolutions before the one that predicts.
-        full_stride: whether all of them halve the size (TSIT with three), or all but the last.
+        full_size_layer: the layer, counted from 0, that keeps the size, while the others halve it; None: the last one.
+            TSIT has 3, which is no layer where there are only three.
         norm: normalization.
         spectral_norm: whether the normalized convolutions have spectral norm and no bias (SPADE), or a bias alone
             (Pix2PixHD).
@@ -137,7 +138,7 @@ class PatchDiscriminator(nn.Module):
         width: int = 64,
         max_width: int = 512,
         layers: int = 4,
-        full_stride: bool = False,
+        full_size_layer: int | None = None,
         norm: Norm = "instance",
         spectral_norm: bool = True,
     ) -> None:
@@ -147,7 +148,7 @@ class PatchDiscriminator(nn.Module):
         first = conv2d(in_channels, widths[0], 4, stride=2, spectral_norm=False)
         self.layers = nn.ModuleList([nn.Sequential(first, nn.LeakyReLU(SLOPE, inplace=True))])
         for step, (before, after) in enumerate(pairwise(widths), start=1):
-            stride = 1 if step == layers - 1 and not full_stride else 2
+            stride = 1 if step == (layers - 1 if full_size_layer is None else full_size_layer) else 2
             self.layers.append(
                 ConvNormAct(before, after, 4, stride=stride)
                 if spectral_norm and norm == "instance"
