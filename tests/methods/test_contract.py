@@ -26,6 +26,7 @@ NARROW_PATCH_GAN = (
     *("data.size=[16,16]", "generator.width=2", "discriminator.width=2", "discriminator.layers=2"),
     *("train.ema_decay=0.9", "train.batch_size=2"),
 )
+NARROW_TRANSFER = ("data.resize=null", "generator.num_upsamples=3", "loss.perceptual=0")
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "cyclegan": (
         "cyclegan-small",
@@ -38,6 +39,8 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "pix2pixhd-small",
         (*NARROW_PATCH_GAN, "generator.downsamplings=2", "generator.blocks=1", "loss.pool_size=3"),
     ),
+    "tsit": ("tsit-small", (*NARROW_PATCH_GAN, "generator.num_upsamples=3", "generator.noise_dim=4")),
+    "tsit-transfer": ("tsit-transfer-small", (*NARROW_PATCH_GAN, *NARROW_TRANSFER)),
 }
 """A preset and the settings that make it narrow, by method."""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_method.py"
@@ -91,6 +94,9 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
                 *("features.per=instance", "features.width=2", "features.downsamplings=1"),
             ],
         ),
+        ("tsit", ["generator.input=noise", "data.instance_edges=true"]),
+        ("tsit", ["generator.input=style", "discriminator.layers=4"]),
+        ("tsit-transfer", ["generator.sampling=train", "generator.alpha=0.5", "train.accumulate=2"]),
         ("pix2pixhd", ["features.per=class", "features.width=2", "features.downsamplings=1", "features.channels=2"]),
     ],
 )
