@@ -20,14 +20,22 @@ PNG = {"content-type": "image/png"}
 JPEG = {"content-type": "image/jpeg"}
 
 
+_OWN = {"lab2pix-v2": {"global_encoder": {"width": 4, "max_width": 16}}, "spade": {"input": "style"}}
+"""Settings of a method's generator."""
+
+
 def tiny_synthesizer(
-    space: str = "scenes", *, data: dict[str, object] | None = None, **generator: object
+    space: str = "scenes",
+    *,
+    method: str = "lab2pix-v2",
+    data: dict[str, object] | None = None,
+    **generator: object,
 ) -> Synthesizer:
     """Return an untrained 64x64 model whose images clearly depend on label map and noise."""
     torch.manual_seed(0)
     config = read_config(
         {
-            "method": "lab2pix-v2",
+            "method": method,
             "name": "tiny",
             "data": {"format": "folder", "label_space": space, "size": (64, 64), **(data or {})},
             "generator": {
@@ -35,7 +43,7 @@ def tiny_synthesizer(
                 "modulation_hidden": 8,
                 "noise_dim": 16,
                 "spectral_norm": False,
-                "global_encoder": {"width": 4, "max_width": 16},
+                **_OWN[method],
                 **generator,
             },
         }
