@@ -26,6 +26,7 @@ NARROW_PATCH_GAN = (
     *("data.size=[16,16]", "generator.width=2", "discriminator.width=2", "discriminator.layers=2"),
     *("train.ema_decay=0.9", "train.batch_size=2"),
 )
+NARROW_GLOBAL = ("generator.downsamplings=2", "generator.blocks=1", "loss.perceptual=0")
 NARROW_TRANSFER = ("data.resize=null", "generator.num_upsamples=3", "loss.perceptual=0")
 NARROW_SPADE = (
     *("data.size=[64,64]", "generator.width=2", "generator.modulation_hidden=2", "discriminator.width=2"),
@@ -41,9 +42,12 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "pix2pix": ("pix2pix-small", (*NARROW_PATCH_GAN, "generator.depth=4")),
     "pix2pixhd": (
         "pix2pixhd-small",
-        (*NARROW_PATCH_GAN, "generator.downsamplings=2", "generator.blocks=1", "loss.pool_size=3"),
+        (*NARROW_PATCH_GAN, *NARROW_GLOBAL, "loss.pool_size=3"),
     ),
-    "tsit": ("tsit-small", (*NARROW_PATCH_GAN, "generator.num_upsamples=3", "generator.noise_dim=4")),
+    "tsit": (
+        "tsit-small",
+        (*NARROW_PATCH_GAN, "generator.num_upsamples=3", "generator.noise_dim=4", "loss.perceptual=0"),
+    ),
     "tsit-transfer": ("tsit-transfer-small", (*NARROW_PATCH_GAN, *NARROW_TRANSFER)),
     "spade": ("spade-small", NARROW_SPADE),
 }
@@ -101,8 +105,7 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
                 *("features.per=instance", "features.width=2", "features.downsamplings=1"),
             ],
         ),
-        ("tsit", ["generator.input=noise", "data.instance_edges=true"]),
-        ("tsit", ["generator.input=style", "discriminator.layers=4"]),
+        ("tsit", ["generator.input=style", "data.instance_edges=true", "discriminator.layers=4"]),
         ("tsit-transfer", ["generator.sampling=train", "generator.alpha=0.5", "train.accumulate=2"]),
         ("pix2pixhd", ["features.per=class", "features.width=2", "features.downsamplings=1", "features.channels=2"]),
     ],

@@ -29,6 +29,7 @@ from lab2pix.utils.distributed import DistributedContext
 TINY = (
     *("monitor.tensorboard=false", "train.batch_size=2", "train.ema_decay=null", "data.size=[16,16]"),
     *("generator.width=2", "generator.downsamplings=1", "generator.blocks=1", "discriminator.width=2"),
+    "loss.perceptual=0",
 )
 LOCAL = ("generator.network=local", "generator.enhancer_blocks=1")
 FEATURES = ("features.width=2", "features.downsamplings=1", "features.images=4", "features.clusters=2")
@@ -169,13 +170,19 @@ def test_first_epochs_train_the_local_enhancer_and_then_all_with_a_fresh_optimiz
 
 
 def test_perceptual_loss_takes_images_as_they_are() -> None:
-    method = build("loss.perceptual=3", "loss.feature_matching=0")
+    method = build(
+        "loss.perceptual=3", "loss.feature_matching=0", "backbone.perceptual=vgg19", "backbone.normalize=false"
+    )
     assert method.feature_networks() == {"vgg19": "backbone.perceptual"}
+    seen: list[Tensor] = []
+    method.perceptual.network.register_forward_hook(lambda _, given, __: seen.append(given[0]))  # type: ignore[attr-defined]
     batch = inputs(method)
     losses = method.generator_backward(batch, None, StepContext())  # type: ignore[attr-defined]
     assert set(losses) == {"adversarial", "perceptual"}
+    assert any(torch.equal(image, batch.image) for image in seen)
     scores = method.validation_scores(batch, batch.image)
     assert {name: value.item() for name, value in scores.items()} == {"l1": 0.0, "perceptual": 0.0}
+    assert not any(load_config(name).backbone.normalize for name in preset_names() if name.startswith("pix2pixhd-city"))
 
 
 # --- instance features ----------------------------------------------------------------------------------------------

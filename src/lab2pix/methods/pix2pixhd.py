@@ -699,7 +699,9 @@ def _fit(
     if not _is_encoder(encoder):
         raise CheckpointError(f"{file} holds no encoder of instance features; give that of the generator")
     settings = _encoder_settings(encoder)
-    return fit_label_space(path, channels - settings.channels, options, edges_possible=True), settings, encoder
+    fit = fit_label_space(path, channels - settings.channels, options, edges_possible=True)
+    # Without instance maps, features can only have been averaged over classes.
+    return fit, settings.model_copy(update={"per": "instance" if fit.edges else "class"}), encoder
 
 
 def _is_encoder(weights: Mapping[str, Tensor]) -> bool:
@@ -711,7 +713,6 @@ def _encoder_settings(weights: Mapping[str, Tensor]) -> InstanceFeatureConfig:
     """Infer the settings of an encoder, whose convolutions halve the size as often as they double it."""
     convolutions = sorted(int(name.split(".")[1]) for name, weight in weights.items() if weight.ndim == 4)
     return InstanceFeatureConfig(
-        per="instance",
         channels=weights[f"model.{convolutions[-1]}.weight"].shape[0],
         width=weights["model.1.weight"].shape[0],
         downsamplings=len(convolutions) // 2 - 1,
