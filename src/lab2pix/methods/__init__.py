@@ -32,7 +32,14 @@ from lab2pix.methods.sampling import (
     generate_pyramid,
     latent_from_seed,
 )
-from lab2pix.methods.schedules import Progress, constant, epoch_decay, late_epoch_decay, linear_decay
+from lab2pix.methods.schedules import (
+    Progress,
+    constant,
+    epoch_decay,
+    late_epoch_decay,
+    linear_decay,
+    step_decay,
+)
 
 __all__ = [
     "Averaging",
@@ -63,15 +70,19 @@ __all__ = [
     "method_names",
     "read_config",
     "register",
+    "step_decay",
 ]
 
 ENTRY_POINTS = "lab2pix.methods"
 """Entry-point group for methods of other packages: `name = "package.module:Class"`."""
 
 _BUILT_IN = {
+    "cut": "cut:CUT",
     "cyclegan": "cyclegan:CycleGAN",
+    "dclgan": "dclgan:DCLGAN",
     "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
+    "munit": "munit:MUNIT",
     "pix2pix": "pix2pix:Pix2Pix",
     "pix2pixhd": "pix2pixhd:Pix2PixHD",
     "spade": "spade:SPADE",
@@ -128,7 +139,7 @@ def read_config(values: Mapping[str, Any]) -> RunConfig:
         pydantic.ValidationError: a setting is unknown or has an invalid value.
     """
     if not isinstance(values, Mapping):
-        raise TypeError("the settings, which are no mapping")
+        raise TypeError("the settings, which are not a mapping")
     name = values.get("method", RunConfig().method)
     return get_method(str(name)).Config.model_validate(values)
 
