@@ -330,7 +330,7 @@ class Synthesizer(
         ids = read_ids(label, self.label_space, self.config.data.sketch.lines)
         size = (int(ids.shape[0]), int(ids.shape[1])) if keep_size else self.size
         self.sampling.check_size(*size)
-        edges = None
+        edges = resized = None
         if self.config.data.instance_edges:
             instance_ids = ids if instances is None else read_instance_ids(instances)
             if instance_ids.shape != ids.shape:
@@ -338,9 +338,10 @@ class Synthesizer(
                     f"the label map is {tuple(ids.shape)} pixels (height, width) and its instance map "
                     f"{tuple(instance_ids.shape)}; give both the same size"
                 )
-            edges = instance_edges(resize_nearest(instance_ids, size))[None]
+            resized = resize_nearest(instance_ids, size)[None]
+            edges = instance_edges(resized)
         label_map = resize_label(ids, size, self.label_space)[None]
-        return Batch(label=label_map, edges=edges, style=self.read_style(style, size))
+        return Batch(label=label_map, edges=edges, instances=resized, style=self.read_style(style, size))
 
     def source_batch(self, source: Tensor, *, style: StyleSource | None = None, keep_size: bool = False) -> Batch:
         """Return a source image, `[C, H, W]` in [-1, 1], as a batch of one for `generate`.
