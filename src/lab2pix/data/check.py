@@ -214,7 +214,7 @@ def _scan(
     if labels is not None or photos is not None:
         return scan_sides(labels, photos, split), False
     if root is None:
-        raise DataError("There is nothing to check; name the data set's folder, or --labels-root and --images-root")
+        raise DataError("There is nothing to check; name the dataset's folder, or --labels-root and --images-root")
     if format != "unaligned":
         return scan(format, root, split), True
     sides = [scan(format, root, split, need_images=False), scan(format, root, split, need_labels=False)]

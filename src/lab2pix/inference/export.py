@@ -31,6 +31,7 @@ from lab2pix.methods import Sampling
 from lab2pix.nn.encoders import NoiseEncoder
 from lab2pix.nn.fast.inference.layers import batch_norm_affine, fold_conv
 from lab2pix.nn.normalization import SPADE
+from lab2pix.utils.extras import install_command
 from lab2pix.utils.files import atomic_write
 from lab2pix.utils.text import reason_of
 
@@ -135,7 +136,7 @@ def _check(out: Path, form: str, overwrite: bool) -> None:
             for module in ("onnx", "onnxscript", "onnxruntime"):
                 importlib.import_module(module)
         except ImportError as error:
-            raise ConfigError("exporting to ONNX needs the extra 'onnx': pip install 'lab2pix[onnx]'") from error
+            raise ConfigError(f"exporting to ONNX needs the extra 'onnx': {install_command('onnx')}") from error
 
 
 # --- the network that is exported -----------------------------------------------------------------------------------
