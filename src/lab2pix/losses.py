@@ -23,6 +23,7 @@ __all__ = [
     "hinge_generator",
     "hinge_real",
     "image_consistency_loss",
+    "kl_divergence",
     "level_weights",
     "lsgan_fake",
     "lsgan_real",
@@ -346,3 +347,19 @@ def patch_nce_loss(queries: Tensor, keys: Tensor, *, images: int = 1, temperatur
     own = torch.eye(negative.shape[1], dtype=torch.bool, device=negative.device)
     logits = torch.cat([positive, negative.masked_fill(own, -10.0)], 2).flatten(0, 1) / temperature
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
+
+
+# --- image encoders -----------------------------------------------------------------------------------------------
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Return the Kullback-Leibler divergence of N(mean, exp(log_variance)) from N(0, 1), summed over all elements.
+
+    The sum grows with the batch, as in SPADE's code.
+
+    Args:
+        mean: `[N, C]`.
+        log_variance: `[N, C]`.
+    """
+    mean, log_variance = mean.float(), log_variance.float()
+    return -0.5 * (1 + log_variance - mean.square() - log_variance.exp()).sum()

@@ -14,6 +14,7 @@ from lab2pix.config.schema import DataConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.datasets import PairDataset
 from lab2pix.data.samples import collate
+from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, DataError, LabelError
 from lab2pix.labels.space import LabelClass, LabelSpace
 
@@ -48,7 +49,9 @@ def test_pair_dataset_sample_has_image_label_and_edges(root: Path) -> None:
     assert len(dataset) == 4 and sample["name"] == "1"
     assert sample["label"].shape == (16, 16) and sample["label"].dtype == torch.int64
     assert set(sample["label"].unique().tolist()) <= {0, 1, 2}
-    image, edges = sample["image"], sample["edges"]
+    image, edges, instances = sample["image"], sample["edges"], sample["instances"]
+    assert instances is not None and instances.dtype == torch.int64
+    assert torch.equal(instance_edges(instances), edges)
     assert image is not None and image.shape == (3, 16, 16) and image.dtype == torch.float32
     assert -1 <= float(image.min()) < -0.5 and 0.5 < float(image.max()) <= 1
     assert edges is not None and edges.shape == (1, 16, 16) and set(edges.unique().tolist()) == {0.0, 1.0}

@@ -38,7 +38,10 @@ def tiny_synthesizer(
     """
     torch.manual_seed(0)
     settings = {"format": "folder", "label_space": space, "size": (64, 64), **(data or {})}
-    config = read_config({"method": method, "name": "tiny", "data": settings, "generator": {**TINY, **generator}})
+    own = {**TINY, "input": "style"} if method == "spade" else TINY
+    if method == "spade":
+        own.pop("global_encoder")
+    config = read_config({"method": method, "name": "tiny", "data": settings, "generator": {**own, **generator}})
     label_space, (height, width) = LabelSpace.load(space), config.data.size
     network = build_generator(config, label_space)
     with torch.no_grad():

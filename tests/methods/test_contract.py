@@ -31,6 +31,12 @@ NARROW_CONTRASTIVE = (
     *("projection.width=4", "projection.patches=5", "projection.layers=[4,12]"),
     *("train.ema_decay=0.9", "train.batch_size=2"),
 )
+NARROW_GLOBAL = ("generator.downsamplings=2", "generator.blocks=1", "loss.perceptual=0")
+NARROW_TRANSFER = ("data.resize=null", "generator.num_upsamples=3", "loss.perceptual=0")
+NARROW_SPADE = (
+    *("data.size=[64,64]", "generator.width=2", "generator.modulation_hidden=2", "discriminator.width=2"),
+    *("train.ema_decay=0.9", "train.batch_size=2", "loss.perceptual=0"),
+)
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "cut": ("cut-small", NARROW_CONTRASTIVE),
     "cyclegan": (
@@ -49,6 +55,16 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         ),
     ),
     "pix2pix": ("pix2pix-small", (*NARROW_PATCH_GAN, "generator.depth=4")),
+    "pix2pixhd": (
+        "pix2pixhd-small",
+        (*NARROW_PATCH_GAN, *NARROW_GLOBAL, "loss.pool_size=3"),
+    ),
+    "tsit": (
+        "tsit-small",
+        (*NARROW_PATCH_GAN, "generator.num_upsamples=3", "generator.noise_dim=4", "loss.perceptual=0"),
+    ),
+    "tsit-transfer": ("tsit-transfer-small", (*NARROW_PATCH_GAN, *NARROW_TRANSFER)),
+    "spade": ("spade-small", NARROW_SPADE),
 }
 """A preset and the settings that make it narrow, by method."""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_method.py"
@@ -88,6 +104,28 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
         ("cut", ["data.input=images", "loss.identity=false", "loss.flip=true", "train.accumulate=2"]),
         ("dclgan", ["data.input=images", "generator.norm=batch", "generator.antialias_up=false"]),
         ("munit", ["data.input=images", "loss.cycle=10", "discriminator.norm=layer", "train.accumulate=2"]),
+        ("spade", ["generator.input=style", "generator.noise_dim=4", "train.accumulate=2"]),
+        ("spade", ["generator.input=noise", "generator.num_upsamples=6", "train.gradient_checkpointing=true"]),
+        (
+            "pix2pixhd",
+            ["data.input=images", "data.source.channels=2", "discriminator.norm=batch", "train.accumulate=2"],
+        ),
+        (
+            "pix2pixhd",
+            [
+                *(
+                    "generator.network=local",
+                    "generator.enhancers=1",
+                    "generator.enhancer_blocks=1",
+                    "generator.norm=batch",
+                ),
+                *("generator.downsamplings=1", "optimizer.enhancer_epochs=1", "data.instance_edges=true"),
+                *("features.per=instance", "features.width=2", "features.downsamplings=1"),
+            ],
+        ),
+        ("tsit", ["generator.input=style", "data.instance_edges=true", "discriminator.layers=4"]),
+        ("tsit-transfer", ["generator.sampling=train", "generator.alpha=0.5", "train.accumulate=2"]),
+        ("pix2pixhd", ["features.per=class", "features.width=2", "features.downsamplings=1", "features.channels=2"]),
     ],
 )
 def test_input_and_sampling_of_choice_keep_the_contract(name: str, settings: list[str]) -> None:

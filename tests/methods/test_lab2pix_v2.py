@@ -9,7 +9,8 @@ from lab2pix.batch import Batch
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import StepContext, build_generator, build_method, build_sampling, generate
-from lab2pix.methods.lab2pix_v2 import _Scale, pyramid
+from lab2pix.methods.lab2pix_v2 import _Scale
+from lab2pix.nn.discriminators import pyramid
 from lab2pix.recipes import load_config
 from tests.helpers.tiny import discriminator_half, generator_half, step
 

@@ -9,7 +9,7 @@ from torch.nn.utils import parametrize
 from lab2pix.nn.discriminators import (
     HierarchicalDiscriminator,
     MultiScaleDiscriminator,
-    SPADEDiscriminator,
+    PatchDiscriminator,
     downsample,
 )
 
@@ -70,7 +70,7 @@ def test_hierarchical_discriminator_does_not_change_its_inputs() -> None:
 
 
 def test_patch_discriminator_sizes_are_spades() -> None:
-    network = SPADEDiscriminator(6, width=4, max_width=16)
+    network = PatchDiscriminator(6, width=4, max_width=16)
     output = network(torch.randn(2, 6, 64, 64), [])
     assert [tuple(feature.shape) for feature in output.features] == [
         (2, 4, 33, 33), (2, 8, 17, 17), (2, 16, 9, 9), (2, 16, 10, 10),
@@ -79,7 +79,7 @@ def test_patch_discriminator_sizes_are_spades() -> None:
 
 
 def test_multi_scale_discriminator_has_a_network_per_scale() -> None:
-    network = MultiScaleDiscriminator([SPADEDiscriminator(6, width=2, max_width=4) for _ in range(2)])
+    network = MultiScaleDiscriminator([PatchDiscriminator(6, width=2, max_width=4) for _ in range(2)])
     x = torch.randn(1, 6, 64, 64)
     outputs = network([x, downsample(x)], [[], []])
     assert len(outputs) == 2

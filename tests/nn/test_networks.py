@@ -15,7 +15,7 @@ from torch.utils import _pytree as pytree
 
 from lab2pix.nn.attention import LSCA
 from lab2pix.nn.blocks import GenResBlk, MiniInception
-from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, SPADEDiscriminator
+from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, PatchDiscriminator
 from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, SketchEncoder
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
@@ -122,7 +122,7 @@ CASES = {
         lambda w: (torch.randn(2, 6, SIZE, SIZE), seen(3, 5)),
     ),
     "patch": Case(
-        lambda w: SPADEDiscriminator(6, width=w, max_width=4 * w), lambda w: (torch.randn(2, 6, SIZE, SIZE), [])
+        lambda w: PatchDiscriminator(6, width=w, max_width=4 * w), lambda w: (torch.randn(2, 6, SIZE, SIZE), [])
     ),
     "multi-scale": Case(
         lambda w: MultiScaleDiscriminator(

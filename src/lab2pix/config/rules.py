@@ -8,7 +8,7 @@ from lab2pix.config.schema import FEATURE_NAMES, RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS, is_yaml, label_space_names
 
-__all__ = ["check_rules", "check_size", "nearest_size", "padded_size"]
+__all__ = ["check_first_scale", "check_rules", "check_size", "nearest_size", "padded_size"]
 
 
 def check_rules(config: RunConfig) -> None:
@@ -63,6 +63,27 @@ def check_size(size: tuple[int, int], multiple: int, least: int, reason: str, *,
         f"data.size is {list(size)} (height, width), which cannot be padded to the multiples of {multiple} of at least "
         f"{least} pixels that {reason} needs; the nearest valid size is {nearest}"
     )
+
+
+def check_first_scale(config: RunConfig, num_upsamples: int, samples: int, advice: str) -> None:
+    """Check that batch norm at a generator's first scale has more than one value per channel.
+
+    Args:
+        config: configuration of the run; `padded_size` is the size of the images.
+        num_upsamples: how often the generator doubles its first scale.
+        samples: samples per forward pass.
+        advice: how to increase them, as the end of an error's sentence.
+
+    Raises:
+        ConfigError: it has one.
+    """
+    multiple = 2**num_upsamples
+    if samples == 1 and config.padded_size == (multiple, multiple):
+        raise ConfigError(
+            f"data.size is {list(config.data.size)}, which makes the generator's first scale one pixel, and a "
+            "forward pass holds one sample, so its batch norm has nothing to average; set data.size="
+            f"{[multiple, 2 * multiple]}, or {advice}"
+        )
 
 
 def _check_names(config: RunConfig) -> None:

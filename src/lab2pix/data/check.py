@@ -196,7 +196,7 @@ def check_dataset(
     report.passed_over = passed_over(folder, found.looked)
     if not (found.pairs or found.unmatched or found.doubles):
         passed = f"; passed over: {report.passed_over[0]}" if report.passed_over else ""
-        raise DataError(f"Found no pictures of format '{format}' in {where}{passed}; check the folder and the format")
+        raise DataError(f"Found no images of format '{format}' in {where}{passed}; check the folder and the format")
     report.unmatched = [_relative(path, folder) for path in found.unmatched]
     report.doubles = [_relative(path, folder) for path in found.doubles]
     report.counts = dict(Counter(_part_name(pair, split, paired) for pair in found.pairs))

@@ -38,7 +38,7 @@ class PairDataset(Dataset[Sample]):
         label_space: classes of the label maps.
         transform: resize, crop and flip.
         seed: seed of crops and flips.
-        edges: whether to compute the instance-boundary channel.
+        edges: whether to read instance maps and compute the instance-boundary channel.
         root: folder that hashed file names are relative to; None: paths are hashed unchanged.
         sketcher: creates line drawings as label maps; None: label maps are read.
         source: how to read source images, which replace label maps; None: there are none.
@@ -156,6 +156,7 @@ def _sample(label: Tensor, photo: Tensor | None, instance: Tensor | None, name: 
         label=label.contiguous() if source is None else torch.empty(0, 0, dtype=torch.int64),
         image=None if photo is None else uint8_to_float(photo).contiguous(),
         edges=None if instance is None else instance_edges(instance),
+        instances=None if instance is None else instance.contiguous(),
         name=name,
         source=source,
     )

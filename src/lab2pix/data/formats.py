@@ -103,8 +103,9 @@ def find_pairs(
         verb = "has" if len(found.unmatched) == 1 else "have"
         why = f", because there are no images in {found.empty}" if found.empty is not None else ""
         hint = f" ({found.hints[0]})" if found.hints else ""
+        names = first_few([path.name for path in found.unmatched], 5)
         raise DataError(
-            f"{_listed(found.unmatched)} in {root} {verb} no partner in format '{format}'{why}{hint}; add the "
+            f"{names} in {root} {verb} no partner in format '{format}'{why}{hint}; add the "
             "missing files or remove these (`lab2pix data check` lists them all)"
         )
     if found.doubles:
@@ -130,11 +131,6 @@ def scan_sides(labels: Path | None, photos: Path | None, split: str | None) -> S
     """
     sides = [_match((None, _part(labels, split), None))] if labels is not None else []
     return Scan.joined([*sides, *([_match((_part(photos, split), None, None))] if photos is not None else [])])
-
-
-def _listed(paths: list[Path]) -> str:
-    """List the first few file names."""
-    return ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
 # --- matching -------------------------------------------------------------------------------------------------------

@@ -89,11 +89,11 @@ class _Images:
         return [self.label(scene), (self._image(scene.generated[0], alt), self.kind.generated), self.real(scene)]
 
     def seeds(self, scene: Scene) -> list[Captioned]:
-        images = [self.synthesizer(scene.label, seed=seed)[0] for seed in range(self.kind.seeds)]
+        images = [self.synthesizer(scene.label, seed=seed).tensor[0] for seed in range(self.kind.seeds)]
         return [self.label(scene), *((self._image(x, f"Seed {seed}"), f"seed {seed}") for seed, x in enumerate(images))]
 
     def interpolation(self, scene: Scene) -> list[Markup]:
-        images = self.synthesizer.interpolate(scene.label, 0, self.kind.seeds - 1, INTERPOLATION_STEPS)
+        images = self.synthesizer.interpolate(scene.label, 0, self.kind.seeds - 1, INTERPOLATION_STEPS).tensor
         return [self._image(image, f"Interpolation, image {step}") for step, image in enumerate(images)]
 
     def sizes(self, scene: Scene) -> list[Captioned]:

@@ -217,7 +217,7 @@ class _Program(nn.Module):
             inputs = {"label": patches.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width]}
         if (shape := self.sampling.noise_shape((height, width))) is not None:
             inputs["noise"] = torch.randn(count, *shape, generator=random)
-        if condition.edges:
+        if condition.edges or condition.instance_ids:
             inputs["instances"] = inputs["label"].roll(4, -1)
         if self.sampling.style == "required":
             inputs["style"] = torch.rand(count, 3, height, width, generator=random) * 2 - 1
@@ -336,7 +336,13 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
     noise = inputs.get("noise", torch.zeros(shape[0], 0))
     source, empty = inputs.get("source"), torch.empty(shape[0], 0, 0, dtype=torch.int64)
-    batch = Batch(inputs.get("label", empty), edges=edges, source=source, style=inputs.get("style"))
+    batch = Batch(
+        inputs.get("label", empty),
+        edges=edges,
+        instances=inputs.get("instances"),
+        source=source,
+        style=inputs.get("style"),
+    )
     expected = synthesizer.generate(batch, noise).cpu()
     try:
         images = run(inputs)

@@ -27,8 +27,10 @@ _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("a segmenter of the official Lab2Pix-V1", ("net_model1_1.0.weight",)),
     ("discriminators of the official Lab2Pix-V2", ("discriminator_0.common.0.0.weight",)),
     ("discriminators of SPADE", ("discriminator_0.model0.0.weight",)),
+    ("discriminators of Pix2PixHD", ("scale0_layer0.0.weight",)),
     ("an image encoder of SPADE", ("fc_mu.weight",)),
     ("an image encoder of the official Lab2Pix-V1", ("conv.0.weight", "fc.weight")),
+    ("an encoder of instance features of Pix2PixHD", ("model.1.weight", "model.4.weight", "model.7.weight")),
 ]
 """Other networks found next to generators, and the weight names that identify them."""
 

@@ -28,6 +28,9 @@ __all__ = [
 WIDE = "cityscapes"
 """The built-in dataset whose images are twice as wide as high."""
 
+UNKNOWN_FIRST = "ade20k"
+"""The built-in dataset whose label files have 0 for unknown, and whose values SPADE's code takes for channels."""
+
 
 @dataclass(frozen=True)
 class ConversionOptions:
@@ -132,6 +135,26 @@ class LabelFit:
             wider = torch.cat([parts[:, :place], zeros, parts[:, place:]], 1)
             state[name] = wider.flatten() if flat else wider
         return self.space.num_channels
+
+    def move_unknown_last(self, state: dict[str, Tensor], pattern: str) -> None:
+        """Move the channel of unknown pixels from the first to the last place, where SPADE's code put it first.
+
+        That code sees the value v of ADE20K's label files in channel v, so channel 0 is unknown; here it is the last.
+
+        Args:
+            state: state dict; weights applied to the label map are replaced in place.
+            pattern: regular expression for the names of these weights.
+        """
+        if self.space.name != UNKNOWN_FIRST or self.without_unknown:
+            return
+        channels = self.space.num_channels
+        for name in [name for name in state if re.search(pattern, name) and not name.endswith("_u")]:
+            weight = state[name]
+            if weight.ndim == 2:  # sized by the noise
+                continue
+            parts = weight.reshape(1, -1, 3, 3) if weight.ndim == 1 else weight
+            moved = torch.cat([parts[:, 1:channels], parts[:, :1], parts[:, channels:]], 1)
+            state[name] = moved.reshape(weight.shape)
 
 
 def _fits(space: LabelSpace, channels: int, edges: bool | None, *, edges_possible: bool) -> list[LabelFit]:

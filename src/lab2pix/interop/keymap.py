@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lab2pix.errors import CheckpointError
 from lab2pix.utils.text import first_few
 
-__all__ = ["SPECTRAL_NORM", "Rules", "load_renamed", "rename"]
+__all__ = ["SPECTRAL_NORM", "Rules", "load_renamed", "rename", "weight_names"]
 
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Regular expressions for our names and their replacements, applied in order."""
@@ -23,7 +23,7 @@ SPECTRAL_NORM: Rules = [
 """Rules from the spectral-norm parametrization to the old hook-based `spectral_norm`."""
 
 
-def _names(network: nn.Module, rules: Rules) -> dict[str, str]:
+def weight_names(network: nn.Module, rules: Rules) -> dict[str, str]:
     """Return the mapping from our name of every weight to the other program's."""
     names = {}
     for ours in network.state_dict():
@@ -36,7 +36,7 @@ def _names(network: nn.Module, rules: Rules) -> dict[str, str]:
 
 def rename(network: nn.Module, rules: Rules) -> dict[str, Tensor]:
     """Return the state dict of a network under the other program's names."""
-    names, state = _names(network, rules), network.state_dict()
+    names, state = weight_names(network, rules), network.state_dict()
     return {names[ours]: tensor.detach().clone() for ours, tensor in state.items()}
 
 
@@ -49,7 +49,7 @@ def load_renamed(network: nn.Module, rules: Rules, weights: Mapping[str, Tensor]
     Raises:
         CheckpointError: a weight is missing, unexpected or of another shape.
     """
-    names, state = _names(network, rules), network.state_dict()
+    names, state = weight_names(network, rules), network.state_dict()
     missing = sorted(set(names.values()) - set(weights))
     unknown = sorted(set(weights) - set(names.values()))
     if missing or unknown:

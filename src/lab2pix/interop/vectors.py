@@ -103,14 +103,14 @@ def failure(output: str, reason: str) -> Row:
     return Row(output, math.nan, TOLERANCE, False, reason)
 
 
-def compare(output: str, computed: Tensor, recorded: Tensor) -> Row:
+def compare(output: str, computed: Tensor, recorded: Tensor, tolerance: float = TOLERANCE) -> Row:
     """Compare tensors; if the recording is subsampled to every s-th pixel, the computed one is, too."""
     recorded = recorded.float()
     kept = thinned(computed.detach(), recorded)
     if kept is None:
         return failure(output, f"recorded as {list(recorded.shape)}, computed is {list(computed.shape)}")
     difference = (kept - recorded).abs().max().item()
-    return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
+    return Row(output, difference, tolerance, difference <= tolerance)
 
 
 def thinned(computed: Tensor, recorded: Tensor) -> Tensor | None:
@@ -122,11 +122,11 @@ def thinned(computed: Tensor, recorded: Tensor) -> Tensor | None:
     return kept if kept.shape == recorded.shape else None
 
 
-def compare_value(output: str, computed: float, recorded: object) -> Row:
+def compare_value(output: str, computed: float, recorded: object, tolerance: float = TOLERANCE) -> Row:
     if not isinstance(recorded, int | float):
         return failure(output, f"recorded as {recorded!r}, which is not a number")
     difference = abs(computed - recorded) / max(abs(recorded), _SMALL)
-    return Row(output, difference, TOLERANCE, difference <= TOLERANCE)
+    return Row(output, difference, tolerance, difference <= tolerance)
 
 
 def gradient_norm(loss: Tensor, network: nn.Module) -> float:

@@ -32,7 +32,14 @@ from lab2pix.methods.sampling import (
     generate_pyramid,
     latent_from_seed,
 )
-from lab2pix.methods.schedules import Progress, constant, epoch_decay, linear_decay, step_decay
+from lab2pix.methods.schedules import (
+    Progress,
+    constant,
+    epoch_decay,
+    late_epoch_decay,
+    linear_decay,
+    step_decay,
+)
 
 __all__ = [
     "Averaging",
@@ -57,6 +64,7 @@ __all__ = [
     "generate_deterministic",
     "generate_pyramid",
     "get_method",
+    "late_epoch_decay",
     "latent_from_seed",
     "linear_decay",
     "method_names",
@@ -76,6 +84,10 @@ _BUILT_IN = {
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
     "munit": "munit:MUNIT",
     "pix2pix": "pix2pix:Pix2Pix",
+    "pix2pixhd": "pix2pixhd:Pix2PixHD",
+    "spade": "spade:SPADE",
+    "tsit": "tsit:TSIT",
+    "tsit-transfer": "tsit:TSITTransfer",
 }
 _REGISTERED: dict[str, type[Method]] = {}
 

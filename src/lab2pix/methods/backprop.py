@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ImageGradients", "backward", "frozen"]
+__all__ = ["ImageGradients", "backward", "frozen", "trainable"]
 
 
 def backward(losses: Mapping[str, Tensor], scale: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
@@ -28,6 +28,19 @@ def frozen(*networks: nn.Module) -> Iterator[None]:
     finally:
         for parameter in parameters:
             parameter.requires_grad_(True)
+
+
+@contextmanager
+def trainable(network: nn.Module) -> Iterator[None]:
+    """Set `requires_grad` of all parameters to True within the context, inside of `frozen`."""
+    parameters = [weight for weight in network.parameters() if not weight.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
 
 
 class ImageGradients:

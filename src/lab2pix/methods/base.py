@@ -6,6 +6,7 @@ A method is one file with its settings (`Config`), its networks, and one backwar
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -131,6 +132,15 @@ class OptimizerSpec:
     weight_decay: float = 0.0
     schedule: Callable[[Progress], float] = constant
     pattern: str = ""
+
+    def parameters(self, networks: Mapping[str, nn.Module]) -> list[nn.Parameter]:
+        """Return the parameters that the optimizer updates.
+
+        Args:
+            networks: `Method.networks`.
+        """
+        named = (item for name in self.networks for item in networks[name].named_parameters())
+        return [parameter for name, parameter in named if parameter.requires_grad and re.match(self.pattern, name)]
 
 
 @dataclass(frozen=True)

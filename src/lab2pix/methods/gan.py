@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_size, padded_size
+from lab2pix.config.rules import check_first_scale, check_size, padded_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
-from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights, sharpness_loss
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import PRECISIONS, Losses, Method, OptimizerSpec, Phase, StepContext, every
 from lab2pix.methods.features import BackboneConfig, FeatureExtractors
 from lab2pix.methods.schedules import linear_decay
-from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, SPADEDiscriminator, num_levels
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, PatchDiscriminator, ScaleOutput, num_levels
 from lab2pix.nn.fast import accelerate, to_low_precision
 from lab2pix.nn.generators import GeneratorSettings
 from lab2pix.nn.init import xavier_init
@@ -164,13 +163,7 @@ class HierarchicalGANConfig(RunConfig):
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""
-        multiple = 2**self.generator.num_upsamples
-        if samples == 1 and self.padded_size == (multiple, multiple):
-            raise ConfigError(
-                f"data.size is {list(self.data.size)}, which makes the generator's first scale one pixel, and a "
-                f"forward pass holds one sample, so its batch norm has nothing to average; set data.size="
-                f"{[multiple, 2 * multiple]}, or {advice}"
-            )
+        check_first_scale(self, self.generator.num_upsamples, samples, advice)
 
 
 @dataclass(frozen=True)
@@ -220,10 +213,14 @@ def _build_discriminator(
     settings: DiscriminatorConfig, channels: int, backbone_channels: Sequence[int]
 ) -> MultiScaleDiscriminator:
     """Build one discriminator per scale, largest first: D3, D2 and, with three scales, D1."""
-    widths = {"width": settings.width, "max_width": settings.max_width}
+    width, max_width = settings.width, settings.max_width
     if settings.kind == "hierarchical":
-        return MultiScaleDiscriminator.hierarchical(channels, backbone_channels, scales=settings.scales, **widths)
-    return MultiScaleDiscriminator([SPADEDiscriminator(channels, **widths) for _ in range(settings.scales)])
+        return MultiScaleDiscriminator.hierarchical(
+            channels, backbone_channels, scales=settings.scales, width=width, max_width=max_width
+        )
+    return MultiScaleDiscriminator(
+        [PatchDiscriminator(channels, width=width, max_width=max_width) for _ in range(settings.scales)]
+    )
 
 
 def init_from_config(network: nn.Module, config: HierarchicalGANConfig, default: Callable[[nn.Module], None]) -> None:

@@ -358,7 +358,9 @@ class ImageTranslationMethod(Method):
         """Return the format of the authors' generators, recognized by the name of a weight."""
 
         def matches(state: Mapping[str, Tensor]) -> bool:
-            return any(re.fullmatch(marker, name) for name in plain_names(state))
+            names = plain_names(state)
+            # The local enhancers of Pix2PixHD contain a generator of these names.
+            return any(re.fullmatch(marker, name) for name in names) and "model1_1.1.weight" not in names
 
         def convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
             return _convert(cls, path, state, options)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,15 +19,9 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import DataConfig
 from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import CheckpointError, ConfigError
-from lab2pix.interop.conversion import (
-    WIDE,
-    CheckpointFormat,
-    ConversionOptions,
-    Converted,
-    check_num_upsamples,
-    fit_label_space,
-)
+from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
 from lab2pix.interop.keymap import SPECTRAL_NORM, Rules, load_renamed
+from lab2pix.interop.spade_weights import choose_geometry, generator_rules, infer_generator_settings
 from lab2pix.interop.vectors import (
     TOLERANCE,
     Row,
@@ -53,7 +47,6 @@ from lab2pix.losses import (
 )
 from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext, require_images
-from lab2pix.methods.features import Features
 from lab2pix.methods.gan import (
     AdversarialLossConfig,
     GeneratorConfig,
@@ -67,14 +60,14 @@ from lab2pix.methods.gan import (
     init_from_config,
 )
 from lab2pix.methods.sampling import Condition, Sampling
-from lab2pix.nn.backbones import Backbone
-from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample, num_levels
+from lab2pix.nn.backbones import Backbone, BackboneFeatures
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample, num_levels, pyramid
 from lab2pix.nn.fast import accelerate, fuse
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.nn.segmentation import FPNHead
 
-__all__ = ["Lab2PixV2", "Lab2PixV2Config", "official_rules", "pyramid"]
+__all__ = ["Lab2PixV2", "Lab2PixV2Config", "official_rules"]
 
 _IMLE_GRID = 8
 """Cells per side of the average-pooled images that IMLE compares."""
@@ -138,14 +131,6 @@ class V2LossVariant(LossVariant):
 # --- the method -----------------------------------------------------------------------------------------------------
 
 
-def pyramid(image: Tensor, scales: int) -> list[Tensor]:
-    """Build the image pyramid X3, X2, ... by repeated 3x3 average pooling with stride 2 (4.2.1)."""
-    images = [image]
-    for _ in range(scales - 1):
-        images.append(downsample(images[-1]))
-    return images
-
-
 @dataclass(frozen=True)
 class _Scale:
     """Inputs of the generator losses at one scale.
@@ -161,7 +146,7 @@ class _Scale:
     generated: Tensor
     real: Tensor
     condition: Tensor
-    real_features: Features | None
+    real_features: BackboneFeatures | None
 
 
 class Lab2PixV2(HierarchicalGAN):
@@ -321,7 +306,7 @@ class Lab2PixV2(HierarchicalGAN):
         gradients.backward(terms)
         return [feature.detach() for feature in generated.discriminator], real.discriminator
 
-    def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[Features, Features]:
+    def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[BackboneFeatures, BackboneFeatures]:
         """Return features of the generated image, with a graph, and of the real one, detached."""
         generated = self.feature_extractors(scale.generated, levels=levels, perceptual=perceptual)
         if scale.real_features is not None:
@@ -329,7 +314,9 @@ class Lab2PixV2(HierarchicalGAN):
         with torch.no_grad():
             return generated, self.feature_extractors(scale.real, levels=levels, perceptual=perceptual)
 
-    def _reconstruction_losses(self, scale: _Scale, generated: Features, real: Features, label: Tensor) -> Losses:
+    def _reconstruction_losses(
+        self, scale: _Scale, generated: BackboneFeatures, real: BackboneFeatures, label: Tensor
+    ) -> Losses:
         """Return the weighted perceptual (Eq. 28) and, at full size, cycle-segmentation terms."""
         loss = self.config.loss
         terms = {"perceptual": loss.perceptual * perceptual_loss(generated.perceptual, real.perceptual)}
@@ -379,16 +366,13 @@ class Lab2PixV2(HierarchicalGAN):
 
     @classmethod
     def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
-        """Return the formats of the official generator and of SPADE."""
+        """Return the format of the official generator."""
 
-        def matches(state: Mapping[str, Tensor], with_global_encoder: bool) -> bool:
+        def matches(state: Mapping[str, Tensor]) -> bool:
             names = {"fc.weight", "head_0.norm_0.mlp_shared.0.weight", "conv_img.weight"}
-            return names <= state.keys() and with_global_encoder == any(n.startswith("fpencoder.") for n in state)
+            return names <= state.keys() and any(name.startswith("fpencoder.") for name in state)
 
-        return {
-            "lab2pix-v2-official": CheckpointFormat(partial(matches, with_global_encoder=True), _convert),
-            "spade": CheckpointFormat(partial(matches, with_global_encoder=False), _convert),
-        }
+        return {"lab2pix-v2-official": CheckpointFormat(matches, _convert)}
 
     @classmethod
     def reads_vectors(cls, vectors: Vectors) -> bool:
@@ -404,31 +388,10 @@ class Lab2PixV2(HierarchicalGAN):
 
 # --- weights of the official code -----------------------------------------------------------------------------------
 
-_BLOCKS = ("head_0", "G_middle_0", "G_middle_1")
-
 
 def _plus_one(template: str) -> Callable[[re.Match[str]], str]:
     """Return a replacement with levels counted from 1, as in the official names."""
     return lambda match: template.format(int(match[1]) + 1)
-
-
-def _generator_rules(scales: int) -> Rules:
-    def block(match: re.Match[str]) -> str:
-        index = int(match[1])
-        return f"{_BLOCKS[index]}." if index < len(_BLOCKS) else f"up_{index - len(_BLOCKS)}."
-
-    return [
-        *SPECTRAL_NORM,
-        (r"^blocks\.(\d+)\.", block),
-        (r"\.(norm_[01s])\.shared\.", r".\1.mlp_shared.0."),
-        (r"\.(norm_[01s])\.(gamma|beta)\.", r".\1.mlp_\2."),
-        (r"\.(norm_[01s])\.norm\.", r".\1.param_free_norm."),
-        (r"^to_image\.", "conv_img."),
-        # Official indices also count the LeakyReLU between two convolutions.
-        (r"^global_encoder\.down\.(\d+)\.", lambda match: f"fpencoder.model_down.{2 * int(match[1])}."),
-        # The official list starts with the largest scale.
-        (r"^global_encoder\.scales\.(\d+)\.", lambda match: f"fpencoder.model_up.{scales - 1 - int(match[1])}.1."),
-    ]
 
 
 _DISCRIMINATOR_RULES: Rules = [
@@ -449,91 +412,25 @@ _DISCRIMINATOR_RULES: Rules = [
 def official_rules(network: nn.Module) -> Rules:
     """Return the rules from names in this package, of a generator or of discriminators, to the official ones."""
     if isinstance(network, Lab2PixV2Generator):
-        return _generator_rules(network.num_upsamples + 1)
+        return generator_rules(network.num_upsamples)
     return _DISCRIMINATOR_RULES
 
 
-def _generator_settings(official: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Infer the keyword arguments of `Lab2PixV2Generator`, except its size, from a state dict.
-
-    Args:
-        official: state dict under the official names, of Lab2Pix-V2 or SPADE.
-
-    Returns:
-        Keyword arguments; `num_upsamples` is None if it can be 5 or 6, and the widths of the global encoder are 0 if
-        there is none.
-
-    Raises:
-        KeyError: a weight is missing.
-    """
-    first, shared = official["fc.weight"], official["head_0.norm_0.mlp_shared.0.weight"]
-    scales = sum(name.startswith("fpencoder.model_up.") and name.endswith(".weight") for name in official)
-    down = [official[f"fpencoder.model_down.{2 * step}.bias"].shape[0] for step in range(scales)]
-    num_upsamples = scales - 1 if scales else None
-    return {
-        "label_channels": shared.shape[1],
-        "width": official["up_3.conv_0.bias"].shape[0],
-        "num_upsamples": 7 if "up_4.conv_0.bias" in official else num_upsamples,
-        "modulation": "dg-norm" if scales else "spade",
-        "modulation_hidden": shared.shape[0],
-        "global_width": down[0] if down else 0,
-        "global_max_width": down[-1] if down else 0,
-        "input": "noise" if first.ndim == 2 else "label",
-        "noise_dim": first.shape[1] if first.ndim == 2 else 128,
-        "spectral_norm": "head_0.conv_0.weight_orig" in official,
-    }
-
-
 def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
-    settings = _generator_settings(state)
+    settings = infer_generator_settings(state)
     fit = fit_label_space(path, settings.pop("label_channels"), options, edges_possible=True)
     fit.pad_unknown_channel(state, r"^fc\.weight$|\.mlp_shared\.0\.weight$|^fpencoder\.model_down\.0\.weight")
     known = settings.pop("num_upsamples")
-    noise_rows = state["fc.weight"].shape[0] if settings["input"] == "noise" else None
-    area = None if noise_rows is None else noise_rows // (16 * settings["width"])
-    wide = fit.space.name == WIDE
-    usual = (6, 5) if wide else (5, 6)
-    check_num_upsamples(options, set(usual) if known is None else {known})
-    chosen = options.num_upsamples or known
-    num_upsamples, size = _geometry([chosen] if chosen else usual, options.size, area, wide)
-    width, max_width = settings.pop("global_width"), settings.pop("global_max_width")
-    encoder = GlobalEncoderConfig(width=width, max_width=max_width) if width else GlobalEncoderConfig()
+    num_upsamples, size = choose_geometry(state["fc.weight"], settings["width"], known, fit, options)
+    encoder = GlobalEncoderConfig(width=settings.pop("global_width"), max_width=settings.pop("global_max_width"))
     config = Lab2PixV2Config(
-        name="spade" if settings["modulation"] == "spade" else "lab2pix-v2-official",
+        name="lab2pix-v2-official",
         data=DataConfig(label_space=fit.space.name, size=size, instance_edges=fit.edges),
         generator=GeneratorConfig(**settings, num_upsamples=num_upsamples, global_encoder=encoder),
     )
     generator = Lab2PixV2.build_generator(config, fit.space)
     load_renamed(generator, official_rules(generator), state, "official generator")
     return Converted(generator.eval(), config, fit.space)
-
-
-def _geometry(
-    options: Iterable[int], size: tuple[int, int] | None, area: int | None, wide: bool
-) -> tuple[int, tuple[int, int]]:
-    """Return the first combination of `num_upsamples` and default size that matches the weights.
-
-    Args:
-        options: possible values of `num_upsamples`, the most likely first.
-        size: requested height and width, or None.
-        area: pixels of the start map; None if the generator starts from the label map.
-        wide: whether images are usually twice as wide as high.
-    """
-    options = list(options)
-    for num_upsamples in options:
-        height = 512 if num_upsamples == 7 else 256
-        sides = size or (height, 2 * height if wide else height)
-        whole = all(side % 2**num_upsamples == 0 for side in sides)
-        if whole and area in (None, (sides[0] >> num_upsamples) * (sides[1] >> num_upsamples)):
-            return num_upsamples, sides
-    if size is None:
-        raise ConfigError(f"the noise becomes a map of {area} pixels, which no usual size has; set --size")
-    strides = " or ".join(str(2**num_upsamples) for num_upsamples in options)
-    noise = "" if area is None else f", and {area} such squares must fill the image"
-    raise ConfigError(
-        f"a size of {size[0]}x{size[1]} (height x width) does not fit this checkpoint: both sides must be multiples "
-        f"of {strides}{noise}"
-    )
 
 
 # --- vector files ---------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.seeding import latent_generator
 
 __all__ = [
+    "INSTANCE_IDS",
     "Condition",
     "Sampling",
     "example_inputs",
@@ -29,6 +30,9 @@ __all__ = [
     "generate_pyramid",
     "latent_from_seed",
 ]
+
+INSTANCE_IDS = 256
+"""Instance ids in a condition are taken modulo this number, the largest range of integers that bfloat16 holds."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class Condition:
             `colors`, the colors of the label space in [-1, 1], 3 channels.
         edges: whether to append the instance-boundary channel.
         channels_of_images: channels of a source image.
+        instance_ids: whether to append a last channel of instance ids modulo `INSTANCE_IDS`, for instance features.
     """
 
     label_space: LabelSpace
@@ -49,44 +54,48 @@ class Condition:
     encoding: Literal["one-hot", "colors"] = "one-hot"
     edges: bool = False
     channels_of_images: int = 3
+    instance_ids: bool = False
 
     @property
     def channels(self) -> int:
         """Number of input channels C."""
         if self.source == "images":
-            return self.channels_of_images
-        if self.source == "lines":
-            return 1
-        return (3 if self.encoding == "colors" else self.label_space.num_channels) + int(self.edges)
+            own = self.channels_of_images
+        elif self.source == "lines":
+            own = 1
+        else:
+            own = 3 if self.encoding == "colors" else self.label_space.num_channels
+        return own + int(self.edges) + int(self.instance_ids)
 
     def __call__(self, batch: Batch) -> Tensor:
         """Return the condition, `[N, C, H, W]` float32.
 
         Raises:
-            DataError: the batch lacks the instance boundaries or source images that the method needs.
+            DataError: the batch lacks the instance maps or source images that the method needs.
         """
+        parts = [self._encoded(batch)]
+        if self.edges:
+            parts.append(_given(batch, batch.edges))
+        if self.instance_ids:
+            parts.append(_ids_channel(_given(batch, batch.instances), torch.float32))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _encoded(self, batch: Batch) -> Tensor:
+        """Return the condition without the channels of instances."""
         if self.source == "images":
             if batch.source is None:
                 raise DataError(f"{_names(batch)}: this method generates from images; give source images")
             return batch.source
         if self.source == "lines":
             return 1 - 2 * batch.label.unsqueeze(1).float()
-        encoded = self._colors(batch.label) if self.encoding == "colors" else self.label_space.one_hot(batch.label)
-        if not self.edges:
-            return encoded
-        if batch.edges is None:
-            raise DataError(
-                f"{_names(batch)}: no instance map, but data.instance_edges is true; "
-                "give instance maps, or train with data.instance_edges=false."
-            )
-        return torch.cat([encoded, batch.edges], dim=1)
+        return self._colors(batch.label) if self.encoding == "colors" else self.label_space.one_hot(batch.label)
 
     def traceable(self, source: Tensor, instances: Tensor | None, dtype: torch.dtype) -> Tensor:
         """Return the condition for export: comparison instead of scatter, whose zero tensor would be a constant.
 
         Args:
             source: ids `[N, H, W]` int64, or images `[N, C, H, W]`.
-            instances: instance ids `[N, H, W]` int64, if `edges` is set.
+            instances: instance ids `[N, H, W]` int64, if `edges` or `instance_ids` is set.
             dtype: dtype of the result.
         """
         if self.source == "images":
@@ -94,11 +103,15 @@ class Condition:
         if self.source == "lines":
             return 1 - 2 * source.unsqueeze(1).to(dtype)
         if self.encoding == "colors":
-            encoded = self._colors(source).to(dtype)
+            parts = [self._colors(source).to(dtype)]
         else:
             ids = torch.arange(self.label_space.num_channels, device=source.device).view(1, -1, 1, 1)
-            encoded = (source.unsqueeze(1) == ids).to(dtype)
-        return encoded if instances is None else torch.cat([encoded, instance_edges(instances).to(dtype)], 1)
+            parts = [(source.unsqueeze(1) == ids).to(dtype)]
+        if instances is not None and self.edges:
+            parts.append(instance_edges(instances).to(dtype))
+        if instances is not None and self.instance_ids:
+            parts.append(_ids_channel(instances, dtype))
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     def preview(self, batch: Batch) -> Tensor:
         """Return inputs for display, `[N, 3, H, W]` uint8: label maps in color, or source images (first channels)."""
@@ -116,6 +129,19 @@ def _names(batch: Batch) -> str:
     return ", ".join(batch.names[:3]) or "the batch"
 
 
+def _given(batch: Batch, part: Tensor | None) -> Tensor:
+    if part is None:
+        raise DataError(
+            f"{_names(batch)}: no instance map, but data.instance_edges is true; "
+            "give instance maps, or train with data.instance_edges=false."
+        )
+    return part
+
+
+def _ids_channel(instances: Tensor, dtype: torch.dtype) -> Tensor:
+    return (instances % INSTANCE_IDS).unsqueeze(1).to(dtype)
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Sampling interface of a method: everything that code outside `lab2pix.methods` needs to generate images.
@@ -127,6 +153,7 @@ class Sampling:
         condition: encoder of the generator's input.
         size_multiple: divisor of valid heights and widths.
         min_pixels: smallest image area, in squares of `size_multiple`.
+        min_side: smallest height and width, in multiples of `size_multiple`.
         noise_channels: length of the noise vector, or channels of the noise map; 0: no noise, one image per input.
         noise_stride: 0: vector `[N, noise_channels]`; s > 0: map `[N, noise_channels, H / s, W / s]`.
         outputs: number of images the generator returns; 3: X3, X2, X1.
@@ -138,6 +165,7 @@ class Sampling:
     condition: Condition
     size_multiple: int = 1
     min_pixels: int = 1
+    min_side: int = 1
     noise_channels: int = 0
     noise_stride: int = 0
     outputs: int = 1
@@ -155,7 +183,7 @@ class Sampling:
 
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the smallest size at or above a height and width that the generator takes."""
-        rows, columns = (max(1, -(-side // self.size_multiple)) for side in size)
+        rows, columns = (max(self.min_side, -(-side // self.size_multiple)) for side in size)
         while rows * columns < self.min_pixels:
             rows, columns = (rows + 1, columns) if rows < columns else (rows, columns + 1)
         return rows * self.size_multiple, columns * self.size_multiple
@@ -170,6 +198,7 @@ class Sampling:
         if padded[0] < 2 * height and padded[1] < 2 * width:
             return
         squares = "" if self.min_pixels == 1 else f", {self.min_pixels} or more squares of that side,"
+        squares += "" if self.min_side == 1 else f", at least {self.min_side * self.size_multiple},"
         raise ConfigError(
             f"a size of {height}x{width} (height x width) is too small to be padded to the multiples of "
             f"{self.size_multiple}{squares} that this generator takes; the nearest valid size is "
@@ -192,11 +221,12 @@ def example_inputs(
         ids, source = torch.empty(count, 0, 0, dtype=torch.int64), smooth * 2 - 1
     elif condition.source == "lines":
         ids = (ids != ids.roll(1, -1)).long()
-    edges = (ids != ids.roll(1, -1)).float().unsqueeze(1) if condition.edges else None
+    instances = ids.roll(1, -1) if condition.edges or condition.instance_ids else None
+    edges = instance_edges(instances) if instances is not None and condition.edges else None
     shape = sampling.noise_shape(size)
     noise = None if shape is None else torch.randn(count, *shape, generator=random)
     style = None if sampling.style == "none" else torch.rand(count, 3, *size, generator=random) * 2 - 1
-    return Batch(label=ids, edges=edges, source=source, style=style), noise
+    return Batch(label=ids, edges=edges, instances=instances, source=source, style=style), noise
 
 
 def generate_pyramid(generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None) -> list[Tensor]:

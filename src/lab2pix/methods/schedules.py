@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Progress", "constant", "epoch_decay", "linear_decay", "step_decay"]
+__all__ = ["Progress", "constant", "epoch_decay", "late_epoch_decay", "linear_decay", "step_decay"]
 
 
 @dataclass(frozen=True)
@@ -86,3 +86,19 @@ def epoch_decay(fraction: float, *, reach_zero: bool = False) -> Callable[[Progr
 def step_decay(interval: int, factor: float = 0.5) -> Callable[[Progress], float]:
     """Return a schedule that multiplies by `factor` every `interval` steps, first in step `interval - 1` (from 0)."""
     return lambda progress: factor ** ((progress.step + 1) // interval)
+
+
+def late_epoch_decay(fraction: float) -> Callable[[Progress], float]:
+    """Return a schedule that is 1, then decays linearly per epoch, as in Pix2PixHD, SPADE, CC-FPSE and TSIT.
+
+    Args:
+        fraction: final fraction of the epochs in which the factor decays: 1 in the first of n such epochs, 1 / n in the
+            last one.
+    """
+
+    def schedule(progress: Progress) -> float:
+        falling = round(progress.epochs * fraction)
+        fallen = progress.epoch - (progress.epochs - falling)
+        return 1 - min(max(0, fallen), falling) / falling if falling else 1.0
+
+    return schedule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from lab2pix.nn.attention import LSCA
 from lab2pix.nn.backbones import VGG16, VGG19, CompactVGG19, EfficientNetLite0, EfficientNetLite1
 from lab2pix.nn.blocks import ConvNormAct, GenResBlk, MiniInception
-from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, SPADEDiscriminator
+from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator, PatchDiscriminator
 from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, SketchEncoder
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.normalization import SPADE, DGNorm
@@ -35,10 +35,10 @@ __all__ = [
     "MiniInception",
     "MultiScaleDiscriminator",
     "NoiseEncoder",
+    "PatchDiscriminator",
     "PatchGAN",
     "PixelGAN",
     "ResNetGenerator",
-    "SPADEDiscriminator",
     "SketchEncoder",
     "UNetGenerator",
 ]

@@ -1,4 +1,4 @@
-"""Multi-scale discriminators that also return features: hierarchical perceptual (3.2.1, Fig. 6), and SPADE's."""
+"""Multi-scale discriminators that also return features: hierarchical perceptual (3.2.1, Fig. 6), and PatchGANs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.nn.blocks import SLOPE, ConvNormAct, MiniInception, conv2d
+from lab2pix.nn.normalization import Norm, norm2d
 
 __all__ = [
     "HierarchicalDiscriminator",
     "MultiScaleDiscriminator",
-    "SPADEDiscriminator",
+    "PatchDiscriminator",
     "ScaleOutput",
     "downsample",
     "num_levels",
+    "pyramid",
 ]
 
 
@@ -37,6 +39,14 @@ class ScaleOutput(NamedTuple):
 def downsample(x: Tensor) -> Tensor:
     """Halve `[N, C, H, W]` for the next discriminator (4.2.1): 3x3 average pooling, padding not counted."""
     return F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
+
+
+def pyramid(image: Tensor, scales: int) -> list[Tensor]:
+    """Return `[N, C, H, W]` at every scale, largest first, each `downsample` of the one before (4.2.1)."""
+    images = [image]
+    for _ in range(scales - 1):
+        images.append(downsample(images[-1]))
+    return images
 
 
 def num_levels(scale: int) -> int:
@@ -112,32 +122,51 @@ class HierarchicalDiscriminator(nn.Module):
         return ScaleOutput(predictions, features)
 
 
-class SPADEDiscriminator(nn.Module):
-    """Discriminator of SPADE: a PatchGAN with spectral and instance norm, which also returns its features (5.4).
+class PatchDiscriminator(nn.Module):
+    """PatchGAN of Pix2PixHD, SPADE (5.4) and TSIT, which also returns its features: 4x4 convolutions with norms.
 
-    `lab2pix.nn.patchgan.PatchGAN` is that of Pix2Pix, without spectral norm, and returns logits only.
+    `lab2pix.nn.patchgan.PatchGAN` is that of Pix2Pix, with another padding, and returns logits only.
 
     Args:
         in_channels: width of the input: the image, or label map and image.
         width: channels of the first convolution; they double with each layer.
         max_width: upper limit of the channels.
-        layers: convolutions before the one that predicts; all but the last of them halve the size.
+        layers: convolutions before the one that predicts.
+        full_size_layer: the layer, counted from 0, that keeps the size, while the others halve it; None: the last one.
+            TSIT has 3, which is no layer where there are only three.
+        norm: normalization.
+        spectral_norm: whether the normalized convolutions have spectral norm and no bias (SPADE), or a bias alone
+            (Pix2PixHD).
     """
 
-    def __init__(self, in_channels: int, *, width: int = 64, max_width: int = 512, layers: int = 4) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        *,
+        width: int = 64,
+        max_width: int = 512,
+        layers: int = 4,
+        full_size_layer: int | None = None,
+        norm: Norm = "instance",
+        spectral_norm: bool = True,
+    ) -> None:
         super().__init__()
         widths = [min(width * 2**step, max_width) for step in range(layers)]
-        self.layers = nn.ModuleList(
-            [
-                nn.Sequential(
-                    nn.Conv2d(in_channels, widths[0], 4, stride=2, padding=2), nn.LeakyReLU(SLOPE, inplace=True)
-                )
-            ]
-        )
+        # An even kernel: `kernel // 2` is the padding of 2 on both sides that the authors' code has.
+        first = conv2d(in_channels, widths[0], 4, stride=2, spectral_norm=False)
+        self.layers = nn.ModuleList([nn.Sequential(first, nn.LeakyReLU(SLOPE, inplace=True))])
         for step, (before, after) in enumerate(pairwise(widths), start=1):
-            # With an even kernel, `kernel // 2` is SPADE's padding of 2 on both sides.
-            self.layers.append(ConvNormAct(before, after, 4, stride=1 if step == layers - 1 else 2))
-        self.head = nn.Conv2d(widths[-1], 1, 4, padding=2)
+            stride = 1 if step == (layers - 1 if full_size_layer is None else full_size_layer) else 2
+            self.layers.append(
+                ConvNormAct(before, after, 4, stride=stride)
+                if spectral_norm and norm == "instance"
+                else nn.Sequential(
+                    conv2d(before, after, 4, stride=stride, bias=not spectral_norm, spectral_norm=spectral_norm),
+                    norm2d(norm, after),
+                    nn.LeakyReLU(SLOPE, inplace=True),
+                )
+            )
+        self.head = conv2d(widths[-1], 1, 4, spectral_norm=False)
 
     def forward(self, x: Tensor, backbone_features: Sequence[Tensor] = ()) -> ScaleOutput:
         """Predict for `[N, in_channels, H, W]`; it ignores the features of a backbone."""

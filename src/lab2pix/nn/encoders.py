@@ -1,4 +1,4 @@
-"""Encoders of noise, sketch and label map: f_z, f_lsk (3.1.1), and the global feature (Eq. 2)."""
+"""Encoders of noise, sketch and label map: f_z, f_lsk (3.1.1), the global feature (Eq. 2); SPADE's image encoder."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab2pix.nn.blocks import SLOPE, conv2d
+from lab2pix.nn.blocks import SLOPE, ConvNormAct, conv2d
 
-__all__ = ["GlobalEncoder", "NoiseEncoder", "SketchEncoder"]
+__all__ = ["GlobalEncoder", "ImageEncoder", "NoiseEncoder", "SketchEncoder", "reparameterize"]
 
 
 class NoiseEncoder(nn.Linear):
@@ -103,6 +103,45 @@ class GlobalEncoder(nn.Module):
         for conv in self.down:
             x = F.leaky_relu(conv(x), SLOPE)
         return [F.relu(upsampled_conv(conv, x, 2**s)) for s, conv in enumerate(self.scales)]
+
+
+class ImageEncoder(nn.Module):
+    """Image encoder of SPADE: mean and log variance of the style vector z of an image (Park et al., CVPR 2019).
+
+    Six 3x3 convolutions with stride 2, spectral norm, instance norm and LeakyReLU, then two linear layers. Images of
+    other sizes are resized to 256x256.
+
+    Args:
+        width: channels of the first convolution; they double with each, to at most 8 times as many.
+        noise_dim: length of z.
+    """
+
+    SIZE = (256, 256)
+
+    def __init__(self, width: int = 64, noise_dim: int = 256) -> None:
+        super().__init__()
+        widths = [3, *(width * min(2**step, 8) for step in range(6))]
+        self.layers = nn.Sequential(*(ConvNormAct(before, after, 3, stride=2) for before, after in pairwise(widths)))
+        features = widths[-1] * (self.SIZE[0] >> 6) * (self.SIZE[1] >> 6)
+        self.mean = nn.Linear(features, noise_dim)
+        self.log_variance = nn.Linear(features, noise_dim)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Return mean and log variance, `[N, noise_dim]` each, of images `[N, 3, H, W]` in [-1, 1]."""
+        if tuple(image.shape[-2:]) != self.SIZE:
+            image = F.interpolate(image, size=self.SIZE, mode="bilinear", align_corners=False)
+        features = self.layers(image).flatten(1)
+        return self.mean(features), self.log_variance(features)
+
+    def sample(self, image: Tensor, noise: Tensor | None) -> Tensor:
+        """Return z, `[N, noise_dim]`, of style images; see `reparameterize`."""
+        mean, log_variance = self(image)
+        return reparameterize(mean, log_variance, noise)
+
+
+def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor | None) -> Tensor:
+    """Return a sample of N(mean, exp(log_variance)), given one of N(0, 1); the mean if there is no noise."""
+    return mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
 
 
 def upsampled_conv(conv: nn.Module, x: Tensor, factor: int) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from lab2pix.errors import ConfigError
 from lab2pix.nn.attention import LSCA
 from lab2pix.nn.blocks import SLOPE, GenResBlk
-from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, SketchEncoder
+from lab2pix.nn.encoders import GlobalEncoder, ImageEncoder, NoiseEncoder, SketchEncoder
 from lab2pix.nn.gradient_checkpointing import checkpointed
 from lab2pix.nn.normalization import resize_nearest
 
@@ -39,6 +39,7 @@ class GeneratorSettings:
         input: input of the first scale: noise (Eq. 17, 21), or the label map alone (as in the official code).
         noise_dim: length of z.
         spectral_norm: whether the blocks' convolutions have spectral norm.
+        image_encoder: channels of the image encoder's first convolution (V2, SPADE); 0: no image encoder.
     """
 
     width: int = 64
@@ -51,6 +52,7 @@ class GeneratorSettings:
     input: Literal["noise", "label"] = "noise"
     noise_dim: int = 128
     spectral_norm: bool = True
+    image_encoder: int = 0
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an impossible number of upsamplings or size."""
@@ -64,6 +66,8 @@ class GeneratorSettings:
                 f"the size is smaller than {2**self.num_upsamples}, the result of {self.num_upsamples} upsamplings of "
                 "one pixel; choose a larger size or fewer upsamplings"
             )
+        if self.image_encoder and self.input == "label":
+            raise ConfigError("an image encoder replaces the noise, which the label map as input leaves out")
 
 
 class GeneratorBase(nn.Module):
@@ -82,6 +86,7 @@ class GeneratorBase(nn.Module):
         super().__init__()
         self.label_channels, self.settings = label_channels, settings
         self.num_upsamples, self.stride = settings.num_upsamples, 2**settings.num_upsamples
+        self.image_encoder: ImageEncoder | None = None
         self.grad_checkpointing = False
 
     def _global_encoder(self, outputs: int | None = None) -> GlobalEncoder | None:
@@ -152,6 +157,16 @@ class GeneratorBase(nn.Module):
         x: Tensor = encoder(noise, size)
         return x
 
+    def encode_style(self, style: Tensor, noise: Tensor | None) -> Tensor:
+        """Return z of style images; see `ImageEncoder.sample`.
+
+        Raises:
+            ConfigError: there is no image encoder.
+        """
+        if self.image_encoder is None:
+            raise ConfigError("this generator has no image encoder; leave the style image out")
+        return self.image_encoder.sample(style, noise)
+
     def run_block(self, block: nn.Module, x: Tensor, label: Tensor, feature: Tensor | None) -> Tensor:
         """Run a block, with gradient checkpointing if it is on."""
         if self.grad_checkpointing and self.training:
@@ -181,6 +196,8 @@ class Lab2PixV2Generator(GeneratorBase):
             self.fc = NoiseEncoder(settings.noise_dim, 16 * width, settings.start_size)
         else:
             self.fc = nn.Conv2d(label_channels, 16 * width, 3, padding=1)
+        if settings.image_encoder:
+            self.image_encoder = ImageEncoder(settings.image_encoder, settings.noise_dim)
         self.global_encoder = self._global_encoder()
         widths = [multiple * width for multiple in _MULTIPLES] + ([width // 2] if upsamples == 7 else [])
         self.blocks = self._blocks([(widths[0], widths[0])] * 3 + list(pairwise(widths)))
@@ -195,13 +212,14 @@ class Lab2PixV2Generator(GeneratorBase):
         x: Tensor = self.fc(label)
         return x
 
-    def forward(self, condition: Tensor, noise: Tensor | None = None) -> Tensor:
+    def forward(self, condition: Tensor, noise: Tensor | None = None, style: Tensor | None = None) -> Tensor:
         """Generate images.
 
         Args:
             condition: `[N, label_channels, H, W]`, H and W multiples of 2^num_upsamples.
             noise: `[N, noise_dim]`, z ~ N(0, I), or `[k * N, noise_dim]`: k per label map, the first of every label map
-                before the second; None only if the input is the label map.
+                before the second; None only if the input is the label map, or for the mean of a style image.
+            style: style images `[N, 3, H, W]` in [-1, 1], which the image encoder turns into z, varied by the noise.
 
         Returns:
             `[N, 3, H, W]`, or `[k * N, 3, H, W]`, in [-1, 1].
@@ -209,6 +227,8 @@ class Lab2PixV2Generator(GeneratorBase):
         Raises:
             ConfigError: a size that is not a multiple, or no noise if noise is the input.
         """
+        if style is not None:
+            noise = self.encode_style(style, noise)
         sizes, condition = self.scale_sizes(condition), self.match_noise(condition, noise)
         labels = [resize_nearest(condition, size) for size in sizes]
         features = [None] * len(sizes) if self.global_encoder is None else self.global_encoder(condition)

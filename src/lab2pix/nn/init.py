@@ -38,13 +38,14 @@ def normal_init(module: nn.Module, std: float = 0.02) -> None:
     _reinitialize(module, partial(nn.init.normal_, std=std))
 
 
-def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02) -> None:
-    """Initialize all weights as the code of Pix2Pix and CycleGAN, which also draws those of batch norms; biases are 0.
+def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02, *, biases: bool = True) -> None:
+    """Initialize all weights as the code of Pix2Pix, CycleGAN and SPADE, which also draws those of batch norms.
 
     Args:
         module: any network; changed in place.
         kind: distribution of convolution and linear weights; Kaiming's is normal, by fan in, without a gain.
         gain: standard deviation (`normal`) or gain of the weights; batch norm's weights are N(1, gain).
+        biases: whether to set biases to 0; Pix2PixHD's convolutions keep those that PyTorch draws.
     """
     fills: dict[Init, Callable[[Tensor], Tensor]] = {
         "normal": partial(nn.init.normal_, std=gain),
@@ -52,15 +53,15 @@ def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02) -
         "kaiming": nn.init.kaiming_normal_,
         "orthogonal": partial(nn.init.orthogonal_, gain=gain),
     }
-    _reinitialize(module, fills[kind])
+    _reinitialize(module, fills[kind], biases=biases)
     for layer in module.modules():
-        if isinstance(layer, nn.BatchNorm2d):
+        if isinstance(layer, nn.BatchNorm2d) and layer.affine:
             nn.init.normal_(layer.weight, 1, gain)
             nn.init.zeros_(layer.bias)
 
 
 @torch.no_grad()
-def _reinitialize(module: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
+def _reinitialize(module: nn.Module, fill: Callable[[Tensor], Tensor], *, biases: bool = True) -> None:
     """Fill all weights.
 
     With spectral norm, the original weight is filled and its singular vectors are computed: those of the old weight
@@ -78,7 +79,7 @@ def _reinitialize(module: nn.Module, fill: Callable[[Tensor], Tensor]) -> None:
             _run_power_iterations(stack, weight)
         else:
             fill(layer.weight)
-        if layer.bias is not None:
+        if biases and layer.bias is not None:
             nn.init.zeros_(layer.bias)
 
 

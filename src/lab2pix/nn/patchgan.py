@@ -16,7 +16,7 @@ class PatchGAN(nn.Module):
     """PatchGAN of Pix2Pix (Isola et al., 2017): 4x4 convolutions; with three layers each logit sees 70x70 pixels.
 
     All convolutions but the last two halve the size. Parameters have the names of the authors' code.
-    `lab2pix.nn.discriminators.SPADEDiscriminator` is that of SPADE, with spectral norm and features.
+    `lab2pix.nn.discriminators.PatchDiscriminator` is that of SPADE and Pix2PixHD, which returns features, too.
 
     Args:
         in_channels: channels of the input: the image, and for Pix2Pix its condition.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -70,15 +69,10 @@ class TrainingState:
         return self._refreshed[1]
 
 
-def _parameters(method: Method, spec: OptimizerSpec) -> list[nn.Parameter]:
-    named = (item for name in spec.networks for item in method.networks[name].named_parameters())
-    return [parameter for name, parameter in named if parameter.requires_grad and re.match(spec.pattern, name)]
-
-
 def _adam(method: Method, spec: OptimizerSpec, device: torch.device) -> Optimizer:
     # Fused kernel where the device supports it, otherwise the default of PyTorch.
     fused = True if device.type in ("cpu", "cuda") else None
-    parameters = _parameters(method, spec)
+    parameters = spec.parameters(method.networks)
     return Adam(parameters, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay, fused=fused)
 
 

@@ -17,7 +17,7 @@ from torch.utils import _pytree as pytree
 from lab2pix.nn.attention import LSCA
 from lab2pix.nn.backbones import VGG16, EfficientNetLite0
 from lab2pix.nn.blocks import ConvNormAct, GenResBlk, conv2d
-from lab2pix.nn.discriminators import HierarchicalDiscriminator, SPADEDiscriminator
+from lab2pix.nn.discriminators import HierarchicalDiscriminator, PatchDiscriminator
 from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder
 from lab2pix.nn.fast import _torch, accelerate, im2col, winograd
 from lab2pix.nn.fast.accelerate import FastBackbone, FastConvNormAct, FastGenResBlk
@@ -94,7 +94,7 @@ CASES = {
         lambda: (maps(6, 64, 64), seen(2)),
         half=False,
     ),
-    "patch": Case(lambda: SPADEDiscriminator(6, width=2, max_width=8), lambda: (maps(6, 64, 64),), half=False),
+    "patch": Case(lambda: PatchDiscriminator(6, width=2, max_width=8), lambda: (maps(6, 64, 64),), half=False),
     "patchgan": Case(lambda: PatchGAN(6, width=2), lambda: (maps(6, 32, 32),), half=False),
     "resnet": Case(lambda: ResNetGenerator(3, width=2, blocks=2), lambda: (maps(3, 16, 16),), half=False),
     "unet": Case(lambda: UNetGenerator(3, width=2, levels=4), lambda: (maps(3, 32, 32),), half=False),

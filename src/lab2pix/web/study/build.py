@@ -15,7 +15,7 @@ from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.pairing import count_samples, pictures_in
 from lab2pix.inference.folder import write_picture
 from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.files import write_atomically
+from lab2pix.utils.files import expand_user, write_atomically
 from lab2pix.utils.text import first_few, plural
 from lab2pix.web.study.labels import LabelRenderer, render_classes, render_raw_labels
 from lab2pix.web.study.samples import FORMAT, MAX_METHODS, ClassColor, Sample, Study, seeded_shuffle
@@ -79,7 +79,7 @@ def parse_methods(words: Sequence[str]) -> dict[str, Path]:
             raise ConfigError(f"The name of method '{name[:60]}' must have at most 60 characters, all printable")
         if name in methods:
             raise ConfigError(f"Two methods are called '{name}'; use different names")
-        methods[name] = Path(folder)
+        methods[name] = expand_user(folder)
     _check_methods(methods)
     return methods
 

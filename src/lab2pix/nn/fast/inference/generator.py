@@ -110,6 +110,7 @@ class FusedGenerator(nn.Module, ABC):
         super().__init__()
         self.dtype, self.cache_bytes = dtype, cache_bytes
         self.check_size, self.scale_sizes = plain.check_size, plain.scale_sizes
+        self.encode_style = plain.encode_style
         self.stride = plain.stride
         self.batch_invariant = next(plain.parameters()).device.type == "cpu"
         self._caches: list[_LabelCache] = []
@@ -118,8 +119,12 @@ class FusedGenerator(nn.Module, ABC):
         self._averages = isinstance(plain, Lab2PixV1Generator) and plain.sketch is not None
 
     @torch.no_grad()
-    def forward(self, condition: Tensor, noise: Tensor | None = None) -> Tensor | list[Tensor]:
+    def forward(
+        self, condition: Tensor, noise: Tensor | None = None, style: Tensor | None = None
+    ) -> Tensor | list[Tensor]:
         """Generate images; arguments and results are the plain generator's."""
+        if style is not None:
+            noise = self.encode_style(style, noise)
         if len(condition) == 1 or not self.batch_invariant:
             images = self._generate(condition, noise)
         else:

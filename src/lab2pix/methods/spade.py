@@ -1,0 +1,228 @@
+"""SPADE: paired label-to-image synthesis with spatially-adaptive normalization (Park et al., CVPR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from lab2pix.config.rules import check_first_scale, padded_size
+from lab2pix.config.schema import DataConfig, Section
+from lab2pix.errors import CheckpointError
+from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
+from lab2pix.interop.keymap import load_renamed
+from lab2pix.interop.spade_weights import (
+    IMAGE_ENCODER_RULES,
+    choose_geometry,
+    find_image_encoder,
+    generator_rules,
+    infer_generator_settings,
+    patch_discriminator_rules,
+    with_image_encoder,
+)
+from lab2pix.interop.vectors import Row, Vectors
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods.multiscale_gan import (
+    GeneratorTrainConfig,
+    MultiScaleGAN,
+    PatchDiscriminatorConfig,
+    SemanticGANConfig,
+    build_patch_discriminators,
+    check_start_size,
+    discriminate,
+)
+from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
+from lab2pix.methods.replay import record_scales
+from lab2pix.methods.sampling import Condition, Sampling
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput
+from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
+from lab2pix.nn.init import init_weights
+
+__all__ = ["SPADE", "SPADEConfig"]
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+class SPADEGeneratorConfig(Section):
+    """Generator and image encoder."""
+
+    width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
+    num_upsamples: Literal[5, 6, 7] = Field(
+        5, description="How often the size doubles: 5 for 256x256, 6 for 256x512 (`more`), 7 for 512x512 (`most`)."
+    )
+    modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
+    input: Literal["label", "noise", "style"] = Field(
+        "label",
+        description="Input of the first scale: the small label map; noise; or style, which an image encoder learns to "
+        "read off photos and noise stands in for (`use_vae`).",
+    )
+    noise_dim: int = Field(256, ge=1, description="Length of the noise or style vector z.")
+    spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
+
+
+class SPADETrainConfig(GeneratorTrainConfig):
+    """Training duration, batch size, precision and initialization."""
+
+    gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
+
+
+class SPADEConfig(SemanticGANConfig):
+    """Settings of SPADE."""
+
+    method: Literal["spade"] = Field("spade", description="SPADE: paired.")
+    generator: SPADEGeneratorConfig = SPADEGeneratorConfig()
+    discriminator: PatchDiscriminatorConfig = PatchDiscriminatorConfig()
+    train: SPADETrainConfig = SPADETrainConfig()
+
+    def check_rules(self) -> None:
+        """Check the image size against the generator."""
+        check_start_size(self, self.generator.num_upsamples)
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the generator takes."""
+        return padded_size(self.data.size, 2**self.generator.num_upsamples)
+
+    def check_samples_per_pass(self, samples: int, advice: str) -> None:
+        """Check that batch norm at the first scale has more than one value per channel."""
+        check_first_scale(self, self.generator.num_upsamples, samples, advice)
+
+
+# --- the method -------------------------------------------------------------------------------------------------------
+
+
+class SPADE(MultiScaleGAN):
+    """SPADE: a generator whose norms are modulated by the label map, and multi-scale PatchGAN discriminators."""
+
+    name: ClassVar[str] = "spade"
+    Config = SPADEConfig
+    config: SPADEConfig
+
+    def __init__(self, config: SPADEConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
+        super().__init__(config, label_space, pretrained=pretrained)
+        channels = self.sampling.condition.channels + 3
+        discriminator = build_patch_discriminators(config.discriminator, channels)
+        init_weights(discriminator, "xavier", config.train.init_gain)
+        self.networks = {"generator": self.build_generator(config, label_space), "discriminator": discriminator}
+
+    @classmethod
+    def build_sampling(cls, config: SPADEConfig, label_space: LabelSpace) -> Sampling:
+        """Return the sampling: from one-hot classes, with noise unless the generator starts from the label map."""
+        settings = config.generator
+        return Sampling(
+            Condition(label_space, edges=config.data.instance_edges),
+            size_multiple=2**settings.num_upsamples,
+            noise_channels=0 if settings.input == "label" else settings.noise_dim,
+            style="optional" if settings.input == "style" else "none",
+        )
+
+    @classmethod
+    def build_generator(cls, config: SPADEConfig, label_space: LabelSpace) -> nn.Module:
+        """Return the generator, with its image encoder in style mode."""
+        settings, size = config.generator, config.padded_size
+        generator = Lab2PixV2Generator(
+            cls.build_sampling(config, label_space).condition.channels,
+            GeneratorSettings(
+                width=settings.width,
+                num_upsamples=settings.num_upsamples,
+                start_size=(size[0] >> settings.num_upsamples, size[1] >> settings.num_upsamples),
+                modulation="spade",
+                modulation_hidden=settings.modulation_hidden,
+                input="label" if settings.input == "label" else "noise",
+                noise_dim=settings.noise_dim,
+                spectral_norm=settings.spectral_norm,
+                image_encoder=settings.width if settings.input == "style" else 0,
+            ),
+        )
+        generator.set_grad_checkpointing(config.train.gradient_checkpointing)
+        init_weights(generator, "xavier", config.train.init_gain)
+        return generator
+
+    def discriminate(self, condition: Tensor, image: Tensor) -> list[ScaleOutput]:
+        """Run the discriminators on label maps and images."""
+        discriminator = self.networks["discriminator"]
+        assert isinstance(discriminator, MultiScaleDiscriminator)
+        return discriminate(discriminator, torch.cat([condition.to(image.dtype), image], 1))
+
+    # --- the authors' code ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
+        """Return the format of the authors' generators."""
+        return {"spade": CheckpointFormat(_matches, _convert)}
+
+    @classmethod
+    def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
+        """Compare outputs, losses, gradients and the weights after one and two steps with a vector file."""
+        method = cls(_recorded_config(vectors), recorded_space(vectors))
+        rules = {
+            "generator": [*generator_rules(method.config.generator.num_upsamples), *IMAGE_ENCODER_RULES],
+            "discriminator": patch_discriminator_rules(method.config.discriminator.layers),
+        }
+        return check_recording(method, vectors, rules, record_scales, fast=fast)
+
+
+# --- the authors' code: settings and weights --------------------------------------------------------------------------
+
+_NUM_UPSAMPLES = {"normal": 5, "more": 6, "most": 7}
+_LABEL_WEIGHTS = r"^fc\.weight$|\.mlp_shared\.0\.weight$"
+"""Names of weights that are applied to the label map, and of the first linear layer, which has other dimensions."""
+
+
+def _recorded_config(vectors: Vectors) -> SPADEConfig:
+    """Return the settings of a recording."""
+    recorded = vectors.values["config"]
+    upsampling = recorded.get("num_upsampling_layers", "normal")
+    if upsampling not in _NUM_UPSAMPLES:
+        raise CheckpointError(f"config.num_upsampling_layers is {upsampling!r}; known: {[*_NUM_UPSAMPLES]}")
+    sections = recorded_sections(vectors)
+    sections["generator"] = {
+        "width": recorded["ngf"],
+        "num_upsamples": _NUM_UPSAMPLES[upsampling],
+        "modulation_hidden": recorded.get("modulation_hidden", 128),
+        "input": "style" if recorded.get("use_vae") else "label",
+        "noise_dim": recorded.get("z_dim", 256),
+    }
+    sections["discriminator"] = {
+        "scales": recorded.get("num_D", 2),
+        "width": recorded["ndf"],
+        "layers": recorded.get("n_layers_D", 4),
+    }
+    return SPADEConfig.model_validate(sections)
+
+
+def _matches(state: Mapping[str, Tensor]) -> bool:
+    """Return whether a state dict is of a generator of SPADE."""
+    names = {"fc.weight", "head_0.norm_0.mlp_shared.0.weight", "conv_img.weight"}
+    others = ("fpencoder.", "labelenc", "content_stream.")
+    return names <= state.keys() and not any(name.startswith(others) for name in state)
+
+
+def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
+    """Convert a generator and, in style mode, the image encoder in the file next to it."""
+    settings = infer_generator_settings(state)
+    fit = fit_label_space(path, settings["label_channels"], options, edges_possible=True)
+    fit.pad_unknown_channel(state, _LABEL_WEIGHTS)
+    fit.move_unknown_last(state, _LABEL_WEIGHTS)
+    first, known = state["fc.weight"], settings["num_upsamples"]
+    num_upsamples, size = choose_geometry(first, settings["width"], known, fit, options)
+    encoder = find_image_encoder(path) if first.ndim == 2 else None
+    kept = {key: settings[key] for key in ("width", "modulation_hidden", "spectral_norm")}
+    config = SPADEConfig(
+        name="spade",
+        data=DataConfig(label_space=options.label_space or fit.space.name, size=size, instance_edges=fit.edges),
+        generator=SPADEGeneratorConfig(
+            **kept,
+            num_upsamples=num_upsamples,
+            input="label" if first.ndim == 4 else "noise" if encoder is None else "style",
+            noise_dim=first.shape[1] if first.ndim == 2 else 256,
+        ),
+    )
+    generator = SPADE.build_generator(config, fit.space)
+    rules = [*generator_rules(num_upsamples), *IMAGE_ENCODER_RULES]
+    load_renamed(generator, rules, with_image_encoder(state, encoder), "generator")
+    return Converted(generator.eval(), config, fit.space)

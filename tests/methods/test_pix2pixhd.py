@@ -1,0 +1,337 @@
+"""Pix2PixHD: settings, steps, stages, instance features, data, and the authors' checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from lab2pix.batch import Batch
+from lab2pix.errors import CheckpointError, ConfigError, DataError
+from lab2pix.inference import Synthesizer
+from lab2pix.inference.convert import convert
+from lab2pix.interop.vectors import read_vectors
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Method, Progress, StepContext, build_method, example_inputs, generate_deterministic
+from lab2pix.nn.instance_features import InstanceFeatureGenerator
+from lab2pix.nn.resnet import ResNetGenerator
+from lab2pix.recipes import load_config, preset_names
+from lab2pix.training.loop import train
+from lab2pix.training.state import build_state
+from lab2pix.training.step import training_step
+from lab2pix.utils.distributed import DistributedContext
+
+TINY = (
+    *("monitor.tensorboard=false", "train.batch_size=2", "train.ema_decay=null", "data.size=[16,16]"),
+    *("generator.width=2", "generator.downsamplings=1", "generator.blocks=1", "discriminator.width=2"),
+    "loss.perceptual=0",
+)
+LOCAL = ("generator.network=local", "generator.enhancer_blocks=1")
+FEATURES = ("features.width=2", "features.downsamplings=1", "features.images=4", "features.clusters=2")
+INSTANCES = ("features.per=instance", "data.instance_edges=true", *FEATURES)
+CPU = torch.device("cpu")
+
+
+def build(*settings: str) -> Method:
+    config = load_config("pix2pixhd-small", [*TINY, *settings])
+    torch.manual_seed(0)
+    return build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
+
+
+def inputs(method: Method, count: int = 2, seed: int = 0) -> Batch:
+    batch, _ = example_inputs(method.sampling, (16, 16), count, seed)
+    image = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
+    return replace(batch, image=image)
+
+
+def gradients(network: nn.Module) -> dict[str, Tensor]:
+    return {name: weight.grad.clone() for name, weight in network.named_parameters() if weight.grad is not None}
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def test_published_presets_have_the_published_numbers() -> None:
+    presets = {name: load_config(name) for name in preset_names() if name.startswith("pix2pixhd-cityscapes")}
+    assert len(presets) == 4
+    half, whole = presets["pix2pixhd-cityscapes"], presets["pix2pixhd-cityscapes-1024"]
+    assert (half.data.size, half.generator.width, half.discriminator.scales, half.train.epochs) == (
+        (512, 1024), 64, 2, 200
+    )  # fmt: skip
+    assert (whole.data.size, whole.generator.width, whole.discriminator.scales, whole.train.epochs) == (
+        (1024, 2048), 32, 3, 100
+    )  # fmt: skip
+    assert whole.optimizer.enhancer_epochs == 10
+    crop, features = presets["pix2pixhd-cityscapes-1024-crop"], presets["pix2pixhd-cityscapes-features"]
+    assert (crop.data.size, crop.data.resize, crop.optimizer.enhancer_epochs) == ((1024, 1024), (1024, 2048), 20)
+    assert features.features.per == "instance"
+    assert {(c.loss.perceptual, c.loss.feature_matching, c.train.batch_size) for c in presets.values()} == {(10, 10, 1)}
+
+
+def test_the_1024_preset_starts_from_the_weights_of_the_smaller_one() -> None:
+    small, large = (
+        build_method(
+            load_config(name, ["generator.width=4", "discriminator.width=2", "data.size=[64,64]"] if "1024" not in name
+                        else ["generator.width=2", "discriminator.width=2", "data.size=[64,64]"]),
+            LabelSpace.load("cityscapes"), pretrained=False,
+        ).networks["generator"].state_dict()
+        for name in ("pix2pixhd-cityscapes", "pix2pixhd-cityscapes-1024")
+    )  # fmt: skip
+    shared = {name for name in small if name in large and small[name].shape == large[name].shape}
+    assert {name for name in large if name.startswith("model.")} == shared
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.size=[16,70]", "generator.downsamplings=4"], r"multiples of 16 of at least 32.*size is \[32, 64\]"),
+        (["data.size=[8,8]", "generator.downsamplings=2", *LOCAL], r"multiples of 8 of at least 16"),
+        (["features.per=class", "features.downsamplings=4"], r"multiples of 16 of at least 32"),
+        (["optimizer.enhancer_epochs=2"], "generator.network is 'global'"),
+        (["features.per=instance", *FEATURES], "data.instance_edges is false"),
+        (["features.per=class", "data.input=images", *FEATURES], "generates from images; set features.per=none"),
+        (["features.per=class", "data.label_space=sketch", *FEATURES], "generates from line drawings"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("pix2pixhd-small", [*TINY, *settings])
+
+
+def test_sizes_of_fewer_than_two_multiples_are_refused() -> None:
+    sampling = build("generator.downsamplings=2").sampling
+    for size, padded in (((8, 16), (8, 16)), ((5, 10), (8, 12))):
+        sampling.check_size(*size)
+        assert sampling.padded_size(size) == padded
+    for size in ((4, 16), (8, 4)):
+        with pytest.raises(ConfigError, match="multiples of 4, at least 8, that this generator takes"):
+            sampling.check_size(*size)
+
+
+def test_training_pads_images_and_instance_maps_of_any_size(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "data", "ab")
+    settings = ["data.format=folder", f"data.root={tmp_path / 'data'}", "data.val_split=null", "train.steps=1"]
+    config = load_config("pix2pixhd-small", [*TINY, *INSTANCES, *settings, "data.size=[13,18]"])
+    assert config.padded_size == (14, 18)
+    train(config, tmp_path / "run", device="cpu")
+    synthesizer = Synthesizer.load(tmp_path / "run", device="cpu")
+    assert synthesizer(torch.zeros(20, 24, dtype=torch.int64)).shape == (1, 3, 13, 18)
+
+
+# --- steps --------------------------------------------------------------------------------------------------------
+
+
+def test_a_step_runs_the_generator_once_and_the_discriminators_three_times() -> None:
+    method = build()
+    calls: list[str] = []
+    for name, network in method.networks.items():
+        network.register_forward_hook(lambda *_, name=name: calls.append(name))
+    for micro_batches, times in ((1, 3), (2, 4)):
+        calls.clear()
+        context, found = StepContext(micro_batches=micro_batches), {}
+        for phase in method.phases:
+            phase.backward(inputs(method), None, context)
+            found[phase.name] = gradients(method.networks[phase.name])
+            for network in method.networks.values():
+                network.zero_grad()
+        assert calls == ["generator", *["discriminator"] * times]
+        if micro_batches == 1:
+            once = found
+    for name, own in found.items():
+        assert all(torch.allclose(tensor, once[name][key], atol=1e-6) for key, tensor in own.items())
+
+
+def test_discriminators_see_conditions_and_images_of_the_pool() -> None:
+    method = build("loss.pool_size=3")
+    torch.manual_seed(0)
+    for step in range(6):
+        context = StepContext()
+        for phase in method.phases:
+            phase.backward(inputs(method, seed=step), None, context)
+    pool = method.extra_state()["pool"]
+    assert pool.shape == (3, method.sampling.condition.channels + 3, 16, 16)
+    with pytest.raises(CheckpointError, match="lacks Pix2PixHD's image pool"):
+        method.load_extra_state({})
+
+
+@pytest.mark.parametrize("settings", [LOCAL, (*LOCAL, *INSTANCES)])
+def test_first_epochs_train_the_local_enhancer_and_then_all_with_a_fresh_optimizer(settings: tuple[str, ...]) -> None:
+    method = build(*settings, "optimizer.enhancer_epochs=1")
+    method.to(CPU)
+    state = build_state(method, CPU)
+    dist, generator = DistributedContext(0, 1, CPU), method.networks["generator"]
+
+    def moved(step: int) -> set[str]:
+        before = {name: weight.clone() for name, weight in generator.named_parameters()}
+        context = StepContext(progress=Progress(step, total=4, samples=4, batch_size=2))
+        losses = training_step(state, [(inputs(method), None)], context, dist)
+        assert set(losses) == {"enhancer" if step < 2 else "generator", "discriminator"}
+        return {name for name, weight in generator.named_parameters() if not torch.equal(weight, before[name])}
+
+    first = [moved(step) for step in range(2)]
+    parts = {name.removeprefix("generator.").partition(".")[0] for name in set().union(*first)}
+    assert parts == {"model1_1", "model1_2", "encoder"} if "features.width=2" in settings else {"model1_1", "model1_2"}
+    assert not state.optimizers["generator"].state
+    everything = set().union(*(moved(step) for step in (2, 3)))
+    assert everything == {name for name, _ in generator.named_parameters()}
+
+
+def test_perceptual_loss_takes_images_as_they_are() -> None:
+    method = build(
+        "loss.perceptual=3", "loss.feature_matching=0", "backbone.perceptual=vgg19", "backbone.normalize=false"
+    )
+    assert method.feature_networks() == {"vgg19": "backbone.perceptual"}
+    seen: list[Tensor] = []
+    method.perceptual.network.register_forward_hook(lambda _, given, __: seen.append(given[0]))  # type: ignore[attr-defined]
+    batch = inputs(method)
+    losses = method.generator_backward(batch, None, StepContext())  # type: ignore[attr-defined]
+    assert set(losses) == {"adversarial", "perceptual"}
+    assert any(torch.equal(image, batch.image) for image in seen)
+    scores = method.validation_scores(batch, batch.image)
+    assert {name: value.item() for name, value in scores.items()} == {"l1": 0.0, "perceptual": 0.0}
+    assert not any(load_config(name).backbone.normalize for name in preset_names() if name.startswith("pix2pixhd-city"))
+
+
+# --- instance features ----------------------------------------------------------------------------------------------
+
+
+def test_refresh_clusters_the_features_of_training_instances() -> None:
+    method = build(*INSTANCES)
+    assert method.refresh_batches == 2
+    generator = method.sampling_generator(method.networks)
+    batch, noise = example_inputs(method.sampling, (16, 16), 1)
+    plain = generate_deterministic(generator, method.sampling, replace(batch, style=None), noise)[0]
+    method.refresh(generator, [(inputs(method, seed=seed), None) for seed in range(2)])
+    assert isinstance(generator, InstanceFeatureGenerator)
+    assert int(generator.counts.sum()) > 0
+    classes = inputs(method).label.unique()
+    assert set(generator.counts.nonzero().flatten().tolist()) <= {
+        *classes.tolist(),
+        *inputs(method, seed=1).label.unique().tolist(),
+    }
+    drawn = generate_deterministic(generator, method.sampling, replace(batch, style=None), noise)[0]
+    assert not torch.equal(drawn, plain)
+
+
+def test_instance_features_need_instance_maps() -> None:
+    method = build(*INSTANCES)
+    with pytest.raises(DataError, match="no instance map"):
+        method.generator_backward(replace(inputs(method), instances=None), None, StepContext())  # type: ignore[attr-defined]
+
+
+def write_pairs(root: Path, names: str) -> None:
+    """Write photos, label maps and instance maps of 20x24 pixels."""
+    random = np.random.default_rng(0)
+    for name in names:
+        blocks = np.kron(random.integers(0, 3, (5, 6), dtype=np.uint8), np.ones((4, 4), np.uint8))
+        parts = {
+            "images/train": random.integers(0, 256, (20, 24, 3), dtype=np.uint8),
+            "labels/train": blocks,
+            "instances/train": (blocks.astype(np.uint16) * 1000 + random.integers(0, 2, blocks.shape)).astype(
+                np.uint16
+            ),
+        }
+        for folder, pixels in parts.items():
+            (root / folder).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(root / folder / f"{name}.png")
+
+
+def test_training_with_instance_features_saves_clusters_and_draws_variants(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "data", "abc")
+    settings = ["data.format=folder", f"data.root={tmp_path / 'data'}", "data.val_split=null", "train.steps=2"]
+    config = load_config("pix2pixhd-small", [*TINY, *INSTANCES, *settings, "features.clusters=3"])
+    train(config, tmp_path / "run", device="cpu")
+    synthesizer = Synthesizer.load(tmp_path / "run", device="cpu")
+    generator = synthesizer.generator
+    assert isinstance(generator, InstanceFeatureGenerator)
+    assert int(generator.counts.sum()) > 1
+    ids = torch.zeros(16, 16, dtype=torch.int64)
+    ids[:, 8:] = 1
+    drawn = synthesizer(ids, samples=8, instances=ids + 3)
+    assert len({image.numpy().tobytes() for image in drawn}) > 1
+    assert torch.equal(drawn, synthesizer(ids, samples=8, instances=ids + 3))
+
+
+# --- the authors' checkpoints ---------------------------------------------------------------------------------------
+
+
+def label_space(folder: Path, classes: int) -> Path:
+    file = folder / "own.yaml"
+    rows = "\n".join(f"  - {{name: c{index}, color: [{index}, 9, 9]}}" for index in range(classes))
+    file.write_text(f"name: own\nclasses:\n{rows}\n")
+    return file
+
+
+@pytest.mark.parametrize("name", ["pix2pixhd_a", "pix2pixhd_local_a"])
+def test_converted_generators_draw_the_authors_images(golden_root: Path, tmp_path: Path, name: str) -> None:
+    vectors = read_vectors(golden_root / "peers" / f"{name}.safetensors")
+    config = vectors.values["config"]
+    for network in "GE":
+        if weights := vectors.part(f"{network}."):
+            torch.save(
+                {f"module.{key}": weight.float() for key, weight in weights.items()},
+                tmp_path / f"latest_net_{network}.pth",
+            )
+    space, size = label_space(tmp_path, config["label_nc"]), (config["height"], config["width"])
+    done = convert(tmp_path / "latest_net_G.pth", "pix2pixhd", tmp_path / "out", label_space=str(space), size=size)
+    assert "with instance edges" in str(done)
+    synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
+    for row in range(2):
+        ids, instances = vectors.tensors["in.label"][row].long(), vectors.tensors["in.instance"][row].long()
+        batch = synthesizer.read(ids, instances=instances)
+        if config.get("instance_feat"):
+            style = vectors.tensors["in.image"][row : row + 1].float() / 127.5 - 1
+            batch = replace(batch, style=style)
+        image = synthesizer.generate(batch, synthesizer.noise_samples(0, 1, size))
+        assert (image - vectors.tensors["out.eval.fake"][row]).abs().max() < 1e-4
+
+
+def test_convert_reads_settings_from_any_generator(tmp_path: Path) -> None:
+    for index, settings in enumerate(
+        [("generator.norm=batch",), ("generator.downsamplings=3",), (*LOCAL, "generator.enhancers=2")]
+    ):
+        generator = build(*settings, "data.size=[64,64]").networks["generator"]
+        weights = generator.state_dict()
+        if "generator.norm=batch" not in settings:
+            weights |= {"model.2.running_mean": torch.zeros(2), "model.2.running_var": torch.ones(2)}  # old torch
+        torch.save(weights, tmp_path / "net.pth")
+        made = convert(tmp_path / "net.pth", "pix2pixhd", tmp_path / str(index), label_space="scenes", size=(64, 64))
+        assert str(made.generator) == str(generator)
+        assert all(torch.equal(weight, weights[name]) for name, weight in made.generator.state_dict().items())
+
+
+def test_convert_adds_a_channel_for_unknown_pixels_of_cityscapes(tmp_path: Path) -> None:
+    space = LabelSpace.load("cityscapes")
+    published = ResNetGenerator(space.num_classes + 1, width=2, blocks=1, downsamplings=3, bias=True)
+    torch.save(published.state_dict(), tmp_path / "latest_net_G.pth")
+    made = convert(tmp_path / "latest_net_G.pth", "pix2pixhd", tmp_path / "out")
+    assert (made.label_space.name, made.config.data.size, made.config.data.instance_edges) == (
+        "cityscapes", (512, 1024), True
+    )  # fmt: skip
+    first = made.generator.state_dict()["model.1.weight"]
+    assert torch.equal(first[:, : space.num_classes], published.model[1].weight[:, :-1])  # type: ignore[union-attr,index]
+    assert not first[:, space.num_classes].any()
+    assert torch.equal(first[:, -1], published.model[1].weight[:, -1])  # type: ignore[union-attr,index]
+
+
+@pytest.mark.parametrize("network", ["discriminator", "encoder", "lone"])
+def test_convert_refuses_what_is_no_whole_generator(tmp_path: Path, network: str) -> None:
+    if network == "discriminator":
+        weights = {"scale0_layer0.0.weight": torch.zeros(2, 5, 4, 4)}
+        message = "it holds discriminators of Pix2PixHD"
+    elif network == "encoder":
+        generator = build(*INSTANCES, "features.downsamplings=2").networks["generator"]
+        weights = generator.encoder.state_dict()  # type: ignore[union-attr,operator]
+        message = "it holds an encoder of instance features of Pix2PixHD"
+    else:
+        generator = build(*INSTANCES).networks["generator"]
+        weights = generator.generator.state_dict()  # type: ignore[union-attr,operator]
+        message = r"put their encoder, such as latest_net_E\.pth, next to it"
+    torch.save(weights, tmp_path / "latest_net_G.pth")
+    with pytest.raises(CheckpointError, match=message):
+        convert(tmp_path / "latest_net_G.pth", "pix2pixhd", tmp_path / "out", label_space="scenes")
