@@ -14,7 +14,7 @@ from lab2pix.testing.parity import check_file
 GROUPS = {"out", "loss", "features", "grad_norm", "grad_norm_by_tensor", "second_step", "after_step"}
 
 
-@pytest.mark.parametrize("name", ["spade_a", "spade_vae_a"])
+@pytest.mark.parametrize("name", ["spade_a", "spade_vae_a", "ccfpse_a"])
 @pytest.mark.parametrize("fast", [False, pytest.param(True, marks=pytest.mark.xslow)])
 def test_parity_of_the_authors_networks_and_two_steps(golden_root: Path, name: str, fast: bool) -> None:
     rows = check_file(golden_root / "peers" / f"{name}.safetensors", fast=fast)
@@ -49,3 +49,18 @@ def test_unknown_options_of_a_recording_are_named(golden_root: Path, tmp_path: P
         [row] = check_file(file)
         assert f"config.{option} is 'strange'" in row.note
         assert words in row.note
+
+
+def test_recording_without_feature_matching_is_compared_too(golden_root: Path, tmp_path: Path) -> None:
+    """The generator phase then leaves real images out, but recordings hold what discriminators say of them."""
+    source, file = golden_root / "peers" / "ccfpse_a.safetensors", tmp_path / "other.safetensors"
+    save_file(load_file(source), file)
+    values = json.loads(source.with_suffix(".json").read_text())
+    values["config"]["no_ganFeat_loss"] = True
+    file.with_suffix(".json").write_text(json.dumps(values))
+    rows = {row.output: row for row in check_file(file)}
+    assert rows["out.D.pred3.real"].ok
+    assert rows["features.D.enc5.real_norm"].ok
+    assert rows["loss.generator.GAN"].ok
+    assert not rows["loss.generator.GAN_Feat"].ok
+    assert not rows["grad_norm.after_generator_half.G"].ok

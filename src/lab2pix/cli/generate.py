@@ -129,7 +129,7 @@ def _convert(
         typer.Option(
             "--from",
             metavar="FORM",
-            help="lab2pix-v1-official, lab2pix-v2-official, spade, pix2pixhd, pix2pix or cyclegan.",
+            help="Whose it is: lab2pix-v1-official, lab2pix-v2-official, or a method such as spade.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],

@@ -69,6 +69,7 @@ ENTRY_POINTS = "lab2pix.methods"
 """Entry-point group for methods of other packages: `name = "package.module:Class"`."""
 
 _BUILT_IN = {
+    "cc-fpse": "cc_fpse:CCFPSE",
     "cyclegan": "cyclegan:CycleGAN",
     "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
