@@ -1,4 +1,4 @@
-# Everything a newcomer needs; each target makes the virtual environment first where it is missing.
+# Each target creates the virtual environment if it is missing.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -13,10 +13,10 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
 
 .PHONY: demo paint test test-fast test-full test-numerics check docs clean
 
-demo: $(STAMP)  ## Train on drawn landscapes for some minutes, then open demo/index.html; unpaired: METHOD=v1, v1-sketch.
+demo: $(STAMP)  ## Train on procedural landscapes for some minutes, then open demo/index.html; unpaired: METHOD=v1, v1-sketch.
 	$(BIN)/lab2pix demo --out $(DEMO) $(addprefix --method ,$(METHOD))
 
-paint: $(STAMP)  ## Open the painter, with the model that comes along or MODEL=RUN; Ctrl-C ends it.
+paint: $(STAMP)  ## Serve the painter with the bundled model or MODEL=RUN; Ctrl-C stops it.
 	$(BIN)/lab2pix paint $(MODEL)
 
 test: $(STAMP)  ## Run the tests on JOBS processes, without the slowest and those in a browser.
@@ -34,7 +34,7 @@ test-numerics: $(STAMP)  ## Run the numeric tests with the instruction sets of o
 	  ONEDNN_MAX_CPU_ISA=$$1 ATEN_CPU_CAPABILITY=$$2 $(PYTEST) -k "not compiles" -m "not xslow and not browser" $(NUMERICS) || exit 1; \
 	done
 
-check: $(STAMP)  ## Style, types, direction of imports, workflows, and docs that build without a warning.
+check: $(STAMP)  ## Check style, types, import contracts, workflows, and build the docs with warnings as errors.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -47,7 +47,7 @@ check: $(STAMP)  ## Style, types, direction of imports, workflows, and docs that
 docs: $(STAMP)  ## Build the documentation into docs/_build/html.
 	$(BIN)/sphinx-build -b html docs docs/_build/html
 
-clean:  ## Remove what was built; runs, demo and the virtual environment stay.
+clean:  ## Remove build outputs and caches; keep runs, demo and the virtual environment.
 	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 

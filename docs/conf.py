@@ -148,7 +148,7 @@ def _literal(value: object) -> str:
 def presets_table() -> str:
     """Return one row per preset: its name and the first line of its file."""
     rows = [f"| `{name}` | {text} |" for name, text in preset_descriptions().items()]
-    return "\n".join(["| preset | what it is |", "|---|---|", *rows])
+    return "\n".join(["| preset | description |", "|---|---|", *rows])
 
 
 def label_spaces_table() -> str:

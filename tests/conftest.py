@@ -8,10 +8,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from hypothesis import settings
 
-from lab2pix import cli
+from lab2pix.utils.threads import configure_openmp
+
+configure_openmp()  # before torch is loaded
+
+import torch  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from lab2pix import cli  # noqa: E402
 
 _ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,7 +74,7 @@ def golden_root() -> Path:
 
 @pytest.fixture(scope="session")
 def data_root() -> Path:
-    """Folder of the data set samples (`LAB2PIX_DATA`)."""
+    """Folder of the dataset samples (`LAB2PIX_DATA`)."""
     return _folder("LAB2PIX_DATA", "data")
 
 

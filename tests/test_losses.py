@@ -97,21 +97,21 @@ def test_sharpness_loss_matches_eq16(form):
 
 @pytest.mark.parametrize("mode", ["nearest", "average"])
 @pytest.mark.parametrize("size", [(8, 8), (6, 10), (7, 9)])
-def test_blurred_keeps_size_and_flat_images_and_removes_detail(mode, size):
+def test_blur_keeps_size_and_flat_images_and_removes_detail(mode, size):
     flat = torch.full((1, 3, *size), 0.25)
-    torch.testing.assert_close(losses.blurred(flat, mode), flat)
+    torch.testing.assert_close(losses.blur(flat, mode), flat)
     board = torch.zeros(1, 3, *size)
     board[..., ::2, 1::2] = 1
     board[..., 1::2, ::2] = 1
-    soft = losses.blurred(board, mode)
+    soft = losses.blur(board, mode)
     assert soft.shape == board.shape
     assert soft[..., :6, :6].diff(dim=-1)[..., ::2].abs().max() == 0  # pixels of a pair are alike
 
 
-def test_blurred_average_is_the_mean_of_four():
+def test_blur_average_is_the_mean_of_four():
     image = torch.tensor([[[[0.0, 1.0], [2.0, 5.0]]]])
-    assert losses.blurred(image, "average").flatten().tolist() == [2.0] * 4
-    assert losses.blurred(image, "nearest").flatten().tolist() == [0.0] * 4
+    assert losses.blur(image, "average").flatten().tolist() == [2.0] * 4
+    assert losses.blur(image, "nearest").flatten().tolist() == [0.0] * 4
 
 
 def test_perceptual_loss_weighs_deep_features_most():
@@ -245,3 +245,32 @@ def test_diversity_is_finite_and_large_where_noise_changes_nothing():
     value.backward()
     assert value.item() == pytest.approx(1e5)
     assert images.grad.isfinite().all()
+
+
+# --- contrast of patches -----------------------------------------------------------------------------------------
+
+
+def nce_by_hand(queries, keys, temperature):
+    """One query at a time: its key against all other keys and a constant of -10."""
+    total = 0.0
+    for row, query in enumerate(queries):
+        others = [float(query @ key) if index != row else -10.0 for index, key in enumerate(keys)]
+        logits = torch.tensor([float(query @ keys[row]), *others]) / temperature
+        total -= float(logits.log_softmax(0)[0])
+    return total / len(queries)
+
+
+def test_patch_nce_contrasts_with_patches_of_the_same_image_or_of_the_batch():
+    torch.manual_seed(0)
+    queries, keys = F.normalize(torch.randn(6, 4), dim=1), F.normalize(torch.randn(6, 4), dim=1)
+    apart = (nce_by_hand(queries[:3], keys[:3], 0.2) + nce_by_hand(queries[3:], keys[3:], 0.2)) / 2
+    assert losses.patch_nce_loss(queries, keys, images=2, temperature=0.2).item() == pytest.approx(apart, rel=1e-5)
+    together = nce_by_hand(queries, keys, 0.2)
+    assert losses.patch_nce_loss(queries, keys, temperature=0.2).item() == pytest.approx(together, rel=1e-5)
+
+
+def test_patch_nce_has_no_gradient_for_keys():
+    queries, keys = torch.randn(4, 3, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    losses.patch_nce_loss(queries, keys).backward()
+    assert keys.grad is None
+    assert queries.grad.any()

@@ -235,21 +235,21 @@ def test_wrong_base_config_is_named_not_its_child(tmp_path: Path) -> None:
         ("optimizer.generator_lr=0", "optimizer.generator_lr is 0 but must be greater than 0.0"),
         ("train.ema_decay=1", "train.ema_decay is 1 but must be less than 1.0"),
         ("optimizer.decay_fraction=2", "optimizer.decay_fraction is 2 but must be at most 1.0"),
-        ("steps", "'steps' is no setting; write key=value, such as train.batch_size=4"),
-        ("train..steps=3", "'train..steps=3' is no setting; write key=value, such as train.batch_size=4"),
+        ("steps", "'steps' is not a setting; write key=value, such as train.batch_size=4"),
+        ("train..steps=3", "'train..steps=3' is not a setting; write key=value, such as train.batch_size=4"),
         ("data.format=cityscpaes", "data.format is 'cityscpaes'; did you mean 'cityscapes'?"),
         ("data.label_space=scene", "data.label_space is 'scene'; did you mean 'scenes'?"),
-        ("data.label_space=my.yaml", "data.label_space names 'my.yaml', but there is no such file"),
         (
-            "data.size=[65,100]",
-            "data.size is [65, 100] but both sides must be multiples of 32, 2 to the power of "
-            "generator.num_upsamples=5; "
-            "the nearest valid size is [64, 96]",
+            "data.size=[16,100]",
+            "data.size is [16, 100] (height, width), which cannot be padded to the multiples of 32 of at least 64 "
+            "pixels that generator.num_upsamples=5 with hierarchical discriminators needs; the nearest valid size is "
+            "[64, 96]",
         ),
         (
             "data.size=[32,64]",
-            "data.size is [32, 64] but the hierarchical discriminators need both sides to be at least 64, or their "
-            "deepest level normalizes a single pixel; the smallest valid size is [64, 64]",
+            "data.size is [32, 64] (height, width), which cannot be padded to the multiples of 32 of at least 64 "
+            "pixels that generator.num_upsamples=5 with hierarchical discriminators needs; the nearest valid size is "
+            "[64, 64]",
         ),
         (
             "data.resize=[60,80]",

@@ -85,13 +85,17 @@ def test_v1_presets_have_the_published_background_ids() -> None:
     assert load_config("v1-facades").loss.background_ids is None
 
 
+UNPAIRED = {"v1": "lab2pix-v1", "unpaired": "lab2pix-v1", "fastcut": "cut"} | {
+    name: name for name in ("cyclegan", "munit", "cut", "dclgan")
+}
+"""Methods without pairs, by the first word of their presets."""
+
+
 def test_every_preset_without_pairs_is_unpaired_and_the_others_are_not() -> None:
     for name in preset_names():
-        config = load_config(name)
-        unpaired = name.startswith(("v1-", "unpaired-", "cyclegan-"))
-        assert (config.method in ("lab2pix-v1", "cyclegan"), not get_method(config.method).paired) == (unpaired,) * 2, (
-            name
-        )
+        config, word = load_config(name), name.partition("-")[0]
+        assert get_method(config.method).paired == (word not in UNPAIRED), name
+        assert config.method == UNPAIRED.get(word, config.method), name
 
 
 def test_each_unpaired_ablation_step_adds_one_component() -> None:
@@ -149,8 +153,8 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v2-small",
             ("loss.imle_candidates=2", "generator.input=label"),
-            "loss.imle_candidates chooses among images of different noise, but generator.input is 'label', which takes "
-            "none; set loss.imle_candidates=1 or generator.input=noise",
+            "loss.imle_candidates needs noise, but generator.input is 'label', which uses none; "
+            "set loss.imle_candidates=1 or generator.input=noise",
         ),
         (
             "v1-small",
@@ -173,7 +177,7 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v1-small",
             (*SKETCH, "generator.input=label"),
-            "loss.diversity asks noise for different images, but generator.input is 'label', which takes none; set "
+            "loss.diversity needs noise, but generator.input is 'label', which uses none; set "
             "loss.diversity=0 or generator.input=noise",
         ),
         (
@@ -211,22 +215,23 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
         (
             "v1-cityscapes",
             ("data.size=[64,64]",),
-            "data.size is [64, 64] but both sides must be multiples of 128, 2 to the power of "
-            "generator.num_upsamples=7; "
-            "the nearest valid size is [128, 256]",
+            "data.size is [64, 64] (height, width), which cannot be padded to the multiples of 128 of at least 64 "
+            "pixels that generator.num_upsamples=7 with hierarchical discriminators needs; the nearest valid size is "
+            "[128, 256]",
         ),
         (
             "v1-cityscapes",
-            ("data.size=[200,500]",),
-            "data.size is [200, 500] but both sides must be multiples of 128, 2 to the power of "
-            "generator.num_upsamples=7; "
-            "the nearest valid size is [256, 512]",
+            ("data.size=[50,500]",),
+            "data.size is [50, 500] (height, width), which cannot be padded to the multiples of 128 of at least 64 "
+            "pixels that generator.num_upsamples=7 with hierarchical discriminators needs; the nearest valid size is "
+            "[128, 512]",
         ),
         (
             "v1-edges2shoes",
             ("data.size=[32,64]",),
-            "data.size is [32, 64] but the hierarchical discriminators need both sides to be at least 64, or their "
-            "deepest level normalizes a single pixel; the smallest valid size is [64, 64]",
+            "data.size is [32, 64] (height, width), which cannot be padded to the multiples of 32 of at least 64 "
+            "pixels that generator.num_upsamples=5 with hierarchical discriminators needs; the nearest valid size is "
+            "[64, 64]",
         ),
         (
             "v1-cityscapes",
@@ -273,7 +278,7 @@ def test_v1_config_rules_accept_valid_combinations(preset: str, overrides: tuple
         (("v1-cityscapes", "data.format=sketch"), ("data.format is 'sketch'", "sketch preset", "v1-edges2shoes")),
         (("v1-small", "data.label_space=sketch"), ("data.label_space is 'sketch'", "v1-edges2shoes")),
         (("v1-cityscapes", "data.size=[64,64]"), ("data.size is [64, 64]", "nearest valid size is [128, 256]")),
-        (("v1-small", "data.size=[32,32]"), ("data.size is [32, 32]", "smallest valid size is [64, 64]")),
+        (("v1-small", "data.size=[32,32]"), ("data.size is [32, 32]", "nearest valid size is [64, 64]")),
         (("v1-cityscapes", "data.size=[128,128]"), ("data.size is [128, 128]", "train.batch_size=2")),
     ],
 )

@@ -99,7 +99,7 @@ def convert(old: Path, new: Path) -> None:
         raise CheckpointError(f"{source} holds no config.json and model.safetensors; give a run or an exported model")
     description = json.loads((source / "config.json").read_text(encoding="utf-8"))
     if description.get("format") != OLD_FORMAT:
-        raise CheckpointError(f"{source} says format {description.get('format')!r}, not '{OLD_FORMAT}'")
+        raise CheckpointError(f"{source} has format {description.get('format')!r}, not '{OLD_FORMAT}'")
     if new.exists() and any(new.iterdir()):
         raise OutputError(f"{new} is not empty; give a new folder")
     description |= {"format": FORMAT, "config": convert_config(description["config"])}

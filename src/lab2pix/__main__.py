@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import NoReturn
 
 from lab2pix.utils.signals import exit_on_signal
+from lab2pix.utils.threads import configure_openmp
 
 __all__ = ["main"]
 
 
 def main() -> NoReturn:
     """Load the command line and run it."""
+    configure_openmp()
     with exit_on_signal():
         from lab2pix.cli import main as run
     run()

@@ -60,6 +60,23 @@ class Batch:
         names = tuple(self.names[row] for row in chosen) if self.names else ()
         return replace(self._map(lambda tensor: tensor[rows]), names=names)
 
+    def pad(self, size: tuple[int, int]) -> Batch:
+        """Pad by reflection at the bottom and on the right.
+
+        Args:
+            size: height and width to pad to, each less than twice the present one.
+        """
+        if self.size == size:
+            return self
+        (rows, height), (columns, width) = ((_reflection(a, b), a) for a, b in zip(self.size, size, strict=True))
+
+        def padded(tensor: Tensor) -> Tensor:
+            if tuple(tensor.shape[-2:]) != (height, width):  # a label map of a method that generates from images
+                return tensor
+            return tensor.index_select(-2, rows.to(tensor.device)).index_select(-1, columns.to(tensor.device))
+
+        return self._map(padded)
+
     def pin_memory(self) -> Batch:
         """Return a copy in page-locked memory."""
         return self._map(Tensor.pin_memory)
@@ -72,3 +89,9 @@ class Batch:
         given = {name: getattr(self, name) for name in _TENSORS}
         changed: dict[str, Any] = {name: function(tensor) for name, tensor in given.items() if tensor is not None}
         return replace(self, **changed)
+
+
+def _reflection(length: int, padded: int) -> Tensor:
+    """Return the indices of a row that is padded by reflection without repeating its last pixel."""
+    indices = torch.arange(padded)
+    return torch.where(indices < length, indices, 2 * (length - 1) - indices)

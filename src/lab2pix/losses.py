@@ -14,7 +14,7 @@ __all__ = [
     "PERCEPTUAL_WEIGHTS",
     "AdversarialTerm",
     "adversarial_loss",
-    "blurred",
+    "blur",
     "cycle_segmentation_loss",
     "diversity_loss",
     "feature_matching_loss",
@@ -28,6 +28,7 @@ __all__ = [
     "lsgan_fake",
     "lsgan_real",
     "masked_mean",
+    "patch_nce_loss",
     "perceptual_loss",
     "sharpness_loss",
     "vanilla_fake",
@@ -143,17 +144,17 @@ def level_weights(levels: Sequence[int], reduction: Literal["mean", "official"] 
 
     Args:
         levels: number of levels per discriminator, largest image first.
-        reduction: `mean`: λ_l = 2^(1-l), normalized per discriminator, summed over discriminators (Eq. 24).
-            `released`, as in the released code: terms are added to a running sum, which each discriminator with
-            more than one level divides by the total of its weights; finally divided by the number of discriminators.
+        reduction: `mean`: λ_l = 2^(1-l), divided by their sum per discriminator (Eq. 24). `official`, as in the code:
+            after each discriminator with several levels, all weights so far are divided by the sum of its own; in the
+            end all are divided by the number of discriminators.
     """
     weights = [[0.5**level for level in range(count)] for count in levels]
     if reduction == "mean":
         return [[weight / sum(row) for weight in row] for row in weights]
-    for newest, row in enumerate(weights):
+    for index, row in enumerate(weights):
         if len(row) > 1:
             total = sum(row)
-            for earlier in weights[: newest + 1]:
+            for earlier in weights[: index + 1]:
                 earlier[:] = [weight / total for weight in earlier]
     return [[weight / len(weights) for weight in row] for row in weights]
 
@@ -184,12 +185,12 @@ def adversarial_loss(
 # --- sharpness (Eq. 16, 30) ---------------------------------------------------------------------------------------
 
 
-def blurred(image: Tensor, mode: Literal["nearest", "average"] = "nearest") -> Tensor:
+def blur(image: Tensor, mode: Literal["nearest", "average"] = "nearest") -> Tensor:
     """Blur images by 2x downsampling and upsampling, as negatives for the sharpness loss (Eq. 16, 30).
 
     Args:
         image: `[N, 3, H, W]`.
-        mode: downsampling by the nearest pixel (released V2) or by average pooling (released V1).
+        mode: downsampling by the nearest pixel (official V2) or by average pooling (official V1).
     """
     size = (image.shape[-2], image.shape[-1])
     small = F.avg_pool2d(image, 2, ceil_mode=True) if mode == "average" else F.interpolate(image, scale_factor=0.5)
@@ -209,7 +210,7 @@ def sharpness_loss(
 
     Args:
         real: predictions for real images, per discriminator, per level, `[N, 1, h, w]`.
-        blurred: predictions for the same images after `blurred`.
+        blurred: predictions for the same images after `blur`.
         terms: elementwise losses for real and for fake images.
         weights: from `level_weights`.
         mask: foreground weights `[N, 1, H, W]` (Eq. 30), or None (Eq. 16).
@@ -219,6 +220,10 @@ def sharpness_loss(
 
 
 # --- losses against the real image (Eq. 28, 29) ---------------------------------------------------------
+
+
+def _l1_distance(x: Tensor, y: Tensor) -> Tensor:
+    return (x.float() - y.float()).abs().mean()
 
 
 def perceptual_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tensor:
@@ -232,10 +237,7 @@ def perceptual_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tens
         Mean absolute differences weighted by `PERCEPTUAL_WEIGHTS`, summed.
     """
     return torch.stack(
-        [
-            weight * (ours.float() - theirs.float()).abs().mean()
-            for weight, ours, theirs in zip(PERCEPTUAL_WEIGHTS, generated, real, strict=True)
-        ]
+        [weight * _l1_distance(*pair) for weight, *pair in zip(PERCEPTUAL_WEIGHTS, generated, real, strict=True)]
     ).sum()
 
 
@@ -249,12 +251,12 @@ def feature_matching_loss(
     Args:
         generated: per discriminator, the features of its layers for the generated image.
         real: the same features for the real image.
-        reduction: `mean`: mean over layers, sum over discriminators (Eq. 29); `released`: sum over layers, mean over
+        reduction: `mean`: mean over layers, sum over discriminators (Eq. 29); `official`: sum over layers, mean over
             discriminators.
     """
     per_scale = [
-        torch.stack([(ours.float() - theirs.float()).abs().mean() for ours, theirs in zip(fake, true, strict=True)])
-        for fake, true in zip(generated, real, strict=True)
+        torch.stack([_l1_distance(*pair) for pair in zip(*layers, strict=True)])
+        for layers in zip(generated, real, strict=True)
     ]
     if reduction == "official":
         return torch.stack([terms.sum() for terms in per_scale]).mean()
@@ -273,14 +275,14 @@ def image_consistency_loss(
         pooled: features of the pooled larger image, each `[N, C, h, w]`.
         smaller: the same features of the smaller image.
         form: `norm`: L2 norm per image, as in Eq. 18; `squared`: its square; `mean-square`: mean over all elements,
-            as in the released code.
+            as in the official code.
 
     Returns:
         Sum over layers of the mean over the batch.
     """
     terms = []
-    for ours, theirs in zip(pooled, smaller, strict=True):
-        squares = (ours.float() - theirs.float()).square()
+    for x, y in zip(pooled, smaller, strict=True):
+        squares = (x.float() - y.float()).square()
         if form == "mean-square":
             terms.append(squares.mean())
             continue
@@ -319,9 +321,32 @@ def diversity_loss(images: Tensor, noise: Tensor) -> Tensor:
     Returns:
         Mean absolute difference of the noise divided by that of the images, averaged over the k pairs.
     """
-    (ours, theirs), (mine, yours) = images.float().chunk(2), noise.float().chunk(2)
-    apart = (ours - theirs).abs().flatten(1).mean(1)
-    return ((mine - yours).abs().mean(1) / (apart + 1e-5)).mean()
+    halves = images.float().chunk(2), noise.float().chunk(2)
+    image_distance, noise_distance = ((x - y).abs().flatten(1).mean(1) for x, y in halves)
+    return (noise_distance / (image_distance + 1e-5)).mean()
+
+
+# --- contrastive loss of unpaired translation (Park et al., 2020) -------------------------------------------------
+
+
+def patch_nce_loss(queries: Tensor, keys: Tensor, *, images: int = 1, temperature: float = 0.07) -> Tensor:
+    """Return the PatchNCE loss: cross-entropy of finding the key of a query among all keys of its image.
+
+    Args:
+        queries: vectors of generated patches, `[images * P, D]`, image by image.
+        keys: vectors of the patches at the same places of the inputs; they get no gradient.
+        images: number of groups of rows whose keys are each other's negatives; 1: all rows are one group.
+        temperature: divisor of the similarities.
+
+    Returns:
+        Mean over all queries.
+    """
+    query, key = (rows.float().view(images, -1, rows.shape[1]) for rows in (queries, keys.detach()))
+    positive = (query * key).sum(2, keepdim=True)
+    negative = query @ key.transpose(1, 2)
+    own = torch.eye(negative.shape[1], dtype=torch.bool, device=negative.device)
+    logits = torch.cat([positive, negative.masked_fill(own, -10.0)], 2).flatten(0, 1) / temperature
+    return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.int64, device=logits.device))
 
 
 # --- image encoders -----------------------------------------------------------------------------------------------

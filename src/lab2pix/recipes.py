@@ -7,7 +7,6 @@ configuration, such as `data.root`, are relative to the working directory, not t
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -18,42 +17,30 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from yaml import YAMLError
-from yaml.constructor import ConstructorError
 
 from lab2pix.config.messages import format_validation_error, setting_groups
 from lab2pix.config.rules import check_rules
-from lab2pix.config.schema import RunConfig
+from lab2pix.config.schema import LabelSpaceSource, RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
+from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.files import expand_user
+from lab2pix.utils.registry import is_yaml
+from lab2pix.utils.yaml_text import parse_yaml
 
-__all__ = ["lacks_data_root", "load_config", "preset_descriptions", "preset_names", "require_data_root", "to_yaml"]
-
-_SUFFIXES = (".yaml", ".yml")
+__all__ = [
+    "keep_label_spaces",
+    "lacks_data_root",
+    "load_config",
+    "preset_descriptions",
+    "preset_names",
+    "require_data_root",
+    "to_yaml",
+]
 
 
 class _Dumper(yaml.SafeDumper):
     """YAML dumper with mappings in block style and lists in flow style."""
 
-
-class _Loader(yaml.SafeLoader):
-    """YAML loader with YAML 1.2 scalars (2e-4 is a number, `on` is text) and string keys; rejects duplicate keys."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """See `yaml.SafeLoader`."""
-        names = [key.value for key, _ in node.value]
-        for index, name in enumerate(names):
-            if name in names[:index]:
-                raise ConstructorError(None, None, f"found duplicate key {name}", node.value[index][0].start_mark)
-        return dict(zip(names, super().construct_mapping(node, deep).values(), strict=True))
-
-
-_Loader.yaml_implicit_resolvers = {}
-for _kind, _pattern, _first in (
-    ("bool", "true|True|TRUE|false|False|FALSE", "tTfF"),
-    ("null", "null|Null|NULL|~|", ["n", "N", "~", ""]),
-    ("int", r"[-+]?\d+", "-+0123456789"),
-    ("float", r"[-+]?(\.\d+|\d+(\.\d*)?)([eE][-+]?\d+)?|[-+]?\.inf|\.nan", "-+.0123456789"),
-):
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", re.compile(f"^(?:{_pattern})$"), list(_first))
 
 _Dumper.add_representer(
     list, lambda dumper, values: dumper.represent_sequence("tag:yaml.org,2002:seq", values, flow_style=True)
@@ -120,7 +107,7 @@ def lacks_data_root(config: RunConfig) -> bool:
 
 
 def require_data_root(config: RunConfig) -> None:
-    """Check that the data set folder is set, which presets of real data sets leave open.
+    """Check that the dataset folder is set, which presets of real datasets leave open.
 
     Raises:
         ConfigError: `data.root` is unset although the format reads files.
@@ -134,6 +121,45 @@ def require_data_root(config: RunConfig) -> None:
                 f"data.{lacking}.root=/path/to/{'label-maps' if lacking == 'labels' else 'photos'}"
             )
         raise ConfigError(f"data.root is not set: add data.root=/path/to/{config.data.format}")
+
+
+def keep_label_spaces(config: RunConfig, stored: RunConfig | None = None) -> RunConfig:
+    """Replace the label spaces that are files by their content, so that editing or moving a file changes no run.
+
+    Args:
+        config: the configuration.
+        stored: configuration of the run to resume, whose label spaces count; None for a new run.
+
+    Raises:
+        ConfigError: a file is missing, or differs from what the run was started with.
+        LabelError: a file is no label space.
+    """
+    data = config.data
+    mine = _kept("data.label_space", data.label_space, None if stored is None else stored.data.label_space)
+    sketch = data.sketch
+    if sketch.label_space is not None:
+        other = None if stored is None else stored.data.sketch.label_space
+        sketch = sketch.model_copy(update={"label_space": _kept("data.sketch.label_space", sketch.label_space, other)})
+    data = data.model_copy(update={"label_space": mine, "sketch": sketch})
+    return config.model_copy(update={"data": data})
+
+
+def _kept(key: str, asked: LabelSpaceSource, stored: LabelSpaceSource | None) -> LabelSpaceSource:
+    """Return the label space that a run keeps under a setting."""
+    if not isinstance(asked, str) or not is_yaml(asked):
+        return asked
+    there = Path(asked).is_file()
+    if not isinstance(stored, dict):
+        if not there:
+            raise ConfigError(f"{key} names '{asked}', but there is no such file")
+        return LabelSpace.load(asked).to_dict()
+    if there and (changes := LabelSpace.load(stored).differences(LabelSpace.load(asked))):
+        listed = "; ".join(changes[:4]) + ("; ..." if len(changes) > 4 else "")
+        raise ConfigError(
+            f"{key}: {asked} is not the label space that the run was started with (then / now: {listed}); restore it, "
+            "leave the setting out to go on with the run's own, or start a new run with another --out"
+        )
+    return stored
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -160,7 +186,7 @@ def _named_layers(name: str, folder: Path, seen: tuple[str, ...], asked_by: str 
         entry: Traversable = files("lab2pix") / "presets" / f"{name}.yaml"
         identity, origin = name, name
     else:
-        path = folder / Path(name).expanduser()
+        path = folder / expand_user(name)
         if not path.is_file():
             raise ConfigError(asked_by + _not_found(name, path))
         entry, identity, origin = path, str(path.resolve()), str(path)
@@ -181,14 +207,14 @@ def _with_base(layer: _Layer, folder: Path, seen: tuple[str, ...]) -> list[_Laye
 def _not_found(name: str, path: Path) -> str:
     if path.is_dir():
         return f"{path} is a folder but must be a YAML file or the name of a preset"
-    if name.endswith(_SUFFIXES) or "/" in name or "\\" in name:
+    if is_yaml(name) or "/" in name or "\\" in name:
         return f"no configuration file {path}"
     return f"unknown preset '{name}'{did_you_mean(name, preset_names())}"
 
 
 def _read(entry: Traversable, origin: str) -> dict[str, Any]:
     try:
-        values = yaml.load(entry.read_text(encoding="utf-8"), _Loader)
+        values = parse_yaml(entry.read_text(encoding="utf-8"))
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
@@ -208,7 +234,7 @@ def _split_override(text: str) -> tuple[list[str], str]:
     key, equals, value = text.partition("=")
     path = key.split(".")
     if not equals or not all(path):
-        raise ConfigError(f"'{text}' is no setting; write key=value, such as train.batch_size=4")
+        raise ConfigError(f"'{text}' is not a setting; write key=value, such as train.batch_size=4")
     return path, value
 
 
@@ -230,7 +256,7 @@ def _value(path: Sequence[str], text: str, config_class: type[RunConfig]) -> Any
         except ValidationError:
             pass
     try:
-        return yaml.load(text, _Loader)
+        return parse_yaml(text)
     except YAMLError as error:
         raise ConfigError(f"'{'.'.join(path)}={text}' cannot be read: {_first_line(error)}") from error
 

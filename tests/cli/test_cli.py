@@ -127,12 +127,12 @@ def test_cli_error_is_one_line_and_debug_adds_the_traceback(run: Run) -> None:
         (
             PermissionError(errno.EACCES, "Permission denied", "/x"),
             2,
-            "error: no permission to read or write /x: change its rights, or choose another folder\n",
+            "error: no permission to read or write /x; change its permissions, or choose another folder\n",
         ),
         (
             OSError(errno.ENOSPC, "No space left on device", "/x"),
             2,
-            "error: no space left on the disk to write /x: free some, or choose another folder\n",
+            "error: no space left on the disk to write /x; free some, or choose another folder\n",
         ),
     ],
 )
@@ -204,7 +204,7 @@ def test_read_size_and_read_seed_pair_refuse_other_text() -> None:
 def test_resolve_label_space_knows_the_formats_own() -> None:
     assert resolve_label_space(None, "facades-base").name == "facades"
     assert resolve_label_space("scenes", "folder").name == "scenes"
-    with pytest.raises(ConfigError, match="add --labels"):
+    with pytest.raises(ConfigError, match="set --labels"):
         resolve_label_space(None, "folder")
     with pytest.raises(ConfigError, match="'fodler'; did you mean 'folder'"):
         resolve_label_space(None, "fodler")

@@ -10,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from lab2pix.data.check import check_dataset, contact_sheet
+from lab2pix.data.check import check_dataset
+from lab2pix.data.contact_sheet import contact_sheet
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelClass, LabelSpace
 
@@ -38,7 +39,7 @@ def root(tmp_path: Path) -> Path:
 def test_check_dataset_reports_a_valid_dataset(root: Path) -> None:
     report = check_dataset(root, "folder", SPACE)
     assert report.ok
-    assert report.counts == {"train": 4, "val": 2} and report.sizes == {"12x8": 6}
+    assert report.counts == {"train": 4, "val": 2} and report.sizes == {"8x12": 6}
     assert report.class_shares == {"sky": 0.5, "car": 0.25, "kite": 0.0, "unknown": 0.25}
     assert check_dataset(root, "folder", SPACE, split="val").counts == {"val": 2}
     text = str(report)
@@ -60,7 +61,10 @@ def test_check_dataset_finds_every_fault_at_once(root: Path) -> None:
     assert report.doubles == ["images/train/2.png"]
     assert len(report.unreadable) == 2 and "train/0.jpg" in report.unreadable[0] and "val/0.png" in report.unreadable[1]
     assert len(report.wrong_labels) == 1 and "labels/train/1.png holds id 7" in report.wrong_labels[0]
-    assert len(report.sizes_disagree) == 1 and "12x8 pixels and its photo 10x8" in report.sizes_disagree[0]
+    assert (
+        len(report.sizes_disagree) == 1
+        and "8x12 pixels (height x width) and its photo 8x10" in report.sizes_disagree[0]
+    )
     assert report.counts == {"train": 3, "val": 2} and sum(report.sizes.values()) == 3
     plain = json.loads(json.dumps(report.to_dict()))
     assert plain["ok"] is False and plain["unmatched"] == ["images/train/3.jpg"]
@@ -84,7 +88,7 @@ def test_check_dataset_lists_a_damaged_ab_file_once(tmp_path: Path) -> None:
 
 
 def test_check_dataset_refuses_an_empty_folder(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="Found no pictures of format 'sketch'"):
+    with pytest.raises(DataError, match="Found no images of format 'sketch'"):
         check_dataset(tmp_path, "sketch", SPACE)
 
 

@@ -14,6 +14,7 @@ from lab2pix.config.schema import DataConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.datasets import PairDataset
 from lab2pix.data.samples import collate
+from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, DataError, LabelError
 from lab2pix.labels.space import LabelClass, LabelSpace
 
@@ -48,7 +49,9 @@ def test_pair_dataset_sample_has_image_label_and_edges(root: Path) -> None:
     assert len(dataset) == 4 and sample["name"] == "1"
     assert sample["label"].shape == (16, 16) and sample["label"].dtype == torch.int64
     assert set(sample["label"].unique().tolist()) <= {0, 1, 2}
-    image, edges = sample["image"], sample["edges"]
+    image, edges, instances = sample["image"], sample["edges"], sample["instances"]
+    assert instances is not None and instances.dtype == torch.int64
+    assert torch.equal(instance_edges(instances), edges)
     assert image is not None and image.shape == (3, 16, 16) and image.dtype == torch.float32
     assert -1 <= float(image.min()) < -0.5 and 0.5 < float(image.max()) <= 1
     assert edges is not None and edges.shape == (1, 16, 16) and set(edges.unique().tolist()) == {0.0, 1.0}
@@ -104,10 +107,12 @@ def test_file_hash_knows_names_and_sizes_but_not_the_place(
 
 def test_dataset_names_files_whose_sizes_disagree(root: Path) -> None:
     Image.new("RGB", (30, 21)).save(root / "images/train/2.png")
-    with pytest.raises(DataError, match=r"labels/train/2\.png is 30x20 pixels and its photo 30x21"):
+    with pytest.raises(DataError, match=r"labels/train/2\.png is 20x30 pixels \(height x width\) and its photo 21x30"):
         build(root)[2]
     Image.fromarray(np.zeros((5, 5), dtype=np.uint8)).save(root / "instances/train/1.png")
-    with pytest.raises(DataError, match=r"labels/train/1\.png is 30x20 pixels and its instance map 5x5"):
+    with pytest.raises(
+        DataError, match=r"labels/train/1\.png is 20x30 pixels \(height x width\) and its instance map 5x5"
+    ):
         build(root, instance_edges=True)[1]
 
 
@@ -154,7 +159,7 @@ def test_drawn_scenes_to_train_on_and_to_hold_out_differ() -> None:
     train, val = (build_dataset(data, split, space, 0, paired=True) for split in ("train", "val"))
     assert (len(train), len(val)) == (data.scenes.train_count, data.scenes.val_count)
     assert train[(0, 0)]["name"] != val[(0, 0)]["name"] and train.file_hash() != val.file_hash()
-    with pytest.raises(ConfigError, match=r"data\.resize has no use"):
+    with pytest.raises(ConfigError, match=r"data\.resize has no effect"):
         build_dataset(data.model_copy(update={"resize": (40, 40)}), "train", space, 0, paired=True)
     with pytest.raises(ConfigError, match=r"data\.instance_edges is true"):
         build_dataset(data.model_copy(update={"instance_edges": True}), "train", space, 0, paired=True)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lab2pix.config.schema import DataConfig
-from lab2pix.data import files
+from lab2pix.data import files, pairs
 from lab2pix.data.build import build_dataset
 from lab2pix.data.datasets import PairDataset, UnpairedDataset, random_pairing
 from lab2pix.data.samples import collate
@@ -160,8 +160,9 @@ def test_label_map_and_photo_are_cropped_independently(tmp_path: Path) -> None:
 
 def test_reading_a_side_leaves_the_other_alone(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
-    read = files.open_image
-    monkeypatch.setattr(files, "open_image", lambda path: (opened.append(path), read(path))[1])
+    for module in (files, pairs):
+        read = module.open_image
+        monkeypatch.setattr(module, "open_image", lambda path, read=read: (opened.append(path), read(path))[1])
     dataset = build(root=str(root))
     assert isinstance(dataset, UnpairedDataset)
     met = dataset.partner(2, 1)
@@ -289,7 +290,7 @@ def test_an_empty_side_names_its_folder(root: Path, tmp_path: Path) -> None:
     for kind in ("images", "labels"):
         for file in (root / kind / "train").iterdir():
             file.unlink()
-        with pytest.raises(DataError, match=rf"no pictures in .*{kind}/train"):
+        with pytest.raises(DataError, match=rf"no images in .*{kind}/train"):
             build(root=str(root))
         write(root / kind / "train", 5)
 

@@ -115,7 +115,7 @@ def test_two_files_of_one_name(tmp_path: Path) -> None:
 
 def test_find_pairs_names_missing_folders(tmp_path: Path) -> None:
     root = touch(tmp_path, *FILES["folder"])
-    with pytest.raises(DataError, match=r"no folder .*images/test; beside it: train; check"):
+    with pytest.raises(DataError, match=r"no folder .*images/test; other folders there: train; check"):
         find_pairs("folder", root, "test")
     with pytest.raises(DataError, match="no folder"):
         find_pairs("folder", tmp_path / "none", None)
@@ -194,5 +194,7 @@ def test_find_pairs_reads_real_samples(data_root: Path, format: str, folder: str
 
 def test_a_missing_split_says_how_to_do_without(tmp_path: Path) -> None:
     touch(tmp_path, *FILES["sketch"])
-    with pytest.raises(DataError, match=r"no folder .*val; beside it: train; .*data\.val_split; null is none"):
+    with pytest.raises(
+        DataError, match=r"no folder .*val; other folders there: train; .*data\.val_split; null is none"
+    ):
         find_pairs("sketch", tmp_path, "val")

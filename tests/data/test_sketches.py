@@ -17,9 +17,10 @@ from torch import Tensor
 
 from lab2pix.config.schema import DataConfig
 from lab2pix.data.build import build_dataset
-from lab2pix.data.check import check_dataset, contact_sheet
+from lab2pix.data.check import check_dataset
+from lab2pix.data.contact_sheet import contact_sheet
 from lab2pix.data.datasets import UnpairedDataset
-from lab2pix.data.files import read_label, write_label_png
+from lab2pix.data.label_maps import read_label, write_label_png
 from lab2pix.data.line_drawings import find_lines, resize_label, resize_lines
 from lab2pix.data.sketches import borders, find_edges
 from lab2pix.errors import ConfigError, DataError, LabelError
@@ -80,7 +81,7 @@ def test_find_lines_refuses_colors_but_not_jpeg_noise(tmp_path: Path) -> None:
     pixels[drawing() == 1] = (220, 30, 30)
     for name in ("red.png", "red.jpg"):
         Image.fromarray(pixels).save(tmp_path / name)
-        with pytest.raises(LabelError, match=rf"{name} has colours in .*save it in gray"):
+        with pytest.raises(LabelError, match=rf"{name} has colors in .*save it in gray"):
             read_label(tmp_path / name, SPACE)
 
 
@@ -224,7 +225,7 @@ def test_sketches_of_label_maps_and_photos_in_files(root: Path) -> None:
     assert found["image"] is not None and 80 < int(found["label"].sum()) < 200
     edges = build(root=str(root), sketch={"from": "photo"})[1]
     assert 80 < int(edges["label"].sum()) < 200
-    with pytest.raises(DataError, match=r"labels/train/1\.png is 90x60 pixels and its photo 9x9"):
+    with pytest.raises(DataError, match=r"labels/train/1\.png is 60x90 pixels .* and its photo 9x9"):
         Image.new("RGB", (9, 9)).save(root / "images/train/1.png")
         build(root=str(root), sketch={"from": "labels", "label_space": space})[1]
 
@@ -276,7 +277,7 @@ def test_pairs_of_drawing_and_photo(root: Path) -> None:
     [
         ({"label_space": "scenes", "sketch": {"from": "photo"}}, r"data\.sketch\.from is 'photo'.*label_space=sketch"),
         ({"sketch": {"from": "labels"}}, r"data\.sketch\.label_space is missing"),
-        ({"sketch": {"from": "files"}}, r"format 'scenes' draws .*data\.sketch\.from to photo or labels"),
+        ({"sketch": {"from": "files"}}, r"format 'scenes' has .*data\.sketch\.from to photo or labels"),
         ({"sketch": {"from": "labels", "label_space": "ade20k"}}, r"data\.sketch\.label_space is 'ade20k'"),
         ({"sketch": {"from": "photo", "lines": "dark"}}, r"data\.sketch\.lines is 'dark'.*auto"),
         ({"sketch": {"label_space": "scenes"}}, r"data\.sketch\.label_space is 'scenes'.*'files'"),
@@ -306,7 +307,7 @@ def test_check_dataset_reports_a_colored_sketch(tmp_path: Path) -> None:
     Image.fromarray(pixels).save(tmp_path / "train/blue.png")
     report = check_dataset(tmp_path, "sketch", SPACE)
     assert len(report.wrong_labels) == 1 and "the left half of" in report.wrong_labels[0]
-    assert "blue.png has colours" in report.wrong_labels[0]
+    assert "blue.png has colors" in report.wrong_labels[0]
 
 
 @pytest.mark.slow

@@ -84,11 +84,11 @@ def test_read_source_takes_the_range_that_is_set(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\x93NUMPY\x01\x00"])
 def test_read_source_names_damaged_arrays(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "a.npy").write_bytes(content)
-    with pytest.raises(DataError, match=r"a\.npy is no array of NumPy"):
+    with pytest.raises(DataError, match=r"a\.npy is not a NumPy array"):
         read_source(tmp_path / "a.npy", 1, None)
 
 
-# --- data sets ----------------------------------------------------------------------------------------------------
+# --- datasets ----------------------------------------------------------------------------------------------------
 
 
 def paired_files(root: Path) -> None:

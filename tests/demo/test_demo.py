@@ -99,7 +99,7 @@ def test_page_needs_nothing_beside_it_and_shows_everything(finished: Path) -> No
         assert name in page.words
     for words in ("CPU core", "of 2 scenes", "Held-out scenes", "Command", "perceptual"):
         assert words in page.words
-    assert f"lab2pix generate {finished / 'run'} {finished / 'labels'} --out {finished / 'pictures'}" in page.words
+    assert f"lab2pix generate {finished / 'run'} {finished / 'labels'} --out {finished / 'images'}" in page.words
     assert "prefers-color-scheme: dark" in text
 
 
@@ -126,14 +126,14 @@ def test_page_of_v1_says_that_nothing_was_paired(unpaired: tuple[str, Path]) -> 
         f"One {condition}, different noise",
     ):
         assert words in page.words
-    assert f"The scene that was drawn for this {condition}, never shown with it in training" in text
+    assert f"The scene of this {condition}, never shown with it in training" in text
     assert "seg_error" not in page.words
     assert "Share of pixels that its own segmenter classifies differently" in page.words
     # 8 scenes with 3 pictures, five seeds, 7 on the way, three sizes, the loss plot, and the film.
     assert len(page.pictures) >= 24 + 6 + 7 + 4 + 1 + 3 * 3
     sizes = {32, 64, 128} if method == "v1-sketch" else {16, 32, 64}
     assert sizes <= {picture.width for picture in page.pictures}
-    assert "true picture" not in text.lower()
+    assert "real image" not in text.lower()
 
 
 def test_sheet_of_v1_shows_seeds_and_sizes(unpaired: tuple[str, Path]) -> None:
@@ -235,7 +235,7 @@ def test_an_interrupted_demo_goes_on(
     monkeypatch.setattr(runner, "train", really_train)
     assert run_demo(out, minutes=0.02, device="cpu").page == out / "index.html"
     text = capsys.readouterr().out
-    assert "the same command goes on from there" in text
+    assert "repeat the command to continue" in text
     assert "Drawing from label maps" in text
 
 

@@ -121,7 +121,7 @@ def test_one_side_that_was_not_given(run: Run, tiny: Tiny, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("word", "parts"),
     [
-        ("data.size=[64,100]", ("data.size", "[64, 100]", "multiples of 32", "[64, 96]")),
+        ("data.size=[64,12]", ("data.size", "[64, 12]", "multiples of 32", "[64, 64]")),
         ("generator.widht=4", ("generator.widht", "did you mean 'generator.width'")),
         ("train.batch_size=many", ("train.batch_size", "'many'", "whole number")),
         ("data.label_space=scene", ("data.label_space", "did you mean 'scenes'")),

@@ -45,7 +45,7 @@ def test_check_of_a_folder_with_faults_exits_1_and_names_them(run: Run, folder_d
 
 def test_formats_without_labels_of_their_own_ask_for_them(run: Run, folder_data: Path) -> None:
     code, _, errors = run("data", "check", folder_data)
-    assert (code, "add --labels" in errors) == (2, True)
+    assert (code, "set --labels" in errors) == (2, True)
 
 
 def test_generate_writes_skips_and_overwrites_images(
@@ -98,7 +98,7 @@ def test_generate_refuses_contradicting_options(run: Run, run_folder: Path, fold
     words = ("generate", run_folder, folder_data / "labels" / "val" / "c.png", "--out", tmp_path / "out")
     code, _, error = run(*words, "--fast", "--optimize", "plain")
     assert code == 2
-    assert error == "error: --fast and --optimize plain contradict each other; leave one of them out\n"
+    assert error == "error: --fast and --optimize plain contradict each other; omit one of them\n"
     assert not (tmp_path / "out").exists()
     assert run(*words, "--fast", "--optimize", "fast")[0] == 0
 

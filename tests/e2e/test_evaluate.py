@@ -64,8 +64,8 @@ def report(file: Path) -> dict[str, object]:
 
 def test_evaluate_refuses_an_empty_folder(judge: Run, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    sentence(judge("--generated", tmp_path / "empty"), tmp_path / "empty", "holds no pictures")
-    sentence(judge("--real", tmp_path / "empty"), tmp_path / "empty", "holds no pictures")
+    sentence(judge("--generated", tmp_path / "empty"), tmp_path / "empty", "has no images")
+    sentence(judge("--real", tmp_path / "empty"), tmp_path / "empty", "has no images")
     sentence(judge("--real", tmp_path / "none"), tmp_path / "none", "there is no folder")
 
 
@@ -98,17 +98,17 @@ def test_evaluate_refuses_a_single_image(judge: Run, folders: Folders) -> None:
     for folder in (folders.generated, folders.real):
         for name in NAMES[1:]:
             (folder / f"{name}.png").unlink()
-    sentence(judge(), "Frechet distance between sets of 1 and 1 pictures is undefined", "at least two")
+    sentence(judge(), "Frechet distance between sets of 1 and 1 images is undefined", "at least two")
 
 
 def test_evaluate_names_missing_samples(judge: Run, folders: Folders) -> None:
-    sentence(judge("--seeds", 2), "a.png is none of 2 samples (NAME_0 to NAME_1)")
+    sentence(judge("--samples", 2), "a.png is none of 2 samples (NAME_0 to NAME_1)")
     for name in NAMES:
         picture = folders.generated / f"{name}.png"
         (folders.generated / f"{name}_1.png").write_bytes(picture.read_bytes())
         picture.rename(folders.generated / f"{name}_0.png")
     (folders.generated / "b_1.png").unlink()
-    sentence(judge("--seeds", 2), "'b' has fewer than 2 samples")
+    sentence(judge("--samples", 2), "'b' has fewer than 2 samples")
 
 
 def test_evaluate_refuses_statistics_that_do_not_fit(
@@ -152,7 +152,7 @@ def test_evaluate_names_a_truncated_image(judge: Run, folders: Folders, tmp_path
 def test_evaluate_refuses_only_broken_images(judge: Run, folders: Folders) -> None:
     for name in NAMES:
         (folders.generated / f"{name}.png").write_bytes(b"junk")
-    sentence(judge("--skip-broken"), "no picture in", folders.generated, "could be read")
+    sentence(judge("--skip-broken"), "no image in", folders.generated, "could be read")
 
 
 def test_label_maps_and_segmenters_that_do_not_fit(judge: Run, folders: Folders, programs: Path) -> None:
@@ -175,7 +175,7 @@ def test_evaluate_refuses_wrong_options(judge: Run, run: Run, folders: Folders, 
     sentence(judge("--count", 4), "--count belongs to a run")
     alone = ("--generated", folders.generated, "--out", tmp_path / "report.json")
     sentence(run("evaluate", *alone), "nothing to compare", "--real")
-    sentence(run("evaluate", "--out", tmp_path / "report.json"), "either a run, or a folder")
+    sentence(run("evaluate", "--out", tmp_path / "report.json"), "either a run or weights, or a folder")
     assert judge()[0] == 0
     sentence(judge(), "report.json is there already", "--overwrite")
     assert judge("--overwrite")[0] == 0
@@ -198,7 +198,7 @@ def test_inception_offline_says_which_file_to_give(judge: Run, monkeypatch: pyte
 def test_a_run_is_judged_on_what_it_holds_out(run: Run, run_folder: Path, programs: Path, tmp_path: Path) -> None:
     out = tmp_path / "run.json"
     truth = ("--segmenter", programs / "colors.pt2", "--features", programs / "means.pt2")
-    words = ("evaluate", run_folder, "--out", out, "--device", "cpu", *truth, "--seeds", 3)
+    words = ("evaluate", run_folder, "--out", out, "--device", "cpu", *truth, "--samples", 3)
     code, output, errors = run(*words)
     assert code == 0, errors
     found = report(out)
@@ -269,7 +269,7 @@ def test_evaluate_run_refuses_options_it_sets_itself(
 
 def test_options_that_do_nothing_for_a_run(run: Run, run_folder: Path, tmp_path: Path) -> None:
     words = ("evaluate", run_folder, "--out", tmp_path / "run.json", "--device", "cpu")
-    sentence(run(*words, "--split", "nope"), "'val' is the only part that it holds out")
+    sentence(run(*words, "--split", "nope"), "whose only held-out split is 'val'")
     sentence(run(*words, "--lpips-weights", tmp_path / "x.pth"), "add --lpips")
 
 

@@ -17,7 +17,7 @@ import torch
 from PIL import Image, ImageFilter
 from torchvision.transforms.functional import to_pil_image
 
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.labels.space import LabelSpace
 

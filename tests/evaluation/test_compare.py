@@ -134,11 +134,11 @@ def test_a_score_that_is_nowhere_finite_is_shown_as_such(
 ) -> None:
     code, output, errors = evaluate(generated=folders.real)
     assert code == 0, errors
-    assert "psnr           –  (0 pictures, 5 not finite)" in output
-    assert "5 pictures equal their photos, where PSNR is infinite" in output
+    assert "psnr           –  (0 images, 5 not finite)" in output
+    assert "5 images equal their photos, where PSNR is infinite" in output
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["scores"]["psnr"]["mean"], report["scores"]["psnr"]["not_finite"]) == (None, 5)
-    assert "0 pictures, 5 not finite" in (tmp_path / "report.html").read_text()
+    assert "0 images, 5 not finite" in (tmp_path / "report.html").read_text()
     code, output, errors = run("compare", tmp_path / "report.json", "--out", tmp_path / "out")
     assert code == 0, errors
     [head, _, row] = output.splitlines()[:3]

@@ -76,7 +76,7 @@ def test_scores_are_those_that_others_compute_of_the_same_files(
     for name, values in (("psnr", psnr), ("ssim", ssim)):
         assert found[name]["mean"] == pytest.approx(np.mean(values), abs=1e-3)
         assert found[name]["std"] == pytest.approx(np.std(values, ddof=1), abs=1e-3)
-        assert (found[name]["count"], found[name]["over"]) == (5, "pictures")
+        assert (found[name]["count"], found[name]["over"]) == (5, "images")
     network = load_features("efficientnet-lite0")
     features = [
         np.concatenate([network(torch.tensor(pair[side]).permute(2, 0, 1)[None]).numpy() for pair in pairs])
@@ -123,7 +123,7 @@ def test_the_report_says_how_its_scores_came_about(
     assert protocol["features"]["means"]["dimension"] == 18
     assert protocol["segmenter"]["classes"] == list(range(SPACE.num_classes))
     assert report["left_out"] == [row["name"] for row in report["classes"] if row["iou"] is None] != []
-    assert protocol["classes_without_pixels"] == "left out of the means"
+    assert protocol["classes_without_pixels"] == "not in the means"
     assert [len(report["pictures"][key]) for key in ("best", "median", "worst")] == [4, 4, 4]
     best = [item["score"] for item in report["pictures"]["best"]]
     assert best == sorted(best, reverse=True)
@@ -163,7 +163,7 @@ def several_samples(folders: Folders) -> Path:
 def test_scores_of_several_samples_are_means_over_sample_sets(
     evaluate: Evaluate, folders: Folders, tmp_path: Path
 ) -> None:
-    assert evaluate("--seeds", 3, generated=several_samples(folders))[0] == 0
+    assert evaluate(generated=several_samples(folders))[0] == 0
     together = scores(tmp_path / "report.json")
     alone = []
     for number in range(3):
@@ -224,7 +224,7 @@ def processes(count: int, out: Path, *words: object) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, means: Path, tmp_path: Path) -> None:
-    truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--seeds", 3)
+    truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--samples", 3)
     words = ("--generated", several_samples(folders), "--real", folders.real, "--features", means, *truth)
     both = processes(2, tmp_path / "two.json", *words)
     alone = lab2pix.evaluate_folders(
@@ -263,7 +263,7 @@ def test_evaluation_reads_only_a_few_files_ahead(folders: Folders, monkeypatch: 
     item = Item("a", (folders.generated / "a.png",))
     opened = 0
 
-    def counted(path: Path) -> torch.Tensor:
+    def counted(path: Path, alpha: str) -> torch.Tensor:
         nonlocal opened
         opened += 1
         return torch.zeros(3, 16, 16, dtype=torch.uint8)

@@ -121,7 +121,8 @@ def test_programs_of_a_fixed_batch_take_any_number(tmp_path: Path) -> None:
     torch.testing.assert_close(load_features(str(file))(pictures(5)), pictures(5).float().mean((2, 3)) / 255)
     file.with_suffix(".json").write_text('{"size": [32, 48], "batch": 3}')
     with pytest.raises(
-        WeightsError, match=r"net\.pt2 cannot take pictures \[3, 3, 32, 48\] .*set 'size' or 'batch' in net\.json"
+        WeightsError,
+        match=r"net\.pt2 cannot take images of shape \[3, 3, 32, 48\] .*set 'size' or 'batch' in net\.json",
     ):
         load_features(str(file))
 

@@ -86,23 +86,23 @@ def test_a_deviation_is_as_exact_as_its_mean() -> None:
 
 
 def test_a_score_counts_apart_what_is_not_finite() -> None:
-    score = Score.of_each([[1.0, float("inf")], [2.0, 6.0]], "pictures")
+    score = Score.of_each([[1.0, float("inf")], [2.0, 6.0]], "images")
     assert score is not None
     assert (score.mean, score.count, score.values) == (3.0, 3, (1.0, 4.0))
     assert score.std == pytest.approx(np.std([1, 2, 6], ddof=1))
     assert score.to_dict("psnr")["not_finite"] == 1
-    none = Score.of_each([[float("inf")] * 2], "pictures")
+    none = Score.of_each([[float("inf")] * 2], "images")
     assert none is not None
     assert none.to_dict("psnr") | {"better": ""} == {
-        **{"mean": None, "std": None, "count": 0, "over": "pictures", "better": "", "values": [], "not_finite": 2},
+        **{"mean": None, "std": None, "count": 0, "over": "images", "better": "", "values": [], "not_finite": 2},
     }
-    assert Score.of_each([[], []], "pictures") is None
+    assert Score.of_each([[], []], "images") is None
 
 
 def test_the_terminal_gets_a_line_for_each_score(report: Report) -> None:
     lines = str(report).splitlines()
     ssim = report.scores["ssim"]
-    assert f"ssim           {ssim.mean:.4f} ± {ssim.std:.4g}  (5 pictures)" in lines
+    assert f"ssim           {ssim.mean:.4f} ± {ssim.std:.4g}  (5 images)" in lines
     assert [line.split()[0] for line in lines[: len(report.scores)]] == list(report.scores)
     assert lines[0].endswith("  (1 sample set)")
     assert lines[len(report.scores)].startswith("classes in neither label maps nor predictions: ")

@@ -79,20 +79,20 @@ def test_a_segmenter_that_cannot_be_written_is_not_trained(
 
 def test_options_that_would_do_nothing(evaluate: Evaluate, folders: Folders, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
-    sentence(evaluate("--split", "val"), "--split is a part of a data set", folders.real)
-    sentence(evaluate("--lpips-weights", weights), "--lpips-weights are for LPIPS", "add --lpips")
-    sentence(evaluate("--inception-weights", weights), "add --features inception")
-    sentence(evaluate("--unpaired", "--lpips", "alex"), "--lpips compares pictures with photos of their own")
+    sentence(evaluate("--split", "val"), "--split is a part of a dataset", folders.real)
+    sentence(evaluate("--lpips-weights", weights), "--lpips-weights have no effect", "add --lpips")
+    sentence(evaluate("--inception-weights", weights), "without --features inception")
+    sentence(evaluate("--unpaired", "--lpips", "alex"), "--lpips compares images with photos of the same names")
     stats = tmp_path / "stats.safetensors"
     assert evaluate("--save-stats", stats)[0] == 0
     again = ("--out", tmp_path / "again.json")
-    sentence(evaluate(*again, "--split", "val", real=stats), "--split describes photos or label maps")
-    sentence(evaluate(*again, "--format", "ade20k", real=stats), "--format describes photos or label maps")
+    sentence(evaluate(*again, "--split", "val", real=stats), "--split has no effect without --real or --labels")
+    sentence(evaluate(*again, "--format", "ade20k", real=stats), "--format has no effect without --real or --labels")
 
 
 def test_a_feature_network_that_is_named_twice(means: Path, tmp_path: Path) -> None:
     twice = ("efficientnet-lite0", "efficientnet-lite0")
-    with pytest.raises(ConfigError, match="'efficientnet-lite0' is named twice; name it once"):
+    with pytest.raises(ConfigError, match="'efficientnet-lite0' is given twice; give it once"):
         load_networks(Protocol(features=twice), None)
     other = tmp_path / means.name
     other.write_bytes(means.read_bytes())

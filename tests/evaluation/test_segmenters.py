@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from lab2pix.config.schema import DataConfig, ScenesConfig
 from lab2pix.data.build import build_dataset
-from lab2pix.data.files import read_image, read_label
+from lab2pix.data.files import read_image
+from lab2pix.data.label_maps import read_label
 from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, LabelError, WeightsError
 from lab2pix.evaluation.segmenters import load_segmenter
@@ -195,7 +196,7 @@ def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
         (("--size", "40x64"), "must be multiples of 32; such as 32x64"),
         (("--encoder", "resnet19"), "no segmenter 'unet' on encoder 'resnet19' can be built"),
         (("--architecture", "vnet"), "no segmenter 'vnet'"),
-        (("--format", "folder"), "may hold any labels: add --label"),
+        (("--format", "folder"), "has no default label space; set --label"),
     ],
 )
 def test_what_cannot_be_trained_is_one_sentence(words: tuple[str, ...], message: str, run: Run, tmp_path: Path) -> None:
@@ -220,7 +221,7 @@ def test_weights_that_cannot_be_fetched_are_one_whole_sentence(
     code, _, errors = run("segmenter", "train", *words)
     assert code == 2, errors
     [line] = errors.strip().splitlines()
-    assert line.endswith("or leave out --encoder-weights")
+    assert line.endswith("or omit --encoder-weights")
     assert "'imagenet' of encoder 'resnet18' are not in the cache and could not be downloaded" in line
     assert caplog.records == []
     assert not (tmp_path / "out").exists()

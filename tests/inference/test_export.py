@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.transforms import float_to_uint8, instance_edges
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.inference import ModelInfo, Synthesizer
@@ -197,7 +197,7 @@ def test_export_that_differs_is_removed(model: Synthesizer, tmp_path: Path, monk
     monkeypatch.setattr(
         export_module, "_open_torch", lambda file: lambda inputs: open_program(file)(inputs) + torch.tensor([2e-4])
     )
-    with pytest.raises(OutputError, match=r"draws otherwise than the package, by 2\.\de-04 where 1e-04"):
+    with pytest.raises(OutputError, match=r"differs from lab2pix by 2\.\de-04 \(allowed: 1e-04\)"):
         export(model, tmp_path / "wrong.pt2", form="torch")
     monkeypatch.setattr(export_module, "_open_torch", lambda file: lambda inputs: torch.full((1, 3, *SIZE), torch.nan))
     with pytest.raises(OutputError, match="by inf"):
@@ -246,7 +246,7 @@ def test_export_command_writes_and_overwrites_on_request(model: Synthesizer, tmp
     model.save(tmp_path / "model")
     words = ("export", tmp_path / "model", "--format", "torch", "--out", tmp_path / "new" / "a.pt2")
     code, out, _ = run(*words)
-    assert code == 0 and "a.pt2 and a.json written; pictures differ by at most" in out
+    assert code == 0 and "a.pt2 and a.json written; images differ by at most" in out
     before = (tmp_path / "new" / "a.pt2").read_bytes()
     code, _, error = run(*words)
     assert code == 2 and "exists" in error
@@ -259,7 +259,7 @@ def test_export_weights_in_float16_halves_the_bytes(model: Synthesizer, tmp_path
     model.save(tmp_path / "model")
     words = ("export", tmp_path / "model", "--format", "weights", "--fp16", "--out", tmp_path / "small")
     code, out, _ = run(*words)
-    assert code == 0 and "small holds model.safetensors and config.json" in out
+    assert code == 0 and "small contains model.safetensors and config.json" in out
     sizes = [(tmp_path / folder / "model.safetensors").stat().st_size for folder in ("model", "small")]
     assert sizes[1] < 0.7 * sizes[0]
     label = np.zeros(SIZE, np.int64)
@@ -268,7 +268,7 @@ def test_export_weights_in_float16_halves_the_bytes(model: Synthesizer, tmp_path
     code, _, error = run(*words)
     assert code == 2 and "holds a model already" in error
     code, _, error = run(*words, "--overwrite", "--dynamic")
-    assert code == 2 and "--dynamic is for programs" in error
+    assert code == 2 and "--dynamic has no effect on weights" in error
     large = Synthesizer.load(tmp_path / "model")
     with torch.no_grad():
         next(large.generator.parameters()).mul_(1e6)

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.errors import ConfigError
 from lab2pix.inference import ModelInfo, Synthesizer, modes
 from lab2pix.labels.space import LabelSpace
@@ -100,7 +100,7 @@ class TestAuto:
             self.seconds(monkeypatch, plain=plain, fast=fast)
             chosen = synthesizer.optimize("auto")
             assert (chosen.mode, chosen.seconds) == (expected, {"plain": plain, "fast": fast})
-            assert str(chosen) == f"{expected} (one picture: plain {plain:.2f} s, fast {fast:.2f} s)"
+            assert str(chosen) == f"{expected} (one image: plain {plain:.2f} s, fast {fast:.2f} s)"
 
     def test_auto_mode_measures_by_itself(self) -> None:
         chosen = make().optimize()
@@ -135,7 +135,7 @@ def test_optimize_again_uses_changed_weights() -> None:
 
 
 def test_unknown_inference_mode_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"called 'fasd'; did you mean 'fast'\?"):
+    with pytest.raises(ConfigError, match=r"inference mode 'fasd'; did you mean 'fast'\?"):
         make().optimize("fasd")  # type: ignore[arg-type]
 
 
@@ -154,19 +154,19 @@ class TestCommands:
         words = ("generate", model, tmp_path / "labels", "--device", "cpu", "--out")
         assert run(*words, tmp_path / "plain")[0] == 0
         code, out, _ = run(*words, tmp_path / "fast", "--fast")
-        assert code == 0 and "(one picture: plain" in out
+        assert code == 0 and "(one image: plain" in out
         code, out, _ = run(*words, tmp_path / "forced", "--optimize", "fast")
-        assert code == 0 and "drawing: fast\n" in out
+        assert code == 0 and "mode: fast\n" in out
         for folder in ("fast", "forced"):
             assert np.abs(self.picture(tmp_path / folder) - self.picture(tmp_path / "plain")).max() <= 1
         code, _, error = run(*words, tmp_path / "wrong", "--optimize", "quick")
-        assert code == 2 and "no way to draw called 'quick'" in error
+        assert code == 2 and "no inference mode 'quick'" in error
 
     def test_synthesizer_load_takes_inference_modes(self, model: Path) -> None:
         assert Synthesizer.load(model, device="cpu").mode == "plain"
         synthesizer = Synthesizer.load(model, device="cpu", optimize="fast")
         assert synthesizer.mode == "fast"
-        with pytest.raises(ConfigError, match="no way to draw"):
+        with pytest.raises(ConfigError, match="no inference mode"):
             Synthesizer.load(model, device="cpu", optimize="no")  # type: ignore[arg-type]
 
     @pytest.mark.slow

@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from lab2pix import LabelSpace, Synthesizer
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.inference import weights
 from lab2pix.recipes import load_config

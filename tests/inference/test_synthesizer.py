@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from lab2pix import cli
 from lab2pix.batch import Batch
 from lab2pix.config.schema import SketchConfig
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
 from lab2pix.inference import ModelInfo, Synthesizer, generate_folder, weights
 from lab2pix.labels.space import LabelSpace
@@ -159,7 +159,7 @@ def test_synthesizer_save_to_an_unwritable_place_is_refused(tmp_path: Path, synt
         ("gone/deep/er", "there is no"),
         ("empty", "holds neither a run nor"),
         ("young", "is a run without a checkpoint so far"),
-        ("old.pth", "is no .safetensors file"),
+        ("old.pth", "is not a .safetensors file"),
         ("lonely", "config.json is missing"),
         ("bare", "model.safetensors is missing"),
     ],
@@ -196,7 +196,7 @@ def test_a_shipped_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.Mo
     assert weights.find("meadows") == shipped
     with pytest.raises(CheckpointError, match="meadows, which comes with the package"):
         weights.find("medows")
-    (tmp_path / "meadows").mkdir()  # a data set may have the same name
+    (tmp_path / "meadows").mkdir()  # a dataset may have the same name
     assert weights.find("meadows") == shipped
     make().save(tmp_path / "meadows")
     assert weights.find("meadows") == Path("meadows/model.safetensors")
@@ -206,11 +206,11 @@ def test_a_shipped_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.Mo
 @pytest.mark.parametrize(
     ("change", "text"),
     [
-        ({"format": "lab2pix-9"}, "says format 'lab2pix-9'"),
+        ({"format": "lab2pix-9"}, "has format 'lab2pix-9'"),
         ({"config": {"generator": {"widht": 3}}}, "does not fit this version of lab2pix .'config.generator.widht'"),
         ({"config": None}, "lacks or garbles the settings"),
         ({"label_space": {"name": "x"}}, "has no classes"),
-        ({"config": {"generator": {**TINY, "width": 8}}}, "holds weights of another network"),
+        ({"config": {"generator": {**TINY, "width": 8}}}, "has weights of another network"),
     ],
 )
 def test_synthesizer_load_refuses_other_config_json(
@@ -300,8 +300,16 @@ def test_labels_are_resized_to_the_training_size_or_kept(synthesizer: Synthesize
     assert synthesizer(large).shape == (1, 3, 64, 64)
     assert torch.equal(synthesizer(large), synthesizer(ids()))
     assert synthesizer(large, keep_size=True).shape == (1, 3, 128, 192)
-    with pytest.raises(ConfigError, match=r"100x60.*multiples of 32.*96x64"):
-        synthesizer(ids(size=(100, 60)), keep_size=True)
+    assert synthesizer(ids(size=(100, 60)), keep_size=True).shape == (1, 3, 100, 60)
+    with pytest.raises(ConfigError, match=r"100x16.*multiples of 32.*128x32"):
+        synthesizer(ids(size=(100, 16)), keep_size=True)
+
+
+def test_sizes_between_the_multiples_are_padded_by_reflection_and_cropped(synthesizer: Synthesizer) -> None:
+    label = ids(size=(96, 128))
+    label[80:] = label[63:79].flip(0)  # the reflection at row 79
+    whole = synthesizer(label, keep_size=True)
+    assert torch.equal(synthesizer(label[:80], keep_size=True), whole[:, :, :80])
 
 
 @pytest.mark.parametrize(
@@ -332,9 +340,9 @@ def test_interpolation_starts_and_ends_at_the_seeds_pictures(synthesizer: Synthe
     assert synthesizer.interpolate_noise(4, 4, 3).unique(dim=0).shape[0] == 1
     parts = torch.tensor([1.0, 0.25, 0.0], dtype=torch.float64)
     assert torch.equal(synthesizer.slerp(3, 8, parts), noise[[4, 1, 0]])
-    with pytest.raises(ConfigError, match="ask for 2 or more"):
+    with pytest.raises(ConfigError, match="steps is 1 but must be 2 or more"):
         synthesizer.interpolate(ids(), 3, 8, steps=1)
-    with pytest.raises(ConfigError, match="ask for 1 or more"):
+    with pytest.raises(ConfigError, match="samples is 0 but must be 1 or more"):
         synthesizer(ids(), samples=0)
 
 
@@ -387,7 +395,7 @@ def test_generate_folder_keeps_sub_folders_and_skips_existing_files(
     assert seen[0] == (0, 5)
     assert seen[-1] == (5, 5)
     assert sorted(pictures(out)) == ["a.png", "b.png", "e.png", "town/c.png", "town/d.png"]
-    assert str(report) == f"5 pictures written to {out}"
+    assert str(report) == f"5 images written to {out}"
     for name, index in (("a", 0), ("town/d", 3)):
         expected = synthesizer(ids(index))[0].permute(1, 2, 0).numpy().astype(int)
         assert np.abs(pictures(out)[f"{name}.png"] - expected).max() <= 1
@@ -444,11 +452,13 @@ def test_generate_folder_takes_mixed_sizes_where_they_are_kept(
 ) -> None:
     write_label_png(labels / "wide.png", ids(size=(64, 96)), synthesizer.label_space)
     write_label_png(labels / "odd.png", ids(size=(64, 90)), synthesizer.label_space)
+    write_label_png(labels / "thin.png", ids(size=(64, 9)), synthesizer.label_space)
     report = generate_folder(synthesizer, labels, tmp_path / "out", keep_size=True)
     assert pictures(tmp_path / "out")["wide.png"].shape == (64, 96, 3)
+    assert pictures(tmp_path / "out")["odd.png"].shape == (64, 90, 3)
     [(path, reason)] = report.failed
-    assert path.name == "odd.png"
-    assert "64x96" in reason
+    assert path.name == "thin.png"
+    assert "64x32" in reason
     assert f"{path}: " in str(report)
 
 
@@ -530,7 +540,7 @@ def test_generate_pyramid_runs_the_generator_once(progressive: Synthesizer, synt
     images = progressive.generate_pyramid(batch, noise)
     assert [tuple(image.shape) for image in images] == [(1, 3, 64, 64), (1, 3, 32, 32), (1, 3, 16, 16)]
     assert torch.equal(images[0], progressive.generate(batch, noise))
-    with pytest.raises(ConfigError, match=r"makes one image, not three sizes of it.*Lab2Pix-V1"):
+    with pytest.raises(ConfigError, match=r"generates one image, not three sizes.*Lab2Pix-V1"):
         synthesizer.generate_pyramid(batch, noise)
 
 
@@ -597,7 +607,7 @@ def test_generate_command_writes_scales(
         assert exit_info.value.code == code
     assert sorted(pictures(tmp_path / "v1-out")) == ["a.png", "a_x1.png", "a_x2.png"]
     errors = capsys.readouterr().err
-    assert "leave out --scales" in errors
+    assert "omit --scales" in errors
     assert errors.count("\n") == 1
     assert not (tmp_path / "v2-out").exists()
 

@@ -154,10 +154,9 @@ def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
     assert not torch.equal(pictures[0], pictures[1])
     assert torch.equal(pictures[:1], synthesizer(ids))
     assert synthesizer(squares(4, (256, 256))[0], keep_size=True).shape[-2:] == (256, 256)
-    with pytest.raises(ConfigError, match=r"128x128.*2 or more squares.*256x256"):
+    with pytest.raises(ConfigError, match=r"128x128.*2 or more squares.*128x256"):
         synthesizer(squares(4, (128, 128))[0], keep_size=True)
-    with pytest.raises(ConfigError, match=r"100x300.*multiples of 128; the nearest valid size is 128x256"):
-        synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True)
+    assert synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True).shape[-2:] == (100, 300)
     with torch.no_grad():
         expected = network(one_hot(ids[None], 4), synthesizer.noise(0)[None])[0]
     assert (synthesizer.generate(synthesizer.read(ids), synthesizer.noise(0)[None]) - expected).abs().max() <= 1e-5
@@ -235,7 +234,7 @@ def test_every_kind_of_v2_and_spade_draws_as_before(
         expected = network(one_hot(batch.label, 4), noise)
     assert expected.std() > 1e-3
     assert (synthesizer.generate(batch, noise) - expected).abs().max() <= 1e-4
-    with pytest.raises(ConfigError, match=r"makes one image, not three sizes"):
+    with pytest.raises(ConfigError, match=r"generates one image, not three sizes"):
         synthesizer.generate_pyramid(batch, noise)
 
 
@@ -404,8 +403,8 @@ FORMS = {"v1": "lab2pix-v1-official", "v2": "lab2pix-v2-official"}
         ("not-weights.pth", "spade", "", "does not hold weights by name"),
         ("empty.pth", "spade", "", "does not hold weights by name"),
         ("list.pth", "spade", "", "does not hold weights by name"),
-        ("junk.pth", "spade", "", "is no checkpoint of PyTorch, or is damaged"),
-        ("torn.pth", "spade", "", "is no checkpoint of PyTorch, or is damaged"),
+        ("junk.pth", "spade", "", "is not a PyTorch checkpoint, or is damaged"),
+        ("torn.pth", "spade", "", "is not a PyTorch checkpoint, or is damaged"),
         ("junk.safetensors", "spade", "", "cannot be read"),
         ("gone.pth", "spade", "", "there is no file"),
         ("", "spade", "", "there is no file"),
@@ -415,8 +414,8 @@ FORMS = {"v1": "lab2pix-v1-official", "v2": "lab2pix-v2-official"}
         ("v1.pth", "v1", "", "which no shipped label space has; say --label-space"),
         ("v1.pth", "v1", "--label-space citscapes", "did you mean 'cityscapes'?"),
         ("v2.pth", "v2", "--label-space facades", "12 classes (with or without a"),
-        ("sketch.pth", "v1", "-own4", "draws from sketches"),
-        ("sketch.pth", "v1", "--size 100x64", "100x64"),
+        ("sketch.pth", "v1", "-own4", "generates from sketches"),
+        ("sketch.pth", "v1", "--size 100x12", "100x12"),
         ("v1.pth", "v1", "-own4 --size 256x256", "can have 128x256, 256x128"),
         ("v1-three.pth", "v1", "-own4", "can have 128x384, 384x128"),
         ("v1.pth", "v1", "-own4 --num-upsamples 6", "doubles its size 7 times"),
@@ -428,8 +427,8 @@ FORMS = {"v1": "lab2pix-v1-official", "v2": "lab2pix-v2-official"}
         ("v1-scalar.pth", "v1", "-own4", "holds weights of shapes that no generator"),
         ("v1-hollow.pth", "v1", "-own4", "holds weights of shapes that no generator"),
         ("v1-starved.pth", "v1", "-own4", "v1-starved.pth holds weights of shapes that no generator"),
-        ("v1-sparse.pth", "v1", "-own4", "noise_process.bias is no plain array of real numbers"),
-        ("v1-complex.pth", "v1", "-own4", "noise_process.bias is no plain array of real numbers"),
+        ("v1-sparse.pth", "v1", "-own4", "noise_process.bias is not an array of real numbers"),
+        ("v1-complex.pth", "v1", "-own4", "noise_process.bias is not an array of real numbers"),
         ("v2-flat.pth", "v2", "-own4", "no generator of format 'lab2pix-v2-official' has"),
         ("v2.pth", "v2", "-own4 --num-upsamples 6", "doubles its size 5 times"),
         ("spade.pth", "spade", "-own4 --num-upsamples 7", "5 or 6 times"),
@@ -487,7 +486,7 @@ def test_old_files_with_damage_anywhere_are_refused(tmp_path: Path) -> None:
     key = re.findall(rb"\d{6,}", whole)[-1]  # what stands before the numbers, and in the weight that they are of
     for damaged in (*(whole[:length] for length in range(len(whole))), whole.replace(key, key[::-1], 1)):
         (tmp_path / "bad.pth").write_bytes(damaged)
-        with pytest.raises(CheckpointError, match=r"bad\.pth (is no checkpoint of PyTorch|holds more than weights)"):
+        with pytest.raises(CheckpointError, match=r"bad\.pth (is not a PyTorch checkpoint|contains more than weights)"):
             read_checkpoint(tmp_path / "bad.pth")
 
 

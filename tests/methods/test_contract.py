@@ -26,6 +26,12 @@ NARROW_PATCH_GAN = (
     *("data.size=[16,16]", "generator.width=2", "discriminator.width=2", "discriminator.layers=2"),
     *("train.ema_decay=0.9", "train.batch_size=2"),
 )
+NARROW_CONTRASTIVE = (
+    *("data.size=[16,16]", "generator.width=2", "generator.depth=1", "discriminator.width=2", "discriminator.layers=2"),
+    *("projection.width=4", "projection.patches=5", "projection.layers=[4,12]"),
+    *("train.ema_decay=0.9", "train.batch_size=2"),
+)
+NARROW_GLOBAL = ("generator.downsamplings=2", "generator.blocks=1", "loss.perceptual=0")
 NARROW_TRANSFER = ("data.resize=null", "generator.num_upsamples=3", "loss.perceptual=0")
 NARROW_SEMANTIC = (
     *("data.size=[64,64]", "generator.width=2", "discriminator.width=2"),
@@ -36,18 +42,31 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         "cc-fpse-small",
         (*NARROW_SEMANTIC, "generator.predictor_width=2"),
     ),
+    "cut": ("cut-small", NARROW_CONTRASTIVE),
     "cyclegan": (
         "cyclegan-small",
         (*NARROW_PATCH_GAN, "generator.depth=1", "generator.encoding=one-hot", "loss.pool_size=3"),
     ),
+    "dclgan": ("dclgan-small", (*NARROW_CONTRASTIVE, "generator.encoding=one-hot")),
     "lab2pix-v1": ("v1-small", (*NARROW, "loss.consistency=0", "segmenter.width=4", "segmenter.blocks=[1,1,1,1]")),
     "lab2pix-v2": ("v2-small", (*NARROW, "loss.perceptual=0", "loss.cycle=0")),
+    "munit": (
+        "munit-small",
+        (
+            *("data.size=[16,16]", "generator.width=2", "generator.mlp_width=4", "generator.blocks=1"),
+            *("generator.encoding=one-hot", "discriminator.width=2", "discriminator.scales=2"),
+            *("discriminator.layers=3", "train.ema_decay=0.9", "train.batch_size=2"),
+        ),
+    ),
     "pix2pix": ("pix2pix-small", (*NARROW_PATCH_GAN, "generator.depth=4")),
     "pix2pixhd": (
         "pix2pixhd-small",
-        (*NARROW_PATCH_GAN, "generator.downsamplings=2", "generator.blocks=1", "loss.pool_size=3"),
+        (*NARROW_PATCH_GAN, *NARROW_GLOBAL, "loss.pool_size=3"),
     ),
-    "tsit": ("tsit-small", (*NARROW_PATCH_GAN, "generator.num_upsamples=3", "generator.noise_dim=4")),
+    "tsit": (
+        "tsit-small",
+        (*NARROW_PATCH_GAN, "generator.num_upsamples=3", "generator.noise_dim=4", "loss.perceptual=0"),
+    ),
     "tsit-transfer": ("tsit-transfer-small", (*NARROW_PATCH_GAN, *NARROW_TRANSFER)),
     "spade": ("spade-small", (*NARROW_SEMANTIC, "generator.modulation_hidden=2")),
 }
@@ -86,6 +105,9 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
         ("pix2pix", ["generator.sampling=train", "generator.dropout=0.5", "generator.depth=4", "train.accumulate=2"]),
         ("pix2pix", ["data.input=images", "data.source.channels=5", "generator.network=resnet", "generator.depth=1"]),
         ("cyclegan", ["data.input=images", "generator.depth=1", "discriminator.layers=0", "train.accumulate=2"]),
+        ("cut", ["data.input=images", "loss.identity=false", "loss.flip=true", "train.accumulate=2"]),
+        ("dclgan", ["data.input=images", "generator.norm=batch", "generator.antialias_up=false"]),
+        ("munit", ["data.input=images", "loss.cycle=10", "discriminator.norm=layer", "train.accumulate=2"]),
         ("spade", ["generator.input=style", "generator.noise_dim=4", "train.accumulate=2"]),
         ("spade", ["generator.input=noise", "generator.num_upsamples=6", "train.gradient_checkpointing=true"]),
         ("cc-fpse", ["generator.input=style", "generator.noise_dim=4", "train.accumulate=2"]),
@@ -106,8 +128,7 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
                 *("features.per=instance", "features.width=2", "features.downsamplings=1"),
             ],
         ),
-        ("tsit", ["generator.input=noise", "data.instance_edges=true"]),
-        ("tsit", ["generator.input=style", "discriminator.layers=4"]),
+        ("tsit", ["generator.input=style", "data.instance_edges=true", "discriminator.layers=4"]),
         ("tsit-transfer", ["generator.sampling=train", "generator.alpha=0.5", "train.accumulate=2"]),
         ("pix2pixhd", ["features.per=class", "features.width=2", "features.downsamplings=1", "features.channels=2"]),
     ],

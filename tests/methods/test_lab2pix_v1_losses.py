@@ -114,7 +114,7 @@ def test_every_scale_of_the_photo_is_blurred_by_itself():
     soft = method.blurred_images(carry.real)
     assert [image.shape for image in soft] == [image.shape for image in carry.real]
     for image, sharp in zip(soft, carry.real, strict=True):
-        assert torch.equal(image, losses.blurred(sharp, "average"))
+        assert torch.equal(image, losses.blur(sharp, "average"))
         assert (image - sharp).abs().mean() > 0.05
     # Why not the smaller forms of the blurred photo: they would be sharp again.
     torch.testing.assert_close(downsample2x(soft[0]), carry.real[1])

@@ -254,7 +254,7 @@ def test_released_discriminator_sum_is_the_papers_rescaled():
     groups = [[[torch.randn(2, 1, 8, 8) for _ in range(3 - s)] for s in range(2)] for _ in range(3)]
     paper = method._discriminator_terms(groups, None, 1.0)
     released = build_method(tiny("loss.variant=official"), SPACE)
-    released.weights = method.weights
+    released.level_weights = method.level_weights
     theirs = released._discriminator_terms(groups, None, 1.0)
     for name, value in paper.items():
         torch.testing.assert_close(theirs[name], value)  # at λ2 = 1 both factors are 1/2

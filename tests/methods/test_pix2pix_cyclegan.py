@@ -18,7 +18,7 @@ from lab2pix.inference.convert import convert
 from lab2pix.interop.keymap import rename
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Progress, StepContext, build_method, epoch_decay, example_inputs, generate_deterministic
-from lab2pix.methods.patch_gan import released_names
+from lab2pix.methods.image_translation import released_names
 from lab2pix.nn.patchgan import PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
@@ -64,10 +64,10 @@ def test_published_presets_differ_where_papers_say_so(method: str) -> None:
     [
         (
             "pix2pix-facades",
-            ["data.size=[200,300]", "data.resize=null"],
+            ["data.size=[100,300]", "data.resize=null"],
             r"multiples of 256.*size is \[256, 256\]",
         ),
-        ("cyclegan-facades", ["data.size=[22,50]", "data.resize=null"], r"at least 24.*valid size is \[24, 52\]"),
+        ("cyclegan-facades", ["data.size=[12,50]", "data.resize=null"], r"at least 24.*valid size is \[24, 52\]"),
         ("pix2pix-small", ["generator.depth=1"], "a U-Net has at least 2 levels"),
         ("pix2pix-edges2shoes", ["generator.encoding=colors"], "generates from line drawings"),
         ("v2-small", ["data.input=images"], "method 'lab2pix-v2' generates from label maps"),

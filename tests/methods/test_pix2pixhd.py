@@ -29,6 +29,7 @@ from lab2pix.utils.distributed import DistributedContext
 TINY = (
     *("monitor.tensorboard=false", "train.batch_size=2", "train.ema_decay=null", "data.size=[16,16]"),
     *("generator.width=2", "generator.downsamplings=1", "generator.blocks=1", "discriminator.width=2"),
+    "loss.perceptual=0",
 )
 LOCAL = ("generator.network=local", "generator.enhancer_blocks=1")
 FEATURES = ("features.width=2", "features.downsamplings=1", "features.images=4", "features.clusters=2")
@@ -88,9 +89,9 @@ def test_the_1024_preset_starts_from_the_weights_of_the_smaller_one() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (["data.size=[50,70]", "generator.downsamplings=4"], r"multiples of 16 and at least 32.*size is \[48, 64\]"),
-        (["data.size=[8,8]", "generator.downsamplings=2", *LOCAL], r"multiples of 8 and at least 16"),
-        (["features.per=class", "features.downsamplings=4"], r"multiples of 16 and at least 32"),
+        (["data.size=[16,70]", "generator.downsamplings=4"], r"multiples of 16 of at least 32.*size is \[32, 64\]"),
+        (["data.size=[8,8]", "generator.downsamplings=2", *LOCAL], r"multiples of 8 of at least 16"),
+        (["features.per=class", "features.downsamplings=4"], r"multiples of 16 of at least 32"),
         (["optimizer.enhancer_epochs=2"], "generator.network is 'global'"),
         (["features.per=instance", *FEATURES], "data.instance_edges is false"),
         (["features.per=class", "data.input=images", *FEATURES], "generates from images; set features.per=none"),
@@ -104,10 +105,22 @@ def test_settings_that_do_not_fit_are_named(settings: list[str], message: str) -
 
 def test_sizes_of_fewer_than_two_multiples_are_refused() -> None:
     sampling = build("generator.downsamplings=2").sampling
-    sampling.check_size(8, 16)
-    for size in ((4, 16), (8, 4), (10, 16)):
-        with pytest.raises(ConfigError, match="multiples of 4, at least 8; the nearest valid size is 8x"):
+    for size, padded in (((8, 16), (8, 16)), ((5, 10), (8, 12))):
+        sampling.check_size(*size)
+        assert sampling.padded_size(size) == padded
+    for size in ((4, 16), (8, 4)):
+        with pytest.raises(ConfigError, match="multiples of 4, at least 8, that this generator takes"):
             sampling.check_size(*size)
+
+
+def test_training_pads_images_and_instance_maps_of_any_size(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "data", "ab")
+    settings = ["data.format=folder", f"data.root={tmp_path / 'data'}", "data.val_split=null", "train.steps=1"]
+    config = load_config("pix2pixhd-small", [*TINY, *INSTANCES, *settings, "data.size=[13,18]"])
+    assert config.padded_size == (14, 18)
+    train(config, tmp_path / "run", device="cpu")
+    synthesizer = Synthesizer.load(tmp_path / "run", device="cpu")
+    assert synthesizer(torch.zeros(20, 24, dtype=torch.int64)).shape == (1, 3, 13, 18)
 
 
 # --- steps --------------------------------------------------------------------------------------------------------
@@ -169,13 +182,19 @@ def test_first_epochs_train_the_local_enhancer_and_then_all_with_a_fresh_optimiz
 
 
 def test_perceptual_loss_takes_images_as_they_are() -> None:
-    method = build("loss.perceptual=3", "loss.feature_matching=0")
+    method = build(
+        "loss.perceptual=3", "loss.feature_matching=0", "backbone.perceptual=vgg19", "backbone.normalize=false"
+    )
     assert method.feature_networks() == {"vgg19": "backbone.perceptual"}
+    seen: list[Tensor] = []
+    method.perceptual.network.register_forward_hook(lambda _, given, __: seen.append(given[0]))  # type: ignore[attr-defined]
     batch = inputs(method)
     losses = method.generator_backward(batch, None, StepContext())  # type: ignore[attr-defined]
     assert set(losses) == {"adversarial", "perceptual"}
+    assert any(torch.equal(image, batch.image) for image in seen)
     scores = method.validation_scores(batch, batch.image)
     assert {name: value.item() for name, value in scores.items()} == {"l1": 0.0, "perceptual": 0.0}
+    assert not any(load_config(name).backbone.normalize for name in preset_names() if name.startswith("pix2pixhd-city"))
 
 
 # --- instance features ----------------------------------------------------------------------------------------------

@@ -140,13 +140,14 @@ def test_published_presets_have_the_published_numbers() -> None:
 
 
 def test_sizes_that_do_not_fit_are_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"multiples of 32.*nearest valid size is \[96, 128\]"):
-        load_config("spade-small", ["data.size=[90,128]"])
+    assert load_config("spade-small", ["data.size=[90,128]"]).padded_size == (96, 128)
+    with pytest.raises(ConfigError, match=r"multiples of 32.*nearest valid size is \[32, 128\]"):
+        load_config("spade-small", ["data.size=[12,128]"])
     with pytest.raises(ConfigError, match="first scale one pixel"):
         load_config("spade-small", ["data.size=[32,32]", "train.batch_size=1"])
     sampling = build().sampling
     with pytest.raises(ConfigError, match="multiples of 32"):
-        sampling.check_size(100, 64)
+        sampling.check_size(10, 64)
 
 
 def test_style_image_is_encoded_at_256_pixels() -> None:

@@ -70,8 +70,9 @@ def test_published_presets_have_the_published_numbers() -> None:
 @pytest.mark.parametrize(
     ("preset", "settings", "message"),
     [
-        ("tsit-small", ["data.size=[8,8]"], r"at least 8x16.*size is \[8, 16\]"),
-        ("tsit-cityscapes", ["data.size=[200,500]"], r"multiples of 128.*size is \[256, 512\]"),
+        ("tsit-small", ["data.size=[8,8]"], r"first scale one pixel.*size is \[8, 16\]"),
+        ("tsit-small", ["data.size=[7,6]"], r"first scale one pixel.*size is \[8, 16\]"),
+        ("tsit-cityscapes", ["data.size=[60,500]"], r"multiples of 128.*size is \[128, 512\]"),
         ("tsit-transfer-small", ["data.input=labels", "data.format=folder"], "changes the style of images"),
         ("tsit-transfer-small", ["data.source.channels=1"], "the perceptual loss compares with the source image"),
     ],

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from lab2pix.nn.norm import Norm
+from lab2pix.nn.normalization import Norm
 from lab2pix.nn.unet import UNetGenerator
 
 

@@ -382,7 +382,7 @@ def test_parity_fails_for_nan(made: Path) -> None:
         ({}, {"psnr": 3.0}, "psnr", "cannot check"),
         ({}, {"D7.features": []}, "D7.features", "cannot check"),
         ({}, {"loss.generator": {"Style": 1.0}}, "loss.generator.Style", "known terms"),
-        ({}, {"loss.generator": {"VGG": "much"}}, "loss.generator.VGG", "no number"),
+        ({}, {"loss.generator": {"VGG": "much"}}, "loss.generator.VGG", "not a number"),
         ({"out.generated": torch.zeros(2, 3, 10, 10)}, {}, "out.generated", "recorded as"),
         ({"in.image": torch.zeros(2, 3, 32, 32)}, {}, "out.D0.real", "cannot check"),
         ({"VGG19.r1.weight": None}, {}, "loss.generator", "cannot check"),
@@ -451,7 +451,7 @@ def test_released_names_are_those_of_the_file(golden_root: Path) -> None:
 def test_parity_names_weights_that_do_not_fit() -> None:
     generator, _ = build(Shape())
     released = official(generator)
-    with pytest.raises(CheckpointError, match=r"conv_img\.bias is \[4\].*wants \[3\]"):
+    with pytest.raises(CheckpointError, match=r"conv_img\.bias is \[4\].*needs \[3\]"):
         load_official(generator, released | {"conv_img.bias": torch.zeros(4)})
     with pytest.raises(CheckpointError, match=r"lacks fc\.bias"):
         load_official(generator, {name: value for name, value in released.items() if name != "fc.bias"})

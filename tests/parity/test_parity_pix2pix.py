@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lab2pix.interop.step_vectors import StepAnswers, check_step
+from lab2pix.interop.step_vectors import StepResults, check_step
 from lab2pix.interop.vectors import Vectors, read_vectors
 from lab2pix.methods.cyclegan import CycleGAN
-from lab2pix.methods.patch_gan import released_names
+from lab2pix.methods.image_translation import released_names
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
@@ -44,13 +44,13 @@ def test_parity_of_the_authors_cyclegan_when_accelerated(golden_root: Path) -> N
 
 
 @pytest.fixture(scope="module")
-def cyclegan(golden_root: Path) -> tuple[Vectors, StepAnswers]:
+def cyclegan(golden_root: Path) -> tuple[Vectors, StepResults]:
     """The authors' CycleGAN recording, and what this package computes for it."""
     vectors = read_vectors(golden_root / "peers" / "cyclegan_a.safetensors")
-    return vectors, CycleGAN.vector_answers(vectors)
+    return vectors, CycleGAN.vector_results(vectors)
 
 
-def test_parity_of_the_authors_cyclegan(cyclegan: tuple[Vectors, StepAnswers]) -> None:
+def test_parity_of_the_authors_cyclegan(cyclegan: tuple[Vectors, StepResults]) -> None:
     rows = list(check_step(*cyclegan))
     assert not [row for row in rows if not row.ok]
     groups = {"out", "loss", "grad_norm", "grad_norm_by_tensor", "after", "pool_trace"}
@@ -244,15 +244,15 @@ def test_parity_of_cyclegan_reads_label_maps_batch_norm_and_dropout(tmp_path: Pa
     ],
 )
 def test_parity_fails_by_name(
-    cyclegan: tuple[Vectors, StepAnswers],
+    cyclegan: tuple[Vectors, StepResults],
     change: Callable[[dict[str, Tensor], dict[str, Any]], None],
     output: str,
     note: str,
 ) -> None:
-    vectors, answers = cyclegan
+    vectors, results = cyclegan
     vectors = deepcopy(vectors)
     change(vectors.tensors, vectors.values)
-    failed = [row for row in check_step(vectors, answers) if not row.ok]
+    failed = [row for row in check_step(vectors, results) if not row.ok]
     assert [row.output for row in failed] == [output]
     assert note in failed[0].note
 
@@ -267,7 +267,7 @@ def test_parity_fails_by_name(
     ],
 )
 def test_parity_fails_as_a_whole(
-    cyclegan: tuple[Vectors, StepAnswers],
+    cyclegan: tuple[Vectors, StepResults],
     tmp_path: Path,
     change: Callable[[dict[str, Tensor], dict[str, Any]], None],
     output: str,

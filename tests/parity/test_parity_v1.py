@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lab2pix.interop.vectors import Row, read_vectors
 from lab2pix.methods.lab2pix_v1 import _Vectors
-from lab2pix.nn.official_v1 import Norm, OfficialV1Discriminator, OfficialV1Generator, Task
+from lab2pix.nn.official_v1 import OfficialNorm, OfficialV1Discriminator, OfficialV1Generator, Task
 from lab2pix.testing.parity import check_file
 
 SEEN = (5, 6, 7)
@@ -29,7 +29,7 @@ class Shape:
     """What a made-up vector file is like."""
 
     task: Task = "semantic"
-    norm: Norm = "batch"
+    norm: OfficialNorm = "batch"
     classes: int = 4
     size: tuple[int, int] = (128, 256)
     widths: tuple[int, int, int, int, int] = (2, 3, 5, 10, 16)
@@ -377,15 +377,15 @@ def test_each_batch_statistic_counts(made: Path) -> None:
         ({}, {"psnr": 3.0}, "psnr", "no such value"),
         ({}, {"losses_by_scale_X3_X2_X1": [1.0]}, "losses_by_scale_X3_X2_X1", "cannot check"),
         ({}, {"losses_by_scale_X3_X2_X1": {"Style": [1.0]}}, "losses.Style", "known terms"),
-        ({}, {"losses_by_scale_X3_X2_X1": {"G_GAN": [1.0]}}, "losses.G_GAN", "ours are 3 values"),
-        ({}, {"losses_by_scale_X3_X2_X1": {"G_GAN": [1.0, "x", 1.0]}}, "losses.G_GAN.X2", "no number"),
+        ({}, {"losses_by_scale_X3_X2_X1": {"G_GAN": [1.0]}}, "losses.G_GAN", "computed are 3 values"),
+        ({}, {"losses_by_scale_X3_X2_X1": {"G_GAN": [1.0, "x", 1.0]}}, "losses.G_GAN.X2", "not a number"),
         ({"VGG19.r1.weight": None}, {}, "losses_by_scale_X3_X2_X1", "cannot check"),
         ({"in.noise": None}, {}, "out.X3", "starts from noise"),
         ({"in.image": torch.zeros(2, 3, 32, 32)}, {}, "out.D3.real.level1", "recorded as"),
         ({}, {"background_ids": None}, "out.enhance_mask", "background_ids"),
         ({"G.surprise": torch.zeros(1)}, {}, "made.safetensors", "unknown surprise"),
         ({"D2.gcb1.0.bias": None}, {}, "made.safetensors", "lacks gcb1.0.bias"),
-        ({"G.out_5.0.weight": torch.zeros(3, 9, 3, 3)}, {}, "made.safetensors", "ask for"),
+        ({"G.out_5.0.weight": torch.zeros(3, 9, 3, 3)}, {}, "made.safetensors", "other weights need"),
         ({"in.label": None}, {}, "made.safetensors", "in.label"),
         ({"in.label": torch.full((2, 128, 128), 9)}, {}, "made.safetensors", "ids up to 9"),
         ({}, {"config": {}}, "made.safetensors", "lacks"),

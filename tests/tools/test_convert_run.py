@@ -94,7 +94,7 @@ def test_convert_run_refuses_other_formats_and_full_folders(tmp_path: Path) -> N
     with pytest.raises(CheckpointError, match=r"no config\.json"):
         convert(tmp_path, tmp_path / "new")
     convert(tmp_path / "old", tmp_path / "new")
-    with pytest.raises(CheckpointError, match="says format 'lab2pix-2'"):
+    with pytest.raises(CheckpointError, match="has format 'lab2pix-2'"):
         convert(tmp_path / "new", tmp_path / "newer")
     with pytest.raises(OutputError, match="is not empty"):
         convert(tmp_path / "old", tmp_path / "new")

@@ -271,7 +271,7 @@ def test_images_that_are_not_finite_stop_the_run(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(
         evaluation_module, "generate_deterministic", lambda *arguments: [torch.full((1, 3, 16, 16), float("nan"))]
     )
-    with pytest.raises(TrainingError, match="draws pixels that are not finite after step 5"):
+    with pytest.raises(TrainingError, match="generates pixels that are not finite after step 5"):
         train(toy_config(train__evaluate_every=5), tmp_path / "run")
 
 
@@ -370,7 +370,7 @@ def test_a_network_that_cannot_take_the_runs_size_is_found_before_the_first_step
     other.write_bytes(reader.read_bytes())
     other.with_suffix(".json").write_text(json.dumps({"size": [32, 32], "classes": LabelSpace.load("scenes").names}))
     config = load_config("v2-small", [*TINY, "train.evaluate_every=2", f"evaluation.segmenter={other}"])
-    with pytest.raises(WeightsError, match=r"other\.pt2 cannot take pictures \[1, 3, 32, 32\]"):
+    with pytest.raises(WeightsError, match=r"other\.pt2 cannot take images of shape \[1, 3, 32, 32\]"):
         train(config, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
@@ -494,7 +494,7 @@ def test_evaluation_notes_are_in_the_log_and_on_the_page(tmp_path: Path) -> None
     train(config, tmp_path / "run")
     notes = [line["note"] for line in lines(tmp_path / "run", "note")]
     assert notes[0] == biased_feature_warnings(build(config))[0]
-    assert notes[1].startswith("5 pictures are few for 6 features")
+    assert notes[1].startswith("5 images are few for 6 features")
     assert len(notes) == 2  # each once, however often the run is judged
     assert "learns against that network (backbone.discriminator)" in (tmp_path / "run" / "index.html").read_text()
     train(toy_config(features="efficientnet-lite0"), tmp_path / "unjudged")

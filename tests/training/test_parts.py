@@ -186,7 +186,7 @@ def test_checkpoint_restores_the_training_state(state: TrainingState, tmp_path: 
     [
         ("torch.save", OSError(errno.ENOSPC, "No space left on device")),
         ("torch.save", OSError(errno.EDQUOT, "Disk quota exceeded")),
-        ("save_file", SafetensorError("I/O error: No space left on device (os error 28)")),
+        ("save_tensors", SafetensorError("I/O error: No space left on device (os error 28)")),
     ],
 )
 def test_full_disk_keeps_the_old_checkpoint(
@@ -199,7 +199,7 @@ def test_full_disk_keeps_the_old_checkpoint(
     content = {path.name: path.read_bytes() for path in old.iterdir()}
     state.step = 4
     with monkeypatch.context() as patch:
-        patch.setattr(*((torch, "save") if where == "torch.save" else (checkpoints, "save_file")), full)
+        patch.setattr(*((torch, "save") if where == "torch.save" else (checkpoints, "save_tensors")), full)
         with pytest.raises(TrainingError, match=r"step-00000004: the disk is full; step-00000003 is kept"):
             write_checkpoint(tmp_path, state)
     assert list((tmp_path / "checkpoints").iterdir()) == [old]

@@ -20,7 +20,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Turn label maps into photo-realistic pictures with Lab2Pix.",
+    help="Generate photorealistic images from label maps with Lab2Pix.",
 )
 app.add_typer(train.app)
 app.add_typer(generate.app)
@@ -67,6 +67,6 @@ def _global_options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show where in the code an error came from.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
 ) -> None:
     """Declare the global options; `main` handles --debug before parsing."""

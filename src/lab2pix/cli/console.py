@@ -71,7 +71,7 @@ def read_size(text: str) -> tuple[int, int]:
 
 
 def resolve_label_space(labels: str | None, format: str) -> LabelSpace:
-    """Return the given label space, or the default of a data set format.
+    """Return the given label space, or the default of a dataset format.
 
     Raises:
         ConfigError: unknown format, or no label space given for a format without a default.
@@ -81,10 +81,12 @@ def resolve_label_space(labels: str | None, format: str) -> LabelSpace:
     from lab2pix.utils.registry import DATASET_FORMATS
 
     if labels is None and format not in DATASET_FORMATS:
-        raise ConfigError(f"No format is called '{format}'{did_you_mean(format, DATASET_FORMATS)}")
+        raise ConfigError(f"unknown format '{format}'{did_you_mean(format, DATASET_FORMATS)}")
     name = labels or DATASET_FORMATS[format].label_space
     if name is None:
-        raise ConfigError(f"format '{format}' may hold any labels: add --labels with a label space or its YAML file")
+        raise ConfigError(
+            f"format '{format}' has no default label space; set --labels to a label space or its YAML file"
+        )
     return LabelSpace.load(name)
 
 
@@ -92,7 +94,7 @@ def explain_os_error(error: OSError) -> str:
     """Return a one-sentence message for a failed file operation."""
     place = f" {error.filename}" if error.filename else ""
     if error.errno in _DISK_FULL:
-        return f"no space left on the disk to write{place}: free some, or choose another folder"
+        return f"no space left on the disk to write{place}; free some, or choose another folder"
     if error.errno in _PERMISSION_DENIED:
-        return f"no permission to read or write{place}: change its rights, or choose another folder"
+        return f"no permission to read or write{place}; change its permissions, or choose another folder"
     return f"cannot use{place}: {error.strerror}"

@@ -1,4 +1,4 @@
-"""Commands for data sets and label spaces: data, labels."""
+"""Commands for datasets and label spaces: data, labels."""
 
 from __future__ import annotations
 
@@ -13,22 +13,34 @@ from lab2pix.cli.options import FormatOption, Labels, Root, Seed, Split
 
 __all__ = ["data_app", "labels_app"]
 
-data_app = typer.Typer(no_args_is_help=True, help="Look at data sets, or draw one.")
+data_app = typer.Typer(no_args_is_help=True, help="Check and preview datasets, or create a procedural one.")
 labels_app = typer.Typer(help="List the shipped label spaces, or show one.")
 
 
 @data_app.command("check")
 def _data_check(
-    root: Root,
+    root: Annotated[Path | None, typer.Argument(help="The dataset's folder.", show_default=False)] = None,
+    *,
     format: FormatOption = "folder",
     labels: Labels = None,
     split: Split = None,
+    labels_root: Annotated[
+        Path | None, typer.Option(help="Instead of ROOT: folder of label maps alone.", show_default=False)
+    ] = None,
+    images_root: Annotated[
+        Path | None, typer.Option(help="Instead of ROOT: folder of photos alone.", show_default=False)
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Read a whole data set and name everything that is wrong with it; exit 1 if anything is."""
+    """Read a whole dataset; say how its files are read, what is passed over, and what is wrong (exit status 1)."""
     from lab2pix.data.check import check_dataset
+    from lab2pix.errors import ConfigError
 
-    report = check_dataset(root, format, resolve_label_space(labels, format), split=split)
+    if (root is None) == (labels_root is None and images_root is None):
+        raise ConfigError("name the dataset's folder, or else --labels-root, --images-root or both")
+    photos_alone = root is None and labels_root is None and labels is None
+    space = None if photos_alone else resolve_label_space(labels, format)
+    report = check_dataset(root, format, space, split, labels_root=labels_root, images_root=images_root)
     print(json.dumps(report.to_dict(), indent=2) if as_json else report)
     raise typer.Exit(0 if report.ok else 1)
 
@@ -37,14 +49,14 @@ def _data_check(
 def _data_preview(
     root: Root,
     *,
-    out: Annotated[Path, typer.Option(help="PNG to write.")] = Path("preview.png"),
+    out: Annotated[Path, typer.Option(help="Output PNG file.")] = Path("preview.png"),
     format: FormatOption = "folder",
     labels: Labels = None,
     split: Split = None,
-    count: Annotated[int, typer.Option(min=1, help="How many pairs.")] = 8,
+    count: Annotated[int, typer.Option(min=1, help="Number of pairs.")] = 8,
 ) -> None:
-    """Write a contact sheet: photo, coloured labels, overlay."""
-    from lab2pix.data.check import contact_sheet
+    """Write a contact sheet: photos, colored label maps, overlays."""
+    from lab2pix.data.contact_sheet import contact_sheet
 
     print(contact_sheet(root, format, resolve_label_space(labels, format), out, split=split, count=count))
 
@@ -52,19 +64,19 @@ def _data_preview(
 @data_app.command("scenes")
 def _data_scenes(
     out: Annotated[Path, typer.Argument(help="Folder for images/ and labels/.")],
-    count: Annotated[int, typer.Option(min=1, help="How many scenes.")] = 100,
+    count: Annotated[int, typer.Option(min=1, help="Number of scenes.")] = 100,
     size: Annotated[str, typer.Option(metavar="HxW", help="Height and width in pixels.")] = "256x256",
     seed: Seed = 0,
     *,
     light: Annotated[
         Literal["sun", "any"],
         typer.Option(
-            help="Light as the height of the sun says, or any: storm, moonlight, dusk under the same label map."
+            help="Light by the height of the sun, or any light (storm, moonlight, dusk) with the same label map."
         ),
     ] = "sun",
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Draw anew what was drawn there before.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing scenes.")] = False,
 ) -> None:
-    """Draw landscapes with their label maps, in the format `folder`."""
+    """Create procedural landscapes with label maps, in format `folder`."""
     from lab2pix.data.scenes.dataset import write_scenes
 
     write_scenes(out, count, read_size(size), seed, light=light, overwrite=overwrite)
@@ -74,11 +86,11 @@ def _data_scenes(
 
 @data_app.command("formats")
 def _data_formats() -> None:
-    """List how files may lie on disk."""
+    """List the dataset formats."""
     from lab2pix.utils.registry import DATASET_FORMATS
 
     rows = [(name, known.description) for name, known in DATASET_FORMATS.items()]
-    print_table(("format", "where the files lie"), rows)
+    print_table(("format", "files"), rows)
 
 
 @labels_app.callback()
@@ -94,11 +106,11 @@ def _labels(context: typer.Context) -> None:
 
 @labels_app.command("show")
 def _labels_show(
-    name: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A shipped label space or a YAML file.")],
+    name: Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="Label space, by name or as a YAML file.")],
 ) -> None:
-    """Print ids, names, colours and which classes are foreground."""
+    """Print ids, names, colors and foreground of the classes."""
     from lab2pix.labels.space import LabelSpace
 
     classes = LabelSpace.load(name).classes
     rows = [(str(i), c.name, "#" + bytes(c.color).hex(), "yes" if c.foreground else "") for i, c in enumerate(classes)]
-    print_table(("id", "name", "colour", "foreground"), rows)
+    print_table(("id", "name", "color", "foreground"), rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -22,14 +22,16 @@ def _evaluate(
         str | None,
         typer.Argument(
             metavar="RUN_OR_WEIGHTS",
-            help="Run or weights to evaluate on its held-out data; or else --generated.",
+            help="Run or weights to evaluate on its held-out data; or use --generated.",
             show_default=False,
         ),
     ] = None,
     *,
-    out: Annotated[Path, typer.Option(help="Report to write (.json), with its page (.html) next to it.")],
+    out: Annotated[Path, typer.Option(help="Output report (.json); its page (.html) is written to the same folder.")],
     generated: Annotated[Path | None, typer.Option(help="Folder of generated images.", show_default=False)] = None,
-    real: Annotated[Path | None, typer.Option(help="Photos, or a file of --save-stats.", show_default=False)] = None,
+    real: Annotated[
+        Path | None, typer.Option(help="Real images, or a file of --save-stats.", show_default=False)
+    ] = None,
     labels: Annotated[Path | None, typer.Option(help="Label maps.", show_default=False)] = None,
     label_space: Annotated[str | None, typer.Option(help="Label space of --labels.", show_default=False)] = None,
     segmenter: Annotated[
@@ -43,25 +45,36 @@ def _evaluate(
     lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.", show_default=False)] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.", show_default=False)] = None,
     samples: Annotated[
-        int, typer.Option("--samples", "--seeds", min=1, help="Images per label map (NAME_0, NAME_1, ...).")
-    ] = 1,
+        int | None,
+        typer.Option(
+            min=1,
+            help="Images per label map, NAME_0, NAME_1, ...; else as their names tell, or 1 of a run.",
+            show_default=False,
+        ),
+    ] = None,
     size: Annotated[
         str | None, typer.Option(metavar="HxW", help="Resize all images to this size.", show_default=False)
     ] = None,
     unpaired: Annotated[
-        bool, typer.Option("--unpaired", help="Names of photos are unrelated; no PSNR or SSIM.")
+        bool, typer.Option("--unpaired", help="Names of real images are unrelated; no PSNR or SSIM.")
     ] = False,
     format: Annotated[str, typer.Option(help="Folder format of photos and label maps.")] = "folder",
     split: Split = None,
     count: Annotated[
         int | None, typer.Option(min=2, help="Runs only: number of label maps.", show_default=False)
     ] = None,
-    allow_missing: Annotated[bool, typer.Option("--allow-missing", help="Leave out names without a partner.")] = False,
-    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Leave out files that cannot be read.")] = False,
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Skip names that are not in all folders.")
+    ] = False,
+    skip_broken: Annotated[bool, typer.Option("--skip-broken", help="Skip files that cannot be read.")] = False,
+    alpha: Annotated[
+        Literal["drop", "white", "black"],
+        typer.Option(help="Background of transparent images and photos; drop shows their hidden colors."),
+    ] = "drop",
     save_stats: Annotated[
         Path | None,
         typer.Option(
-            help="File (.safetensors) for the statistics of the photos, to be used as --real.", show_default=False
+            help="Output file (.safetensors) of the statistics of the real images, for --real.", show_default=False
         ),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch; changes speed and memory only.")] = 32,
@@ -88,7 +101,7 @@ def _evaluate(
     if lpips not in (None, "alex", "vgg"):
         raise ConfigError(f"--lpips is '{lpips}'{did_you_mean(lpips, ('alex', 'vgg'))}")
     if (run is None) == (generated is None):
-        raise ConfigError("name what to evaluate: either a run, or a folder of images with --generated")
+        raise ConfigError("give either a run or weights, or a folder of images with --generated")
     if style_from not in ("noise", "photos"):
         raise ConfigError(f"--style-from is '{style_from}'{did_you_mean(style_from, ('noise', 'photos'))}")
     of_folders = {
@@ -97,11 +110,11 @@ def _evaluate(
     }
     refused = [option for option, value in of_folders.items() if value is not None]
     if run is not None and refused:
-        raise ConfigError(f"--{refused[0]} belongs to --generated: a run knows its own data; leave it out")
+        raise ConfigError(f"--{refused[0]} belongs to --generated, because a run has its own data; omit it")
     if generated is not None and style_from != "noise":
         raise ConfigError("--style-from belongs to a run; leave it out: the images of --generated have their style")
     if generated is not None and count is not None:
-        raise ConfigError("--count belongs to a run; leave it out: all of --generated is evaluated")
+        raise ConfigError("--count belongs to a run; omit it, as all images of --generated are evaluated")
     check_output_path(out, overwrite=overwrite)
     protocol = Protocol(
         features=features,
@@ -115,16 +128,17 @@ def _evaluate(
         style_from=style_from,  # type: ignore[arg-type]
         allow_missing=allow_missing,
         skip_broken=skip_broken,
+        alpha=alpha,
     )
     with show_progress("label maps") as on_progress:
-        shared = {"samples": samples, "split": split, "name": name, "device": device, "on_progress": on_progress}
+        shared = {"split": split, "name": name, "device": device, "on_progress": on_progress}
         if run is not None:
             pictures = picture_folder(out, overwrite=overwrite)
-            report = evaluate_run(run, protocol, count=count, pictures=pictures, **shared)  # type: ignore[arg-type]
+            report = evaluate_run(run, protocol, samples=samples or 1, count=count, pictures=pictures, **shared)  # type: ignore[arg-type]
         else:
             assert generated is not None
             report = evaluate_folders(
-                generated, real, protocol, labels=labels, label_space=label_space, unpaired=unpaired,
+                generated, real, protocol, samples=samples, labels=labels, label_space=label_space, unpaired=unpaired,
                 format=format, save_stats=save_stats, **shared,  # type: ignore[arg-type]
             )  # fmt: skip
     if DistributedContext.is_first():
@@ -134,17 +148,17 @@ def _evaluate(
 
 @app.command("compare")
 def _compare(
-    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Files of `lab2pix evaluate`.")],
+    reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports of `lab2pix evaluate`.")],
     *,
     out: Annotated[
         Path | None, typer.Option(help="Folder for compare.md, compare.html, compare.png.", show_default=False)
     ] = None,
     allow_different: Annotated[
-        bool, typer.Option("--allow-different", help="Compare although protocols differ.")
+        bool, typer.Option("--allow-different", help="Compare even if protocols differ.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing comparison.")] = False,
 ) -> None:
-    """Compare reports; those of one name are one method with several seeds."""
+    """Compare reports; reports of the same name are seeds of one method."""
     from lab2pix.evaluation.compare import compare
 
     comparison = compare(reports, allow_different=allow_different)
@@ -159,7 +173,7 @@ def _parity(
     paths: Annotated[list[Path], typer.Argument(metavar="FILE_OR_FOLDER...", help="Golden vectors to check against.")],
     *,
     fast: Annotated[
-        bool, typer.Option("--fast", help="Compute with fused and accelerated networks, where there are any.")
+        bool, typer.Option("--fast", help="Check the fused and accelerated networks, if there are any.")
     ] = False,
 ) -> None:
     """Compare networks and losses with golden vectors; exit status 1 on any difference."""

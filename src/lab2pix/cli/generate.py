@@ -23,22 +23,22 @@ def _generate(
     ],
     labels: Annotated[Path, typer.Argument(help="A label map, or a folder of them.")],
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the pictures.")],
+    out: Annotated[Path, typer.Option(help="Output folder.")],
     seed: Seed = 0,
-    samples: Annotated[int, typer.Option(min=1, help="Different pictures per label map.")] = 1,
+    samples: Annotated[int, typer.Option(min=1, help="Number of images per label map.")] = 1,
     interpolate: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Go from seed A to seed B instead.", show_default=False)
+        str | None, typer.Option(metavar="A,B", help="Interpolate from seed A to seed B.", show_default=False)
     ] = None,
-    steps: Annotated[int, typer.Option(min=2, help="Pictures on the way from A to B.")] = 8,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Make pictures anew that are there already.")] = False,
-    batch_size: Annotated[int, typer.Option(min=1, help="Pictures at once; changes speed and memory only.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Number of interpolated images.")] = 8,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing images.")] = False,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass; changes speed and memory only.")] = 8,
     format: FormatOption = "folder",
     split: Split = None,
     keep_size: Annotated[
-        bool, typer.Option("--keep-size", help="Draw at each label map's own size, not the one trained at.")
+        bool, typer.Option("--keep-size", help="Generate at the size of each label map, not at the training size.")
     ] = False,
     scales: Annotated[
-        bool, typer.Option("--scales", help="Write NAME_x2.png and NAME_x1.png, the smaller sizes of V1, as well.")
+        bool, typer.Option("--scales", help="Also write the smaller images of V1, NAME_x2.png and NAME_x1.png.")
     ] = False,
     style: Annotated[
         Path | None,
@@ -48,27 +48,25 @@ def _generate(
     ] = None,
     label_space: Annotated[
         str | None,
-        typer.Option(help="Refuse weights made for another label space than this one.", show_default=False),
+        typer.Option(help="Require weights of this label space.", show_default=False),
     ] = None,
-    fast: Annotated[
-        bool, typer.Option("--fast", help="Use a fused generator where that is faster: equal to 1e-4.")
-    ] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Use a fused generator if it is faster; equal to 1e-4.")] = False,
     optimize: Annotated[
         str | None,
-        typer.Option(metavar="MODE", help="Force a way to draw: plain, fast or fast-bf16.", show_default=False),
+        typer.Option(metavar="MODE", help="Inference mode: plain, fast or fast-bf16.", show_default=False),
     ] = None,
     device: Device = None,
 ) -> None:
-    """Make pictures from label maps."""
+    """Generate images from label maps."""
     from lab2pix.errors import ConfigError
     from lab2pix.inference import Mode, Synthesizer, generate_folder
     from lab2pix.utils.distributed import barrier
 
     if fast and optimize == "plain":
-        raise ConfigError("--fast and --optimize plain contradict each other; leave one of them out")
+        raise ConfigError("--fast and --optimize plain contradict each other; omit one of them")
     synthesizer = Synthesizer.load(weights, device=device, expect_label_space=label_space)
     if fast or optimize:
-        print(f"drawing: {synthesizer.optimize(cast(Mode, optimize or 'auto'))}")
+        print(f"mode: {synthesizer.optimize(cast(Mode, optimize or 'auto'))}")
     with show_progress("label maps") as on_progress:
         report = generate_folder(
             synthesizer,
@@ -96,17 +94,15 @@ def _generate(
 def _export(
     weights: Annotated[str, typer.Argument(metavar="MODEL", help="Run, checkpoint, weights file or hub name.")],
     *,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="The program, .onnx or .pt2; for weights a folder.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="Output file, .onnx or .pt2, or a folder for weights.")],
     form: Annotated[
-        str, typer.Option("--format", metavar="FORMAT", help="onnx, torch for torch.export's .pt2, or weights.")
+        str, typer.Option("--format", metavar="FORMAT", help="onnx, torch (.pt2 of torch.export) or weights.")
     ] = "onnx",
-    dynamic: Annotated[bool, typer.Option("--dynamic", help="Let the number of pictures and their size vary.")] = False,
-    fp16: Annotated[
-        bool, typer.Option("--fp16", help="In float16: half the file; programs are equal to 3e-2.")
-    ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there.")] = False,
+    dynamic: Annotated[bool, typer.Option("--dynamic", help="Allow any batch size and image size.")] = False,
+    fp16: Annotated[bool, typer.Option("--fp16", help="Store float16: half the file size; equal to 3e-2.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Write a program that draws without this package, or the weights alone, as `lab2pix generate` takes them."""
+    """Export a model to ONNX or torch.export, or only its weights for `lab2pix generate`."""
     from lab2pix.errors import ConfigError
     from lab2pix.inference import Synthesizer
     from lab2pix.inference.export import export
@@ -114,15 +110,15 @@ def _export(
     synthesizer = Synthesizer.load(weights, device="cpu")
     if form == "weights":
         if dynamic:
-            raise ConfigError("--dynamic is for programs, weights draw any size; leave it out")
-        print(f"{synthesizer.save(out, overwrite=overwrite, half=fp16)} holds model.safetensors and config.json")
+            raise ConfigError("--dynamic has no effect on weights, which work at any size; omit it")
+        print(f"{synthesizer.save(out, overwrite=overwrite, half=fp16)} contains model.safetensors and config.json")
         return
     print(export(synthesizer, out, form=form, dynamic=dynamic, half=fp16, overwrite=overwrite))
 
 
 @app.command("convert")
 def _convert(
-    checkpoint: Annotated[Path, typer.Argument(help="A generator's file, such as latest_net_G.pth.")],
+    checkpoint: Annotated[Path, typer.Argument(help="Checkpoint of a generator, such as latest_net_G.pth.")],
     *,
     form: Annotated[
         str,
@@ -132,27 +128,30 @@ def _convert(
             help="Whose it is: lab2pix-v1-official, lab2pix-v2-official, or a method such as spade.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Empty or new folder for the converted weights.")],
+    out: Annotated[Path, typer.Option(help="New or empty folder for the converted weights.")],
     label_space: Annotated[
-        str | None, typer.Option(help="What it was trained with; else the shipped one that fits.", show_default=False)
+        str | None,
+        typer.Option(help="Label space of the checkpoint; default: the shipped one that fits.", show_default=False),
     ] = None,
     size: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Height and width it draws at; else the usual.", show_default=False),
+        typer.Option(metavar="HxW", help="Image height and width; default: the usual size.", show_default=False),
     ] = None,
     num_upsamples: Annotated[
-        int | None, typer.Option(help="5 or 6, which SPADE's weights do not tell.", show_default=False)
+        int | None,
+        typer.Option(help="Number of upsamplings, 5 or 6, which SPADE weights do not determine.", show_default=False),
     ] = None,
     instance_edges: Annotated[
         bool | None,
         typer.Option(
             "--instance-edges/--no-instance-edges",
-            help="Whether the last channel marks borders between instances.",
+            help="Whether the last input channel marks instance boundaries.",
             show_default=False,
         ),
     ] = None,
+    reverse: Annotated[bool, typer.Option("--reverse", help="Take MUNIT's generator from B to A.")] = False,
 ) -> None:
-    """Turn an authors' checkpoint into weights that generate takes."""
+    """Convert a checkpoint of official code for `lab2pix generate`."""
     from lab2pix.inference import convert
 
     sides = None if size is None else read_size(size)
@@ -164,5 +163,6 @@ def _convert(
         size=sides,
         num_upsamples=num_upsamples,
         instance_edges=instance_edges,
+        reverse=reverse,
     )
     print(f"{converted}\nwritten to {out}")

@@ -22,20 +22,24 @@ __all__ = [
     "Split",
 ]
 
-Source = Annotated[str, typer.Argument(metavar="PRESET_OR_FILE", help="A name from `lab2pix presets`, or a YAML file.")]
+Source = Annotated[str, typer.Argument(metavar="PRESET_OR_FILE", help="Preset (see `lab2pix presets`) or YAML file.")]
 Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change, such as train.batch_size=4.")
+    list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to override, such as train.batch_size=4.")
 ]
-Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; else the best there is.", show_default=False)]
-Seed = Annotated[int, typer.Option(min=0, help="Decides every random number.")]
-Root = Annotated[Path, typer.Argument(help="The data set's folder.")]
-FormatOption = Annotated[str, typer.Option(help="How the files lie; `lab2pix data formats` lists them.")]
-Labels = Annotated[str | None, typer.Option(help="Label space: a shipped name or a YAML file; else the format's own.")]
-Split = Annotated[str | None, typer.Option(help="One split only, such as train.", show_default=False)]
-Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 lets other machines in.")]
-Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda or mps; default: the fastest available.", show_default=False)
+]
+Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
+Root = Annotated[Path, typer.Argument(help="Folder of the dataset.")]
+FormatOption = Annotated[str, typer.Option(help="Dataset format; see `lab2pix data formats`.")]
+Labels = Annotated[
+    str | None, typer.Option(help="Label space, by name or as a YAML file; default: that of the format.")
+]
+Split = Annotated[str | None, typer.Option(help="Only this split, such as train.", show_default=False)]
+Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")]
+Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")]
 AllowHost = Annotated[
     list[str] | None,
-    typer.Option(metavar="NAME", help="A further name that the page is reached by, such as a proxy's; repeatable."),
+    typer.Option(metavar="NAME", help="Additional host name of the page, such as that of a proxy; repeatable."),
 ]
-Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Show the page in this browser.")]
+Browser = Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")]

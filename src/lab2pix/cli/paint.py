@@ -22,7 +22,7 @@ def _paint(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="Run, checkpoint, weights file or Hugging Face name; default: the shipped model.",
+            help="Run, checkpoint, weights file or Hugging Face name; default: the bundled model.",
             show_default=False,
         ),
     ] = None,
@@ -33,7 +33,7 @@ def _paint(
     browser: Browser = True,
     device: Device = None,
 ) -> None:
-    """Open a page on which layouts are drawn and become pictures, until Ctrl-C."""
+    """Serve a page to paint label maps and generate images from them, until Ctrl-C."""
     with exit_on_signal():
         require_web_extra()
         from lab2pix.web.painter.app import find_model, serve_painter

@@ -18,12 +18,12 @@ def _presets(context: typer.Context) -> None:
     from lab2pix.recipes import preset_descriptions
 
     if context.invoked_subcommand is None:
-        print_table(("preset", "what it is"), preset_descriptions().items())
+        print_table(("preset", "description"), preset_descriptions().items())
 
 
 @presets_app.command("show")
 def _presets_show(source: Source, overrides: Overrides = None) -> None:
-    """Print every setting of a recipe as YAML, ready to be saved and changed."""
+    """Print all settings of a recipe as YAML."""
     from lab2pix.recipes import load_config, to_yaml
 
     print(to_yaml(load_config(source, overrides or ())), end="")

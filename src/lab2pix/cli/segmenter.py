@@ -12,38 +12,38 @@ from lab2pix.cli.options import Device, Seed
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Train or check networks that read label maps in pictures.")
+app = typer.Typer(no_args_is_help=True, help="Train segmentation networks for PPA, PCA and C-IoU.")
 
 
 @app.command("train")
 def _train(
     *,
-    out: Annotated[Path, typer.Option(help="Folder for the segmenter.")],
-    format: Annotated[str, typer.Option(help="How the files lie; `lab2pix data formats` lists them.")] = "folder",
-    root: Annotated[str | None, typer.Option(help="The data set's folder; scenes need none.")] = None,
+    out: Annotated[Path, typer.Option(help="Output folder.")],
+    format: Annotated[str, typer.Option(help="Dataset format; see `lab2pix data formats`.")] = "folder",
+    root: Annotated[str | None, typer.Option(help="Folder of the dataset; not used by format scenes.")] = None,
     label_space: Annotated[
-        str | None, typer.Option(help="A shipped name or a YAML file; else the format's own.")
+        str | None, typer.Option(help="Label space, by name or as a YAML file; default: that of the format.")
     ] = None,
-    size: Annotated[str, typer.Option(metavar="HxW", help="Height and width to read pictures at.")] = "256x256",
-    train_split: Annotated[str, typer.Option(help="Split to learn from.")] = "train",
-    val_split: Annotated[str, typer.Option(help="Split to score on.")] = "val",
+    size: Annotated[str, typer.Option(metavar="HxW", help="Image height and width.")] = "256x256",
+    train_split: Annotated[str, typer.Option(help="Training split.")] = "train",
+    val_split: Annotated[str, typer.Option(help="Validation split.")] = "val",
     architecture: Annotated[str, typer.Option(help="unet, fpn, deeplabv3plus, upernet, ...")] = "unet",
-    encoder: Annotated[str, typer.Option(help="An encoder of segmentation-models-pytorch.")] = "resnet18",
+    encoder: Annotated[str, typer.Option(help="Encoder of segmentation-models-pytorch.")] = "resnet18",
     encoder_weights: Annotated[
-        str | None, typer.Option(help="Pretrained weights to fetch, such as imagenet; else none.", show_default=False)
+        str | None, typer.Option(help="Pretrained weights, such as imagenet; default: none.", show_default=False)
     ] = None,
-    steps: Annotated[int, typer.Option(min=20, help="Optimiser steps.")] = 2000,
-    batch_size: Annotated[int, typer.Option(min=2, help="Pictures per step.")] = 16,
-    learning_rate: Annotated[float, typer.Option(min=1e-8, help="The highest of the one cycle.")] = 2e-3,
-    workers: Annotated[int, typer.Option(min=0, help="Processes that read files beside the training.")] = 0,
+    steps: Annotated[int, typer.Option(min=20, help="Optimizer steps.")] = 2000,
+    batch_size: Annotated[int, typer.Option(min=2, help="Batch size.")] = 16,
+    learning_rate: Annotated[float, typer.Option(min=1e-8, help="Maximum of the one-cycle schedule.")] = 2e-3,
+    workers: Annotated[int, typer.Option(min=0, help="Data loader processes.")] = 0,
     scenes_seed: Annotated[
-        int, typer.Option(min=0, help="World of format scenes; take another than your runs.")
+        int, typer.Option(min=0, help="Seed of format scenes; use another seed than in your runs.")
     ] = 7919,
     seed: Seed = 0,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a segmenter that is there.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing segmenter.")] = False,
     device: Device = None,
 ) -> None:
-    """Train a segmenter on real pairs of any format, and score it on those held out."""
+    """Train a segmentation network on real pairs, and score it on held-out pairs."""
     from lab2pix.cli.console import resolve_label_space
     from lab2pix.config.schema import DataConfig, ScenesConfig
     from lab2pix.training.segmenter import SegmenterSettings, train_segmenter

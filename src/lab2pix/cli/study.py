@@ -15,15 +15,15 @@ from lab2pix.web import require_web_extra
 
 __all__ = ["app"]
 
-app = typer.Typer(no_args_is_help=True, help="Let people rank pictures of several methods (Table 6).")
+app = typer.Typer(no_args_is_help=True, help="User study: participants rank images of several methods (Table 6).")
 
-Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="A folder that `study make` made.")]
+Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of `lab2pix study make`.")]
 
 
 @app.command("make")
 def _make(
     methods: Annotated[
-        list[str], typer.Argument(metavar="METHOD=DIR...", help="A method's name and the folder of its pictures.")
+        list[str], typer.Argument(metavar="METHOD=DIR...", help="Name of a method and folder of its images.")
     ],
     *,
     labels: Annotated[Path, typer.Option(help="Folder of the label maps.")],
@@ -31,24 +31,26 @@ def _make(
     label_space: Annotated[
         str | None,
         typer.Option(
-            help="Their classes, with a legend: a shipped name or a YAML file; else shown as they are.",
+            help="Label space, by name or as a YAML file, for colors and a legend; default: label maps as they are.",
             show_default=False,
         ),
     ] = None,
-    truth: Annotated[Path | None, typer.Option(help="Folder of the true pictures.", show_default=False)] = None,
-    samples: Annotated[int, typer.Option(min=1, help="How many each participant ranks.")] = 100,
+    truth: Annotated[Path | None, typer.Option(help="Folder of the real images.", show_default=False)] = None,
+    samples: Annotated[int, typer.Option(min=1, help="Samples per participant.")] = 100,
     pool: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Draw each participant's samples from so many; else all see the same.", show_default=False
+            min=1,
+            help="Number of samples to choose from at random for each participant; default: the same for all.",
+            show_default=False,
         ),
     ] = None,
     seed: Seed = 0,
     allow_missing: Annotated[
-        bool, typer.Option("--allow-missing", help="Leave out names that not all folders have.")
+        bool, typer.Option("--allow-missing", help="Skip names that are not in all folders.")
     ] = False,
 ) -> None:
-    """Choose samples and copy their pictures under names that give no method away."""
+    """Create a study: choose samples and copy their images under anonymous names."""
     from lab2pix.labels.space import LabelSpace
     from lab2pix.web.study.build import build_study, parse_methods
 
@@ -78,7 +80,7 @@ def _serve(
     allow_host: AllowHost = None,
     browser: Browser = True,
 ) -> None:
-    """Serve the page on which people rank, until Ctrl-C."""
+    """Serve the ranking page, until Ctrl-C."""
     with exit_on_signal():
         require_web_extra()
         from lab2pix.web.study.app import serve_study
@@ -102,7 +104,7 @@ def _report(
     ] = None,
     seed: Seed = 0,
 ) -> None:
-    """Print mean scores, Top1 and Top2 rates of each method, how sure they are, and who took part."""
+    """Print mean scores, Top1 and Top2 rates of each method with confidence intervals, and the participants."""
     from lab2pix.web.study.page import save_report
     from lab2pix.web.study.report import report_study
 

@@ -21,24 +21,24 @@ def _train(
     source: Annotated[
         str | None,
         typer.Argument(
-            metavar="PRESET_OR_FILE", help="A preset or a YAML file; not needed to resume.", show_default=False
+            metavar="PRESET_OR_FILE", help="Preset or YAML file; not needed with --resume.", show_default=False
         ),
     ] = None,
     overrides: Overrides = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run; else runs/NAME.", show_default=False)] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the latest checkpoint in --out.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be trained; write nothing.")] = False,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.", show_default=False)] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the latest checkpoint in --out.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print a summary of the run and exit.")] = False,
     device: Device = None,
 ) -> None:
-    """Train networks; Ctrl-C writes a checkpoint and ends cleanly."""
+    """Train a model; Ctrl-C saves a checkpoint and stops."""
     from lab2pix.recipes import load_config, require_data_root
 
     if source is not None and "=" in source and not Path(source).exists():  # overrides alone, with --resume
         overrides = [source, *(overrides or ())]
         source = None
     if source is None and (out is None or not resume or dry_run):
-        raise typer.BadParameter("name a preset or a YAML file; only --resume with --out goes without")
+        raise typer.BadParameter("give a preset or a YAML file; it is optional only with --resume and --out")
     config = None if source is None else load_config(source, overrides or ())
     if source is None and out and overrides:
         from lab2pix.training import read_run_config
@@ -62,20 +62,20 @@ def _demo(
     overrides: Overrides = None,
     *,
     method: Annotated[
-        str, typer.Option(help="v2, from pairs; v1, without pairs; v1-sketch, from line drawings, without pairs.")
+        str, typer.Option(help="v2 (paired), v1 (unpaired) or v1-sketch (line drawings, unpaired).")
     ] = "v2",
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for pictures, page and run; else demo, demo-v1, ...", show_default=False),
+        typer.Option(help="Folder for images, page and run; default: demo, demo-v1, ...", show_default=False),
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="Time for everything.")] = 8,
+    minutes: Annotated[float, typer.Option(min=0.1, help="Total time in minutes.")] = 8,
     size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Height and width in pixels; else as the preset has it.")
+        str | None, typer.Option(metavar="HxW", help="Height and width in pixels; default: as in the preset.")
     ] = None,
     seed: Seed = 0,
     device: Device = None,
 ) -> None:
-    """Train on drawn landscapes for some minutes and show what came of it; again, to go on after Ctrl-C."""
+    """Train on procedural landscapes for some minutes and show the images; repeat it to continue after Ctrl-C."""
     from lab2pix.demo import run_demo
 
     sides = None if size is None else read_size(size)

@@ -103,8 +103,10 @@ def _nearest(path: Sequence[int | str], names: Sequence[str]) -> str:
 
 
 def _in_words(path: Sequence[int | str]) -> str:
-    """Return the key's path; list indices are left out."""
-    return ".".join(part for part in path if isinstance(part, str)) or "the configuration"
+    """Return the key's path; list indices, and pydantic's names of the types in a union, are left out."""
+    keys = [part for part in path if isinstance(part, str)]
+    words = [part for part in keys if part != "str" and not part.startswith(("dict[", "function-"))]
+    return ".".join(words) or "the configuration"
 
 
 def _show(value: Any) -> str:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from lab2pix.config.schema import FEATURE_NAMES, RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
-from lab2pix.utils.registry import DATASET_FORMATS, label_space_names
+from lab2pix.utils.registry import DATASET_FORMATS, is_yaml, label_space_names
 
-__all__ = ["check_first_scale", "check_rules", "nearest_size"]
+__all__ = ["check_first_scale", "check_rules", "check_size", "nearest_size", "padded_size"]
 
 
 def check_rules(config: RunConfig) -> None:
@@ -32,11 +32,44 @@ def nearest_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[
     return height, width
 
 
-def check_first_scale(size: tuple[int, int], num_upsamples: int, samples: int, advice: str) -> None:
+def padded_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[int, int]:
+    """Return the smallest height and width at or above a size that are multiples of `multiple` and at least `least`."""
+    height, width = (-(-max(side, least, 1) // multiple) * multiple for side in size)
+    return height, width
+
+
+def check_size(size: tuple[int, int], multiple: int, least: int, reason: str, *, squares: int = 1) -> None:
+    """Check that reflection can pad a training size to one that the networks of a method take.
+
+    Reflection repeats at most the other pixels of a row or column, so a side can grow to less than twice its length.
+
+    Args:
+        size: `data.size`, height and width.
+        multiple: divisor of the sides that the networks take.
+        least: smallest side that they take.
+        reason: settings that decide this, for the message.
+        squares: smallest area of the size that the message suggests, in squares of side `multiple`: 1 or 2.
+
+    Raises:
+        ConfigError: a side is too short; the message has the nearest valid size.
+    """
+    padded = padded_size(size, multiple, least)
+    if all(long < 2 * side for long, side in zip(padded, size, strict=True)):
+        return
+    nearest = list(nearest_size(size, multiple, least))
+    if nearest[0] * nearest[1] < squares * multiple**2:
+        nearest[1] += multiple
+    raise ConfigError(
+        f"data.size is {list(size)} (height, width), which cannot be padded to the multiples of {multiple} of at least "
+        f"{least} pixels that {reason} needs; the nearest valid size is {nearest}"
+    )
+
+
+def check_first_scale(config: RunConfig, num_upsamples: int, samples: int, advice: str) -> None:
     """Check that batch norm at a generator's first scale has more than one value per channel.
 
     Args:
-        size: height and width of the image.
+        config: configuration of the run; `padded_size` is the size of the images.
         num_upsamples: how often the generator doubles its first scale.
         samples: samples per forward pass.
         advice: how to increase them, as the end of an error's sentence.
@@ -45,11 +78,11 @@ def check_first_scale(size: tuple[int, int], num_upsamples: int, samples: int, a
         ConfigError: it has one.
     """
     multiple = 2**num_upsamples
-    if samples == 1 and size == (multiple, multiple):
+    if samples == 1 and config.padded_size == (multiple, multiple):
         raise ConfigError(
-            f"data.size is {list(size)}, which makes the generator's first scale one pixel, and a forward pass holds "
-            "one sample, so its batch norm has nothing to average; set "
-            f"data.size={[multiple, 2 * multiple]}, or {advice}"
+            f"data.size is {list(config.data.size)}, which makes the generator's first scale one pixel, and a "
+            "forward pass holds one sample, so its batch norm has nothing to average; set data.size="
+            f"{[multiple, 2 * multiple]}, or {advice}"
         )
 
 
@@ -62,13 +95,9 @@ def _check_names(config: RunConfig) -> None:
             f"data.input is 'images', but method '{config.method}' generates from label maps; set data.input=labels or "
             "choose a method such as pix2pix"
         )
-    if data.label_space.endswith((".yaml", ".yml")):
-        if not Path(data.label_space).is_file():
-            raise ConfigError(f"data.label_space names '{data.label_space}', but there is no such file")
-    elif data.label_space not in label_space_names():
-        raise ConfigError(
-            f"data.label_space is '{data.label_space}'{did_you_mean(data.label_space, label_space_names())}"
-        )
+    space = data.label_space
+    if isinstance(space, str) and not is_yaml(space) and space not in label_space_names():
+        raise ConfigError(f"data.label_space is '{space}'{did_you_mean(space, label_space_names())}")
 
 
 def _check_training(config: RunConfig) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+import os
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 __all__ = [
     "FEATURE_NAMES",
+    "Alpha",
     "Beta",
     "CheckpointConfig",
     "DataConfig",
     "EvaluationConfig",
+    "LabelSpaceSource",
     "Light",
     "MonitorConfig",
     "RunConfig",
@@ -21,10 +24,20 @@ __all__ = [
     "SketchConfig",
     "SourceConfig",
     "TrainConfig",
+    "UserPath",
 ]
 
 Light = Literal["sun", "any"]
 """Light of procedural scenes: set by the height of the sun, or random for any label map."""
+
+UserPath = Annotated[str, AfterValidator(os.path.expanduser)]
+"""Path of a file or folder; `~` and `~name` are replaced by the home folder."""
+
+LabelSpaceSource = UserPath | dict[str, Any]
+"""Name of a shipped label space, path of a YAML file, or the content of one."""
+
+Alpha = Literal["drop", "white", "black"]
+"""What becomes of transparency in photos."""
 
 FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1")
 """Names of the built-in feature networks of `lab2pix.evaluation`."""
@@ -39,30 +52,28 @@ class Section(BaseModel):
 class ScenesConfig(Section):
     """Procedural landscapes of format `scenes`, which needs no files."""
 
-    train_count: int = Field(2000, ge=1, description="How many different scenes to train on.")
-    val_count: int = Field(64, ge=1, description="How many scenes to hold out.")
-    seed: int = Field(0, ge=0, description="Which world the scenes are drawn from.")
+    train_count: int = Field(2000, ge=1, description="Number of training scenes.")
+    val_count: int = Field(64, ge=1, description="Number of held-out scenes.")
+    seed: int = Field(0, ge=0, description="Seed of the scenes.")
     light: Light = Field(
         "sun",
-        description="What light scenes lie in: as the height of their sun says, or any under any label map.",
+        description="Light of the scenes: by the height of the sun, or any light for any label map.",
     )
 
 
 class SideConfig(Section):
     """One domain of an unpaired dataset: a folder of label maps or of photos."""
 
-    root: str | None = Field(None, description="The folder; null: as `data.format` and `data.root` say.")
+    root: UserPath | None = Field(None, description="Folder; null: given by `data.format` and `data.root`.")
 
 
 class SourceConfig(SideConfig):
     """Source images of image-to-image translation (`data.input: images`)."""
 
-    channels: int = Field(
-        3, ge=1, description="Channels that the method sees; 1 turns color into gray, 3 takes gray three times."
-    )
+    channels: int = Field(3, ge=1, description="Channels of the input; 1 converts color to gray, 3 repeats gray.")
     range: tuple[float, float] | None = Field(
         None,
-        description="Values of files that become -1 and 1; null: 0 to the largest of 8 or 16 bits, or to 1.",
+        description="File values that are mapped to -1 and 1; null: 0 and the maximum of 8 or 16 bits, or 1.",
     )
 
 
@@ -76,39 +87,49 @@ class SketchConfig(Section):
     from_: Literal["files", "photo", "labels"] = Field(
         "files",
         alias="from",
-        description="Files as they are, edges found in the photos, or the borders between classes of label maps.",
+        description="Files as they are, edges detected in photos, or class borders of label maps.",
     )
     lines: Literal["auto", "dark", "light"] = Field(
-        "auto", description="Which pixels of a file are lines; auto: the rarer ones of the file."
+        "auto", description="Which pixels of a file are lines; auto: the less frequent ones."
     )
-    label_space: str | None = Field(None, description="Label space of the label maps that borders are taken from.")
-    sigma: float = Field(2.0, gt=0, description="Blur before edges are looked for in a photo, in pixels at `size`.")
+    label_space: LabelSpaceSource | None = Field(
+        None, description="Label space of the label maps whose class borders are used."
+    )
+    sigma: float = Field(
+        2.0, gt=0, description="Standard deviation of the blur before edge detection, in pixels at `size`."
+    )
 
 
 class DataConfig(Section):
     """Dataset location, format and preprocessing."""
 
-    format: str = Field("folder", description="How the files lie on disk; `lab2pix data formats` lists them.")
-    root: str | None = Field(
-        None, description="The data set's folder, relative to where lab2pix is started; scenes need none."
+    format: str = Field("folder", description="Dataset format; see `lab2pix data formats`.")
+    root: UserPath | None = Field(
+        None, description="Folder of the dataset, relative to the working directory; not used by format `scenes`."
     )
     input: Literal["labels", "images"] = Field(
-        "labels", description="What images are generated from: label maps and line drawings, or other images."
+        "labels", description="Type of input: label maps and line drawings, or images."
     )
-    label_space: str = Field("scenes", description="A shipped label space or a YAML file.")
-    train_split: str | None = Field("train", description="Sub-folder or split to train on; null: no splits.")
-    val_split: str | None = Field("val", description="Split to hold out for samples and scores; null: none.")
-    size: tuple[int, int] = Field((256, 256), description="Height and width that the networks see, in pixels.")
+    label_space: LabelSpaceSource = Field(
+        "scenes", description="Label space, by name or as a YAML file, whose content the run keeps."
+    )
+    train_split: str | None = Field("train", description="Training split or subfolder; null: no splits.")
+    val_split: str | None = Field("val", description="Held-out split for samples and scores; null: none.")
+    size: tuple[int, int] = Field((256, 256), description="Image height and width in pixels.")
     resize: tuple[int, int] | None = Field(
         None, description="Height and width to resize to before a random crop to `size`; null: resize to `size`."
     )
-    flip: bool = Field(True, description="Mirror left and right at random, label and photo together.")
-    instance_edges: bool = Field(False, description="Append a channel that marks the borders between instances.")
+    alpha: Alpha = Field(
+        "drop",
+        description="Background of photos with transparency: white or black; drop shows the colors hidden there.",
+    )
+    flip: bool = Field(True, description="Random horizontal flip of label map and image.")
+    instance_edges: bool = Field(False, description="Append an input channel of instance boundaries.")
     labels: SideConfig = SideConfig()
     images: SideConfig = SideConfig()
     source: SourceConfig = SourceConfig()
     sketch: SketchConfig = SketchConfig()
-    workers: int = Field(0, ge=0, description="Processes that read files beside the training; 0: the training itself.")
+    workers: int = Field(0, ge=0, description="Data loader processes; 0: load in the training process.")
     scenes: ScenesConfig = ScenesConfig()
 
     @property
@@ -124,45 +145,45 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class TrainConfig(Section):
     """Training duration, batch size, precision and initialization."""
 
-    batch_size: int = Field(
-        1, ge=1, description="Samples per optimiser step, over all processes and accumulated parts."
+    batch_size: int = Field(1, ge=1, description="Samples per optimizer step, over all processes and micro-batches.")
+    epochs: int | None = Field(None, ge=1, description="Number of epochs; give this or `steps`.")
+    steps: int | None = Field(None, ge=1, description="Number of optimizer steps; give this or `epochs`.")
+    accumulate: int = Field(1, ge=1, description="Number of micro-batches per batch, to save memory.")
+    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision of forward passes.")
+    channels_last: bool = Field(False, description="Channels-last memory format, which is faster on many devices.")
+    compile: bool = Field(False, description="Compile the networks with torch.compile.")
+    ema_decay: float | None = Field(
+        None, gt=0, lt=1, description="Decay of the exponential moving average of the generator's weights; null: off."
     )
-    epochs: int | None = Field(None, ge=1, description="How often to see the whole set; give this or `steps`.")
-    steps: int | None = Field(None, ge=1, description="How many optimiser steps; give this or `epochs`.")
-    accumulate: int = Field(1, ge=1, description="Parts a batch is split into to save memory.")
-    precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Number format of the forward passes.")
-    channels_last: bool = Field(False, description="Memory order that many processors convolve faster in.")
-    compile: bool = Field(False, description="Make programs of the networks by torch.compile at the first step.")
-    ema_decay: float | None = Field(None, gt=0, lt=1, description="Average the generator's weights; null: off.")
-    init_from: str | None = Field(
+    init_from: UserPath | None = Field(
         None,
-        description="A run, checkpoint or exported model whose weights to start from, wherever names and shapes agree; "
+        description="Run, checkpoint or exported model to initialize weights from, where names and shapes match; "
         "null: random weights.",
     )
-    max_minutes: float | None = Field(None, gt=0, description="End the run after so many minutes; null: no limit.")
+    max_minutes: float | None = Field(None, gt=0, description="Maximum duration in minutes; null: no limit.")
     evaluate_every: int | None = Field(
-        None, ge=1, description="Steps between scores of the evaluator on held-out label maps; null: off."
+        None, ge=1, description="Steps between evaluations on held-out label maps; null: off."
     )
 
 
 class EvaluationConfig(Section):
     """Evaluation during training (`train.evaluate_every`), with the scores of `lab2pix evaluate`."""
 
-    features: tuple[str, ...] = Field(
+    features: tuple[UserPath, ...] = Field(
         ("efficientnet-lite0",),
-        description="What the Fréchet and kernel distances look through: inception (FID, KID), efficientnet-lite0, "
+        description="Feature networks of the Fréchet and kernel distances: inception (FID, KID), efficientnet-lite0, "
         "efficientnet-lite1, or exported programs (.pt2, .onnx).",
     )
-    segmenter: str | None = Field(
+    segmenter: UserPath | None = Field(
         None,
-        description="Reads label maps in pictures for PPA, PCA and C-IoU: a folder of `lab2pix segmenter train`, an "
-        "exported program or hf:NAME; null: leaves these scores out.",
+        description="Segmenter of PPA, PCA and C-IoU: a folder of `lab2pix segmenter train`, an "
+        "exported program or hf:NAME; null: without these scores.",
     )
-    count: int = Field(256, ge=2, description="How many held-out label maps, the first ones; fewer where there are.")
-    samples: int = Field(1, ge=1, description="Pictures per label map, each with other noise.")
-    batch_size: int = Field(8, ge=1, description="Pictures drawn at once; changes speed and memory only.")
-    inception_weights: str | None = Field(
-        None, description="File of Inception's weights; null: the torch hub cache, or the net."
+    count: int = Field(256, ge=2, description="Maximum number of held-out label maps; the first ones are used.")
+    samples: int = Field(1, ge=1, description="Images per label map, with different noise.")
+    batch_size: int = Field(8, ge=1, description="Images per forward pass; changes speed and memory only.")
+    inception_weights: UserPath | None = Field(
+        None, description="Weights file of Inception; null: the torch hub cache, downloaded if missing."
     )
 
 
@@ -170,21 +191,21 @@ class CheckpointConfig(Section):
     """Checkpoint interval and retention."""
 
     every: int = Field(1000, ge=1, description="Steps between checkpoints.")
-    keep: int = Field(2, ge=1, description="How many of the latest stay.")
+    keep: int = Field(2, ge=1, description="Number of latest checkpoints to keep.")
     best: str | None = Field(
         None,
-        description="Score by which the best stays as well: one of the method's, such as `perceptual`, or one that "
-        "`train.evaluate_every` takes, such as `ciou`.",
+        description="Score by which the best checkpoint is kept, too: of the method, such as `perceptual`, or of "
+        "`train.evaluate_every`, such as `ciou`.",
     )
 
 
 class MonitorConfig(Section):
     """Logs, sample sheets and TensorBoard files during training."""
 
-    log_every: int = Field(10, ge=1, description="Steps between lines of the log.")
+    log_every: int = Field(10, ge=1, description="Steps between log lines.")
     sample_every: int = Field(500, ge=1, description="Steps between sample sheets, loss plots and validation scores.")
-    samples: int = Field(8, ge=1, description="Label maps on the sample sheet.")
-    tensorboard: bool = Field(True, description="Write TensorBoard files where the package is installed.")
+    samples: int = Field(8, ge=1, description="Number of label maps on the sample sheet.")
+    tensorboard: bool = Field(True, description="Write TensorBoard files if the package is installed.")
 
 
 class RunConfig(Section):
@@ -196,9 +217,9 @@ class RunConfig(Section):
 
     takes_images: ClassVar[bool] = False
 
-    name: str = Field("run", description="What the run is called.")
-    method: str = Field("lab2pix-v2", description="Which system; it decides which further sections there are.")
-    seed: int = Field(0, ge=0, description="Decides every random number of the run.")
+    name: str = Field("run", description="Name of the run.")
+    method: str = Field("lab2pix-v2", description="Method to train; it defines further settings.")
+    seed: int = Field(0, ge=0, description="Random seed.")
     data: DataConfig = DataConfig()
     train: TrainConfig = TrainConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -211,6 +232,11 @@ class RunConfig(Section):
         Raises:
             ConfigError: two settings conflict.
         """
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return self.data.size
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check the number of samples per forward pass, for example for batch norm.

@@ -110,15 +110,15 @@ def open_split(
         parts = "photos"
     folder = {"labels": data.inputs_root, "photos": data.images.root, "pairs": None}[parts]
     if folder is not None:
-        root = Path(folder).expanduser()
+        root = Path(folder)
         inputs: Literal["labels", "source"] = "labels" if data.input == "labels" else "source"
         pairs = _list_folder(root, split, data, inputs if parts == "labels" else "images")
     elif data.format == "scenes":
         return _open_scenes(data, label_space, sketcher, parts, train=train)
     elif data.root is None:
-        raise ConfigError(f"data.root is missing: format '{data.format}' needs the data set's folder")
+        raise ConfigError(f"data.root is missing: format '{data.format}' needs the dataset's folder")
     else:
-        root = Path(data.root).expanduser()
+        root = Path(data.root)
         wanted = {"need_images": parts != "labels", "need_labels": parts != "photos"}
         pairs = find_pairs(data.format, root, split, **wanted)
     return PairDataset(
@@ -130,6 +130,7 @@ def open_split(
         root=root,
         sketcher=sketcher,
         source=data.source if data.input == "images" else None,
+        alpha=data.alpha,
     )
 
 
@@ -141,7 +142,7 @@ def _check_input(data: DataConfig) -> None:
     """
     if data.input == "labels":
         if data.source != SourceConfig():
-            raise ConfigError("data.source is set, but data.input is 'labels'; leave it out, or set data.input=images")
+            raise ConfigError("data.source is set, but data.input is 'labels'; omit it, or set data.input=images")
         return
     unused = {
         "data.labels.root": data.labels.root is not None,
@@ -151,7 +152,7 @@ def _check_input(data: DataConfig) -> None:
     }
     if wrong := [name for name, given in unused.items() if given]:
         raise ConfigError(
-            f"{wrong[0]} is for label maps, but data.input is 'images'; leave it out, or set data.input=labels"
+            f"{wrong[0]} is for label maps, but data.input is 'images'; omit it, or set data.input=labels"
         )
 
 
@@ -160,7 +161,7 @@ def has_held_out_photos(data: DataConfig) -> bool:
     root = data.images.root
     if data.val_split is None:
         return False
-    return is_paired(data) or root is None or (Path(root).expanduser() / data.val_split).is_dir()
+    return is_paired(data) or root is None or (Path(root) / data.val_split).is_dir()
 
 
 def open_held_out_photos(data: DataConfig, label_space: LabelSpace, seed: int) -> PairDataset | ScenesDataset | None:
@@ -206,17 +207,19 @@ def _open_scenes(
     scenes = LabelSpace.load("scenes").names
     if sketcher is not None and sketcher.source == "labels" and sketcher.label_space.names != scenes:
         raise ConfigError(
-            f"data.sketch.label_space is '{sketcher.label_space.name}', but format 'scenes' draws label space 'scenes'"
+            f"data.sketch.label_space is '{sketcher.label_space.name}', but format 'scenes' has label space 'scenes'"
         )
     if parts != "photos" and label_space.names != scenes and (sketcher is None or sketcher.source == "files"):
         hint = "; set data.sketch.from to photo or labels" if sketcher is not None else ""
         raise ConfigError(
-            f"data.label_space is '{label_space.name}', but format 'scenes' draws label space 'scenes'{hint}"
+            f"data.label_space is '{label_space.name}', but format 'scenes' has label space 'scenes'{hint}"
         )
     if data.resize is not None:
-        raise ConfigError("data.resize has no use for format 'scenes', which draws at data.size; set it to null")
+        raise ConfigError(
+            "data.resize has no effect with format 'scenes', which makes scenes of data.size; set it to null"
+        )
     if data.instance_edges:
-        raise ConfigError("data.instance_edges is true, but format 'scenes' draws no instances; set it to false")
+        raise ConfigError("data.instance_edges is true, but format 'scenes' has no instances; set it to false")
     count, first = (data.scenes.train_count, 0) if train else (data.scenes.val_count, VAL_SCENES_START)
     seed, light = data.scenes.seed, data.scenes.light
     return ScenesDataset(count, data.size, seed, first, flip=data.flip, train=train, sketcher=sketcher, light=light)

@@ -1,8 +1,7 @@
-"""Dataset validation and contact sheets."""
+"""Dataset validation: every problem, how each file was read, and what was passed over."""
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,23 +9,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
 
 from lab2pix.data.datasets import check_sizes, size_text
-from lab2pix.data.files import read_instances
-from lab2pix.data.formats import find_pairs, scan
-from lab2pix.data.line_drawings import resize_label
+from lab2pix.data.files import to_photo
+from lab2pix.data.formats import Scan, scan, scan_sides
+from lab2pix.data.image_file import ImageFile, is_transparent, open_image
+from lab2pix.data.label_maps import decode_instances
 from lab2pix.data.pairs import Pair
-from lab2pix.data.transforms import resize_image
-from lab2pix.errors import DataError, LabelError, OutputError
-from lab2pix.labels.space import LabelSpace
+from lab2pix.data.passed_over import passed_over
+from lab2pix.errors import DataError, LabelError
+from lab2pix.labels.decoding import LabelMap
+from lab2pix.labels.space import Color, LabelSpace
+from lab2pix.utils.threads import available_processors
 
-__all__ = ["DatasetReport", "check_dataset", "contact_sheet", "draw_sheet"]
+__all__ = ["DatasetReport", "check_dataset"]
 
 
 _SHOWN = 20
@@ -36,9 +37,15 @@ _KINDS = {
     "unmatched": "without partner",
     "doubles": "sharing a name with another file",
     "unreadable": "unreadable",
-    "wrong_labels": "with ids or colours outside the label space",
+    "wrong_labels": "with ids or colors outside the label space",
     "sizes_disagree": "of another size than their partner",
+    "dim": "read as nearly black",
 }
+
+_ROLES = ("label maps", "photos", "instance maps")
+
+_DIM = 4096
+"""Number of levels of a photo of 16 bits up to which it is taken for one of 12 bits."""
 
 
 @dataclass
@@ -48,28 +55,42 @@ class DatasetReport:
     Attributes:
         root: folder of the dataset.
         format: name of the format.
-        label_space: name of the label space.
-        counts: pairs per split (or first sub-folder).
-        sizes: label maps per size, `WxH`.
+        label_space: name of the label space; empty for photos alone.
+        paired: whether label maps and photos are pairs.
+        counts: pairs per split (or first sub-folder); label maps and photos of unpaired data.
+        sizes: label maps per size, height x width.
+        kinds: number of files by what they are, for `label maps`, `photos` and `instance maps`.
+        examples: one file of each kind that is not the most frequent one.
         class_shares: fraction of all readable pixels per class, including `unknown` if the label space has it.
+        notes: what may be wrong: differences within the set, transparency.
+        passed_over: files and folders that do not count, with the likely cure.
+        hints: what may be wrong with the names of files without a partner.
         unmatched: files without a partner.
         doubles: files that share their name with another file.
         unreadable: one message per file that is damaged, truncated or not an image.
         wrong_labels: one message per label map with ids or colors outside the label space.
         sizes_disagree: one message per pair whose parts differ in size.
+        dim: one message per photo of 16 bits that uses a part of them alone.
     """
 
     root: str
     format: str
     label_space: str
+    paired: bool = True
     counts: dict[str, int] = field(default_factory=dict)
     sizes: dict[str, int] = field(default_factory=dict)
+    kinds: dict[str, dict[str, int]] = field(default_factory=dict)
+    examples: dict[str, str] = field(default_factory=dict)
     class_shares: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    passed_over: list[str] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
     unmatched: list[str] = field(default_factory=list)
     doubles: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     wrong_labels: list[str] = field(default_factory=list)
     sizes_disagree: list[str] = field(default_factory=list)
+    dim: list[str] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -84,10 +105,16 @@ class DatasetReport:
         """Return the report as text."""
         counts = ", ".join(f"{name} {count}" for name, count in self.counts.items())
         lines = [
-            f"{self.root}: {sum(self.counts.values())} pairs, format '{self.format}', label space '{self.label_space}'",
-            f"  pairs    {counts}",
-            f"  sizes    {_head([f'{size} ({count})' for size, count in self.sizes.items()], 8)}",
+            f"{self.root}: {sum(self.counts.values())} {'pairs' if self.paired else 'files'}, format '{self.format}'"
+            + (f", label space '{self.label_space}'" if self.label_space else ""),
+            f"  {'pairs' if self.paired else 'files'}    {counts}",
         ]
+        sizes = _head([f"{size} ({count})" for size, count in self.sizes.items()], 8)
+        lines += [f"  sizes    {sizes}, height x width"] if sizes else []
+        for role, kinds in self.kinds.items():
+            for kind, count in kinds.items():
+                example = self.examples.get(f"{role}: {kind}")
+                lines.append(f"  {count:7d}  {role}: {kind}{'' if example is None else f', such as {example}'}")
         present = sorted(((share, name) for name, share in self.class_shares.items() if share), reverse=True)
         lines += [f"  {share:7.2%}  {name}" for share, name in present[:_SHOWN]]
         if len(present) > _SHOWN:
@@ -98,102 +125,189 @@ class DatasetReport:
         for kind, words in _KINDS.items():
             found = getattr(self, kind)
             if found:
-                lines += ["", f"{len(found)} {words}:", *(f"  {text}" for text in found[:_SHOWN])]
-                lines += [f"  ... and {len(found) - _SHOWN} more (--json lists all)"] if len(found) > _SHOWN else []
-        return "\n".join([*lines, "", "Everything is in order." if self.ok else "Mend these before training."])
+                lines += ["", f"{len(found)} {words}:", *_listed(found)]
+                lines += [f"  {hint}" for hint in self.hints] if kind == "unmatched" else []
+        for title, found in (("passed over:", self.passed_over), ("worth a look:", self.notes)):
+            lines += ["", title, *_listed(found)] if found else []
+        return "\n".join([*lines, "", self._verdict()])
+
+    def _verdict(self) -> str:
+        if not self.ok:
+            return "Mend these before training."
+        if self.notes or self.passed_over:
+            return "No errors; see above what was passed over or is worth a look."
+        return "Everything is in order."
+
+
+def _listed(texts: Sequence[str]) -> list[str]:
+    more = [f"  ... and {len(texts) - _SHOWN} more (--json lists all)"] if len(texts) > _SHOWN else []
+    return [*(f"  {text}" for text in texts[:_SHOWN]), *more]
 
 
 @dataclass
 class _Finding:
-    """Result of reading one pair: pixels per canonical id, size of the label map, and (category, message) problems."""
+    """Result of reading one sample.
+
+    Attributes:
+        pixels: pixels per canonical id.
+        size: size of the label map.
+        kinds: what each file is, as role, kind and path.
+        label: how the label map was read.
+        transparent: roles of the files with transparent pixels.
+        problems: categories and messages.
+    """
 
     pixels: Tensor | None = None
     size: str | None = None
+    kinds: list[tuple[str, str, Path]] = field(default_factory=list)
+    label: LabelMap | None = None
+    transparent: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
-def check_dataset(root: Path | str, format: str, label_space: LabelSpace, split: str | None = None) -> DatasetReport:
+def check_dataset(
+    root: Path | str | None,
+    format: str,
+    label_space: LabelSpace | None,
+    split: str | None = None,
+    *,
+    labels_root: Path | None = None,
+    images_root: Path | None = None,
+) -> DatasetReport:
     """Read all files of a dataset and report every problem.
 
     Args:
-        root: folder of the dataset.
+        root: folder of the dataset; None: the label maps or photos are in folders of their own.
         format: name of the format.
-        label_space: expected classes of the label maps.
+        label_space: expected classes of the label maps; None for photos alone.
         split: the split; None: all.
+        labels_root: separate folder of label maps.
+        images_root: separate folder of photos, which do not belong to the label maps.
 
     Raises:
         DataError: the format, folder or split does not exist, or there are no images.
     """
-    root = Path(root)
-    found = scan(format, root, split)
+    found, paired = _scan(None if root is None else Path(root), format, split, labels_root, images_root)
+    places = [str(place) for place in (root, labels_root, images_root) if place is not None]
+    where = " and ".join(places)
+    report = DatasetReport(where, format, "" if label_space is None else label_space.name, paired, hints=found.hints)
+    folder = None if root is None else Path(root)
+    report.passed_over = passed_over(folder, found.looked)
     if not (found.pairs or found.unmatched or found.doubles):
-        raise DataError(f"Found no pictures of format '{format}' in {root}; check the folder and the format")
-    report = DatasetReport(str(root), format, label_space.name)
-    report.unmatched = [str(path.relative_to(root)) for path in found.unmatched]
-    report.doubles = [str(path.relative_to(root)) for path in found.doubles]
-    report.counts = dict(Counter(split or _first_part(pair.name) for pair in found.pairs))
-    pixels = torch.zeros(label_space.num_channels, dtype=torch.int64)
-    sizes: Counter[str] = Counter()
+        passed = f"; passed over: {report.passed_over[0]}" if report.passed_over else ""
+        raise DataError(f"Found no pictures of format '{format}' in {where}{passed}; check the folder and the format")
+    report.unmatched = [_relative(path, folder) for path in found.unmatched]
+    report.doubles = [_relative(path, folder) for path in found.doubles]
+    report.counts = dict(Counter(_part_name(pair, split, paired) for pair in found.pairs))
+    tally = _Tally(report, folder, label_space)
     for finding in _examine_all(found.pairs, label_space):
-        if finding.pixels is not None and finding.size is not None:
-            pixels += finding.pixels
-            sizes[finding.size] += 1
-        for kind, text in finding.problems:
-            getattr(report, kind).append(text)
-    report.sizes = dict(sizes.most_common())
-    names = [*label_space.names, "unknown"][: label_space.num_channels]
-    shares = (pixels.double() / max(1, int(pixels.sum()))).tolist()
-    report.class_shares = dict(zip(names, shares, strict=True))
+        tally.add(finding)
+    tally.close()
     return report
 
 
-def contact_sheet(
-    root: Path | str,
-    format: str,
-    label_space: LabelSpace,
-    out: Path | str,
-    *,
-    split: str | None = None,
-    count: int = 8,
-    overwrite: bool = False,
-) -> Path:
-    """Write a contact sheet (PNG) of evenly spaced pairs of a dataset: photo, colored labels, overlay.
-
-    Args:
-        root: folder of the dataset.
-        format: name of the format.
-        label_space: classes of the label maps.
-        out: path of the PNG.
-        split: the split; None: all.
-        count: maximum number of pairs.
-        overwrite: whether to replace an existing file.
-
-    Returns:
-        The path of the PNG.
-
-    Raises:
-        DataError: a pair is incomplete or unreadable.
-        LabelError: a label map has ids or colors outside the label space.
-        OutputError: the PNG exists, or cannot be written.
-    """
-    out = Path(out)
-    if out.exists() and not overwrite:
-        raise OutputError(f"{out} is there already; choose another name, or remove it")
-    pairs = find_pairs(format, root, split)
-    count = min(count, len(pairs))
-    sheet = draw_sheet([pairs[index * len(pairs) // count] for index in range(count)], label_space)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out, format="PNG")
-    except OSError as error:
-        raise OutputError(f"Cannot write {out} ({error.strerror or error}); choose another place") from error
-    return out
+def _scan(
+    root: Path | None, format: str, split: str | None, labels: Path | None, photos: Path | None
+) -> tuple[Scan, bool]:
+    """List the files, and tell whether they are pairs."""
+    if labels is not None or photos is not None:
+        return scan_sides(labels, photos, split), False
+    if root is None:
+        raise DataError("There is nothing to check; name the data set's folder, or --labels-root and --images-root")
+    if format != "unaligned":
+        return scan(format, root, split), True
+    sides = [scan(format, root, split, need_images=False), scan(format, root, split, need_labels=False)]
+    return Scan.joined(sides), False
 
 
-def _examine_all(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[_Finding]:
+def _relative(path: Path, folder: Path | None) -> str:
+    return str(path.relative_to(folder)) if folder is not None and path.is_relative_to(folder) else str(path)
+
+
+def _part_name(pair: Pair, split: str | None, paired: bool) -> str:
+    """Return the split or first sub-folder of a pair, or the side of unpaired data."""
+    if not paired:
+        return "photos" if pair.photo_only else "label maps"
+    return split or (pair.name.split("/", 1)[0] if "/" in pair.name else "all")
+
+
+class _Tally:
+    """Adds findings up in a report."""
+
+    def __init__(self, report: DatasetReport, folder: Path | None, space: LabelSpace | None) -> None:
+        self.report, self.folder = report, folder
+        self.names = [] if space is None else [*space.names, "unknown"][: space.num_channels]
+        self.pixels = torch.zeros(len(self.names), dtype=torch.int64)
+        self.sizes: Counter[str] = Counter()
+        self.kinds: Counter[tuple[str, str]] = Counter()
+        self.first: dict[tuple[str, str], str] = {}
+        self.readings: dict[str, tuple[int, str]] = {}
+        self.palette: dict[int, tuple[Color, str]] = {}
+        self.palettes_differ = ""
+        self.transparent: dict[str, tuple[int, str]] = {}
+
+    def add(self, finding: _Finding) -> None:
+        """Add what was found in one sample."""
+        if finding.pixels is not None and finding.size is not None:
+            self.pixels += finding.pixels
+            self.sizes[finding.size] += 1
+        for role, kind, path in finding.kinds:
+            shown = _relative(path, self.folder)
+            self.kinds[role, kind] += 1
+            self.first.setdefault((role, kind), shown)
+            if role in finding.transparent:
+                count, example = self.transparent.get(role, (0, shown))
+                self.transparent[role] = (count + 1, example)
+            if role == "label maps" and finding.label is not None:
+                self._add_label(finding.label, shown)
+        for kind, text in finding.problems:
+            getattr(self.report, kind).append(text)
+
+    def _add_label(self, label: LabelMap, shown: str) -> None:
+        how = "colors" if label.reading in ("colors", "palette colors") else label.reading.removeprefix("palette ")
+        how = "ids" if how == "indices" else how
+        count, example = self.readings.get(how, (0, shown))
+        self.readings[how] = (count + 1, example)
+        for index, color in label.palette.items() if label.reading == "palette indices" else ():
+            before, other = self.palette.setdefault(index, (color, shown))
+            if before != color and not self.palettes_differ:
+                self.palettes_differ = f"index {index} is {before} in {other} and {color} in {shown}"
+
+    def close(self) -> None:
+        """Write sums and notes into the report."""
+        report = self.report
+        report.sizes = dict(self.sizes.most_common())
+        for (role, kind), count in sorted(self.kinds.items(), key=lambda item: (_ROLES.index(item[0][0]), -item[1])):
+            if report.kinds.setdefault(role, {}):
+                report.examples[f"{role}: {kind}"] = self.first[role, kind]
+            report.kinds[role][kind] = count
+        shares = (self.pixels.double() / max(1, int(self.pixels.sum()))).tolist()
+        report.class_shares = dict(zip(self.names, shares, strict=True))
+        report.notes = list(self._notes())
+
+    def _notes(self) -> Iterator[str]:
+        if len(self.readings) > 1:
+            how = " and ".join(f"{count} as {how} (such as {name})" for how, (count, name) in self.readings.items())
+            yield f"label maps are read in two ways, {how}; see that both are what you mean"
+        if self.palettes_differ:
+            yield (
+                f"palettes differ, but their indices are read as ids: {self.palettes_differ}; give the classes their "
+                "colors in the label space, or save all label maps with one palette"
+            )
+        for role, (count, example) in self.transparent.items():
+            if role == "photos":
+                yield (
+                    f"photos with transparent pixels: {count}, such as {example}; their hidden colors are trained on, "
+                    "unless data.alpha is white or black"
+                )
+            else:
+                yield f"{role} with transparent pixels: {count}, such as {example}; transparency is ignored there"
+
+
+def _examine_all(pairs: Sequence[Pair], label_space: LabelSpace | None) -> Iterator[_Finding]:
     """Read pairs in parallel threads and yield the findings in order."""
     console = Console(stderr=True)
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(min(8, available_processors())) as pool:
 
         def findings() -> Iterator[_Finding]:
             for start in range(0, len(pairs), 256):  # in chunks, to bound the memory of pending results
@@ -204,28 +318,22 @@ def _examine_all(pairs: Sequence[Pair], label_space: LabelSpace) -> Iterator[_Fi
         )
 
 
-def _examine(pair: Pair, label_space: LabelSpace) -> _Finding:
+def _examine(pair: Pair, label_space: LabelSpace | None) -> _Finding:
     """Read all files of a pair."""
     finding, label = _Finding(), None
-    try:
-        label = pair.read_label(label_space)
-        finding.pixels = torch.bincount(label.flatten(), minlength=label_space.num_channels)
-        finding.size = size_text(label)
-    except LabelError as error:
-        finding.problems.append(("wrong_labels", str(error)))
-    except DataError as error:
-        finding.problems.append(("unreadable", str(error)))
-    for what, path in (("photo", pair.image), ("instance map", pair.instance)):
+    if not pair.photo_only and label_space is not None:
+        label = _examine_label(pair, label_space, finding)
+    for role, path in (("photos", pair.image), ("instance maps", pair.instance)):
         if path is None:
             continue
         try:
-            other = pair.read_image() if what == "photo" else read_instances(path)
+            other = _read_photo(pair, path, finding) if role == "photos" else _read_instances(path, finding)
         except DataError as error:
             finding.problems.append(("unreadable", str(error)))
             continue
         try:
             if label is not None:
-                check_sizes(pair, label, other, what)
+                check_sizes(pair, label, other, role.removesuffix("s"))
         except DataError as error:
             finding.problems.append(("sizes_disagree", str(error)))
     if len(finding.problems) > 1:
@@ -233,74 +341,57 @@ def _examine(pair: Pair, label_space: LabelSpace) -> _Finding:
     return finding
 
 
-def _first_part(name: str) -> str:
-    """Return the first folder in the name of a pair: its split or sub-folder."""
-    return name.split("/", 1)[0] if "/" in name else "all"
+def _examine_label(pair: Pair, label_space: LabelSpace, finding: _Finding) -> Tensor | None:
+    try:
+        file = open_image(pair.label)
+        found = pair.decode_label(label_space, file=file)
+    except LabelError as error:
+        finding.problems.append(("wrong_labels", str(error)))
+        return None
+    except DataError as error:
+        finding.problems.append(("unreadable", str(error)))
+        return None
+    finding.label, finding.size = found, size_text(found.ids)
+    finding.pixels = torch.bincount(found.ids.flatten(), minlength=label_space.num_channels)
+    finding.kinds.append(("label maps", f"{found.reading} ({file.describe()})", pair.label))
+    if is_transparent(file.image):
+        finding.transparent.append("label maps")
+    return found.ids
+
+
+def _read_photo(pair: Pair, path: Path, finding: _Finding) -> Tensor:
+    if pair.form != "files":
+        return pair.read_image()
+    file = open_image(path)
+    photo = to_photo(file, path)
+    finding.kinds.append(("photos", file.describe(), path))
+    if is_transparent(file.image):
+        finding.transparent.append("photos")
+    if 0 < (most := _largest(file, photo)) < _DIM:
+        finding.problems.append(
+            (
+                "dim",
+                f"{path} has 16 bits, but its largest value is {most}, as of {most.bit_length()} bits; scale them to "
+                "0 to 65535, or save it with 8 bits",
+            )
+        )
+    return photo
+
+
+def _read_instances(path: Path, finding: _Finding) -> Tensor:
+    file = open_image(path)
+    finding.kinds.append(("instance maps", file.describe(), path))
+    return decode_instances(file, path)
+
+
+def _largest(file: ImageFile, photo: Tensor) -> int:
+    """Return the largest value of a photo of 16 bits per channel; 0 for others and where that is clearly bright."""
+    if file.bits != 16 or int(photo.max()) >= _DIM // 256:
+        return 0
+    values = np.asarray(file.image) if file.wide is None else file.wide[..., :3]
+    return int(values.max())
 
 
 def _head(texts: Sequence[str], count: int) -> str:
     """Join the first `count` texts."""
     return ", ".join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")
-
-
-_TILE = 300
-"""Longest side of a tile in pixels."""
-_GAP = 10
-_LINE = 20
-_PAPER, _INK, _FAINT = (250, 250, 248), (40, 40, 40), (130, 130, 130)
-_OVERLAY = 0.55
-"""Opacity of the class colors in the overlay."""
-
-
-def draw_sheet(pairs: Sequence[Pair], label_space: LabelSpace) -> Image.Image:
-    """Draw a contact sheet: a named row per pair (photo, labels, overlay) and a legend of the classes.
-
-    Raises:
-        DataError: a pair is unreadable, or its parts differ in size.
-        LabelError: a label map has ids or colors outside the label space.
-    """
-    rows, present = [], torch.zeros(label_space.num_channels, dtype=torch.bool)
-    for pair in pairs:
-        label, image = pair.read_label(label_space), pair.read_image()
-        check_sizes(pair, label, image)
-        present[torch.unique(label)] = True
-        rows.append((pair.name, _tiles(label, image, label_space)))
-    width = 3 * max(tiles[0].width for _, tiles in rows) + 4 * _GAP
-    legend = _legend(present, label_space, width - 2 * _GAP)
-    height = sum(tiles[0].height + _LINE + _GAP for _, tiles in rows) + legend.height + 2 * _GAP
-    sheet = Image.new("RGB", (width, height), _PAPER)
-    pen, top = ImageDraw.Draw(sheet), _GAP
-    for name, tiles in rows:
-        pen.text((_GAP, top), name, fill=_FAINT, font=ImageFont.load_default(13))
-        for place, tile in enumerate(tiles):
-            sheet.paste(tile, (_GAP + place * (width - _GAP) // 3, top + _LINE))
-        top += tiles[0].height + _LINE + _GAP
-    sheet.paste(legend, (_GAP, top))
-    return sheet
-
-
-def _tiles(label: Tensor, image: Tensor, label_space: LabelSpace) -> list[Image.Image]:
-    """Return photo, colored labels and overlay of a pair, at most `_TILE` pixels per side."""
-    scale = _TILE / max(label.shape)
-    size = (max(1, round(label.shape[0] * scale)), max(1, round(label.shape[1] * scale)))
-    photo = resize_image(image, size)
-    colors = label_space.to_colors(resize_label(label, size, label_space))
-    mixed = photo.float().lerp(colors.float(), _OVERLAY).round().to(torch.uint8)
-    return [to_pil_image(part) for part in (photo, colors, mixed)]
-
-
-def _legend(present: Tensor, label_space: LabelSpace, width: int) -> Image.Image:
-    """Draw the legend: color and name of each class that occurs, in columns."""
-    font = ImageFont.load_default(14)
-    names = [*label_space.names, "unknown"]
-    ids = present.nonzero().flatten().tolist()
-    column = max(int(font.getlength(names[index])) for index in ids) + 22 + 2 * _GAP
-    columns = max(1, width // column)
-    legend = Image.new("RGB", (width, -(-len(ids) // columns) * (_LINE + 4)), _PAPER)
-    pen = ImageDraw.Draw(legend)
-    for place, index in enumerate(ids):
-        left, top = place % columns * column, place // columns * (_LINE + 4)
-        color = tuple(label_space.palette[index].tolist())
-        pen.rectangle((left, top + 3, left + 16, top + 17), fill=color, outline=_FAINT)
-        pen.text((left + 24, top + 1), names[index], fill=_INK, font=font)
-    return legend

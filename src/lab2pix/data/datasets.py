@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lab2pix.data.files import path_prefix, read_instances
+from lab2pix.data.files import path_prefix
+from lab2pix.data.label_maps import read_instances
 from lab2pix.data.pairs import Pair, PairList
 from lab2pix.data.samples import Sample
 from lab2pix.data.transforms import JointTransform, instance_edges, uint8_to_float
@@ -21,7 +22,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.seeding import seeded_generator
 
 if TYPE_CHECKING:
-    from lab2pix.config.schema import SourceConfig
+    from lab2pix.config.schema import Alpha, SourceConfig
     from lab2pix.data.sketches import Sketcher
 
 __all__ = ["PairDataset", "SampleSource", "UnpairedDataset", "check_sizes", "random_pairing", "size_text"]
@@ -41,6 +42,7 @@ class PairDataset(Dataset[Sample]):
         root: folder that hashed file names are relative to; None: paths are hashed unchanged.
         sketcher: creates line drawings as label maps; None: label maps are read.
         source: how to read source images, which replace label maps; None: there are none.
+        alpha: what becomes of transparency in photos.
 
     Raises:
         DataError: `edges` is set and a pair has no instance map.
@@ -57,6 +59,7 @@ class PairDataset(Dataset[Sample]):
         root: Path | None = None,
         sketcher: Sketcher | None = None,
         source: SourceConfig | None = None,
+        alpha: Alpha = "drop",
     ) -> None:
         pairs = PairList.of(pairs)
         without = next((row for row in pairs.rows() if not row.instance), None) if edges else None
@@ -70,6 +73,7 @@ class PairDataset(Dataset[Sample]):
         self.root = root
         self.sketcher = sketcher
         self.source = source
+        self.alpha = alpha
 
     def __len__(self) -> int:
         """Return the number of pairs."""
@@ -87,7 +91,7 @@ class PairDataset(Dataset[Sample]):
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         pair = self.pairs[index]
-        image = None if pair.image is None else pair.read_image()
+        image = None if pair.image is None else pair.read_image(self.alpha)
         label, instance = self._label(pair, image)
         generator = seeded_generator(self.seed, epoch, index)
         label, photo, instance = self.transform(label, image, instance, generator)
@@ -116,7 +120,7 @@ class PairDataset(Dataset[Sample]):
         Raises:
             DataError: the file is unreadable.
         """
-        return self.pairs[index].read_image()
+        return self.pairs[index].read_image(self.alpha)
 
     def _label(self, pair: Pair, image: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Read label map and instance map, and check that their sizes and that of the photo, if given, agree."""
@@ -159,8 +163,8 @@ def _sample(label: Tensor, photo: Tensor | None, instance: Tensor | None, name: 
 
 
 def size_text(part: Tensor) -> str:
-    """Format the size of `[..., H, W]` as width x height."""
-    return f"{part.shape[-1]}x{part.shape[-2]}"
+    """Format the size of `[..., H, W]` as height x width."""
+    return f"{part.shape[-2]}x{part.shape[-1]}"
 
 
 def check_sizes(pair: Pair, label: Tensor, other: Tensor, what: str = "photo") -> None:
@@ -171,8 +175,8 @@ def check_sizes(pair: Pair, label: Tensor, other: Tensor, what: str = "photo") -
     """
     if label.shape[-2:] != other.shape[-2:]:
         raise DataError(
-            f"{pair.label} is {size_text(label)} pixels and its {what} {size_text(other)}; "
-            "give both the same size, or remove the pair"
+            f"{pair.label} is {size_text(label)} pixels (height x width) and its {what} {size_text(other)}; give both "
+            "the same size, or remove the pair"
         )
 
 

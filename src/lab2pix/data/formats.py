@@ -13,12 +13,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Literal, cast
 
-from lab2pix.data.files import list_inputs, path_prefix
+from lab2pix.data.files import ARRAY_SUFFIX, list_inputs, path_prefix
 from lab2pix.data.pairs import PairList, PairStorage, Row
+from lab2pix.data.passed_over import Looked, likely_partners
 from lab2pix.errors import DataError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS
 
-__all__ = ["Scan", "find_pairs", "scan"]
+__all__ = ["Scan", "find_pairs", "scan", "scan_sides"]
 
 Parts = Literal["pairs", "labels", "photos"]
 """Parts to find: label maps with their photos, only label maps, or only photos."""
@@ -33,12 +34,29 @@ class Scan:
         unmatched: files without a partner.
         doubles: files that share their name with another file.
         empty: folder of label maps or photos that is empty while the other one is not.
+        looked: folders that were looked through.
+        hints: what may be wrong with the names of unmatched files.
     """
 
     pairs: PairList = field(default_factory=PairList)
     unmatched: list[Path] = field(default_factory=list)
     doubles: list[Path] = field(default_factory=list)
     empty: Path | None = None
+    looked: list[Looked] = field(default_factory=list)
+    hints: list[str] = field(default_factory=list)
+
+    @classmethod
+    def joined(cls, scans: Iterable[Scan]) -> Scan:
+        """Merge scans into one."""
+        scans = list(scans)
+        whole = cls(PairList(chain.from_iterable(found.pairs.rows() for found in scans)))
+        for found in scans:
+            whole.unmatched += found.unmatched
+            whole.doubles += found.doubles
+            whole.empty = whole.empty or found.empty
+            whole.looked += found.looked
+            whole.hints += found.hints
+        return whole
 
 
 def scan(format: str, root: Path, split: str | None, *, need_images: bool = True, need_labels: bool = True) -> Scan:
@@ -64,7 +82,7 @@ def scan(format: str, root: Path, split: str | None, *, need_images: bool = True
         return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(format, "files"))]))
     if not root.is_dir():
         what = "file or folder" if parts == "labels" else "folder"
-        raise DataError(f"There is no {what} {root}; give the data set's root (data.root)")
+        raise DataError(f"There is no {what} {root}; give the dataset's root (data.root)")
     return cast(Scan, pkgutil.resolve_name(finder)(root, split, parts))
 
 
@@ -87,9 +105,10 @@ def find_pairs(
     found = scan(format, root, split, need_images=need_images, need_labels=need_labels)
     if found.unmatched:
         verb = "has" if len(found.unmatched) == 1 else "have"
-        why = f", because there are no pictures in {found.empty}" if found.empty is not None else ""
+        why = f", because there are no images in {found.empty}" if found.empty is not None else ""
+        hint = f" ({found.hints[0]})" if found.hints else ""
         raise DataError(
-            f"{_listed(found.unmatched)} in {root} {verb} no partner in format '{format}'{why}; add the "
+            f"{_listed(found.unmatched)} in {root} {verb} no partner in format '{format}'{why}{hint}; add the "
             "missing files or remove these (`lab2pix data check` lists them all)"
         )
     if found.doubles:
@@ -99,6 +118,21 @@ def find_pairs(
         what = "label maps" if not need_images else "pairs" if need_labels else "photos"
         raise DataError(f"Found no {what} of format '{format}' in {place}")
     return found.pairs
+
+
+def scan_sides(labels: Path | None, photos: Path | None, split: str | None) -> Scan:
+    """List label maps and photos that are in separate folders and are no pairs.
+
+    Args:
+        labels: folder of the label maps; None: none.
+        photos: folder of the photos; None: none.
+        split: sub-folder of both; None: all.
+
+    Raises:
+        DataError: a folder does not exist.
+    """
+    sides = [_match((None, _part(labels, split), None))] if labels is not None else []
+    return Scan.joined([*sides, *([_match((_part(photos, split), None, None))] if photos is not None else [])])
 
 
 def _listed(paths: list[Path]) -> str:
@@ -139,6 +173,7 @@ def _look(
     if folder is None:
         return _NOTHING
     part = _Part(path_prefix(folder), ending, {})
+    arrays = True
     for stem, suffix in list_inputs(folder):
         if not stem.endswith(ending) or not keep(suffix.lower()):
             continue
@@ -147,6 +182,8 @@ def _look(
             found.doubles.append(folder / f"{stem}{suffix}")
         else:
             part.suffixes[name] = suffix
+        arrays = arrays and suffix == ARRAY_SUFFIX
+    found.looked.append(Looked(folder, ending, keep, part.suffixes, arrays and bool(part.suffixes)))
     return part
 
 
@@ -170,10 +207,16 @@ def _match(
         if not need_images or name in photos.suffixes
     )
     if need_images:
-        found.unmatched += _without(labels, photos)
-        found.unmatched += _without(photos, labels)
+        _note_unmatched(found, photos, labels)
     found.unmatched += _without(instances, labels)
     return found
+
+
+def _note_unmatched(found: Scan, photos: _Part, labels: _Part) -> None:
+    """Add the label maps and photos without a partner, and what may be wrong with their names."""
+    found.unmatched += [*_without(labels, photos), *_without(photos, labels)]
+    lonely = (photos.suffixes.keys() - labels.suffixes.keys(), labels.suffixes.keys() - photos.suffixes.keys())
+    found.hints += likely_partners(*map(sorted, lonely))
 
 
 def _photos_alone(photos: _Part, prefix: str = "") -> PairList:
@@ -201,24 +244,13 @@ def _part(root: Path, *parts: str | None) -> Path:
     """
     folder = root.joinpath(*(part for part in parts if part))
     if not folder.is_dir():
-        beside = _subfolders(folder.parent)
-        there = f"; beside it: {', '.join(beside[:8])}" if beside else ""
+        others = _subfolders(folder.parent)
+        there = f"; other folders there: {', '.join(others[:8])}" if others else ""
         raise DataError(
             f"There is no folder {folder}{there}; check data.root, the format "
             "and the split (data.train_split, data.val_split; null is none)"
         )
     return folder
-
-
-def _joined(scans: Iterable[Scan]) -> Scan:
-    """Merge scans into one."""
-    scans = list(scans)
-    whole = Scan(PairList(chain.from_iterable(found.pairs.rows() for found in scans)))
-    for found in scans:
-        whole.unmatched += found.unmatched
-        whole.doubles += found.doubles
-        whole.empty = whole.empty or found.empty
-    return whole
 
 
 # --- the formats ----------------------------------------------------------------------------------------------------
@@ -253,7 +285,7 @@ def scan_coco_stuff(root: Path, split: str | None, parts: Parts) -> Scan:
         return one(split)
     endings = [f"_{kind}" for kind in kinds]
     names = {name.removesuffix(end) for name in _subfolders(root) for end in endings if name.endswith(end)}
-    return _joined(one(name, f"{name}/") for name in sorted(names))
+    return Scan.joined(one(name, f"{name}/") for name in sorted(names))
 
 
 _ADE20K_FOLDERS = {"train": "training", "val": "validation"}
@@ -293,7 +325,7 @@ def scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
         if parts == "labels" or name in photos.suffixes
     )
     if parts == "pairs":
-        found.unmatched = [*_without(labels, photos), *_without(photos, labels)]
+        _note_unmatched(found, photos, labels)
     return found
 
 
@@ -307,7 +339,7 @@ def scan_unaligned(root: Path, split: str | None, parts: Parts) -> Scan:
     for name in folders:
         one, prefix = _part(root, name), "" if split else f"{name}/"
         found.append(_match((None, one, None) if parts == "labels" else (one, None, None), prefix=prefix))
-    return _joined(found)
+    return Scan.joined(found)
 
 
 _FORMS: dict[str, PairStorage] = {

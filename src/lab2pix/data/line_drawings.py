@@ -58,7 +58,7 @@ def find_lines(pixels: Tensor, lines: Lines, where: str, *, seam: int = 0, dtype
     share = _share(colored)
     if share > _COLORED_SHARE:
         raise LabelError(
-            f"{where} has colours in {share:.1%} of its pixels, but a line drawing is gray; "
+            f"{where} has colors in {share:.1%} of its pixels, but a line drawing is gray; "
             "save it in gray, or choose the format and label space of what it shows"
         )
     gray = torch.empty(pixels.shape[1:])

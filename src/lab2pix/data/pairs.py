@@ -10,10 +10,14 @@ from typing import Literal, NamedTuple, cast, overload
 
 from torch import Tensor
 
-from lab2pix.data.files import read_image, read_label, read_label_image, to_label, to_rgb
+from lab2pix.config.schema import Alpha
+from lab2pix.data.files import read_image
+from lab2pix.data.image_file import ImageFile, open_image
+from lab2pix.data.label_maps import decode_label, read_tones
 from lab2pix.data.line_drawings import JPEG_BLEED, Lines, find_lines
 from lab2pix.data.source_images import read_source
 from lab2pix.errors import DataError, LabelError
+from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import LabelSpace
 
 __all__ = ["Pair", "PairList", "PairStorage", "Row"]
@@ -41,28 +45,38 @@ class Pair:
     form: PairStorage = "files"
 
     def read_label(self, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
-        """Read the label map: `[H, W]` int64 canonical ids.
+        """Read the label map: `[H, W]` int64 canonical ids; see `decode_label`."""
+        return self.decode_label(label_space, lines).ids
+
+    @property
+    def photo_only(self) -> bool:
+        """Whether only the photo is listed."""
+        return self.image == self.label and self.form == "files"
+
+    def decode_label(self, label_space: LabelSpace, lines: Lines = "auto", file: ImageFile | None = None) -> LabelMap:
+        """Read the label map with a note of how it was read.
 
         Args:
             label_space: its classes.
             lines: which pixels of a line drawing are lines.
+            file: the opened file; None: it is opened.
 
         Raises:
             DataError: the file cannot be read.
             LabelError: it has ids or colors outside the label space.
         """
+        file = file or open_image(self.label)
         if self.form == "files":
-            return read_label(self.label, label_space, lines)
-        picture, lossy = read_label_image(self.label)
-        width = _half_width(picture.width, self.label)
+            return decode_label(file, label_space, str(self.label), lines=lines)
+        width, whole = _half_width(file.image.width, self.label), file.image.width
         if self.form == "sketch-left":
             _check_two_classes(label_space)
-            left = to_rgb(picture.crop((0, 0, width, picture.height)))
-            return find_lines(left, lines, f"the left half of {self.label}", seam=JPEG_BLEED)
+            left = read_tones(file.crop(0, width), lines)
+            return LabelMap(find_lines(left, lines, f"the left half of {self.label}", seam=JPEG_BLEED), "lines", {})
         right = self.form == "photo-left"
-        half = picture.crop((width, 0, picture.width, picture.height) if right else (0, 0, width, picture.height))
+        half = file.crop(width, whole) if right else file.crop(0, width)
         where = f"the {'right' if right else 'left'} half of {self.label}"
-        return to_label(half, label_space, where, lossy=lossy, lines=lines)
+        return decode_label(half, label_space, where, lines=lines)
 
     def read_source(self, channels: int, value_range: tuple[float, float] | None) -> Tensor:
         """Read the source image `[C, H, W]` float32 that replaces the label map; see `source_images.read_source`.
@@ -77,15 +91,18 @@ class Pair:
         image = read_source(self.label, channels, value_range)
         return image if self.form == "files" else _half(image, self.label, right=self.form == "photo-left")
 
-    def read_image(self) -> Tensor:
+    def read_image(self, alpha: Alpha = "drop") -> Tensor:
         """Read the photo: `[3, H, W]` uint8 RGB.
+
+        Args:
+            alpha: what becomes of transparency.
 
         Raises:
             DataError: the file cannot be read, or the pair has no photo.
         """
         if self.image is None:
-            raise DataError(f"{self.label} comes without a photo; give a data set that has them")
-        image = read_image(self.image)
+            raise DataError(f"{self.label} comes without a photo; give a dataset that has them")
+        image = read_image(self.image, alpha)
         return image if self.form == "files" else _half(image, self.image, right=self.form != "photo-left")
 
 
@@ -155,7 +172,7 @@ class PairList(Sequence[Pair]):
 def _half_width(width: int, path: Path) -> int:
     """Return half of an AB file's width; an odd width is a `DataError`."""
     if width % 2:
-        raise DataError(f"{path} is {width} pixels wide, which two halves cannot share; it is no AB pair")
+        raise DataError(f"{path} is {width} pixels wide, an odd number, so it is not an A|B pair")
     return width // 2
 
 

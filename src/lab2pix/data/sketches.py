@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from lab2pix.config.schema import DataConfig
+from lab2pix.config.schema import Alpha, DataConfig
 from lab2pix.data.line_drawings import SKETCH, Lines, resize_lines
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image, resize_nearest
@@ -31,12 +31,14 @@ class Sketcher:
         lines: which pixels of a file are lines.
         label_space: label space of the drawings, or for `labels` that of the label maps.
         sigma: standard deviation of the blur before edge detection, in pixels.
+        alpha: what becomes of transparency in photos.
     """
 
     source: Literal["files", "photo", "labels"]
     lines: Lines
     label_space: LabelSpace
     sigma: float
+    alpha: Alpha = "drop"
 
     def read(self, pair: Pair, photo: Tensor | None = None) -> Tensor:
         """Read the source of the drawing at its original size.
@@ -53,7 +55,7 @@ class Sketcher:
             LabelError: the drawing has colors, or the label map has ids or colors outside its label space.
         """
         if self.source == "photo":
-            return pair.read_image() if photo is None else photo
+            return pair.read_image(self.alpha) if photo is None else photo
         return pair.read_label(self.label_space, self.lines)
 
     def draw(self, read: Tensor, size: tuple[int, int]) -> Tensor:
@@ -130,4 +132,4 @@ def sketcher_of(data: DataConfig, label_space: LabelSpace) -> Sketcher | None:
         space = LabelSpace.load(sketch.label_space)
     if sketch.from_ == "photo":
         import_extra("skimage", "sketches", _PHOTO_EDGES)  # fail before training starts
-    return Sketcher(sketch.from_, sketch.lines, space, sketch.sigma)
+    return Sketcher(sketch.from_, sketch.lines, space, sketch.sigma, data.alpha)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from lab2pix.data.files import ARRAY_SUFFIX, open_image, to_rgb
+from lab2pix.data.files import ARRAY_SUFFIX
+from lab2pix.data.image_file import open_image, to_rgb
 from lab2pix.errors import DataError
 
 __all__ = ["read_source", "to_source"]
@@ -21,7 +22,7 @@ _GRAY = (0.299, 0.587, 0.114)
 
 
 def read_source(path: Path, channels: int, value_range: tuple[float, float] | None) -> Tensor:
-    """Read a source image: any Pillow format, PNG with 16 bits per channel, or `.npy` of shape `[H, W(, C)]`.
+    """Read a source image: any image file with all of its bits, or `.npy` of shape `[H, W(, C)]`.
 
     Args:
         path: path of the file.
@@ -41,12 +42,12 @@ def read_source(path: Path, channels: int, value_range: tuple[float, float] | No
         except FileNotFoundError as error:
             raise DataError(f"{path} is missing; put it back, or remove its partner") from error
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} is no array of NumPy, or a damaged one; replace or remove it") from error
+            raise DataError(f"{path} is not a NumPy array, or is damaged; replace or remove it") from error
         return to_source(values, channels, value_range, str(path))
-    image, kind = open_image(path)
-    if kind == "PNG" and image.mode in ("RGB", "RGBA") and _png_depth(path) == 16:
-        return to_source(_read_16_bits(path), channels, value_range, str(path))
-    return to_source(image, channels, value_range, str(path))
+    file = open_image(path)
+    if value_range is None and 8 < file.bits < 16:
+        value_range = (0.0, float(2**file.bits - 1))
+    return to_source(file.image if file.wide is None else file.wide, channels, value_range, str(path))
 
 
 def to_source(
@@ -78,7 +79,7 @@ def _full_range(values: NDArray[Any], where: str) -> tuple[float, float]:
         return 0.0, 1.0
     if values.dtype in (np.uint8, np.uint16):
         return 0.0, float(np.iinfo(values.dtype).max)
-    raise DataError(f"{where} holds {values.dtype}, whose range says nothing; set data.source.range")
+    raise DataError(f"{where} holds {values.dtype}, whose range is unknown; set data.source.range")
 
 
 def _with_channels(image: Tensor, channels: int, where: str) -> Tensor:
@@ -105,22 +106,3 @@ def _pixels(image: Image.Image) -> NDArray[Any]:
     if image.mode == "1":
         return np.array(image.convert("L"))
     return to_rgb(image).permute(1, 2, 0).numpy()
-
-
-def _png_depth(path: Path) -> int:
-    """Return the bit depth of a PNG file, from its header."""
-    with path.open("rb") as file:
-        return file.read(25)[24]
-
-
-def _read_16_bits(path: Path) -> NDArray[np.uint16]:
-    """Read a PNG with 16 bits per channel, which Pillow would reduce to 8."""
-    try:
-        # Imported here because newer torchvision announces the removal of its decoders.
-        from torchvision.io import ImageReadMode, decode_png
-
-        pixels = decode_png(torch.frombuffer(bytearray(path.read_bytes()), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    except (ImportError, RuntimeError) as error:
-        raise DataError(f"{path} cannot be read with 16 bits per color ({error}); save it as .npy") from error
-    values: NDArray[np.uint16] = pixels.permute(1, 2, 0).numpy().astype(np.uint16)
-    return values

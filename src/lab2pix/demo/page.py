@@ -88,9 +88,9 @@ class _Images:
         return self._image(space.to_colors(scene.label), f"{condition.capitalize()} with {names}", ids=True), condition
 
     def real(self, scene: Scene) -> Captioned:
-        alt = f"The true picture {scene.name}"
+        alt = f"The real image {scene.name}"
         if self.kind.unpaired:
-            alt = f"The scene that was drawn for this {self.kind.condition}, never shown with it in training"
+            alt = f"The scene of this {self.kind.condition}, never shown with it in training"
         return self._image(scene.real, alt), self.kind.real_caption
 
     def triple(self, scene: Scene) -> list[Captioned]:
@@ -117,7 +117,7 @@ class _Images:
         return captioned
 
     def film(self, scenes: Sequence[Scene], run: Path) -> list[list[Captioned]]:
-        """Return one row per filmed scene: its condition, the generated images over time, its true picture."""
+        """Return one row per filmed scene: its condition, the generated images over time, its real image."""
         frames = progress_frames(run, self.synthesizer.size[0])
         rows = []
         for row, scene in enumerate(scenes[: min((len(parts) for _, parts in frames), default=0)]):
@@ -155,7 +155,7 @@ def _summary(record: dict[str, Any], log: Sequence[dict[str, Any]], kind: DemoVa
     threads = int(record["threads"])
     on = "a GPU" if record["device"] != "cpu" else f"{threads} CPU core{'' if threads == 1 else 's'}"
     return (
-        f"In {_training_time(log)} on {on} a small {kind.system} learned to draw landscapes {kind.learned}."
+        f"In {_training_time(log)} on {on} a small {kind.system} learned to generate landscapes {kind.learned}."
         f" It has never seen the {kind.condition}s below."
     )
 

@@ -80,13 +80,13 @@ def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace, ki
     rows = [row(scene) for scene in scenes]
     if not kind.unpaired:
         pairs = [[*itertools.chain(*rows[start : start + 2])] for start in range(0, len(rows), 2)]
-        titles = ["label map", "generated", "true picture"] * min(2, len(rows))
+        titles = ["label map", "generated", "real image"] * min(2, len(rows))
         image_grid(pairs, titles, paper=_PAPER).save(file)
         return
     lines = (
         f"{kind.system} ({kind.preset}), trained without pairs: each {kind.condition} met scenes of others. None below "
         "was seen in training.",
-        f"Right: the scene that was drawn for this {kind.condition}, never shown with it in training.",
+        f"Right: the scene of this {kind.condition}, never shown with it in training.",
     )
     titles = [kind.condition, *(f"{kind.generated}, seed {seed}" for seed in range(len(rows[0]) - 2)), kind.real]
     above = image_grid(rows, titles, paper=_PAPER, lines=lines)

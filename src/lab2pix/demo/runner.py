@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.demo.page import write_page
 from lab2pix.demo.pictures import Scene, draw_scenes, write_sheet
@@ -124,7 +124,7 @@ def run_demo(
         )
         result = train(config, run, device=device, validators=(save_progress_frame,))
     if result is not None and result.interrupted:
-        _say(f"Stopped at step {result.step} of {result.total_steps}; the same command goes on from there.")
+        _say(f"Stopped at step {result.step} of {result.total_steps}; repeat the command to continue.")
         return DemoResult(None, None, result.exit_code)
 
     _say(f"Drawing from {kind.condition}s that the network has not seen ...")

@@ -25,7 +25,7 @@ class DemoVariant:
         real: short name of the true image.
         unpaired: whether it is trained without pairs.
         seeds: number of seeds that are shown.
-        learned: text after "learned to draw landscapes".
+        learned: text after "learned to generate landscapes".
         comparing: text above the images.
         colors: heading of the legend.
         noise: remark on different noise, as HTML.
@@ -70,17 +70,17 @@ _V2 = DemoVariant(
     unpaired=False,
     seeds=3,
     learned="from maps that say which class each pixel is",
-    comparing="The network sees the label map alone: which pixel is water, which is mountain. The true picture is "
-    "the one the label map was made with.",
+    comparing="The network sees the label map alone: which pixel is water, which is mountain. The real image is "
+    "the one of the label map.",
     colors="What the colors mean",
-    noise="They may differ little: the losses that compare with the true picture ask for one answer.",
+    noise="They may differ little: the losses that compare with the real image favor one output.",
     yours="paint yourself in the colors above",
     own="Point it at a folder of your own: photos in <code>mine/images/train</code>, label maps of the same names in "
     "<code>mine/labels/train</code>, some of both in <code>val</code>, and a small YAML file that names the classes.",
     commands=(
         ("lab2pix data check mine --labels mine.yaml", "does everything fit together?"),
         (f"lab2pix train v2-small {_FOLDER} data.size=[128,128] --out runs/mine", "train"),
-        ("lab2pix generate runs/mine mine/labels/val --out pictures", "draw"),
+        ("lab2pix generate runs/mine mine/labels/val --out images", "generate"),
     ),
 )
 
@@ -94,13 +94,13 @@ _V1 = DemoVariant(
     real="its scene",
     unpaired=True,
     seeds=5,
-    learned="without pairs: from maps that say which class each pixel is, and from pictures of other landscapes. "
-    "In each epoch every label map met another picture, and never its own",
-    comparing="The network sees the label map alone; X3 is the largest of the three pictures that it draws in one "
-    "pass. On the right is the scene that was drawn for this label map, never shown with it in training: "
+    learned="without pairs: from maps that say which class each pixel is, and from images of other landscapes. "
+    "In each epoch every label map was paired with another image, never its own",
+    comparing="The network sees the label map alone; X3 is the largest of the three images of one "
+    "pass. On the right is the scene of this label map, never shown with it in training: "
     "the network cannot know its light and colors, only its classes.",
     colors="What the colors mean",
-    noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
+    noise="No loss tells the network which image is right, and one rewards images that differ "
     "(<code>loss.diversity</code>, which the paper does not have).",
     yours="paint yourself in the colors above",
     own="Point it at two folders of your own, label maps in <code>maps</code> and photos in <code>shots</code>, that "
@@ -111,7 +111,7 @@ _V1 = DemoVariant(
             "data.val_split=null data.size=[128,128] --out runs/mine",
             "train",
         ),
-        ("lab2pix generate runs/mine maps --out pictures", "draw"),
+        ("lab2pix generate runs/mine maps --out images", "generate"),
     ),
 )
 
@@ -125,13 +125,13 @@ _V1_SKETCH = DemoVariant(
     real="its scene",
     unpaired=True,
     seeds=5,
-    learned="without pairs: from line drawings, and from pictures of other landscapes. In each epoch every drawing met "
-    "another picture, and never its own",
+    learned="without pairs: from line drawings, and from images of other landscapes. In each epoch every drawing was "
+    "paired with another image, never its own",
     comparing="The network sees the drawing alone: lines where one thing ends and another begins, but not what they "
-    "are. X3 is the largest of the three pictures that it draws in one pass. On the right is the scene "
-    "that the drawing was made of, never shown with it in training.",
+    "are. X3 is the largest of the three images of one pass. On the right is the scene "
+    "of this drawing, never shown with it in training.",
     colors="What the drawings show",
-    noise="No loss tells the network which picture is the right one, and one rewards pictures that differ "
+    noise="No loss tells the network which image is right, and one rewards images that differ "
     "(<code>loss.diversity</code>, which the paper does not have).",
     yours="draw yourself, one pixel thin",
     own="Point it at a folder of photos of your own; the drawings to learn from are made of their edges. Then draw "
@@ -142,7 +142,7 @@ _V1_SKETCH = DemoVariant(
             "data.val_split=null data.size=[128,128] --out runs/mine",
             "train",
         ),
-        ("lab2pix generate runs/mine drawings --out pictures", "draw"),
+        ("lab2pix generate runs/mine drawings --out images", "generate"),
     ),
 )
 

@@ -168,7 +168,7 @@ class MetricAccumulator:
             found.update(self._distances(network.name, statistics[network.name]))
         # Scores against photos come before diversity.
         for name, sets in sorted(self.each.items(), key=lambda item: (item[0].startswith("diversity"), item[0])):
-            score = Score.of_each(sets, "label maps" if name.startswith("diversity") else "pictures")
+            score = Score.of_each(sets, "label maps" if name.startswith("diversity") else "images")
             if score is not None:
                 found[name] = score
         if not found:
@@ -196,10 +196,10 @@ class MetricAccumulator:
             if (part := self.generated[0][network.name]).rank_deficient
         ]
         equal = sum(math.isinf(value) for values in self.each.get("psnr", []) for value in values)
-        shown = "1 picture equals its photo" if equal == 1 else f"{equal} pictures equal their photos"
+        shown = "1 image equals its photo" if equal == 1 else f"{equal} images equal their photos"
         infinite = [f"{shown}, where PSNR is infinite: its mean leaves them out"] if equal else []
         return infinite + [
-            f"{count} pictures are few for {dimension} features of {name}: compare this Frechet distance only with "
-            "others of as many pictures"
+            f"{count} images are few for {dimension} features of {name}: compare this Frechet distance only with "
+            "others of as many images"
             for name, count, dimension in few
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ def evaluate_folders(
     *,
     labels: Path | str | None = None,
     label_space: LabelSpace | str | None = None,
-    samples: int = 1,
+    samples: int | None = None,
     unpaired: bool = False,
     format: str = "folder",
     split: str | None = None,
@@ -50,14 +50,14 @@ def evaluate_folders(
 
     Args:
         generated: the images; with several samples `NAME_0`, `NAME_1`, ... for each label map `NAME`.
-        real: photos (a folder or a data set's root), or statistics that `save_stats` wrote.
+        real: photos (a folder or a dataset's root), or statistics that `save_stats` wrote.
         protocol: networks, size, batch size and seed; None: the defaults.
-        labels: label maps (a folder or a data set's root).
+        labels: label maps (a folder or a dataset's root).
         label_space: label space of `labels`.
-        samples: images per label map.
+        samples: images per label map; None: as the names of the images tell.
         unpaired: whether the names of photos and images are unrelated.
         format: folder format of photos and label maps; see `lab2pix.utils.registry.DATASET_FORMATS`.
-        split: part of the data set; None: all of it.
+        split: part of the dataset; None: all of it.
         save_stats: file to which the photos' statistics are written.
         name: name of the method in the report; None: the folder's.
         device: `cpu`, `cuda` or `mps`; None: the best one available.
@@ -83,15 +83,16 @@ def evaluate_folders(
         unpaired=unpaired,
         allow_missing=protocol.allow_missing,
     )
+    folders = replace(folders, samples=matches.samples)
     networks = load_networks(protocol, space)
     known = None if folders.statistics is None else _Statistics.load(folders.statistics, networks)
-    with init_distributed(device) as team:
-        networks.to(team.device)
-        judge, log = MetricAccumulator(networks, samples, seed=protocol.seed), ReadingLog()
-        _update(judge, log, matches, space, protocol, team, on_progress)
-        gather(judge, log, team)
-        return team.run_on_main(
-            lambda: _conclude(judge, log, matches, folders, known, space, protocol, save_stats, name, team)
+    with init_distributed(device) as distributed:
+        networks.to(distributed.device)
+        judge, log = MetricAccumulator(networks, matches.samples, seed=protocol.seed), ReadingLog()
+        _update(judge, log, matches, space, protocol, distributed, on_progress)
+        gather(judge, log, distributed)
+        return distributed.run_on_main(
+            lambda: _conclude(judge, log, matches, folders, known, space, protocol, save_stats, name, distributed)
         )
 
 
@@ -108,7 +109,7 @@ class _Folders:
     labels: Path | None
     format: str
     split: str | None
-    samples: int
+    samples: int | None
     unpaired: bool
 
     @property
@@ -118,22 +119,22 @@ class _Folders:
 
 
 def _check(folders: _Folders, protocol: Protocol, space: LabelSpace | None, save_stats: Path | str | None) -> None:
-    if folders.samples < 1:
+    if folders.samples is not None and folders.samples < 1:
         raise ConfigError(f"--samples is {folders.samples} but must be 1 or more")
     if (folders.labels is None) != (space is None):
         raise ConfigError("--labels and --label-space belong together: give both, or neither")
     if folders.labels is not None and protocol.segmenter is None:
         raise ConfigError(
-            "label maps are compared with the predictions of a segmenter: add --segmenter, or leave out --labels"
+            "label maps are compared with the predictions of a segmenter: add --segmenter, or omit --labels"
         )
     if protocol.segmenter is not None and folders.labels is None:
         raise ConfigError("a segmenter's predictions are compared with label maps: add --labels and --label-space")
-    if folders.real is None and protocol.segmenter is None and folders.samples == 1:
-        raise ConfigError("there is nothing to compare the pictures with: add --real, or --labels with --segmenter")
+    if folders.real is None and protocol.segmenter is None and folders.samples in (None, 1):
+        raise ConfigError("there is nothing to compare the images with: add --real, or --labels with --segmenter")
     _check_options(folders, protocol)
     if folders.statistics is not None and (len(protocol.features) != 1 or save_stats is not None):
         raise ConfigError(
-            "statistics are those of one feature network: name that one with --features, and leave out --save-stats"
+            "statistics are those of one feature network: name that one with --features, and omit --save-stats"
         )
     if save_stats is not None:
         if folders.real is None or len(protocol.features) != 1:
@@ -149,16 +150,18 @@ def _check_options(folders: _Folders, protocol: Protocol) -> None:
     """Refuse options without effect."""
     paired = folders.real is not None and folders.statistics is None and not folders.unpaired
     protocol.check()
-    if protocol.lpips is not None and not paired and folders.samples == 1:
-        raise ConfigError("--lpips compares pictures with photos of their own: give these as --real, or leave it out")
+    if protocol.lpips is not None and not paired and folders.samples in (None, 1):
+        raise ConfigError(
+            "--lpips compares images with photos of the same names: give these as --real, or omit --lpips"
+        )
     photos = folders.real is not None and folders.statistics is None
     if not photos and folders.labels is None and (folders.split is not None or folders.format != "folder"):
         given = "--format" if folders.split is None else "--split"
-        raise ConfigError(f"{given} describes photos or label maps, but neither are given; leave it out")
+        raise ConfigError(f"{given} has no effect without --real or --labels; omit it")
     plain = folders.real is None or is_plain(folders.real)
     if folders.split is not None and folders.format == "folder" and plain and folders.labels is None:
         raise ConfigError(
-            f"--split is a part of a data set, but {folders.real} is a plain folder of photos; name the part's folder "
+            f"--split is a part of a dataset, but {folders.real} is a plain folder of photos; name the part's folder "
             "instead"
         )
 
@@ -169,42 +172,45 @@ def _update(
     matches: Matches,
     space: LabelSpace | None,
     protocol: Protocol,
-    team: DistributedContext,
+    distributed: DistributedContext,
     on_progress: Callable[[int, int], None] | None,
 ) -> None:
     """Accumulate this process' share."""
-    items = matches.items[team.rank :: team.size]
-    total, done = len(items) + len(matches.loose) // team.size, 0
-    how = {"size": protocol.size, "batch_size": protocol.batch_size, "skip_broken": protocol.skip_broken}
-    for loaded in read_items(items, space, log, **how):  # type: ignore[arg-type]
+    items = matches.items[distributed.rank :: distributed.size]
+    total, done = len(items) + len(matches.loose) // distributed.size, 0
+    how: dict[str, Any] = {
+        **{"size": protocol.size, "batch_size": protocol.batch_size},
+        **{"skip_broken": protocol.skip_broken, "alpha": protocol.alpha},
+    }
+    for loaded in read_items(items, space, log, **how):
         judge.update(loaded.names, loaded.samples, loaded.real, loaded.label)
         done += len(loaded.names)
         if on_progress is not None:
             on_progress(done, total)
-    loose = dict(list(matches.loose.items())[team.rank :: team.size])
-    size = protocol.size or (_common_size(log, team) if matches.loose else None)
-    for names, pictures in read_photos(loose, log, **{**how, "size": size}):  # type: ignore[arg-type]
+    loose = dict(list(matches.loose.items())[distributed.rank :: distributed.size])
+    size = protocol.size or (_common_size(log, distributed) if matches.loose else None)
+    for names, pictures in read_photos(loose, log, **{**how, "size": size}):
         judge.update_real(names, pictures)
         done += len(names)
         if on_progress is not None:
             on_progress(min(done, total), total)
 
 
-def _common_size(log: ReadingLog, team: DistributedContext) -> tuple[int, int] | None:
+def _common_size(log: ReadingLog, distributed: DistributedContext) -> tuple[int, int] | None:
     """Return the size of all images, to which unpaired photos are resized; None where sizes differ."""
     seen: list[set[tuple[int, int]]] = [set(log.sizes)]
-    if team.size > 1:
-        seen = [set() for _ in range(team.size)]
+    if distributed.size > 1:
+        seen = [set() for _ in range(distributed.size)]
         dist.all_gather_object(seen, set(log.sizes))
     sizes = set().union(*seen)
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def gather(judge: MetricAccumulator, log: ReadingLog, team: DistributedContext) -> None:
+def gather(judge: MetricAccumulator, log: ReadingLog, distributed: DistributedContext) -> None:
     """Merge all processes' statistics into those of process 0."""
-    if team.size == 1:
+    if distributed.size == 1:
         return
-    parts: list[Any] | None = [None] * team.size if team.main else None
+    parts: list[Any] | None = [None] * distributed.size if distributed.main else None
     dist.gather_object((judge.state(), log), parts, dst=0)
     for state, other in (parts or [])[1:]:
         judge.merge(state)
@@ -221,11 +227,11 @@ def _conclude(
     protocol: Protocol,
     save_stats: Path | str | None,
     name: str | None,
-    team: DistributedContext,
+    distributed: DistributedContext,
 ) -> Report:
     """Compute the scores and build the report."""
     if not log.sizes:
-        raise DataError(f"no picture in {folders.generated} could be read; {log.broken[0]['reason']}")
+        raise DataError(f"no image in {folders.generated} could be read; {log.broken[0]['reason']}")
     sizes = sorted(log.sizes)
     size = list(protocol.size or sizes[0]) if len(sizes) == 1 or protocol.size else "various"
     if known is not None:
@@ -233,7 +239,7 @@ def _conclude(
     moments = None if known is None else {judge.networks.features[0].name: known.moments}
     sources = _sources(matches, folders, known, space, log)
     report = build_report(
-        judge, log, name or folders.generated.resolve().name, sources, protocol, size, team, space, moments
+        judge, log, name or folders.generated.resolve().name, sources, protocol, size, distributed, space, moments
     )
     if save_stats is not None:
         view = {**_comparability_key(judge.networks.features[0]), "size": size}
@@ -255,7 +261,7 @@ def build_report(
     sources: dict[str, Any],
     protocol: Protocol,
     size: Any,
-    team: DistributedContext,
+    distributed: DistributedContext,
     space: LabelSpace | None,
     real: dict[str, FeatureMoments] | None = None,
 ) -> Report:
@@ -268,14 +274,14 @@ def build_report(
         sources: the compared data, for the protocol.
         protocol: the protocol.
         size: height and width, for the protocol.
-        team: the processes.
+        distributed: the processes.
         space: label space of the label maps.
         real: statistics in place of photos; see `MetricAccumulator.compute`.
     """
     return Report(
         name=name,
         scores=judge.compute(real),
-        protocol={**sources, **protocol_facts(judge, log, protocol, size, team)},
+        protocol={**sources, **protocol_facts(judge, log, protocol, size, distributed)},
         **_classes(judge),
         pictures=_ranked(judge),
         notes=judge.notes(),

@@ -136,7 +136,7 @@ class ExportedModel:
         except Exception as error:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(
-                f"{self.file} cannot take pictures {list(part.shape)} ({reason}); set 'size' or 'batch' in "
+                f"{self.file} cannot take images of shape {list(part.shape)} ({reason}); set 'size' or 'batch' in "
                 f"{self.file.with_suffix('.json').name} to what it was exported for"
             ) from error
 

@@ -115,7 +115,7 @@ class _EfficientNet(FeatureNetwork):
 
     def describe(self) -> dict[str, Any]:
         """See the class."""
-        return {"weights": self.name, "input": "the pictures' own size", "dimension": self.dimension}
+        return {"weights": self.name, "input": "the image size", "dimension": self.dimension}
 
 
 class _Exported(FeatureNetwork):

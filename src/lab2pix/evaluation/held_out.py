@@ -117,7 +117,7 @@ def evaluate_generator(
     count: int | None = None,
     seed: int,
     batch_size: int,
-    team: DistributedContext,
+    distributed: DistributedContext,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> ReadingLog:
     """Accumulate metrics over held-out label maps; each process takes its share, and process 0 gets the sum.
@@ -130,14 +130,14 @@ def evaluate_generator(
         count: number of label maps, and of these photos, the first ones; None: all.
         seed: seed of the first sample set; the next ones count up.
         batch_size: images per batch.
-        team: the processes, which must all call this.
+        distributed: the processes, which must all call this.
         on_progress: called with the number of finished label maps of this process and their total.
 
     Returns:
         The sizes of the images.
     """
     log = ReadingLog()
-    mine = _share(len(dataset), count, team)
+    mine = _share(len(dataset), count, distributed)
     for start in range(0, len(mine), batch_size):
         indices = mine[start : start + batch_size]
         batch = collate([dataset[(0, index)] for index in indices])
@@ -149,14 +149,14 @@ def evaluate_generator(
         if on_progress is not None:
             on_progress(start + len(indices), len(mine))
     if photos is not None:
-        _update_real(judge, photos, _share(len(photos), count, team), batch_size)
-    gather(judge, log, team)
+        _update_real(judge, photos, _share(len(photos), count, distributed), batch_size)
+    gather(judge, log, distributed)
     return log
 
 
-def _share(length: int, count: int | None, team: DistributedContext) -> list[int]:
+def _share(length: int, count: int | None, distributed: DistributedContext) -> list[int]:
     """Return the indices that this process evaluates."""
-    return list(range(team.rank, length if count is None else min(count, length), team.size))
+    return list(range(distributed.rank, length if count is None else min(count, length), distributed.size))
 
 
 def _update_real(judge: MetricAccumulator, photos: SampleSource, indices: Sequence[int], batch_size: int) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lab2pix.config.schema import Alpha
 from lab2pix.data.files import read_image
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image
 from lab2pix.errors import DataError, LabelError
-from lab2pix.evaluation.pairing import Item, read_photo
+from lab2pix.evaluation.pairing import Item
 from lab2pix.labels.space import LabelSpace
 
 __all__ = ["Loaded", "ReadingLog", "read_items", "read_photos"]
@@ -92,6 +93,7 @@ def read_items(
     size: tuple[int, int] | None,
     batch_size: int,
     skip_broken: bool,
+    alpha: Alpha = "drop",
 ) -> Iterator[Loaded]:
     """Yield images with their photos and label maps, in order.
 
@@ -104,13 +106,14 @@ def read_items(
         size: height and width to which all are resized; None: each image's own.
         batch_size: largest number of label maps per batch.
         skip_broken: leave out samples of which a file cannot be read.
+        alpha: what becomes of the transparency of images and photos.
 
     Raises:
         DataError, LabelError: a file cannot be read.
     """
 
     def load(item: Item) -> _One:
-        return _load(item, space, size)
+        return _load(item, space, size, alpha)
 
     for part in _batches(_ahead(load, items, "label maps", log, batch_size, skip_broken), batch_size, log):
         log.sizes[(part[0].samples[0].shape[-2], part[0].samples[0].shape[-1])] += len(part)
@@ -118,13 +121,19 @@ def read_items(
 
 
 def read_photos(
-    photos: dict[str, Pair], log: ReadingLog, *, size: tuple[int, int] | None, batch_size: int, skip_broken: bool
+    photos: dict[str, Pair],
+    log: ReadingLog,
+    *,
+    size: tuple[int, int] | None,
+    batch_size: int,
+    skip_broken: bool,
+    alpha: Alpha = "drop",
 ) -> Iterator[tuple[list[str], Tensor]]:
     """Yield unpaired photos: names and `[N, 3, H, W]` uint8."""
 
     def load(entry: tuple[str, Pair]) -> _One:
         name, pair = entry
-        picture = _guard(name, pair.image or pair.label, lambda: read_photo(pair))
+        picture = _guard(name, pair.image or pair.label, lambda: pair.read_image(alpha))
         resized: Counter[str] = Counter()
         picture = _resized(picture, size, "real", resized)
         return _One(name, [picture], None, None, resized)
@@ -192,17 +201,18 @@ def _resized(picture: Tensor, size: tuple[int, int] | None, what: str, count: Co
     return resize_image(picture, size)
 
 
-def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None) -> _One:
+def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None, alpha: Alpha) -> _One:
     resized: Counter[str] = Counter()
     samples = []
     for file in item.generated:
         # All samples of a label map have the first one's size.
-        samples.append(_resized(_guard(item.name, file, partial(read_image, file)), size, "generated", resized))
+        samples.append(_resized(_guard(item.name, file, partial(read_image, file, alpha)), size, "generated", resized))
         size = size or (samples[0].shape[-2], samples[0].shape[-1])
     real = label = None
     if item.real is not None:
         pair = item.real
-        real = _resized(_guard(item.name, pair.image or pair.label, lambda: read_photo(pair)), size, "real", resized)
+        photo = _guard(item.name, pair.image or pair.label, lambda: pair.read_image(alpha))
+        real = _resized(photo, size, "real", resized)
     if item.label is not None and space is not None:
         other = item.label
         ids = _guard(item.name, other.label, lambda: other.read_label(space))

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
-from PIL import Image
 
-from lab2pix.data.files import read_label
+from lab2pix.data.files import read_image
+from lab2pix.data.label_maps import read_label
 from lab2pix.data.transforms import to_pil
 from lab2pix.errors import Lab2PixError
 from lab2pix.labels.space import LabelSpace
@@ -42,16 +42,12 @@ def _figure(item: Mapping[str, Any], space: LabelSpace | None) -> dict[str, Any]
         if not path or (is_label and space is None):
             continue
         try:
-            image = to_pil(space.to_colors(read_label(Path(path), space))) if space and is_label else _open(path)
+            labels = space.to_colors(read_label(Path(path), space)) if space and is_label else None
+            image = to_pil(read_image(Path(path)) if labels is None else labels)
             images[role] = inline_image(image, f"{role} of {item['name']}", ids=is_label)
         except (OSError, Lab2PixError):
             continue
     return {**item, "images": images}
-
-
-def _open(path: str) -> Image.Image:
-    with Image.open(path) as image:
-        return image.convert("RGB")
 
 
 def _facts(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

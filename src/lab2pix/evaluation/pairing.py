@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor
 
-from lab2pix.data.files import find_images, read_image
+from lab2pix.data.files import find_images
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.errors import DataError
 
-__all__ = ["Item", "Matches", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
+__all__ = ["Item", "Matches", "count_samples", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
 
 Reader = Callable[[], Tensor]
 
@@ -51,6 +51,11 @@ class Matches:
     unmatched: list[str] = field(default_factory=list)
     loose: dict[str, Pair] = field(default_factory=dict)
 
+    @property
+    def samples(self) -> int:
+        """Images per label map."""
+        return len(self.items[0].generated)
+
 
 def pictures_in(folder: Path, what: str) -> dict[str, Path]:
     """Return the images of a folder by name: the path below it without suffix.
@@ -67,12 +72,12 @@ def pictures_in(folder: Path, what: str) -> dict[str, Path]:
             raise DataError(f"{found[name]} and {file} have the same name; keep one of the two")
         found[name] = file
     if not found:
-        raise DataError(f"{folder} holds no pictures; give the folder of the {what}")
+        raise DataError(f"{folder} has no images; give the folder of the {what}")
     return found
 
 
 def is_plain(folder: Path) -> bool:
-    """Return whether a folder holds photos directly, rather than a data set of format `folder`."""
+    """Return whether a folder holds photos directly, rather than a dataset of format `folder`."""
     return not any((folder / name).is_dir() for name in ("images", "labels"))
 
 
@@ -88,7 +93,7 @@ def pair_files(
     real: Path | None,
     labels: Path | None,
     *,
-    samples: int = 1,
+    samples: int | None = None,
     format: str = "folder",
     split: str | None = None,
     unpaired: bool = False,
@@ -98,24 +103,27 @@ def pair_files(
 
     Args:
         generated: folder of images; with several samples `NAME_0`, `NAME_1`, ... as `lab2pix generate` writes them.
-            A data set's root that is also `real` or `labels` stands for its photos.
-        real: folder of photos, or a data set's root.
-        labels: folder of label maps, or a data set's root.
-        samples: images per label map.
+            A dataset's root that is also `real` or `labels` stands for its photos.
+        real: folder of photos, or a dataset's root.
+        labels: folder of label maps, or a dataset's root.
+        samples: images per label map; None: as the names of the images tell.
         format: folder format of photos and label maps; see `lab2pix.utils.registry.DATASET_FORMATS`.
-        split: part of the data set; None: all of it.
+        split: part of the dataset; None: all of it.
         unpaired: whether the names of photos and images are unrelated.
         allow_missing: leave out names without a partner.
 
     Raises:
         DataError: an empty folder, or missing partners.
     """
-    if generated.resolve() in [side.resolve() for side in (real, labels) if side is not None]:
-        sets = _photos_of(generated, format, split, samples)
-    else:
-        sets = _by_sample(pictures_in(generated, "generated pictures"), samples, generated)
     photos = {} if real is None else _pairs(real, format, split, labels=False)
     maps = {} if labels is None else _pairs(labels, format, split, labels=True)
+    if generated.resolve() in [side.resolve() for side in (real, labels) if side is not None]:
+        samples = samples or 1
+        sets = _photos_of(generated, format, split, samples)
+    else:
+        files = pictures_in(generated, "generated images")
+        samples = samples or count_samples(files, maps or ({} if unpaired else photos))
+        sets = _by_sample(files, samples, generated)
     sides: dict[str, Iterable[str]] = {str(generated): sets}
     if real is not None and not unpaired:
         sides[str(real)] = photos
@@ -132,16 +140,34 @@ def pair_files(
         for name in sorted(shared - set(incomplete))
     ]
     if not items:
-        raise DataError(f"no name is in all of {', '.join(sides)}; give folders whose pictures have the same names")
+        raise DataError(f"no name is in all of {', '.join(sides)}; give folders whose images have the same names")
     return Matches(items, unmatched, photos if unpaired else {})
 
 
+def count_samples(names: Iterable[str], partners: Iterable[str]) -> int:
+    """Return how many samples per label map the names of images tell: NAME_0, NAME_1, ... of partners called NAME.
+
+    Args:
+        names: names of the images.
+        partners: names of label maps or photos.
+
+    Returns:
+        1 if an image has the name of a partner, or none is a numbered sample of one.
+    """
+    names, partners = set(names), set(partners)
+    if names & partners:
+        return 1
+    split = (name.rpartition("_") for name in names)
+    numbers = {int(number) for base, _, number in split if base in partners and number.isascii() and number.isdecimal()}
+    return max(numbers, default=0) + 1
+
+
 def _photos_of(root: Path, format: str, split: str | None, samples: int) -> dict[str, dict[int, Path]]:
-    """Return a data set's own photos as the images to evaluate, which gives the upper bound of a segmenter's scores."""
+    """Return a dataset's own photos as the images to evaluate, which gives the upper bound of a segmenter's scores."""
     photos = _pairs(root, format, split, labels=False)
     if samples > 1 or any(pair.form != "files" for pair in photos.values()):
         what = "has one photo for each label map" if samples > 1 else "keeps photo and label map in one file"
-        raise DataError(f"{root} is both --generated and a data set's root, but {what}; give a folder of pictures")
+        raise DataError(f"{root} is both --generated and a dataset's root, but {what}; give a folder of images")
     return {name: {0: pair.image or pair.label} for name, pair in photos.items()}
 
 
@@ -154,7 +180,7 @@ def _by_sample(files: Mapping[str, Path], samples: int, folder: Path) -> dict[st
         base, line, number = name.rpartition("_")
         if not line or not (number.isascii() and number.isdecimal()) or int(number) >= samples:
             raise DataError(
-                f"{file} is none of {samples} samples (NAME_0 to NAME_{samples - 1}); give pictures that "
+                f"{file} is none of {samples} samples (NAME_0 to NAME_{samples - 1}); give images that "
                 f"`lab2pix generate --samples {samples}` made, or another number"
             )
         other = sets.setdefault(base, {}).setdefault(int(number), file)
@@ -174,7 +200,7 @@ def _complaint(unmatched: list[str], sides: Mapping[str, Iterable[str]], samples
         else ""
     )
     hint = "" if incomplete and not lacking else "; if photos are not meant to pair, add --unpaired"
-    return f"'{first}' {where}{more}; add what is missing, or --allow-missing to leave them out{hint}"
+    return f"'{first}' {where}{more}; add what is missing, or --allow-missing to skip them{hint}"
 
 
 def list_sha256(names: Iterable[str]) -> str:
@@ -186,8 +212,3 @@ def listed(names: Iterable[str]) -> dict[str, Any]:
     """Return the protocol's entry for a list of files: `count` and `list_sha256`."""
     names = list(names)
     return {"count": len(names), "list_sha256": list_sha256(names)}
-
-
-def read_photo(pair: Pair) -> Tensor:
-    """Read a photo `[3, H, W]` uint8, of any format."""
-    return pair.read_image() if pair.form != "files" or pair.image is None else read_image(pair.image)

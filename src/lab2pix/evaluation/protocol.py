@@ -9,6 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from lab2pix.config.schema import Alpha
 from lab2pix.errors import ConfigError
 from lab2pix.evaluation.accumulator import KERNEL, MetricAccumulator, Networks
 from lab2pix.evaluation.features import load_features
@@ -21,7 +22,7 @@ from lab2pix.utils.distributed import DistributedContext
 
 __all__ = ["RESIZE", "Protocol", "load_networks", "protocol_facts"]
 
-RESIZE = "antialiased bicubic (label maps: nearest neighbour)"
+RESIZE = "antialiased bicubic (label maps: nearest neighbor)"
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Protocol:
             are not comparable with others. Runs only.
         allow_missing: leave out names without a partner. Folders only.
         skip_broken: leave out samples of which a file cannot be read. Folders only.
+        alpha: what becomes of transparency: `drop` shows the hidden colors, `white` and `black` are backgrounds.
+            Folders only; a run has `data.alpha`.
     """
 
     features: Sequence[str] = ("efficientnet-lite0",)
@@ -53,20 +56,21 @@ class Protocol:
     style_from: Literal["noise", "photos"] = "noise"
     allow_missing: bool = False
     skip_broken: bool = False
+    alpha: Alpha = "drop"
 
     def check(self) -> None:
         """Raise ConfigError where a file of weights belongs to a network that is not used."""
         if self.lpips_weights is not None and self.lpips is None:
-            raise ConfigError("--lpips-weights are for LPIPS, which was not asked for: add --lpips, or leave them out")
+            raise ConfigError("--lpips-weights have no effect without --lpips; add --lpips or omit them")
         if self.inception_weights is not None and "inception" not in self.features:
-            raise ConfigError("--inception-weights are for Inception: add --features inception, or leave them out")
+            raise ConfigError("--inception-weights have no effect without --features inception; add it or omit them")
 
     def check_for_run(self) -> None:
         """Raise ConfigError where a setting has no effect on a run."""
-        for setting in ("size", "allow_missing", "skip_broken"):
-            if getattr(self, setting):
+        for setting in ("size", "allow_missing", "skip_broken", "alpha"):
+            if getattr(self, setting) not in (None, False, "drop"):
                 option = f"--{setting.replace('_', '-')}"
-                raise ConfigError(f"{option} belongs to --generated: a run knows its own data; leave it out")
+                raise ConfigError(f"{option} belongs to --generated, because a run has its own data; omit it")
         self.check()
 
 
@@ -80,7 +84,7 @@ def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
     """
     twice = next((spec for spec in protocol.features if list(protocol.features).count(spec) > 1), None)
     if twice is not None:
-        raise ConfigError(f"the feature network '{twice}' is named twice; name it once")
+        raise ConfigError(f"the feature network '{twice}' is given twice; give it once")
     features = [load_features(spec, weights=protocol.inception_weights) for spec in protocol.features]
     names = [network.name for network in features]
     same = next((name for name in names if names.count(name) > 1), None)
@@ -96,7 +100,7 @@ def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
 
 
 def protocol_facts(
-    judge: MetricAccumulator, log: ReadingLog, protocol: Protocol, size: Any, team: DistributedContext
+    judge: MetricAccumulator, log: ReadingLog, protocol: Protocol, size: Any, distributed: DistributedContext
 ) -> dict[str, Any]:
     """Return the part of the protocol that folders and runs have in common."""
     segmenter = judge.networks.segmenter
@@ -110,13 +114,14 @@ def protocol_facts(
         "kernel": {**KERNEL, "pool": KERNEL_POOL, "degree": 3},
         "segmenter": None if segmenter is None else segmenter.describe(),
         "lpips": None if lpips is None else lpips.name,
-        "ssim": "Gaussian window 11x11, sigma 1.5, borders left out, mean over colours",
-        "classes_without_pixels": "left out of the means",
+        "ssim": "Gaussian window 11x11, sigma 1.5, borders omitted, mean over colors",
+        "classes_without_pixels": "not in the means",
         "seed": protocol.seed,
         "skip_broken": protocol.skip_broken,
+        "alpha": protocol.alpha,
         "allow_missing": protocol.allow_missing,
-        "device": team.device.type,
-        "processes": team.size,
+        "device": distributed.device.type,
+        "processes": distributed.size,
         "versions": _versions(),
         "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -32,7 +32,7 @@ __all__ = [
 
 
 REPORT_FORMAT = "lab2pix-report/1"
-Over = Literal["sample sets", "pictures", "label maps"]
+Over = Literal["sample sets", "images", "label maps"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Score:
         mean: the score; None where no value is finite.
         std: standard deviation (n - 1); None for a single value.
         count: number of values.
-        over: what mean and deviation are over: sample sets, pictures or label maps.
+        over: what mean and deviation are over: sample sets, images or label maps.
         values: one per sample set.
         extra: further entries, such as the number of values that are not finite.
     """
@@ -62,7 +62,7 @@ class Score:
 
     @classmethod
     def of_each(cls, sets: Sequence[Sequence[float]], over: Over) -> Score | None:
-        """Return a score over pictures or label maps; values that are not finite are counted separately.
+        """Return a score over images or label maps; values that are not finite are counted separately.
 
         Args:
             sets: the values by sample set.

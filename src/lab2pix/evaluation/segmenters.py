@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError, LabelError, WeightsError
@@ -23,6 +22,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
 from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import file_sha256
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = [
     "SEGMENTER_FILE",
@@ -102,7 +102,7 @@ def build_network(architecture: str, encoder: str, classes: int, encoder_weights
             raise WeightsError(
                 f"the weights '{encoder_weights}' of encoder '{encoder}' are not in the cache and could not be "
                 "downloaded; run this where there is a network and bring the Hugging Face or torch hub cache here, or "
-                "leave out --encoder-weights"
+                "omit --encoder-weights"
             ) from error
         reason = " ".join(str(error).strip("'\"").split())[:160]
         raise ConfigError(f"no segmenter '{architecture}' on encoder '{encoder}' can be built: {reason}") from error
@@ -122,7 +122,7 @@ class _Trained(Segmenter):
                 )
             self.space = LabelSpace.from_dict(self.info["label_space"], where=str(folder / SEGMENTER_FILE))
             self.network = build_network(self.info["architecture"], self.info["encoder"], self.space.num_classes)
-            self.network.load_state_dict(load_file(weights))
+            self.network.load_state_dict(load_tensors(weights))
         except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
             reason = " ".join(str(error).split())[:200]
             raise WeightsError(f"{folder} does not hold a complete segmenter ({reason}); train it again") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab2pix.errors import CheckpointError, OutputError
+from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.inference import weights
 from lab2pix.inference.weights import ModelInfo
 from lab2pix.interop.checkpoints import check_format, read_checkpoint
@@ -28,6 +28,7 @@ def convert(
     size: tuple[int, int] | None = None,
     num_upsamples: int | None = None,
     instance_edges: bool | None = None,
+    reverse: bool = False,
 ) -> Converted:
     """Convert a generator checkpoint of the authors, and write `model.safetensors` and `config.json`.
 
@@ -39,13 +40,14 @@ def convert(
         size: height and width of the images; None: the usual size of the label space.
         num_upsamples: number of 2x upsampling steps, if the weights do not determine it.
         instance_edges: whether the input has instance edges, if the number of channels does not determine it.
+        reverse: whether to convert the generator from B to A, if the checkpoint holds both directions.
 
     Returns:
         The converted generator; `str` of it summarizes what was detected.
 
     Raises:
         CheckpointError: unreadable file, another format, or classes that do not match the label space.
-        ConfigError: unknown format, or a size or number of upsampling steps that contradicts the weights.
+        ConfigError: unknown format, or a size, direction or number of upsampling steps that contradicts the weights.
         LabelError: unknown label space.
         OutputError: the folder is not empty or cannot be written.
     """
@@ -56,7 +58,11 @@ def convert(
     try:
         state = read_checkpoint(path)
         check_format(path, state, form, formats)
-        options = ConversionOptions(label_space, size, num_upsamples, instance_edges)
+        if reverse and not formats[form].both_directions:
+            raise ConfigError(
+                f"--reverse is given, but a checkpoint of format '{form}' has one direction; leave it out"
+            )
+        options = ConversionOptions(label_space, size, num_upsamples, instance_edges, reverse)
         converted = formats[form].convert(path, state, options)
     except KeyError as error:
         raise CheckpointError(f"{path} lacks the weight {error}; take a whole checkpoint") from error

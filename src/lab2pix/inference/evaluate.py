@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def evaluate_run(
         protocol: networks, batch size and seed; None: the defaults.
         samples: images per label map, with the noise of seeds `protocol.seed`, `protocol.seed + 1`, ...
         count: number of leading label maps to use; None: all held-out ones.
-        split: split of the data set; None: the validation split of the run.
+        split: split of the dataset; None: the validation split of the run.
         name: name of the method in the report; None: the name of the run.
         device: `cpu`, `cuda` or `mps`; None: the best one available.
         pictures: folder for the best, median and worst images; None: not written.
@@ -63,15 +64,16 @@ def evaluate_run(
     protocol.check_for_run()
     with init_distributed(device) as dist:
         synthesizer = Synthesizer.load(run, device=dist.device)
+        protocol = replace(protocol, alpha=synthesizer.config.data.alpha)
         synthesizer.noise_samples(protocol.seed, samples)
         origin = style_origin(synthesizer.sampling, protocol.style_from)
         dataset, photos = _held_out(synthesizer, split)
         total = len(dataset) if count is None else min(count, len(dataset))
         space = synthesizer.label_space
         if protocol.lpips is not None and samples == 1 and not is_paired(synthesizer.config.data):
-            raise ConfigError("--lpips compares images with their photos, but this run is unpaired: leave it out")
+            raise ConfigError("--lpips needs pairs, but this run is unpaired; omit it")
         if protocol.segmenter is not None and synthesizer.sampling.condition.source != "labels":
-            raise ConfigError("the run generates from inputs without classes to segment; leave out --segmenter")
+            raise ConfigError("the run generates from inputs without classes to segment; omit --segmenter")
         networks = load_networks(protocol, space)
         networks.to(dist.device)
         accumulator = MetricAccumulator(networks, samples, seed=protocol.seed)
@@ -84,7 +86,7 @@ def evaluate_run(
 
         log = evaluate_generator(
             accumulator, dataset, generate, photos=photos, count=count, seed=protocol.seed,
-            batch_size=protocol.batch_size, team=dist, on_progress=on_progress,
+            batch_size=protocol.batch_size, distributed=dist, on_progress=on_progress,
         )  # fmt: skip
         about = {
             "generated": {
@@ -113,7 +115,7 @@ def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, 
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
     own = config.data.val_split or "val"
     if data.format == "scenes" and split not in (None, own):
-        raise ConfigError(f"run '{config.name}' draws its scenes, and '{own}' is the only part that it holds out")
+        raise ConfigError(f"run '{config.name}' has format 'scenes', whose only held-out split is '{own}'")
     if data.val_split is None:
         raise ConfigError(
             f"run '{config.name}' holds nothing out (data.val_split is null); name a part of its data with --split, or "

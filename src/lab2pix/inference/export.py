@@ -64,7 +64,7 @@ class Exported:
 
     def __str__(self) -> str:
         """Return the files and the difference as one line."""
-        return f"{self.file} and {self.description.name} written; pictures differ by at most {self.difference:.1e}"
+        return f"{self.file} and {self.description.name} written; images differ by at most {self.difference:.1e}"
 
 
 def export(
@@ -109,8 +109,8 @@ def export(
             bound = _BOUNDS[program.dtype]
             if not difference <= bound:
                 raise OutputError(
-                    f"the program for {out} draws otherwise than the package, by {difference:.1e} where {bound:.0e} is "
-                    f"allowed, and was removed; {'leave out --fp16' if half else 'export in the other format'}"
+                    f"the program for {out} differs from lab2pix by {difference:.1e} (allowed: {bound:.0e}), so it was "
+                    f"removed; {'omit --fp16' if half else 'export in the other format'}"
                 )
             del run
             described = _describe(synthesizer, program, out.name, form, dynamic, difference)
@@ -268,7 +268,7 @@ def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: b
     except Exception as error:  # tracing and conversion raise arbitrary errors
         reason = " ".join(str(error).split())[:200]
         options = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
-        hint = f"leave out {options[0]}" if options else "draw with the package instead"
+        hint = f"omit {options[0]}" if options else "generate with the package instead"
         raise ConfigError(
             f"this generator ({program.name}) cannot be exported as {file.name} ({reason}); {hint}"
         ) from error
@@ -353,7 +353,7 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     except Exception as error:  # runtimes raise errors of their own
         reason = " ".join(str(error).split())[:200]
         raise OutputError(
-            f"the program cannot draw {shape} ({reason}), and was removed; take the other format"
+            f"the program cannot generate {shape} ({reason}), and was removed; use the other format"
         ) from error
     if images.shape != expected.shape:
         return torch.inf
@@ -365,7 +365,7 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
 _MEANINGS = {
     "label": "class ids: 'id' of 'classes'",
     "source": "image to generate from, -1 to 1",
-    "noise": "independent normal numbers; another noise, another picture",
+    "noise": "independent normal numbers; different noise gives a different image",
     "instances": "equal numbers are one object, borders between them are seen; label itself where there are none",
     "style": "style image, -1 to 1",
 }

@@ -45,9 +45,9 @@ class GenerateReport:
 
     def __str__(self) -> str:
         """Return a line of counts, and a line per failed label map."""
-        lines = [f"{_count(self.written, 'picture')} written to {self.out}"]
+        lines = [f"{_count(self.written, 'image')} written to {self.out}"]
         if self.skipped:
-            lines[0] += f", {len(self.skipped)} were there already (--overwrite makes them anew)"
+            lines[0] += f", {len(self.skipped)} existed already (--overwrite replaces them)"
         if self.failed:
             lines.append(f"{_count(self.failed, 'label map')} could not be used:")
             lines += [f"  {'' if str(path) in reason else f'{path}: '}{reason}" for path, reason in self.failed]
@@ -93,7 +93,7 @@ def generate_folder(
 
     Args:
         synthesizer: the model.
-        labels: folder of label maps, a single one, or the root of a data set in `format`.
+        labels: folder of label maps, a single one, or the root of a dataset in `format`.
         out: output folder.
         seed: seed of the noise, which is the same for each label map.
         samples: images per label map.
@@ -102,7 +102,7 @@ def generate_folder(
         overwrite: regenerate existing images.
         batch_size: images per batch; affects only speed and memory.
         format: folder format; see `lab2pix.utils.registry.DATASET_FORMATS`.
-        split: split of the data set; None: all of it.
+        split: split of the dataset; None: all of it.
         keep_size: generate at the size of each label map instead of the training size.
         scales: also write X2 and X1 of each image.
         style: style image of all images, for a generator with an image encoder; None: the style is the noise.
@@ -200,9 +200,9 @@ def _check_outputs(labels: Path, out: Path, pairs: Sequence[Pair], suffixes: Seq
             made[file] = pair.name
     inside = labels.is_dir() and out.resolve().is_relative_to(labels.resolve())
     if inside or (labels.is_file() and labels.resolve() in {file.resolve() for file in made}):
-        raise OutputError(f"the pictures would land among the label maps in {out}; choose another folder")
+        raise OutputError(f"the images would be written among the label maps in {out}; choose another folder")
     if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, not a folder for pictures; choose another place")
+        raise OutputError(f"{out} is a file, not a folder for images; choose another one")
 
 
 def _suffixes(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
@@ -251,7 +251,7 @@ def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bo
         pictures = [float_to_uint8(image) for image in images]
     except torch.OutOfMemoryError as error:
         raise TrainingError(
-            f"memory ran out with {len(items)} pictures at once; lower --batch-size or choose --device cpu"
+            f"memory ran out with {len(items)} images at once; lower --batch-size or choose --device cpu"
         ) from error
     for place, item in enumerate(items):
         for scale, file in item.files.items():
@@ -270,5 +270,5 @@ def write_picture(file: Path, picture: Tensor) -> None:
             to_pil(picture).save(unfinished, format="PNG")
     except OSError as error:
         raise OutputError(
-            f"cannot write {file} ({error.strerror or error}); mend that, then run again: what is made stays"
+            f"cannot write {file} ({error.strerror or error}); fix this and repeat the command"
         ) from error

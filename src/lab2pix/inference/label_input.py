@@ -12,7 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from lab2pix.config.schema import SourceConfig
-from lab2pix.data.files import read_image, read_instances, read_label, to_label, to_rgb
+from lab2pix.data.files import read_image
+from lab2pix.data.image_file import ImageFile, to_rgb
+from lab2pix.data.label_maps import decode_label, read_instances, read_label
 from lab2pix.data.line_drawings import Lines
 from lab2pix.data.source_images import read_source, to_source
 from lab2pix.data.transforms import resize_image, uint8_to_float
@@ -45,7 +47,7 @@ def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tenso
     if isinstance(label, str | Path):
         return read_label(Path(label), label_space, lines)
     if isinstance(label, Image.Image):
-        return to_label(label, label_space, "the label picture", lines=lines)
+        return decode_label(ImageFile.of(label), label_space, "the label map", lines=lines).ids
     if isinstance(label, np.ndarray) and label.dtype.kind in "iu":
         label = label.astype(np.int64)  # torch supports few unsigned dtypes
     ids = torch.as_tensor(label)

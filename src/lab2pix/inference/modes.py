@@ -48,7 +48,7 @@ class InferenceMode:
     def __str__(self) -> str:
         """Return the mode and the measured times."""
         measured = ", ".join(f"{mode} {seconds:.2f} s" for mode, seconds in self.seconds.items())
-        return f"{self.mode}" + (f" (one picture: {measured})" if measured else "")
+        return f"{self.mode}" + (f" (one image: {measured})" if measured else "")
 
 
 def choose(generator: nn.Module, sampling: Sampling, size: tuple[int, int], optimize: str = "auto") -> InferenceMode:
@@ -67,7 +67,7 @@ def choose(generator: nn.Module, sampling: Sampling, size: tuple[int, int], opti
         ConfigError: unknown mode, or a fast mode for a generator that cannot be fused.
     """
     if optimize not in MODES:
-        raise ConfigError(f"there is no way to draw called '{optimize}'{did_you_mean(optimize, MODES)}")
+        raise ConfigError(f"there is no inference mode '{optimize}'{did_you_mean(optimize, MODES)}")
     if optimize == "plain":
         return InferenceMode("plain", generator)
     if optimize != "auto":

@@ -36,7 +36,7 @@ _MODEL_CARD = """---
 {{ card_data }}
 ---
 
-# Pictures from label maps
+# Images from label maps
 
 A generator of [Lab2Pix](https://doi.org/10.1109/TPAMI.2022.3186752), trained with the package `lab2pix`. Weights are
 safetensors, settings and classes are JSON; loading executes nothing.
@@ -45,10 +45,10 @@ safetensors, settings and classes are JSON; loading executes nothing.
 from lab2pix import Synthesizer
 
 synthesizer = Synthesizer.load("ORG/NAME")
-pictures = synthesizer("label.png", seed=0, samples=4)  # uint8 [4, 3, H, W]
+images = synthesizer("label.png", seed=0, samples=4)  # uint8 [4, 3, H, W]
 ```
 
-`synthesizer.label_space` names the classes and their colours.
+`synthesizer.label_space` names the classes and their colors.
 """
 
 
@@ -129,7 +129,7 @@ class Synthesizer(
 
         Args:
             source: a run folder (its newest checkpoint), a checkpoint or exported folder, a `model.safetensors` next
-                to its `config.json`, the name of a shipped model, or `org/name` on the Hugging Face hub.
+                to its `config.json`, the name of a bundled model, or `org/name` on the Hugging Face hub.
             device: device to run on; None: the best one available.
             expect_label_space: shipped label space or YAML file that the weights must have been trained with.
             optimize: inference mode; see `optimize`.
@@ -386,7 +386,7 @@ class Synthesizer(
         """Raise ConfigError if the generator has only one output size."""
         if self.sampling.outputs == 1:
             raise ConfigError(
-                f"this generator ({self.config.name}) makes one image, not three sizes of it; leave out --scales, or "
+                f"this generator ({self.config.name}) generates one image, not three sizes; omit --scales, or "
                 "take one of Lab2Pix-V1 with generator.progressive"
             )
 
@@ -396,7 +396,7 @@ class Synthesizer(
         images = generate_deterministic(self._network, self.sampling, batch.to(self.device), given)
         if not all(bool(image.isfinite().all()) for image in images):
             raise CheckpointError(
-                f"the weights of step {self.step} draw pixels that are not finite; take an earlier checkpoint"
+                f"the weights of step {self.step} generate pixels that are not finite; use an earlier checkpoint"
             )
         return images
 
@@ -426,8 +426,8 @@ class Synthesizer(
             ConfigError: `samples` is below 1, or above 1 for a generator without noise.
         """
         if samples < 1:
-            raise ConfigError(f"{samples} pictures per label map are none; ask for 1 or more")
-        self._require_noise(samples > 1, "it draws one picture per label map, so samples must be 1")
+            raise ConfigError(f"samples is {samples} but must be 1 or more")
+        self._require_noise(samples > 1, "it generates one image per label map, so samples must be 1")
         return torch.stack([self.noise(seed, sample, size) for sample in range(samples)])
 
     def interpolate_noise(self, seed_a: int, seed_b: int, steps: int, size: tuple[int, int] | None = None) -> Tensor:
@@ -439,7 +439,7 @@ class Synthesizer(
             ConfigError: fewer than two steps, or a generator without noise.
         """
         if steps < 2:
-            raise ConfigError(f"interpolation in {steps} step(s) has no two ends; ask for 2 or more")
+            raise ConfigError(f"steps is {steps} but must be 2 or more")
         return self.slerp(seed_a, seed_b, torch.linspace(0, 1, steps, dtype=torch.float64), size)
 
     def slerp(self, seed_a: int, seed_b: int, parts: Tensor, size: tuple[int, int] | None = None) -> Tensor:
@@ -454,7 +454,7 @@ class Synthesizer(
         Raises:
             ConfigError: a generator without noise.
         """
-        self._require_noise(True, "it draws one picture per label map, so there is nothing to interpolate")
+        self._require_noise(True, "it generates one image per label map, so there is nothing to interpolate")
         shape = self.noise(seed_a, size=size).shape
         a, b = (self.noise(seed, size=size).double().flatten() for seed in (seed_a, seed_b))
         cosine = float(torch.dot(a, b) / (a.norm() * b.norm()))

@@ -12,14 +12,14 @@ import torch
 from huggingface_hub import snapshot_download
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, OutputError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, read_config
-from lab2pix.utils.files import atomic_write
+from lab2pix.utils.files import atomic_write, expand_user
+from lab2pix.utils.tensors import load_tensors, save_tensors
 
 __all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "shipped_models", "write"]
 
@@ -72,13 +72,13 @@ class ModelInfo(NamedTuple):
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError as error:
-            raise CheckpointError(f"{file} is missing, which belongs beside the weights; copy it there too") from error
+            raise CheckpointError(f"{file} is missing; copy it to the folder of the weights") from error
         except (OSError, ValueError) as error:
             raise CheckpointError(f"{file} cannot be read ({error}); take another copy") from error
         found = data.get("format") if isinstance(data, dict) else None
         if found != FORMAT:
             raise CheckpointError(
-                f"{file} says format {found!r}, but this version of lab2pix reads '{FORMAT}'; export the weights anew"
+                f"{file} has format {found!r}, but this version of lab2pix reads '{FORMAT}'; export the weights again"
             )
         try:
             config = read_config(data["config"])
@@ -104,16 +104,16 @@ def find(source: str | Path) -> Path | None:
 
     Args:
         source: a run folder (its newest checkpoint is used), a folder with `model.safetensors`, a `.safetensors` file,
-            or the name of a shipped model. A folder of that name takes precedence if it holds a model.
+            or the name of a bundled model. A folder of that name takes precedence if it holds a model.
 
     Raises:
         CheckpointError: nothing found, or not a model.
     """
-    path = Path(source).expanduser()
+    path = expand_user(source)
     if path.is_file():
         if path.suffix != ".safetensors":
             raise CheckpointError(
-                f"{path} is no .safetensors file; give a run folder, a checkpoint folder or its {WEIGHTS_FILE}"
+                f"{path} is not a .safetensors file; give a run folder, a checkpoint folder or its {WEIGHTS_FILE}"
             )
         return path
     shipped = shipped_models()
@@ -180,7 +180,7 @@ def fetch(
         ) from error
     file = Path(folder) / WEIGHTS_FILE
     if not file.is_file():
-        raise CheckpointError(f"{name} on the Hugging Face hub has no {WEIGHTS_FILE}; it is no model of lab2pix")
+        raise CheckpointError(f"{name} on the Hugging Face hub has no {WEIGHTS_FILE}; it is not a lab2pix model")
     return file
 
 
@@ -192,7 +192,7 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
     """
     info = ModelInfo.read(file.with_name(CONFIG_FILE))
     try:
-        tensors = load_file(file)
+        tensors = load_tensors(file)
     except FileNotFoundError as error:
         raise CheckpointError(f"{file} is missing; take another checkpoint") from error
     except (OSError, SafetensorError, ValueError) as error:
@@ -203,8 +203,8 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
         generator.load_state_dict(tensors)
     except RuntimeError as error:
         raise CheckpointError(
-            f"{file} holds weights of another network than the {CONFIG_FILE} beside it describes; put both from one "
-            "checkpoint together"
+            f"{file} has weights of another network than {CONFIG_FILE} in its folder describes; copy both from one "
+            "checkpoint"
         ) from error
     return generator, info
 
@@ -226,7 +226,7 @@ def write(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = F
         tensors = {name: _halved(name, tensor) for name, tensor in tensors.items()}
     try:
         with atomic_write(folder / WEIGHTS_FILE, folder / CONFIG_FILE) as (weights, config):
-            save_file(tensors, weights, metadata={"format": "pt"})
+            save_tensors(tensors, weights)
             config.write_text(json.dumps(info.to_dict(), indent=2, ensure_ascii=False), encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise OutputError(f"cannot write weights to {folder} ({error}); choose another folder") from error

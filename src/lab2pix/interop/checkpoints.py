@@ -10,11 +10,11 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
 from lab2pix.errors import CheckpointError, ConfigError, did_you_mean
 from lab2pix.interop.conversion import CheckpointFormat
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = ["check_format", "read_checkpoint"]
 
@@ -22,6 +22,8 @@ _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("weights of lab2pix itself, which need no conversion", ("blocks.0.norm_0.shared.weight",)),
     ("weights of lab2pix itself, which need no conversion", ("networks.0.trunk.0.0.weight",)),
     ("a discriminator of the official Lab2Pix-V1", ("common.0.weight", "gcb1.0.weight")),
+    ("weights of lab2pix itself, which need no conversion", ("enc_content.model.0.conv.weight",)),
+    ("discriminators of MUNIT", ("a.cnns.0.0.conv.weight", "b.cnns.0.0.conv.weight")),
     ("a segmenter of the official Lab2Pix-V1", ("net_model1_1.0.weight",)),
     ("discriminators of the official Lab2Pix-V2", ("discriminator_0.common.0.0.weight",)),
     ("discriminators of SPADE", ("discriminator_0.model0.0.weight",)),
@@ -42,7 +44,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
     Returns:
         State dict without the prefix `module.` of DataParallel, in PyTorch's present form: batch norms have
-        `num_batches_tracked`, spectral norms their vector `v`.
+        `num_batches_tracked`, spectral norms their vector `v`. State dicts of several networks in one file get their
+        keys as prefixes.
 
     Raises:
         CheckpointError: the file is missing, unreadable, not a state dict, or would execute code.
@@ -51,15 +54,27 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise CheckpointError(f"there is no file {path}; give a checkpoint such as latest_net_G.pth")
     try:
-        held = load_file(path) if path.suffix == ".safetensors" else _unpickle(path)
+        held = load_tensors(path) if path.suffix == ".safetensors" else _flattened(path, _unpickle(path))
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); take another copy") from error
     if not isinstance(held, Mapping) or not held or not all(isinstance(value, Tensor) for value in held.values()):
         raise CheckpointError(f"{path} does not hold weights by name; give a checkpoint such as latest_net_G.pth")
     odd = next((name for name, value in held.items() if value.layout != torch.strided or value.is_complex()), None)
     if odd is not None:
-        raise CheckpointError(f"{path} cannot be used: {odd} is no plain array of real numbers; take another copy")
+        raise CheckpointError(f"{path} cannot be used: {odd} is not an array of real numbers; use another copy")
     return _modernized({str(name).removeprefix("module."): tensor for name, tensor in held.items()})
+
+
+def _flattened(path: Path, held: object) -> object:
+    """Return a dictionary of state dicts, one per network, as one state dict with the keys as prefixes."""
+    if not isinstance(held, Mapping) or not held or not all(isinstance(part, Mapping) for part in held.values()):
+        return held
+    if any("param_groups" in part for part in held.values()):
+        raise CheckpointError(
+            f"{path} holds the state of optimizers; give the file of a generator, such as latest_net_G.pth or "
+            "gen_01000000.pt"
+        )
+    return {f"{key}.{name}": value for key, part in held.items() for name, value in part.items()}
 
 
 def _unpickle(path: Path) -> object:
@@ -68,12 +83,12 @@ def _unpickle(path: Path) -> object:
     except pickle.UnpicklingError as error:
         if wanted := re.search(r"GLOBAL (\S+)", str(error)):
             raise CheckpointError(
-                f"{path} holds more than weights and was not loaded: it asks for {wanted[1]}, which could execute "
+                f"{path} contains more than weights and was not loaded: it needs {wanted[1]}, which could execute "
                 "anything; take a checkpoint from whom you trust, saved as a plain state dict"
             ) from error
-        raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged; use another copy") from error
     except _JUNK as error:
-        raise CheckpointError(f"{path} is no checkpoint of PyTorch, or is damaged; take another copy") from error
+        raise CheckpointError(f"{path} is not a PyTorch checkpoint, or is damaged; use another copy") from error
     return held
 
 

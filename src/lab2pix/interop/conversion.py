@@ -41,12 +41,14 @@ class ConversionOptions:
         size: height and width of the images in pixels.
         num_upsamples: number of 2x upsamplings in the generator.
         instance_edges: whether the last input channel is the instance-boundary channel.
+        reverse: whether to convert the generator from B to A, of a checkpoint with both directions.
     """
 
     label_space: str | None = None
     size: tuple[int, int] | None = None
     num_upsamples: int | None = None
     instance_edges: bool | None = None
+    reverse: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,17 +81,19 @@ class CheckpointFormat:
         matches: returns whether a state dict has this format.
         convert: converts path, state dict and options; raises `KeyError`, `IndexError`, `ValueError` or `RuntimeError`
             for damaged weights.
+        both_directions: whether a checkpoint holds generators of two directions, A to B and B to A.
     """
 
     matches: Callable[[Mapping[str, Tensor]], bool]
     convert: Callable[[Path, dict[str, Tensor], ConversionOptions], Converted]
+    both_directions: bool = False
 
 
 def check_num_upsamples(options: ConversionOptions, possible: set[int]) -> None:
     if options.num_upsamples is not None and options.num_upsamples not in possible:
         raise ConfigError(
             f"--num-upsamples is {options.num_upsamples}, but this checkpoint's generator doubles its size "
-            f"{' or '.join(map(str, sorted(possible)))} times; say that, or leave it out"
+            f"{' or '.join(map(str, sorted(possible)))} times; set that, or omit it"
         )
 
 
@@ -184,7 +188,7 @@ def fit_label_space(path: Path, channels: int, options: ConversionOptions, *, ed
     asked = options.instance_edges if edges_possible else False
     edges = "with or without" if asked is None else "with" if asked else "without"
     raise CheckpointError(
-        f"{seen}, but label space '{space.name}' has {kinds} ({edges} a channel for instance edges); say the "
+        f"{seen}, but label space '{space.name}' has {kinds} ({edges} a channel for instance edges); set the "
         "--label-space that it was trained with"
     )
 

@@ -63,7 +63,7 @@ def load_renamed(network: nn.Module, rules: Rules, weights: Mapping[str, Tensor]
     for ours, name in names.items():
         if state[ours].shape != weights[name].shape:
             raise CheckpointError(
-                f"the {what}'s {name} is {list(weights[name].shape)}, but the configured network wants "
+                f"the {what}'s {name} is {list(weights[name].shape)}, but the configured network needs "
                 f"{list(state[ours].shape)}; check its widths and number of classes"
             )
     network.load_state_dict({ours: weights[name].to(state[ours].dtype) for ours, name in names.items()})

@@ -143,9 +143,9 @@ def _geometry(
         if whole and area in (None, (sides[0] >> num_upsamples) * (sides[1] >> num_upsamples)):
             return num_upsamples, sides
     if size is None:
-        raise ConfigError(f"the noise becomes a map of {area} pixels, which no usual size has; say --size")
+        raise ConfigError(f"the noise becomes a map of {area} pixels, which no usual size has; set --size")
     strides = " or ".join(str(2**num_upsamples) for num_upsamples in options)
-    noise = "" if area is None else f", and {area} such squares must fill the picture"
+    noise = "" if area is None else f", and {area} such squares must fill the image"
     raise ConfigError(
         f"a size of {size[0]}x{size[1]} (height x width) does not fit this checkpoint: both sides must be multiples "
         f"of {strides}{noise}"

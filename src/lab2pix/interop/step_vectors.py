@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.vectors import Row, Vectors, failure
-from lab2pix.labels.space import LabelClass, LabelSpace, generate_colors
+from lab2pix.labels.colors import generate_colors
+from lab2pix.labels.space import LabelClass, LabelSpace
 
 __all__ = [
-    "StepAnswers",
+    "StepResults",
     "check_step",
     "gradient_norms",
     "input_classes",
@@ -27,7 +28,7 @@ __all__ = [
 
 
 @dataclass
-class StepAnswers:
+class StepResults:
     """Results of this package for a vector file, under the names in the file.
 
     Attributes:
@@ -55,46 +56,54 @@ _TOLERANCES = {
 }
 
 
-def check_step(vectors: Vectors, answers: StepAnswers) -> Iterator[Row]:
+def check_step(vectors: Vectors, results: StepResults) -> Iterator[Row]:
     """Compare every recorded result of a vector file, within the tolerances in the file.
 
     Unknown tensors and values yield failed rows.
     """
-    known = tuple(f"{prefix}." for prefix in (*answers.networks, "in", "out"))
+    known = tuple(f"{prefix}." for prefix in (*results.networks, "in", "out"))
     for name in vectors.tensors:
         if not name.startswith(known):
             yield failure(name, "cannot check: no network or input of this name is known")
     for name, recorded in vectors.part("out.").items():
         yield from _check_output(
-            f"out.{name}", answers.outputs.get(name), recorded.float(), vectors.values["tolerance"]
+            f"out.{name}", results.outputs.get(name), recorded.float(), vectors.values["tolerance"]
         )
     for name, recorded in vectors.values.items():
         group = name.partition(".")[0]
         if name == "after.sums":
-            yield from _check_sums(recorded, answers.state, vectors.values)
+            yield from _check_sums(recorded, results.state, vectors.values)
         elif group in _TOLERANCES:
             tolerance = vectors.values["tolerance"]
             yield from _check_values(
-                name, recorded, answers.values.get(name, {}), tolerance[_TOLERANCES[group]], tolerance
+                name, recorded, results.values.get(name, {}), tolerance[_TOLERANCES[group]], tolerance
             )
-        elif name in answers.other:
-            ours = answers.other[name]
-            same = ours == recorded
-            yield Row(name, 0.0, 0.0, True) if same else failure(name, f"recorded is {recorded}, ours is {ours}")
+        elif name in results.other:
+            computed = results.other[name]
+            same = computed == recorded
+            yield (
+                Row(name, 0.0, 0.0, True) if same else failure(name, f"recorded is {recorded}, computed is {computed}")
+            )
         elif name not in _SETTINGS and not name.startswith("note"):
             yield failure(name, "cannot check: no such value is known")
 
 
-def _check_output(name: str, ours: Tensor | None, recorded: Tensor, tolerance: Mapping[str, float]) -> Iterator[Row]:
-    if ours is None:
+def _check_output(
+    name: str, computed: Tensor | None, recorded: Tensor, tolerance: Mapping[str, float]
+) -> Iterator[Row]:
+    if computed is None:
         yield failure(name, "cannot check: no such output is known")
         return
-    step = -(-ours.shape[-1] // recorded.shape[-1]) if recorded.ndim == ours.ndim == 4 and recorded.shape[-1] else 1
-    ours = ours.detach()[..., ::step, ::step] if step > 1 else ours.detach()
-    if ours.shape != recorded.shape:
-        yield failure(name, f"recorded as {list(recorded.shape)}, ours is {list(ours.shape)}")
+    step = (
+        -(-computed.shape[-1] // recorded.shape[-1])
+        if recorded.ndim == computed.ndim == 4 and recorded.shape[-1]
+        else 1
+    )
+    computed = computed.detach()[..., ::step, ::step] if step > 1 else computed.detach()
+    if computed.shape != recorded.shape:
+        yield failure(name, f"recorded as {list(recorded.shape)}, computed is {list(computed.shape)}")
         return
-    difference = (ours - recorded).abs()
+    difference = (computed - recorded).abs()
     after = name.startswith("out.after.")
     limit = tolerance["out.after_max"] if after else tolerance["out"] * max(1.0, recorded.abs().max().item())
     yield _row(name, difference.max().item(), limit)
@@ -103,13 +112,17 @@ def _check_output(name: str, ours: Tensor | None, recorded: Tensor, tolerance: M
 
 
 def _check_values(
-    group: str, recorded: Mapping[str, float], ours: Mapping[str, float], limit: float, tolerance: Mapping[str, float]
+    group: str,
+    recorded: Mapping[str, float],
+    computed: Mapping[str, float],
+    limit: float,
+    tolerance: Mapping[str, float],
 ) -> Iterator[Row]:
     for name, value in recorded.items():
-        if name not in ours:
+        if name not in computed:
             yield failure(f"{group}.{name}", "cannot check: no such value is known")
             continue
-        yield _row(f"{group}.{name}", abs(ours[name] - value) / max(abs(value), tolerance["relative_floor"]), limit)
+        yield _row(f"{group}.{name}", abs(computed[name] - value) / max(abs(value), tolerance["relative_floor"]), limit)
 
 
 def _check_sums(
@@ -122,8 +135,8 @@ def _check_sums(
             yield failure(f"after.sums.{name}", "cannot check: no such weight, or no tolerance, is known")
             continue
         weight = state[name].double()
-        ours = (weight.sum().item(), weight.abs().sum().item())
-        difference = max(abs(mine - theirs) for mine, theirs in zip(ours, sums, strict=True))
+        computed = (weight.sum().item(), weight.abs().sum().item())
+        difference = max(abs(first - second) for first, second in zip(computed, sums, strict=True))
         yield _row(f"after.sums.{name}", difference, values["after.tolerance"][name])
 
 
@@ -134,28 +147,34 @@ def _row(name: str, difference: float, limit: float) -> Row:
 # --- helpers of readers -------------------------------------------------------------------------------------------
 
 
-def input_classes(vectors: Vectors, channels: int) -> tuple[int, Batch]:
-    """Return the number of classes (0 if the input is the image `in.real_A`), and the inputs as a batch.
+def input_classes(
+    vectors: Vectors, channels: int, *, source: str = "real_A", image: str = "real_B", others: Collection[str] = ()
+) -> tuple[int, Batch]:
+    """Return the number of classes (0 if the input is an image), and the inputs as a batch.
 
     Args:
         vectors: content of the vector file; uint8 images are converted to [-1, 1].
         channels: input channels of the generator, one per class.
+        source: name of the input image after `in.`, unless the file has class ids, `in.ids`.
+        image: name of the target image.
+        others: names of further inputs, which the file must have.
 
     Raises:
         CheckpointError: an input is missing or unknown, or an id of `in.ids` is out of range.
     """
     inputs = vectors.part("in.")
-    if set(inputs) not in ({"real_A", "real_B"}, {"ids", "real_B"}):
-        raise CheckpointError(f"the inputs are {sorted(inputs)}; known: real_A or ids, and real_B")
-    image = to_image(inputs["real_B"])
+    if set(inputs) not in ({source, image, *others}, {"ids", image, *others}):
+        more = f" and {', '.join(others)}" if others else ""
+        raise CheckpointError(f"the inputs are {sorted(inputs)}; known: {source} or ids, {image}{more}")
+    target = to_image(inputs[image])
     if "ids" not in inputs:
-        empty = torch.empty(len(image), 0, 0, dtype=torch.int64)
-        return 0, Batch(label=empty, image=image, source=to_image(inputs["real_A"]))
+        empty = torch.empty(len(target), 0, 0, dtype=torch.int64)
+        return 0, Batch(label=empty, image=target, source=to_image(inputs[source]))
     ids = inputs["ids"].long()
     ids = ids[:, 0] if ids.ndim == 4 else ids
     if int(ids.max()) >= channels:
         raise CheckpointError(f"in.ids holds {int(ids.max())}, but there are {channels} classes")
-    return channels, Batch(label=ids, image=image)
+    return channels, Batch(label=ids, image=target)
 
 
 def numbered_space(classes: int, *, unknown: bool = False) -> LabelSpace:
@@ -187,7 +206,7 @@ def gradient_norms(network: nn.Module, names: Mapping[str, str]) -> tuple[float,
 
     Args:
         network: network after the backward pass.
-        names: mapping from our name of every weight to its name in the file.
+        names: mapping from names of weights in this package to names in the file.
     """
     norms = {
         names[name]: 0.0 if parameter.grad is None else parameter.grad.double().norm().item()

@@ -17,7 +17,7 @@ from lab2pix.interop.step_vectors import to_image
 from lab2pix.interop.vectors import Row, Vectors, compare, compare_value, failure
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["LayerFeature", "TwoStepAnswers", "check_two_steps", "recorded_batch"]
+__all__ = ["LayerFeature", "TwoStepResults", "check_two_steps", "recorded_batch"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class LayerFeature:
 
 
 @dataclass
-class TwoStepAnswers:
+class TwoStepResults:
     """Results of this package for a vector file, under the names in the file.
 
     Attributes:
@@ -75,12 +75,12 @@ _DEFAULT_TOLERANCES = {
 _SUMS = ("sum", "abs_sum", "delta_sum", "delta_abs_sum")
 
 
-def check_two_steps(vectors: Vectors, answers: TwoStepAnswers, inputs: Sequence[str]) -> Iterator[Row]:
+def check_two_steps(vectors: Vectors, results: TwoStepResults, inputs: Sequence[str]) -> Iterator[Row]:
     """Compare every recorded result of a vector file, within the tolerances in the file.
 
     Args:
         vectors: content of the vector file.
-        answers: our results.
+        results: our results.
         inputs: names of the inputs (`in.*`) that the results depend on.
 
     Yields:
@@ -90,29 +90,29 @@ def check_two_steps(vectors: Vectors, answers: TwoStepAnswers, inputs: Sequence[
         if not name.startswith(("G.", "D.", "E.", "out.")) and name not in inputs:
             yield failure(name, "cannot check: no network or input of this name is known")
     for name, recorded in vectors.part("out.").items():
-        if name in answers.outputs:
-            yield compare(f"out.{name}", answers.outputs[name], recorded, _tolerance(vectors, "out"))
+        if name in results.outputs:
+            yield compare(f"out.{name}", results.outputs[name], recorded, _tolerance(vectors, "out"))
         else:
             yield failure(f"out.{name}", "cannot check: no such output is known")
     for name, recorded in vectors.values.items():
         if name not in _SETTINGS and not name.startswith("note"):
-            yield from _check_entry(vectors, answers, name, recorded)
+            yield from _check_entry(vectors, results, name, recorded)
 
 
-def _check_entry(vectors: Vectors, answers: TwoStepAnswers, name: str, recorded: Any) -> Iterator[Row]:
+def _check_entry(vectors: Vectors, results: TwoStepResults, name: str, recorded: Any) -> Iterator[Row]:
     """Compare one entry of the JSON file."""
     group = name.partition(".")[0]
     if name == "features":
-        yield from _check_features(recorded, answers.features, _tolerance(vectors, "features"))
+        yield from _check_features(recorded, results.features, _tolerance(vectors, "features"))
     elif name == "after_step":
-        yield from _check_sums(recorded, answers.states)
+        yield from _check_sums(recorded, results.states)
     elif name == "after_second_step.delta_abs_sum":
         noise = set(vectors.values["noise_tensors"])
         for network, expected in recorded.items():
-            moved = _moved(answers.states, f"{network}.", noise)
+            moved = _moved(results.states, f"{network}.", noise)
             yield compare_value(f"{name}.{network}", moved, expected["value"], expected["tolerance"])
     elif group in _DEFAULT_TOLERANCES:
-        ours, tolerance = answers.values.get(name, {}), _tolerance(vectors, group)
+        ours, tolerance = results.values.get(name, {}), _tolerance(vectors, group)
         for term, value in recorded.items():
             if value is None:
                 continue
@@ -139,13 +139,13 @@ def _check_features(
     for network, layers in recorded.items():
         own = ours.get(network, [])
         if len(own) < len(layers):
-            yield failure(f"features.{network}", f"recorded are {len(layers)} layers, ours are {len(own)}")
+            yield failure(f"features.{network}", f"recorded are {len(layers)} layers, computed are {len(own)}")
             continue
         # Without feature matching, only the last layers are recorded.
         for layer, mine in zip(layers, own[len(own) - len(layers) :], strict=True):
             name = f"features.{network}.{layer['name']}"
             if list(mine.shape) != layer["shape"]:
-                yield failure(name, f"recorded as {layer['shape']}, ours is {list(mine.shape)}")
+                yield failure(name, f"recorded as {layer['shape']}, computed is {list(mine.shape)}")
                 continue
             yield compare_value(f"{name}.fake_norm", mine.fake_norm, layer["fake_norm"], tolerance)
             yield compare_value(f"{name}.real_norm", mine.real_norm, layer["real_norm"], tolerance)

@@ -1,4 +1,4 @@
-"""Vector files: weights, inputs and recorded outputs of another program, and comparison with ours."""
+"""Vector files (golden vectors): weights, inputs and outputs recorded from another program, to compare with."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError, Lab2PixError
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = [
     "TOLERANCE",
@@ -31,6 +31,7 @@ __all__ = [
     "guarded",
     "one_by_one",
     "read_vectors",
+    "thinned",
 ]
 
 TOLERANCE = 1e-4
@@ -64,7 +65,7 @@ def read_vectors(path: Path) -> Vectors:
         CheckpointError: a file is missing or unreadable, or has no `config`.
     """
     try:
-        tensors = load_file(path)
+        tensors = load_tensors(path)
         values = json.loads(path.with_suffix(".json").read_text())
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"cannot read {path} and its JSON file: {error}") from error
@@ -81,7 +82,7 @@ def one_by_one(image: Tensor, factor: int, weights: Mapping[str, Tensor], name: 
 
 @dataclass(frozen=True)
 class Row:
-    """Comparison of one recorded output with ours.
+    """Comparison of one recorded output with the computed one.
 
     Attributes:
         output: name in the file.
@@ -102,28 +103,29 @@ def failure(output: str, reason: str) -> Row:
     return Row(output, math.nan, TOLERANCE, False, reason)
 
 
-def compare(output: str, ours: Tensor, recorded: Tensor, tolerance: float = TOLERANCE) -> Row:
-    """Compare tensors; if the recording is subsampled to every s-th pixel, ours is, too."""
+def compare(output: str, computed: Tensor, recorded: Tensor, tolerance: float = TOLERANCE) -> Row:
+    """Compare tensors; if the recording is subsampled to every s-th pixel, the computed one is, too."""
     recorded = recorded.float()
-    thinned = _thinned(ours.detach(), recorded)
-    if thinned is None:
-        return failure(output, f"recorded as {list(recorded.shape)}, ours is {list(ours.shape)}")
-    difference = (thinned - recorded).abs().max().item()
+    kept = thinned(computed.detach(), recorded)
+    if kept is None:
+        return failure(output, f"recorded as {list(recorded.shape)}, computed is {list(computed.shape)}")
+    difference = (kept - recorded).abs().max().item()
     return Row(output, difference, tolerance, difference <= tolerance)
 
 
-def _thinned(ours: Tensor, recorded: Tensor) -> Tensor | None:
-    if ours.ndim != recorded.ndim or ours.shape[:-2] != recorded.shape[:-2]:
+def thinned(computed: Tensor, recorded: Tensor) -> Tensor | None:
+    """Return every s-th pixel, as many as were recorded; None if the shapes do not allow it."""
+    if computed.ndim != recorded.ndim or computed.shape[:-2] != recorded.shape[:-2]:
         return None
-    step = ours.shape[-1] // recorded.shape[-1] if recorded.shape[-1] else 0
-    thinned = ours[..., ::step, ::step] if step else ours
-    return thinned if thinned.shape == recorded.shape else None
+    step = computed.shape[-1] // recorded.shape[-1] if recorded.shape[-1] else 0
+    kept = computed[..., ::step, ::step] if step else computed
+    return kept if kept.shape == recorded.shape else None
 
 
-def compare_value(output: str, ours: float, recorded: object, tolerance: float = TOLERANCE) -> Row:
+def compare_value(output: str, computed: float, recorded: object, tolerance: float = TOLERANCE) -> Row:
     if not isinstance(recorded, int | float):
-        return failure(output, f"recorded as {recorded!r}, which is no number")
-    difference = abs(ours - recorded) / max(abs(recorded), _SMALL)
+        return failure(output, f"recorded as {recorded!r}, which is not a number")
+    difference = abs(computed - recorded) / max(abs(recorded), _SMALL)
     return Row(output, difference, tolerance, difference <= tolerance)
 
 

@@ -1,4 +1,4 @@
-"""Color matching of label maps in row chunks, so that peak memory stays near the size of the ids."""
+"""Color matching of label maps in row chunks, which bounds peak memory, and generated colors."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["BAND", "Colored", "look_up", "match_colors", "row_chunks"]
+from lab2pix.labels.reader import Color
+
+__all__ = ["BAND", "Colored", "generate_colors", "look_up", "match_colors", "row_chunks"]
 
 BAND = 2**18
 """Pixels per chunk."""
@@ -142,3 +144,19 @@ def _fill_rings(ids: Tensor, stray: Tensor) -> Tensor:
     while bool((filled < 0).any()):
         filled = torch.where(filled < 0, F.max_pool2d(filled, 3, stride=1, padding=1), filled)
     return filled[0, 0].to(ids.dtype)
+
+
+def generate_colors(count: int) -> list[Color]:
+    """Generate distinct colors, deterministically.
+
+    Greedy farthest-point selection on a grid of 1331 colors, starting from black.
+    """
+    level = torch.linspace(0, 255, 11).round()
+    grid = torch.cartesian_prod(level, level, level)
+    distance = torch.linalg.vector_norm(grid, dim=1)  # to black, the default color of unknown
+    chosen: list[Color] = []
+    for _ in range(count):
+        best = grid[int(distance.argmax())]
+        chosen.append((int(best[0]), int(best[1]), int(best[2])))
+        distance = torch.minimum(distance, torch.linalg.vector_norm(grid - best, dim=1))
+    return chosen

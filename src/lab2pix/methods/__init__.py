@@ -32,7 +32,14 @@ from lab2pix.methods.sampling import (
     generate_pyramid,
     latent_from_seed,
 )
-from lab2pix.methods.schedules import Progress, constant, epoch_decay, late_epoch_decay, linear_decay
+from lab2pix.methods.schedules import (
+    Progress,
+    constant,
+    epoch_decay,
+    late_epoch_decay,
+    linear_decay,
+    step_decay,
+)
 
 __all__ = [
     "Averaging",
@@ -63,6 +70,7 @@ __all__ = [
     "method_names",
     "read_config",
     "register",
+    "step_decay",
 ]
 
 ENTRY_POINTS = "lab2pix.methods"
@@ -70,9 +78,12 @@ ENTRY_POINTS = "lab2pix.methods"
 
 _BUILT_IN = {
     "cc-fpse": "cc_fpse:CCFPSE",
+    "cut": "cut:CUT",
     "cyclegan": "cyclegan:CycleGAN",
+    "dclgan": "dclgan:DCLGAN",
     "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
+    "munit": "munit:MUNIT",
     "pix2pix": "pix2pix:Pix2Pix",
     "pix2pixhd": "pix2pixhd:Pix2PixHD",
     "spade": "spade:SPADE",
@@ -129,7 +140,7 @@ def read_config(values: Mapping[str, Any]) -> RunConfig:
         pydantic.ValidationError: a setting is unknown or has an invalid value.
     """
     if not isinstance(values, Mapping):
-        raise TypeError("the settings, which are no mapping")
+        raise TypeError("the settings, which are not a mapping")
     name = values.get("method", RunConfig().method)
     return get_method(str(name)).Config.model_validate(values)
 

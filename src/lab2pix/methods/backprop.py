@@ -63,14 +63,13 @@ class ImageGradients:
         self.losses: dict[str, Tensor] = {}
 
     def record(self, losses: Mapping[str, Tensor]) -> None:
-        """Add detached terms to `losses`."""
+        """Add terms to `losses`, detached."""
         for name, value in losses.items():
             self.losses[name] = self.losses[name] + value.detach() if name in self.losses else value.detach()
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
         """Backpropagate the sum of terms to the leaves and free its graph."""
-        self.record(losses)
-        self.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
+        self.record(backward(losses, self.scale))
 
     def flush(self, losses: Mapping[str, Tensor]) -> None:
         """Backpropagate the leaves' gradients, and further terms, through the generator in one pass."""

@@ -10,9 +10,8 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.rules import check_first_scale, nearest_size
+from lab2pix.config.rules import check_first_scale, check_size, padded_size
 from lab2pix.config.schema import DataConfig, Section
-from lab2pix.errors import ConfigError
 from lab2pix.interop import spade_weights
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
 from lab2pix.interop.keymap import SPECTRAL_NORM, Rules, load_renamed
@@ -86,19 +85,23 @@ class CCFPSEConfig(SemanticGANConfig):
 
     def check_rules(self) -> None:
         """Check the image size against generator and discriminator."""
-        size, upsamples = self.data.size, self.generator.num_upsamples
-        multiple, least = max(FPSEDiscriminator.STRIDE, 2**upsamples), 2 * FPSEDiscriminator.STRIDE
-        near = nearest_size(size, multiple, least)
-        if near != size:
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple} and at least {least}, as "
-                f"the generator doubles its first scale {upsamples} times and the discriminator halves images five "
-                f"times; the nearest valid size is {list(near)}"
-            )
+        upsamples = self.generator.num_upsamples
+        reason = f"the discriminator (and generator.num_upsamples={upsamples})"
+        check_size(self.data.size, _stride(upsamples), 2 * FPSEDiscriminator.STRIDE, reason)
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what both networks take."""
+        return padded_size(self.data.size, _stride(self.generator.num_upsamples), 2 * FPSEDiscriminator.STRIDE)
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""
-        check_first_scale(self.data.size, self.generator.num_upsamples, samples, advice)
+        check_first_scale(self, self.generator.num_upsamples, samples, advice)
+
+
+def _stride(num_upsamples: int) -> int:
+    """Return the divisor of the sides that generator and discriminator take."""
+    return max(FPSEDiscriminator.STRIDE, int(2**num_upsamples))
 
 
 # --- the method -------------------------------------------------------------------------------------------------------
@@ -132,7 +135,7 @@ class CCFPSE(MultiScaleGAN):
     @classmethod
     def build_generator(cls, config: CCFPSEConfig, label_space: LabelSpace) -> nn.Module:
         """Return the generator, with its image encoder in style mode."""
-        settings, size = config.generator, config.data.size
+        settings, size = config.generator, config.padded_size
         generator = CCFPSEGenerator(
             cls.build_sampling(config, label_space).condition.channels,
             GeneratorSettings(

@@ -14,26 +14,27 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import Section
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat
-from lab2pix.interop.step_vectors import StepAnswers
+from lab2pix.interop.step_vectors import StepResults
 from lab2pix.interop.vectors import Vectors
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods.backprop import frozen
-from lab2pix.methods.base import Averaging, Losses, OptimizerSpec, Phase, RandomSource, StepContext
-from lab2pix.methods.patch_gan import (
+from lab2pix.methods.backprop import backward, frozen
+from lab2pix.methods.base import Averaging, Losses, OptimizerSpec, Phase, RandomSource, StepContext, require_images
+from lab2pix.methods.image_translation import (
     DiscriminatorConfig,
     GanMode,
     GeneratorConfig,
-    PatchAdversarialMethod,
-    PatchGANConfig,
-    StepRecord,
+    ImageTranslationConfig,
+    ImageTranslationMethod,
+    build_condition,
     build_discriminator,
     build_translator,
-    require_images,
+    mean_distance,
     size_multiple,
 )
 from lab2pix.methods.sampling import Sampling
+from lab2pix.methods.step_record import StepRecord
 from lab2pix.nn.image_pool import ImagePool
-from lab2pix.nn.norm import Norm
+from lab2pix.nn.normalization import Norm
 
 __all__ = ["CycleGAN", "CycleGANConfig"]
 
@@ -72,7 +73,7 @@ class CycleGANLossConfig(Section):
     pool_size: int = Field(50, ge=0, description="Generated images per domain that discriminators see again; 0: off.")
 
 
-class CycleGANConfig(PatchGANConfig):
+class CycleGANConfig(ImageTranslationConfig):
     """Settings of CycleGAN."""
 
     method: Literal["cyclegan"] = Field("cyclegan", description="CycleGAN: unpaired.")
@@ -81,7 +82,7 @@ class CycleGANConfig(PatchGANConfig):
     loss: CycleGANLossConfig = CycleGANLossConfig()
 
 
-class CycleGAN(PatchAdversarialMethod):
+class CycleGAN(ImageTranslationMethod):
     """CycleGAN: generators G: A to B and F: B to A with one discriminator each, and a cycle-consistency loss.
 
     A is the domain of inputs (label maps, line drawings or source images), B the domain of images. Each step updates
@@ -113,18 +114,18 @@ class CycleGAN(PatchAdversarialMethod):
             "discriminator_a": build_discriminator(config.discriminator, 3),
             "discriminator_b": build_discriminator(config.discriminator, channels),
         }
-        self.init_weights()
+        self.init_networks()
         self.pools = {domain: ImagePool(config.loss.pool_size) for domain in "ab"}
 
     @classmethod
     def build_sampling(cls, config: CycleGANConfig, label_space: LabelSpace) -> Sampling:
         """Return the sampling: one image per input, in eval mode."""
-        return Sampling(cls.build_condition(config, label_space), size_multiple=size_multiple(config.generator))
+        return Sampling(build_condition(config, label_space), size_multiple=size_multiple(config.generator))
 
     @classmethod
     def build_generator(cls, config: CycleGANConfig, label_space: LabelSpace) -> nn.Module:
         """Return G, from inputs to images."""
-        return build_translator(config.generator, cls.build_condition(config, label_space).channels, 3)
+        return build_translator(config.generator, build_condition(config, label_space).channels, 3)
 
     def sampling_generator(self, networks: Mapping[str, nn.Module]) -> nn.Module:
         """Return G."""
@@ -154,38 +155,39 @@ class CycleGAN(PatchAdversarialMethod):
             `adversarial_a`, `cycle_a` of the cycle from A; `adversarial_b`, `cycle_b` of the cycle from B; and
             `identity_a`, `identity_b` of G and F if their weight is not 0.
         """
-        loss, (g, f, judge_b, judge_a) = self.config.loss, self.networks.values()
+        # As in the authors' code, `discriminator_a` is for images of B, the outputs of `generator_a`.
+        loss, (g, f, discriminator_a, discriminator_b) = self.config.loss, self.networks.values()
         a, b = self.sampling.condition(batch), require_images(batch)
-        with context.autocast(), frozen(judge_a, judge_b):
+        with context.autocast(), frozen(discriminator_a, discriminator_b):
             fake_b = g(a)
             cycled_a = f(fake_b)
             fake_a = f(b)
             cycled_b = g(fake_a)
-            of_b, of_a = judge_b(fake_b), judge_a(fake_a)
-            same = (g(b), f(a)) if self.identity else None
+            logits_a, logits_b = discriminator_a(fake_b), discriminator_b(fake_a)
+            identity_images = (g(b), f(a)) if self.identity else None
         losses = {
-            "adversarial_a": self.adversarial(of_b, "generator"),
-            "adversarial_b": self.adversarial(of_a, "generator"),
-            "cycle_a": loss.cycle_a * _distance(cycled_a, a),
-            "cycle_b": loss.cycle_b * _distance(cycled_b, b),
+            "adversarial_a": self.adversarial(logits_a, "generator"),
+            "adversarial_b": self.adversarial(logits_b, "generator"),
+            "cycle_a": loss.cycle_a * mean_distance(cycled_a, a),
+            "cycle_b": loss.cycle_b * mean_distance(cycled_b, b),
         }
-        if same is not None:
-            losses["identity_a"] = self.identity * loss.cycle_b * _distance(same[0], b)
-            losses["identity_b"] = self.identity * loss.cycle_a * _distance(same[1], a)
+        if identity_images is not None:
+            losses["identity_a"] = self.identity * loss.cycle_b * mean_distance(identity_images[0], b)
+            losses["identity_b"] = self.identity * loss.cycle_a * mean_distance(identity_images[1], a)
         context.cache.update(fake_a=fake_a.detach().float(), fake_b=fake_b.detach().float())
-        return self.backward(losses, context)
+        return backward(losses, context.scale)
 
     def discriminators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the halved discriminator losses on real images and on generated ones from the pools."""
         real = {"b": require_images(batch), "a": self.sampling.condition(batch)}
         losses: Losses = {}
-        for domain, judge in (("b", "discriminator_a"), ("a", "discriminator_b")):
+        for domain, name in (("b", "discriminator_a"), ("a", "discriminator_b")):
             fake = self.pools[domain].query(context.cache.pop(f"fake_{domain}"), context.random.uniform)
             with context.autocast():
-                of_real, of_fake = self.networks[judge](real[domain]), self.networks[judge](fake)
-            losses[f"real_{domain}"] = self.adversarial(of_real, "real") * 0.5
-            losses[f"fake_{domain}"] = self.adversarial(of_fake, "fake") * 0.5
-        return self.backward(losses, context)
+                real_logits, fake_logits = self.networks[name](real[domain]), self.networks[name](fake)
+            losses[f"real_{domain}"] = self.adversarial(real_logits, "real") * 0.5
+            losses[f"fake_{domain}"] = self.adversarial(fake_logits, "fake") * 0.5
+        return backward(losses, context.scale)
 
     def extra_state(self) -> dict[str, Tensor]:
         """Return the images in both pools."""
@@ -195,7 +197,7 @@ class CycleGAN(PatchAdversarialMethod):
         """Restore both pools."""
         for domain, pool in self.pools.items():
             if f"pool_{domain}" not in state:
-                raise CheckpointError(f"the checkpoint lacks CycleGAN's image pool '{domain}'; take a whole one")
+                raise CheckpointError(f"the checkpoint lacks CycleGAN's image pool '{domain}'; use a complete one")
             pool.load_state(state[f"pool_{domain}"])
 
     # --- scores -----------------------------------------------------------------------------------------------------
@@ -208,7 +210,7 @@ class CycleGAN(PatchAdversarialMethod):
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
         """Return `cycle`, the mean absolute difference between the input and F of the generated images."""
-        return {"cycle": _distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
+        return {"cycle": mean_distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
 
     # --- other programs ---------------------------------------------------------------------------------------------
 
@@ -221,48 +223,43 @@ class CycleGAN(PatchAdversarialMethod):
     def vector_settings(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:
         """Return the section `loss` of a recording."""
         names = {"cycle_a": "lambda_A", "cycle_b": "lambda_B", "identity": "lambda_identity"}
-        weights = {name: recorded[theirs] for name, theirs in names.items()}
+        weights = {name: recorded[key] for name, key in names.items()}
         pool_size = recorded.get("pool_size", 50)
         return {"loss": {"adversarial": recorded["gan_mode"], "pool_size": pool_size, **weights}}
 
     @classmethod
     def vector_names(cls, record: StepRecord) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return outputs and losses under the authors' names."""
-        of_a, of_b = record.outputs["discriminator_b"], record.outputs["discriminator_a"]
+        logits_a, logits_b = record.outputs["discriminator_a"], record.outputs["discriminator_b"]
         names = {"generator_a": ("fake_B", "rec_B", "idt_A"), "generator_b": ("rec_A", "fake_A", "idt_B")}
         outputs = {
             name: tensor
             for network, own in names.items()
             for name, tensor in zip(own, record.outputs[network], strict=False)
         }
-        outputs |= {"D_A_real": of_b[1], "D_A_fake": of_b[2], "D_B_real": of_a[1], "D_B_fake": of_a[2]}
+        outputs |= {"D_A_real": logits_a[1], "D_A_fake": logits_a[2], "D_B_real": logits_b[1], "D_B_fake": logits_b[2]}
         losses = {name.partition(".")[2]: value for name, value in record.losses.items()}
         terms = {
             **{"G_A": losses["adversarial_a"], "G_B": losses["adversarial_b"]},
             **{"cycle_A": losses["cycle_a"], "cycle_B": losses["cycle_b"]},
             **{"idt_A": losses.get("identity_a", 0.0), "idt_B": losses.get("identity_b", 0.0)},
         }
-        judges = {"D_A": losses["real_b"] + losses["fake_b"], "D_B": losses["real_a"] + losses["fake_a"]}
-        return outputs, {**terms, **judges, "G": sum(terms.values())}
+        discriminators = {"D_A": losses["real_b"] + losses["fake_b"], "D_B": losses["real_a"] + losses["fake_a"]}
+        return outputs, {**terms, **discriminators, "G": sum(terms.values())}
 
     @classmethod
-    def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> StepAnswers:
+    def vector_results(cls, vectors: Vectors, *, fast: bool = False) -> StepResults:
         """Add the image pool's results for the recorded queries."""
-        answers = super().vector_answers(vectors, fast=fast)
+        results = super().vector_results(vectors, fast=fast)
         if trace := vectors.values.get("pool_trace"):
-            pool, draws = ImagePool(trace["pool_size"]), _PythonDraws(trace["seed"], trace["pool_size"])
+            pool, source = ImagePool(trace["pool_size"]), _PythonRandom(trace["seed"], trace["pool_size"])
             queries = torch.arange(2.0 * len(trace["returned"])).view(-1, 2, 1, 1, 1)
-            returned = [pool.query(images, draws.uniform).flatten().int().tolist() for images in queries]
-            answers.other["pool_trace"] = trace | {"returned": returned}
-        return answers
+            returned = [pool.query(images, source.uniform).flatten().int().tolist() for images in queries]
+            results.other["pool_trace"] = trace | {"returned": returned}
+        return results
 
 
-def _distance(images: Tensor, others: Tensor) -> Tensor:
-    """Return the mean absolute difference."""
-    return (images.float() - others).abs().mean()
-
-
-class _PythonDraws(RandomSource):
+class _PythonRandom(RandomSource):
     """Random numbers of the pool as in the authors' code: Python's `random`, with an index only if it is needed."""
 
     def __init__(self, seed: int, pool_size: int) -> None:
@@ -271,6 +268,6 @@ class _PythonDraws(RandomSource):
 
     def uniform(self, *shape: int) -> Tensor:
         """Return the next probability and, if it exceeds 1/2, the image index as a fraction of the pool size."""
-        chance = self._random.uniform(0, 1)
-        place = self._random.randint(0, self._size - 1) if chance > 0.5 else 0
-        return torch.tensor([chance, (place + 0.5) / self._size], dtype=torch.float64)
+        probability = self._random.uniform(0, 1)
+        index = self._random.randint(0, self._size - 1) if probability > 0.5 else 0
+        return torch.tensor([probability, (index + 0.5) / self._size], dtype=torch.float64)

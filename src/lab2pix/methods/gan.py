@@ -14,16 +14,15 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_first_scale, nearest_size
+from lab2pix.config.rules import check_first_scale, check_size, padded_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
-from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights, sharpness_loss
-from lab2pix.methods.backprop import frozen
+from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import PRECISIONS, Losses, Method, OptimizerSpec, Phase, StepContext, every
 from lab2pix.methods.features import BackboneConfig, FeatureExtractors
 from lab2pix.methods.schedules import linear_decay
-from lab2pix.nn.discriminators import MultiScaleDiscriminator, PatchDiscriminator, ScaleOutput
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, PatchDiscriminator, ScaleOutput, num_levels
 from lab2pix.nn.fast import accelerate, to_low_precision
 from lab2pix.nn.generators import GeneratorSettings
 from lab2pix.nn.init import xavier_init
@@ -38,31 +37,30 @@ __all__ = [
     "HierarchicalGAN",
     "HierarchicalGANConfig",
     "LossVariant",
-    "frozen_parameters",
+    "frozen_and_cached",
     "generator_settings",
-    "init_weights",
-    "require_images",
+    "init_from_config",
 ]
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
-_FINEST_STRIDE = 32
-"""Stride of level 3 of the largest hierarchical discriminator, level 2 of the next and level 1 of the third (3.2.1)."""
+_LAST_LEVEL_STRIDE = 32
+"""Stride of the last level of each hierarchical discriminator (3.2.1)."""
 
 
 class GlobalEncoderConfig(Section):
     """Global encoder of DG-Norm (Eq. 2)."""
 
     width: int = Field(64, ge=1, description="Channels of the first convolution; they double with each stride.")
-    max_width: int = Field(512, ge=1, description="The most channels any of its convolutions has.")
+    max_width: int = Field(512, ge=1, description="Maximum number of channels of its convolutions.")
 
 
 class GeneratorConfig(Section):
     """Generator (3.1, 4.2.1)."""
 
-    width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
+    width: int = Field(64, ge=2, description="Channels at the last scale; 16 times as many at the first.")
     num_upsamples: Literal[5, 6, 7] = Field(
-        5, description="How often the size doubles; V2: 5 for 256x256, 6 for 512x256, 7 for 1024x512; V1: 7 (sketch 5)."
+        5, description="Number of 2x upsamplings; V2: 5 for 256x256, 6 for 512x256, 7 for 1024x512; V1: 7 (sketch 5)."
     )
     modulation: Literal["dg-norm", "spade"] = Field("dg-norm", description="DG-Norm, or SPADE without global feature.")
     modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
@@ -71,7 +69,7 @@ class GeneratorConfig(Section):
         "noise",
         description="Input of the first generator scale: noise (Eq. 21), or the small label map (official code).",
     )
-    noise_dim: int = Field(128, ge=1, description="Length of the noise vector z.")
+    noise_dim: int = Field(128, ge=1, description="Dimension of the noise vector z.")
     spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
 
 
@@ -82,7 +80,7 @@ class DiscriminatorConfig(Section):
         "hierarchical", description="Hierarchical perceptual discriminators, or SPADE's PatchGANs."
     )
     scales: Literal[1, 2, 3] = Field(
-        2, description="Number of discriminators; each works at half the resolution of the one before."
+        2, description="Number of discriminators, each at half the resolution of the one before."
     )
     width: int = Field(64, ge=1, description="Channels of the first convolution.")
     max_width: int = Field(512, ge=4, description="Channels of the levels (hierarchical) or the most (patch).")
@@ -92,18 +90,19 @@ class AdversarialLossConfig(Section):
     """Loss terms of both methods and their weights (Eq. 20, 31)."""
 
     variant: Literal["paper", "official"] = Field(
-        "paper", description="How terms are reduced and images normalized: as in the paper, or as in the official code."
+        "paper",
+        description="Reduction of the terms and normalization of images as in the paper, or as in the official code.",
     )
     adversarial: Literal["hinge", "vanilla"] = Field("hinge", description="Form of the adversarial loss.")
     foreground_rate: float = Field(
         5.0, ge=1, description="T: weight of a foreground pixel relative to background (Eq. 9); 1: off."
     )
     background_ids: tuple[int, ...] | None = Field(
-        None, description="Class ids that are background; null: as the label space says."
+        None, description="Class ids that are background; null: as in the label space."
     )
     sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 30); 0: off.")
     sharpness_schedule: Literal["constant", "rising"] = Field(
-        "constant", description="λ2 constant, or rising to it linearly from 0 over the run (V1, 5.2)."
+        "constant", description="λ2 constant, or linear from 0 to λ2 over the run (V1, 5.2)."
     )
 
 
@@ -113,10 +112,12 @@ class AdamConfig(Section):
     generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generator.")
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
     discriminator_interval: int = Field(
-        1, ge=1, description="Not in the paper: steps from one update of the discriminators to the next."
+        1, ge=1, description="Not in the paper: steps between updates of the discriminators."
     )
     betas: tuple[Beta, Beta] = Field((0.0, 0.9), description="Adam's two decay rates.")
-    decay_fraction: float = Field(0.5, ge=0, le=1, description="Last part of the run in which the rates fall to 0.")
+    decay_fraction: float = Field(
+        0.5, ge=0, le=1, description="Final fraction of the run in which learning rates decay to 0."
+    )
 
 
 class GANTrainConfig(TrainConfig):
@@ -126,8 +127,8 @@ class GANTrainConfig(TrainConfig):
     init_gain: float | None = Field(
         None,
         gt=0,
-        description="Initial weights Xavier normal with this gain; 1: signals keep their size; null: as in the "
-        "official code, V1 normal with deviation 0.02, V2 Xavier normal with gain 0.02.",
+        description="Gain of the Xavier-normal initialization; 1 preserves the variance of signals; null: as in the "
+        "official code, normal with deviation 0.02 in V1, Xavier normal with gain 0.02 in V2.",
     )
 
 
@@ -143,30 +144,26 @@ class HierarchicalGANConfig(RunConfig):
 
     def check_rules(self) -> None:
         """Check the image size against generator and discriminators."""
-        size, multiple = self.data.size, 2**self.generator.num_upsamples
-        least = 2 * _FINEST_STRIDE if self.discriminator.kind == "hierarchical" else 1
-        nearest = self._nearest_size(least)
-        if any(side < 1 or side % multiple for side in size):
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple}, 2 to the power of "
-                f"generator.num_upsamples={self.generator.num_upsamples}; the nearest valid size is {nearest}"
-            )
-        if min(size) < least:
-            raise ConfigError(
-                f"data.size is {list(size)} but the hierarchical discriminators need both sides to be at least "
-                f"{least}, or their deepest level normalizes a single pixel; the smallest valid size is {nearest}"
-            )
+        hierarchical = self.discriminator.kind == "hierarchical"
+        generator = f"generator.num_upsamples={self.generator.num_upsamples}"
+        reason = f"{generator} with hierarchical discriminators" if hierarchical else generator
+        samples = self.train.batch_size // self.train.accumulate
+        check_size(self.data.size, *self._size_rule, reason, squares=2 if samples <= 1 else 1)
+
+    @property
+    def _size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, and the smallest one: the deepest level must normalize more than one pixel."""
+        least = 2 * _LAST_LEVEL_STRIDE if self.discriminator.kind == "hierarchical" else 1
+        return 2**self.generator.num_upsamples, least
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, *self._size_rule)
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""
-        check_first_scale(self.data.size, self.generator.num_upsamples, samples, advice)
-
-    def _nearest_size(self, least: int) -> list[int]:
-        multiple = 2**self.generator.num_upsamples
-        nearest = list(nearest_size(self.data.size, multiple, least))
-        if self.train.batch_size // self.train.accumulate <= 1 and nearest == [multiple, multiple]:
-            nearest[1] += multiple
-        return nearest
+        check_first_scale(self, self.generator.num_upsamples, samples, advice)
 
 
 @dataclass(frozen=True)
@@ -201,7 +198,7 @@ def generator_settings(config: HierarchicalGANConfig) -> GeneratorSettings:
     return GeneratorSettings(
         width=settings.width,
         num_upsamples=settings.num_upsamples,
-        start_size=(config.data.size[0] // stride, config.data.size[1] // stride),
+        start_size=(config.padded_size[0] // stride, config.padded_size[1] // stride),
         modulation=settings.modulation,
         modulation_hidden=settings.modulation_hidden,
         global_width=settings.global_encoder.width,
@@ -226,26 +223,19 @@ def _build_discriminator(
     )
 
 
-def init_weights(network: nn.Module, config: HierarchicalGANConfig, official: Callable[[nn.Module], None]) -> None:
-    """Initialize weights as in the official code, or by Xavier with gain `train.init_gain` if it is set."""
+def init_from_config(network: nn.Module, config: HierarchicalGANConfig, default: Callable[[nn.Module], None]) -> None:
+    """Initialize weights with Xavier and the gain `train.init_gain`, or as `default` does if it is null."""
     if config.train.init_gain is None:
-        official(network)
+        default(network)
     else:
         xavier_init(network, config.train.init_gain)
 
 
 @contextmanager
-def frozen_parameters(network: nn.Module) -> Iterator[None]:
+def frozen_and_cached(network: nn.Module) -> Iterator[None]:
     """Freeze a network within the context, and cache its parametrized (spectrally normalized) weights."""
     with frozen(network), parametrize.cached():
         yield
-
-
-def require_images(batch: Batch) -> Tensor:
-    """Return the images of a batch that must have some."""
-    if batch.image is None:
-        raise ValueError("training needs images")
-    return batch.image
 
 
 # --- the method -------------------------------------------------------------------------------------------------------
@@ -281,9 +271,9 @@ class HierarchicalGAN(Method):
         config: configuration of the run.
         label_space: label space of the class ids.
         channels: input channels of the discriminators.
-        losses: whether a loss uses backbone features.
-        initialize: initializes the discriminators if `train.init_gain` is null.
-        masks_real: whether the foreground mask also applies to real and blurred images (V2), or only to generated
+        loss_features: whether a loss uses backbone features.
+        default_init: initializes the discriminators if `train.init_gain` is null.
+        mask_real: whether the foreground mask also applies to real and blurred images (V2), or only to generated
             ones (V1, whose real images have no label map; Eq. 13).
         first_layers: whether image consistency uses the first convolution of each stage.
         pretrained: whether to load pretrained backbones; otherwise their weights are random.
@@ -298,9 +288,9 @@ class HierarchicalGAN(Method):
         label_space: LabelSpace,
         *,
         channels: int,
-        losses: bool,
-        initialize: Callable[[nn.Module], None],
-        masks_real: bool,
+        loss_features: bool,
+        default_init: Callable[[nn.Module], None],
+        mask_real: bool,
         first_layers: bool = False,
         pretrained: bool = True,
     ) -> None:
@@ -310,8 +300,8 @@ class HierarchicalGAN(Method):
         self.variant = self.variants[config.loss.variant]
         self.feature_extractors = FeatureExtractors(
             config.backbone,
-            levels=3 if config.discriminator.kind == "hierarchical" else 0,
-            losses=losses,
+            levels=num_levels(0) if config.discriminator.kind == "hierarchical" else 0,
+            loss_features=loss_features,
             normalize_discriminator=self.variant.normalize_discriminator,
             normalize=self.variant.normalize,
             first_layers=first_layers,
@@ -320,11 +310,11 @@ class HierarchicalGAN(Method):
         discriminator = _build_discriminator(
             config.discriminator, channels, self.feature_extractors.discriminator_channels
         )
-        init_weights(discriminator, config, initialize)
+        init_from_config(discriminator, config, default_init)
         self.networks: dict[str, nn.Module] = {"discriminator": discriminator}
         self.scales = config.discriminator.scales
-        self.masks_real = masks_real
-        self.weights = level_weights(
+        self.mask_real = mask_real
+        self.level_weights = level_weights(
             [max(1, self._num_feature_levels(scale)) for scale in range(self.scales)], self.variant.reduction
         )
         self.generator_term, self.real_term, self.fake_term = ADVERSARIAL_TERMS[config.loss.adversarial]
@@ -393,7 +383,7 @@ class HierarchicalGAN(Method):
 
     @abstractmethod
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
-        """Return the blurred photos by scale (Eq. 16, 30), given the sharp ones."""
+        """Return blurred images by scale (Eq. 16, 30), given the real ones."""
 
     def discriminator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the loss on generated, real and blurred images (Eq. 11-13, 16; V2: Eq. 25-27, 30).
@@ -402,42 +392,52 @@ class HierarchicalGAN(Method):
             Weighted terms `real`, `fake` and, with λ2 > 0, `sharpness`.
         """
         outputs: GeneratorOutputs = context.cache["outputs"]
-        images = [outputs.generated, outputs.real]
+        pyramids = [outputs.generated, outputs.real]
         if self.config.loss.sharpness > 0:
-            images.append(self.blurred_images(outputs.real))
+            pyramids.append(self.blurred_images(outputs.real))
         features = [outputs.generated_features, *([] if outputs.real_features is None else [outputs.real_features])]
-        features += self._extract_features_batched(images[len(features) :], context)
+        features += self._extract_features(pyramids[len(features) :], context)
         with context.autocast():
+            # One pass per scale, on the images of all pyramids.
             inputs = [
-                torch.cat([self._input(outputs, scale, group[scale]) for group in images])
+                torch.cat([self._input(outputs, scale, images[scale]) for images in pyramids])
                 for scale in range(self.scales)
             ]
-            together = [
-                [torch.cat(parts) for parts in zip(*(group[scale] for group in features), strict=True)]
+            inputs_features = [
+                [torch.cat(level) for level in zip(*(scales[scale] for scales in features), strict=True)]
                 for scale in range(self.scales)
             ]
-            found: list[ScaleOutput] = self.networks["discriminator"](inputs, together)
-            groups = [
-                [[level.chunk(len(images))[kind] for level in output.predictions] for output in found]
-                for kind in range(len(images))
+            scale_outputs: list[ScaleOutput] = self.networks["discriminator"](inputs, inputs_features)
+            predictions = [
+                [[level.chunk(len(pyramids))[index] for level in output.predictions] for output in scale_outputs]
+                for index in range(len(pyramids))
             ]
-            losses = self._discriminator_terms(groups, outputs.mask, self._sharpness(context))
-        context.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
-        return {name: value.detach() for name, value in losses.items()}
+            losses = self._discriminator_terms(predictions, outputs.mask, self._sharpness(context))
+        return backward(losses, context.scale)
 
-    def _discriminator_terms(self, groups: list[list[list[Tensor]]], mask: Tensor | None, sharpness: float) -> Losses:
-        """Return the weighted real, fake and sharpness terms (Eq. 11-13, 16; V2: Eq. 25-27, 30)."""
+    def _discriminator_terms(
+        self, predictions: Sequence[list[list[Tensor]]], mask: Tensor | None, sharpness: float
+    ) -> Losses:
+        """Return the weighted real, fake and sharpness terms (Eq. 11-13, 16; V2: Eq. 25-27, 30).
+
+        Args:
+            predictions: for generated, real and, with λ2 > 0, blurred images: per scale, per level, `[N, 1, h, w]`.
+            mask: foreground weights; None for uniform weights.
+            sharpness: scheduled weight λ2.
+        """
+        generated, real, *blurred = predictions
         share = 0.5 if self.variant.halved else 1.0
         if self.variant.sharpness_normalized:
             share /= 1 + sharpness
-        masks = mask if self.masks_real else None
+        real_mask = mask if self.mask_real else None
         terms = {
-            "real": share * adversarial_loss(groups[1], self.real_term, self.weights, masks),
-            "fake": share * adversarial_loss(groups[0], self.fake_term, self.weights, mask),
+            "real": share * adversarial_loss(real, self.real_term, self.level_weights, real_mask),
+            "fake": share * adversarial_loss(generated, self.fake_term, self.level_weights, mask),
         }
-        if self.config.loss.sharpness > 0:
+        if blurred:
             both = (self.real_term, self.fake_term)
-            terms["sharpness"] = share * sharpness * sharpness_loss(groups[1], groups[2], both, self.weights, masks)
+            loss = sharpness_loss(real, blurred[0], both, self.level_weights, real_mask)
+            terms["sharpness"] = share * sharpness * loss
         return terms
 
     def _sharpness(self, context: StepContext) -> float:
@@ -445,27 +445,21 @@ class HierarchicalGAN(Method):
         loss = self.config.loss
         return loss.sharpness * (context.progress.fraction if loss.sharpness_schedule == "rising" else 1.0)
 
-    def _extract_features(self, images: Sequence[Tensor], context: StepContext) -> list[list[Tensor]]:
-        """Return detached features for the perceptual branches, by scale."""
+    def _extract_features(self, pyramids: Sequence[Sequence[Tensor]], context: StepContext) -> list[list[list[Tensor]]]:
+        """Return detached features for the perceptual branches, by pyramid and scale, in one pass per scale."""
         with torch.no_grad(), context.autocast():
-            return [
-                self.feature_extractors(image, levels=self._num_feature_levels(scale)).discriminator
-                for scale, image in enumerate(images)
+            by_scale = [
+                self.feature_extractors(torch.cat(images), levels=self._num_feature_levels(scale)).discriminator
+                for scale, images in enumerate(zip(*pyramids, strict=True))
             ]
-
-    def _extract_features_batched(
-        self, groups: Sequence[Sequence[Tensor]], context: StepContext
-    ) -> list[list[list[Tensor]]]:
-        """Same as `_extract_features` for several groups of images, in one forward pass per scale."""
-        found = self._extract_features([torch.cat(images) for images in zip(*groups, strict=True)], context)
         return [
-            [[feature.chunk(len(groups))[index] for feature in features] for features in found]
-            for index in range(len(groups))
+            [[feature.chunk(len(pyramids))[index] for feature in features] for features in by_scale]
+            for index in range(len(pyramids))
         ]
 
     def _num_feature_levels(self, scale: int) -> int:
         """Return the number of backbone features for the discriminator of a scale; 0 if it uses none."""
-        return 3 - scale if self.config.discriminator.kind == "hierarchical" and scale < self.scales else 0
+        return num_levels(scale) if self.config.discriminator.kind == "hierarchical" and scale < self.scales else 0
 
     @staticmethod
     def _input(outputs: GeneratorOutputs, scale: int, image: Tensor) -> Tensor:
@@ -477,6 +471,10 @@ class HierarchicalGAN(Method):
         assert isinstance(discriminators, MultiScaleDiscriminator)
         output: ScaleOutput = discriminators.networks[scale](image, features)
         return output
+
+    def _generator_adversarial(self, scale: int, output: ScaleOutput, mask: Tensor | None) -> Tensor:
+        """Return the adversarial loss of the generator at one scale (Eq. 10, 24)."""
+        return adversarial_loss([output.predictions], self.generator_term, [self.level_weights[scale]], mask)
 
     def _mask(self, batch: Batch) -> Tensor | None:
         """Return the foreground weights of Eq. 9, or None if the rate is 1."""

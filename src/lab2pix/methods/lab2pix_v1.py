@@ -29,7 +29,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     AdversarialTerm,
     adversarial_loss,
-    blurred,
+    blur,
     cycle_segmentation_loss,
     diversity_loss,
     foreground_mask,
@@ -39,7 +39,7 @@ from lab2pix.losses import (
     vanilla_real,
 )
 from lab2pix.methods.backprop import ImageGradients
-from lab2pix.methods.base import Losses, StepContext
+from lab2pix.methods.base import Losses, StepContext, require_images
 from lab2pix.methods.gan import (
     AdamConfig,
     AdversarialLossConfig,
@@ -49,15 +49,14 @@ from lab2pix.methods.gan import (
     HierarchicalGAN,
     HierarchicalGANConfig,
     LossVariant,
-    frozen_parameters,
+    frozen_and_cached,
     generator_settings,
-    init_weights,
-    require_images,
+    init_from_config,
 )
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.generators import Lab2PixV1Generator
 from lab2pix.nn.init import normal_init
-from lab2pix.nn.official_v1 import Norm, OfficialV1Discriminator, OfficialV1Generator
+from lab2pix.nn.official_v1 import OfficialNorm, OfficialV1Discriminator, OfficialV1Generator
 from lab2pix.nn.segmentation import ICNet
 
 __all__ = ["Lab2PixV1", "Lab2PixV1Config"]
@@ -80,7 +79,7 @@ class V1GeneratorConfig(GeneratorConfig):
     )
     progressive: bool = Field(False, description="Generate X1, X2 and X3 in one pass (Eq. 17); false: X3 alone.")
     official: OfficialConfig | None = Field(
-        None, description="The official code's network, which differs in its blocks: converted, not trained."
+        None, description="Network of the official code, which is converted, not trained."
     )
     coattention: bool = Field(False, description="Label guided spatial co-attention at the last scales (Eq. 7).")
 
@@ -112,7 +111,7 @@ class V1LossConfig(AdversarialLossConfig):
         0.0,
         ge=0,
         le=1,
-        description="Not in the paper: first part of the run in which λ4 rises to its value from a thousandth of it; "
+        description="Not in the paper: first fraction of the run in which λ4 rises from a thousandth of its value; "
         "0: off.",
     )
 
@@ -130,7 +129,7 @@ class Lab2PixV1Config(HierarchicalGANConfig):
     def check_rules(self) -> None:
         """Check outputs, losses, encoder, data and image size against each other."""
         if self.generator.official is not None:
-            raise ConfigError("generator.official is a converted network, which is not trained; leave it out")
+            raise ConfigError("generator.official is a converted network, which cannot be trained; omit it")
         if self.loss.consistency > 0 and not self.generator.progressive:
             raise ConfigError(
                 "loss.consistency compares outputs of neighboring scales, but generator.progressive is false; "
@@ -143,7 +142,7 @@ class Lab2PixV1Config(HierarchicalGANConfig):
             )
         if self.loss.diversity > 0 and self.generator.input == "label":
             raise ConfigError(
-                "loss.diversity asks noise for different images, but generator.input is 'label', which takes none; "
+                "loss.diversity needs noise, but generator.input is 'label', which uses none; "
                 "set loss.diversity=0 or generator.input=noise"
             )
         self._check_encoder()
@@ -258,9 +257,9 @@ class Lab2PixV1(HierarchicalGAN):
             config,
             label_space,
             channels=3,
-            losses=config.loss.consistency > 0,
-            initialize=normal_init,
-            masks_real=False,
+            loss_features=config.loss.consistency > 0,
+            default_init=normal_init,
+            mask_real=False,
             first_layers=self.variants[config.loss.variant].first_layers,
             pretrained=pretrained,
         )
@@ -309,7 +308,7 @@ class Lab2PixV1(HierarchicalGAN):
             coattention=settings.coattention,
         )
         generator.set_grad_checkpointing(config.train.gradient_checkpointing)
-        init_weights(generator, config, normal_init)
+        init_from_config(generator, config, normal_init)
         return generator
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
@@ -328,7 +327,7 @@ class Lab2PixV1(HierarchicalGAN):
         gradients = ImageGradients(self._pad_pyramid([image.float() for image in images]), context.scale)
         mask = self._mask(batch)
         features: list[list[Tensor]] = []
-        with frozen_parameters(self.networks["discriminator"]):
+        with frozen_and_cached(self.networks["discriminator"]):
             for scale in range(self.scales):
                 terms, scale_features = self._scale_losses(scale, gradients.leaves, noise, mask, context)
                 gradients.backward(terms)
@@ -369,26 +368,23 @@ class Lab2PixV1(HierarchicalGAN):
     ) -> tuple[Losses, list[Tensor]]:
         """Return the weighted adversarial, consistency and diversity terms of a scale, and its detached features."""
         loss = self.config.loss
-        consistent = loss.consistency > 0 and scale > 0
+        levels, consistent = self._num_feature_levels(scale), loss.consistency > 0 and scale > 0
         with context.autocast():
-            own = self.feature_extractors(images[scale], levels=self._num_feature_levels(scale), consistency=consistent)
-            output = self._discriminate(scale, images[scale], own.discriminator)
-            terms = {
-                "adversarial": adversarial_loss([output.predictions], self.generator_term, [self.weights[scale]], mask)
-            }
+            features = self.feature_extractors(images[scale], levels=levels, consistency=consistent)
+            output = self._discriminate(scale, images[scale], features.discriminator)
+            terms = {"adversarial": self._generator_adversarial(scale, output, mask)}
             if consistent:
-                pooled = downsample2x(images[scale - 1])
-                above = self.feature_extractors(pooled, levels=0, consistency=True).consistency
+                pooled = self.feature_extractors(downsample2x(images[scale - 1]), levels=0, consistency=True)
                 terms["consistency"] = loss.consistency * image_consistency_loss(
-                    above, own.consistency, self.variant.consistency
+                    pooled.consistency, features.consistency, self.variant.consistency
                 )
-        if loss.diversity > 0 and noise is not None and (both := 2 * num_diversity_pairs(len(noise))):
-            terms["diversity"] = loss.diversity / self.scales * diversity_loss(images[scale][:both], noise[:both])
-        return terms, [feature.detach() for feature in own.discriminator]
+        if loss.diversity > 0 and noise is not None and (count := 2 * num_diversity_pairs(len(noise))):
+            terms["diversity"] = loss.diversity / self.scales * diversity_loss(images[scale][:count], noise[:count])
+        return terms, [feature.detach() for feature in features.discriminator]
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
-        """Blur every scale of the photo separately, as downsampling a blurred photo would sharpen it."""
-        return [blurred(image, "average") for image in real]
+        """Blur every scale of the real image separately, as downsampling a blurred image would sharpen it."""
+        return [blur(image, "average") for image in real]
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
@@ -403,9 +399,9 @@ class Lab2PixV1(HierarchicalGAN):
         if not len(self.segmenters):
             return {}
         logits = self.segmenters[0](generated)
-        counting = batch.label != (-1 if self.ignored is None else self.ignored)
-        wrong = ((logits.argmax(1) != batch.label) & counting).sum() / counting.sum().clamp(min=1)
-        return {"cycle": cycle_segmentation_loss([logits], batch.label, self.ignored), "seg_error": wrong}
+        valid = batch.label != (-1 if self.ignored is None else self.ignored)
+        error = ((logits.argmax(1) != batch.label) & valid).sum() / valid.sum().clamp(min=1)
+        return {"cycle": cycle_segmentation_loss([logits], batch.label, self.ignored), "seg_error": error}
 
     # --- the official code ------------------------------------------------------------------------------------------
 
@@ -435,7 +431,7 @@ class Lab2PixV1(HierarchicalGAN):
 # --- weights of the official code -----------------------------------------------------------------------------------
 
 
-def _norm(state: Mapping[str, Tensor], name: str) -> Norm:
+def _norm(state: Mapping[str, Tensor], name: str) -> OfficialNorm:
     return "batch" if f"{name}.running_mean" in state else "instance"
 
 
@@ -500,8 +496,8 @@ def _load_official(network: nn.Module, state: Mapping[str, Tensor], what: str) -
     for name, tensor in given.items():
         if tensor.shape != own[name].shape:
             raise CheckpointError(
-                f"{what} has {name} of {list(tensor.shape)}, but its other weights ask for {list(own[name].shape)}; "
-                "check that it is one network's"
+                f"{what} has {name} of {list(tensor.shape)}, but its other weights need {list(own[name].shape)}; "
+                "check that all weights are of one network"
             )
     network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in given.items()})
 
@@ -551,8 +547,8 @@ def _sketch_space(path: Path, channels: int, options: ConversionOptions) -> Labe
     space = LabelSpace.load(options.label_space or "sketch")
     if channels != 1 or space.name != "sketch":
         raise CheckpointError(
-            f"{path} draws from sketches of {channels} channel(s), which label space '{space.name}' of "
-            f"{space.num_classes} classes is not for; leave --label-space out or say sketch"
+            f"{path} generates from sketches of {channels} channel(s), but label space '{space.name}' has "
+            f"{space.num_classes} classes; omit --label-space, or set it to sketch"
         )
     return space
 
@@ -567,7 +563,7 @@ def _start_size(size: tuple[int, int] | None, stride: int, area: int) -> tuple[i
     if shapes:
         return shapes[0]
     sizes = ", ".join(f"{side * stride}x{area // side * stride}" for side in range(1, area + 1) if area % side == 0)
-    wrong = "the size of its pictures is not known" if size is None else f"a size of {size[0]}x{size[1]} does not fit"
+    wrong = "the image size is unknown" if size is None else f"a size of {size[0]}x{size[1]} does not fit"
     raise ConfigError(f"{wrong} (height x width): this checkpoint can have {sizes}; choose one with --size")
 
 
@@ -616,16 +612,16 @@ class _Vectors:
     def _generator(self) -> OfficialV1Generator:
         weights = self.vectors.part("G.")
         settings, config = _generator_settings(weights), self.config
-        said = {
+        recorded = {
             "task": _TASKS.get(config["task"], config["task"]),
             "norm": config["norm"],
             "classes": config["num_classes"],
             "width": config["ngf"],
         }
-        for key, value in said.items():
+        for key, value in recorded.items():
             if value != settings[key]:
                 raise CheckpointError(
-                    f"the JSON file says {key} {value!r}, but the generator's weights are of {settings[key]!r}"
+                    f"the JSON file says {key} {value!r}, but the generator's weights have {settings[key]!r}"
                 )
         start = (int(config["height"]) >> 7, int(config["width"]) >> 7)
         if settings["task"] == "sketch":  # the start map is unused, so any shape of this area works
@@ -679,21 +675,20 @@ class _Vectors:
 
     @cached_property
     @torch.no_grad()
-    def judged(self) -> dict[str, dict[int, list[Tensor]]]:
+    def logits(self) -> dict[str, dict[int, list[Tensor]]]:
         """Discriminator logits by type of image (fake, real, blurred), scale and level.
 
         Smaller real images are average-pooled from the full one (2x2, 4x4); each scale is blurred separately.
         """
         fake = dict(zip(_SCALES, self.generated, strict=True))
         real = {scale: F.avg_pool2d(self.image, 2 ** (3 - scale)) for scale in _SCALES}
-        soft = {scale: blurred(image, "average") for scale, image in real.items()}
-        kinds = {"fake": fake, "real": real, "blurred": soft}
+        blurred = {scale: blur(image, "average") for scale, image in real.items()}
         return {
-            kind: {scale: self._judge(scale, images[scale]) for scale in self.discriminators}
-            for kind, images in kinds.items()
+            name: {scale: self._discriminate(scale, images[scale]) for scale in self.discriminators}
+            for name, images in {"fake": fake, "real": real, "blurred": blurred}.items()
         }
 
-    def _judge(self, scale: int, image: Tensor) -> list[Tensor]:
+    def _discriminate(self, scale: int, image: Tensor) -> list[Tensor]:
         network, weights = self.discriminators[scale], self._part(scale)
         features = [
             one_by_one(image, 8 << level, weights, f"backboneNet.p{3 + level}") for level in range(network.levels)
@@ -714,12 +709,12 @@ class _Vectors:
             "consistency": self._consistency,
         }
 
-    def _adversarial(self, kind: str, term: AdversarialTerm, mask: Tensor | None) -> list[Tensor]:
+    def _adversarial(self, images: str, term: AdversarialTerm, mask: Tensor | None) -> list[Tensor]:
         if mask is not None:
             # The official code multiplies [N, 1, h, w] by [N, h, w], so each sample is weighted by the mean mask.
             mask = mask.mean(0, keepdim=True)
-        judged = self.judged[kind].values()
-        return [adversarial_loss([levels], term, level_weights([len(levels)]), mask) for levels in judged]
+        scales = self.logits[images].values()
+        return [adversarial_loss([levels], term, level_weights([len(levels)]), mask) for levels in scales]
 
     @property
     @torch.no_grad()
@@ -729,15 +724,15 @@ class _Vectors:
 
         def distance(larger: Tensor, smaller: Tensor, layer: int) -> Tensor:
             pooled = F.avg_pool2d(larger, 2)
-            ours, theirs = (one_by_one(image, 1 << layer, weights, f"r{layer + 1}") for image in (pooled, smaller))
-            return F.mse_loss(ours, theirs)
+            features = [one_by_one(image, 1 << layer, weights, f"r{layer + 1}") for image in (pooled, smaller)]
+            return F.mse_loss(features[0], features[1])
 
         pairs = ((full, half), (half, quarter))
         return [torch.stack([distance(*pair, layer) for layer in range(5)]).sum() for pair in pairs]
 
 
 _BY_SCALE = "losses_by_scale_X3_X2_X1"
-_PLACES = {"consistency": ("X3-X2", "X2-X1")}
+_SCALE_PAIRS = {"consistency": ("X3-X2", "X2-X1")}
 
 
 def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
@@ -747,7 +742,7 @@ def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
     if name == "out.enhance_mask" and case.mask is not None:
         return compare(name, case.mask if recorded.ndim == 4 else case.mask[:, 0], recorded)
     if match := re.fullmatch(r"out\.D([123])\.(fake|real|blurred)\.level(\d+)", name):
-        levels = case.judged[match[2]].get(int(match[1]), [])
+        levels = case.logits[match[2]].get(int(match[1]), [])
         if 1 <= int(match[3]) <= len(levels):
             return compare(name, levels[int(match[3]) - 1].sigmoid(), recorded)
     return failure(name, "cannot check: no such output is known")
@@ -762,10 +757,10 @@ def _check_value(case: _Vectors, name: str, recorded: Any) -> Iterator[Row]:
         if term not in case.losses:
             yield failure(f"losses.{term}", f"cannot check: known terms are {', '.join(case.losses)}")
             continue
-        ours = case.losses[term]
-        places = _PLACES.get(term) or [f"X{scale}" for scale in case.discriminators]
-        if not isinstance(values, list) or len(values) != len(ours):
-            yield failure(f"losses.{term}", f"recorded as {values!r}, ours are {len(ours)} values")
+        computed = case.losses[term]
+        scales = _SCALE_PAIRS.get(term) or [f"X{scale}" for scale in case.discriminators]
+        if not isinstance(values, list) or len(values) != len(computed):
+            yield failure(f"losses.{term}", f"recorded as {values!r}, computed are {len(computed)} values")
             continue
-        for place, value, one in zip(places, values, ours, strict=True):
-            yield compare_value(f"losses.{term}.{place}", one.item(), value)
+        for scale, recorded_value, value in zip(scales, values, computed, strict=True):
+            yield compare_value(f"losses.{term}.{scale}", value.item(), recorded_value)

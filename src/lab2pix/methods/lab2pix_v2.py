@@ -38,7 +38,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     ADVERSARIAL_TERMS,
     adversarial_loss,
-    blurred,
+    blur,
     cycle_segmentation_loss,
     feature_matching_loss,
     foreground_mask,
@@ -46,7 +46,7 @@ from lab2pix.losses import (
     perceptual_loss,
 )
 from lab2pix.methods.backprop import ImageGradients
-from lab2pix.methods.base import Losses, StepContext
+from lab2pix.methods.base import Losses, StepContext, require_images
 from lab2pix.methods.features import Features
 from lab2pix.methods.gan import (
     AdversarialLossConfig,
@@ -56,14 +56,13 @@ from lab2pix.methods.gan import (
     HierarchicalGAN,
     HierarchicalGANConfig,
     LossVariant,
-    frozen_parameters,
+    frozen_and_cached,
     generator_settings,
-    init_weights,
-    require_images,
+    init_from_config,
 )
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.backbones import Backbone
-from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample, pyramid
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample, num_levels, pyramid
 from lab2pix.nn.fast import accelerate, fuse
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
@@ -85,14 +84,14 @@ class V2LossConfig(AdversarialLossConfig):
     imle_candidates: int = Field(
         1,
         ge=1,
-        description="Not in the paper: images generated of each label map in a step, of which the one nearest to the "
-        "photo learns, so that the noise controls light and color; 1: off, and the generator may ignore the noise.",
+        description="Not in the paper: images per label map in a step, of which only the one nearest to the real "
+        "image is trained, so that the noise controls light and color; 1: off, and the generator may ignore noise.",
     )
     cycle: float = Field(
         0.0,
         ge=0,
-        description="Not in the paper: weight of cycle segmentation with a head on the perceptual network that learns "
-        "to segment the photos; 0: off.",
+        description="Not in the paper: weight of cycle segmentation by a head on the perceptual network, which is "
+        "trained on real images; 0: off.",
     )
 
 
@@ -111,8 +110,8 @@ class Lab2PixV2Config(HierarchicalGANConfig):
             )
         if self.loss.imle_candidates > 1 and self.generator.input == "label":
             raise ConfigError(
-                "loss.imle_candidates chooses among images of different noise, but generator.input is 'label', which "
-                "takes none; set loss.imle_candidates=1 or generator.input=noise"
+                "loss.imle_candidates needs noise, but generator.input is 'label', which uses none; set "
+                "loss.imle_candidates=1 or generator.input=noise"
             )
         super().check_rules()
 
@@ -141,14 +140,14 @@ class _Scale:
         index: index of the scale, 0 for full size.
         generated, real: images `[N, 3, h, w]`.
         condition: label map `[N, C, h, w]`.
-        photo: features of the real image, if computed already.
+        real_features: features of the real image, if computed already.
     """
 
     index: int
     generated: Tensor
     real: Tensor
     condition: Tensor
-    photo: Features | None
+    real_features: Features | None
 
 
 class Lab2PixV2(HierarchicalGAN):
@@ -181,9 +180,9 @@ class Lab2PixV2(HierarchicalGAN):
             config,
             label_space,
             channels=self.build_sampling(config, label_space).condition.channels + 3,
-            losses=config.loss.perceptual > 0,
-            initialize=xavier_init,
-            masks_real=True,
+            loss_features=config.loss.perceptual > 0,
+            default_init=xavier_init,
+            mask_real=True,
             pretrained=pretrained,
         )
         generator = self.build_generator(config, label_space)
@@ -211,7 +210,7 @@ class Lab2PixV2(HierarchicalGAN):
         channels = cls.build_sampling(config, label_space).condition.channels
         generator = Lab2PixV2Generator(channels, generator_settings(config))
         generator.set_grad_checkpointing(config.train.gradient_checkpointing)
-        init_weights(generator, config, xavier_init)
+        init_from_config(generator, config, xavier_init)
         return generator
 
     # --- generator phase --------------------------------------------------------------------------------------------
@@ -222,60 +221,60 @@ class Lab2PixV2(HierarchicalGAN):
         Returns:
             Weighted terms `adversarial` (Eq. 24), `perceptual` (Eq. 28) and `feature_matching` (Eq. 29), except those
             of weight 0; with λ4 > 0 also the segmentation losses `cycle` of the generated image and `seg_loss_real` of
-            the photo.
+            the real one.
         """
-        condition, photo = self.sampling.condition(batch), require_images(batch)
+        condition, real = self.sampling.condition(batch), require_images(batch)
         if self.config.loss.imle_candidates > 1:
             assert noise is not None
-            noise = self._select_imle_noise(condition, noise, photo, context)
-        photo_features, logits = None, None
+            noise = self._select_imle_noise(condition, noise, real, context)
+        real_features, logits = None, None
         with context.autocast():
-            image = self.networks["generator"](condition, noise)
+            fake = self.networks["generator"](condition, noise)
             if self.head is not None:
                 with torch.no_grad():
-                    photo_features = self.feature_extractors(photo, levels=self._num_feature_levels(0), perceptual=True)
-                logits = self.head(photo_features.perceptual)
-        gradients = ImageGradients(pyramid(image.float(), self.scales), context.scale)
-        real, conditions = pyramid(photo, self.scales), pyramid(condition, self.scales)
+                    real_features = self.feature_extractors(real, levels=self._num_feature_levels(0), perceptual=True)
+                logits = self.head(real_features.perceptual)
+        gradients = ImageGradients(pyramid(fake.float(), self.scales), context.scale)
+        real_images, conditions = pyramid(real, self.scales), pyramid(condition, self.scales)
         mask = self._mask(batch)
         features: list[tuple[list[Tensor], list[Tensor]]] = []
         with ExitStack() as stack:
             for network in (self.networks["discriminator"], *([] if self.head is None else [self.head])):
-                stack.enter_context(frozen_parameters(network))
-            for index, (generated, true, label) in enumerate(zip(gradients.leaves, real, conditions, strict=True)):
-                scale = _Scale(index, generated, true, label, photo_features if index == 0 else None)
+                stack.enter_context(frozen_and_cached(network))
+            for index, inputs in enumerate(zip(gradients.leaves, real_images, conditions, strict=True)):
+                scale = _Scale(index, *inputs, real_features if index == 0 else None)
                 features.append(self._scale_backward(gradients, scale, batch.label, mask, context))
-        read = {} if logits is None else {"seg_loss_real": cycle_segmentation_loss([logits], batch.label, self.ignored)}
-        gradients.flush(read)
+        seg = {} if logits is None else {"seg_loss_real": cycle_segmentation_loss([logits], batch.label, self.ignored)}
+        gradients.flush(seg)
         context.cache["outputs"] = GeneratorOutputs(
             conditions=conditions,
             generated=[leaf.detach() for leaf in gradients.leaves],
-            real=real,
-            generated_features=[ours for ours, _ in features],
-            real_features=[theirs for _, theirs in features],
+            real=real_images,
+            generated_features=[pair[0] for pair in features],
+            real_features=[pair[1] for pair in features],
             mask=mask,
         )
         return gradients.losses
 
     @torch.no_grad()
-    def _select_imle_noise(self, condition: Tensor, noise: Tensor, photo: Tensor, context: StepContext) -> Tensor:
+    def _select_imle_noise(self, condition: Tensor, noise: Tensor, real: Tensor, context: StepContext) -> Tensor:
         """Select noise by implicit maximum likelihood estimation (IMLE; Li et al., 2020); not in the paper.
 
-        Of several candidates per sample, select the noise whose image is nearest to the photo after average pooling.
+        Of several candidates per sample, select the noise whose image is nearest to the real one after average pooling.
         Reconstruction losses on all noise would make the generator ignore it; with IMLE the other noise stays free to
         represent what the label map leaves open, such as light and color.
 
         Args:
             condition: `[N, C, H, W]`.
             noise: `[N, noise_dim]`, the first candidates.
-            photo: `[N, 3, H, W]` in [-1, 1].
+            real: real images `[N, 3, H, W]` in [-1, 1].
             context: context of the step.
 
         Returns:
             `[N, noise_dim]`.
         """
-        cells = min(_IMLE_GRID, *photo.shape[-2:])
-        target = F.adaptive_avg_pool2d(photo, cells)
+        cells = min(_IMLE_GRID, *real.shape[-2:])
+        target = F.adaptive_avg_pool2d(real, cells)
         more = [context.random.normal(*noise.shape) for _ in range(1, self.config.loss.imle_candidates)]
         noises = torch.cat([noise, *more])
         with context.autocast():
@@ -301,52 +300,49 @@ class Lab2PixV2(HierarchicalGAN):
                 terms = self._reconstruction_losses(scale, *self._extract_pair(scale, 0, True), label)
             gradients.backward(terms)
         with context.autocast():
-            ours, theirs = self._extract_pair(scale, levels, perceptual and one_pass)
-            terms = self._discriminator_losses(scale, mask, ours.discriminator, theirs.discriminator)
+            generated, real = self._extract_pair(scale, levels, perceptual and one_pass)
+            terms = self._discriminator_losses(scale, mask, generated.discriminator, real.discriminator)
             if perceptual and one_pass:
-                terms |= self._reconstruction_losses(scale, ours, theirs, label)
+                terms |= self._reconstruction_losses(scale, generated, real, label)
         gradients.backward(terms)
-        return [feature.detach() for feature in ours.discriminator], theirs.discriminator
+        return [feature.detach() for feature in generated.discriminator], real.discriminator
 
     def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[Features, Features]:
         """Return features of the generated image, with a graph, and of the real one, detached."""
-        ours = self.feature_extractors(scale.generated, levels=levels, perceptual=perceptual)
-        if scale.photo is not None:
-            return ours, scale.photo
+        generated = self.feature_extractors(scale.generated, levels=levels, perceptual=perceptual)
+        if scale.real_features is not None:
+            return generated, scale.real_features
         with torch.no_grad():
-            theirs = self.feature_extractors(scale.real, levels=levels, perceptual=perceptual)
-        return ours, theirs
+            return generated, self.feature_extractors(scale.real, levels=levels, perceptual=perceptual)
 
-    def _reconstruction_losses(self, scale: _Scale, ours: Features, theirs: Features, label: Tensor) -> Losses:
+    def _reconstruction_losses(self, scale: _Scale, generated: Features, real: Features, label: Tensor) -> Losses:
         """Return the weighted perceptual (Eq. 28) and, at full size, cycle-segmentation terms."""
         loss = self.config.loss
-        terms = {"perceptual": loss.perceptual * perceptual_loss(ours.perceptual, theirs.perceptual)}
+        terms = {"perceptual": loss.perceptual * perceptual_loss(generated.perceptual, real.perceptual)}
         if scale.index == 0 and self.head is not None:
-            logits = self.head(ours.perceptual)
+            logits = self.head(generated.perceptual)
             terms["cycle"] = loss.cycle * cycle_segmentation_loss([logits], label, self.ignored)
         return terms
 
     def _discriminator_losses(
-        self, scale: _Scale, mask: Tensor | None, ours: list[Tensor], theirs: list[Tensor]
+        self, scale: _Scale, mask: Tensor | None, generated: list[Tensor], real: list[Tensor]
     ) -> Losses:
         """Return the weighted adversarial (Eq. 24) and feature-matching (Eq. 29) terms."""
         loss, index = self.config.loss, scale.index
-        output = self._discriminate(index, torch.cat([scale.condition, scale.generated], 1), ours)
-        terms = {
-            "adversarial": adversarial_loss([output.predictions], self.generator_term, [self.weights[index]], mask)
-        }
+        output = self._discriminate(index, torch.cat([scale.condition, scale.generated], 1), generated)
+        terms = {"adversarial": self._generator_adversarial(index, output, mask)}
         if loss.feature_matching > 0:
             with torch.no_grad():
-                true = self._discriminate(index, torch.cat([scale.condition, scale.real], 1), theirs)
+                real_output = self._discriminate(index, torch.cat([scale.condition, scale.real], 1), real)
             reduction = self.variant.feature_matching
             share = 1.0 if reduction == "mean" else 1 / self.scales
-            distance = feature_matching_loss([output.features], [true.features], reduction)
+            distance = feature_matching_loss([output.features], [real_output.features], reduction)
             terms["feature_matching"] = loss.feature_matching * share * distance
         return terms
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
-        """Blur the photo by down- and upsampling, and return its pyramid."""
-        return pyramid(blurred(real[0]), self.scales)
+        """Blur the real image at full size, and return its pyramid."""
+        return pyramid(blur(real[0]), self.scales)
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
@@ -361,9 +357,8 @@ class Lab2PixV2(HierarchicalGAN):
         real = require_images(batch)
         scores = {"l1": F.l1_loss(generated, real)}
         if self.config.loss.perceptual > 0:
-            ours = self.feature_extractors(generated, levels=0, perceptual=True)
-            theirs = self.feature_extractors(real, levels=0, perceptual=True)
-            scores["perceptual"] = perceptual_loss(ours.perceptual, theirs.perceptual)
+            features = (self.feature_extractors(x, levels=0, perceptual=True).perceptual for x in (generated, real))
+            scores["perceptual"] = perceptual_loss(*features)
         return scores
 
     # --- the official code ------------------------------------------------------------------------------------------
@@ -414,7 +409,7 @@ _DISCRIMINATOR_RULES: Rules = [
 
 
 def official_rules(network: nn.Module) -> Rules:
-    """Return the rules from our names of a generator or of discriminators to the official ones."""
+    """Return the rules from names in this package, of a generator or of discriminators, to the official ones."""
     if isinstance(network, Lab2PixV2Generator):
         return generator_rules(network.num_upsamples)
     return _DISCRIMINATOR_RULES
@@ -560,8 +555,8 @@ class _Vectors:
         return image
 
     @cached_property
-    def drawn(self) -> Tensor:
-        """Detached image: `generated`, or the output of the fused generator with `fast`."""
+    def detached(self) -> Tensor:
+        """`generated` without its graph, or the output of the fused generator with `fast`."""
         if not self.fast:
             return self.generated.detach()
         noise = self.vectors.tensors.get("in.noise")
@@ -581,7 +576,7 @@ class _Vectors:
         encoder = self.generator.global_encoder
         return [] if encoder is None else encoder(self.condition)[::-1]
 
-    def judge(self, image: Tensor) -> list[ScaleOutput]:
+    def discriminate(self, image: Tensor) -> list[ScaleOutput]:
         """Run every discriminator on label map and image; smaller scales are average-pooled."""
         inputs, features = [], []
         pair = torch.cat([self.condition, image], 1)
@@ -593,7 +588,7 @@ class _Vectors:
             features.append(
                 [
                     one_by_one(normal, 8 << level, weights, f"discriminator_{scale}.backboneNet.p{3 + level}")
-                    for level in range(3 - scale)
+                    for level in range(num_levels(scale))
                 ]
             )
         outputs: list[ScaleOutput] = self.discriminator(inputs, features)
@@ -601,10 +596,10 @@ class _Vectors:
 
     @cached_property
     @torch.no_grad()
-    def judged(self) -> dict[str, list[ScaleOutput]]:
+    def outputs(self) -> dict[str, list[ScaleOutput]]:
         """Discriminator outputs on the generated (`fake`), the `real` and the `blurred` image."""
-        images = {"fake": self.drawn, "real": self.image, "blurred": blurred(self.image)}
-        return {kind: self.judge(image) for kind, image in images.items()}
+        images = {"fake": self.detached, "real": self.image, "blurred": blur(self.image)}
+        return {name: self.discriminate(image) for name, image in images.items()}
 
     # --- losses -----------------------------------------------------------------------------------------------------
 
@@ -620,7 +615,7 @@ class _Vectors:
             self.mask.mean(0, keepdim=True),
         )
 
-    def _eyes(self, image: Tensor) -> list[Tensor]:
+    def _perceptual_features(self, image: Tensor) -> list[Tensor]:
         """Return the five stand-in features of the perceptual loss, without normalization."""
         weights = self.vectors.part("VGG19.")
         return [one_by_one(image, 1 << level, weights, f"r{level + 1}") for level in range(5)]
@@ -628,30 +623,31 @@ class _Vectors:
     @cached_property
     def generator_losses(self) -> dict[str, Tensor]:
         """Generator losses by official name, with graph."""
-        fake, real = self.judge(self.generated), self.judged["real"]
+        images = self.generated, self.image
+        fake, real = self.discriminate(self.generated), self.outputs["real"]
         matching = feature_matching_loss(
             [output.features for output in fake], [output.features for output in real], "official"
         )
         return {
             "GAN": self._adversarial(fake, 0),
             "GAN_Feat": self.config["lambda_feat"] * matching,
-            "VGG": self.config["lambda_vgg"] * perceptual_loss(self._eyes(self.generated), self._eyes(self.image)),
+            "VGG": self.config["lambda_vgg"] * perceptual_loss(*map(self._perceptual_features, images)),
         }
 
     @cached_property
     def discriminator_losses(self) -> dict[str, Tensor]:
         """Discriminator losses by official name, with graph."""
         sharpness = self.config["lambda_sharp"]
-        fake = self._adversarial(self.judge(self.generated.detach()), 2)
-        soft = self._adversarial(self.judge(blurred(self.image)), 2)
-        real = self._adversarial(self.judge(self.image), 1)
-        return {"D_Fake": (fake + sharpness * soft) / (1 + sharpness), "D_real": real}
+        fake = self._adversarial(self.discriminate(self.generated.detach()), 2)
+        blurred = self._adversarial(self.discriminate(blur(self.image)), 2)
+        real = self._adversarial(self.discriminate(self.image), 1)
+        return {"D_Fake": (fake + sharpness * blurred) / (1 + sharpness), "D_real": real}
 
 
 def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
     """Compare one `out.*`."""
     if name == "out.generated":
-        return compare(name, case.drawn, recorded)
+        return compare(name, case.detached, recorded)
     if name == "out.enhance_mask":
         mask = case.mask
         return compare(name, mask if recorded.ndim == mask.ndim else mask[:, 0], recorded)
@@ -660,7 +656,7 @@ def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
         if int(match[1]) < len(features):
             return compare(name, features[int(match[1])], recorded)
     if match := re.fullmatch(r"out\.D(\d+)\.(fake|real|blurred)", name):
-        outputs = case.judged[match[2]]
+        outputs = case.outputs[match[2]]
         if int(match[1]) < len(outputs):
             levels = outputs[int(match[1])].predictions
             size = (levels[0].shape[-2], levels[0].shape[-1])
@@ -671,11 +667,11 @@ def _check_tensor(case: _Vectors, name: str, recorded: Tensor) -> Row:
 
 def _check_shapes(case: _Vectors, name: str, scale: int, recorded: object) -> Row:
     """Compare the shapes of one discriminator's features for feature matching."""
-    outputs = case.judged["real"]
+    outputs = case.outputs["real"]
     if scale >= len(outputs):
         return failure(name, f"cannot check: there are {len(outputs)} discriminators")
-    ours = [list(feature.shape) for feature in outputs[scale].features]
-    return Row(name, 0.0, TOLERANCE, True) if ours == recorded else failure(name, f"ours are {ours}")
+    shapes = [list(feature.shape) for feature in outputs[scale].features]
+    return Row(name, 0.0, TOLERANCE, True) if shapes == recorded else failure(name, f"computed are {shapes}")
 
 
 def _check_value(case: _Vectors, name: str, recorded: Any) -> Iterator[Row]:

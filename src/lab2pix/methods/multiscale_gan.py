@@ -17,9 +17,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
-from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS, feature_matching_loss, kl_divergence, perceptual_loss
 from lab2pix.methods.backprop import backward, frozen
@@ -135,19 +134,19 @@ class SemanticGANConfig(MultiScaleGANConfig):
     loss: StyleLossConfig = StyleLossConfig()
 
 
-def check_start_size(config: RunConfig, num_upsamples: int) -> None:
-    """Check that the image size is that of a first scale after `num_upsamples` doublings.
+def check_start_size(config: RunConfig, num_upsamples: int, *, squares: int = 1) -> None:
+    """Check that reflection can pad images to the size of a first scale after `num_upsamples` doublings.
+
+    Args:
+        config: configuration of the run.
+        num_upsamples: how often the generator doubles its first scale.
+        squares: smallest number of pixels of the first scale that an error suggests, 1 or 2.
 
     Raises:
-        ConfigError: it is not.
+        ConfigError: it cannot.
     """
-    size, multiple = config.data.size, 2**num_upsamples
-    near = nearest_size(size, multiple)
-    if near != size:
-        raise ConfigError(
-            f"data.size is {list(size)} but both sides must be multiples of {multiple}, as the generator doubles its "
-            f"first scale {num_upsamples} times; the nearest valid size is {list(near)}"
-        )
+    reason = f"generator.num_upsamples={num_upsamples}"
+    check_size(config.data.size, 2**num_upsamples, 1, reason, squares=squares)
 
 
 # --- discriminators and losses ----------------------------------------------------------------------------------------

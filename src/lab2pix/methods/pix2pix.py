@@ -13,20 +13,20 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import Section
 from lab2pix.interop.conversion import CheckpointFormat
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods.backprop import frozen
-from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext
-from lab2pix.methods.patch_gan import (
+from lab2pix.methods.backprop import backward, frozen
+from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext, require_images
+from lab2pix.methods.image_translation import (
     GanMode,
     GeneratorConfig,
-    PatchAdversarialMethod,
-    PatchGANConfig,
-    StepRecord,
+    ImageTranslationConfig,
+    ImageTranslationMethod,
+    build_condition,
     build_discriminator,
     build_translator,
-    require_images,
     size_multiple,
 )
 from lab2pix.methods.sampling import Sampling
+from lab2pix.methods.step_record import StepRecord
 
 __all__ = ["Pix2Pix", "Pix2PixConfig"]
 
@@ -50,7 +50,7 @@ class Pix2PixLossConfig(Section):
     l1: float = Field(100.0, ge=0, description="Weight of the L1 distance to the image of the pair.")
 
 
-class Pix2PixConfig(PatchGANConfig):
+class Pix2PixConfig(ImageTranslationConfig):
     """Settings of Pix2Pix."""
 
     method: Literal["pix2pix"] = Field("pix2pix", description="Pix2Pix: paired.")
@@ -58,7 +58,7 @@ class Pix2PixConfig(PatchGANConfig):
     loss: Pix2PixLossConfig = Pix2PixLossConfig()
 
 
-class Pix2Pix(PatchAdversarialMethod):
+class Pix2Pix(ImageTranslationMethod):
     """Pix2Pix: a U-Net generator with an L1 loss, and a conditional PatchGAN discriminator.
 
     In each step the generator runs once, the discriminator is updated, then the generator is updated with the loss of
@@ -76,14 +76,14 @@ class Pix2Pix(PatchAdversarialMethod):
             "generator": self.build_generator(config, label_space),
             "discriminator": build_discriminator(config.discriminator, self.sampling.condition.channels + 3),
         }
-        self.init_weights()
+        self.init_networks()
 
     @classmethod
     def build_sampling(cls, config: Pix2PixConfig, label_space: LabelSpace) -> Sampling:
         """Return the sampling; in train mode one noise value per image seeds dropout."""
         settings = config.generator
         return Sampling(
-            cls.build_condition(config, label_space),
+            build_condition(config, label_space),
             size_multiple=size_multiple(settings),
             noise_channels=int(settings.sampling == "train" and settings.dropout > 0),
             mode=settings.sampling,
@@ -92,7 +92,7 @@ class Pix2Pix(PatchAdversarialMethod):
     @classmethod
     def build_generator(cls, config: Pix2PixConfig, label_space: LabelSpace) -> nn.Module:
         """Return the generator."""
-        return build_translator(config.generator, cls.build_condition(config, label_space).channels, 3)
+        return build_translator(config.generator, build_condition(config, label_space).channels, 3)
 
     @property
     def optimizers(self) -> dict[str, OptimizerSpec]:
@@ -121,13 +121,13 @@ class Pix2Pix(PatchAdversarialMethod):
         if context.micro_batches == 1:
             context.cache["fake"] = fake
         with context.autocast():
-            of_fake = discriminator(torch.cat([condition, fake.detach()], 1))
-            of_real = discriminator(torch.cat([condition, image], 1))
+            fake_logits = discriminator(torch.cat([condition, fake.detach()], 1))
+            real_logits = discriminator(torch.cat([condition, image], 1))
         losses = {
-            "fake": self.adversarial(of_fake, "fake") * 0.5,
-            "real": self.adversarial(of_real, "real") * 0.5,
+            "fake": self.adversarial(fake_logits, "fake") * 0.5,
+            "real": self.adversarial(real_logits, "real") * 0.5,
         }
-        return self.backward(losses, context)
+        return backward(losses, context.scale)
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the adversarial loss of the updated discriminator and the L1 loss."""
@@ -141,7 +141,7 @@ class Pix2Pix(PatchAdversarialMethod):
             "adversarial": self.adversarial(logits, "generator"),
             "l1": self.config.loss.l1 * (fake.float() - image).abs().mean(),
         }
-        return self.backward(losses, context)
+        return backward(losses, context.scale)
 
     # --- scores -----------------------------------------------------------------------------------------------------
 
@@ -169,11 +169,11 @@ class Pix2Pix(PatchAdversarialMethod):
     @classmethod
     def vector_names(cls, record: StepRecord) -> tuple[dict[str, Tensor], dict[str, float]]:
         """Return outputs and losses under the authors' names; their D_fake and D_real are not halved."""
-        [fake], [of_fake, of_real, _] = record.outputs["generator"], record.outputs["discriminator"]
+        [fake], [fake_logits, real_logits, _] = record.outputs["generator"], record.outputs["discriminator"]
         losses = record.losses
         d_fake, d_real = losses["discriminator.fake"], losses["discriminator.real"]
         gan, l1 = losses["generator.adversarial"], losses["generator.l1"]
-        return {"fake_B": fake, "D_fake": of_fake, "D_real": of_real}, {
+        return {"fake_B": fake, "D_fake": fake_logits, "D_real": real_logits}, {
             **{"D_fake": 2 * d_fake, "D_real": 2 * d_real, "D": d_fake + d_real},
             **{"G_GAN": gan, "G_L1": l1, "G": gan + l1},
         }

@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, DataConfig, Section, SourceConfig
 from lab2pix.errors import CheckpointError, ConfigError, DataError
 from lab2pix.interop.checkpoints import read_checkpoint
@@ -32,6 +32,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import feature_matching_loss
 from lab2pix.methods.backprop import backward, frozen, trainable
 from lab2pix.methods.base import Losses, OptimizerSpec, Phase, Progress, StepContext, require_images
+from lab2pix.methods.image_translation import ImageTranslationTrainConfig, plain_weights
 from lab2pix.methods.multiscale_gan import (
     EpochAdamConfig,
     ImageLossConfig,
@@ -41,7 +42,6 @@ from lab2pix.methods.multiscale_gan import (
     adversarial_mean,
     discriminate,
 )
-from lab2pix.methods.patch_gan import PatchGANTrainConfig, plain_weights
 from lab2pix.methods.replay import RecordedNetwork, StepReplay, record_scales
 from lab2pix.methods.sampling import INSTANCE_IDS, Condition, Sampling
 from lab2pix.methods.schedules import late_epoch_decay
@@ -136,7 +136,7 @@ class Pix2PixHDConfig(PerceptualGANConfig):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
-    train: PatchGANTrainConfig = PatchGANTrainConfig()
+    train: ImageTranslationTrainConfig = ImageTranslationTrainConfig()
 
     @property
     def enhancers(self) -> int:
@@ -149,16 +149,15 @@ class Pix2PixHDConfig(PerceptualGANConfig):
         of_encoder = self.features.downsamplings if self.features.per != "none" else 0
         return 1 << max(self.generator.downsamplings + self.enhancers, of_encoder)
 
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, self.size_multiple, 2 * self.size_multiple)
+
     def check_rules(self) -> None:
         """Check the image size, the two stages and the features."""
-        multiple, size = self.size_multiple, self.data.size
-        near = nearest_size(size, multiple, 2 * multiple)
-        if near != size:
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple} and at least {2 * multiple} "
-                f"(generator.downsamplings={self.generator.downsamplings}, {self.enhancers} local enhancers); the "
-                f"nearest valid size is {list(near)}"
-            )
+        reason = f"generator.downsamplings={self.generator.downsamplings} with {self.enhancers} local enhancers"
+        check_size(self.data.size, self.size_multiple, 2 * self.size_multiple, reason)
         if self.optimizer.enhancer_epochs and not self.enhancers:
             raise ConfigError(
                 f"optimizer.enhancer_epochs is {self.optimizer.enhancer_epochs}, but generator.network is 'global', "
@@ -699,7 +698,9 @@ def _fit(
     if not _is_encoder(encoder):
         raise CheckpointError(f"{file} holds no encoder of instance features; give that of the generator")
     settings = _encoder_settings(encoder)
-    return fit_label_space(path, channels - settings.channels, options, edges_possible=True), settings, encoder
+    fit = fit_label_space(path, channels - settings.channels, options, edges_possible=True)
+    # Without instance maps, features can only have been averaged over classes.
+    return fit, settings.model_copy(update={"per": "instance" if fit.edges else "class"}), encoder
 
 
 def _is_encoder(weights: Mapping[str, Tensor]) -> bool:
@@ -711,7 +712,6 @@ def _encoder_settings(weights: Mapping[str, Tensor]) -> InstanceFeatureConfig:
     """Infer the settings of an encoder, whose convolutions halve the size as often as they double it."""
     convolutions = sorted(int(name.split(".")[1]) for name, weight in weights.items() if weight.ndim == 4)
     return InstanceFeatureConfig(
-        per="instance",
         channels=weights[f"model.{convolutions[-1]}.weight"].shape[0],
         width=weights["model.1.weight"].shape[0],
         downsamplings=len(convolutions) // 2 - 1,

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.interop.keymap import Rules, weight_names
-from lab2pix.interop.two_step_vectors import LayerFeature, TwoStepAnswers
+from lab2pix.interop.two_step_vectors import LayerFeature, TwoStepResults
 from lab2pix.methods.base import Losses, OptimizerSpec, Phase, RandomSource, StepContext
 from lab2pix.nn.discriminators import ScaleOutput
 
@@ -53,7 +53,7 @@ class ReplayedNoise(RandomSource):
     """Random numbers of a step that were recorded.
 
     Args:
-        recorded: answers to `normal`, in this order.
+        recorded: results to `normal`, in this order.
     """
 
     def __init__(self, recorded: Sequence[Tensor] = ()) -> None:
@@ -152,49 +152,49 @@ class StepReplay:
     record: Callable[[Sequence[Any]], DiscriminatorRecord]
     terms: Mapping[str, Mapping[str, tuple[str, float]]]
 
-    def run(self, evaluate: Callable[[], dict[str, Tensor]]) -> TwoStepAnswers:
+    def run(self, evaluate: Callable[[], dict[str, Tensor]]) -> TwoStepResults:
         """Train two steps; the weights of the method change.
 
         Args:
             evaluate: returns the outputs before the first step; it is called in eval mode without gradients.
         """
-        answers = TwoStepAnswers()
+        results = TwoStepResults()
         networks = self.method.networks.values()
         for network in networks:
             network.eval()
         with torch.no_grad():
-            answers.outputs |= evaluate()
+            results.outputs |= evaluate()
         for network in networks:
             network.train()
-        answers.states.append(self._state())
+        results.states.append(self._state())
         active = [phase for phase in self.method.phases if phase.when(StepContext().progress)]
         optimizers = [[self._adam(name) for name in phase.optimizers] for phase in active]
         for step in (1, 2):
-            self._step(step, answers, optimizers)
-            answers.states.append(self._state())
-        return answers
+            self._step(step, results, optimizers)
+            results.states.append(self._state())
+        return results
 
-    def _step(self, step: int, answers: TwoStepAnswers, optimizers: Sequence[Sequence[torch.optim.Adam]]) -> None:
+    def _step(self, step: int, results: TwoStepResults, optimizers: Sequence[Sequence[torch.optim.Adam]]) -> None:
         """Run both halves of a step, and record losses and, in the first step, outputs and gradients."""
         drawn = self.noises.get(f"d{step}")
         context = StepContext(random=ReplayedNoise([] if drawn is None else [drawn]))
         for half, own in zip(("generator", "discriminator"), optimizers, strict=True):
             if half == "generator":
-                losses = self._generator_half(step, answers, context)
+                losses = self._generator_half(step, results, context)
             else:
                 losses = self.method.discriminator_backward(self.batch, self._noise(step), context)
             names = self.terms[half]
-            answers.values[f"{'' if step == 1 else 'second_step.'}loss.{half}"] = {
+            results.values[f"{'' if step == 1 else 'second_step.'}loss.{half}"] = {
                 names[name][0]: names[name][1] * value.item() for name, value in losses.items()
             }
             if step == 1:
-                self._record_gradients(half, answers)
+                self._record_gradients(half, results)
             for optimizer in own:
                 optimizer.step()
             for network in self.method.networks.values():
                 network.zero_grad()
 
-    def _generator_half(self, step: int, answers: TwoStepAnswers, context: StepContext) -> Losses:
+    def _generator_half(self, step: int, results: TwoStepResults, context: StepContext) -> Losses:
         """Fill the gradients of the generator's losses, also those of the discriminator."""
         outputs: dict[str, list[Any]] = {"generator": [], "discriminator": []}
         hooks = [self.method.networks[name].register_forward_hook(_collector(kept)) for name, kept in outputs.items()]
@@ -204,20 +204,20 @@ class StepReplay:
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         if step == 1:
             record = self.record(outputs["discriminator"])
-            answers.outputs |= {"train.fake": outputs["generator"][0].detach(), **record.outputs}
-            answers.features |= record.features
+            results.outputs |= {"train.fake": outputs["generator"][0].detach(), **record.outputs}
+            results.features |= record.features
         return losses
 
     def _noise(self, step: int) -> Tensor | None:
         noise = self.noises.get(f"g{step}")
         return None if noise is None else noise.float()
 
-    def _record_gradients(self, half: str, answers: TwoStepAnswers) -> None:
+    def _record_gradients(self, half: str, results: TwoStepResults) -> None:
         norms = {prefix: own.gradient_norms() for prefix, own in self.networks.items()}
-        answers.values[f"grad_norm.after_{half}_half"] = {
+        results.values[f"grad_norm.after_{half}_half"] = {
             prefix: math.hypot(*own.values()) for prefix, own in norms.items()
         }
-        answers.values[f"grad_norm_by_tensor.after_{half}_half"] = {
+        results.values[f"grad_norm_by_tensor.after_{half}_half"] = {
             f"{prefix}.{name}": norm for prefix, own in norms.items() for name, norm in own.items()
         }
 

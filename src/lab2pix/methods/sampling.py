@@ -178,28 +178,31 @@ class Sampling:
             return None
         if not self.noise_stride:
             return (self.noise_channels,)
-        return (self.noise_channels, size[0] // self.noise_stride, size[1] // self.noise_stride)
+        height, width = self.padded_size(size)
+        return (self.noise_channels, height // self.noise_stride, width // self.noise_stride)
+
+    def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return the smallest size at or above a height and width that the generator takes."""
+        rows, columns = (max(self.min_side, -(-side // self.size_multiple)) for side in size)
+        while rows * columns < self.min_pixels:
+            rows, columns = (rows + 1, columns) if rows < columns else (rows, columns + 1)
+        return rows * self.size_multiple, columns * self.size_multiple
 
     def check_size(self, height: int, width: int) -> None:
-        """Check an image size.
+        """Check an image size: reflection must be able to pad it to one that the generator takes.
 
         Raises:
-            ConfigError: the size is invalid; the message has the nearest valid one.
+            ConfigError: the size is too small; the message has the nearest valid one.
         """
-        stride = self.size_multiple
-        near = [max(self.min_side, round(side / stride)) for side in (height, width)]
-        large_enough = near[0] * near[1] >= self.min_pixels
-        least = self.min_side * stride
-        if large_enough and min(height, width) >= least and height % stride == 0 and width % stride == 0:
+        padded = self.padded_size((height, width))
+        if padded[0] < 2 * height and padded[1] < 2 * width:
             return
-        while near[0] * near[1] < self.min_pixels:
-            near = [side + 1 for side in near]
-        wants = f"multiples of {stride}"
-        wants += f", at least {least}" if self.min_side > 1 else ""
-        wants += "" if large_enough else f", {self.min_pixels} or more squares of that side"
+        squares = "" if self.min_pixels == 1 else f", {self.min_pixels} or more squares of that side,"
+        squares += "" if self.min_side == 1 else f", at least {self.min_side * self.size_multiple},"
         raise ConfigError(
-            f"a size of {height}x{width} (height x width) does not fit this generator, which needs {wants}; the "
-            f"nearest valid size is {near[0] * stride}x{near[1] * stride}"
+            f"a size of {height}x{width} (height x width) is too small to be padded to the multiples of "
+            f"{self.size_multiple}{squares} that this generator takes; the nearest valid size is "
+            f"{padded[0]}x{padded[1]}"
         )
 
 
@@ -229,6 +232,8 @@ def example_inputs(
 def generate_pyramid(generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None) -> list[Tensor]:
     """Generate all images of one forward pass, in [-1, 1], largest first: X3, X2, X1 for V1 (Eq. 17), one otherwise.
 
+    Inputs of a size that the generator does not take are padded by reflection, and images are cropped to their size.
+
     Args:
         generator: generator of a method.
         sampling: sampling of the same method.
@@ -238,6 +243,9 @@ def generate_pyramid(generator: nn.Module, sampling: Sampling, batch: Batch, noi
     Raises:
         DataError: the batch lacks an input that the method needs.
     """
+    height, width = batch.size
+    padded = sampling.padded_size((height, width))
+    batch = batch.pad(padded)
     condition = sampling.condition(batch)
     if sampling.style == "none":
         images: Tensor | list[Tensor] = generator(condition, noise)
@@ -245,7 +253,13 @@ def generate_pyramid(generator: nn.Module, sampling: Sampling, batch: Batch, noi
         raise DataError(f"{_names(batch)}: this method needs a style image; give one with --style")
     else:
         images = generator(condition, noise, style=batch.style)
-    return [images] if isinstance(images, Tensor) else images
+    scales = [images] if isinstance(images, Tensor) else images
+    if padded == (height, width):
+        return scales
+    factors = [padded[0] // scale.shape[-2] for scale in scales]
+    return [
+        scale[..., : -(-height // factor), : -(-width // factor)] for scale, factor in zip(scales, factors, strict=True)
+    ]
 
 
 def generate(generator: nn.Module, sampling: Sampling, batch: Batch, noise: Tensor | None) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Progress", "constant", "epoch_decay", "late_epoch_decay", "linear_decay"]
+__all__ = ["Progress", "constant", "epoch_decay", "late_epoch_decay", "linear_decay", "step_decay"]
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,11 @@ def epoch_decay(fraction: float, *, reach_zero: bool = False) -> Callable[[Progr
         return 1 - min(max(0, fallen), falling + 1) / (falling + 1) if falling else 1.0
 
     return schedule
+
+
+def step_decay(interval: int, factor: float = 0.5) -> Callable[[Progress], float]:
+    """Return a schedule that multiplies by `factor` every `interval` steps, first in step `interval - 1` (from 0)."""
+    return lambda progress: factor ** ((progress.step + 1) // interval)
 
 
 def late_epoch_decay(fraction: float) -> Callable[[Progress], float]:

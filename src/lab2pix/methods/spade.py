@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.rules import check_first_scale
+from lab2pix.config.rules import check_first_scale, padded_size
 from lab2pix.config.schema import DataConfig, Section
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
@@ -82,9 +82,14 @@ class SPADEConfig(SemanticGANConfig):
         """Check the image size against the generator."""
         check_start_size(self, self.generator.num_upsamples)
 
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the generator takes."""
+        return padded_size(self.data.size, 2**self.generator.num_upsamples)
+
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""
-        check_first_scale(self.data.size, self.generator.num_upsamples, samples, advice)
+        check_first_scale(self, self.generator.num_upsamples, samples, advice)
 
 
 # --- the method -------------------------------------------------------------------------------------------------------
@@ -118,7 +123,7 @@ class SPADE(MultiScaleGAN):
     @classmethod
     def build_generator(cls, config: SPADEConfig, label_space: LabelSpace) -> nn.Module:
         """Return the generator, with its image encoder in style mode."""
-        settings, size = config.generator, config.data.size
+        settings, size = config.generator, config.padded_size
         generator = Lab2PixV2Generator(
             cls.build_sampling(config, label_space).condition.channels,
             GeneratorSettings(

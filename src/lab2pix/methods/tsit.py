@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import padded_size
 from lab2pix.config.schema import DataConfig, RunConfig, Section, SourceConfig
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.interop.conversion import (
@@ -45,6 +45,7 @@ from lab2pix.methods.multiscale_gan import (
     SemanticGANConfig,
     StyleLossConfig,
     build_patch_discriminators,
+    check_start_size,
     discriminate,
 )
 from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
@@ -127,6 +128,11 @@ class TSITConfig(SemanticGANConfig):
         """Check the image size against the depth of the generator."""
         _check_size(self, self.generator.num_upsamples)
 
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the generator takes."""
+        return padded_size(self.data.size, 2**self.generator.num_upsamples)
+
 
 class TSITTransferConfig(MultiScaleGANConfig):
     """Settings of TSIT between photos: arbitrary style transfer and multi-modal translation."""
@@ -152,18 +158,20 @@ class TSITTransferConfig(MultiScaleGANConfig):
             )
         _check_size(self, self.generator.num_upsamples)
 
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the generator takes."""
+        return padded_size(self.data.size, 2**self.generator.num_upsamples)
+
 
 def _check_size(config: RunConfig, num_upsamples: int) -> None:
     """Check that the first scale has more than one pixel, which instance norm needs."""
-    multiple, size = 2**num_upsamples, config.data.size
-    near = nearest_size(size, multiple)
-    if near == (multiple, multiple):
-        near = (multiple, 2 * multiple)
-    if near != size:
+    multiple = 2**num_upsamples
+    check_start_size(config, num_upsamples, squares=2)
+    if config.padded_size == (multiple, multiple):
         raise ConfigError(
-            f"data.size is {list(size)} but both sides must be multiples of {multiple} and at least "
-            f"{multiple}x{2 * multiple}, as the generator doubles its first scale {num_upsamples} times "
-            f"(generator.num_upsamples); the nearest valid size is {list(near)}"
+            f"data.size is {list(config.data.size)} (height, width), which makes the generator's first scale one pixel "
+            f"with generator.num_upsamples={num_upsamples}; the nearest valid size is {[multiple, 2 * multiple]}"
         )
 
 
@@ -199,7 +207,7 @@ class TSIT(MultiScaleGAN):
     @classmethod
     def build_generator(cls, config: TSITConfig, label_space: LabelSpace) -> nn.Module:
         """Return the generator, with its image encoder in style mode."""
-        settings, size = config.generator, config.data.size
+        settings, size = config.generator, config.padded_size
         generator = TSITGenerator(
             cls.build_sampling(config, label_space).condition.channels,
             TSITSettings(

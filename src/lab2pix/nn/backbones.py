@@ -1,6 +1,6 @@
 """Frozen backbones: feature extractors for the perceptual branch (3.2.1) and the perceptual loss (Eq. 28).
 
-Features are taken after the layer that ends a stage. For VGG this is the ReLU, as in the paper and the released code;
+Features are taken after the layer that ends a stage. For VGG this is the ReLU, as in the paper and the official code;
 for EfficientNet-Lite the last batch norm of a block, an inverted bottleneck without an activation there.
 """
 
@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, NamedTuple, Self
+from itertools import chain
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +25,8 @@ class BackboneFeatures(NamedTuple):
 
     Attributes:
         discriminator: the features at 1/8, 1/16 and 1/32 of the size, as many as requested.
-        perceptual: the five of the perceptual loss, shallow first; empty unless requested.
-        consistency: the five of image consistency, likewise.
+        perceptual: the five features of the perceptual loss, shallow first; empty unless requested.
+        consistency: the five features of image consistency, shallow first; empty unless requested.
     """
 
     discriminator: list[Tensor]
@@ -42,13 +43,13 @@ class Backbone(nn.Module):
         layers: the layers, in order.
 
     Attributes:
-        name: its name in settings.
+        name: name in settings.
         discriminator_channels: widths of the features at 1/8, 1/16 and 1/32 of the size.
         perceptual_channels: widths of the five features of the perceptual loss.
-        discriminator_layers, perceptual_layers: the layers after which they are taken.
+        discriminator_layers, perceptual_layers: the layers after which these features are taken.
         consistency_layers: the layers after which the five features of image consistency are taken (Eq. 18).
         feature_scale: factor of all features.
-        mean, std: of each channel of an RGB image in [0, 1], as the network was trained with.
+        mean, std: mean and standard deviation per channel of RGB images in [0, 1] in the training of the network.
     """
 
     name: ClassVar[str]
@@ -63,19 +64,19 @@ class Backbone(nn.Module):
 
     def __init__(self, layers: Sequence[nn.Module]) -> None:
         super().__init__()
-        # Layers behind the last feature are never needed.
+        # Layers after the last feature are not needed.
         last = max(*self.discriminator_layers, *self.perceptual_layers, *self.consistency_layers)
         self.layers = nn.ModuleList(layers[: last + 1])
         self.requires_grad_(False)
         self.eval()
 
     def train(self, mode: bool = True) -> Self:
-        """Stay in evaluation mode, also if a parent calls `train()`."""
+        """Stay in evaluation mode, even if a parent module calls `train()`."""
         return super().train(False)
 
     @classmethod
     def normalize(cls, image: Tensor) -> Tensor:
-        """Normalize `[N, 3, H, W]` RGB in [-1, 1] with the mean and deviation that this network was trained with."""
+        """Normalize `[N, 3, H, W]` RGB in [-1, 1] with the mean and deviation of the training of this network."""
         mean = torch.tensor(cls.mean, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
         std = torch.tensor(cls.std, dtype=image.dtype, device=image.device).view(1, 3, 1, 1)
         return (image + (1 - 2 * mean)) / (2 * std)
@@ -86,25 +87,25 @@ class Backbone(nn.Module):
         """Run the layers once, up to the last requested feature; gradients reach the image.
 
         Args:
-            image: `[N, 3, H, W]`, normalized (see `normalize`) or, as in parts of the released code, in [-1, 1].
+            image: `[N, 3, H, W]`, normalized (see `normalize`) or, as in parts of the official code, in [-1, 1].
             levels: how many of the features at 1/8, 1/16, 1/32 to return, 0 to 3.
             perceptual: whether to return the five features of the perceptual loss.
             consistency: whether to return the five features of image consistency.
         """
-        wanted = (
+        requested = (
             self.discriminator_layers[:levels],
             self.perceptual_layers if perceptual else (),
             self.consistency_layers if consistency else (),
         )
         features = BackboneFeatures([], [], [])
-        for index in range(max((layer for group in wanted for layer in group), default=-1) + 1):
+        for index in range(max((layer for layers in requested for layer in layers), default=-1) + 1):
             image = self.layers[index](image)
-            if not any(index in group for group in wanted):
+            if not any(index in layers for layers in requested):
                 continue
             feature = self.feature(index, image)
-            for group, found in zip(wanted, features, strict=True):
-                if index in group:
-                    found.append(feature)
+            for layers, result in zip(requested, features, strict=True):
+                if index in layers:
+                    result.append(feature)
         return features
 
     def feature(self, index: int, output: Tensor) -> Tensor:
@@ -124,7 +125,7 @@ class Backbone(nn.Module):
     @staticmethod
     @abstractmethod
     def remap_key(name: str) -> str:
-        """Return this module's name of a weight of the classifier; any other name for weights that it lacks."""
+        """Return the name in this module of a weight of the classifier; another name if this module lacks it."""
 
 
 class _VGG(Backbone):
@@ -146,14 +147,14 @@ class _VGG(Backbone):
                 convolution = nn.Conv2d(width, stage_width, 3, padding=1)
                 nn.init.kaiming_normal_(convolution.weight, nonlinearity="relu")
                 nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
-                layers += [convolution, nn.ReLU(inplace=True)]  # features are returned after it, not before
+                layers += [convolution, nn.ReLU(inplace=True)]
                 width = stage_width
             layers.append(nn.MaxPool2d(2))
         super().__init__(layers)
 
     @staticmethod
     def remap_key(name: str) -> str:
-        """Return this module's name of one of torchvision's weights."""
+        """Return the name in this module of a torchvision weight."""
         return name.replace("features.", "layers.", 1)
 
 
@@ -178,11 +179,11 @@ class VGG19(_VGG):
 
 
 class CompactVGG19(Backbone):
-    """VGG19 at a quarter of its channels, distilled from it up to relu5_1 (Wang et al., CVPR 2020): 1/16 of the work.
+    """VGG19 up to relu5_1, distilled to a quarter of its channels: 1/16 of the operations (Wang et al., CVPR 2020).
 
-    1x1 heads turn relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1 into as many channels as VGG19's own, which stand for
-    them in the perceptual loss and in image consistency. Discriminator features are pool3, pool4 and relu5_1, pooled.
-    Images are padded by reflection; the first layer turns RGB in [0, 1] into Caffe's BGR.
+    1x1 heads predict VGG19's relu1_1, relu2_1, relu3_1, relu4_1 and relu5_1, for the perceptual loss and image
+    consistency. Discriminator features are pool3, pool4 and relu5_1, pooled. Images are padded by reflection; the
+    first layer converts RGB in [0, 1] to Caffe's BGR.
     """
 
     name = "vgg19-16x"
@@ -218,22 +219,22 @@ class CompactVGG19(Backbone):
 
     @classmethod
     def remap_key(cls, name: str) -> str:
-        """Return this module's name of one of the published weights: `conv0`, `conv34`, `conv41_aux`."""
-        layer, _, kind = name.partition(".")
+        """Return the name in this module of a published weight: `conv0`, `conv34`, `conv41_aux`."""
+        layer, _, parameter = name.partition(".")
         digits = layer.removeprefix("conv").removesuffix("_aux")
         if digits == "0":
-            return f"layers.0.{kind}"
+            return f"layers.0.{parameter}"
         if not (layer.startswith("conv") and len(digits) == 2 and digits.isdecimal()):
             return name
-        stage, place = int(digits[0]), int(digits[1])
+        stage, index = int(digits[0]), int(digits[1])
         if layer.endswith("_aux"):
-            return f"heads.{stage - 1}.{kind}"
+            return f"heads.{stage - 1}.{parameter}"
         first = 1 + sum(2 * depth + 1 for depth in cls.depths[: stage - 1])
-        return f"layers.{first + 2 * (place - 1)}.{kind}"
+        return f"layers.{first + 2 * (index - 1)}.{parameter}"
 
 
 class _EfficientNetLite(Backbone):
-    """A network of the package `efficientnet-lite-pytorch`: a fiftieth of VGG19's work, for CPUs.
+    """EfficientNet-Lite of timm (`tf_efficientnet_lite*`): a fiftieth of VGG19's work, for CPUs.
 
     Discriminator features are the blocks' results at 1/8, 1/16, 1/32; perceptual ones, and those of image consistency,
     at 1/2, 1/4, 1/8, 1/16, 1/32.
@@ -246,31 +247,46 @@ class _EfficientNetLite(Backbone):
     feature_scale = 0.1
     # Trained on (x - 127) / 128 of pixels in 0 to 255, unlike torchvision's networks.
     mean, std = (127 / 255,) * 3, (128 / 255,) * 3
+    depths: ClassVar[tuple[int, ...]]
 
     def __init__(self) -> None:
-        from efficientnet_lite_pytorch import EfficientNet
+        from timm import create_model
 
-        # Without a fixed image size the convolutions pad as any size needs.
-        network = EfficientNet.from_name(self.name, image_size=None)
-        stem = nn.Sequential(network._conv_stem, network._bn0, nn.ReLU6())
-        super().__init__([stem, *network._blocks])
+        network: Any = create_model(f"tf_{self.name.replace('-', '_')}")
+        stem = nn.Sequential(network.conv_stem, network.bn1)  # the activation is part of timm's norm
+        super().__init__([stem, *chain.from_iterable(network.blocks)])
 
-    @staticmethod
-    def remap_key(name: str) -> str:
-        """Return this module's name of one of the package's weights."""
-        for theirs, ours in (("_conv_stem.", "layers.0.0."), ("_bn0.", "layers.0.1.")):
-            if name.startswith(theirs):
-                return ours + name.removeprefix(theirs)
-        if name.startswith("_blocks."):
-            _, block, rest = name.split(".", 2)
-            return f"layers.{int(block) + 1}.{rest}"
+    @classmethod
+    def remap_key(cls, name: str) -> str:
+        """Return this module's name of a weight of timm, or of the package `efficientnet-lite-pytorch`."""
+        stems = {"conv_stem": "layers.0.0", "_conv_stem": "layers.0.0", "bn1": "layers.0.1", "_bn0": "layers.0.1"}
+        first, _, rest = name.partition(".")
+        if first in stems:
+            return f"{stems[first]}.{rest}"
+        if first == "blocks":
+            stage, block, rest = rest.split(".", 2)
+            return f"layers.{1 + sum(cls.depths[: int(stage)]) + int(block)}.{rest}"
+        if first == "_blocks":
+            block, layer, rest = rest.split(".", 2)
+            return f"layers.{int(block) + 1}.{_PACKAGE_LAYERS[block == '0'].get(layer, layer)}.{rest}"
         return name
+
+
+_PACKAGE_LAYERS: tuple[dict[str, str], dict[str, str]] = (
+    {
+        **{"_expand_conv": "conv_pw", "_depthwise_conv": "conv_dw", "_project_conv": "conv_pwl"},
+        **{"_bn0": "bn1", "_bn1": "bn2", "_bn2": "bn3"},
+    },
+    {"_depthwise_conv": "conv_dw", "_project_conv": "conv_pw", "_bn1": "bn1", "_bn2": "bn2"},
+)
+"""timm's names of a block's layers, by those of `efficientnet-lite-pytorch`; then those of the first block."""
 
 
 class EfficientNetLite0(_EfficientNetLite):
     """EfficientNet-Lite0: 16 blocks."""
 
     name = "efficientnet-lite0"
+    depths = (1, 2, 2, 3, 3, 4, 1)
     discriminator_layers = (5, 11, 16)
     perceptual_layers = (1, 3, 5, 11, 16)
     consistency_layers = perceptual_layers
@@ -280,6 +296,7 @@ class EfficientNetLite1(_EfficientNetLite):
     """EfficientNet-Lite1: 21 blocks; for runs that are evaluated by distances through Lite0."""
 
     name = "efficientnet-lite1"
+    depths = (1, 3, 3, 4, 4, 5, 1)
     discriminator_layers = (7, 15, 21)
     perceptual_layers = (1, 4, 7, 15, 21)
     consistency_layers = perceptual_layers

@@ -32,7 +32,7 @@ class GenResBlk(nn.Module):
     """Conditional residual block (Eq. 1, 6): twice norm, LeakyReLU, 3x3 convolution; plus a shortcut.
 
     The shortcut is the identity where widths agree, else norm and a 1x1 convolution without bias. Its norm gets no
-    global feature, as in the released networks. The middle width is the smaller of the two.
+    global feature, as in the official networks. The middle width is the smaller of the two.
 
     Args:
         in_channels: width of the input.

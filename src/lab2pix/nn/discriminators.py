@@ -1,4 +1,4 @@
-"""Discriminators: hierarchical perceptual ones (3.2.1, Fig. 6) and the multi-scale PatchGANs of Pix2PixHD and SPADE."""
+"""Multi-scale discriminators that also return features: hierarchical perceptual (3.2.1, Fig. 6), and PatchGANs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.nn.blocks import SLOPE, ConvNormAct, MiniInception, conv2d
-from lab2pix.nn.norm import Norm, norm2d
+from lab2pix.nn.normalization import Norm, norm2d
 
 __all__ = [
     "HierarchicalDiscriminator",
@@ -19,6 +19,7 @@ __all__ = [
     "PatchDiscriminator",
     "ScaleOutput",
     "downsample",
+    "num_levels",
     "pyramid",
 ]
 
@@ -46,6 +47,11 @@ def pyramid(image: Tensor, scales: int) -> list[Tensor]:
     for _ in range(scales - 1):
         images.append(downsample(images[-1]))
     return images
+
+
+def num_levels(scale: int) -> int:
+    """Return the levels of a hierarchical discriminator: 3 at scale 0 (full size, D3 of the paper), 2 at 1, 1 at 2."""
+    return 3 - scale
 
 
 class HierarchicalDiscriminator(nn.Module):
@@ -117,7 +123,9 @@ class HierarchicalDiscriminator(nn.Module):
 
 
 class PatchDiscriminator(nn.Module):
-    """PatchGAN of Pix2PixHD, SPADE and TSIT: 4x4 convolutions, all but the first with a norm.
+    """PatchGAN of Pix2PixHD, SPADE (5.4) and TSIT, which also returns its features: 4x4 convolutions with norms.
+
+    `lab2pix.nn.patchgan.PatchGAN` is that of Pix2Pix, with another padding, and returns logits only.
 
     Args:
         in_channels: width of the input: the image, or label map and image.
@@ -161,7 +169,7 @@ class PatchDiscriminator(nn.Module):
         self.head = conv2d(widths[-1], 1, 4, spectral_norm=False)
 
     def forward(self, x: Tensor, backbone_features: Sequence[Tensor] = ()) -> ScaleOutput:
-        """Predict for `[N, in_channels, H, W]`; a PatchGAN ignores the features of a backbone."""
+        """Predict for `[N, in_channels, H, W]`; it ignores the features of a backbone."""
         del backbone_features
         features: list[Tensor] = []
         for layer in self.layers:
@@ -197,7 +205,7 @@ class MultiScaleDiscriminator(nn.Module):
         return cls(
             [
                 HierarchicalDiscriminator(
-                    in_channels, backbone_channels, levels=3 - scale, width=width, max_width=max_width
+                    in_channels, backbone_channels, levels=num_levels(scale), width=width, max_width=max_width
                 )
                 for scale in range(scales)
             ]

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from lab2pix.errors import ConfigError
 from lab2pix.nn.attention import LSCA
 from lab2pix.nn.blocks import SLOPE, GenResBlk
-from lab2pix.nn.checkpoint import checkpointed
 from lab2pix.nn.encoders import GlobalEncoder, ImageEncoder, NoiseEncoder, SketchEncoder
+from lab2pix.nn.gradient_checkpointing import checkpointed
 from lab2pix.nn.normalization import resize_nearest
 
 __all__ = ["GeneratorBase", "GeneratorSettings", "Lab2PixV1Generator", "Lab2PixV2Generator"]
@@ -36,7 +36,7 @@ class GeneratorSettings:
         modulation_hidden: channels between the label map and scale and shift.
         global_width: channels of the global encoder's first convolution.
         global_max_width: upper limit of its channels.
-        input: input of the first scale: noise (Eq. 17, 21), or the label map alone (as released).
+        input: input of the first scale: noise (Eq. 17, 21), or the label map alone (as in the official code).
         noise_dim: length of z.
         spectral_norm: whether the blocks' convolutions have spectral norm.
         image_encoder: channels of the image encoder's first convolution (V2, SPADE); 0: no image encoder.
@@ -75,7 +75,7 @@ class GeneratorBase(nn.Module):
 
     Args:
         label_channels: width of the condition: one-hot classes, unknown, instance borders; 1 for sketches.
-        settings: what both generators have in common.
+        settings: settings of both generators.
 
     Attributes:
         stride: height and width of an image are multiples of it.
@@ -121,7 +121,7 @@ class GeneratorBase(nn.Module):
         self.grad_checkpointing = enable
 
     def check_size(self, height: int, width: int) -> None:
-        """Raise ConfigError, naming the nearest valid size, if a size is no multiple of the stride."""
+        """Raise ConfigError, naming the nearest valid size, if a size is not a multiple of the stride."""
         if height % self.stride == 0 and width % self.stride == 0:
             return
         near = [max(1, round(side / self.stride)) * self.stride for side in (height, width)]
@@ -134,7 +134,7 @@ class GeneratorBase(nn.Module):
         """Return height and width of every scale, smallest first.
 
         Raises:
-            ConfigError: the size of the condition is no multiple of the stride.
+            ConfigError: the size of the condition is not a multiple of the stride.
         """
         height, width = condition.shape[-2:]
         self.check_size(height, width)
@@ -201,12 +201,12 @@ class Lab2PixV2Generator(GeneratorBase):
         self.global_encoder = self._global_encoder()
         widths = [multiple * width for multiple in _MULTIPLES] + ([width // 2] if upsamples == 7 else [])
         self.blocks = self._blocks([(widths[0], widths[0])] * 3 + list(pairwise(widths)))
-        third = 1 if upsamples == 5 else 2
-        self.block_scales = (0, 1, third, *range(third + 1, upsamples + 1))
+        # The scale that each block runs at; with five upsamplings, the second and third block share scale 1.
+        self.block_scales = (0, 1, *range(1 if upsamples == 5 else 2, upsamples + 1))
         self.to_image = nn.Conv2d(widths[-1], 3, 3, padding=1)
 
     def start(self, label: Tensor, noise: Tensor | None) -> Tensor:
-        """Return `[N, 16 * width, h0, w0]`: f_z of 3.1.1, or the encoded small label map of the released V2."""
+        """Return `[N, 16 * width, h0, w0]`: f_z of 3.1.1, or the encoded small label map of the official V2."""
         if isinstance(self.fc, NoiseEncoder):
             return self.encode_noise(self.fc, noise, (label.shape[-2], label.shape[-1]))
         x: Tensor = self.fc(label)
@@ -225,14 +225,14 @@ class Lab2PixV2Generator(GeneratorBase):
         Args:
             condition: `[N, label_channels, H, W]`, H and W multiples of 2^num_upsamples.
             noise: `[N, noise_dim]`, z ~ N(0, I), or `[k * N, noise_dim]`: k per label map, the first of every label map
-                before the second; None only where the input is the label map, or for the mean of a style image.
+                before the second; None only if the input is the label map, or for the mean of a style image.
             style: style images `[N, 3, H, W]` in [-1, 1], which the image encoder turns into z, varied by the noise.
 
         Returns:
             `[N, 3, H, W]`, or `[k * N, 3, H, W]`, in [-1, 1].
 
         Raises:
-            ConfigError: a size that is no multiple, or no noise where noise is the input.
+            ConfigError: a size that is not a multiple, or no noise if noise is the input.
         """
         if style is not None:
             noise = self.encode_style(style, noise)
@@ -256,7 +256,7 @@ class Lab2PixV1Generator(GeneratorBase):
 
     Args:
         label_channels: width of the condition: one-hot classes, or 1 for sketches.
-        settings: widths, sizes, modulation; `input="label"` leaves the noise out, for sketches only (as released).
+        settings: widths, sizes, modulation; `input="label"`, for sketches only: no noise (official code).
         encoder: the label encoder (3.1.1).
         progressive: generate X1, X2 and X3; false: X3 alone (step A of the ablation, 5.4).
         coattention: fuse scales by LSCA; false: not (steps A and B).
@@ -314,11 +314,11 @@ class Lab2PixV1Generator(GeneratorBase):
             noise: `[N, noise_dim]`, z ~ N(0, I), or k per label map as in V2; None only without noise as input.
 
         Returns:
-            X3 `[N, 3, H, W]` and, where the generator is progressive, X2 at a half and X1 at a quarter of the size;
+            X3 `[N, 3, H, W]` and, if the generator is progressive, X2 at a half and X1 at a quarter of the size;
             all in [-1, 1].
 
         Raises:
-            ConfigError: a size that is no multiple, or no noise where noise is the input.
+            ConfigError: a size that is not a multiple, or no noise if noise is the input.
         """
         sizes, condition = self.scale_sizes(condition), self.match_noise(condition, noise)
         labels = [self.resize(condition, size) for size in sizes]

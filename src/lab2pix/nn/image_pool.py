@@ -1,4 +1,4 @@
-"""Image pool of CycleGAN (after Shrivastava et al., 2017): a buffer of generated images to train a discriminator on."""
+"""Image pool of CycleGAN (Shrivastava et al., 2017): buffer of generated images for training discriminators."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ __all__ = ["ImagePool"]
 
 
 class ImagePool:
-    """Buffer that answers new images with a mix of new and older ones.
+    """Image pool: buffer of generated images that returns a mix of new and stored images.
 
     Args:
-        size: images kept; 0 returns every image as it is.
+        size: number of images to store; 0: new images only.
 
     Attributes:
-        images: what is kept, `[C, H, W]` each.
+        images: stored images, `[C, H, W]` each.
     """
 
     def __init__(self, size: int = 50) -> None:
@@ -25,14 +25,14 @@ class ImagePool:
         self.images: list[Tensor] = []
 
     def query(self, images: Tensor, uniform: Callable[[int], Tensor]) -> Tensor:
-        """Offer images, one after the other, and return as many.
+        """Return as many images as are given, some of them from the pool.
 
-        Until the pool is full, an image is kept and returned. Then, with probability 1/2, one of the pool is returned
-        and the new one takes its place; otherwise the new one is returned and the pool stays as it is.
+        Until the pool is full, each new image is stored and returned. Then, with probability 1/2, a random stored image
+        is returned and replaced by the new one; otherwise the new image is returned and not stored.
 
         Args:
             images: `[N, C, H, W]`, without a graph.
-            uniform: returns as many random numbers from [0, 1) as asked for.
+            uniform: returns a given count of random numbers from [0, 1).
         """
         return torch.stack([self._exchange(image, uniform) for image in images])
 
@@ -42,17 +42,17 @@ class ImagePool:
             return image
         if not self.size:
             return image
-        chance, place = uniform(2).tolist()
-        if chance <= 0.5:
+        probability, position = uniform(2).tolist()
+        if probability <= 0.5:
             return image
-        index = int(place * self.size)
-        older, self.images[index] = self.images[index], image
-        return older.to(image)
+        index = int(position * self.size)
+        stored, self.images[index] = self.images[index], image
+        return stored.to(image)
 
     def state(self) -> Tensor:
-        """Return the images, `[n, C, H, W]`; `[0]` where there are none."""
+        """Return the images, `[n, C, H, W]`; `[0]` if there are none."""
         return torch.stack(self.images) if self.images else torch.empty(0)
 
     def load_state(self, images: Tensor) -> None:
-        """Continue where `state` was taken."""
+        """Restore the images that `state` returned."""
         self.images = list(images)

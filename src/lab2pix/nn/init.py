@@ -19,7 +19,7 @@ _POWER_ITERATIONS = 15
 
 
 def xavier_init(module: nn.Module, gain: float = 0.02) -> None:
-    """Initialize all convolution and linear weights: Xavier normal, biases 0 (5.2; the released V2's gain is 0.02).
+    """Initialize all convolution and linear weights: Xavier normal, biases 0 (5.2; the official V2's gain is 0.02).
 
     Args:
         module: any network; changed in place.
@@ -29,7 +29,7 @@ def xavier_init(module: nn.Module, gain: float = 0.02) -> None:
 
 
 def normal_init(module: nn.Module, std: float = 0.02) -> None:
-    """Initialize all convolution and linear weights: normal, biases 0 (5.2; the released V1's deviation is 0.02).
+    """Initialize all convolution and linear weights: normal, biases 0 (5.2; the official V1's deviation is 0.02).
 
     Args:
         module: any network; changed in place.
@@ -39,7 +39,7 @@ def normal_init(module: nn.Module, std: float = 0.02) -> None:
 
 
 def init_weights(module: nn.Module, kind: Init = "normal", gain: float = 0.02, *, biases: bool = True) -> None:
-    """Draw all weights of a network as the code of Pix2Pix, CycleGAN and SPADE does; biases are 0.
+    """Initialize all weights as the code of Pix2Pix, CycleGAN and SPADE, which also draws those of batch norms.
 
     Args:
         module: any network; changed in place.

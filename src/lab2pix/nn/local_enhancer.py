@@ -7,7 +7,7 @@ from typing import cast
 from torch import Tensor, nn
 
 from lab2pix.nn.discriminators import downsample
-from lab2pix.nn.norm import Norm
+from lab2pix.nn.normalization import Norm
 from lab2pix.nn.resnet import ResNetBlock, ResNetGenerator, downsampling, normed, upsampling
 
 __all__ = ["LocalEnhancer"]

@@ -1,16 +1,31 @@
-"""Conditional normalization: SPADE, and DG-Norm, which adds a global feature (3.1.2, Fig. 4, Eq. 3-5)."""
+"""Normalization: SPADE and DG-Norm (3.1.2, Fig. 4, Eq. 3-5), the plain layers by name, and MUNIT's layer norm."""
 
 from __future__ import annotations
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SPADE", "DGNorm", "resize_nearest"]
+__all__ = ["SPADE", "DGNorm", "ImageLayerNorm", "Norm", "norm2d", "resize_nearest"]
+
+Norm = Literal["batch", "instance", "none"]
+"""`batch`: with weight, bias and running statistics; `instance`: with none of these; `none`: the identity.
+
+A convolution followed by instance norm has a bias, one followed by batch norm or the identity has none.
+"""
+
+
+def norm2d(norm: Norm, channels: int) -> nn.Module:
+    """Return the normalization layer for `[N, channels, H, W]`."""
+    if norm == "batch":
+        return nn.BatchNorm2d(channels)
+    return nn.InstanceNorm2d(channels) if norm == "instance" else nn.Identity()
 
 
 def resize_nearest(label: Tensor, size: tuple[int, int]) -> Tensor:
-    """Return `[N, C, H, W]` label channels at another size, by nearest neighbor; the same tensor where it fits."""
+    """Return `[N, C, H, W]` label channels at another size, by nearest neighbor; itself if it has that size."""
     if tuple(label.shape[-2:]) == size:
         return label
     return F.interpolate(label, size=size, mode="nearest")
@@ -59,3 +74,27 @@ class DGNorm(SPADE):
         """Return label feature plus global feature; the label feature alone without one (shortcuts)."""
         hidden = F.relu(self.shared(label))
         return hidden if global_feature is None else hidden + global_feature
+
+
+class ImageLayerNorm(nn.Module):
+    """Layer norm over channels, height and width of each image: (x - mean) / (std + eps) * gamma + beta.
+
+    The standard deviation is the unbiased one. gamma, which starts uniform in [0, 1), and beta are per channel.
+
+    Args:
+        channels: width of the feature to normalize.
+        eps: added to the standard deviation.
+    """
+
+    def __init__(self, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.gamma = nn.Parameter(torch.rand(channels))
+        self.beta = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize `[N, channels, H, W]` in float32."""
+        wide = x.float()
+        centered = wide - wide.mean((1, 2, 3), keepdim=True)
+        normalized = centered / (wide.std((1, 2, 3), keepdim=True) + self.eps)
+        return torch.addcmul(self.beta.view(-1, 1, 1), normalized, self.gamma.view(-1, 1, 1)).to(x.dtype)

@@ -7,7 +7,7 @@ from collections import OrderedDict
 import torch
 from torch import Tensor, nn
 
-from lab2pix.nn.norm import Norm, norm2d
+from lab2pix.nn.normalization import Norm, norm2d
 
 __all__ = ["UNetGenerator"]
 

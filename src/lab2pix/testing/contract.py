@@ -126,7 +126,7 @@ def _weights(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
 
 
 def _check_config(cls: type[Method], config: RunConfig) -> None:
-    _require(cls, isinstance(config, cls.Config), f"the configuration is no {cls.Config.__name__}")
+    _require(cls, isinstance(config, cls.Config), f"the configuration is not a {cls.Config.__name__}")
     _require(cls, config.method == cls.name, f"its Config says method '{config.method}', but its name is '{cls.name}'")
     saved = json.loads(json.dumps(config.model_dump(mode="json")))
     _require(cls, cls.Config.model_validate(saved) == config, "a saved configuration is read back as another one")

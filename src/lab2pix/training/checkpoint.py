@@ -20,13 +20,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError, TrainingError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.files import UNFINISHED, sync_file, sync_folder
+from lab2pix.utils.tensors import load_tensors, save_tensors
 
 __all__ = [
     "FORMAT",
@@ -103,9 +103,9 @@ def _write_files(folder: Path, state: TrainingState, tensors: dict[str, Tensor])
         "seconds": state.seconds,
         "best": None if state.best is None else asdict(state.best),
     }
-    save_file(_tensors(state.sampling_generator), folder / "model.safetensors", metadata={"format": "pt"})
+    save_tensors(_tensors(state.sampling_generator), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps(description, indent=2, ensure_ascii=False), encoding="utf-8")
-    save_file(tensors, folder / "training.safetensors", metadata={"format": "pt"})
+    save_tensors(tensors, folder / "training.safetensors")
     torch.save(rest, folder / "optimizer.pt")
     for name in _FILES:
         sync_file(folder / name)
@@ -215,16 +215,17 @@ def load_checkpoint(path: Path, state: TrainingState, rank: int = 0) -> None:
         raise CheckpointError(f"{path / 'config.json'} is not of format '{FORMAT}'; it was made by another program")
     stored = LabelSpace.from_dict(description["label_space"])
     current = state.method.label_space
-    if stored.fingerprint() != current.fingerprint():
+    if changes := stored.differences(current, colors=False):
         raise CheckpointError(
             f"{path} was trained with label space '{stored.name}' of {stored.num_classes} classes, which is not the "
-            f"'{current.name}' of {current.num_classes} classes that data.label_space gives now; restore that one"
+            f"'{current.name}' of {current.num_classes} classes that data.label_space gives now ({changes[0]}); "
+            "restore that one"
         )
-    tensors = _read(path, "training.safetensors", load_file)
+    tensors = _read(path, "training.safetensors", load_tensors)
     for name, network in state.method.networks.items():
         _load_weights(network, _part(tensors, f"{name}."), path / "training.safetensors")
     for name, average in state.averages.items():
-        own = _part(tensors, f"average.{name}.") or _read(path, "model.safetensors", load_file)
+        own = _part(tensors, f"average.{name}.") or _read(path, "model.safetensors", load_tensors)
         _load_weights(average.network, own, path / "training.safetensors")
     state.method.load_extra_state(_part(tensors, f"extra.{rank}.") or _part(tensors, "extra.0."))
     rest = _read(path, "optimizer.pt", lambda file: torch.load(file, map_location="cpu", weights_only=True))

@@ -176,7 +176,7 @@ class Evaluation:
             image = generate_deterministic(generator, method.sampling, given, noise)[0]
             if not bool(image.isfinite().all()):
                 raise TrainingError(
-                    f"the network draws pixels that are not finite after step {state.step}; resume from the last "
+                    f"the network generates pixels that are not finite after step {state.step}; resume from the last "
                     "checkpoint with lower learning rates or train.precision=fp32"
                 )
             return float_to_uint8(image)
@@ -190,7 +190,7 @@ class Evaluation:
             count=settings.count,
             seed=_SEED,
             batch_size=settings.batch_size,
-            team=dist,
+            distributed=dist,
         )
         self.notes = accumulator.notes()
         found = accumulator.compute() if dist.main else {}

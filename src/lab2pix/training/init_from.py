@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError
 from lab2pix.training.checkpoint import latest_checkpoint
 from lab2pix.training.state import TrainingState
+from lab2pix.utils.files import expand_user
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = ["init_from"]
 
@@ -33,7 +34,7 @@ def init_from(state: TrainingState, source: str) -> list[str]:
     Raises:
         CheckpointError: the model is missing or unreadable, or shares no weight with the generator.
     """
-    model = _find(Path(source).expanduser())
+    model = _find(expand_user(source))
     exported = _read(model)
     training = model.with_name(_TRAINING)
     trained = _read(training) if training.is_file() else {}
@@ -73,7 +74,7 @@ def _find(path: Path) -> Path:
 
 def _read(file: Path) -> dict[str, Tensor]:
     try:
-        return load_file(file)
+        return load_tensors(file)
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"train.init_from: {file} cannot be read ({error}); take another checkpoint") from error
 

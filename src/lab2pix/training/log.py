@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lab2pix.utils.files import write_atomically
+from lab2pix.utils.files import flush_to_disk, write_atomically
 
 __all__ = ["RunLog", "read_log", "read_scores"]
 
@@ -36,7 +35,7 @@ class RunLog:
 
     def sync(self) -> None:
         """Sync the file to disk; called before a checkpoint is written."""
-        os.fsync(self._file.fileno())
+        flush_to_disk(self._file.fileno())
 
     def close(self) -> None:
         """Close the file."""

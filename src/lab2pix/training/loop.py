@@ -235,12 +235,14 @@ def _micro_batches(
 ) -> list[tuple[Batch, Tensor | None]]:
     """Return the micro-batches of this process with their noise, on the device."""
     method = state.method
-    shape = method.sampling.noise_shape(method.config.data.size)
+    size = method.config.padded_size
+    batches = [batch.to(dist.device).pad(size) for batch in batches]
+    shape = method.sampling.noise_shape(size)
     if shape is None:
-        return [(batch.to(dist.device), None) for batch in batches]
+        return [(batch, None) for batch in batches]
     sizes = [len(batch) for batch in batches]
     noise = draw_noise(method.config.seed, state.step, dist.rank, sum(sizes), shape).to(dist.device)
-    return [(batch.to(dist.device), z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
+    return [(batch, z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
 
 
 def _refresh_batches(
@@ -248,10 +250,10 @@ def _refresh_batches(
 ) -> Iterator[tuple[Batch, Tensor | None]]:
     """Yield a fixed set of training batches with noise, for a method that re-estimates batch norm statistics."""
     method = state.method
-    shape = method.sampling.noise_shape(method.config.data.size)
+    shape = method.sampling.noise_shape(method.config.padded_size)
     for number in range(method.refresh_batches):
         indices = [(number * samples + place) % len(dataset) for place in range(samples)]
-        batch = collate([dataset[(0, index)] for index in indices]).to(device)
+        batch = collate([dataset[(0, index)] for index in indices]).to(device).pad(method.config.padded_size)
         noise = None if shape is None else draw_noise(method.config.seed, number, 0, samples, shape).to(device)
         yield batch, noise
 

@@ -95,7 +95,7 @@ def _commands(run: Path, config: RunConfig, *, done: bool) -> list[tuple[str, st
         evaluate += ["--samples", str(evaluation.samples)]
     commands = [
         ("Resume", ["lab2pix", "train", "--resume", "--out", str(run)]),
-        ("Generate images", ["lab2pix", "generate", str(run), "LABEL_MAPS", "--out", "PICTURES"]),
+        ("Generate images", ["lab2pix", "generate", str(run), "LABEL_MAPS", "--out", "IMAGES"]),
         ("Evaluate", evaluate),
     ]
     return [(purpose, shlex.join(words)) for purpose, words in commands[1 if done else 0 :]]

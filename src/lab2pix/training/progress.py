@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -10,6 +9,8 @@ from datetime import timedelta
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+from lab2pix.utils.threads import available_processors
 
 __all__ = ["DataWaitMeter", "Display", "data_loading_hint"]
 
@@ -136,7 +137,7 @@ def data_loading_hint(share: float, workers: int) -> str:
         share: share of time spent waiting.
         workers: value of `data.workers`.
     """
-    processors = os.cpu_count() or 1
+    processors = available_processors()
     more = min(max(2, 2 * workers), processors)
     advice = (
         f"--resume with data.workers={more} (now {workers}), which changes speed only"

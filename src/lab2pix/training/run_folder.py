@@ -22,9 +22,9 @@ from pydantic import ValidationError
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.methods import read_config
-from lab2pix.recipes import to_yaml
+from lab2pix.recipes import keep_label_spaces, to_yaml
 from lab2pix.utils.distributed import DistributedContext
-from lab2pix.utils.files import write_atomically
+from lab2pix.utils.files import lock_file, write_atomically
 
 __all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_run", "start_run"]
 
@@ -66,19 +66,20 @@ def resolve_run(config: RunConfig | None, run: Path, *, resume: bool) -> RunConf
 
     Raises:
         CheckpointError: no run to resume.
-        ConfigError: changed settings that affect the results of a resumed run, or a new run without configuration.
+        ConfigError: changed settings or label spaces that affect the results of a resumed run, or a new run without
+            configuration.
         OutputError: the folder cannot be written or is not empty.
     """
     if resume:
         stored = read_run_config(run)
-        asked = stored if config is None else config
+        asked = stored if config is None else keep_label_spaces(config, stored)
         _check_same(stored, asked, run)
         _check_writable(run)
         return asked
     if config is None:
         raise ConfigError("a new run needs a configuration; name a preset or a file")
     _check_free(run)
-    return config
+    return keep_label_spaces(config)
 
 
 def start_run(config: RunConfig, run: Path) -> None:
@@ -131,7 +132,7 @@ def _check_same(stored: RunConfig, asked: RunConfig, run: Path) -> None:
     if changed:
         named = ", ".join(f"{key} (was {before.get(key)}, asked {now.get(key)})" for key in changed)
         raise ConfigError(
-            f"the run in {run} cannot be resumed with other settings: {named}; leave them out, or start a new run with "
+            f"the run in {run} cannot be resumed with other settings: {named}; omit them, or start a new run with "
             "another --out"
         )
 
@@ -149,13 +150,9 @@ def lock_run(run: Path) -> Iterator[None]:
         yield
         return
     with (run / ".lock").open("w") as file:
-        try:
-            # A POSIX lock is released when the process dies, and is not inherited by data workers.
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except (BlockingIOError, PermissionError) as error:
-            raise OutputError(f"another process is training in {run}; wait for it or choose another --out") from error
-        except OSError:  # a file system without locks
-            pass
+        # A POSIX lock is released when the process dies, and is not inherited by data workers.
+        if not lock_file(file, fcntl.lockf):
+            raise OutputError(f"another process is training in {run}; wait for it or choose another --out")
         yield
 
 

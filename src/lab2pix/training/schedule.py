@@ -21,5 +21,5 @@ def total_steps(train: TrainConfig, samples: int) -> int:
     if train.steps is not None:
         return train.steps
     if train.epochs is None:
-        raise ConfigError("neither train.steps nor train.epochs is set; set one of them to say how long to train")
+        raise ConfigError("neither train.steps nor train.epochs is set; set one of them")
     return math.ceil(train.epochs * samples / train.batch_size)

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
@@ -36,6 +35,7 @@ from lab2pix.training.loader import read_batches
 from lab2pix.training.sampler import StreamSampler
 from lab2pix.utils.distributed import choose_device
 from lab2pix.utils.files import atomic_write, write_atomically
+from lab2pix.utils.tensors import save_tensors
 
 __all__ = ["SegmenterResult", "SegmenterSettings", "held_out_batches", "train_segmenter"]
 
@@ -95,10 +95,10 @@ def train_segmenter(
     overwrite: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> SegmenterResult:
-    """Train a segmenter on the training pairs of a data set, and score it on the held-out pairs.
+    """Train a segmenter on the training pairs of a dataset, and score it on the held-out pairs.
 
     Args:
-        data: the data set; its size is the input size of the segmenter.
+        data: the dataset; its size is the input size of the segmenter.
         out: folder for the weights and `segmenter.json`.
         settings: hyperparameters; None: the defaults.
         device: device to train on; None: the best one available.
@@ -198,21 +198,21 @@ def _optimize(
 
 def _loss(network: nn.Module, batch: Batch, size: tuple[int, int], space: LabelSpace) -> Tensor:
     if batch.image is None:
-        raise ConfigError("a segmenter learns from pairs, but this data set has label maps without photos")
+        raise ConfigError("a segmenter learns from pairs, but this dataset has label maps without photos")
     logits = network(normalize(float_to_uint8(batch.image).to(batch.label.device), size))
     return F.cross_entropy(logits, batch.label, ignore_index=space.num_classes)
 
 
 def held_out_batches(dataset: AnyDataset, at_once: int) -> Iterator[Batch]:
-    """Yield batches of all samples of a data set in order, without flips.
+    """Yield batches of all samples of a dataset in order, without flips.
 
     Raises:
-        ConfigError: the data set has no photos.
+        ConfigError: the dataset has no photos.
     """
     for start in range(0, len(dataset), at_once):
         batch = collate([dataset[(0, index)] for index in range(start, min(start + at_once, len(dataset)))])
         if batch.image is None:
-            raise ConfigError("a segmenter is scored on pairs, but this data set has label maps without photos")
+            raise ConfigError("a segmenter is scored on pairs, but this dataset has label maps without photos")
         yield batch
 
 
@@ -236,7 +236,7 @@ def _write(out: Path, network: nn.Module, info: dict[str, Any]) -> None:
         (out / SEGMENTER_FILE).unlink(missing_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         with atomic_write(out / WEIGHTS_FILE) as [unfinished]:
-            save_file(tensors, unfinished)
+            save_tensors(tensors, unfinished)
         write_atomically(out / SEGMENTER_FILE, json.dumps(info, indent=1, ensure_ascii=False) + "\n")
     except OSError as error:
         raise OutputError(f"cannot write {out} ({error.strerror or error}); choose another folder") from error

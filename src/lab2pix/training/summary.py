@@ -21,7 +21,7 @@ def summarize_run(config: RunConfig) -> str:
     The text is YAML for `load_config`. The networks are built to count parameters; nothing is written.
 
     Raises:
-        DataError: the data set folder does not match its format.
+        DataError: the dataset folder does not match its format.
     """
     label_space = LabelSpace.load(config.data.label_space)
     train, val = _count(config, "train", label_space), _count(config, "val", label_space)

@@ -1,34 +1,98 @@
-"""Atomic file writes, and printable text for file names that are not valid UTF-8."""
+"""Paths of the user, atomic file writes, locks, and printable text for file names that are not valid UTF-8.
+
+File systems differ: some (CIFS, FUSE) cannot flush folders or lock files, which is passed over.
+"""
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO, Any
 
-__all__ = ["UNFINISHED", "atomic_write", "escape_surrogates", "sync_file", "sync_folder", "write_atomically"]
+__all__ = [
+    "UNFINISHED",
+    "atomic_write",
+    "escape_surrogates",
+    "expand_user",
+    "flush_to_disk",
+    "lock_file",
+    "sync_file",
+    "sync_folder",
+    "unfinished_path",
+    "write_atomically",
+]
 
 
 UNFINISHED = ".tmp-"
 """Name prefix of temporary files and folders."""
 
+_UNSUPPORTED = frozenset({errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF})
+"""Errors of a file system that lacks an ability, in contrast to one that fails."""
 
-def sync_folder(path: Path) -> None:
-    """Flush a folder's entries to the disk."""
-    if os.name == "nt":  # Windows cannot open folders, and flushes their entries itself
-        return
-    descriptor = os.open(path, os.O_RDONLY)
+
+def expand_user(path: str | Path) -> Path:
+    """Return a path that a user gave, with `~` and `~name` replaced by the home folder."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - leaves `~name` of an unknown user as it is
+
+
+def flush_to_disk(descriptor: int) -> None:
+    """Flush an open file or folder to the disk, where the file system can."""
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+
+
+def lock_file(file: IO[Any], lock: Callable[[IO[Any], int], None]) -> bool:
+    """Lock an open file exclusively until it is closed, where the file system and the operating system can.
+
+    Args:
+        file: the file.
+        lock: `fcntl.flock`, or `fcntl.lockf` for a lock that child processes do not inherit.
+
+    Returns:
+        False if another process holds the lock.
+    """
+    import fcntl
+
+    try:
+        lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in (errno.EAGAIN, errno.EWOULDBLOCK, errno.EACCES)
+    return True
+
+
+def sync_folder(path: Path) -> None:
+    """Flush a folder's entries to the disk, where the file system can."""
+    if os.name == "nt":  # Windows cannot open folders, and flushes their entries itself
+        return
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        if error.errno in (*_UNSUPPORTED, errno.EISDIR, errno.EACCES):
+            return
+        raise
+    try:
+        flush_to_disk(descriptor)
     finally:
         os.close(descriptor)
 
 
 def sync_file(path: Path) -> None:
-    """Flush a file's content to the disk."""
+    """Flush a file's content to the disk, where the file system can."""
     with path.open("rb+") as file:
-        os.fsync(file.fileno())
+        flush_to_disk(file.fileno())
+
+
+def unfinished_path(path: Path) -> Path:
+    """Return the temporary path under which a file is written; its name is short, whatever the length of the file's."""
+    digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+    return path.with_name(f"{UNFINISHED}{digest}{path.suffix[:16]}")
 
 
 @contextmanager
@@ -43,7 +107,7 @@ def atomic_write(*files: Path, sync: bool = True) -> Iterator[tuple[Path, ...]]:
         sync: fsync, so that the files survive a power failure.
     """
     folder = files[0].parent
-    unfinished = tuple(folder / f"{UNFINISHED}{file.name}" for file in files)
+    unfinished = tuple(map(unfinished_path, files))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         yield unfinished

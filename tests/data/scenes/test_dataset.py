@@ -12,8 +12,9 @@ from PIL import Image
 
 from lab2pix.config.schema import DataConfig
 from lab2pix.data.build import build_dataset
-from lab2pix.data.files import read_image, read_label
+from lab2pix.data.files import read_image
 from lab2pix.data.formats import find_pairs
+from lab2pix.data.label_maps import read_label
 from lab2pix.data.samples import collate
 from lab2pix.data.scenes.canvas import CLASSES, fbm, ground_noise
 from lab2pix.data.scenes.dataset import ScenesDataset, draw_scene, write_scenes

@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from lab2pix.data.files import read_label, write_label_png
+from lab2pix.data.label_maps import read_label, write_label_png
 from lab2pix.labels.space import LabelSpace
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")

@@ -117,7 +117,7 @@ def test_feature_moments_do_not_depend_on_batches_or_order(seed: int, cut: int, 
 
 
 def test_frechet_distance_of_one_image_is_refused() -> None:
-    with pytest.raises(DataError, match="sets of 1 and 9 pictures is undefined"):
+    with pytest.raises(DataError, match="sets of 1 and 9 images is undefined"):
         frechet_distance(taken(features(0, 1)), taken(features(1, 9)))
     with pytest.raises(DataError, match="kernel distance"):
         kernel_distance(taken(features(0, 4)), taken(features(1, 0)))

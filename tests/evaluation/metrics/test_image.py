@@ -40,7 +40,7 @@ def test_psnr_and_ssim_of_equal_images() -> None:
 
 def test_ssim_of_images_smaller_than_the_window() -> None:
     a, b = pictures((10, 30))
-    with pytest.raises(DataError, match=r"30x10 pixels .* smaller than SSIM's window"):
+    with pytest.raises(DataError, match=r"10x30 pixels .* smaller than SSIM's window"):
         ssim(a, b)
 
 

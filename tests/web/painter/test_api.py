@@ -18,7 +18,7 @@ from starlette.testclient import TestClient
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.data.sketches import find_edges
 from lab2pix.data.transforms import resize_image, resize_nearest

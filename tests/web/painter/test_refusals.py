@@ -220,7 +220,7 @@ def test_model_error_has_status_500(
     synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch, client: TestClient
 ) -> None:
     def draw(*_: object) -> torch.Tensor:
-        raise CheckpointError("the weights of step 7 draw pixels that are not finite; take an earlier checkpoint")
+        raise CheckpointError("the weights of step 7 generate pixels that are not finite; use an earlier checkpoint")
 
     monkeypatch.setattr(Synthesizer, "generate", draw)
     response = client.post("/api/synthesize", content=LABEL, headers=PNG)

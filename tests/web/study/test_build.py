@@ -35,6 +35,17 @@ def test_sample_has_the_images_of_its_name(study_folder: Path, study: Study) -> 
     assert sorted(sample.name for sample in study.pool) == ["a", "b", "city/c", "d", "e", "f"]
 
 
+def test_first_of_several_samples_is_shown(build: Build, folders: dict[str, Path]) -> None:
+    folder = folders["spade"]
+    for file in list(folder.rglob("*.png")):
+        shutil.copy(file, file.with_name(f"{file.stem}_1.png"))
+        Image.fromarray(np.full((6, 8, 3), 7, dtype=np.uint8)).save(file.with_name(f"{file.stem}_0.png"))
+        file.unlink()
+    built = build()
+    assert all(pixel(built.folder, sample.images["spade"]) == (7, 7, 7) for sample in built.study.pool)
+    assert "'spade' has 2 images per label map" in str(built)
+
+
 def test_file_names_are_anonymous(study_folder: Path, study: Study) -> None:
     files = list((study_folder / "images").iterdir())
     assert len(files) == 6 * 5

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lab2pix.config.schema import Light
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.samples import Sample
 from lab2pix.data.scenes.canvas import Canvas
 from lab2pix.data.scenes.composition import compose
@@ -62,11 +62,11 @@ def _draw(seed: int, index: int, size: tuple[int, int], light: Light) -> tuple[N
         )
     if max(size) > MAX_SIDE:
         raise ConfigError(
-            f"A scene of {size[0]}x{size[1]} pixels is too large to draw in memory; "
+            f"A scene of {size[0]}x{size[1]} pixels is too large for memory; "
             f"choose a height and width of at most {MAX_SIDE}."
         )
     if seed < 0 or index < 0:
-        raise ConfigError(f"Scene {index} of seed {seed} cannot be drawn; choose numbers of 0 or more.")
+        raise ConfigError(f"Scene {index} of seed {seed} does not exist; choose numbers of 0 or more.")
     canvas = Canvas(size, 3 if min(size) < 100 else 2)
     # The light has a separate random stream, so that label maps do not depend on it.
     compose(
@@ -117,7 +117,7 @@ class ScenesDataset(Dataset[Sample]):
             ConfigError: `count` is less than 1.
         """
         if count < 1:
-            raise ConfigError(f"A data set of {count} scenes is empty; choose 1 or more.")
+            raise ConfigError(f"A dataset of {count} scenes is empty; choose 1 or more.")
         self.size = size
         self.transform = JointTransform(size, None, flip, train)
         self._sketcher, self._light = sketcher, light
@@ -203,7 +203,7 @@ def write_scenes(
         OutputError: `out` has other files, or these scenes without `overwrite`, or cannot be written to.
     """
     if count < 1:
-        raise ConfigError(f"Writing {count} scenes makes no data set; choose 1 or more.")
+        raise ConfigError(f"Writing {count} scenes makes no dataset; choose 1 or more.")
     space = LabelSpace.load("scenes")
     files = {index: f"{_name(seed, index)}.png" for index in range(first, first + count)}
     try:

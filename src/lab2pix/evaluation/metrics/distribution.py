@@ -183,6 +183,6 @@ def _require_two(a: FeatureMoments, b: FeatureMoments, what: str) -> None:
     fewest = min(a.count, b.count)
     if fewest < 2:
         raise DataError(
-            f"the {what} distance between sets of {a.count} and {b.count} pictures is undefined; give at least two "
+            f"the {what} distance between sets of {a.count} and {b.count} images is undefined; give at least two "
             "of each"
         )

@@ -75,8 +75,8 @@ def ssim(generated: Tensor, real: Tensor) -> Tensor:
     """
     if min(generated.shape[-2:]) < SSIM_WINDOW:
         raise DataError(
-            f"pictures of {generated.shape[-1]}x{generated.shape[-2]} pixels (width x height) are smaller than SSIM's "
-            f"window; give pictures of at least {SSIM_WINDOW}x{SSIM_WINDOW}"
+            f"images of {generated.shape[-2]}x{generated.shape[-1]} pixels (height x width) are smaller than SSIM's "
+            f"window; give images of at least {SSIM_WINDOW}x{SSIM_WINDOW}"
         )
     return map_chunks(_ssim, (generated.shape[-2], generated.shape[-1]), generated.device, generated, real)
 

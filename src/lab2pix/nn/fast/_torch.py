@@ -1,4 +1,4 @@
-"""Private parts of PyTorch, in one place. Each fails soft: where it is missing, callers use public functions."""
+"""Private functions of PyTorch, in one place; callers use public functions if one is missing."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ def parametrization_cache() -> MutableMapping[Any, Any] | None:
 
 
 def lerp_all_(tensors: Sequence[Tensor], ends: Sequence[Tensor], weight: float) -> None:
-    """Interpolate tensors towards others in place: `tensor.lerp_(end, weight)`, in one kernel where possible."""
-    together = getattr(torch, "_foreach_lerp_", None)
-    if together is not None:
-        together(list(tensors), list(ends), weight)
+    """Interpolate tensors in place, `tensor.lerp_(end, weight)`, in one kernel if possible."""
+    foreach = getattr(torch, "_foreach_lerp_", None)
+    if foreach is not None:
+        foreach(list(tensors), list(ends), weight)
         return
     for tensor, end in zip(tensors, ends, strict=True):
         tensor.lerp_(end, weight)
 
 
 def raise_recompile_limit(least: int) -> None:
-    """Let `torch.compile` make at least so many programs of one module before it falls back to eager mode."""
+    """Let `torch.compile` compile a module at least `least` times before it falls back to eager mode."""
     try:
         import torch._dynamo.config as settings
 
@@ -44,7 +44,7 @@ def raise_recompile_limit(least: int) -> None:
 
 
 class PackedConv:
-    """A convolution whose weight is packed once for oneDNN, instead of at every call.
+    """Convolution whose weight is packed for oneDNN once, not at every call.
 
     Args:
         weight: `[O, C, h, w]`, channels-last.
@@ -52,7 +52,7 @@ class PackedConv:
         stride, padding: of both axes.
 
     Raises:
-        AttributeError, RuntimeError, TypeError: this PyTorch cannot do that; see `can_pack`.
+        AttributeError, RuntimeError, TypeError: not supported by this PyTorch; see `can_pack`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor, stride: int, padding: int) -> None:
@@ -71,7 +71,7 @@ class PackedConv:
 
 @cache
 def can_pack(dtype: torch.dtype) -> bool:
-    """Return whether `PackedConv` works in a type here."""
+    """Return whether `PackedConv` works with a dtype on this machine."""
     try:
         x = torch.ones(1, 16, 4, 4, dtype=dtype).contiguous(memory_format=torch.channels_last)
         weight = torch.ones(16, 16, 3, 3, dtype=dtype).contiguous(memory_format=torch.channels_last)

@@ -29,14 +29,14 @@ __all__ = ["accelerate", "to_low_precision"]
 class FastSPADE(SPADE):
     """SPADE that saves no normalized map, and computes scale and shift once for several noises of a label map."""
 
-    def hidden(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
-        """Return `guidance`, computed in place."""
+    def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
+        """See `SPADE.guidance`; computed in place."""
         del global_feature
         return F.relu_(self.shared(label))
 
     def modulate(self, x: Tensor, label: Tensor, global_feature: Tensor | None, slope: float = 1.0) -> Tensor:
         """Return `leaky_relu(spade(x), slope)`; x is `[k * N, channels, h, w]` for k noises per label map."""
-        hidden = self.hidden(resize_nearest(label, (x.shape[-2], x.shape[-1])), global_feature)
+        hidden = self.guidance(resize_nearest(label, (x.shape[-2], x.shape[-1])), global_feature)
         scale = self.gamma(hidden).add_(1)
         shift = self.beta(hidden)
         if can_fuse(self.norm, x, scale, shift):
@@ -53,8 +53,8 @@ class FastSPADE(SPADE):
 class FastDGNorm(FastSPADE, DGNorm):
     """DG-Norm that adds the global feature in place."""
 
-    def hidden(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
-        """Return `guidance`, computed in place."""
+    def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
+        """See `SPADE.guidance`; computed in place."""
         hidden = self.shared(label)
         return F.relu_(hidden) if global_feature is None else relu_add_(hidden, global_feature)
 
@@ -169,12 +169,12 @@ class FastLab2PixV2Generator(_FastGenerator, Lab2PixV2Generator):
 class FastBackbone(Backbone):
     """Backbone that runs channels-last on a CPU where depthwise convolutions or pooling in a low type are faster so."""
 
-    def forward(self, image: Tensor, **wanted: int) -> BackboneFeatures:
+    def forward(self, image: Tensor, **features: int) -> BackboneFeatures:
         """See `Backbone.forward`."""
         convs = (module for module in self.modules() if isinstance(module, nn.Conv2d))
         if any(conv.groups > 1 or conv.weight.dtype != torch.float32 for conv in convs):
             image = image.contiguous(memory_format=torch.channels_last)
-        return super().forward(image, **wanted)  # type: ignore[arg-type]
+        return super().forward(image, **features)  # type: ignore[arg-type]
 
 
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
@@ -242,7 +242,7 @@ def to_low_precision(network: nn.Module, dtype: torch.dtype) -> None:
                 conv.weight, conv.bias = fuse_conv_bn_weights(
                     conv.weight, None, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
                 )
-                setattr(parent, name, nn.Identity())
+                setattr(parent, name, getattr(norm, "act", nn.Identity()))  # timm keeps the activation in the norm
     for module in network.modules():
         if isinstance(module, nn.Conv2d):
             module.to(dtype=dtype)

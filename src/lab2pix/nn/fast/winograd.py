@@ -99,13 +99,13 @@ def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:
     to_taps = _matrix("weight", x.dtype).t()
     padded, plain = _padded(x, 1), _padded(gradient, 0)
     parts = list(_parts(x, max(outs, channels)))
-    seen = given = x.new_empty(0)
+    inputs = gradients = x.new_empty(0)
     for some in _chunks(outs, channels * x.element_size()):
         summed = x.new_empty(_POINTS, len(range(outs)[some]), channels)
         for index, part in enumerate(parts):
-            if seen.numel() == 0 or len(parts) > 1:
-                seen, given = _transform_input(padded, part), _transform_grad_output(plain, part)
-            torch.baddbmm(summed, given[..., some].transpose(1, 2), seen, beta=min(index, 1), out=summed)
+            if inputs.numel() == 0 or len(parts) > 1:
+                inputs, gradients = _transform_input(padded, part), _transform_grad_output(plain, part)
+            torch.baddbmm(summed, gradients[..., some].transpose(1, 2), inputs, beta=min(index, 1), out=summed)
         target = taps[:, :, some]
         target.copy_((to_taps @ summed.view(_POINTS, -1)).view(target.shape))
     return result
@@ -122,10 +122,10 @@ def _convolve(x: Tensor, weight: Tensor, of_weight: Tensor, *, transposed: bool)
     of_result = _matrix("output", x.dtype)
     padded = _padded(x, 1)
     for part in _parts(x, max(results, x.shape[1])):
-        seen = _transform_input(padded, part)
+        inputs = _transform_input(padded, part)
         for some in _chunks(results, x.shape[1] * x.element_size()):
             values = _transform_weight(weight[:, some] if transposed else weight[some], of_weight)
-            products = torch.bmm(seen, values if transposed else values.transpose(1, 2))
+            products = torch.bmm(inputs, values if transposed else values.transpose(1, 2))
             target = tiles[part][..., some]
             pixels = (of_result @ products.view(_POINTS, -1)).view(
                 _TILE, _TILE, len(target), target.shape[1], across, -1

@@ -77,7 +77,7 @@ def serve_painter(
     with serving.listen(host, port) as listening:
         synthesizer = Synthesizer.load(model, device=device)
         if synthesizer.sampling.condition.source == "images":
-            raise ConfigError(f"{model} generates from images, which nobody paints; use `lab2pix generate` instead")
+            raise ConfigError(f"{model} generates from images, not from label maps; use `lab2pix generate` instead")
         mode = synthesizer.optimize("auto")
         service = PainterService(synthesizer)
         app = create_app(service, host_checker(host, allow_hosts))

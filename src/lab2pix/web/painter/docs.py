@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from lab2pix.reporting.html import render
 
 __all__ = ["docs_page"]
 
@@ -18,12 +18,7 @@ def docs_page(schema: Mapping[str, Any], origin: str) -> str:
         schema: OpenAPI description, as `routes.openapi_schema` returns it.
         origin: scheme, host and port for the example request.
     """
-    environment = Environment(
-        loader=PackageLoader("lab2pix.web.painter", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters["values"] = _allowed_values
-    environment.filters["body_schema"] = _body_schema
-    return environment.get_template("docs.html").render(schema=schema, origin=origin)
+    return render("api.html", schema=schema, origin=origin, values=_allowed_values, body_schema=_body_schema)
 
 
 def _body_schema(response: Mapping[str, Any]) -> tuple[str, bool]:

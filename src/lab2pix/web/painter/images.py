@@ -13,11 +13,12 @@ import torch
 from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 
-from lab2pix.data.files import to_label, to_rgb, write_label_png
+from lab2pix.data.image_file import ImageFile, bits_per_channel, require_one_page, to_rgb
+from lab2pix.data.label_maps import decode_label, write_label_png
 from lab2pix.data.line_drawings import SKETCH, resize_label
 from lab2pix.data.sketches import find_edges
 from lab2pix.data.transforms import resize_image, to_pil
-from lab2pix.errors import LabelError
+from lab2pix.errors import DataError, LabelError
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
 from lab2pix.web.painter.formats import FORMATS, MAX_EXIF, check_jpeg, strip_png
@@ -51,14 +52,15 @@ OutputFormat = Literal["palette", "ids"]
 """Encoding of a returned label map: a palette PNG as in label files, or gray values that are canonical ids."""
 
 
-def decode_image(body: bytes, media_type: str) -> tuple[Image.Image, bool]:
-    """Decode an image, apply its EXIF orientation, and tell whether its format is lossy.
+def decode_image(body: bytes, media_type: str) -> ImageFile:
+    """Decode an image and apply its EXIF orientation.
 
     Args:
         body: the file.
         media_type: a key of `FORMATS`; no other decoder is tried, whatever the file contains.
 
     Raises:
+        DataError: it has several frames.
         HTTPError: 415, another format; 413, too large; 422, truncated or damaged.
     """
     name, signature = FORMATS[media_type].name, FORMATS[media_type].signature
@@ -73,12 +75,14 @@ def decode_image(body: bytes, media_type: str) -> tuple[Image.Image, bool]:
                 check_jpeg(body)
             image = Image.open(io.BytesIO(body), formats=(name,))
             _check_size(*image.size)
+            require_one_page(image, "the image")
+            bits = bits_per_channel(image)
             image.load()
             if len(image.info.get("exif", b"")) > MAX_EXIF:
                 raise HTTPError(413, f"The image has more than {MAX_EXIF} bytes of EXIF data; save it without")
             ImageOps.exif_transpose(image, in_place=True)
-            return image, name == "JPEG"
-    except HTTPError:
+            return ImageFile(image, name, bits, name == "JPEG", source=io.BytesIO(body))
+    except (HTTPError, DataError):
         raise
     except Image.DecompressionBombError as error:
         raise HTTPError(413, f"The image has more than {MAX_PIXELS} pixels; make it smaller") from error
@@ -88,21 +92,25 @@ def decode_image(body: bytes, media_type: str) -> tuple[Image.Image, bool]:
 
 def _check_size(width: int, height: int) -> None:
     if width * height > MAX_PIXELS:
-        raise HTTPError(413, f"The image has more than {MAX_PIXELS} pixels ({width}x{height}); make it smaller")
+        raise HTTPError(
+            413, f"The image has more than {MAX_PIXELS} pixels ({height}x{width}, height x width); make it smaller"
+        )
     if max(width, height) > MAX_SIDE:
-        raise HTTPError(413, f"A side of the image has more than {MAX_SIDE} pixels ({width}x{height}); make it smaller")
+        raise HTTPError(
+            413,
+            f"A side of the image has more than {MAX_SIDE} pixels ({height}x{width}, height x width); make it smaller",
+        )
     if min(width, height) < 1:
         raise ValueError("no pixels")
 
 
-def read_label_map(image: Image.Image, synthesizer: Synthesizer, encoding: InputFormat, *, lossy: bool) -> Tensor:
+def read_label_map(file: ImageFile, synthesizer: Synthesizer, encoding: InputFormat) -> Tensor:
     """Return the canonical ids of a label map at the model's size.
 
     Args:
-        image: the label map.
+        file: the label map.
         synthesizer: the model.
         encoding: encoding of the label map.
-        lossy: whether the file's compression changes pixels.
 
     Returns:
         `[H, W]` int64.
@@ -114,11 +122,11 @@ def read_label_map(image: Image.Image, synthesizer: Synthesizer, encoding: Input
     if encoding == "file":
         lines = synthesizer.config.data.sketch.lines
         # As uint8 until it is resized: int64 ids of a large image would fill the memory.
-        ids = to_label(image, space, "the label map", lossy=lossy, lines=lines, dtype=torch.uint8)
-    elif lossy:
+        ids = decode_label(file, space, "the label map", lines=lines, dtype=torch.uint8).ids
+    elif file.lossy:
         raise LabelError("the label map is compressed with loss, which does not keep ids exact; send ids as PNG")
     else:
-        ids = torch.from_numpy(_gray_values(image))
+        ids = torch.from_numpy(_gray_values(file))
         if (largest := int(ids.max())) >= space.num_channels:
             raise LabelError(
                 f"the label map holds id {largest}, but label space '{space.name}' has 0 to {space.num_channels - 1}; "
@@ -127,11 +135,12 @@ def read_label_map(image: Image.Image, synthesizer: Synthesizer, encoding: Input
     return resize_label(ids, synthesizer.size, space).long()
 
 
-def _gray_values(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+def _gray_values(file: ImageFile) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
     """Return gray values or palette indices; browsers write gray as three equal channels and opaque alpha."""
+    image = file.image
     if image.mode in ("L", "P"):
         return np.array(image)
-    if image.mode in ("RGB", "RGBA"):
+    if image.mode in ("RGB", "RGBA") and file.bits == 8:
         gray = image.getchannel(0)
         equal = all(ImageChops.difference(gray, image.getchannel(index)).getbbox() is None for index in (1, 2))
         if equal and (image.mode == "RGB" or image.getchannel(3).getextrema() == (255, 255)):
@@ -139,7 +148,7 @@ def _gray_values(image: Image.Image) -> np.ndarray[tuple[int, ...], np.dtype[np.
     raise LabelError("the label map is not gray with 8 bits, as input_format=ids requires; send ids as gray values")
 
 
-def to_label_map(image: Image.Image, synthesizer: Synthesizer, encoding: InputFormat, *, lossy: bool) -> Tensor:
+def to_label_map(file: ImageFile, synthesizer: Synthesizer, encoding: InputFormat) -> Tensor:
     """Return a label map as `read_label_map` does; for a sketch model, turn a photo into its edges.
 
     Returns:
@@ -149,18 +158,18 @@ def to_label_map(image: Image.Image, synthesizer: Synthesizer, encoding: InputFo
         LabelError: the label map has ids or colors that the label space does not have.
     """
     try:
-        return read_label_map(image, synthesizer, encoding, lossy=lossy)
+        return read_label_map(file, synthesizer, encoding)
     except LabelError:
         if synthesizer.label_space.name != SKETCH or encoding == "ids":
             raise
     # Outside the except clause, because the error's traceback keeps the label map alive.
-    return find_edges(read_photo(image, synthesizer.size), synthesizer.config.data.sketch.sigma)
+    return find_edges(read_photo(file, synthesizer.size), synthesizer.config.data.sketch.sigma)
 
 
-def read_photo(image: Image.Image, size: tuple[int, int]) -> Tensor:
+def read_photo(file: ImageFile, size: tuple[int, int]) -> Tensor:
     """Return a photo at a size, `[3, H, W]` uint8."""
     # One channel at a time, because three in float32 take too much memory.
-    return torch.cat([resize_image(channel[None], size) for channel in to_rgb(image)])
+    return torch.cat([resize_image(channel[None], size) for channel in to_rgb(file.image)])
 
 
 def encode_label_map(ids: Tensor, label_space: LabelSpace, encoding: OutputFormat) -> bytes:

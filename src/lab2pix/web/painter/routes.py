@@ -53,7 +53,7 @@ _STATUS = {
     413: "The body has too many bytes or pixels.",
     415: "The body has another format.",
     422: "The image is truncated or damaged.",
-    429: "The queue is full; `Retry-After` says in how many seconds to try again.",
+    429: "The queue is full; `Retry-After` is the number of seconds to wait.",
     503: "The server is shutting down.",
 }
 

@@ -154,7 +154,7 @@ class ModelDescription(_Schema):
     size: tuple[int, int] = Field(description="Height and width of the images.")
     classes: list[LabelClassInfo] = Field(description="All classes; unknown comes last if there is one.")
     unknown: int | None = Field(description="Id of pixels without a class; null if every pixel has one.")
-    sketch: bool = Field(description="Whether it draws from line drawings: id 0 is paper, 1 is line.")
+    sketch: bool = Field(description="Whether it generates from line drawings: id 0 is paper, 1 is line.")
     noise: bool = Field(description="Whether the image depends on the seed.")
     style: Literal["none", "optional", "required"] = Field(description="Whether it takes a style image.")
     mode: str = Field(description="Inference mode: plain, fast, or fast-bf16.")

@@ -120,8 +120,7 @@ class PainterService:
 
         def generate() -> tuple[list[bytes], int]:
             begun = time.perf_counter()
-            image, lossy = decode_image(body, media_type)
-            ids = read_label_map(image, self.synthesizer, query.input_format, lossy=lossy)
+            ids = read_label_map(decode_image(body, media_type), self.synthesizer, query.input_format)
             batch = self.synthesizer.read(ids, style=None if query.style is None else self._style(query.style))
             images = [encode_png(float_to_uint8(self.synthesizer.generate(batch, row[None]))[0]) for row in noise]
             return images, round(1000 * (time.perf_counter() - begun))
@@ -139,8 +138,7 @@ class PainterService:
         """Convert a label map, or for a sketch model a photo, to a label map of the model's size."""
 
         def convert() -> Tensor:
-            image, lossy = decode_image(body, media_type)
-            return to_label_map(image, self.synthesizer, query.input_format, lossy=lossy)
+            return to_label_map(decode_image(body, media_type), self.synthesizer, query.input_format)
 
         with self._budget.share() as reserve:
             body, media_type = await read_body(request, FORMATS, MAX_BYTES, reserve)
@@ -152,7 +150,7 @@ class PainterService:
             raise HTTPError(400, "This model has no image encoder, so it takes no style image")
 
         def convert() -> tuple[str, bytes]:
-            image, _ = decode_image(body, media_type)
+            image = decode_image(body, media_type)
             pixels = read_photo(image, self.synthesizer.size)
             token = hashlib.sha256(pixels.numpy().tobytes()).hexdigest()[:16]
             self._styles[token] = pixels

@@ -5,14 +5,14 @@ from __future__ import annotations
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
 import lab2pix
 from lab2pix.data.files import read_image
 from lab2pix.errors import ConfigError, DataError, OutputError
-from lab2pix.evaluation.pairing import pictures_in
+from lab2pix.evaluation.pairing import count_samples, pictures_in
 from lab2pix.inference.folder import write_picture
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.files import write_atomically
@@ -30,11 +30,13 @@ class BuiltStudy:
         folder: its folder.
         study: its contents.
         mixed_sizes: number of samples whose images differ in size, which participants may notice.
+        first_of: methods with several images per label map, with their number; the first one is shown.
     """
 
     folder: Path
     study: Study
     mixed_sizes: int
+    first_of: Mapping[str, int] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """Return what was built, what was left out, and what to do next."""
@@ -47,6 +49,8 @@ class BuiltStudy:
         if study.left_out:
             names = _first(study.left_out)
             lines.append(f"{_count(len(study.left_out), 'name')} left out because a folder lacks it: {names}")
+        for method, count in self.first_of.items():
+            lines.append(f"'{method}' has {count} images per label map, of which the first, NAME_0, is shown")
         if study.label_space is None:
             lines.append("label maps are shown as they are, without a legend; --label-space adds colors and a legend")
         if self.mixed_sizes:
@@ -122,6 +126,7 @@ def build_study(
     sources = {"label maps": Path(labels), **({"real images": Path(truth)} if truth is not None else {})}
     sources |= {f"images of '{name}'": folder for name, folder in folders.items()}
     files = {what: _find_images(folder, what) for what, folder in sources.items()}
+    first_of = _keep_first_samples(files, [f"images of '{name}'" for name in folders])
     common, left_out = _match_names(files, sources, allow_missing)
     if len(common) < pool:
         raise DataError(
@@ -162,7 +167,8 @@ def build_study(
         if is_new:
             shutil.rmtree(out, ignore_errors=True)
         raise
-    return BuiltStudy(out, study, mixed_sizes)
+    counts = {name: first_of[f"images of '{name}'"] for name in folders if f"images of '{name}'" in first_of}
+    return BuiltStudy(out, study, mixed_sizes, counts)
 
 
 def _check_methods(methods: Mapping[str, Path]) -> None:
@@ -182,6 +188,20 @@ def _find_images(folder: Path, what: str) -> dict[str, Path]:
     if unprintable is not None:
         raise DataError(f"{folder} contains a file whose name cannot be shown ({unprintable!r}); rename it")
     return files
+
+
+def _keep_first_samples(files: dict[str, dict[str, Path]], methods: Sequence[str]) -> dict[str, int]:
+    """Reduce images named NAME_0, NAME_1, ... of label maps NAME to the first of each, in place.
+
+    Returns:
+        The number of samples by method, for those that have several.
+    """
+    labels, counts = files["label maps"], {}
+    for what in methods:
+        if (count := count_samples(files[what], labels)) > 1:
+            counts[what] = count
+            files[what] = {name: files[what][f"{name}_0"] for name in labels if f"{name}_0" in files[what]}
+    return counts
 
 
 def _match_names(

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from lab2pix.data.files import read_label, read_label_image, to_rgb
+from lab2pix.data.image_file import ImageFile, flatten, open_image, to_rgb
+from lab2pix.data.label_maps import read_label, to_values
 from lab2pix.errors import DataError
-from lab2pix.labels.space import Color, LabelSpace, generate_colors
+from lab2pix.labels.colors import generate_colors
+from lab2pix.labels.space import Color, LabelSpace
 
 __all__ = ["LabelRenderer", "RenderedLabel", "distinct_colors", "render_classes", "render_raw_labels"]
 
@@ -71,24 +72,24 @@ def render_raw_labels(files: Iterable[Path]) -> LabelRenderer:
     """
     values: set[int] = set()
     levels: set[float] = set()
-    for file in files:
-        image = _open(file)
-        if not _has_colors(image):
-            present = np.unique(_ids(image, file)).tolist()
+    for path in files:
+        file = _open(path)
+        if not _has_colors(file):
+            present = np.unique(_ids(file, path)).tolist()
             values.update(present)
-            levels.update(value * 255 / (_MAX_ID if image.mode.startswith("I") else 255) for value in present)
+            levels.update(value * 255 / (_MAX_ID if file.bits > 8 else 255) for value in present)
     are_drawings = len(levels) == 2 and max(levels) - min(levels) >= _DRAWING_CONTRAST
     table = torch.zeros((_MAX_ID + 1, 3), dtype=torch.uint8)
     if values:
         table[sorted(values)] = torch.tensor(distinct_colors(len(values)), dtype=torch.uint8)
 
-    def render(file: Path) -> RenderedLabel:
-        image = _open(file)
-        if _has_colors(image):
-            return RenderedLabel(to_rgb(_on_white(image)), [])
+    def render(path: Path) -> RenderedLabel:
+        file = _open(path)
+        if _has_colors(file):
+            return RenderedLabel(to_rgb(flatten(file.image, "white")), [])
         if are_drawings:
-            return RenderedLabel(to_rgb(image), [])
-        return RenderedLabel(table[torch.from_numpy(_ids(image, file))].permute(2, 0, 1).contiguous(), [])
+            return RenderedLabel(to_rgb(file.image, file.bits), [])
+        return RenderedLabel(table[torch.from_numpy(_ids(file, path))].permute(2, 0, 1).contiguous(), [])
 
     return render
 
@@ -107,39 +108,37 @@ def distinct_colors(count: int) -> list[Color]:
     return list(colors)
 
 
-def _open(file: Path) -> Image.Image:
+def _open(path: Path) -> ImageFile:
     """Open a label map; ids must not come from a lossy file."""
-    image, lossy = read_label_image(file)
+    file = open_image(path)
+    image = file.image
     if image.mode == "F":
-        raise DataError(f"{file} contains fractions instead of ids; save label maps as PNG with 8 or 16 bits")
+        raise DataError(f"{path} contains fractions instead of ids; save label maps as PNG with 8 or 16 bits")
     if image.mode == "LA" and image.getchannel(1).getextrema() == (255, 255):
-        image = image.getchannel(0)
-    if lossy and not _has_colors(image):
+        file = replace(file, image=image.getchannel(0))
+    if file.lossy and not _has_colors(file):
         raise DataError(
-            f"{file} is gray and compressed with loss, which does not keep ids exact; save label maps as PNG, or add "
+            f"{path} is gray and compressed with loss, which does not keep ids exact; save label maps as PNG, or add "
             "--label-space sketch if they are line drawings"
         )
-    return image
+    return file
 
 
-def _has_colors(image: Image.Image) -> bool:
+def _has_colors(file: ImageFile) -> bool:
     """Tell whether a label map is an image to look at rather than one id per pixel."""
-    return image.mode == "P" or len(image.getbands()) > 1
+    if file.wide is not None:
+        return not bool((file.wide == file.wide[..., :1]).all())
+    return file.image.mode == "P" or len(file.image.getbands()) > 1
 
 
-def _ids(image: Image.Image, file: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
+def _ids(file: ImageFile, path: Path) -> np.ndarray[tuple[int, ...], np.dtype[np.int64]]:
     """Return the ids `[H, W]` of a gray label map; those of a 1-bit image are 0 and 255."""
-    ids = np.asarray(image).astype(np.int64) * (255 if image.mode == "1" else 1)
+    if file.wide is not None:
+        return file.wide[..., 0].astype(np.int64)
+    ids = to_values(file.image).numpy().astype(np.int64) * (255 if file.image.mode == "1" else 1)
     if ids.min() < 0 or ids.max() > _MAX_ID:
         raise DataError(
-            f"{file} contains values from {ids.min()} to {ids.max()}, but ids are 0 to {_MAX_ID}; save label maps as "
+            f"{path} contains values from {ids.min()} to {ids.max()}, but ids are 0 to {_MAX_ID}; save label maps as "
             "PNG with 8 or 16 bits"
         )
     return ids
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    if not image.has_transparency_data:
-        return image
-    image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from lab2pix.errors import OutputError
+from lab2pix.reporting.html import render
 from lab2pix.utils.files import write_atomically
 from lab2pix.web.study.report import REPORT_FORMAT, StudyReport
 
@@ -56,9 +55,6 @@ def _refuse_other_files(out: Path) -> None:
 
 def report_page(report: StudyReport) -> str:
     """Return the report as HTML."""
-    environment = Environment(
-        loader=PackageLoader("lab2pix.web.study", ""), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
     study, protocol = report.study, report.to_dict()["protocol"]
     facts = {
         "Samples": f"{study.samples} per participant, from a pool of {len(study.pool)}",
@@ -69,4 +65,4 @@ def report_page(report: StudyReport) -> str:
         "Report": f"lab2pix {protocol['lab2pix']}, {protocol['created']}",
     }
     best = max(report.methods, key=lambda one: one.mean)
-    return environment.get_template("report.html").render(report=report, best=best, facts=facts)
+    return render("study.html", report=report, best=best, facts=facts)

@@ -20,7 +20,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lab2pix.errors import DataError, OutputError
-from lab2pix.utils.files import sync_folder
+from lab2pix.utils.files import flush_to_disk, lock_file, sync_folder
 from lab2pix.web.study.samples import Study, participant_key, participant_name
 
 __all__ = ["FILE_NAME", "MAX_SECONDS", "Answer", "AnswerStore", "Answers", "read_answers"]
@@ -252,7 +252,7 @@ class AnswerStore:
             rest = memoryview(line)
             while rest:
                 rest = rest[self._file.write(rest) :]
-            os.fsync(self._file.fileno())
+            flush_to_disk(self._file.fileno())
         except OSError as error:
             with suppress(OSError):
                 self._file.truncate(size)
@@ -267,12 +267,10 @@ class AnswerStore:
 
 
 def _lock_file(file: FileIO, path: Path) -> None:
-    """Lock a file against other processes until it is closed; not available on Windows."""
+    """Lock a file against other processes until it is closed, where that is possible."""
     try:
         import fcntl
     except ImportError:
         return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        raise OutputError(f"{path} is in use: this study is already being served; stop that server first") from error
+    if not lock_file(file, fcntl.flock):
+        raise OutputError(f"{path} is in use: this study is already being served; stop that server first")

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError
-from lab2pix.methods.patch_gan import read_discriminator, read_generator, released_names
-from lab2pix.nn.norm import Norm
+from lab2pix.methods.image_translation import read_discriminator, read_generator, released_names
+from lab2pix.nn.normalization import Norm
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator

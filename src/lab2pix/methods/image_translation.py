@@ -1,61 +1,69 @@
-"""PatchGAN base of Pix2Pix and CycleGAN: settings, networks, released weights, and replay of a recorded step."""
+"""Image-to-image translation: the base of Pix2Pix and CycleGAN, and conditions and conversion for other methods.
+
+A vector file has inputs, weights and results of one training step, recorded from the authors' code.
+"""
 
 from __future__ import annotations
 
 import re
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import nearest_size
+from lab2pix.config.rules import check_size, padded_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
-from lab2pix.interop.step_vectors import (
-    StepAnswers,
-    check_step,
-    gradient_norms,
-    input_classes,
-    numbered_space,
-    without_dropout,
-)
+from lab2pix.interop.step_vectors import StepResults, check_step, input_classes, numbered_space, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS
-from lab2pix.methods.base import Losses, Method, OptimizerSpec, StepContext
+from lab2pix.methods.base import Method, OptimizerSpec
 from lab2pix.methods.sampling import Condition
 from lab2pix.methods.schedules import epoch_decay
+from lab2pix.methods.step_record import StepRecord
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import Init, init_weights
-from lab2pix.nn.norm import Norm
+from lab2pix.nn.normalization import Norm
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
 
 __all__ = [
     "DiscriminatorConfig",
+    "Encoding",
     "GeneratorConfig",
-    "PatchAdversarialMethod",
-    "PatchGANConfig",
-    "PatchGANTrainConfig",
-    "StepRecord",
+    "ImageTranslationConfig",
+    "ImageTranslationMethod",
+    "ImageTranslationTrainConfig",
+    "ResNetShape",
+    "adversarial",
+    "build_condition",
     "build_discriminator",
     "build_translator",
+    "check_adversarial",
+    "check_encoding",
+    "infer_inputs",
+    "infer_norm",
+    "load_released",
+    "mean_distance",
+    "plain_names",
     "plain_weights",
     "read_discriminator",
     "read_generator",
-    "require_images",
 ]
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 GanMode = Literal["vanilla", "lsgan", "wgangp"]
+Encoding = Literal["one-hot", "colors"]
 
 
 class GeneratorConfig(Section):
@@ -66,14 +74,14 @@ class GeneratorConfig(Section):
     depth: int = Field(
         8,
         ge=1,
-        description="Halvings of the U-Net, of which both sides are multiples (8 for 256x256, 7 for 128x128, 6 for "
+        description="Downsamplings of the U-Net; sides are multiples of 2^depth (8 for 256x256, 7 for 128x128, 6 for "
         "64x64), or residual blocks of the ResNet (9 for 256x256, 6 for 128x128).",
     )
     norm: Norm = Field("batch", description="Normalization: batch, instance (without weights) or none.")
     dropout: float = Field(0.5, ge=0, lt=1, description="Probability of dropout; 0: off.")
-    encoding: Literal["one-hot", "colors"] = Field(
+    encoding: Encoding = Field(
         "one-hot",
-        description="How label maps enter: a channel per class, or RGB in the label space's colors, as published.",
+        description="Encoding of label maps: one channel per class, or RGB in the label space's colors, as published.",
     )
 
 
@@ -84,7 +92,7 @@ class DiscriminatorConfig(Section):
     layers: int = Field(
         3,
         ge=0,
-        description="Layers between the first and the one that predicts: 3 judges patches of 70x70 pixels, 0 pixels.",
+        description="Layers between the first and the one that predicts: 3: patches of 70x70 pixels, 0: single pixels.",
     )
     norm: Norm = Field("batch", description="Normalization: batch, instance (without weights) or none.")
 
@@ -96,54 +104,114 @@ class AdamConfig(Section):
     discriminator_lr: float = Field(2e-4, gt=0, description="Learning rate of the discriminators.")
     betas: tuple[Beta, Beta] = Field((0.5, 0.999), description="Adam's two decay rates.")
     decay_fraction: float = Field(
-        0.5, ge=0, le=1, description="Last part of the epochs in which the rates fall, once per epoch; 0: constant."
+        0.5,
+        ge=0,
+        le=1,
+        description="Final fraction of the epochs in which learning rates decay per epoch; 0: constant.",
     )
     reach_zero: bool = Field(
-        False, description="Fall an epoch earlier, so that the last epoch trains at 0: the authors' code up to 2023."
+        False,
+        description="Decay an epoch earlier, to a learning rate of 0 in the last epoch: the authors' code up to 2023.",
     )
 
 
-class PatchGANTrainConfig(TrainConfig):
+class ImageTranslationTrainConfig(TrainConfig):
     """Training duration, batch size, precision and initialization."""
 
     init: Init = Field("normal", description="Initial weights: normal, xavier, kaiming or orthogonal.")
-    init_gain: float = Field(0.02, gt=0, description="Its deviation (normal) or gain (xavier, orthogonal).")
+    init_gain: float = Field(0.02, gt=0, description="Standard deviation (normal) or gain (xavier, orthogonal).")
 
 
-class PatchGANConfig(RunConfig):
-    """Settings common to Pix2Pix and CycleGAN."""
+class ImageTranslationConfig(RunConfig):
+    """Settings of image-to-image translation methods."""
 
     takes_images: ClassVar[bool] = True
 
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     optimizer: AdamConfig = AdamConfig()
-    train: PatchGANTrainConfig = PatchGANTrainConfig()
+    train: ImageTranslationTrainConfig = ImageTranslationTrainConfig()
 
     def check_rules(self) -> None:
         """Check the image size against the depth of the networks, and the encoding against the input."""
-        settings, size = self.generator, self.data.size
+        settings = self.generator
         if settings.network == "unet" and settings.depth < 2:
             raise ConfigError("generator.depth is 1, but a U-Net has at least 2 levels; set it to 2 or more")
-        multiple = size_multiple(settings)
-        least = max(multiple, 3 * 2**self.discriminator.layers if self.discriminator.layers else 1)
-        near = nearest_size(size, multiple, least)
-        if near != size:
-            raise ConfigError(
-                f"data.size is {list(size)} but both sides must be multiples of {multiple} and at least {least} "
-                f"(generator.depth={settings.depth}, discriminator.layers={self.discriminator.layers}); the nearest "
-                f"valid size is {list(near)}"
-            )
-        if settings.encoding == "colors" and (self.data.input == "images" or self.data.label_space == "sketch"):
-            raise ConfigError(
-                "generator.encoding is 'colors', which is how label maps enter, but the run generates from "
-                f"{'images' if self.data.input == 'images' else 'line drawings'}; set generator.encoding=one-hot"
-            )
+        reason = f"generator.depth={settings.depth} with discriminator.layers={self.discriminator.layers}"
+        check_size(self.data.size, *self._size_rule, reason)
+        check_encoding(self)
+
+    @property
+    def _size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, and the smallest one."""
+        multiple, layers = size_multiple(self.generator), self.discriminator.layers
+        return multiple, max(multiple, 3 * 2**layers if layers else 1)
+
+    @property
+    def padded_size(self) -> tuple[int, int]:
+        """Height and width of the images in training: `data.size`, padded to what the networks take."""
+        return padded_size(self.data.size, *self._size_rule)
 
 
 def size_multiple(settings: GeneratorConfig) -> int:
     """Return the divisor of valid heights and widths."""
     return 2**settings.depth if settings.network == "unet" else 4
+
+
+# --- inputs and losses, for these and other methods -------------------------------------------------------------------
+
+
+class _HasEncoding(Protocol):
+    @property
+    def encoding(self) -> Encoding: ...
+
+
+class _HasInputs(Protocol):
+    @property
+    def data(self) -> DataConfig: ...
+
+    @property
+    def generator(self) -> _HasEncoding: ...
+
+
+def build_condition(config: _HasInputs, label_space: LabelSpace) -> Condition:
+    """Return the encoder of the generator's input: source images, line drawings or label maps."""
+    if config.data.input == "images":
+        return Condition(label_space, "images", channels_of_images=config.data.source.channels)
+    if label_space.name == "sketch":
+        return Condition(label_space, "lines")
+    return Condition(label_space, encoding=config.generator.encoding, edges=config.data.instance_edges)
+
+
+def check_encoding(config: _HasInputs) -> None:
+    """Check that the encoding `colors` is used for label maps only.
+
+    Raises:
+        ConfigError: the inputs are images or line drawings.
+    """
+    data = config.data
+    if config.generator.encoding == "colors" and (data.input == "images" or data.label_space == "sketch"):
+        raise ConfigError(
+            "generator.encoding is 'colors', an encoding of label maps, but the run generates from "
+            f"{'images' if data.input == 'images' else 'line drawings'}; set generator.encoding=one-hot"
+        )
+
+
+def adversarial(kind: str, role: Literal["generator", "real", "fake"], logits: Tensor) -> Tensor:
+    """Return an adversarial loss, averaged over logits.
+
+    Args:
+        kind: form of the loss, a name in `ADVERSARIAL_TERMS`.
+        role: loss of the generator, or of a discriminator on real or on fake images.
+        logits: of any shape.
+    """
+    terms = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[kind], strict=True))
+    return terms[role](logits.float()).mean()
+
+
+def mean_distance(images: Tensor, others: Tensor) -> Tensor:
+    """Return the mean absolute difference, computed in float32."""
+    return (images.float() - others.float()).abs().mean()
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------
@@ -177,33 +245,17 @@ def build_discriminator(settings: DiscriminatorConfig, channels: int) -> nn.Modu
     return PatchGAN(channels, width=settings.width, layers=settings.layers, norm=settings.norm)
 
 
-def require_images(batch: Batch) -> Tensor:
-    """Return the images of a batch that must have some."""
-    if batch.image is None:
-        raise ValueError("training needs images")
-    return batch.image
-
-
 # --- the method -------------------------------------------------------------------------------------------------------
 
 
-class PatchAdversarialMethod(Method):
-    """Base class of Pix2Pix and CycleGAN."""
+class ImageTranslationMethod(Method):
+    """Image-to-image translation with a U-Net or ResNet generator and PatchGAN discriminators."""
 
     vector_prefixes: ClassVar[Mapping[str, str]]
     """Prefix of weights in vector files, by name of the network."""
     config: Any
 
-    @staticmethod
-    def build_condition(config: PatchGANConfig, label_space: LabelSpace) -> Condition:
-        """Return the encoder of the generator's input: source images, line drawings or label maps."""
-        if config.data.input == "images":
-            return Condition(label_space, "images", channels_of_images=config.data.source.channels)
-        if label_space.name == "sketch":
-            return Condition(label_space, "lines")
-        return Condition(label_space, encoding=config.generator.encoding, edges=config.data.instance_edges)
-
-    def init_weights(self) -> None:
+    def init_networks(self) -> None:
         """Initialize all networks by `train.init`."""
         train = self.config.train
         for network in self.networks.values():
@@ -217,14 +269,7 @@ class PatchAdversarialMethod(Method):
 
     def adversarial(self, logits: Tensor, role: Literal["generator", "real", "fake"]) -> Tensor:
         """Return the adversarial loss of the generator, or of a discriminator on real or fake images, over logits."""
-        terms = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[self.config.loss.adversarial], strict=True))
-        return terms[role](logits.float()).mean()
-
-    @staticmethod
-    def backward(losses: Losses, context: StepContext) -> Losses:
-        """Backpropagate the sum of terms and return the detached terms."""
-        context.scale(torch.stack(list(losses.values())).sum()).backward()  # type: ignore[no-untyped-call]
-        return {name: value.detach() for name, value in losses.items()}
+        return adversarial(self.config.loss.adversarial, role, logits)
 
     # --- other programs ---------------------------------------------------------------------------------------------
 
@@ -239,7 +284,7 @@ class PatchAdversarialMethod(Method):
         """Return outputs and losses of a step under their names in vector files."""
 
     @classmethod
-    def from_vectors(cls, vectors: Vectors, *, fast: bool = False) -> tuple[PatchAdversarialMethod, Batch]:
+    def from_vectors(cls, vectors: Vectors, *, fast: bool = False) -> tuple[ImageTranslationMethod, Batch]:
         """Build the method of a vector file with the recorded weights and without dropout, and its batch.
 
         Args:
@@ -250,8 +295,7 @@ class PatchAdversarialMethod(Method):
             CheckpointError: weights, inputs or settings do not match the method.
         """
         recorded = vectors.values["config"]
-        if recorded["gan_mode"] not in ADVERSARIAL_TERMS:
-            raise CheckpointError(f"config.gan_mode is {recorded['gan_mode']!r}; known: {[*ADVERSARIAL_TERMS]}")
+        check_adversarial(recorded["gan_mode"])
         networks: dict[str, nn.Module] = {}
         settings: dict[str, Section] = {}
         for name, prefix in cls.vector_prefixes.items():
@@ -276,45 +320,45 @@ class PatchAdversarialMethod(Method):
         return method, batch
 
     @classmethod
-    def vector_answers(cls, vectors: Vectors, *, fast: bool = False) -> StepAnswers:
+    def vector_results(cls, vectors: Vectors, *, fast: bool = False) -> StepResults:
         """Run the phases of the method on a vector file, and return the results before, in and after a step."""
-        answers = StepAnswers(tuple(cls.vector_prefixes.values()))
+        results = StepResults(tuple(cls.vector_prefixes.values()))
 
-        def keep(group: str, record: StepRecord) -> dict[str, float]:
+        def add_outputs(group: str, record: StepRecord) -> dict[str, float]:
             outputs, losses = cls.vector_names(record)
-            answers.outputs |= {f"{group}{name}": tensor for name, tensor in outputs.items()}
+            results.outputs |= {f"{group}{name}": tensor for name, tensor in outputs.items()}
             return losses
 
         for when in ("initial", "step"):
             method, batch = cls.from_vectors(vectors, fast=fast)
-            record = StepRecord(method, batch, update=when == "step")
-            answers.values[f"loss.{when}"] = keep("" if when == "initial" else "step.", record)
+            record = StepRecord(method, batch, update=when == "step", names=released_names)
+            results.values[f"loss.{when}"] = add_outputs("" if when == "initial" else "step.", record)
             totals: dict[str, float] = {}
             by_tensor: dict[str, float] = {}
             for name, prefix in cls.vector_prefixes.items():
                 totals[prefix], norms = record.gradients[name]
                 by_tensor |= {f"{prefix}.{weight}": norm for weight, norm in norms.items()}
-            answers.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
+            results.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
         for name, prefix in cls.vector_prefixes.items():
             names, state = released_names(method.networks[name]), method.networks[name].state_dict()
-            answers.state |= {f"{prefix}.{names[weight]}": tensor.clone() for weight, tensor in state.items()}
-        for group, one in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
-            for network in one.networks.values():
+            results.state |= {f"{prefix}.{names[weight]}": tensor.clone() for weight, tensor in state.items()}
+        for group, evaluated in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
+            for network in evaluated.networks.values():
                 network.eval()
-            keep(group, StepRecord(one, batch, update=False))
-        return answers
+            add_outputs(group, StepRecord(evaluated, batch, update=False, names=released_names))
+        return results
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
-        return check_step(vectors, cls.vector_answers(vectors, fast=fast))
+        return check_step(vectors, cls.vector_results(vectors, fast=fast))
 
     @classmethod
     def checkpoint_format(cls, marker: str) -> CheckpointFormat:
         """Return the format of the authors' generators, recognized by the name of a weight."""
 
         def matches(state: Mapping[str, Tensor]) -> bool:
-            names = [_OWN_PREFIX.sub("", name) for name in state]
+            names = plain_names(state)
             # The local enhancers of Pix2PixHD contain a generator of these names.
             return any(re.fullmatch(marker, name) for name in names) and "model1_1.1.weight" not in names
 
@@ -324,51 +368,21 @@ class PatchAdversarialMethod(Method):
         return CheckpointFormat(matches, convert)
 
 
-class StepRecord:
-    """Record of one training step: outputs, losses and gradient norms.
+def check_adversarial(recorded: object) -> None:
+    """Check the name of the adversarial loss in a vector file.
 
-    Args:
-        method: the method; its weights change if `update` is set.
-        batch: inputs and images.
-        update: whether the optimizers of each phase step after it, as in training.
-
-    Attributes:
-        outputs: outputs of each network, in the order of its forward passes.
-        losses: values by `PHASE.TERM`.
-        gradients: per network the global gradient norm, and the norm of each weight by the authors' name.
+    Raises:
+        CheckpointError: there is no such loss.
     """
-
-    def __init__(self, method: Method, batch: Batch, *, update: bool) -> None:
-        self.outputs: dict[str, list[Tensor]] = {name: [] for name in method.networks}
-        self.losses: dict[str, float] = {}
-        self.gradients: dict[str, tuple[float, dict[str, float]]] = {}
-        hooks = [network.register_forward_hook(self._hook(name)) for name, network in method.networks.items()]
-        specs = method.optimizers
-        context = StepContext()
-        for phase in method.phases:
-            terms = phase.backward(batch, None, context)
-            self.losses |= {f"{phase.name}.{name}": value.item() for name, value in terms.items()}
-            for spec in (specs[name] for name in phase.optimizers):
-                networks = {name: method.networks[name] for name in spec.networks}
-                for name, network in networks.items():
-                    self.gradients[name] = gradient_norms(network, released_names(network))
-                if update:
-                    weights = [weight for network in networks.values() for weight in network.parameters()]
-                    torch.optim.Adam(weights, lr=spec.lr, betas=spec.betas).step()
-            for network in method.networks.values():
-                network.zero_grad()
-        for hook in hooks:
-            hook.remove()
-
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Tensor], None]:
-        return lambda module, inputs, output: self.outputs[name].append(output.detach())
+    if recorded not in ADVERSARIAL_TERMS:
+        raise CheckpointError(f"config.gan_mode is {recorded!r}; known: {[*ADVERSARIAL_TERMS]}")
 
 
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
 
 Network = TypeVar("Network", bound=nn.Module)
 
-_OWN_PREFIX = re.compile(r"^((module|_orig_mod)\.)+")
+_WRAPPERS = re.compile(r"(^|(?<=\.))((module|_orig_mod)\.)+")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -391,17 +405,17 @@ def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, Discri
     """
     weights = plain_weights(weights)
     if first := _shape(weights, "net.0"):
-        settings = DiscriminatorConfig(width=first[0], layers=0, norm=_norm(weights, "net.2"))
+        settings = DiscriminatorConfig(width=first[0], layers=0, norm=infer_norm(weights, "net.2"))
     elif first := _shape(weights, "model.0"):
-        layers = sum(weight.ndim == 4 for weight in weights.values()) - 2
-        settings = DiscriminatorConfig(width=first[0], layers=layers, norm=_norm(weights, "model.2"))
+        layers = sum(weight.ndim == 4 for name, weight in weights.items() if name.endswith(".weight")) - 2
+        settings = DiscriminatorConfig(width=first[0], layers=layers, norm=infer_norm(weights, "model.2"))
     else:
         raise CheckpointError("the weights are not those of a PatchGAN, which has a convolution 'model.0' or 'net.0'")
     return _filled(build_discriminator(settings, first[1]), weights), settings
 
 
 def released_names(network: nn.Module) -> dict[str, str]:
-    """Return the mapping from our name of every weight to the authors', whose U-Net levels are nested."""
+    """Return the name in the authors' code of every weight; U-Net levels are nested there."""
     if not isinstance(network, UNetGenerator):
         return {name: name for name in network.state_dict()}
     layers: dict[str, str] = {}
@@ -415,9 +429,14 @@ def released_names(network: nn.Module) -> dict[str, str]:
     return {name: f"{layers[layer]}.{parameter}" for name, layer, _, parameter in split}
 
 
+def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return a state dict without the prefixes of wrapper modules."""
+    return {_WRAPPERS.sub("", name): weight for name, weight in weights.items()}
+
+
 def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Remove prefixes of wrapper modules, and statistics of norms without weights."""
-    plain = {_OWN_PREFIX.sub("", name): weight for name, weight in weights.items()}
+    plain = plain_names(weights)
     if any(_is_norm_weight(name, weight) for name, weight in plain.items()):
         return plain
     return {name: weight for name, weight in plain.items() if not name.endswith(_STATISTICS)}
@@ -432,7 +451,7 @@ def _shape(weights: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     return tuple(weights[f"{name}.weight"].shape) if f"{name}.weight" in weights else ()
 
 
-def _norm(weights: Mapping[str, Tensor], normed: str) -> Norm:
+def infer_norm(weights: Mapping[str, Tensor], normed: str) -> Norm:
     """Infer the normalization after the convolution `normed`."""
     if any(_is_norm_weight(name, weight) for name, weight in weights.items()):
         return "batch"
@@ -452,60 +471,129 @@ def _unet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int,
         levels, inner = levels + 1, f"{inner}.3.model"
     if not last or levels < 2:
         raise CheckpointError("the U-Net's weights are incomplete: 'model.model.3' or the levels within are missing")
-    return GeneratorConfig(width=width, depth=levels, norm=_norm(weights, "model.model.0")), inputs, last[1]
+    return GeneratorConfig(width=width, depth=levels, norm=infer_norm(weights, "model.model.0")), inputs, last[1]
 
 
 def _resnet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int, int]:
-    blocks = len({name.split(".")[1] for name in weights if ".conv_block." in name})
-    first, last = _shape(weights, "model.1"), _shape(weights, f"model.{17 + blocks}")
-    if not first or not last:
-        raise CheckpointError(
-            "the weights are neither those of a U-Net ('model.model.0') nor of a ResNet generator ('model.1')"
-        )
+    shape = ResNetShape.of(weights)
+    if shape.antialias_down or shape.antialias_up:
+        raise CheckpointError("the weights are those of an anti-aliased ResNet generator, as CUT's, not CycleGAN's")
     settings = GeneratorConfig(
-        network="resnet",
-        width=first[0],
-        depth=blocks,
-        norm=_norm(weights, "model.1"),
-        dropout=0.5 if len(_shape(weights, "model.10.conv_block.6")) == 4 else 0,
+        network="resnet", width=shape.width, depth=shape.blocks, norm=shape.norm, dropout=0.5 if shape.dropout else 0
     )
-    return settings, first[1], last[0]
+    return settings, shape.inputs, shape.outputs
 
 
-def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
-    ours = {theirs: name for name, theirs in released_names(network).items()}
+@dataclass(frozen=True)
+class ResNetShape:
+    """Widths and layers of a released ResNet generator, inferred from its weights."""
+
+    inputs: int
+    outputs: int
+    width: int
+    blocks: int
+    norm: Norm
+    dropout: bool
+    antialias_down: bool
+    antialias_up: bool
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Tensor]) -> ResNetShape:
+        """Infer the shape from a state dict.
+
+        Raises:
+            CheckpointError: the weights belong to another network.
+        """
+        blocks = sorted({int(name.split(".")[1]) for name in weights if ".conv_block." in name})
+        convs = [int(name.split(".")[1]) for name in weights if re.fullmatch(r"model\.\d+\.weight", name)]
+        filters = {weight.shape[-1] for name, weight in weights.items() if name.endswith(".filt")}
+        first, last = _shape(weights, "model.1"), _shape(weights, f"model.{max(convs, default=0)}")
+        if not blocks or len(first) != 4 or len(last) != 4 or last[-1] != 7:
+            raise CheckpointError(
+                "the weights are neither those of a U-Net ('model.model.0') nor of a ResNet generator ('model.1')"
+            )
+        return cls(
+            inputs=first[1],
+            outputs=last[0],
+            width=first[0],
+            blocks=len(blocks),
+            norm=infer_norm(weights, "model.1"),
+            dropout=len(_shape(weights, f"model.{blocks[0]}.conv_block.6")) == 4,
+            antialias_down=3 in filters,
+            antialias_up=4 in filters,
+        )
+
+
+def load_released(network: Network, weights: Mapping[str, Tensor]) -> Network:
+    """Load weights with this package's names strictly, and return the network.
+
+    Raises:
+        CheckpointError: a weight is missing, unexpected or of another shape.
+    """
     try:
-        network.load_state_dict({ours.get(name, name): weight for name, weight in weights.items()})
+        network.load_state_dict(weights)
     except RuntimeError as error:
         first = str(error).splitlines()[1].strip()
         raise CheckpointError(f"the released weights do not fit {type(network).__name__}: {first}") from error
     return network
 
 
+def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
+    names = {released: name for name, released in released_names(network).items()}
+    return load_released(network, {names.get(name, name): weight for name, weight in weights.items()})
+
+
+def infer_inputs(
+    path: Path, channels: int, options: ConversionOptions, side: int
+) -> tuple[LabelSpace, DataConfig, Encoding]:
+    """Return label space, data settings and encoding of a converted generator.
+
+    The generator translates images unless a label space is given; then three channels are the colors of that space.
+
+    Args:
+        path: the checkpoint, for errors.
+        channels: input channels of the generator.
+        options: options of the conversion.
+        side: height and width if the options give none.
+
+    Raises:
+        CheckpointError: the label space does not fit.
+    """
+    data: dict[str, Any] = {"size": options.size or (side, side)}
+    if options.label_space is None:
+        space = LabelSpace.load(DataConfig().label_space)
+        source = SourceConfig(channels=channels)
+        return space, DataConfig(input="images", source=source, label_space=space.name, **data), "one-hot"
+    data["label_space"] = options.label_space
+    space = LabelSpace.load(options.label_space)
+    if space.name == "sketch":
+        if channels != 1:
+            raise CheckpointError(
+                f"{path} takes images of {channels} channels, but line drawings have one; leave out --label-space, "
+                "and give the drawings as images"
+            )
+        return space, DataConfig(**data), "one-hot"
+    if channels == 3:
+        return space, DataConfig(**data), "colors"
+    fit = fit_label_space(path, channels, options, edges_possible=True)
+    if fit.without_unknown:
+        raise CheckpointError(f"{path} has no channel for unknown pixels, which '{fit.space.name}' has")
+    return fit.space, DataConfig(instance_edges=fit.edges, **data), "one-hot"
+
+
 def _convert(
-    cls: type[PatchAdversarialMethod], path: Path, state: dict[str, Tensor], options: ConversionOptions
+    cls: type[ImageTranslationMethod], path: Path, state: dict[str, Tensor], options: ConversionOptions
 ) -> Converted:
     """Convert a released generator; its inputs are source images unless a label space is given."""
     generator, settings = read_generator(state)
     _, inputs, outputs = _generator_settings(plain_weights(state))
     if outputs != 3:
-        raise CheckpointError(f"{path} draws images of {outputs} channels, but images here are RGB; take another one")
+        raise CheckpointError(
+            f"{path} generates images with {outputs} channels, but lab2pix needs RGB; use another checkpoint"
+        )
     side = 256 if settings.network == "resnet" else size_multiple(settings)
-    data: dict[str, Any] = {"size": options.size or (side, side)}
-    if options.label_space is None:
-        space = LabelSpace.load(DataConfig().label_space)
-        data |= {"input": "images", "source": SourceConfig(channels=inputs)}
-    elif inputs == 3:
-        space = LabelSpace.load(options.label_space)
-        settings = settings.model_copy(update={"encoding": "colors"})
-    else:
-        fit = fit_label_space(path, inputs, options, edges_possible=True)
-        if fit.without_unknown:
-            raise CheckpointError(f"{path} has no channel for unknown pixels, which '{fit.space.name}' has")
-        space, data["instance_edges"] = fit.space, fit.edges
-    data["label_space"] = options.label_space or space.name
-    config = cls.Config.model_validate(
-        {"name": cls.name, "data": DataConfig(**data), "generator": settings.model_dump()}
-    )
+    space, data, encoding = infer_inputs(path, inputs, options, side)
+    settings = settings.model_copy(update={"encoding": encoding})
+    config = cls.Config.model_validate({"name": cls.name, "data": data, "generator": settings.model_dump()})
     cls.build_sampling(config, space).check_size(*config.data.size)
     return Converted(generator.eval(), config, space)

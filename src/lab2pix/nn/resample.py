@@ -1,0 +1,53 @@
+"""Anti-aliased resampling by 2 (Zhang, 2019): a fixed binomial filter per channel, as in CUT."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["BlurDownsample", "BlurUpsample"]
+
+
+def _binomial(taps: tuple[int, ...], gain: float, channels: int) -> Tensor:
+    """Return the filter of a depthwise convolution, `[channels, 1, k, k]`, whose taps sum to `gain`."""
+    row = torch.tensor(taps, dtype=torch.float32)
+    square = torch.outer(row, row)
+    return (square * (gain / square.sum())).repeat(channels, 1, 1, 1)
+
+
+class BlurDownsample(nn.Module):
+    """Blur by [1, 2, 1] in both directions, with reflection, and keep every second pixel.
+
+    Args:
+        channels: width of input and result.
+    """
+
+    filt: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("filt", _binomial((1, 2, 1), 1, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, channels, h, w]` to `[N, channels, ceil(h / 2), ceil(w / 2)]`."""
+        return F.conv2d(F.pad(x, (1, 1, 1, 1), mode="reflect"), self.filt, stride=2, groups=x.shape[1])
+
+
+class BlurUpsample(nn.Module):
+    """Double the size: a transposed convolution with [1, 3, 3, 1] in both directions, with replicated borders.
+
+    Args:
+        channels: width of input and result.
+    """
+
+    filt: Tensor
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("filt", _binomial((1, 3, 3, 1), 4, channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, channels, h, w]` to `[N, channels, 2h, 2w]`."""
+        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+        return F.conv_transpose2d(padded, self.filt, stride=2, padding=2, groups=x.shape[1])[..., 1:-1, 1:-1]

@@ -1,0 +1,247 @@
+"""CUT, FastCUT and DCLGAN: settings, steps, contrasted patches, the authors' checkpoints, and training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lab2pix.batch import Batch
+from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.inference import Synthesizer
+from lab2pix.inference.convert import convert
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Progress, StepContext, build_method, example_inputs
+from lab2pix.methods.step_record import RecordedRandom
+from lab2pix.nn.patchgan import PatchGAN
+from lab2pix.nn.resnet import ResNetGenerator
+from lab2pix.recipes import load_config, preset_names
+
+SMALL = (
+    *("monitor.tensorboard=false", "data.size=[32,32]", "train.batch_size=2", "train.ema_decay=null"),
+    *("generator.width=2", "generator.depth=1", "discriminator.width=2", "discriminator.layers=2"),
+    *("projection.width=4", "projection.patches=6", "projection.layers=[4,12]"),
+)
+
+
+def build(preset: str, *settings: str) -> Any:
+    config = load_config(preset, [*SMALL, *settings])
+    torch.manual_seed(0)
+    return build_method(config, LabelSpace.load(config.data.label_space))
+
+
+def inputs(method: Any, count: int = 2) -> Batch:
+    batch, _ = example_inputs(method.sampling, method.config.data.size, count)
+    torch.manual_seed(1)
+    return replace(batch, image=torch.rand(count, 3, *method.config.data.size) * 2 - 1)
+
+
+def step(method: Any, batch: Batch, context: StepContext) -> dict[str, float]:
+    return {
+        f"{phase.name}.{name}": float(value)
+        for phase in method.phases
+        for name, value in phase.backward(batch, None, context).items()
+    }
+
+
+# --- settings -----------------------------------------------------------------------------------------------------
+
+
+def test_published_presets() -> None:
+    presets = {name: load_config(name) for name in preset_names() if name.startswith(("cut-", "fastcut-", "dclgan-"))}
+    assert set(presets) == {
+        *("cut-cityscapes", "cut-facades", "cut-small", "fastcut-cityscapes"),
+        *("dclgan-cityscapes", "dclgan-facades", "dclgan-small"),
+    }
+    cut, fast, dual = (presets[f"{name}-cityscapes"] for name in ("cut", "fastcut", "dclgan"))
+    assert (cut.loss.nce, cut.loss.identity, cut.loss.flip, cut.train.epochs) == (1, True, False, 400)
+    assert (fast.loss.nce, fast.loss.identity, fast.loss.flip, fast.train.epochs) == (10, False, True, 200)
+    assert (dual.loss.nce, dual.loss.identity, dual.loss.adversarial, dual.train.epochs) == (2, 1, "hinge", 400)
+    assert cut.projection.layers == (0, 4, 8, 12, 16) and dual.projection.layers == (4, 8, 12, 16)
+    adam = {name: (spec.lr, spec.betas) for name, spec in build("dclgan-small").optimizers.items()}
+    assert adam == {
+        "discriminator": (4e-4, (0.5, 0.999)), "generator": (4e-4, (0.5, 0.999)), "projection": (2e-3, (0.9, 0.999)),
+    }  # fmt: skip
+
+
+def test_rates_of_fastcut_fall_in_its_last_fifty_epochs() -> None:
+    method = build_method(load_config("fastcut-cityscapes", SMALL), LabelSpace.load("cityscapes"))
+    schedule = method.optimizers["projection"].schedule
+    factors = [schedule(Progress(epoch, 200)) for epoch in range(200)]
+    assert factors[149] == 1
+    assert factors[150] == pytest.approx(1 - 1 / 51)
+    assert factors[199] == pytest.approx(1 - 50 / 51)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["data.size=[6,64]"], r"multiples of 4 of at least 12 pixels .*nearest valid size is \[12, 64\]"),
+        (["projection.layers=[4,13]"], r"projection.layers is \[4, 13\] but must rise from 0 or more to at most 12"),
+        (["projection.layers=[8,4]"], "must rise"),
+        (["projection.layers=[]"], r"projection\.layers"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config("cut-small", [*SMALL, *settings])
+
+
+def test_cut_needs_three_channels_on_both_sides() -> None:
+    for settings in (["generator.encoding=one-hot"], ["data.input=images", "data.source.channels=1"]):
+        with pytest.raises(ConfigError, match="and images 3, but CUT encodes both with one network"):
+            build("cut-small", *settings)
+    sketches = build("cut-small", "data.label_space=sketch", "data.sketch.from=labels")
+    lines = torch.tensor([[[0, 1], [1, 0]]])
+    assert torch.equal(sketches.sampling.condition(Batch(lines)), (1 - 2.0 * lines)[:, None].expand(-1, 3, -1, -1))
+
+
+def test_identity_loss_of_dclgan_needs_equal_channels() -> None:
+    with pytest.raises(ConfigError, match=r"loss\.identity is 1, but inputs have 14 channels"):
+        build("dclgan-small", "generator.encoding=one-hot", "loss.identity=1")
+    assert build("dclgan-small", "generator.encoding=one-hot").identity == 0
+    assert build("dclgan-small").identity == 1
+
+
+# --- steps --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("preset", "passes"), [("cut-small", (1, 2)), ("dclgan-small", (2, 4))])
+def test_images_are_generated_once_per_step_and_again_with_micro_batches(preset: str, passes: tuple[int, int]) -> None:
+    method, gradients, ran = build(preset), [], []
+    name = "generator" if "cut" in preset else "generator_a"
+    places = [torch.randperm(size)[:6] for size in (32 * 32, 8 * 8)] * 2
+    for micro_batches, count in zip((1, 2), passes, strict=True):
+        ran.clear()
+        hook = method.networks[name].register_forward_hook(lambda *_: ran.append(1))
+        step(
+            method, inputs(method), StepContext(micro_batches=micro_batches, random=RecordedRandom(permutation=places))
+        )
+        hook.remove()
+        assert len(ran) == count
+        gradients.append([weight.grad.clone() for weight in method.networks[name].parameters()])
+        for network in method.networks.values():
+            network.zero_grad()
+    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(*gradients, strict=True))
+
+
+def test_losses_have_their_weights() -> None:
+    names = {"discriminator.fake", "discriminator.real", "generator.adversarial", "generator.nce"}
+    found = []
+    for settings in ([], ["loss.nce=3"], ["loss.identity=false"], ["loss.adversarial_weight=3"]):
+        method = build("cut-small", *settings)
+        batch = inputs(method)
+        torch.manual_seed(2)
+        found.append(step(method, batch, StepContext()))
+    base, nce, alone, adversarial = found
+    assert set(base) == names | {"generator.nce_identity"} and set(alone) == names
+    assert nce["generator.nce_identity"] == pytest.approx(3 * base["generator.nce_identity"])
+    assert alone["generator.nce"] == pytest.approx(2 * base["generator.nce"], rel=1e-4)
+    assert adversarial["generator.adversarial"] == pytest.approx(3 * base["generator.adversarial"])
+
+
+@pytest.mark.parametrize("coin", [0.75, 0.25])
+def test_fastcut_mirrors_inputs_and_mirrors_features_of_their_images_back(coin: float) -> None:
+    method = build("cut-small", "loss.identity=false", "loss.flip=true")
+    generator, batch = method.networks["generator"], inputs(method)
+    a, given, contrasted = method.sampling.condition(batch), [], []
+    generator.register_forward_pre_hook(lambda _, args: given.append(args[0]))
+    method.networks["projection"].register_forward_pre_hook(lambda _, args: contrasted.append(args[0]))
+    places = [torch.arange(6), torch.arange(6)]
+    step(method, batch, StepContext(random=RecordedRandom(uniform=[torch.tensor([coin])], permutation=places)))
+    mirrored = coin < 0.5
+    assert torch.equal(given[0], a.flip(-1) if mirrored else a)
+    keys, queries = contrasted
+    layers = method.config.projection.layers
+    assert all(torch.equal(one, two) for one, two in zip(keys, generator.features(a, layers), strict=True))
+    of_fake = generator.features(generator(given[0]), layers)
+    for query, feature in zip(queries, of_fake, strict=True):
+        assert torch.allclose(query, feature.flip(-1) if mirrored else feature, atol=1e-5)
+
+
+def test_keys_are_of_the_domain_that_an_image_comes_from() -> None:
+    method = build("dclgan-small")
+    seen: list[tuple[str, int]] = []
+    for name in ("projection_a", "projection_b"):
+        method.networks[name].register_forward_hook(lambda *_, name=name: seen.append((name, torch.is_grad_enabled())))
+    step(method, inputs(method), StepContext())
+    assert seen == [
+        ("projection_a", False), ("projection_b", True), ("projection_b", False), ("projection_a", True)
+    ]  # fmt: skip
+
+
+def test_fewer_pixels_than_patches_are_all_taken() -> None:
+    method = build("cut-small", "projection.patches=100")
+    rows: list[int] = []
+    method.networks["projection"].register_forward_hook(lambda _, __, output: rows.extend(len(one) for one in output))
+    step(method, inputs(method), StepContext())
+    assert rows == [200, 128] * 4
+
+
+# --- training and the authors' checkpoints ------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "settings"),
+    [("cut-small", ["loss.flip=true", "loss.identity=false"]), ("dclgan-small", ["generator.encoding=one-hot"])],
+)
+def test_presets_train_and_generate(
+    tmp_path: Path, run: Callable[..., tuple[int, str, str]], preset: str, settings: list[str]
+) -> None:
+    words = [*SMALL, *settings, "data.scenes.train_count=4", "data.scenes.val_count=2", "train.steps=2"]
+    code, _, err = run("train", preset, *words, "--out", tmp_path / "run", "--device", "cpu")
+    assert code == 0, err
+    image = Synthesizer.load(tmp_path / "run", device="cpu")(torch.zeros(32, 32, dtype=torch.int64))
+    assert image.shape == (1, 3, 32, 32)
+
+
+@pytest.mark.parametrize(
+    ("form", "file", "prefix", "output"),
+    [
+        ("cut", "cut_a", "G.", "fake_B"),
+        ("dclgan", "dclgan_a", "G_A.", "fake_B"),
+        ("dclgan", "dclgan_a", "G_B.", "fake_A"),
+    ],
+)
+def test_converted_generators_draw_the_recorded_images(
+    golden_root: Path, tmp_path: Path, form: str, file: str, prefix: str, output: str
+) -> None:
+    held = load_file(golden_root / "peers" / f"{file}.safetensors")
+    weights = {f"module.{name[len(prefix) :]}": weight for name, weight in held.items() if name.startswith(prefix)}
+    torch.save(weights, tmp_path / "latest_net_G.pth")
+    convert(tmp_path / "latest_net_G.pth", form, tmp_path / "out", size=(64, 64))
+    synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
+    source: Tensor = held["in.A" if output == "fake_B" else "in.B"]
+    drawn = synthesizer.generate(Batch(torch.empty(2, 0, 0, dtype=torch.int64), source=source), torch.empty(2, 0))
+    assert (drawn - held[f"out.{output}"]).abs().max() <= 1e-4
+
+
+def test_converted_generator_takes_label_maps_in_colors(tmp_path: Path) -> None:
+    network = ResNetGenerator(3, width=2, blocks=1, antialias_down=True, antialias_up=True)
+    torch.save(network.state_dict(), tmp_path / "latest_net_G.pth")
+    convert(tmp_path / "latest_net_G.pth", "cut", tmp_path / "photo", size=(32, 32))
+    convert(tmp_path / "latest_net_G.pth", "cut", tmp_path / "labels", size=(32, 32), label_space="facades")
+    photo, labels = (Synthesizer.load(tmp_path / name, device="cpu") for name in ("photo", "labels"))
+    ids = torch.arange(32 * 32).view(32, 32) % 12
+    assert torch.equal(photo(labels.label_space.to_colors(ids)), labels(ids))
+
+
+def test_convert_names_the_other_kind(tmp_path: Path) -> None:
+    plain = ResNetGenerator(3, width=2, blocks=1)
+    blurred = ResNetGenerator(3, width=2, blocks=1, antialias_down=True, antialias_up=True)
+    torch.save(plain.state_dict(), tmp_path / "plain.pth")
+    torch.save(blurred.state_dict(), tmp_path / "blurred.pth")
+    torch.save(PatchGAN(3, width=2, antialias=True).state_dict(), tmp_path / "latest_net_D.pth")
+    with pytest.raises(CheckpointError, match="a generator of format 'cyclegan'; say --from cyclegan"):
+        convert(tmp_path / "plain.pth", "cut", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="a generator of format 'cut'; say --from cut"):
+        convert(tmp_path / "blurred.pth", "cyclegan", tmp_path / "out")
+    with pytest.raises(CheckpointError, match="holds no generator of format 'dclgan'"):
+        convert(tmp_path / "latest_net_D.pth", "dclgan", tmp_path / "out")
