@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.evaluation.compare import compare
 from lab2pix.inference import Synthesizer, generate_folder
