@@ -283,7 +283,7 @@ def run_clients(server: Server, synthesizer: Synthesizer, clients: int, seconds:
     for index in range(8):
         _, ids = draw_scene(index, 0, synthesizer.size)
         for seed in (1, 2):
-            expected = encode_png(synthesizer(ids, seed=seed)[0])
+            expected = encode_png(synthesizer(ids, seed=seed).tensor[0])
             requests.append((f"/api/synthesize?seed={seed}", encode(ids.numpy().astype(np.uint8)), expected))
     statuses, times, errors, lock = Counter[int](), list[float](), list[str](), threading.Lock()
     end = time.monotonic() + seconds

@@ -2,43 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
-
 import pytest
 
-from lab2pix.config.schema import RunConfig
-from lab2pix.errors import ConfigError
 from lab2pix.methods import get_method
 from lab2pix.recipes import load_config, preset_names, require_data_root
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.helpers.configs import difference, error_of
 
 LADDER = [
     *("unpaired-a-spade", "unpaired-b-progressive", "unpaired-c-coattention", "unpaired-d-consistency"),
     *("unpaired-e-hierarchical", "unpaired-f-foreground", "unpaired-g-sharpness", "unpaired-h-lab2pix-v1"),
 ]
-
-
-def error_of(source: Any, *overrides: str) -> str:
-    with pytest.raises(ConfigError) as caught:
-        load_config(source, overrides)
-    text = str(caught.value)
-    assert "\n" not in text
-    return text
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in values.items():
-        result |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return result
-
-
-def difference(first: RunConfig, second: RunConfig) -> dict[str, tuple[Any, Any]]:
-    one, two = flat(first.model_dump()), flat(second.model_dump())
-    return {key: (one[key], two[key]) for key in one if one[key] != two[key] and key != "name"}
 
 
 # --- presets (5.2) -----------------------------------------------------------------------------------------------
@@ -267,28 +240,3 @@ def test_v1_config_rules_are_one_sentence(preset: str, overrides: tuple[str, ...
 )
 def test_v1_config_rules_accept_valid_combinations(preset: str, overrides: tuple[str, ...]) -> None:
     load_config(preset, overrides)
-
-
-# --- through the command line -------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("words", "parts"),
-    [
-        (("v1-cityscapes", "data.format=sketch"), ("data.format is 'sketch'", "sketch preset", "v1-edges2shoes")),
-        (("v1-small", "data.label_space=sketch"), ("data.label_space is 'sketch'", "v1-edges2shoes")),
-        (("v1-cityscapes", "data.size=[64,64]"), ("data.size is [64, 64]", "nearest valid size is [128, 256]")),
-        (("v1-small", "data.size=[32,32]"), ("data.size is [32, 32]", "nearest valid size is [64, 64]")),
-        (("v1-cityscapes", "data.size=[128,128]"), ("data.size is [128, 128]", "train.batch_size=2")),
-    ],
-)
-def test_train_with_bad_v1_settings_exits_2_with_one_sentence(
-    run: Run, tmp_path: Path, words: tuple[str, ...], parts: tuple[str, ...]
-) -> None:
-    code, _, errors = run("train", *words, "data.root=/nowhere", "--out", tmp_path / "run")
-    assert code == 2
-    assert errors.startswith("error: ")
-    assert errors.count("\n") == 1
-    for part in parts:
-        assert part in errors
-    assert not (tmp_path / "run").exists()

@@ -48,7 +48,7 @@ def measure(synthesizer: Synthesizer, world: int, count: int, seeds: int) -> lis
         label = lights[0][1]
         if not (label == CLASSES["sky"]).any():
             continue
-        drawn = spread(list(synthesizer(label, seed=0, samples=seeds)), label)
+        drawn = spread(list(synthesizer(label, seed=0, samples=seeds).tensor), label)
         true = spread([image for image, _ in lights], label)
         sun = bool((label == CLASSES["sun"]).any())
         rows.append({"sun": sun, "bright": drawn[0], "red": drawn[1], "true_bright": true[0], "true_red": true[1]})

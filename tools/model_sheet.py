@@ -25,7 +25,7 @@ def sheet(model: str, world: int, rows: int, seeds: int, *, truth: bool = True, 
     page = Image.new("RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), "white")
     for row in range(rows):
         image, label = draw_scene(world, row, (height, width))
-        pictures = synthesizer(label, seed=0, samples=seeds)
+        pictures = synthesizer(label, seed=0, samples=seeds).tensor
         colors = synthesizer.label_space.to_colors(label)
         for column, picture in enumerate([colors, *pictures, image][:columns]):
             page.paste(to_pil(picture), (column * (width + gap), row * (height + gap)))

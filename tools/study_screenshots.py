@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lab2pix.data.files import write_label_png
+from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.labels.space import LabelSpace
 from lab2pix.web.study.build import build_study

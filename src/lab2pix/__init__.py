@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from lab2pix.evaluation.evaluator import evaluate_folders
+    from lab2pix.evaluation.images import evaluate_images
     from lab2pix.evaluation.protocol import Protocol
-    from lab2pix.inference import Synthesizer
+    from lab2pix.inference import Synthesizer, generate_folder
     from lab2pix.inference.evaluate import evaluate_run
     from lab2pix.labels.space import LabelSpace
     from lab2pix.recipes import load_config
-    from lab2pix.training.loop import train
+    from lab2pix.training.api import train
 
     __version__: str
 
@@ -25,7 +26,9 @@ __all__ = [
     "Synthesizer",
     "__version__",
     "evaluate_folders",
+    "evaluate_images",
     "evaluate_run",
+    "generate_folder",
     "load_config",
     "train",
 ]
@@ -35,9 +38,11 @@ _HOMES = {
     "Protocol": "lab2pix.evaluation.protocol",
     "Synthesizer": "lab2pix.inference",
     "evaluate_folders": "lab2pix.evaluation.evaluator",
+    "evaluate_images": "lab2pix.evaluation.images",
     "evaluate_run": "lab2pix.inference.evaluate",
+    "generate_folder": "lab2pix.inference",
     "load_config": "lab2pix.recipes",
-    "train": "lab2pix.training.loop",
+    "train": "lab2pix.training.api",
 }
 
 

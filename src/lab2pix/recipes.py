@@ -68,27 +68,35 @@ def preset_descriptions() -> dict[str, str]:
     }
 
 
-def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: Sequence[str] = ()) -> RunConfig:
+def load_config(
+    source: str | Path | Mapping[str, Any] | RunConfig, overrides: Sequence[str] | Mapping[str, Any] = ()
+) -> RunConfig:
     """Load, merge and validate the configuration of a run.
 
     Args:
         source: name of a preset, path of a YAML file, nested mapping, or `RunConfig`.
             A file or a mapping may name a preset or another file as its `base`.
-        overrides: `key.sub=value` each. For a setting of type string the value is the text itself; otherwise it is
-            parsed as YAML: `[64, 64]`, `2e-4`, `true`. `null` means None.
+        overrides: `key.sub=value` each, or values by `key.sub`. For a setting of type string the value is the text
+            itself; otherwise it is parsed as YAML: `[64, 64]`, `2e-4`, `true`. `null` means None. `train.steps`
+            replaces `train.epochs` of the source, and the other way around.
 
     Raises:
         ConfigError: missing source, unknown key, value of the wrong type or out of range, or conflicting settings.
     """
     layers = _layers(source)
+    if isinstance(overrides, Mapping):
+        overrides = [f"{key}={_override_text(value)}" for key, value in overrides.items()]
     pairs = [_split_override(text) for text in overrides]
     named = [_Layer("", {"method": value}) for path, value in pairs if path == ["method"]]
     config_class = _config_class([*layers, *named])
     layers += [_override(path, text, config_class) for path, text in pairs]
     values: dict[str, Any] = {}
     groups = frozenset(setting_groups(config_class))
+    both = {"train.steps", "train.epochs"} <= {".".join(path) for path, _ in pairs}
     for layer in layers:
         _merge(values, layer.values, _prefix(layer.origin), groups)
+        if not both:
+            _replace_duration(values, layer.values)
     try:
         # Strict validation of JSON accepts a list for a tuple, but not "16" for 16.
         config = config_class.model_validate_json(json.dumps(values, default=str), strict=True)
@@ -97,6 +105,18 @@ def load_config(source: str | Path | Mapping[str, Any] | RunConfig, overrides: S
         raise ConfigError(_origin(layers, first["loc"]) + format_validation_error(first, config_class)) from error
     check_rules(config)
     return config
+
+
+def _override_text(value: Any) -> str:
+    return str(value) if isinstance(value, str | Path) else json.dumps(value)
+
+
+def _replace_duration(values: dict[str, Any], layer: Mapping[str, Any]) -> None:
+    """Let a layer's `train.steps` replace the `train.epochs` of earlier layers, and the other way around."""
+    own = layer.get("train")
+    for name, other in (("steps", "epochs"), ("epochs", "steps")):
+        if isinstance(own, Mapping) and own.get(name) is not None and other not in own:
+            values["train"][other] = None
 
 
 def lacks_data_root(config: RunConfig) -> bool:

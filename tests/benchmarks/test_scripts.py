@@ -6,7 +6,6 @@ import json
 
 import ablation
 import data
-import evaluation
 import pytest
 import scaling
 import time_to_quality
@@ -62,6 +61,8 @@ def test_scaling(tmp_path):
 
 
 def test_evaluation(tmp_path, monkeypatch, capsys):
+    import evaluation  # it imports torchmetrics, which takes seconds
+
     out = tmp_path / "evaluation.json"
     small = ["--count", "4", "--batch", "2", "--repeats", "1", "--out", str(out)]
     monkeypatch.setattr("sys.argv", ["evaluation.py", *small])

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import errno
+import io
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
 import lab2pix
 from lab2pix import cli
@@ -18,8 +20,7 @@ from lab2pix.errors import ConfigError, TrainingError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config, preset_names
 from lab2pix.utils.registry import label_space_names
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.helpers.commands import Run
 
 
 def test_cli_loads_nothing_heavy_before_a_command_needs_it() -> None:
@@ -208,6 +209,61 @@ def test_resolve_label_space_knows_the_formats_own() -> None:
         resolve_label_space(None, "folder")
     with pytest.raises(ConfigError, match="'fodler'; did you mean 'folder'"):
         resolve_label_space(None, "fodler")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_output_that_is_not_utf_8_is_printed_with_replacements(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, encoding: str
+) -> None:
+    file = tmp_path / "space.yaml"
+    file.write_text("classes: [\u00e9t\u00e9, \u732b]\n", encoding="utf-8")
+    streams = [io.TextIOWrapper(io.BytesIO(), encoding=encoding) for _ in range(2)]
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    with pytest.raises(SystemExit) as exit_info:
+        cli.main(["labels", "show", str(file)])
+    assert exit_info.value.code == 0
+    with pytest.raises(SystemExit):
+        cli.main(["labels", "show", str(tmp_path / "\u732b\udcff.yaml")])
+    out, errors = (stream.buffer for stream in streams)
+    for stream in streams:
+        stream.flush()
+    assert b"?" in out.getvalue() and b"Cannot read the label space" in errors.getvalue()
+
+
+@pytest.mark.parametrize("words", [("labels", "show", "~/x.YAML"), ("data", "check", "~/set", "--labels=~/x.YAML")])
+def test_the_home_folder_is_found_in_arguments_and_options(
+    run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.YAML").write_text("classes: [yes, no]\n")
+    for part in ("images", "labels"):
+        (tmp_path / "set" / part).mkdir(parents=True)
+        Image.fromarray(np.eye(8, dtype=np.uint8)).save(tmp_path / "set" / part / "a.png")
+    code, out, errors = run(*words)
+    assert code == 0, errors
+    assert "yes" in out and "no" in out
+
+
+def test_the_home_folder_is_found_in_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    data = {"root": "~/set", "label_space": "~/x.yaml", "labels": {"root": "~/maps"}, "images": {"root": "~/shots"}}
+    config = load_config({"base": "v2-small", "data": data, "evaluation": {"segmenter": "~/reader"}})
+    found = [config.data.root, config.data.label_space, config.data.labels.root, config.data.images.root]
+    assert found == [f"{tmp_path}/{name}" for name in ("set", "x.yaml", "maps", "shots")]
+    assert config.evaluation.segmenter == f"{tmp_path}/reader"
+    overrides = ("data.root=~/set", "train.init_from=~/run", "backbone.weights.vgg19=~/vgg.pth")
+    config = load_config("v2-small", overrides)
+    assert [config.data.root, config.train.init_from] == [f"{tmp_path}/set", f"{tmp_path}/run"]
+    assert config.backbone.weights == {"vgg19": f"{tmp_path}/vgg.pth"}
+
+
+@pytest.mark.parametrize("text", ["in/set #1", "2024", "&x", "a${b}", " x ", "true", "[a]", "a: b", "'q'", "*", "1e5"])
+def test_settings_of_text_are_taken_as_typed(text: str) -> None:
+    overrides = [f"{key}={text}" for key in ("name", "data.root", "data.images.root", "train.init_from")]
+    config = load_config("v2-small", [*overrides, f"backbone.weights.vgg19={text}"])
+    found = (config.name, config.data.root, config.data.images.root, config.train.init_from)
+    assert found == (text,) * 4 and config.backbone.weights == {"vgg19": text}
 
 
 def test_os_errors_keep_the_systems_message() -> None:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 
 from lab2pix.data.check import check_dataset
 from lab2pix.data.contact_sheet import contact_sheet
+from lab2pix.data.formats import find_pairs
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelClass, LabelSpace
 
@@ -121,3 +125,178 @@ def test_check_dataset_accepts_real_samples(data_root: Path, format: str, folder
     assert report.ok, str(report)
     assert report.counts == {"train": pairs}
     assert sum(report.class_shares.values()) == pytest.approx(1)
+
+
+# --- how files were read, where a set differs, and what was passed over -----------------------------------------------
+
+
+def write_label(path: Path, values: np.ndarray, **options: object) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(values).save(path, **options)
+
+
+def test_check_dataset_says_how_each_file_was_read(root: Path) -> None:
+    label = np.asarray(Image.open(root / "labels/train/0.png"))
+    write_label(root / "labels/train/1.png", label.astype(np.uint16))
+    ids = torch.from_numpy(label.astype(np.int64)) % 252
+    write_label(root / "labels/train/2.png", SPACE.to_colors(ids).permute(1, 2, 0).numpy())
+    Image.new("L", (12, 8), 9).save(root / "images/train/3.jpg")
+    write_label(root / "instances/train/0.png", np.zeros((8, 12), dtype=np.uint16))
+    report = check_dataset(root, "folder", SPACE)
+    assert report.kinds["label maps"] == {
+        "ids (PNG, gray, 8 bits)": 4,
+        "ids (PNG, gray, 16 bits)": 1,
+        "colors (PNG, RGB, 8 bits)": 1,
+    }
+    assert report.kinds["photos"] == {"JPEG, RGB, 8 bits": 5, "JPEG, gray, 8 bits": 1}
+    assert report.kinds["instance maps"] == {"PNG, gray, 16 bits": 1}
+    text = str(report)
+    assert "  4  label maps: ids (PNG, gray, 8 bits)\n" in text
+    assert "  1  label maps: colors (PNG, RGB, 8 bits), such as labels/train/2.png\n" in text
+    [note] = report.notes
+    assert note.startswith("label maps are read in two ways, 5 as ids (such as ") and "1 as colors" in note
+    assert report.ok and text.endswith("No errors; see above what was passed over or is worth a look.")
+
+
+def test_check_dataset_notes_palettes_that_differ(root: Path) -> None:
+    space = LabelSpace.from_dict({"name": "plain", "classes": ["a", "b", "c"]})
+    for split, count in (("train", 4), ("val", 2)):
+        for i in range(count):
+            image = Image.fromarray(np.array([[0, 1, 2] * 4] * 8, dtype=np.uint8)).convert("P")
+            image.putdata([0, 1, 2] * 32)
+            image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255] if i else [0, 255, 0, 255, 0, 0, 0, 0, 255])
+            image.save(root / f"labels/{split}/{i}.png")
+    [note] = check_dataset(root, "folder", space).notes
+    assert "index 0 is (0, 255, 0) in labels/train/0.png and (255, 0, 0) in labels/train/1.png" in note
+
+
+def test_check_dataset_notes_transparency(root: Path) -> None:
+    image = Image.new("RGBA", (12, 8), (200, 0, 0, 255))
+    image.putpixel((3, 3), (0, 0, 0, 0))
+    (root / "images/train/0.jpg").unlink()
+    image.save(root / "images/train/0.png")
+    report = check_dataset(root, "folder", SPACE)
+    [note] = report.notes
+    assert "photos with transparent pixels: 1, such as images/train/0.png" in note and "data.alpha" in note
+    Image.new("RGBA", (12, 8), (200, 0, 0, 255)).save(root / "images/train/0.png")
+    assert check_dataset(root, "folder", SPACE).notes == []
+
+
+@pytest.mark.parametrize("bits", [10, 12])
+@pytest.mark.parametrize("color", [False, True])
+def test_check_dataset_finds_photos_that_use_a_part_of_16_bits(root: Path, bits: int, color: bool) -> None:
+    values = np.full((8, 12, 3), 2**bits - 1, dtype=np.uint16)
+    path = root / "images/train/0.tif"
+    (root / "images/train/0.jpg").unlink()
+    tifffile.imwrite(path, values if color else values[..., 0], photometric="rgb" if color else "minisblack")
+    report = check_dataset(root, "folder", SPACE)
+    assert not report.ok and f"largest value is {2**bits - 1}, as of {bits} bits" in report.dim[0]
+    tifffile.imwrite(path, values << (16 - bits), photometric="rgb" if color else None)
+    tifffile.imwrite(path, (values << (16 - bits))[..., 0], photometric="minisblack")
+    assert check_dataset(root, "folder", SPACE).ok
+
+
+def rename(path: Path, name: str) -> None:
+    path.rename(path.with_name(name))
+
+
+@pytest.mark.parametrize(
+    ("photo", "label", "words"),
+    [
+        ("IMG_1.jpg", "img_1.png", "photo train/IMG_1 and label map train/img_1: the names differ in capitals alone"),
+        ("b.jpg", "b_mask.png", "label maps end in '_mask'; rename them without it"),
+        ("b.jpg", "mask_b.png", "label maps start with 'mask_'; rename them without it"),
+        ("b_leftImg8bit.jpg", "b_gtFine_labelIds.png", "end in '_leftImg8bit'; .*maps end in '_gtFine_labelIds'"),
+        ("b.jpg", "b.seg.png", "label maps end in '.seg'"),
+        ("caf\u00e9.jpg", "cafe\u0301.png", "accents are encoded in two ways"),
+        ("b .jpg", "b.png", "the names differ in spaces alone"),
+        ("deep/b.jpg", "b.png", "they are in different sub-folders"),
+    ],
+)
+def test_check_dataset_guesses_what_is_wrong_with_names(root: Path, photo: str, label: str, words: str) -> None:
+    (root / "images/train" / photo).parent.mkdir(exist_ok=True)
+    (root / "images/train/0.jpg").rename(root / "images/train" / photo)
+    (root / "labels/train/0.png").rename(root / "labels/train" / label)
+    report = check_dataset(root, "folder", SPACE)
+    assert len(report.unmatched) == 2 and report.counts == {"train": 3, "val": 2}
+    [hint] = report.hints
+    assert re.search(words, hint)
+    assert f"  {hint}" in str(report)
+    with pytest.raises(DataError, match=re.escape(hint)):
+        find_pairs("folder", root, None)
+
+
+def test_numbered_names_do_not_match_each_other(root: Path) -> None:
+    rename(root / "images/train/0.jpg", "a_1.jpg")
+    rename(root / "labels/train/0.png", "a_2.png")
+    assert check_dataset(root, "folder", SPACE).hints == []
+
+
+def test_check_dataset_lists_what_is_passed_over(root: Path) -> None:
+    photos = root / "images/train"
+    for name, content in {
+        "b.heic": b"x", "c.HEIC": b"x", "notes.txt": b"x", "Thumbs.db": b"x", ".hidden.png": b"x", "array.npy": b"x",
+        "noending": (photos / "0.jpg").read_bytes(),
+    }.items():  # fmt: skip
+        (photos / name).write_bytes(content)
+    os.mkfifo(photos / "pipe.jpg")
+    (photos / "loop").symlink_to(root / "images")
+    (root / "masks").mkdir()
+    Image.new("L", (4, 4)).save(root / "stray.png")
+    report = check_dataset(root, "folder", SPACE)
+    assert report.ok and report.counts == {"train": 4, "val": 2}
+    found = {line.partition(": ")[2]: line.partition(": ")[0] for line in report.passed_over}
+    assert found == {
+        "2 files (train/b.heic, train/c.HEIC): .heic is not read; convert them to PNG or JPEG": "images",
+        "1 file (train/notes.txt): no images": "images",
+        "1 file (train/array.npy): arrays, which are read only in folders without images": "images",
+        "1 file (train/noending): these are images without a known ending; rename them to .jpg": "images",
+        "1 file (train/pipe.jpg): a pipe, socket or device": "images",
+        "1 file (train/loop/): a link back to a folder that contains it, which is not followed": "images",
+        "a folder that this format does not read": "masks/",
+        "an image outside of the folders that this format reads": "stray.png",
+    }
+    assert "passed over:\n  images: 1 file (train/array.npy): arrays" in str(report)
+
+
+def test_check_dataset_names_the_files_beside_those_of_cityscapes(tmp_path: Path) -> None:
+    for number in range(3):
+        stem = f"ulm/ulm_{number}"
+        write_label(tmp_path / f"leftImg8bit/train/{stem}_leftImg8bit.png", np.zeros((4, 4, 3), dtype=np.uint8))
+        ending = "labelTrainIds" if number else "labelIds"
+        write_label(tmp_path / f"gtFine/train/{stem}_gtFine_{ending}.png", np.zeros((4, 4), dtype=np.uint8))
+    report = check_dataset(tmp_path, "cityscapes", LabelSpace.load("cityscapes"), "train")
+    assert len(report.unmatched) == 2
+    [line] = report.passed_over
+    assert "2 files" in line and "names that end in '_gtFine_labelTrainIds'" in line and "'_gtFine_labelIds'" in line
+
+
+def test_links_to_folders_and_files_are_followed(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    other = tmp_path_factory.mktemp("other")
+    for part, suffix in (("images", "jpg"), ("labels", "png")):
+        (root / part / "val").rename(other / part)
+        (root / part / "val").symlink_to(other / part)
+        (root / part / "train" / f"link.{suffix}").symlink_to(root / part / "train" / f"0.{suffix}")
+        (root / part / "train" / f"gone.{suffix}").symlink_to("/nowhere/gone")
+    report = check_dataset(root, "folder", SPACE)
+    assert report.counts == {"train": 6, "val": 2}
+    assert [line.partition(" is missing")[0][-8:] for line in report.unreadable] == ["gone.png", "gone.jpg"]
+
+
+def test_unpaired_folders_are_checked(root: Path) -> None:
+    (root / "images/train/0.jpg").unlink()
+    report = check_dataset(
+        None, "folder", SPACE, labels_root=root / "labels", images_root=root / "images", split="train"
+    )
+    assert report.ok and report.counts == {"label maps": 4, "photos": 3}
+    assert report.kinds["photos"] == {"JPEG, RGB, 8 bits": 3}
+    assert str(report).splitlines()[1] == "  files    label maps 4, photos 3"
+    (root / "images/train/1.jpg").write_bytes(b"")
+    alone = check_dataset(None, "folder", None, images_root=root / "images")
+    assert alone.counts == {"photos": 5} and "1.jpg is empty" in alone.unreadable[0] and alone.class_shares == {}
+    (root / "labels").rename(root / "trainA")
+    (root / "images").rename(root / "trainB")
+    unaligned = check_dataset(root, "unaligned", SPACE, "train")
+    assert unaligned.counts == {"label maps": 6, "photos": 5}
+    with pytest.raises(DataError, match="name the data set's folder, or --labels-root and --images-root"):
+        check_dataset(None, "folder", SPACE)

@@ -89,6 +89,11 @@ def test_find_lines_refuses_a_label_map(tmp_path: Path) -> None:
     Image.fromarray(np.arange(12, dtype=np.uint8).reshape(3, 4)).save(tmp_path / "ids.png")
     with pytest.raises(LabelError, match=r"ids\.png holds values from 0 to 11, .*data\.sketch\.from=labels"):
         read_label(tmp_path / "ids.png", SPACE)
+    Image.fromarray(np.tile(np.arange(0, 256, 4, dtype=np.uint8), (64, 1))).save(tmp_path / "tones.png")
+    with pytest.raises(
+        LabelError, match=r"tones\.png has tones between line and paper in .*data\.sketch\.from to labels"
+    ):
+        read_label(tmp_path / "tones.png", SPACE)
 
 
 @pytest.mark.parametrize("kind", ["gray", "bilevel", "rgb", "16 bit", "ids", "transparent", "palette", "ours"])

@@ -6,14 +6,14 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-Run = Callable[..., tuple[int, str, str]]
+from tests.helpers.commands import Run
+
 Tiny = tuple[str, ...]
 
 

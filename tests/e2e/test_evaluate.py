@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from lab2pix.evaluation.pairing import list_sha256
+from tests.helpers.commands import Run, sentence
 from tests.helpers.images import SPACE, ColorReader, Folders, Means, export, write_set
 
-Run = Callable[..., tuple[int, str, str]]
 NAMES = ("a", "b", "c", "d")
 
 
@@ -44,15 +44,6 @@ def judge(run: Run, folders: Folders, programs: Path, tmp_path: Path) -> Callabl
         return run("evaluate", *kept, *words)
 
     return call
-
-
-def sentence(result: tuple[int, str, str], *parts: object) -> None:
-    code, _, errors = result
-    assert code == 2, errors
-    [line] = errors.strip().splitlines()
-    assert line.startswith("error: ")
-    for part in parts:
-        assert str(part) in line
 
 
 def report(file: Path) -> dict[str, object]:

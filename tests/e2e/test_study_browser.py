@@ -20,6 +20,7 @@ from torchvision.transforms.functional import to_pil_image
 from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
 from lab2pix.labels.space import LabelSpace
+from tests.helpers.commands import Run
 
 api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install playwright")
 
@@ -28,7 +29,6 @@ SAMPLES = 5
 DESKTOP = {"viewport": {"width": 1440, "height": 900}}
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True, "device_scale_factor": 2}
 
-Run = Callable[..., tuple[int, str, str]]
 Serve = Callable[..., Any]
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,8 @@ from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.compare import compare
 from lab2pix.evaluation.report import Report, Score
 from lab2pix.utils import files
-from tests.helpers.images import Folders, write_set
-
-Evaluate = Callable[..., tuple[int, str, str]]
+from tests.helpers.commands import Run
+from tests.helpers.images import Folders
 
 
 def written(file: Path, name: str = "a", **protocol: Any) -> Path:
@@ -63,18 +61,6 @@ def test_a_run_and_a_folder_of_the_same_data_are_alike(tmp_path: Path) -> None:
         compare([])
 
 
-def test_folders_of_other_label_maps_are_told_apart_though_as_many(
-    evaluate: Evaluate, run: Evaluate, tmp_path: Path
-) -> None:
-    other = write_set(tmp_path / "other", ("v", "w", "x", "y", "z"))
-    assert evaluate("--unpaired")[0] == 0
-    words = ("--unpaired", "--out", tmp_path / "other.json")
-    assert evaluate(*words, generated=other.generated)[0] == 0
-    code, _, errors = run("compare", tmp_path / "report.json", tmp_path / "other.json")
-    assert code == 2
-    assert "'generated.list_sha256' is" in errors
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -87,7 +73,7 @@ def test_folders_of_other_label_maps_are_told_apart_though_as_many(
     ],
 )
 def test_a_report_that_lacks_something_is_one_sentence(
-    change: dict[str, Any], message: str, run: Evaluate, tmp_path: Path
+    change: dict[str, Any], message: str, run: Run, tmp_path: Path
 ) -> None:
     file = written(tmp_path / "report.json")
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
@@ -130,7 +116,7 @@ def test_comparison_write_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_score_that_is_nowhere_finite_is_shown_as_such(
-    evaluate: Evaluate, run: Evaluate, folders: Folders, tmp_path: Path
+    evaluate: Run, run: Run, folders: Folders, tmp_path: Path
 ) -> None:
     code, output, errors = evaluate(generated=folders.real)
     assert code == 0, errors

@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,14 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from sklearn.metrics import accuracy_score, jaccard_score, recall_score
 
 import lab2pix
 from lab2pix.evaluation import loading
 from lab2pix.evaluation.features import load_features
 from lab2pix.evaluation.loading import ReadingLog, read_items
 from lab2pix.evaluation.pairing import Item
+from tests.helpers.commands import Run
 from tests.helpers.images import NAMES, SPACE, Folders, write, write_set
-
-Evaluate = Callable[..., tuple[int, str, str]]
 
 
 def pixels(folder: Path, name: str) -> np.ndarray:
@@ -51,8 +47,11 @@ def frechet(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.slow
 def test_scores_are_those_that_others_compute_of_the_same_files(
-    evaluate: Evaluate, folders: Folders, reader: Path, tmp_path: Path
+    evaluate: Run, folders: Folders, reader: Path, tmp_path: Path
 ) -> None:
+    from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+    from sklearn.metrics import accuracy_score, jaccard_score, recall_score
+
     words = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader)
     code, output, errors = evaluate(*words, "--features", "efficientnet-lite0")
     assert code == 0, errors
@@ -88,7 +87,7 @@ def test_scores_are_those_that_others_compute_of_the_same_files(
 
 
 def test_python_gives_what_the_command_gives(
-    evaluate: Evaluate, folders: Folders, reader: Path, means: Path, tmp_path: Path
+    evaluate: Run, folders: Folders, reader: Path, means: Path, tmp_path: Path
 ) -> None:
     words = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader)
     assert evaluate(*words)[0] == 0
@@ -104,7 +103,7 @@ def test_python_gives_what_the_command_gives(
 
 
 def test_the_report_says_how_its_scores_came_about(
-    evaluate: Evaluate, folders: Folders, reader: Path, tmp_path: Path
+    evaluate: Run, folders: Folders, reader: Path, tmp_path: Path
 ) -> None:
     large = write_set(tmp_path / "large", size=(64, 96))
     words = ("--labels", large.labels, "--label-space", "scenes", "--segmenter", reader, "--seed", 7)
@@ -130,7 +129,7 @@ def test_the_report_says_how_its_scores_came_about(
     assert report["pictures"]["worst"][0]["score"] <= best[-1]
 
 
-def test_all_pictures_are_brought_to_a_size_that_was_asked_for(evaluate: Evaluate, tmp_path: Path) -> None:
+def test_all_pictures_are_brought_to_a_size_that_was_asked_for(evaluate: Run, tmp_path: Path) -> None:
     assert evaluate("--size", "20x16")[0] == 0
     protocol = json.loads((tmp_path / "report.json").read_text())["protocol"]
     assert (protocol["size"], protocol["resized"]) == ([20, 16], {"generated": 5, "real": 5, "labels": 0})
@@ -160,9 +159,7 @@ def several_samples(folders: Folders) -> Path:
     return out
 
 
-def test_scores_of_several_samples_are_means_over_sample_sets(
-    evaluate: Evaluate, folders: Folders, tmp_path: Path
-) -> None:
+def test_scores_of_several_samples_are_means_over_sample_sets(evaluate: Run, folders: Folders, tmp_path: Path) -> None:
     assert evaluate(generated=several_samples(folders))[0] == 0
     together = scores(tmp_path / "report.json")
     alone = []
@@ -187,7 +184,7 @@ def test_scores_of_several_samples_are_means_over_sample_sets(
     assert "diversity_pixels" not in alone[0]
 
 
-def test_statistics_stand_for_the_photos_they_were_taken_of(evaluate: Evaluate, run: Evaluate, tmp_path: Path) -> None:
+def test_statistics_stand_for_the_photos_they_were_taken_of(evaluate: Run, run: Run, tmp_path: Path) -> None:
     stats, out = tmp_path / "real.safetensors", tmp_path / "other.json"
     assert evaluate("--save-stats", stats)[0] == 0
     code, _, errors = evaluate("--out", out, real=stats)
@@ -201,7 +198,7 @@ def test_statistics_stand_for_the_photos_they_were_taken_of(evaluate: Evaluate, 
     assert run("compare", tmp_path / "report.json", out)[0] == 0
 
 
-def test_evaluation_pairs_photos_of_other_names(evaluate: Evaluate, folders: Folders, tmp_path: Path) -> None:
+def test_evaluation_pairs_photos_of_other_names(evaluate: Run, folders: Folders, tmp_path: Path) -> None:
     other = write_set(tmp_path / "other", ("x", "y", "z", "w"), size=(64, 96))
     assert evaluate("--unpaired", real=other.real)[0] == 0
     report = json.loads((tmp_path / "report.json").read_text())

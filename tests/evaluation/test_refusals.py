@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -20,25 +19,17 @@ from lab2pix.evaluation.pairing import list_sha256, pair_files
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.training import segmenter
+from tests.helpers.commands import Run, sentence
 from tests.helpers.images import NAMES, SPACE, ColorReader, Folders, export, write
 
-Evaluate = Callable[..., tuple[int, str, str]]
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "segmenters.md"
-
-
-def sentence(result: tuple[int, str, str], *parts: object) -> None:
-    code, _, errors = result
-    assert code == 2, errors
-    [line] = errors.strip().splitlines()
-    for part in parts:
-        assert str(part) in line
 
 
 # --- where the report goes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_page_that_lies_there_is_kept(evaluate: Evaluate, tmp_path: Path) -> None:
+def test_a_page_that_lies_there_is_kept(evaluate: Run, tmp_path: Path) -> None:
     (tmp_path / "report.html").write_text("mine")
     sentence(evaluate(), "report.html is there already", "--overwrite")
     assert (tmp_path / "report.html").read_text() == "mine"
@@ -47,7 +38,7 @@ def test_a_page_that_lies_there_is_kept(evaluate: Evaluate, tmp_path: Path) -> N
 
 
 def test_a_place_that_cannot_be_written_is_found_before_judging(
-    evaluate: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluate: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("judged before the place was looked at")
@@ -63,7 +54,7 @@ def test_a_place_that_cannot_be_written_is_found_before_judging(
 
 
 def test_a_segmenter_that_cannot_be_written_is_not_trained(
-    run: Evaluate, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object, **__: object) -> None:
         raise AssertionError("trained before the place was looked at")
@@ -77,7 +68,7 @@ def test_a_segmenter_that_cannot_be_written_is_not_trained(
 # --- options that would do nothing -------------------------------------------------------------------------------
 
 
-def test_options_that_would_do_nothing(evaluate: Evaluate, folders: Folders, tmp_path: Path) -> None:
+def test_options_that_would_do_nothing(evaluate: Run, folders: Folders, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     sentence(evaluate("--split", "val"), "--split is a part of a dataset", folders.real)
     sentence(evaluate("--lpips-weights", weights), "--lpips-weights have no effect", "add --lpips")
@@ -119,7 +110,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("with_photos", [True, False])
 def test_label_maps_without_a_pixel_that_counts(
-    with_photos: bool, evaluate: Evaluate, folders: Folders, road: Path, tmp_path: Path
+    with_photos: bool, evaluate: Run, folders: Folders, road: Path, tmp_path: Path
 ) -> None:
     for name in NAMES:  # of Cityscapes' 35 classes, 0 is one that no benchmark counts
         write(folders.labels / f"{name}.png", np.zeros((32, 48), dtype=np.uint8))
@@ -130,7 +121,7 @@ def test_label_maps_without_a_pixel_that_counts(
 
 
 def test_photos_of_a_data_set_are_judged_against_its_label_maps(
-    run: Evaluate, road: Path, data_root: Path, tmp_path: Path
+    run: Run, road: Path, data_root: Path, tmp_path: Path
 ) -> None:
     """The guide's check of an export, on Cityscapes as it is published."""
     root = tmp_path / "cityscapes"
@@ -175,7 +166,7 @@ def test_samples_are_told_by_plain_digits_once(tmp_path: Path) -> None:
         pair_files(tmp_path / "squared", None, None, samples=3)
 
 
-def test_names_that_are_no_utf8(evaluate: Evaluate, folders: Folders, tmp_path: Path) -> None:
+def test_names_that_are_no_utf8(evaluate: Run, folders: Folders, tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9")
     for folder in (folders.generated, folders.real):
         try:
@@ -221,7 +212,7 @@ def test_label_true_is_no_class_id(tmp_path: Path) -> None:
         load_segmenter(file, SPACE)
 
 
-def test_a_wrong_file_that_somebody_named_is_not_to_be_deleted(evaluate: Evaluate, tmp_path: Path) -> None:
+def test_a_wrong_file_that_somebody_named_is_not_to_be_deleted(evaluate: Run, tmp_path: Path) -> None:
     mine = tmp_path / "mine.pth"
     mine.write_bytes(b"something else")
     result = evaluate("--features", "inception", "--inception-weights", mine)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,9 +20,8 @@ from lab2pix.errors import ConfigError, LabelError, WeightsError
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.labels.space import LabelSpace
 from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
+from tests.helpers.commands import Run
 from tests.helpers.images import SPACE, ColorReader, Folders, export
-
-Run = Callable[..., tuple[int, str, str]]
 
 
 def real_pair(folders: Folders) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sys
 import time
 import traceback
@@ -241,6 +242,17 @@ def stop_at(step: int, number: int = signal.SIGTERM) -> Validator:
         return {}
 
     return validator
+
+
+def jobs(size: int, **job: Any) -> list[dict[str, Any]]:
+    """Return the jobs of a server's processes that make one training together."""
+    if size == 1:
+        return [job]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    shared = {"WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, **job.pop("env", {})}
+    return [{**job, "env": {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}} for rank in range(size)]
 
 
 def _die_at(call: int) -> None:

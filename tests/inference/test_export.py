@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,23 +10,22 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.transforms import float_to_uint8, instance_edges
 from lab2pix.errors import ConfigError, OutputError
-from lab2pix.inference import ModelInfo, Synthesizer
+from lab2pix.inference import Synthesizer
 from lab2pix.inference import export as export_module
 from lab2pix.inference.export import export
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, build_sampling, generate, read_config
+from tests.helpers.commands import Run
+from tests.helpers.generators import tiny_synthesizer
 
 onnx = pytest.importorskip("onnx", reason="the extra 'onnx' is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the extra 'onnx' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'onnx' is not installed")
 
-Run = Callable[..., tuple[int, str, str]]
 SIZE = (64, 64)
 
 
@@ -39,31 +37,9 @@ def make(
     edges: bool = False,
     **settings: Any,
 ) -> Synthesizer:
-    """Return a small generator whose statistics are those of what it draws, as after a training."""
-    torch.manual_seed(0)
     tiny = {"width": 2, "modulation_hidden": 4, "noise_dim": 8, "global_encoder": {"width": 2, "max_width": 4}}
-    config = read_config(
-        {
-            "name": "tiny",
-            "method": method,
-            "data": {"format": "folder", "label_space": space, "size": size, "instance_edges": edges},
-            "generator": tiny | settings,
-        }
-    )
-    label_space = LabelSpace.load(space)
-    network = build_generator(config, label_space)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                nn.init.kaiming_normal_(parameter, nonlinearity="linear")
-        for module in network.modules():
-            if isinstance(module, nn.BatchNorm2d):
-                module.momentum = None
-        label = torch.randint(0, label_space.num_channels, (8, size[0] // 8, size[1] // 8))
-        batch = Batch(label.repeat_interleave(8, 1).repeat_interleave(8, 2), edges=torch.zeros(8, 1, *size))
-        for _ in range(2):
-            generate(network.train(), build_sampling(config, label_space), batch, torch.randn(8, 8))
-    return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
+    data = {"size": size, "instance_edges": edges}
+    return tiny_synthesizer(space, method=method, data=data, **tiny, **{"spectral_norm": True, **settings})
 
 
 def given(synthesizer: Synthesizer, count: int, height: int, width: int) -> tuple[Tensor, Tensor]:

@@ -67,7 +67,7 @@ def test_shipped_model_follows_the_label_map(model: Synthesizer) -> None:
     """In 16x16 cells, one of a few lights is much nearer to the scene than any is to another one."""
     pairs = [scene(index) for index in range(4)]
     real = torch.stack([cells(image) for image, _ in pairs])
-    drawn = torch.stack([cells(model(label, seed=0, samples=6)) for _, label in pairs])
+    drawn = torch.stack([cells(model(label, seed=0, samples=6).tensor) for _, label in pairs])
 
     def distance(scenes: Tensor) -> float:
         return float((drawn - scenes[:, None]).abs().mean((2, 3, 4)).min(1).values.mean())
@@ -85,7 +85,7 @@ def test_shipped_model_draws_each_class_differently(model: Synthesizer) -> None:
     for index in range(model.label_space.num_classes):
         label = torch.zeros(256, 256, dtype=torch.int64)
         label[96:, 64:192] = index
-        means.append(model(label, seed=1)[0][:, 128:, 96:160].float().mean((1, 2)))
+        means.append(model(label, seed=1).tensor[0][:, 128:, 96:160].float().mean((1, 2)))
     means = torch.stack(means)
     distance = (means[:, None] - means[None]).abs().max(-1).values + 255 * torch.eye(len(means))
     assert float(distance.min()) > 2
@@ -96,8 +96,8 @@ def test_shipped_model_noise_changes_the_light(model: Synthesizer) -> None:
     spreads = []
     for index in range(3):
         _, label = scene(index)
-        pictures = model(label, seed=0, samples=6).float()
-        assert torch.equal(model(label, seed=0)[0].float(), pictures[0])
+        pictures = model(label, seed=0, samples=6).tensor.float()
+        assert torch.equal(model(label, seed=0).tensor[0].float(), pictures[0])
         sky = pictures[:, :, label == model.label_space.names.index("sky")].mean(-1)
         spreads.append(float((sky.max(0).values - sky.min(0).values).max()))
     assert max(spreads) > 10  # of 255, in some colour of the mean sky

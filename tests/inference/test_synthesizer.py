@@ -16,50 +16,13 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import SketchConfig
 from lab2pix.data.label_maps import write_label_png
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
-from lab2pix.inference import ModelInfo, Synthesizer, generate_folder, weights
+from lab2pix.inference import Synthesizer, generate_folder, weights
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_generator, build_sampling, generate, read_config
-
-TINY = {
-    "width": 4,
-    "modulation_hidden": 8,
-    "noise_dim": 16,
-    "spectral_norm": False,
-    "global_encoder": {"width": 4, "max_width": 16},
-}
+from tests.helpers.generators import TINY, tiny_synthesizer
 
 
-def make(
-    space: str = "scenes",
-    *,
-    edges: bool = False,
-    size: tuple[int, int] = (64, 64),
-    method: str = "lab2pix-v2",
-    **generator: object,
-) -> Synthesizer:
-    """Return a small generator with weights large enough that noise shows in its pictures."""
-    torch.manual_seed(0)
-    config = read_config(
-        {
-            "method": method,
-            "data": {"format": "folder", "label_space": space, "size": size, "instance_edges": edges},
-            "generator": {**TINY, **generator},
-        }
-    )
-    label_space = LabelSpace.load(space)
-    network = build_generator(config, label_space)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if parameter.ndim > 1:
-                torch.nn.init.kaiming_normal_(parameter, nonlinearity="linear")
-        for module in network.modules():
-            if isinstance(module, torch.nn.BatchNorm2d):
-                module.momentum = None  # statistics as after a training, or values would explode
-        noise = torch.randn(8, config.generator.noise_dim)
-        label = torch.randint(0, label_space.num_classes, (8, size[0] // 8, size[1] // 8))
-        batch = Batch(label.repeat_interleave(8, 1).repeat_interleave(8, 2), edges=torch.zeros(8, 1, *size))
-        generate(network.train(), build_sampling(config, label_space), batch, noise)
-    return Synthesizer(network, ModelInfo(config, label_space, 7), device="cpu")
+def make(space: str = "scenes", *, edges: bool = False, method: str = "lab2pix-v2", **generator: object) -> Synthesizer:
+    return tiny_synthesizer(space, method=method, data={"instance_edges": edges}, **generator)
 
 
 @pytest.fixture(scope="module")
@@ -110,14 +73,14 @@ def pictures(folder: Path) -> dict[str, np.ndarray]:
 
 
 def test_synthesizer_loads_every_form_of_weights_alike(run: Path, synthesizer: Synthesizer) -> None:
-    expected = synthesizer(ids(), seed=3)
+    expected = synthesizer(ids(), seed=3).tensor
     newest = run / "checkpoints" / "step-00001000"
     for source in (run, str(run), run / "checkpoints", newest, newest / "model.safetensors"):
         loaded = Synthesizer.load(source, device="cpu")
         assert loaded.step == 1000
         assert loaded.size == (64, 64)
         assert loaded.label_space == synthesizer.label_space
-        assert torch.equal(loaded(ids(), seed=3), expected)
+        assert torch.equal(loaded(ids(), seed=3).tensor, expected)
     assert Synthesizer.load(run / "checkpoints" / "step-00000900", device="cpu").step == 7
 
 
@@ -132,7 +95,7 @@ def test_loading_and_drawing_leave_the_global_random_numbers_alone(run: Path) ->
 def test_spectral_norm_survives_saving(tmp_path: Path) -> None:
     normed = make(spectral_norm=True)
     loaded = Synthesizer.load(normed.save(tmp_path), device="cpu")
-    assert torch.equal(loaded(ids()), normed(ids()))
+    assert torch.equal(loaded(ids()).tensor, normed(ids()).tensor)
 
 
 def test_saved_weights_are_safetensors_and_json(tmp_path: Path, synthesizer: Synthesizer) -> None:
@@ -243,13 +206,13 @@ def test_synthesizer_load_refuses_another_label_space(run: Path) -> None:
 
 
 def test_seed_and_sample_decide_the_generated_image(synthesizer: Synthesizer) -> None:
-    four = synthesizer(ids(), seed=1, samples=4)
+    four = synthesizer(ids(), seed=1, samples=4).tensor
     assert four.shape == (4, 3, 64, 64)
     assert four.dtype == torch.uint8
-    assert torch.equal(four[:2], synthesizer(ids(), seed=1, samples=2))
-    assert torch.equal(four, synthesizer(ids(), seed=1, samples=4))
+    assert torch.equal(four[:2], synthesizer(ids(), seed=1, samples=2).tensor)
+    assert torch.equal(four, synthesizer(ids(), seed=1, samples=4).tensor)
     assert not torch.equal(four[0], four[1])
-    assert not torch.equal(four[0], synthesizer(ids(), seed=2)[0])
+    assert not torch.equal(four[0], synthesizer(ids(), seed=2).tensor[0])
 
 
 def test_noise_is_the_same_on_every_machine(synthesizer: Synthesizer) -> None:
@@ -273,7 +236,7 @@ def test_generated_images_do_not_depend_on_batch_or_order(edges: bool) -> None:
 
 def test_synthesizer_accepts_every_form_of_label_map(tmp_path: Path, synthesizer: Synthesizer) -> None:
     label = ids()
-    expected = synthesizer(label)
+    expected = synthesizer(label).tensor
     space = synthesizer.label_space
     write_label_png(tmp_path / "palette.png", label, space)
     colors = np.ascontiguousarray(space.to_colors(label).permute(1, 2, 0).numpy())
@@ -292,15 +255,15 @@ def test_synthesizer_accepts_every_form_of_label_map(tmp_path: Path, synthesizer
         Image.fromarray(gray),
     ]
     for form in forms:
-        assert torch.equal(synthesizer(form), expected)
+        assert torch.equal(synthesizer(form).tensor, expected)
 
 
 def test_labels_are_resized_to_the_training_size_or_kept(synthesizer: Synthesizer) -> None:
     large = ids(size=(128, 192))
-    assert synthesizer(large).shape == (1, 3, 64, 64)
-    assert torch.equal(synthesizer(large), synthesizer(ids()))
-    assert synthesizer(large, keep_size=True).shape == (1, 3, 128, 192)
-    assert synthesizer(ids(size=(100, 60)), keep_size=True).shape == (1, 3, 100, 60)
+    assert synthesizer(large).tensor.shape == (1, 3, 64, 64)
+    assert torch.equal(synthesizer(large).tensor, synthesizer(ids()).tensor)
+    assert synthesizer(large, keep_size=True).tensor.shape == (1, 3, 128, 192)
+    assert synthesizer(ids(size=(100, 60)), keep_size=True).tensor.shape == (1, 3, 100, 60)
     with pytest.raises(ConfigError, match=r"100x16.*multiples of 32.*128x32"):
         synthesizer(ids(size=(100, 16)), keep_size=True)
 
@@ -308,8 +271,8 @@ def test_labels_are_resized_to_the_training_size_or_kept(synthesizer: Synthesize
 def test_sizes_between_the_multiples_are_padded_by_reflection_and_cropped(synthesizer: Synthesizer) -> None:
     label = ids(size=(96, 128))
     label[80:] = label[63:79].flip(0)  # the reflection at row 79
-    whole = synthesizer(label, keep_size=True)
-    assert torch.equal(synthesizer(label[:80], keep_size=True), whole[:, :, :80])
+    whole = synthesizer(label, keep_size=True).tensor
+    assert torch.equal(synthesizer(label[:80], keep_size=True).tensor, whole[:, :, :80])
 
 
 @pytest.mark.parametrize(
@@ -330,10 +293,10 @@ def test_synthesizer_refuses_what_is_no_label_map(label: torch.Tensor, text: str
 
 
 def test_interpolation_starts_and_ends_at_the_seeds_pictures(synthesizer: Synthesizer) -> None:
-    way = synthesizer.interpolate(ids(), 3, 8, steps=5)
+    way = synthesizer.interpolate(ids(), 3, 8, steps=5).tensor
     assert way.shape == (5, 3, 64, 64)
-    assert torch.equal(way[0], synthesizer(ids(), seed=3)[0])
-    assert torch.equal(way[-1], synthesizer(ids(), seed=8)[0])
+    assert torch.equal(way[0], synthesizer(ids(), seed=3).tensor[0])
+    assert torch.equal(way[-1], synthesizer(ids(), seed=8).tensor[0])
     noise = synthesizer.interpolate_noise(3, 8, 5)
     lengths = noise.norm(dim=1)
     assert lengths.min() > 0.99 * min(lengths[0], lengths[-1])
@@ -348,8 +311,8 @@ def test_interpolation_starts_and_ends_at_the_seeds_pictures(synthesizer: Synthe
 
 def test_a_generator_without_noise_draws_one_picture() -> None:
     silent = make(input="label")
-    assert torch.equal(silent(ids(), seed=1), silent(ids(), seed=2))
-    for ask in (lambda: silent(ids(), samples=2), lambda: silent.interpolate(ids(), 1, 2)):
+    assert torch.equal(silent(ids(), seed=1).tensor, silent(ids(), seed=2).tensor)
+    for ask in (lambda: silent(ids(), samples=2).tensor, lambda: silent.interpolate(ids(), 1, 2).tensor):
         with pytest.raises(ConfigError, match="takes no noise"):
             ask()
 
@@ -362,8 +325,8 @@ def test_instance_borders_come_from_the_instance_map_or_the_classes(tmp_path: Pa
     Image.fromarray(things.numpy().astype(np.uint16)).save(tmp_path / "things.png")
     assert synth.read(flat).edges.sum() == 0
     assert synth.read(flat, instances=things).edges.sum() > 0
-    assert not torch.equal(synth(flat), synth(flat, instances=things))
-    assert torch.equal(synth(flat, instances=things), synth(flat, instances=tmp_path / "things.png"))
+    assert not torch.equal(synth(flat).tensor, synth(flat, instances=things).tensor)
+    assert torch.equal(synth(flat, instances=things).tensor, synth(flat, instances=tmp_path / "things.png").tensor)
     with pytest.raises(DataError, match="same size"):
         synth(flat, instances=things[:32])
 
@@ -397,7 +360,7 @@ def test_generate_folder_keeps_sub_folders_and_skips_existing_files(
     assert sorted(pictures(out)) == ["a.png", "b.png", "e.png", "town/c.png", "town/d.png"]
     assert str(report) == f"5 images written to {out}"
     for name, index in (("a", 0), ("town/d", 3)):
-        expected = synthesizer(ids(index))[0].permute(1, 2, 0).numpy().astype(int)
+        expected = synthesizer(ids(index)).tensor[0].permute(1, 2, 0).numpy().astype(int)
         assert np.abs(pictures(out)[f"{name}.png"] - expected).max() <= 1
     (out / "a.png").write_bytes(b"mine")
     (out / "b.png").unlink()
@@ -447,6 +410,18 @@ def test_generate_folder_names_unreadable_label_maps_and_makes_the_rest(
     assert f"{labels / 'alien.png'} holds id 99" in text
 
 
+def test_generate_folder_writes_long_names_and_the_rest_where_one_is_too_long(
+    labels: Path, tmp_path: Path, synthesizer: Synthesizer
+) -> None:
+    write_label_png(labels / f"{'x' * 249}.png", ids(), synthesizer.label_space)
+    write_label_png(labels / f"{'y' * 251}.png", ids(), synthesizer.label_space)
+    assert generate_folder(synthesizer, labels, tmp_path / "one").ok
+    report = generate_folder(synthesizer, labels, tmp_path / "two", samples=2)
+    assert len(report.written) == 12 and f"{'x' * 249}_1.png" in pictures(tmp_path / "two")
+    assert [path.name[:3] for path, _ in report.failed] == ["yyy", "yyy"]
+    assert "cannot write" in str(report) and "name too long" in str(report)
+
+
 def test_generate_folder_takes_mixed_sizes_where_they_are_kept(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer
 ) -> None:
@@ -488,6 +463,8 @@ def test_generate_folder_refuses_unsafe_output_folders(labels: Path, tmp_path: P
         with pytest.raises(OutputError, match="among the label maps"):
             generate_folder(synthesizer, source, out, overwrite=True)
     assert {path: path.read_bytes() for path in labels.rglob("*.png")} == before
+    with pytest.raises(OutputError, match=r"x\.PNG is named like a picture, .*give a folder such as .*/x$"):
+        generate_folder(synthesizer, labels / "a.png", tmp_path / "x.PNG")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="is a file"):
         generate_folder(synthesizer, labels, tmp_path / "file")
@@ -631,7 +608,7 @@ def test_drawings_are_read_as_in_training(tmp_path: Path) -> None:
         assert synth.read(source).label.float().mean() < 0.1
         assert light.read(source).label.float().mean() > 0.9
     generate_folder(light, tmp_path / "drawings", tmp_path / "out")
-    expected = light(tmp_path / "drawings" / "a.png")[0].permute(1, 2, 0).numpy()
+    expected = light(tmp_path / "drawings" / "a.png").tensor[0].permute(1, 2, 0).numpy()
     assert np.abs(pictures(tmp_path / "out")["a.png"] - expected).max() <= 1
 
 
@@ -647,9 +624,9 @@ def test_save_pretrained_writes_a_model_card(tmp_path: Path, synthesizer: Synthe
     ]
     card = (tmp_path / "model" / "README.md").read_text()
     assert "library_name: lab2pix" in card
-    assert "Synthesizer.load" in card
+    assert "Synthesizer(" in card
     loaded = Synthesizer.from_pretrained(str(tmp_path / "model"), device="cpu")
-    assert torch.equal(loaded(ids(), seed=2), synthesizer(ids(), seed=2))
+    assert torch.equal(loaded(ids(), seed=2).tensor, synthesizer(ids(), seed=2).tensor)
 
 
 def test_synthesizer_pushes_to_and_loads_from_the_hub(
@@ -681,7 +658,7 @@ def test_synthesizer_pushes_to_and_loads_from_the_hub(
     assert synthesizer.push_to_hub("someone/scenes").endswith("/commit/1")
     assert (hub / "someone/scenes" / "README.md").exists()
     loaded = Synthesizer.load("someone/scenes", device="cpu")
-    assert torch.equal(loaded(ids()), synthesizer(ids()))
+    assert torch.equal(loaded(ids()).tensor, synthesizer(ids()).tensor)
     with pytest.raises(CheckpointError, match=r"no folder someone/else.*Hugging Face hub \(404 Client Error\)"):
         Synthesizer.load("someone/else")
     (hub / "someone/scenes/model.safetensors").unlink()

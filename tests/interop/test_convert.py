@@ -24,8 +24,7 @@ from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.official_v1 import OfficialV1Discriminator, OfficialV1Generator
-
-Run = Callable[..., tuple[int, str, str]]
+from tests.helpers.commands import Run
 
 
 def space_file(folder: Path, classes: int, *, unknown: bool = False) -> Path:
@@ -149,14 +148,14 @@ def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
     )  # fmt: skip
     synthesizer = Synthesizer.load(str(tmp_path / "out"), device="cpu")
     ids = squares(4, (128, 256), 16)[0]
-    pictures = synthesizer(ids, samples=2)
+    pictures = synthesizer(ids, samples=2).tensor
     assert pictures.shape == (2, 3, 128, 256)
     assert not torch.equal(pictures[0], pictures[1])
-    assert torch.equal(pictures[:1], synthesizer(ids))
-    assert synthesizer(squares(4, (256, 256))[0], keep_size=True).shape[-2:] == (256, 256)
+    assert torch.equal(pictures[:1], synthesizer(ids).tensor)
+    assert synthesizer(squares(4, (256, 256))[0], keep_size=True).tensor.shape[-2:] == (256, 256)
     with pytest.raises(ConfigError, match=r"128x128.*2 or more squares.*128x256"):
         synthesizer(squares(4, (128, 128))[0], keep_size=True)
-    assert synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True).shape[-2:] == (100, 300)
+    assert synthesizer(torch.zeros(100, 300, dtype=torch.long), keep_size=True).tensor.shape[-2:] == (100, 300)
     with torch.no_grad():
         expected = network(one_hot(ids[None], 4), synthesizer.noise(0)[None])[0]
     assert (synthesizer.generate(synthesizer.read(ids), synthesizer.noise(0)[None]) - expected).abs().max() <= 1e-5
@@ -168,7 +167,7 @@ def test_sketches_take_no_noise(tmp_path: Path) -> None:
     convert(checkpoint, "lab2pix-v1-official", tmp_path / "out", size=(64, 96))
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
     lines = squares(2, (64, 96))[0]
-    assert torch.equal(synthesizer(lines, seed=1), synthesizer(lines, seed=2))
+    assert torch.equal(synthesizer(lines, seed=1).tensor, synthesizer(lines, seed=2).tensor)
     with pytest.raises(ConfigError, match="samples must be 1"):
         synthesizer(lines, samples=2)
     with torch.no_grad():
@@ -335,7 +334,7 @@ def test_v1_of_cityscapes_needs_no_words_and_survives_unknown_pixels(tmp_path: P
     with torch.no_grad():
         expected = network(one_hot(ids, 35), noise)[0]
     assert (synthesizer.generate(Batch(ids), noise) - expected).abs().max() <= 1e-5
-    assert synthesizer(torch.full((256, 512), 35)).shape == (1, 3, 256, 512)
+    assert synthesizer(torch.full((256, 512), 35)).tensor.shape == (1, 3, 256, 512)
 
 
 # --- what cannot be converted, through the command line -----------------------------------------------------------
@@ -544,4 +543,4 @@ def test_converted_weights_are_saved_again_as_they_are(files: Path, tmp_path: Pa
     first = Synthesizer.load(tmp_path / "one", device="cpu")
     again = Synthesizer.load(first.save(tmp_path / "two"), device="cpu")
     ids = squares(4, (128, 256))[0]
-    assert torch.equal(first(ids, seed=4), again(ids, seed=4))
+    assert torch.equal(first(ids, seed=4).tensor, again(ids, seed=4).tensor)

@@ -119,6 +119,7 @@ def test_contents_are_encoded_once_per_step_and_again_with_micro_batches() -> No
     assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(*gradients, strict=True))
 
 
+@pytest.mark.slow
 def test_losses_have_their_weights_and_optional_terms() -> None:
     method = build("loss.cycle=0")
     losses = method.generators_backward(*inputs(method), StepContext())

@@ -168,6 +168,6 @@ def test_backbone_in_low_precision_equals_autocast(backbone: Backbone) -> None:
         seen = low(image.requires_grad_(), perceptual=True)
     for mine, theirs in zip([*seen.discriminator, *seen.perceptual], [*exact[0], *exact[1]], strict=True):
         assert mine.dtype == torch.bfloat16
-        assert (mine.float() - theirs).norm() < 2e-2 * theirs.norm()
+        assert (mine.float() - theirs).norm() < 3e-2 * theirs.norm()  # bfloat16 has 8 bits, and there are 50 layers
     seen.perceptual[-1].float().sum().backward()
     assert image.grad is not None and image.grad.abs().sum() > 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,14 +14,14 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from lab2pix.errors import CheckpointError, DataError
+from lab2pix.errors import DataError
 from lab2pix.interop.keymap import load_renamed, rename
-from lab2pix.interop.vectors import Row
 from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.testing.parity import check_file, check_files, run_parity
+from tests.helpers.vectors import edit, failures, nudged
 
 SEEN = (5, 6, 7)
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -246,18 +245,6 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
     return folder / f"{name}.safetensors"
 
 
-def failures(rows: list[Row]) -> dict[str, str]:
-    return {row.output: row.note or f"{row.max_abs:.1e}" for row in rows if not row.ok}
-
-
-def edit(path: Path, tensors: dict[str, Tensor | None] | None = None, values: dict[str, Any] | None = None) -> None:
-    """Change or (None) remove tensors and JSON values of a vector file."""
-    held = load_file(path) | (tensors or {})
-    save_file({key: value for key, value in held.items() if value is not None}, path)
-    kept = json.loads(path.with_suffix(".json").read_text()) | (values or {})
-    path.with_suffix(".json").write_text(json.dumps({key: value for key, value in kept.items() if value is not None}))
-
-
 # --- what was recorded --------------------------------------------------------------------------------------------
 
 
@@ -327,19 +314,6 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("vectors"), Shape())
 
 
-@pytest.fixture
-def made(original: Path, tmp_path: Path) -> Path:
-    for file in (original, original.with_suffix(".json")):
-        shutil.copy(file, tmp_path / file.name)
-    return tmp_path / original.name
-
-
-def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
-    tensor = load_file(path)[name].clone()
-    tensor.view(-1)[0] += by
-    return {name: tensor}
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["out.generated", "out.global.3", "out.enhance_mask", "out.D1.real"])
 def test_parity_wrong_tensor_fails_its_row_alone(made: Path, name: str) -> None:
@@ -387,6 +361,7 @@ def test_parity_fails_for_nan(made: Path) -> None:
         ({"in.image": torch.zeros(2, 3, 32, 32)}, {}, "out.D0.real", "cannot check"),
         ({"VGG19.r1.weight": None}, {}, "loss.generator", "cannot check"),
         ({"G.surprise": torch.zeros(1)}, {}, "made.safetensors", "unknown surprise"),
+        ({"G.conv_img.bias": torch.zeros(4)}, {}, "made.safetensors", "wants [3]"),
         ({"D.discriminator_0.gcb1.0.0.weight_orig": None}, {}, "made.safetensors", "lacks discriminator_0.gcb1"),
         ({"in.label": None}, {}, "made.safetensors", "in.label"),
         ({"in.label": torch.full((2, 1, 64, 64), 9)}, {}, "made.safetensors", "ids up to 9"),
@@ -446,14 +421,3 @@ def test_released_names_are_those_of_the_file(golden_root: Path) -> None:
     assert {f"G.{name}" for name in official(generator)} == {n for n in held if n.startswith("G.")}
     own = {n for n in held if n.startswith("D.") and "backboneNet" not in n}
     assert {f"D.{name}" for name in official(discriminator)} == own
-
-
-def test_parity_names_weights_that_do_not_fit() -> None:
-    generator, _ = build(Shape())
-    released = official(generator)
-    with pytest.raises(CheckpointError, match=r"conv_img\.bias is \[4\].*needs \[3\]"):
-        load_official(generator, released | {"conv_img.bias": torch.zeros(4)})
-    with pytest.raises(CheckpointError, match=r"lacks fc\.bias"):
-        load_official(generator, {name: value for name, value in released.items() if name != "fc.bias"})
-    with pytest.raises(CheckpointError, match=r"unknown up_9\.bias"):
-        load_official(generator, released | {"up_9.bias": torch.zeros(1)})

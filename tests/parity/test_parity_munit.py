@@ -14,6 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lab2pix.interop.step_vectors import StepResults, check_step
+from lab2pix.interop.vectors import Vectors, read_vectors
+from lab2pix.methods.munit import vector_results
 from lab2pix.nn.munit import MUNITDiscriminator, MUNITGenerator, MUNITSettings
 from lab2pix.testing.parity import check_file
 
@@ -93,7 +96,7 @@ def gradient_norm(network: nn.Module) -> float:
     return float(torch.cat([weight.grad.flatten() for weight in network.parameters()]).norm())  # type: ignore[union-attr]
 
 
-def made(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
+def made(folder: Path) -> Path:
     """Record a step from a label map, with other widths, depths, norms, padding and losses."""
     settings = MUNITSettings(
         width=WIDTH, mlp_width=5, style_dim=3, num_downsamples=1, blocks=2, activation="leaky-relu", padding="replicate"
@@ -148,7 +151,7 @@ def made(folder: Path) -> tuple[Path, dict[str, Tensor], dict[str, Any]]:
         "after.tolerance": dict.fromkeys(sums, 0.01),
         "after.unstable": [name for name in sums if name.endswith("bias")],
     }  # fmt: skip
-    return write(folder, tensors, values), tensors, values
+    return write(folder, tensors, values)
 
 
 def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
@@ -158,9 +161,16 @@ def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> P
     return path
 
 
-def test_parity_of_munit_reads_label_maps_and_other_options(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[Vectors, StepResults]:
+    """A recording made here, and what this package computes for it."""
     torch.manual_seed(0)
-    rows = check_file(made(tmp_path)[0])
+    vectors = read_vectors(made(tmp_path_factory.mktemp("made")))
+    return vectors, vector_results(vectors, fast=False)
+
+
+def test_parity_of_munit_reads_label_maps_and_other_options(recording: tuple[Vectors, StepResults]) -> None:
+    rows = list(check_step(*recording))
     assert not [row for row in rows if not row.ok]
     assert len(rows) > 60
 
@@ -171,20 +181,39 @@ def test_parity_of_munit_reads_label_maps_and_other_options(tmp_path: Path) -> N
         (lambda tensors, _: tensors["out.x_ab"].add_(3e-4), "out.x_ab", ""),
         (lambda _, values: values["loss.step"].update(gen_recon_s_a=9.0), "loss.step.gen_recon_s_a", ""),
         (lambda _, values: values["grad_norm.step"].update(gen_a=0.1), "grad_norm.step.gen_a", ""),
-        (lambda _, values: values["config"]["gen"].update(activ="selu"), "made.safetensors", "config.activ is 'selu'"),
-        (lambda _, values: values["config"]["dis"].update(gan_type="wgan"), "made.safetensors", "config.gan_type"),
-        (lambda _, values: values["config"]["gen"].update(n_res=3), "made.safetensors", "do not fit MUNITGenerator"),
-        (lambda tensors, _: tensors.pop("in.s_a_gen"), "made.safetensors", "the inputs are"),
         (lambda tensors, _: tensors.update({"vgg.weight": torch.zeros(1)}), "vgg.weight", "no network"),
     ],
 )
 def test_parity_of_munit_fails_by_name(
-    tmp_path: Path, change: Callable[[dict[str, Tensor], dict[str, Any]], None], output: str, note: str
+    recording: tuple[Vectors, StepResults],
+    change: Callable[[dict[str, Tensor], dict[str, Any]], None],
+    output: str,
+    note: str,
 ) -> None:
-    torch.manual_seed(0)
-    _, tensors, values = made(tmp_path)
-    tensors, values = deepcopy(tensors), deepcopy(values)
-    change(tensors, values)
-    failed = [row for row in check_file(write(tmp_path, tensors, values)) if not row.ok]
+    vectors = deepcopy(recording[0])
+    change(vectors.tensors, vectors.values)
+    failed = [row for row in check_step(vectors, recording[1]) if not row.ok]
     assert [row.output for row in failed] == [output]
+    assert note in failed[0].note
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        (lambda _, values: values["config"]["gen"].update(activ="selu"), "config.activ is 'selu'"),
+        (lambda _, values: values["config"]["dis"].update(gan_type="wgan"), "config.gan_type"),
+        (lambda _, values: values["config"]["gen"].update(n_res=3), "do not fit MUNITGenerator"),
+        (lambda tensors, _: tensors.pop("in.s_a_gen"), "the inputs are"),
+    ],
+)
+def test_parity_of_munit_fails_as_a_whole(
+    recording: tuple[Vectors, StepResults],
+    tmp_path: Path,
+    change: Callable[[dict[str, Tensor], dict[str, Any]], None],
+    note: str,
+) -> None:
+    vectors = deepcopy(recording[0])
+    change(vectors.tensors, vectors.values)
+    failed = check_file(write(tmp_path, vectors.tensors, vectors.values))
+    assert [(row.output, row.ok) for row in failed] == [("made.safetensors", False)]
     assert note in failed[0].note

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,11 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lab2pix.interop.vectors import Row, read_vectors
+from lab2pix.interop.vectors import read_vectors
 from lab2pix.methods.lab2pix_v1 import _Vectors
 from lab2pix.nn.official_v1 import OfficialNorm, OfficialV1Discriminator, OfficialV1Generator, Task
 from lab2pix.testing.parity import check_file
+from tests.helpers.vectors import edit, failures, nudged
 
 SEEN = (5, 6, 7)
 TASKS = {"semantic": "semantic2image", "sketch": "sketch2image"}
@@ -246,18 +246,6 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
     return folder / f"{name}.safetensors"
 
 
-def failures(rows: list[Row]) -> dict[str, str]:
-    return {row.output: row.note or f"{row.max_abs:.1e}" for row in rows if not row.ok}
-
-
-def edit(path: Path, tensors: dict[str, Tensor | None] | None = None, values: dict[str, Any] | None = None) -> None:
-    """Change or (None) remove tensors and JSON values of a vector file."""
-    held = load_file(path) | (tensors or {})
-    save_file({key: value for key, value in held.items() if value is not None}, path)
-    kept = json.loads(path.with_suffix(".json").read_text()) | (values or {})
-    path.with_suffix(".json").write_text(json.dumps({key: value for key, value in kept.items() if value is not None}))
-
-
 def expected_rows(task: Task) -> set[str]:
     rows = {f"out.X{scale}" for scale in (1, 2, 3)} | ({"out.enhance_mask"} if task == "semantic" else set())
     for scale in (1, 2, 3):
@@ -316,19 +304,6 @@ def test_other_widths_norms_and_classes_agree_with_plain_functions(tmp_path: Pat
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write(tmp_path_factory.mktemp("original"), Shape(size=(128, 128)))
-
-
-@pytest.fixture
-def made(original: Path, tmp_path: Path) -> Path:
-    for file in (original, original.with_suffix(".json")):
-        shutil.copy(file, tmp_path / file.name)
-    return tmp_path / original.name
-
-
-def nudged(path: Path, name: str, by: float) -> dict[str, Tensor | None]:
-    tensor = load_file(path)[name].clone()
-    tensor.view(-1)[0] += by
-    return {name: tensor}
 
 
 @pytest.mark.slow

@@ -4,22 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, TrainingError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
-from lab2pix.recipes import load_config
 from lab2pix.training import train
 from lab2pix.training.compile import check_compiler, compile_networks, eager_mode
 from lab2pix.training.interrupts import translate_errors
-from tests.helpers.toy import assert_same_run, lines, toy_config, weights
+from tests.helpers.small_runs import small
+from tests.helpers.toy import assert_same_run, jobs, lines, toy_config, weights
 
 COMPILED = {"train__compile": True, "train__precision": "bf16", "train__ema_decay": 0.9, "train__accumulate": 2}
 NEEDS_COMPILER = pytest.mark.skipif(shutil.which(os.environ.get("CXX", "g++")) is None, reason="no C++ compiler here")
@@ -60,18 +58,12 @@ def test_a_compiled_run_resumes_bit_for_bit(tmp_path: Path, toys) -> None:
 @pytest.mark.xslow
 @NEEDS_COMPILER
 def test_two_compiled_processes_resume_bit_for_bit(server, tmp_path: Path) -> None:
-    def jobs(**job) -> list[dict]:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
-        caches = {name: os.environ[name] for name in os.environ if name.startswith("TORCHINDUCTOR_")}
-        return [{**job, "env": {**shared, **caches, "RANK": str(rank), "LOCAL_RANK": str(rank)}} for rank in range(2)]
-
+    caches = {name: os.environ[name] for name in os.environ if name.startswith("TORCHINDUCTOR_")}
     config = {key: value for key, value in COMPILED.items() if key != "train__accumulate"}
     out, parts = (str(tmp_path / name) for name in ("whole", "parts"))
-    assert server.run(*jobs(out=out, config=config)) == [0, 0]
-    assert server.run(*jobs(out=parts, config={**config, "train__max_minutes": 1e-5})) == [0, 0]
-    assert server.run(*jobs(out=parts, config=config, resume=True)) == [0, 0]
+    assert server.run(*jobs(2, env=caches, out=out, config=config)) == [0, 0]
+    assert server.run(*jobs(2, env=caches, out=parts, config={**config, "train__max_minutes": 1e-5})) == [0, 0]
+    assert server.run(*jobs(2, env=caches, out=parts, config=config, resume=True)) == [0, 0]
     assert_same_run(Path(out), Path(parts), 12)
 
 
@@ -103,17 +95,6 @@ def test_a_compiler_that_fails_is_named() -> None:
         torch.compile(add, backend=backend)(torch.zeros(2))
 
 
-def small(preset: str, *overrides: str) -> RunConfig:
-    return load_config(
-        preset,
-        [
-            *("data.size=[64,64]", "generator.width=2", "generator.modulation_hidden=4"),
-            *("generator.global_encoder.width=4", "generator.global_encoder.max_width=8"),
-            *("discriminator.width=4", "discriminator.max_width=8", "train.batch_size=2", *overrides),
-        ],
-    )
-
-
 @pytest.mark.parametrize("preset", ["v2-small", "v1-small"])
 def test_every_weight_is_part_of_one_program(preset: str) -> None:
     method = build_method(small(preset), LabelSpace.load("scenes"), pretrained=False)
@@ -129,9 +110,8 @@ def test_every_weight_is_part_of_one_program(preset: str) -> None:
 def test_with_checkpointing_blocks_are_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **options: compiled.append(module))
-    method = build_method(
-        small("v2-small", "train.gradient_checkpointing=true"), LabelSpace.load("scenes"), pretrained=False
-    )
+    config = small("v2-small", "train.gradient_checkpointing=true")
+    method = build_method(config, LabelSpace.load("scenes"), pretrained=False)
     compile_networks(method)
     generator, head, discriminators = method.networks.values()
     assert compiled == [*generator.blocks, head, *discriminators.networks]

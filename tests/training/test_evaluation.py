@@ -41,19 +41,14 @@ from lab2pix.training.state import Best, build_state
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.pretrained import WeightsFile
 from tests.helpers import toy
-from tests.helpers.toy import ToyData, ToyMethod, assert_same_run, lines, stop_at, toy_config
+from tests.helpers.commands import sentence
+from tests.helpers.small_runs import NO_BACKBONE, SMALL, small
+from tests.helpers.toy import ToyData, ToyMethod, assert_same_run, jobs, lines, stop_at, toy_config
 
 CPU = torch.device("cpu")
 ALONE = DistributedContext(0, 1, CPU)
+SPACE = LabelSpace.load("scenes")
 DISTANCES = ("frechet_efficientnet_lite0", "kernel_efficientnet_lite0")
-TINY = (
-    *("data.size=[64,64]", "data.scenes.train_count=6", "data.scenes.val_count=5", "monitor.log_every=1"),
-    *("generator.width=2", "generator.modulation_hidden=4", "generator.global_encoder.width=4"),
-    *("generator.global_encoder.max_width=8", "discriminator.width=4", "discriminator.max_width=8"),
-    *("train.batch_size=2", "train.steps=4", "checkpoint.every=2"),
-    *("checkpoint.keep=9", "monitor.sample_every=3", "monitor.samples=2", "monitor.tensorboard=false"),
-)
-SMALL_SEGMENTERS = ("segmenter.width=4", "segmenter.blocks=[1,1,1,1]")
 
 
 class ToyFeatures(FeatureNetwork):
@@ -100,10 +95,10 @@ def test_evaluated_run_makes_the_same_steps(tmp_path: Path, decay: float | None)
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", ["v1-small", "v2-small"])
 def test_evaluated_run_of_each_method_makes_the_same_steps(tmp_path: Path, preset: str) -> None:
-    cheap = ("discriminator.kind=patch", "loss.consistency=0", *SMALL_SEGMENTERS) if preset == "v1-small" else ()
+    cheap = NO_BACKBONE if preset == "v1-small" else ()
     for name, every in (("plain", "null"), ("judged", "1")):
-        overrides = (*TINY, *cheap, "train.steps=3", f"train.evaluate_every={every}", "evaluation.count=2")
-        train(load_config(preset, overrides), tmp_path / name, device="cpu")
+        overrides = (*cheap, "train.steps=3", f"train.evaluate_every={every}", "evaluation.count=2")
+        train(small(preset, *overrides), tmp_path / name, device="cpu")
     assert_same_run(tmp_path / "plain", tmp_path / "judged", 3)
     assert [line["step"] for line in lines(tmp_path / "judged", "evaluation")] == [1, 2, 3]
 
@@ -166,13 +161,12 @@ def test_scores_may_be_turned_on_when_a_run_is_resumed(tmp_path: Path) -> None:
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An exported program that reads some class of scenes in every pixel."""
     torch.manual_seed(0)
-    space = LabelSpace.load("scenes")
     file = tmp_path_factory.mktemp("reader") / "reader.pt2"
     batch = torch.export.Dim("batch", min=1, max=64)
-    network = nn.Conv2d(3, space.num_classes, 5, padding=2).eval()
+    network = nn.Conv2d(3, SPACE.num_classes, 5, padding=2).eval()
     program = torch.export.export(network, (torch.rand(2, 3, 64, 64),), dynamic_shapes=({0: batch},))
     torch.export.save(program, file)
-    file.with_suffix(".json").write_text(json.dumps({"size": [64, 64], "classes": list(space.names)}))
+    file.with_suffix(".json").write_text(json.dumps({"size": [64, 64], "classes": list(SPACE.names)}))
     return file
 
 
@@ -204,7 +198,7 @@ def test_the_same_step_gets_the_same_scores_as_from_evaluate(
         *(f"evaluation.segmenter={reader}", "train.ema_decay=0.9", "seed=7"),
         f"train.channels_last={channels_last}",
     )
-    config = load_config("v2-small", [*TINY, *overrides])
+    config = small("v2-small", *overrides)
     train(config, tmp_path / "run", device="cpu")
     drawn = [sorted(part, key=lambda item: item[:2]) for part in (seen[:8], seen[8:])]
     logged = {line["step"]: line["evaluation"] for line in lines(tmp_path / "run", "evaluation")}
@@ -236,15 +230,9 @@ def test_evaluation_by_two_processes_equals_one(server, tmp_path: Path, toys, mo
         out = run / str(decay)
         out.parent.mkdir(exist_ok=True)
         config = {**changes, "train__ema_decay": decay, "evaluation__batch_size": 2}
-        shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-        jobs = [
-            {"out": str(out), "config": config, "side": 16, "env": {**shared, "RANK": rank, "LOCAL_RANK": rank}}
-            for rank in ("0", "1")
-        ]
-        assert server.run(*jobs) == [0, 0]
+        assert server.run(*jobs(2, out=str(out), config=config, side=16)) == [0, 0]
         monkeypatch.setattr(toy, "SIDE", 16)
-        space = LabelSpace.load("scenes")
-        state = build_state(ToyMethod(toy_config(**config), space), CPU)
+        state = build_state(ToyMethod(toy_config(**config), SPACE), CPU)
         evaluation = build_evaluation(state.method, ALONE)
         assert evaluation is not None
         logged = {line["step"]: line["evaluation"] for line in lines(out, "evaluation")}
@@ -256,14 +244,6 @@ def test_evaluation_by_two_processes_equals_one(server, tmp_path: Path, toys, mo
             assert scores.keys() == alone.keys()
             for name, value in scores.items():
                 assert value == pytest.approx(alone[name], rel=1e-4, abs=1e-6), (decay, step, name)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.usefixtures("judged")
@@ -343,50 +323,42 @@ def test_a_name_that_no_score_has_is_known_before_the_first_step(
     run: Callable[..., tuple[int, str, str]], tmp_path: Path, overrides: tuple[str, ...], words: str
 ) -> None:
     for dry in ((), ("--dry-run",)):
-        code, _, errors = run(
-            "train", "v2-small", *TINY, *overrides, "--out", tmp_path / "run", "--device", "cpu", *dry
-        )
-        assert code == 2
-        assert words in " ".join(errors.split())
+        sentence(run("train", "v2-small", *SMALL, *overrides, *dry, "--out", tmp_path / "run"), words)
     assert not (tmp_path / "run").exists()
 
 
 # --- what cannot be judged, and what one should know --------------------------------------------------------------
 
 
-def test_a_segmenter_of_other_classes_is_refused_before_the_first_step(tmp_path: Path, reader: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "error", "words"),
+    [
+        ({"classes": [*SPACE.names[:-1], None]}, LabelError, f"13 of the 14 classes .* and lacks '{SPACE.names[-1]}'"),
+        ({"size": [32, 32]}, WeightsError, r"other\.pt2 cannot take images of shape \[1, 3, 32, 32\]"),
+    ],
+    ids=["classes", "size"],
+)
+def test_an_unsuitable_segmenter_is_refused_before_the_first_step(
+    tmp_path: Path, reader: Path, settings: dict[str, Any], error: type[Exception], words: str
+) -> None:
     other = tmp_path / "other.pt2"
     other.write_bytes(reader.read_bytes())
-    names = LabelSpace.load("scenes").names
-    other.with_suffix(".json").write_text(json.dumps({"size": [64, 64], "classes": [*names[:-1], None]}))
-    config = load_config("v2-small", [*TINY, "train.evaluate_every=2", f"evaluation.segmenter={other}"])
-    with pytest.raises(LabelError, match=f"predicts 13 of the 14 classes .* and lacks '{names[-1]}'"):
-        train(config, tmp_path / "run", device="cpu")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_network_that_cannot_take_the_runs_size_is_found_before_the_first_step(tmp_path: Path, reader: Path) -> None:
-    other = tmp_path / "other.pt2"
-    other.write_bytes(reader.read_bytes())
-    other.with_suffix(".json").write_text(json.dumps({"size": [32, 32], "classes": LabelSpace.load("scenes").names}))
-    config = load_config("v2-small", [*TINY, "train.evaluate_every=2", f"evaluation.segmenter={other}"])
-    with pytest.raises(WeightsError, match=r"other\.pt2 cannot take images of shape \[1, 3, 32, 32\]"):
+    other.with_suffix(".json").write_text(json.dumps({"size": [64, 64], "classes": SPACE.names, **settings}))
+    config = small("v2-small", "train.evaluate_every=2", f"evaluation.segmenter={other}")
+    with pytest.raises(error, match=words):
         train(config, tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_evaluation_without_segmenter_or_weights_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = small("v2-small", "train.evaluate_every=2", "evaluation.segmenter=nowhere")
     with pytest.raises(ConfigError, match="there is no segmenter nowhere; give a folder"):
-        train(
-            load_config("v2-small", [*TINY, "train.evaluate_every=2", "evaluation.segmenter=nowhere"]),
-            tmp_path / "run",
-            device="cpu",
-        )
+        train(config, tmp_path / "run", device="cpu")
     pytest.importorskip("torch_fidelity")
     settings = ["train.evaluate_every=2", "evaluation.features=[inception]", "evaluation.inception_weights=none.pth"]
     with pytest.raises(WeightsError, match=r"^evaluation.inception_weights names none.pth, which is not a file"):
-        train(load_config("v2-small", [*TINY, *settings]), tmp_path / "run", device="cpu")
+        train(small("v2-small", *settings), tmp_path / "run", device="cpu")
 
     def offline(self: WeightsFile, cached: Path) -> None:
         raise WeightsError(f"fetch {self.file} elsewhere, or set {self.setting}=FILE")
@@ -394,7 +366,7 @@ def test_evaluation_without_segmenter_or_weights_is_refused(tmp_path: Path, monk
     monkeypatch.setattr(WeightsFile, "_download", offline)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
     with pytest.raises(WeightsError, match=r"or set evaluation.inception_weights=FILE"):
-        train(load_config("v2-small", [*TINY, *settings[:2]]), tmp_path / "run", device="cpu")
+        train(small("v2-small", *settings[:2]), tmp_path / "run", device="cpu")
     assert not (tmp_path / "run").exists()
 
 
@@ -444,14 +416,8 @@ def sides(tmp_path: Path) -> tuple[str, ...]:
 
 @pytest.mark.slow
 def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: Path, sides: tuple[str, ...]) -> None:
-    cheap = (
-        *SMALL_SEGMENTERS,
-        "discriminator.kind=patch",
-        "loss.consistency=0",
-        "train.steps=2",
-        "train.evaluate_every=2",
-    )
-    train(load_config("v1-small", [*TINY, *cheap, *sides]), tmp_path / "run", device="cpu")
+    cheap = (*NO_BACKBONE, "train.steps=2", "train.evaluate_every=2")
+    train(small("v1-small", *cheap, *sides), tmp_path / "run", device="cpu")
     [line] = lines(tmp_path / "run", "evaluation")
     assert set(line["evaluation"]) == set(DISTANCES)
     report = evaluate_run(tmp_path / "run", device="cpu")

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import random
 import signal
-import socket
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 from lab2pix.errors import OutputError
 from lab2pix.training import train
-from lab2pix.training.checkpoint import latest_checkpoint
-from tests.helpers.toy import toy_config
+from lab2pix.training.checkpoint import list_checkpoints
+from tests.helpers.toy import assert_same_run, jobs, lines, toy_config
 
 pytestmark = pytest.mark.slow
 
@@ -28,17 +23,10 @@ CONFIG = {"train__steps": STEPS, "checkpoint__every": 4, "monitor__sample_every"
 
 
 def assert_same_end(one: Path, other: Path) -> None:
-    folders = [latest_checkpoint(run) for run in (one, other)]
-    assert [folder and folder.name for folder in folders] == [f"step-{STEPS:08d}"] * 2
-    for file in ("model.safetensors", "training.safetensors"):
-        mine, theirs = (load_file(folder / file) for folder in folders if folder)
-        assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
-    logs = []
-    for run in (one, other):
-        lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-        logs.append([{**line, "seconds": 0, "waiting": 0} for line in lines if "note" not in line])
-    assert logs[0] == logs[1]
-    assert [line["step"] for line in logs[0] if "losses" in line] == list(range(1, STEPS + 1))
+    assert_same_run(one, other, STEPS)
+    assert lines(one, "scores") == lines(other, "scores")
+    assert [line["step"] for line in lines(one)] == list(range(1, STEPS + 1))
+    assert list_checkpoints(one)[-1].name == list_checkpoints(other)[-1].name == f"step-{STEPS:08d}"
 
 
 def wait_for_steps(run: Path, count: int) -> None:
@@ -46,20 +34,6 @@ def wait_for_steps(run: Path, count: int) -> None:
     while not (run / "log.jsonl").exists() or (run / "log.jsonl").read_text().count('"losses"') < count:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-
-
-def pair(port: int, **job: Any) -> list[dict[str, Any]]:
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    return [{**job, "env": {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}} for rank in range(2)]
-
-
-def jobs(size: int, **job: Any) -> list[dict[str, Any]]:
-    if size == 1:
-        return [job]
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    return pair(port, **job)
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["alone", "pair"])
@@ -124,8 +98,7 @@ def test_pair_differs_from_one_and_says_so_on_resume(server, whole: tuple[int, P
     os.kill(pids[0], signal.SIGTERM)
     server.wait()
     assert server.run(*jobs(1, out=str(run), config=CONFIG, resume=True)) == [0]
-    notes = [json.loads(line).get("note", "") for line in (run / "log.jsonl").read_text().splitlines()]
-    assert any("started on 2 process(es) and goes on with 1" in note for note in notes)
+    assert any("started on 2 process(es) and goes on with 1" in line["note"] for line in lines(run, "note"))
 
 
 def test_second_training_in_one_folder_is_refused(server, toys, tmp_path: Path) -> None:

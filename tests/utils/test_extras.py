@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 import sys
+import tomllib
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +20,7 @@ from lab2pix.evaluation.features import load_features
 from lab2pix.evaluation.metrics.image import LPIPS
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.extras import install_command
 from lab2pix.web.study.report import compare_methods
 
 SKETCH = LabelSpace.load("sketch")
@@ -37,5 +42,13 @@ def test_missing_extra_is_named_in_one_sentence(
     module: str, extra: str, use: Callable[[], object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ConfigError, match=rf"needs the extra '{extra}': pip install 'lab2pix\[{extra}\]'$"):
+    command = install_command(extra)
+    with pytest.raises(ConfigError, match=re.escape(f"needs the extra '{extra}': {command}") + "$"):
         use()
+
+
+def test_command_installs_the_requirements_of_the_extra() -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extra, requirements in project["optional-dependencies"].items():
+        if extra not in ("dev", "docs"):
+            assert shlex.split(install_command(extra)) == ["pip", "install", *requirements]

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-from tests.helpers.painter import tiny_synthesizer
+from tests.helpers.generators import tiny_synthesizer
 
 pytest.importorskip("uvicorn", reason="the extra 'web' is not installed")
 from starlette.testclient import TestClient
@@ -22,7 +22,7 @@ from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
 from lab2pix.web.painter.app import create_app
 from lab2pix.web.painter.service import PainterService
-from lab2pix.web.security import host_checker
+from lab2pix.web.security import HostChecker
 from lab2pix.web.serving import Server, listen
 from lab2pix.web.study.build import BuiltStudy, build_study
 from lab2pix.web.study.samples import Study
@@ -101,7 +101,7 @@ def open_client() -> Iterator[Callable[..., TestClient]]:
     with ExitStack() as stack:
 
         def call(synthesizer: Synthesizer, *allow_hosts: str) -> TestClient:
-            app = create_app(PainterService(synthesizer), host_checker("127.0.0.1", allow_hosts))
+            app = create_app(PainterService(synthesizer), HostChecker("127.0.0.1", allow_hosts))
             return stack.enter_context(TestClient(app, base_url="http://127.0.0.1:8000"))
 
         yield call
@@ -120,7 +120,7 @@ class PainterServer:
         self.service = PainterService(synthesizer)
         self._socket = listen("127.0.0.1", 0)
         self.port = self._socket.getsockname()[1]
-        self.app = create_app(self.service, host_checker("127.0.0.1"))
+        self.app = create_app(self.service, HostChecker("127.0.0.1"))
         self._server = Server(self.app, self.service.queue.close)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]})
         self._thread.start()

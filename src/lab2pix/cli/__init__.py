@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated, NoReturn
@@ -39,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     Args:
         arguments: command-line arguments; None: those of the process.
     """
-    words = list(sys.argv[1:] if arguments is None else arguments)
+    _print_whatever_the_encoding()
+    words = [_expand_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
     debug = "--debug" in words  # accepted at any position
     try:
         app(args=[word for word in words if word != "--debug"], prog_name="lab2pix")
@@ -54,6 +57,21 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"error: {explain_os_error(error)}", file=sys.stderr)
         raise SystemExit(OutputError.exit_code) from error
     raise SystemExit(0)
+
+
+def _print_whatever_the_encoding() -> None:
+    """Let characters that the terminal or file does not know be replaced instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def _expand_home(word: str) -> str:
+    """Replace `~` at the start of an argument or of an option's value, where no shell does so."""
+    option, equals, value = word.partition("=")
+    if equals and option.startswith("--"):
+        return f"{option}={os.path.expanduser(value)}"  # noqa: PTH111
+    return os.path.expanduser(word)  # noqa: PTH111
 
 
 def _show_version(asked: bool) -> None:

@@ -19,17 +19,13 @@ labels_app = typer.Typer(help="List the shipped label spaces, or show one.")
 
 @data_app.command("check")
 def _data_check(
-    root: Annotated[Path | None, typer.Argument(help="The dataset's folder.", show_default=False)] = None,
+    root: Annotated[Path | None, typer.Argument(help="The dataset's folder.")] = None,
     *,
     format: FormatOption = "folder",
     labels: Labels = None,
     split: Split = None,
-    labels_root: Annotated[
-        Path | None, typer.Option(help="Instead of ROOT: folder of label maps alone.", show_default=False)
-    ] = None,
-    images_root: Annotated[
-        Path | None, typer.Option(help="Instead of ROOT: folder of photos alone.", show_default=False)
-    ] = None,
+    labels_root: Annotated[Path | None, typer.Option(help="Instead of ROOT: folder of label maps alone.")] = None,
+    images_root: Annotated[Path | None, typer.Option(help="Instead of ROOT: folder of photos alone.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Read a whole dataset; say how its files are read, what is passed over, and what is wrong (exit status 1)."""

@@ -21,48 +21,35 @@ def _evaluate(
     run: Annotated[
         str | None,
         typer.Argument(
-            metavar="RUN_OR_WEIGHTS",
-            help="Run or weights to evaluate on its held-out data; or use --generated.",
-            show_default=False,
+            metavar="RUN_OR_WEIGHTS", help="Run or weights to evaluate on its held-out data; or use --generated."
         ),
     ] = None,
     *,
     out: Annotated[Path, typer.Option(help="Output report (.json); its page (.html) is written to the same folder.")],
-    generated: Annotated[Path | None, typer.Option(help="Folder of generated images.", show_default=False)] = None,
-    real: Annotated[
-        Path | None, typer.Option(help="Real images, or a file of --save-stats.", show_default=False)
-    ] = None,
-    labels: Annotated[Path | None, typer.Option(help="Label maps.", show_default=False)] = None,
-    label_space: Annotated[str | None, typer.Option(help="Label space of --labels.", show_default=False)] = None,
+    generated: Annotated[Path | None, typer.Option(help="Folder of generated images.")] = None,
+    real: Annotated[Path | None, typer.Option(help="Real images, or a file of --save-stats.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="Label maps.")] = None,
+    label_space: Annotated[str | None, typer.Option(help="Label space of --labels.")] = None,
     segmenter: Annotated[
-        str | None,
-        typer.Option(help="Segmenter of PPA, PCA, C-IoU: folder, exported program or hf:NAME.", show_default=False),
+        str | None, typer.Option(help="Segmenter of PPA, PCA, C-IoU: folder, exported program or hf:NAME.")
     ] = None,
     features: Annotated[
         list[str], typer.Option(help="inception (FID, KID), efficientnet-lite0 or an exported program; repeatable.")
     ] = ["efficientnet-lite0"],  # noqa: B006 - Typer requires a list as the default of a repeatable option
-    inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception.", show_default=False)] = None,
-    lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.", show_default=False)] = None,
-    lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.", show_default=False)] = None,
+    inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception.")] = None,
+    lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.")] = None,
+    lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.")] = None,
     samples: Annotated[
         int | None,
-        typer.Option(
-            min=1,
-            help="Images per label map, NAME_0, NAME_1, ...; else as their names tell, or 1 of a run.",
-            show_default=False,
-        ),
+        typer.Option(min=1, help="Images per label map, NAME_0, NAME_1, ...; else as their names tell, or 1 of a run."),
     ] = None,
-    size: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Resize all images to this size.", show_default=False)
-    ] = None,
+    size: Annotated[str | None, typer.Option(metavar="HxW", help="Resize all images to this size.")] = None,
     unpaired: Annotated[
         bool, typer.Option("--unpaired", help="Names of real images are unrelated; no PSNR or SSIM.")
     ] = False,
     format: Annotated[str, typer.Option(help="Folder format of photos and label maps.")] = "folder",
     split: Split = None,
-    count: Annotated[
-        int | None, typer.Option(min=2, help="Runs only: number of label maps.", show_default=False)
-    ] = None,
+    count: Annotated[int | None, typer.Option(min=2, help="Runs only: number of label maps.")] = None,
     allow_missing: Annotated[
         bool, typer.Option("--allow-missing", help="Skip names that are not in all folders.")
     ] = False,
@@ -72,10 +59,7 @@ def _evaluate(
         typer.Option(help="Background of transparent images and photos; drop shows their hidden colors."),
     ] = "drop",
     save_stats: Annotated[
-        Path | None,
-        typer.Option(
-            help="Output file (.safetensors) of the statistics of the real images, for --real.", show_default=False
-        ),
+        Path | None, typer.Option(help="Output file (.safetensors) of the statistics of the real images, for --real.")
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per batch; changes speed and memory only.")] = 32,
     seed: Seed = 0,
@@ -86,7 +70,7 @@ def _evaluate(
             help="Runs with an image encoder only: take the style from noise, or encode each label map's own photo.",
         ),
     ] = "noise",
-    name: Annotated[str | None, typer.Option(help="Name of the method in the report.", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the method in the report.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing report.")] = False,
     device: Device = None,
 ) -> None:
@@ -150,9 +134,7 @@ def _evaluate(
 def _compare(
     reports: Annotated[list[Path], typer.Argument(metavar="REPORT...", help="Reports of `lab2pix evaluate`.")],
     *,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for compare.md, compare.html, compare.png.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for compare.md, compare.html, compare.png.")] = None,
     allow_different: Annotated[
         bool, typer.Option("--allow-different", help="Compare even if protocols differ.")
     ] = False,

@@ -26,9 +26,7 @@ def _generate(
     out: Annotated[Path, typer.Option(help="Output folder.")],
     seed: Seed = 0,
     samples: Annotated[int, typer.Option(min=1, help="Number of images per label map.")] = 1,
-    interpolate: Annotated[
-        str | None, typer.Option(metavar="A,B", help="Interpolate from seed A to seed B.", show_default=False)
-    ] = None,
+    interpolate: Annotated[str | None, typer.Option(metavar="A,B", help="Interpolate from seed A to seed B.")] = None,
     steps: Annotated[int, typer.Option(min=2, help="Number of interpolated images.")] = 8,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing images.")] = False,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass; changes speed and memory only.")] = 8,
@@ -41,19 +39,12 @@ def _generate(
         bool, typer.Option("--scales", help="Also write the smaller images of V1, NAME_x2.png and NAME_x1.png.")
     ] = False,
     style: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="IMAGE", help="Draw in the style of this image (needs an image encoder).", show_default=False
-        ),
+        Path | None, typer.Option(metavar="IMAGE", help="Draw in the style of this image (needs an image encoder).")
     ] = None,
-    label_space: Annotated[
-        str | None,
-        typer.Option(help="Require weights of this label space.", show_default=False),
-    ] = None,
+    label_space: Annotated[str | None, typer.Option(help="Require weights of this label space.")] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Use a fused generator if it is faster; equal to 1e-4.")] = False,
     optimize: Annotated[
-        str | None,
-        typer.Option(metavar="MODE", help="Inference mode: plain, fast or fast-bf16.", show_default=False),
+        str | None, typer.Option(metavar="MODE", help="Inference mode: plain, fast or fast-bf16.")
     ] = None,
     device: Device = None,
 ) -> None:
@@ -130,23 +121,18 @@ def _convert(
     ],
     out: Annotated[Path, typer.Option(help="New or empty folder for the converted weights.")],
     label_space: Annotated[
-        str | None,
-        typer.Option(help="Label space of the checkpoint; default: the shipped one that fits.", show_default=False),
+        str | None, typer.Option(help="Label space of the checkpoint; default: the shipped one that fits.")
     ] = None,
     size: Annotated[
-        str | None,
-        typer.Option(metavar="HxW", help="Image height and width; default: the usual size.", show_default=False),
+        str | None, typer.Option(metavar="HxW", help="Image height and width; default: the usual size.")
     ] = None,
     num_upsamples: Annotated[
-        int | None,
-        typer.Option(help="Number of upsamplings, 5 or 6, which SPADE weights do not determine.", show_default=False),
+        int | None, typer.Option(help="Number of upsamplings, 5 or 6, which SPADE weights do not determine.")
     ] = None,
     instance_edges: Annotated[
         bool | None,
         typer.Option(
-            "--instance-edges/--no-instance-edges",
-            help="Whether the last input channel marks instance boundaries.",
-            show_default=False,
+            "--instance-edges/--no-instance-edges", help="Whether the last input channel marks instance boundaries."
         ),
     ] = None,
     reverse: Annotated[bool, typer.Option("--reverse", help="Take MUNIT's generator from B to A.")] = False,

@@ -26,16 +26,14 @@ Source = Annotated[str, typer.Argument(metavar="PRESET_OR_FILE", help="Preset (s
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to override, such as train.batch_size=4.")
 ]
-Device = Annotated[
-    str | None, typer.Option(help="cpu, cuda or mps; default: the fastest available.", show_default=False)
-]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda or mps; default: the fastest available.")]
 Seed = Annotated[int, typer.Option(min=0, help="Random seed.")]
 Root = Annotated[Path, typer.Argument(help="Folder of the dataset.")]
 FormatOption = Annotated[str, typer.Option(help="Dataset format; see `lab2pix data formats`.")]
 Labels = Annotated[
     str | None, typer.Option(help="Label space, by name or as a YAML file; default: that of the format.")
 ]
-Split = Annotated[str | None, typer.Option(help="Only this split, such as train.", show_default=False)]
+Split = Annotated[str | None, typer.Option(help="Only this split, such as train.")]
 Host = Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 accepts other machines.")]
 Port = Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0 selects a free one.")]
 AllowHost = Annotated[

@@ -21,9 +21,7 @@ def _paint(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL",
-            help="Run, checkpoint, weights file or Hugging Face name; default: the bundled model.",
-            show_default=False,
+            metavar="MODEL", help="Run, checkpoint, weights file or Hugging Face name; default: the bundled model."
         ),
     ] = None,
     *,

@@ -30,7 +30,7 @@ def _train(
     architecture: Annotated[str, typer.Option(help="unet, fpn, deeplabv3plus, upernet, ...")] = "unet",
     encoder: Annotated[str, typer.Option(help="Encoder of segmentation-models-pytorch.")] = "resnet18",
     encoder_weights: Annotated[
-        str | None, typer.Option(help="Pretrained weights, such as imagenet; default: none.", show_default=False)
+        str | None, typer.Option(help="Pretrained weights, such as imagenet; default: none.")
     ] = None,
     steps: Annotated[int, typer.Option(min=20, help="Optimizer steps.")] = 2000,
     batch_size: Annotated[int, typer.Option(min=2, help="Batch size.")] = 16,

@@ -31,18 +31,15 @@ def _make(
     label_space: Annotated[
         str | None,
         typer.Option(
-            help="Label space, by name or as a YAML file, for colors and a legend; default: label maps as they are.",
-            show_default=False,
+            help="Label space, by name or as a YAML file, for colors and a legend; default: label maps as they are."
         ),
     ] = None,
-    truth: Annotated[Path | None, typer.Option(help="Folder of the real images.", show_default=False)] = None,
+    truth: Annotated[Path | None, typer.Option(help="Folder of the real images.")] = None,
     samples: Annotated[int, typer.Option(min=1, help="Samples per participant.")] = 100,
     pool: Annotated[
         int | None,
         typer.Option(
-            min=1,
-            help="Number of samples to choose from at random for each participant; default: the same for all.",
-            show_default=False,
+            min=1, help="Number of samples to choose from at random for each participant; default: the same for all."
         ),
     ] = None,
     seed: Seed = 0,
@@ -73,12 +70,7 @@ def _make(
 
 @app.command("serve")
 def _serve(
-    study: Folder,
-    *,
-    host: Host = "127.0.0.1",
-    port: Port = 8000,
-    allow_host: AllowHost = None,
-    browser: Browser = True,
+    study: Folder, *, host: Host = "127.0.0.1", port: Port = 8000, allow_host: AllowHost = None, browser: Browser = True
 ) -> None:
     """Serve the ranking page, until Ctrl-C."""
     with exit_on_signal():
@@ -99,9 +91,7 @@ def _serve(
 def _report(
     study: Folder,
     *,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder for report.json, report.md and report.html.", show_default=False)
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for report.json, report.md and report.html.")] = None,
     seed: Seed = 0,
 ) -> None:
     """Print mean scores, Top1 and Top2 rates of each method with confidence intervals, and the participants."""

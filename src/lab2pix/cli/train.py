@@ -19,14 +19,11 @@ app = typer.Typer()
 @app.command("train")
 def _train(
     source: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="PRESET_OR_FILE", help="Preset or YAML file; not needed with --resume.", show_default=False
-        ),
+        str | None, typer.Argument(metavar="PRESET_OR_FILE", help="Preset or YAML file; not needed with --resume.")
     ] = None,
     overrides: Overrides = None,
     *,
-    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.", show_default=False)] = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the latest checkpoint in --out.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print a summary of the run and exit.")] = False,
     device: Device = None,
@@ -65,8 +62,7 @@ def _demo(
         str, typer.Option(help="v2 (paired), v1 (unpaired) or v1-sketch (line drawings, unpaired).")
     ] = "v2",
     out: Annotated[
-        Path | None,
-        typer.Option(help="Folder for images, page and run; default: demo, demo-v1, ...", show_default=False),
+        Path | None, typer.Option(help="Folder for images, page and run; default: demo, demo-v1, ...")
     ] = None,
     minutes: Annotated[float, typer.Option(min=0.1, help="Total time in minutes.")] = 8,
     size: Annotated[

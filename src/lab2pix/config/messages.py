@@ -51,12 +51,7 @@ def setting_groups(config_class: type[BaseModel]) -> list[str]:
 
 
 def format_validation_error(error: ErrorDetails, config_class: type[BaseModel]) -> str:
-    """Format a validation error as one sentence: what is wrong, where, and what is valid.
-
-    Args:
-        error: one entry of a pydantic `ValidationError`.
-        config_class: the validated class, for suggestions of setting names.
-    """
+    """Format a validation error as one sentence: what is wrong, where, and what is valid."""
     path = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"unknown setting '{path}'{_nearest(error['loc'], setting_names(config_class))}"

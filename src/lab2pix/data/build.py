@@ -28,13 +28,8 @@ def build_dataset(
 ) -> AnyDataset:
     """Build the dataset of a configuration.
 
-    Args:
-        data: the section `data`.
-        split: `train` (random crops and flips; random photos for unpaired methods) or `val` (neither; no photos if the
-            pairing is unknown).
-        label_space: classes of the label maps.
-        seed: seed of crops, flips and random pairing.
-        paired: whether the method learns from pairs.
+    `train` has random crops and flips, and random photos for unpaired methods; `val` has neither, and no photos if
+    the pairing is unknown. `paired` says whether the method learns from pairs.
 
     Raises:
         ConfigError: settings are missing or in conflict.
@@ -92,12 +87,7 @@ def open_split(
 ) -> PairDataset | ScenesDataset:
     """Open the pairs, the inputs (label maps or source images) or the photos of a split.
 
-    Args:
-        data: the section `data`.
-        label_space: classes of the label maps.
-        seed: seed of crops and flips of pairs.
-        parts: what to open; `labels` are the inputs.
-        train: whether to open the training split rather than the validation split.
+    The inputs are named `labels` in `parts`. `seed` is that of crops and flips.
 
     Raises:
         ConfigError: settings are missing or in conflict.

@@ -25,6 +25,7 @@ from lab2pix.data.passed_over import passed_over
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import Color, LabelSpace
+from lab2pix.utils.text import first_few
 from lab2pix.utils.threads import available_processors
 
 __all__ = ["DatasetReport", "check_dataset"]
@@ -109,7 +110,7 @@ class DatasetReport:
             + (f", label space '{self.label_space}'" if self.label_space else ""),
             f"  {'pairs' if self.paired else 'files'}    {counts}",
         ]
-        sizes = _head([f"{size} ({count})" for size, count in self.sizes.items()], 8)
+        sizes = first_few([f"{size} ({count})" for size, count in self.sizes.items()], 8)
         lines += [f"  sizes    {sizes}, height x width"] if sizes else []
         for role, kinds in self.kinds.items():
             for kind, count in kinds.items():
@@ -121,7 +122,7 @@ class DatasetReport:
             lines.append(f"  {sum(share for share, _ in present[_SHOWN:]):7.2%}  {len(present) - _SHOWN} more classes")
         absent = [name for name, share in self.class_shares.items() if not share]
         if absent:
-            lines.append(f"  never    {_head(absent, 12)}")
+            lines.append(f"  never    {first_few(absent, 12)}")
         for kind, words in _KINDS.items():
             found = getattr(self, kind)
             if found:
@@ -195,7 +196,7 @@ def check_dataset(
     report.passed_over = passed_over(folder, found.looked)
     if not (found.pairs or found.unmatched or found.doubles):
         passed = f"; passed over: {report.passed_over[0]}" if report.passed_over else ""
-        raise DataError(f"Found no pictures of format '{format}' in {where}{passed}; check the folder and the format")
+        raise DataError(f"Found no images of format '{format}' in {where}{passed}; check the folder and the format")
     report.unmatched = [_relative(path, folder) for path in found.unmatched]
     report.doubles = [_relative(path, folder) for path in found.doubles]
     report.counts = dict(Counter(_part_name(pair, split, paired) for pair in found.pairs))
@@ -213,7 +214,7 @@ def _scan(
     if labels is not None or photos is not None:
         return scan_sides(labels, photos, split), False
     if root is None:
-        raise DataError("There is nothing to check; name the data set's folder, or --labels-root and --images-root")
+        raise DataError("There is nothing to check; name the dataset's folder, or --labels-root and --images-root")
     if format != "unaligned":
         return scan(format, root, split), True
     sides = [scan(format, root, split, need_images=False), scan(format, root, split, need_labels=False)]

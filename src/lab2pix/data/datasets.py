@@ -209,13 +209,7 @@ def random_pairing(seed: int, epoch: int, labels: int, photos: int, *, paired: b
     Photos are used equally often, up to a difference of one. For paired data the indices form a random cycle, and each
     label map gets the photo of its successor, so never its own.
 
-    Args:
-        seed: seed of the permutation, together with `epoch`.
-        epoch: epoch number.
-        labels: number of label maps, at least 1.
-        photos: number of photos, at least 1.
-        paired: whether photo i belongs to label map i, which it must not be combined with; then both numbers are equal
-            and at least 2.
+    `paired`: photo i belongs to label map i, which it must not be combined with; both numbers are equal, at least 2.
 
     Returns:
         `[labels]` int64 indices of photos.

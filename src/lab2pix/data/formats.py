@@ -18,6 +18,7 @@ from lab2pix.data.pairs import PairList, PairStorage, Row
 from lab2pix.data.passed_over import Looked, likely_partners
 from lab2pix.errors import DataError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS
+from lab2pix.utils.text import first_few
 
 __all__ = ["Scan", "find_pairs", "scan", "scan_sides"]
 
@@ -91,12 +92,7 @@ def find_pairs(
 ) -> PairList:
     """Find the pairs of a split, sorted by name.
 
-    Args:
-        format: name of the format.
-        root: folder of the dataset; if `need_images` is False also a folder of label maps, or one file.
-        split: the split; None: all.
-        need_images: False finds label maps without photos.
-        need_labels: False finds photos without label maps.
+    The arguments are those of `scan`.
 
     Raises:
         DataError: the format, folder or split does not exist or is empty, or a file has no partner or a duplicate name.
@@ -107,12 +103,14 @@ def find_pairs(
         verb = "has" if len(found.unmatched) == 1 else "have"
         why = f", because there are no images in {found.empty}" if found.empty is not None else ""
         hint = f" ({found.hints[0]})" if found.hints else ""
+        names = first_few([path.name for path in found.unmatched], 5)
         raise DataError(
-            f"{_listed(found.unmatched)} in {root} {verb} no partner in format '{format}'{why}{hint}; add the "
+            f"{names} in {root} {verb} no partner in format '{format}'{why}{hint}; add the "
             "missing files or remove these (`lab2pix data check` lists them all)"
         )
     if found.doubles:
-        raise DataError(f"{_listed(found.doubles)} in {root} share their name with another file; keep one of each")
+        names = first_few([path.name for path in found.doubles], 5)
+        raise DataError(f"{names} in {root} share their name with another file; keep one of each")
     if not found.pairs:
         place = root if split is None else f"split '{split}' of {root}"
         what = "label maps" if not need_images else "pairs" if need_labels else "photos"
@@ -133,11 +131,6 @@ def scan_sides(labels: Path | None, photos: Path | None, split: str | None) -> S
     """
     sides = [_match((None, _part(labels, split), None))] if labels is not None else []
     return Scan.joined([*sides, *([_match((_part(photos, split), None, None))] if photos is not None else [])])
-
-
-def _listed(paths: list[Path]) -> str:
-    """List the first few file names."""
-    return ", ".join(path.name for path in paths[:5]) + (f" and {len(paths) - 5} more" if len(paths) > 5 else "")
 
 
 # --- matching -------------------------------------------------------------------------------------------------------

@@ -81,10 +81,6 @@ class Pair:
     def read_source(self, channels: int, value_range: tuple[float, float] | None) -> Tensor:
         """Read the source image `[C, H, W]` float32 that replaces the label map; see `source_images.read_source`.
 
-        Args:
-            channels: number of channels C.
-            value_range: file values that become -1 and 1.
-
         Raises:
             DataError: the file cannot be read, or its channels or values do not match.
         """

@@ -214,12 +214,12 @@ def _folded(core: _Core) -> str:
 def _difference(photo: _Core, label: _Core) -> str:
     """Describe what makes two matching names differ, and the cure."""
     found = []
+    if "/" in photo.before + label.before:
+        found.append("they are in different sub-folders; use the same ones on both sides")
     for what, core in (("photos", photo), ("label maps", label)):
-        if core.before.endswith("/"):
-            found.append(f"{what} are in the sub-folder '{core.before[:-1]}'; use the same sub-folders on both sides")
-        elif core.after:
+        if core.after:
             found.append(f"{what} end in '{core.after}'; rename them without it")
-        elif core.before:
+        elif core.before and not core.before.endswith("/"):
             found.append(f"{what} start with '{core.before}'; rename them without it")
     one, other = _text(photo), _text(label)
     if unicodedata.normalize("NFC", one) == unicodedata.normalize("NFC", other) and one != other:

@@ -17,10 +17,11 @@ from lab2pix.data.transforms import to_pil
 from lab2pix.demo.pictures import Scene
 from lab2pix.demo.timelapse import progress_frames
 from lab2pix.demo.variants import DemoVariant
-from lab2pix.errors import OutputError
 from lab2pix.inference import Synthesizer
 from lab2pix.reporting.html import inline_image, write_html
 from lab2pix.reporting.scores import score_title
+from lab2pix.utils.files import output_errors
+from lab2pix.utils.text import plural
 
 __all__ = ["write_page"]
 
@@ -31,13 +32,6 @@ Captioned = tuple[Markup, str]
 def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synthesizer, kind: DemoVariant) -> None:
     """Write the page.
 
-    Args:
-        file: the HTML file.
-        run: the run folder.
-        scenes: held-out scenes with the generated images.
-        synthesizer: the trained network.
-        kind: the variant of the demonstration.
-
     Raises:
         OutputError: the file cannot be written.
     """
@@ -46,7 +40,7 @@ def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synt
     images = _Images(synthesizer, kind)
     with Image.open(run / "losses.png") as plot:
         losses = inline_image(plot, "Loss curves and validation scores", lossless=True, longest=4096, css="plot")
-    try:
+    with output_errors(file, "free some space or change its permissions"):
         write_html(
             file,
             "demo.html",
@@ -64,10 +58,6 @@ def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synt
             out=file.parent,
             run=run,
         )
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {file} ({error.strerror or error}); free some space or change its permissions"
-        ) from error
 
 
 class _Images:
@@ -99,11 +89,11 @@ class _Images:
         return [self.label(scene), (self._image(scene.generated[0], alt), self.kind.generated), self.real(scene)]
 
     def seeds(self, scene: Scene) -> list[Captioned]:
-        images = [self.synthesizer(scene.label, seed=seed)[0] for seed in range(self.kind.seeds)]
+        images = [self.synthesizer(scene.label, seed=seed).tensor[0] for seed in range(self.kind.seeds)]
         return [self.label(scene), *((self._image(x, f"Seed {seed}"), f"seed {seed}") for seed, x in enumerate(images))]
 
     def interpolation(self, scene: Scene) -> list[Markup]:
-        images = self.synthesizer.interpolate(scene.label, 0, self.kind.seeds - 1, INTERPOLATION_STEPS)
+        images = self.synthesizer.interpolate(scene.label, 0, self.kind.seeds - 1, INTERPOLATION_STEPS).tensor
         return [self._image(image, f"Interpolation, image {step}") for step, image in enumerate(images)]
 
     def sizes(self, scene: Scene) -> list[Captioned]:
@@ -121,7 +111,10 @@ class _Images:
         frames = progress_frames(run, self.synthesizer.size[0])
         rows = []
         for row, scene in enumerate(scenes[: min((len(parts) for _, parts in frames), default=0)]):
-            parts = [(self._image(images[row], f"After {_steps(step)}"), _steps(step)) for step, images in frames]
+            parts = [
+                (self._image(images[row], f"After {plural(step, 'step')}"), plural(step, "step"))
+                for step, images in frames
+            ]
             rows.append([self.label(scene), *parts, self.real(scene)])
         return rows
 
@@ -129,10 +122,6 @@ class _Images:
 def _duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} min {rest} s" if minutes else f"{rest} s"
-
-
-def _steps(count: int) -> str:
-    return f"{count:,} step{'' if count == 1 else 's'}"
 
 
 def _training_time(log: Sequence[dict[str, Any]]) -> str:
@@ -153,7 +142,7 @@ def _machine(record: dict[str, Any]) -> str:
 
 def _summary(record: dict[str, Any], log: Sequence[dict[str, Any]], kind: DemoVariant) -> str:
     threads = int(record["threads"])
-    on = "a GPU" if record["device"] != "cpu" else f"{threads} CPU core{'' if threads == 1 else 's'}"
+    on = "a GPU" if record["device"] != "cpu" else plural(threads, "CPU core")
     return (
         f"In {_training_time(log)} on {on} a small {kind.system} learned to generate landscapes {kind.learned}."
         f" It has never seen the {kind.condition}s below."
@@ -167,7 +156,7 @@ def _facts(
     config = synthesizer.config
     height, width = synthesizer.size
     parameters = sum(parameter.numel() for parameter in synthesizer.generator.parameters())
-    yield "Training", f"{_training_time(log)}, {_steps(synthesizer.step)} of {config.train.batch_size} scenes"
+    yield "Training", f"{_training_time(log)}, {plural(synthesizer.step, 'step')} of {config.train.batch_size} scenes"
     yield "Machine", _machine(record)
     yield "System", f"{platform.system()}, Python {record['versions']['python']}, PyTorch {record['versions']['torch']}"
     yield "Images", f"{width} x {height} pixels; {record['data']['samples']:,} scenes to train on"

@@ -55,7 +55,7 @@ def draw_scenes(synthesizer: Synthesizer, scenes: Sequence[Scene], count: int, s
     """Generate images of the first `count` scenes from their label maps, one per seed."""
     drawn = []
     for scene in scenes[:count]:
-        pictures = torch.cat([synthesizer(scene.label, seed=seed) for seed in range(seeds)])
+        pictures = torch.cat([synthesizer(scene.label, seed=seed).tensor for seed in range(seeds)])
         smaller: tuple[Tensor, ...] = ()
         if synthesizer.sampling.outputs > 1:
             images = synthesizer.generate_pyramid(synthesizer.read(scene.label), synthesizer.noise(0)[None])

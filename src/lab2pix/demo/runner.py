@@ -180,11 +180,6 @@ def _changed(config: RunConfig, changes: dict[str, dict[str, object]]) -> RunCon
 def measure(config: RunConfig, device: str | None, at_most: float) -> MachineSpeed | None:
     """Measure speed by some training steps in a temporary folder, on few scenes that are drawn beforehand.
 
-    Args:
-        config: the run.
-        device: the device.
-        at_most: time limit in minutes.
-
     Returns:
         The speed; None after Ctrl-C.
     """

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
@@ -115,11 +115,11 @@ _V1 = DemoVariant(
     ),
 )
 
-_V1_SKETCH = DemoVariant(
+_V1_SKETCH = replace(
+    _V1,
     method="v1-sketch",
     preset="v1-small-sketch",
     run_name="demo-v1-sketch",
-    system="Lab2Pix-V1",
     condition="drawing",
     generated="X3",
     real="its scene",

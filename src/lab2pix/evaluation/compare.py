@@ -17,7 +17,7 @@ from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.report import mean_and_std, read_report
 from lab2pix.reporting.html import inline_image, render, spread
 from lab2pix.reporting.scores import higher_is_better
-from lab2pix.utils.files import atomic_write, escape_surrogates
+from lab2pix.utils.files import atomic_write, escape_surrogates, output_errors
 
 __all__ = ["Comparison", "compare"]
 
@@ -106,12 +106,10 @@ class Comparison:
         plot = self._plot()
         page = self._page(plot)
         texts = (f"{self.markdown()}\n".encode(), page.encode(), plot)
-        try:
-            with atomic_write(*(folder / name for name in FILES)) as unfinished:
-                for file, text in zip(unfinished, texts, strict=True):
-                    file.write_bytes(text)
-        except OSError as error:
-            raise OutputError(f"cannot write {folder} ({error.strerror or error}); choose another folder") from error
+        files = [folder / name for name in FILES]
+        with output_errors(folder, "choose another folder"), atomic_write(*files) as unfinished:
+            for file, text in zip(unfinished, texts, strict=True):
+                file.write_bytes(text)
         return folder
 
     def _page(self, plot: bytes) -> str:
@@ -163,9 +161,7 @@ class Comparison:
 def compare(reports: Sequence[Path | str], *, allow_different: bool = False) -> Comparison:
     """Compare reports; those of one name are one method, such as several seeds of its training.
 
-    Args:
-        reports: files of `lab2pix evaluate`.
-        allow_different: compare although protocols differ, and list the differences.
+    With `allow_different`, differences between the protocols are listed instead of refused.
 
     Raises:
         DataError: no reports, one that cannot be read, or protocols that differ.

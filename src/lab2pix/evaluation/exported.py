@@ -15,6 +15,7 @@ from torch import Tensor
 from lab2pix.errors import Lab2PixError, WeightsError
 from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import file_sha256
+from lab2pix.utils.text import reason_of
 
 __all__ = ["PROGRAM_SUFFIXES", "ExportedModel", "ProgramSettings", "Whole", "read_settings"]
 
@@ -74,10 +75,6 @@ def read_settings(file: Path, kind: type[ProgramSettings]) -> Any:
 class ExportedModel:
     """An exported network that takes 8-bit images of any size.
 
-    Args:
-        file: `.pt2` or `.onnx`.
-        settings: its input format.
-
     Raises:
         ConfigError: the extra `onnx` is not installed.
         WeightsError: the file is missing, or is not such a program.
@@ -95,8 +92,9 @@ class ExportedModel:
         except Lab2PixError:
             raise
         except Exception as error:  # both readers raise any error on damaged files
-            reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{file} cannot be read as an exported program ({reason}); export it again") from error
+            raise WeightsError(
+                f"{file} cannot be read as an exported program ({reason_of(error)}); export it again"
+            ) from error
 
     def to(self, device: torch.device) -> None:
         """Move to a device; ONNX programs stay on the CPU."""
@@ -134,10 +132,9 @@ class ExportedModel:
             outputs = self._run(part.to(self.device))
             return torch.as_tensor(outputs[self.settings.output]).float().cpu()
         except Exception as error:
-            reason = " ".join(str(error).split())[:200]
             raise WeightsError(
-                f"{self.file} cannot take images of shape {list(part.shape)} ({reason}); set 'size' or 'batch' in "
-                f"{self.file.with_suffix('.json').name} to what it was exported for"
+                f"{self.file} cannot take images of shape {list(part.shape)} ({reason_of(error)}); set "
+                f"'size' or 'batch' in {self.file.with_suffix('.json').name} to what it was exported for"
             ) from error
 
 

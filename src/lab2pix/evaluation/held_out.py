@@ -92,12 +92,7 @@ def score_names(
 ) -> tuple[str, ...]:
     """Return the names of the scores that an evaluation will give; loads nothing.
 
-    Args:
-        features: feature networks; see `load_features`.
-        segmenter: whether there is a segmenter.
-        pairs: whether each label map has a photo.
-        photos: whether there are photos at all.
-        samples: images per label map.
+    `pairs`: each label map has a photo; `photos`: there are photos at all; `samples`: images per label map.
     """
     distances = [name for spec in features for name in distance_names(feature_name(spec))]
     return (

@@ -21,10 +21,7 @@ __all__ = ["write_page"]
 def write_page(report: Mapping[str, Any], file: Path, space: LabelSpace | None = None) -> None:
     """Write the page of a report.
 
-    Args:
-        report: content of its JSON file.
-        file: the HTML file.
-        space: label space of its label maps, to color them; None leaves them out.
+    Label maps are left out without their label space.
     """
     pictures = report["pictures"]
     groups = ("best", "median", "worst") if pictures else ()

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from lab2pix.data.files import find_images
 from lab2pix.data.formats import find_pairs
@@ -16,8 +14,6 @@ from lab2pix.data.pairs import Pair
 from lab2pix.errors import DataError
 
 __all__ = ["Item", "Matches", "count_samples", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
-
-Reader = Callable[[], Tensor]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.page import write_page
 from lab2pix.labels.space import LabelSpace
 from lab2pix.reporting.scores import higher_is_better
-from lab2pix.utils.files import escape_surrogates, write_atomically
+from lab2pix.utils.files import escape_surrogates, output_errors, write_atomically
+from lab2pix.utils.text import reason_of
 
 __all__ = [
     "REPORT_FORMAT",
@@ -177,20 +178,16 @@ class Report:
     def save(self, path: Path | str, *, overwrite: bool = False) -> Path:
         """Write the report as JSON, and its page next to it (same name, `.html`).
 
-        Args:
-            path: the file; ends in `.json`.
-            overwrite: replace an existing report.
+        The path ends in `.json`.
 
         Raises:
             OutputError: the report exists already, or cannot be written.
         """
         path = check_output_path(path, overwrite=overwrite)
-        try:
+        with output_errors(path, "choose another place"):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False) + "\n")
             write_page(self.to_dict(raw=True), path.with_suffix(".html"), self.space)
-        except OSError as error:
-            raise OutputError(f"cannot write {path} ({error.strerror or error}); choose another place") from error
         return path
 
     def __str__(self) -> str:
@@ -250,11 +247,8 @@ def check_writable(file: Path) -> None:
     folder = file.absolute().parent
     while not folder.exists():
         folder = folder.parent
-    try:
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise OutputError(f"cannot write {file} ({error.strerror or error}); choose another place") from error
+    with output_errors(file, "choose another place"), TemporaryFile(dir=folder):
+        pass
 
 
 def _printable_parts(value: Any) -> Any:
@@ -274,8 +268,9 @@ def read_report(path: Path | str) -> dict[str, Any]:
     try:
         report: Any = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"{path} cannot be read as a report ({reason}); give a file of `lab2pix evaluate`") from error
+        raise DataError(
+            f"{path} cannot be read as a report ({reason_of(error)}); give a file of `lab2pix evaluate`"
+        ) from error
     if not isinstance(report, dict) or report.get("format") != REPORT_FORMAT:
         raise DataError(f"{path} is not a report of `lab2pix evaluate` ({REPORT_FORMAT}); give one")
     wrong = _wrong_part(report)

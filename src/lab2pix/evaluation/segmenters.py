@@ -23,6 +23,7 @@ from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
 from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import file_sha256
 from lab2pix.utils.tensors import load_tensors
+from lab2pix.utils.text import reason_of
 
 __all__ = [
     "SEGMENTER_FILE",
@@ -124,8 +125,9 @@ class _Trained(Segmenter):
             self.network = build_network(self.info["architecture"], self.info["encoder"], self.space.num_classes)
             self.network.load_state_dict(load_tensors(weights))
         except (OSError, ValueError, KeyError, SafetensorError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"{folder} does not hold a complete segmenter ({reason}); train it again") from error
+            raise WeightsError(
+                f"{folder} does not hold a complete segmenter ({reason_of(error)}); train it again"
+            ) from error
         self.name = folder.resolve().name
         self.size = (int(self.info["size"][0]), int(self.info["size"][1]))
         self.sha256 = file_sha256(weights)
@@ -192,8 +194,9 @@ class _HuggingFace(Segmenter):
             self.processor = transformers.AutoImageProcessor.from_pretrained(name)
             self.network = transformers.AutoModelForSemanticSegmentation.from_pretrained(name).eval()
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise WeightsError(f"hf:{name} cannot be loaded ({reason}); correct the name, or give a folder") from error
+            raise WeightsError(
+                f"hf:{name} cannot be loaded ({reason_of(error)}); correct the name, or give a folder"
+            ) from error
         labels = self.network.config.id2label
         known = {_plain(item): item for item in space.names}
         classes = [known.get(_plain(labels[channel])) for channel in range(len(labels))]

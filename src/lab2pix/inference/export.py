@@ -31,7 +31,9 @@ from lab2pix.methods import Sampling
 from lab2pix.nn.encoders import NoiseEncoder
 from lab2pix.nn.fast.inference.layers import batch_norm_affine, fold_conv
 from lab2pix.nn.normalization import SPADE
+from lab2pix.utils.extras import install_command
 from lab2pix.utils.files import atomic_write
+from lab2pix.utils.text import reason_of
 
 __all__ = ["FORMATS", "Exported", "Format", "export"]
 
@@ -134,7 +136,7 @@ def _check(out: Path, form: str, overwrite: bool) -> None:
             for module in ("onnx", "onnxscript", "onnxruntime"):
                 importlib.import_module(module)
         except ImportError as error:
-            raise ConfigError("exporting to ONNX needs the extra 'onnx': pip install 'lab2pix[onnx]'") from error
+            raise ConfigError(f"exporting to ONNX needs the extra 'onnx': {install_command('onnx')}") from error
 
 
 # --- the network that is exported -----------------------------------------------------------------------------------
@@ -157,11 +159,6 @@ class _DynamicNoiseEncoder(NoiseEncoder):
 
 class _Program(nn.Module):
     """Copy of a generator that takes class ids and noise, with folded normalization.
-
-    Args:
-        synthesizer: the model.
-        dtype: dtype of weights and computation.
-        dynamic: whether batch size, height and width may vary.
 
     Attributes:
         stride: height and width must be multiples of it.
@@ -266,11 +263,10 @@ def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: b
     except OSError:
         raise
     except Exception as error:  # tracing and conversion raise arbitrary errors
-        reason = " ".join(str(error).split())[:200]
         options = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
         hint = f"omit {options[0]}" if options else "generate with the package instead"
         raise ConfigError(
-            f"this generator ({program.name}) cannot be exported as {file.name} ({reason}); {hint}"
+            f"this generator ({program.name}) cannot be exported as {file.name} ({reason_of(error)}); {hint}"
         ) from error
 
 
@@ -351,9 +347,8 @@ def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tu
     try:
         images = run(inputs)
     except Exception as error:  # runtimes raise errors of their own
-        reason = " ".join(str(error).split())[:200]
         raise OutputError(
-            f"the program cannot generate {shape} ({reason}), and was removed; use the other format"
+            f"the program cannot generate {shape} ({reason_of(error)}), and was removed; use the other format"
         ) from error
     if images.shape != expected.shape:
         return torch.inf

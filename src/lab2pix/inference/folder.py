@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
+from lab2pix.data.files import IMAGE_SUFFIXES
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
 from lab2pix.inference.synthesizer import StyleSource, Synthesizer
-from lab2pix.utils.files import atomic_write
+from lab2pix.utils.files import atomic_write, output_errors
+from lab2pix.utils.text import plural
 
 __all__ = ["GenerateReport", "generate_folder"]
 
@@ -45,14 +48,17 @@ class GenerateReport:
 
     def __str__(self) -> str:
         """Return a line of counts, and a line per failed label map."""
-        lines = [f"{_count(self.written, 'image')} written to {self.out}"]
+        lines = [f"{plural(len(self.written), 'image')} written to {self.out}"]
         if self.skipped:
             lines[0] += f", {len(self.skipped)} existed already (--overwrite replaces them)"
         if self.failed:
-            lines.append(f"{_count(self.failed, 'label map')} could not be used:")
+            lines.append(f"{plural(len(self.failed), 'label map')} could not be used:")
             lines += [f"  {'' if str(path) in reason else f'{path}: '}{reason}" for path, reason in self.failed]
         return "\n".join(lines)
 
+
+_BAD_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
+"""Errors that concern one name alone, in contrast to a full disk."""
 
 _SCALES = ("", "_x2", "_x1")
 """File name suffixes of X3, X2 and X1."""
@@ -60,8 +66,9 @@ _SCALES = ("", "_x2", "_x1")
 
 @dataclass(frozen=True)
 class _Item:
-    """One image to generate: its input, noise, and output file per scale (0 is the largest)."""
+    """One image to generate: its label map, input, noise, and output file per scale (0 is the largest)."""
 
+    label: Path
     batch: Batch
     noise: Tensor
     files: dict[int, Path]
@@ -151,23 +158,19 @@ def generate_folder(
             report.failed.append((pair.label, str(error)))
             continue
         for index, files in wanted.items():
-            item = _Item(batch, noise(batch.size)[index], files)
+            item = _Item(pair.label, batch, noise(batch.size)[index], files)
             if pending and pending[0].batch.size != batch.size:
-                report.written += _generate_batch(synthesizer, pending, scales)
+                _generate_batch(synthesizer, pending, scales, report)
                 pending = []
             pending.append(item)
             if len(pending) == batch_size:
-                report.written += _generate_batch(synthesizer, pending, scales)
+                _generate_batch(synthesizer, pending, scales, report)
                 pending = []
     if pending:
-        report.written += _generate_batch(synthesizer, pending, scales)
+        _generate_batch(synthesizer, pending, scales, report)
     if on_progress is not None:
         on_progress(len(pairs), len(pairs))
     return report
-
-
-def _count(items: Sequence[object], name: str) -> str:
-    return f"{len(items)} {name}{'' if len(items) == 1 else 's'}"
 
 
 def _noise(
@@ -203,6 +206,11 @@ def _check_outputs(labels: Path, out: Path, pairs: Sequence[Pair], suffixes: Seq
         raise OutputError(f"the images would be written among the label maps in {out}; choose another folder")
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder for images; choose another one")
+    if out.suffix.lower() in IMAGE_SUFFIXES and not out.exists():
+        raise OutputError(
+            f"{out} is named like an image, but images are written into a folder, under the names of their label "
+            f"maps; give a folder such as {out.with_suffix('')}"
+        )
 
 
 def _suffixes(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
@@ -226,7 +234,7 @@ def _select_files(
     wanted: dict[int, dict[int, Path]] = {}
     existing: list[Path] = []
     for index, scale, file in _files(out, name, suffixes):
-        if overwrite or not file.exists():
+        if overwrite or not os.path.exists(file):  # noqa: PTH110 - False for names that are too long
             wanted.setdefault(index, {})[scale] = file
         else:
             existing.append(file)
@@ -242,8 +250,8 @@ def _read(synthesizer: Synthesizer, pair: Pair, style: StyleSource | None, keep_
     return synthesizer.read(ids, instances=pair.instance, style=style, keep_size=keep_size)
 
 
-def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool) -> Iterator[Path]:
-    """Generate a batch of images of equal size and write them."""
+def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool, report: GenerateReport) -> None:
+    """Generate a batch of images of equal size and write them; a name that cannot be written ends nothing else."""
     batch = Batch.concatenate([item.batch for item in items])
     noise = torch.stack([item.noise for item in items])
     try:
@@ -255,8 +263,14 @@ def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bo
         ) from error
     for place, item in enumerate(items):
         for scale, file in item.files.items():
-            write_picture(file, pictures[scale][place])
-            yield file
+            try:
+                write_picture(file, pictures[scale][place])
+            except OutputError as error:
+                if getattr(error.__cause__, "errno", None) not in _BAD_NAMES:
+                    raise
+                report.failed.append((item.label, str(error)))
+            else:
+                report.written.append(file)
 
 
 def write_picture(file: Path, picture: Tensor) -> None:
@@ -265,10 +279,6 @@ def write_picture(file: Path, picture: Tensor) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
-    try:
-        with atomic_write(file, sync=False) as [unfinished]:
-            to_pil(picture).save(unfinished, format="PNG")
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {file} ({error.strerror or error}); fix this and repeat the command"
-        ) from error
+    advice = "fix this and repeat the command"
+    with output_errors(file, advice), atomic_write(file, sync=False) as [unfinished]:
+        to_pil(picture).save(unfinished, format="PNG")

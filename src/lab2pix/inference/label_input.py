@@ -21,11 +21,22 @@ from lab2pix.data.transforms import resize_image, uint8_to_float
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["LabelSource", "StyleSource", "read_ids", "read_instance_ids", "read_source_image", "read_style_image"]
+__all__ = [
+    "InstanceSource",
+    "LabelSource",
+    "StyleSource",
+    "read_ids",
+    "read_instance_ids",
+    "read_source_image",
+    "read_style_image",
+]
 
 LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
 """A label map: class ids `[H, W]` as tensor or array, a Pillow image (ids, palette or colors), or a file; or a source
 image: a tensor `[C, H, W]`, an array `[H, W, C]`, a Pillow image or a file."""
+
+InstanceSource = Tensor | NDArray[Any] | str | Path
+"""An instance map: ids `[H, W]` as tensor or array, or a file."""
 
 StyleSource = Tensor | NDArray[np.uint8] | Image.Image | str | Path
 """A style image: a tensor `[3, H, W]` (uint8, or float in [-1, 1]), a uint8 array `[H, W, 3]`, a Pillow image or a
@@ -70,10 +81,6 @@ def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tenso
 def read_source_image(image: LabelSource, settings: SourceConfig) -> Tensor:
     """Read a source image as `[C, H, W]` float32 in [-1, 1] on the CPU.
 
-    Args:
-        image: the image.
-        settings: number of channels, and the value range that maps to [-1, 1].
-
     Raises:
         DataError: unreadable file, wrong number of channels, or values not covered by the settings.
     """
@@ -84,9 +91,12 @@ def read_source_image(image: LabelSource, settings: SourceConfig) -> Tensor:
     return to_source(image, settings.channels, settings.range, "the source image")
 
 
-def read_instance_ids(instances: Tensor | str | Path) -> Tensor:
-    """Read an instance map from a tensor or a file, `[H, W]` int64 on the CPU."""
-    return instances.cpu().to(torch.int64) if isinstance(instances, Tensor) else read_instances(Path(instances))
+def read_instance_ids(instances: InstanceSource) -> Tensor:
+    """Read an instance map from a tensor, an array or a file, `[H, W]` int64 on the CPU."""
+    if isinstance(instances, str | Path):
+        return read_instances(Path(instances))
+    ids = instances if isinstance(instances, Tensor) else torch.from_numpy(instances.astype(np.int64))
+    return ids.cpu().to(torch.int64)
 
 
 def read_style_image(style: StyleSource, size: tuple[int, int]) -> Tensor:

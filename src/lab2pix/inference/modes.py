@@ -57,12 +57,6 @@ def choose(generator: nn.Module, sampling: Sampling, size: tuple[int, int], opti
     `auto` generates one image in each mode, and selects the fused generator if it is faster and equal to 1e-4; it never
     selects `fast-bf16`.
 
-    Args:
-        generator: in evaluation mode, on its device.
-        sampling: inputs, noise and output sizes of the generator.
-        size: height and width to measure at.
-        optimize: one of `MODES`.
-
     Raises:
         ConfigError: unknown mode, or a fast mode for a generator that cannot be fused.
     """

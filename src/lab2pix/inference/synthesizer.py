@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 import torch
 from huggingface_hub import ModelHubMixin
@@ -16,7 +17,9 @@ from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.transforms import float_to_uint8, instance_edges, resize_image, resize_nearest
 from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError
 from lab2pix.inference import weights
+from lab2pix.inference.images import GeneratedImages
 from lab2pix.inference.label_input import (
+    InstanceSource,
     LabelSource,
     StyleSource,
     read_ids,
@@ -44,8 +47,9 @@ safetensors, settings and classes are JSON; loading executes nothing.
 ```python
 from lab2pix import Synthesizer
 
-synthesizer = Synthesizer.load("ORG/NAME")
-images = synthesizer("label.png", seed=0, samples=4)  # uint8 [4, 3, H, W]
+synthesizer = Synthesizer("ORG/NAME")
+output = synthesizer("label.png", seed=0, samples=4)
+output.images[0].save("image.png")  # Pillow images; output.tensor is uint8 [4, 3, H, W]
 ```
 
 `synthesizer.label_space` names the classes and their colors.
@@ -65,8 +69,9 @@ class Synthesizer(
     An image depends only on the weights, the label map and the seed, not on other images of the batch or earlier calls.
 
     Args:
-        generator: the network; moved to the device and set to evaluation mode.
-        info: configuration and label space that it was trained with.
+        model: a model that `load` finds, such as `scenes`, a run folder or `org/name`; or a generator, which is moved
+            to the device and set to evaluation mode.
+        info: configuration and label space that a generator was trained with.
         device: `cpu`, `cuda`, `cuda:1` or `mps`; None: the best one available.
         optimize: inference mode; see `optimize`.
 
@@ -83,12 +88,16 @@ class Synthesizer(
 
     def __init__(
         self,
-        generator: nn.Module,
-        info: ModelInfo,
+        model: nn.Module | str | Path,
+        info: ModelInfo | None = None,
         *,
         device: str | torch.device | None = None,
         optimize: Mode = "plain",
     ) -> None:
+        if not isinstance(model, nn.Module):
+            model, info = weights.read(weights.find(model) or weights.fetch(str(model)))
+        if info is None:
+            raise ConfigError("a generator alone does not say what its inputs mean; pass its ModelInfo, too")
         self.info = info
         self.config: RunConfig = info.config
         self.label_space: LabelSpace = info.label_space
@@ -96,8 +105,23 @@ class Synthesizer(
         self.step = info.step
         self.size = info.config.data.size
         self.device = choose_device(None if device is None else str(device))
-        self.generator = generator.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
+        self.generator = model.to(device=self.device, dtype=torch.float32).eval().requires_grad_(False)
         self.optimize(optimize)
+
+    def __repr__(self) -> str:
+        """Return the method, label space, size, device and inference mode."""
+        config, space = self.config, self.label_space
+        return (
+            f"Synthesizer({config.method} '{config.name}', {space.num_classes} classes of '{space.name}', "
+            f"{self.size[0]}x{self.size[1]} (height x width), step {self.step}, {self.device}, {self.mode})"
+        )
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the model to a device, in place, and choose the same inference mode there; return the synthesizer."""
+        self.device = choose_device(str(device))
+        self.generator.to(self.device)
+        self.optimize(cast(Mode, self.mode))
+        return self
 
     def optimize(self, mode: Mode = "auto") -> InferenceMode:
         """Set the inference mode, one of `lab2pix.inference.modes.MODES`.
@@ -162,10 +186,7 @@ class Synthesizer(
     def save(self, folder: str | Path, *, overwrite: bool = False, half: bool = False) -> Path:
         """Write `model.safetensors` and `config.json` for `load`; return the folder.
 
-        Args:
-            folder: output folder; created if missing.
-            overwrite: replace an existing model.
-            half: store weights in float16; loading converts them back to float32.
+        With `half`, weights are stored in float16; loading converts them back.
 
         Raises:
             OutputError: the folder holds a model or cannot be written, or a weight overflows float16.
@@ -209,34 +230,42 @@ class Synthesizer(
 
     def __call__(
         self,
-        label: LabelSource,
+        label: LabelSource | Sequence[LabelSource],
         *,
         seed: int = 0,
         samples: int = 1,
-        instances: Tensor | str | Path | None = None,
+        instances: InstanceSource | Sequence[InstanceSource] | None = None,
         style: StyleSource | None = None,
         keep_size: bool = False,
-    ) -> Tensor:
-        """Generate images from a label map.
+    ) -> GeneratedImages:
+        """Generate images from a label map, or a list of them.
 
         Args:
-            label: class ids `[H, W]`, an image or a file; see `read`.
-            seed: seed of the noise.
-            samples: number of images; the first ones do not depend on it.
-            instances: instance map, for a generator with instance edges; see `read`.
+            label: class ids `[H, W]`, an image or a file, or a list of these; see `read`.
+            seed: seed of the noise, the same for each label map.
+            samples: number of images per label map; the first ones do not depend on it.
+            instances: instance map, or one per label map, for a generator with instance edges; see `read`.
             style: style image, for a generator with an image encoder; see `read`.
             keep_size: generate at the size of the label map.
 
         Returns:
-            `[samples, 3, H, W]` uint8 RGB.
+            The images, by label map, then sample: `.images` are Pillow images, `.tensor` is `[N, 3, H, W]` uint8 RGB.
 
         Raises:
-            ConfigError: several samples from a generator without noise, or an unsupported size.
+            ConfigError: several samples from a generator without noise, an unsupported size, or not as many instance
+                maps as label maps.
             DataError: unreadable file.
             LabelError: ids or colors that the label space does not define.
         """
-        batch = self.read(label, instances=instances, style=style, keep_size=keep_size)
-        return self._generate_one(batch, self.noise_samples(seed, samples, batch.size))
+        labels: list[Any] = list(label) if isinstance(label, list | tuple) else [label]
+        maps: list[Any] = list(instances) if isinstance(instances, list | tuple) else [instances] * len(labels)
+        if len(maps) != len(labels):
+            raise ConfigError(f"{len(labels)} label maps and {len(maps)} instance maps do not pair; give one for each")
+        pixels: list[Tensor] = []
+        for one, instance_map in zip(labels, maps, strict=True):
+            batch = self.read(one, instances=instance_map, style=style, keep_size=keep_size)
+            pixels += self._generate_one(batch, self.noise_samples(seed, samples, batch.size))
+        return GeneratedImages(pixels)
 
     def interpolate(
         self,
@@ -245,10 +274,10 @@ class Synthesizer(
         seed_b: int,
         steps: int = 8,
         *,
-        instances: Tensor | str | Path | None = None,
+        instances: InstanceSource | None = None,
         style: StyleSource | None = None,
         keep_size: bool = False,
-    ) -> Tensor:
+    ) -> GeneratedImages:
         """Generate images from a label map while interpolating between the noise of two seeds.
 
         Args:
@@ -261,19 +290,19 @@ class Synthesizer(
             keep_size: generate at the size of the label map.
 
         Returns:
-            `[steps, 3, H, W]` uint8 RGB.
+            The images, from the first seed's to the last one's.
 
         Raises:
             ConfigError, DataError, LabelError: see `__call__`.
         """
         batch = self.read(label, instances=instances, style=style, keep_size=keep_size)
-        return self._generate_one(batch, self.interpolate_noise(seed_a, seed_b, steps, batch.size))
+        return GeneratedImages(self._generate_one(batch, self.interpolate_noise(seed_a, seed_b, steps, batch.size)))
 
     def read(
         self,
         label: LabelSource,
         *,
-        instances: Tensor | str | Path | None = None,
+        instances: InstanceSource | None = None,
         style: StyleSource | None = None,
         keep_size: bool = False,
     ) -> Batch:
@@ -290,8 +319,8 @@ class Synthesizer(
             keep_size: keep the size of the label map instead of resizing to the training size.
 
         Raises:
-            ConfigError: with `keep_size`, a size that is not a multiple of the generator's stride; or a style image
-                that the generator does not take, or lacks.
+            ConfigError: with `keep_size`, a size too small to be padded to one that the generator takes; or a style
+                image that the generator does not take, or lacks.
             DataError: unreadable file, or an instance map of another size.
             LabelError: ids or colors that the label space does not define.
         """
@@ -400,19 +429,16 @@ class Synthesizer(
             )
         return images
 
-    def _generate_one(self, batch: Batch, noise: Tensor) -> Tensor:
+    def _generate_one(self, batch: Batch, noise: Tensor) -> list[Tensor]:
         # One at a time, so that memory does not grow with the number of samples.
-        return torch.cat([float_to_uint8(self.generate(batch, row[None])) for row in noise])
+        return [float_to_uint8(self.generate(batch, row[None]))[0] for row in noise]
 
     # --- noise ----------------------------------------------------------------------------------------------------
 
     def noise(self, seed: int, sample: int = 0, size: tuple[int, int] | None = None) -> Tensor:
         """Return the noise z of one sample of a seed (Eq. 21), identical on every machine.
 
-        Args:
-            seed: the seed.
-            sample: index of the sample.
-            size: height and width of the image, for spatial noise; None: the training size.
+        Without `size`, spatial noise has the training size.
 
         Returns:
             float32, `[noise_dim]` or the shape of `Sampling.noise_shape`; `[0]` if the method takes no noise.
@@ -445,11 +471,7 @@ class Synthesizer(
     def slerp(self, seed_a: int, seed_b: int, parts: Tensor, size: tuple[int, int] | None = None) -> Tensor:
         """Interpolate spherically (slerp) between the noise of two seeds, `[N, ...]`.
 
-        Args:
-            seed_a: seed at fraction 0.
-            seed_b: seed at fraction 1.
-            parts: `[N]` float64, interpolation fractions in [0, 1].
-            size: height and width of the images, for spatial noise; None: the training size.
+        The `parts`, `[N]` float64, are 0 at `seed_a` and 1 at `seed_b`. Without `size`, noise has the training size.
 
         Raises:
             ConfigError: a generator without noise.

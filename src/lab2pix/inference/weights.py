@@ -20,6 +20,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, read_config
 from lab2pix.utils.files import atomic_write, expand_user
 from lab2pix.utils.tensors import load_tensors, save_tensors
+from lab2pix.utils.text import reason_of
 
 __all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "shipped_models", "write"]
 
@@ -173,10 +174,9 @@ def fetch(
             allow_patterns=[WEIGHTS_FILE, CONFIG_FILE],
         )
     except Exception as error:  # client, transport and cache raise errors of their own
-        reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"there is no folder {name}, and no model of this name came from the Hugging Face hub ({reason}); "
-            "check the spelling, or copy the model here"
+            f"there is no folder {name}, and no model of this name came from the Hugging Face hub "
+            f"({reason_of(error)}); check the spelling, or copy the model here"
         ) from error
     file = Path(folder) / WEIGHTS_FILE
     if not file.is_file():
@@ -212,11 +212,7 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
 def write(folder: Path, generator: nn.Module, info: ModelInfo, *, half: bool = False) -> None:
     """Write `model.safetensors` and `config.json`, each atomically.
 
-    Args:
-        folder: output folder.
-        generator: the network.
-        info: metadata.
-        half: store floating-point weights in float16.
+    With `half`, floating-point weights are stored in float16.
 
     Raises:
         OutputError: the folder cannot be written, or a weight overflows float16.

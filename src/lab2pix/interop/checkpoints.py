@@ -124,12 +124,6 @@ def _recognized(state: Mapping[str, Tensor], formats: Mapping[str, CheckpointFor
 def check_format(path: Path, state: Mapping[str, Tensor], name: str, formats: Mapping[str, CheckpointFormat]) -> None:
     """Check that a state dict has the given format.
 
-    Args:
-        path: path of the checkpoint, for errors.
-        state: the state dict.
-        name: name of the expected format.
-        formats: all known formats, by name.
-
     Raises:
         ConfigError: there is no such format.
         CheckpointError: the state dict has another format.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError
+from lab2pix.utils.text import first_few
 
 __all__ = ["SPECTRAL_NORM", "Rules", "load_renamed", "rename", "weight_names"]
 
@@ -43,11 +44,7 @@ def rename(network: nn.Module, rules: Rules) -> dict[str, Tensor]:
 def load_renamed(network: nn.Module, rules: Rules, weights: Mapping[str, Tensor], what: str) -> None:
     """Load another program's state dict strictly.
 
-    Args:
-        network: network of the same architecture and widths.
-        rules: rules from our names to the other program's.
-        weights: state dict under the other program's names.
-        what: name of the weights in errors.
+    The rules lead from our names to the other program's; `what` names the weights in errors.
 
     Raises:
         CheckpointError: a weight is missing, unexpected or of another shape.
@@ -56,7 +53,9 @@ def load_renamed(network: nn.Module, rules: Rules, weights: Mapping[str, Tensor]
     missing = sorted(set(names.values()) - set(weights))
     unknown = sorted(set(weights) - set(names.values()))
     if missing or unknown:
-        parts = [f"lacks {_some(missing)}"] * bool(missing) + [f"has the unknown {_some(unknown)}"] * bool(unknown)
+        parts = [f"lacks {first_few(missing)}"] * bool(missing) + [f"has the unknown {first_few(unknown)}"] * bool(
+            unknown
+        )
         raise CheckpointError(
             f"the {what} {' and '.join(parts)}; check that its form and number of scales are as configured"
         )
@@ -67,7 +66,3 @@ def load_renamed(network: nn.Module, rules: Rules, weights: Mapping[str, Tensor]
                 f"{list(state[ours].shape)}; check its widths and number of classes"
             )
     network.load_state_dict({ours: weights[name].to(state[ours].dtype) for ours, name in names.items()})
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -20,6 +20,7 @@ from lab2pix.labels.colors import BAND, generate_colors, match_colors
 from lab2pix.labels.reader import Color, MappingReader
 from lab2pix.utils.files import expand_user
 from lab2pix.utils.registry import is_yaml, label_space_names
+from lab2pix.utils.text import reason_of
 from lab2pix.utils.yaml_text import parse_yaml
 
 __all__ = ["COLOR_TOLERANCE", "Color", "LabelClass", "LabelSpace"]
@@ -169,8 +170,7 @@ class LabelSpace:
         except OSError as error:
             raise LabelError(f"Cannot read the label space {path}: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            reason = " ".join(str(error).split())
-            raise LabelError(f"The label space {path} is not valid YAML ({reason}); mend the file") from error
+            raise LabelError(f"The label space {path} is not valid YAML ({reason_of(error)}); mend the file") from error
         return cls.from_dict({"name": path.stem, **data} if isinstance(data, dict) else data, where=str(path))
 
     @classmethod

@@ -336,14 +336,14 @@ class ContrastiveMethod(Method):
         check_adversarial(recorded["gan_mode"])
         parts = {name: plain_weights(vectors.part(f"{prefix}.")) for name, prefix in cls.vector_prefixes.items()}
         generator = next(parts[name] for name in parts if name.startswith("generator"))
-        judge = next(parts[name] for name in parts if name.startswith("discriminator"))
+        discriminator = next(parts[name] for name in parts if name.startswith("discriminator"))
         settings, inputs, _ = read_generator_settings(generator)
         heads = next(parts[name] for name in parts if name.startswith("projection"))
         config = cls.Config.model_validate(
             {
                 "data": {"input": "images", "source": {"channels": inputs}},
                 "generator": settings.model_dump(),
-                "discriminator": read_discriminator_settings(judge).model_dump(),
+                "discriminator": read_discriminator_settings(discriminator).model_dump(),
                 "projection": {
                     "width": heads["mlp_0.0.weight"].shape[0],
                     "patches": recorded["num_patches"],

@@ -104,8 +104,11 @@ class CUT(ContrastiveMethod):
             context.cache["images"] = images
         discriminator = self.networks["discriminator"]
         with context.autocast():
-            of_fake, of_real = discriminator(images[0].detach()), discriminator(require_images(batch))
-        losses = {"fake": self.adversarial("fake", of_fake) * 0.5, "real": self.adversarial("real", of_real) * 0.5}
+            fake_logits, real_logits = discriminator(images[0].detach()), discriminator(require_images(batch))
+        losses = {
+            "fake": self.adversarial("fake", fake_logits) * 0.5,
+            "real": self.adversarial("real", real_logits) * 0.5,
+        }
         return backward(losses, context.scale)
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
@@ -117,8 +120,8 @@ class CUT(ContrastiveMethod):
         loss, a, b = self.config.loss, self.sampling.condition(batch), require_images(batch)
         fake, same = context.cache.pop("images", None) or self._generate(batch, context)
         with context.autocast(), frozen(self.networks["discriminator"]):
-            judged = self.networks["discriminator"](fake)
-        losses = {"adversarial": loss.adversarial_weight * self.adversarial("real", judged)}
+            logits = self.networks["discriminator"](fake)
+        losses = {"adversarial": loss.adversarial_weight * self.adversarial("real", logits)}
         weight = loss.nce if same is None else 0.5 * loss.nce
         losses["nce"] = weight * self._contrast(fake, a, context).mean()
         if same is not None:
@@ -167,11 +170,13 @@ class CUT(ContrastiveMethod):
     def vector_names(cls, method: CUT, record: StepRecord) -> tuple[dict[str, Tensor], PartLosses, set[str]]:
         """Return outputs and losses under the authors' names; NCE has its weight but is not halved."""
         loss, losses = method.config.loss, record.losses
-        [images], (of_fake, of_real, of_updated) = record.outputs["generator"], record.outputs["discriminator"]
+        [images], (fake_logits, real_logits, updated_logits) = (
+            record.outputs[name] for name in ("generator", "discriminator")
+        )
         terms = ("NCE", "NCE_Y") if loss.identity else ("NCE",)
         halves = images.chunk(len(terms))
         outputs = dict(zip(("fake_B", "idt_B"), halves, strict=False))
-        outputs |= {"D_half.D_fake": of_fake, "D_half.D_real": of_real, "G_half.D_fake": of_updated}
+        outputs |= {"D_half.D_fake": fake_logits, "D_half.D_real": real_logits, "G_half.D_fake": updated_logits}
         vectors = iter(record.outputs["projection"])
         groups = len(halves[0]) if loss.negatives == "image" else 1
         by_layer: dict[str, float | list[float]] = {}

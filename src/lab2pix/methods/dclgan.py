@@ -137,12 +137,12 @@ class DCLGAN(ContrastiveMethod):
             context.cache["images"] = images
         real = {"b": require_images(batch), "a": self.sampling.condition(batch)}
         losses: Losses = {}
-        for domain, judge in (("b", "discriminator_a"), ("a", "discriminator_b")):
+        for domain, name in (("b", "discriminator_a"), ("a", "discriminator_b")):
             with context.autocast():
-                of_real = self.networks[judge](real[domain])
-                of_fake = self.networks[judge](images[f"fake_{domain}"].detach())
-            losses[f"real_{domain}"] = self.adversarial("real", of_real) * 0.5
-            losses[f"fake_{domain}"] = self.adversarial("fake", of_fake) * 0.5
+                real_logits = self.networks[name](real[domain])
+                fake_logits = self.networks[name](images[f"fake_{domain}"].detach())
+            losses[f"real_{domain}"] = self.adversarial("real", real_logits) * 0.5
+            losses[f"fake_{domain}"] = self.adversarial("fake", fake_logits) * 0.5
         return backward(losses, context.scale)
 
     def generator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
@@ -154,13 +154,13 @@ class DCLGAN(ContrastiveMethod):
         """
         loss, real = self.config.loss, {"a": self.sampling.condition(batch), "b": require_images(batch)}
         images = context.cache.pop("images", None) or self._generate(batch, context)
-        judges = {"b": self.networks["discriminator_a"], "a": self.networks["discriminator_b"]}
+        discriminators = {"b": self.networks["discriminator_a"], "a": self.networks["discriminator_b"]}
         losses: Losses = {}
-        with context.autocast(), frozen(*judges.values()):
-            judged = {domain: judges[domain](images[f"fake_{domain}"]) for domain in "ba"}
+        with context.autocast(), frozen(*discriminators.values()):
+            logits = {domain: discriminators[domain](images[f"fake_{domain}"]) for domain in "ba"}
         for domain, other in ("ba", "ab"):
             nce = self.contrast(self._view(domain, images[f"fake_{domain}"]), self._view(other, real[other]), context)
-            losses[f"adversarial_{domain}"] = 0.5 * loss.adversarial_weight * self.adversarial("real", judged[domain])
+            losses[f"adversarial_{domain}"] = 0.5 * loss.adversarial_weight * self.adversarial("real", logits[domain])
             losses[f"nce_{domain}"] = 0.5 * loss.nce * nce.mean()
             if self.identity:
                 same = images[f"same_{domain}"]
@@ -204,12 +204,12 @@ class DCLGAN(ContrastiveMethod):
         """Return outputs and losses under the authors' names, with their weights but not halved."""
         loss, losses = method.config.loss, record.losses
         outputs: dict[str, Tensor] = {}
-        for ours, theirs in (("generator_a", ("fake_B", "idt_A")), ("generator_b", ("fake_A", "idt_B"))):
-            outputs |= dict(zip(theirs, record.outputs[ours], strict=False))
-        for ours, domain, name in (("discriminator_a", "B", "D_A"), ("discriminator_b", "A", "D_B")):
-            of_real, of_fake, of_updated = record.outputs[ours]
-            outputs |= {f"D_half.{name}.real_{domain}": of_real, f"D_half.{name}.fake_{domain}": of_fake}
-            outputs[f"G_half.{name}.fake_{domain}"] = of_updated
+        for network, names in (("generator_a", ("fake_B", "idt_A")), ("generator_b", ("fake_A", "idt_B"))):
+            outputs |= dict(zip(names, record.outputs[network], strict=False))
+        for network, domain, name in (("discriminator_a", "B", "D_A"), ("discriminator_b", "A", "D_B")):
+            real_logits, fake_logits, updated_logits = record.outputs[network]
+            outputs |= {f"D_half.{name}.real_{domain}": real_logits, f"D_half.{name}.fake_{domain}": fake_logits}
+            outputs[f"G_half.{name}.fake_{domain}"] = updated_logits
         heads = record.outputs["projection_a"], record.outputs["projection_b"]
         # NCE1 makes keys of A and queries of B; then NCE2 makes keys of B and queries of A.
         vectors = {"NCE1": (heads[0][0], heads[1][0]), "NCE2": (heads[1][1], heads[0][1])}
@@ -221,15 +221,15 @@ class DCLGAN(ContrastiveMethod):
                 patch_nce_loss(query, key, temperature=loss.temperature).item()
                 for query, key in zip(queries, keys, strict=True)
             ]
-        of_judges: dict[str, float | list[float]] = {
+        of_discriminators: dict[str, float | list[float]] = {
             name: losses[f"discriminator.real_{domain}"] + losses[f"discriminator.fake_{domain}"]
             for name, domain in (("D_A", "b"), ("D_B", "a"))
         }
-        names = {"G_A": "adversarial_b", "G_B": "adversarial_a", "NCE1": "nce_b", "NCE2": "nce_a"}
-        names |= {"idt_A": "identity_b", "idt_B": "identity_a"}
+        terms = {"G_A": "adversarial_b", "G_B": "adversarial_a", "NCE1": "nce_b", "NCE2": "nce_a"}
+        terms |= {"idt_A": "identity_b", "idt_B": "identity_a"}
         of_generators: dict[str, float | list[float]] = {
-            theirs: 2 * losses.get(f"generator.{ours}", 0.0) for theirs, ours in names.items()
+            name: 2 * losses.get(f"generator.{term}", 0.0) for name, term in terms.items()
         }
         of_generators["G"] = sum(value for name, value in losses.items() if name.startswith("generator."))
-        found = {"D_half": of_judges, "G_half": of_generators, "NCE_per_layer_unweighted": by_layer}
+        found = {"D_half": of_discriminators, "G_half": of_generators, "NCE_per_layer_unweighted": by_layer}
         return outputs, found, {"G_half.G_A", "G_half.G_B", "G_half.G"}

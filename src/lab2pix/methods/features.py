@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -12,10 +11,18 @@ from torch import Tensor, nn
 
 from lab2pix.config.schema import Section, UserPath
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
-from lab2pix.nn.backbones import VGG16, VGG19, Backbone, CompactVGG19, EfficientNetLite0, EfficientNetLite1
+from lab2pix.nn.backbones import (
+    VGG16,
+    VGG19,
+    Backbone,
+    BackboneFeatures,
+    CompactVGG19,
+    EfficientNetLite0,
+    EfficientNetLite1,
+)
 from lab2pix.utils.pretrained import WeightsFile, read_weights
 
-__all__ = ["BackboneConfig", "BackboneName", "FeatureExtractors", "Features", "backbone_names", "load_backbone"]
+__all__ = ["BackboneConfig", "BackboneName", "FeatureExtractors", "backbone_names", "load_backbone"]
 
 BackboneName = Literal["vgg16", "vgg19", "vgg19-16x", "efficientnet-lite0", "efficientnet-lite1"]
 
@@ -91,21 +98,6 @@ def load_backbone(name: str, weights: str | Path | None = None, *, pretrained: b
     return backbone
 
 
-@dataclass(frozen=True)
-class Features:
-    """Backbone features of a batch of images.
-
-    Attributes:
-        discriminator: features for the perceptual branch (3.2.1) at 1/8, 1/16, 1/32 of the size, as many as requested.
-        perceptual: five features for the perceptual loss (Eq. 28), or none.
-        consistency: five features for image consistency (Eq. 18), or none.
-    """
-
-    discriminator: list[Tensor] = field(default_factory=list)
-    perceptual: list[Tensor] = field(default_factory=list)
-    consistency: list[Tensor] = field(default_factory=list)
-
-
 class BackboneConfig(Section):
     """Frozen feature extractors; each network is loaded once."""
 
@@ -169,7 +161,9 @@ class FeatureExtractors(nn.Module):
         assert isinstance(network, Backbone)
         return network
 
-    def forward(self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False) -> Features:
+    def forward(
+        self, image: Tensor, *, levels: int, perceptual: bool = False, consistency: bool = False
+    ) -> BackboneFeatures:
         """Extract features.
 
         Args:
@@ -178,23 +172,21 @@ class FeatureExtractors(nn.Module):
             perceptual: whether to return the five features of the perceptual loss.
             consistency: whether to return the five features of image consistency.
         """
-        if not (levels or perceptual or consistency):
-            return Features()
-        if self.shared:
+        if self.shared and (levels or perceptual or consistency):
             return self._extract(
                 self.discriminator_name, self.normalize_perceptual, image, levels, perceptual, consistency
             )
-        features = Features()
+        features = BackboneFeatures([], [], [])
         if levels:
             features = self._extract(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
         if perceptual or consistency:
             other = self._extract(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
-            features = replace(other, discriminator=features.discriminator)
+            features = other._replace(discriminator=features.discriminator)
         return features
 
     def _extract(
         self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool
-    ) -> Features:
+    ) -> BackboneFeatures:
         """Extract features in one forward pass of a network."""
         first = consistency and self.first_layers
         network = self._network(name)
@@ -204,7 +196,7 @@ class FeatureExtractors(nn.Module):
             perceptual=perceptual or first,
             consistency=consistency and not first,
         )
-        return Features(
+        return BackboneFeatures(
             features.discriminator,
             features.perceptual if perceptual else [],
             features.perceptual if first else features.consistency,

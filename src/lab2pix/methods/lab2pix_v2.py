@@ -47,7 +47,6 @@ from lab2pix.losses import (
 )
 from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext, require_images
-from lab2pix.methods.features import Features
 from lab2pix.methods.gan import (
     AdversarialLossConfig,
     GeneratorConfig,
@@ -61,7 +60,7 @@ from lab2pix.methods.gan import (
     init_from_config,
 )
 from lab2pix.methods.sampling import Condition, Sampling
-from lab2pix.nn.backbones import Backbone
+from lab2pix.nn.backbones import Backbone, BackboneFeatures
 from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample, num_levels, pyramid
 from lab2pix.nn.fast import accelerate, fuse
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
@@ -147,7 +146,7 @@ class _Scale:
     generated: Tensor
     real: Tensor
     condition: Tensor
-    real_features: Features | None
+    real_features: BackboneFeatures | None
 
 
 class Lab2PixV2(HierarchicalGAN):
@@ -307,7 +306,7 @@ class Lab2PixV2(HierarchicalGAN):
         gradients.backward(terms)
         return [feature.detach() for feature in generated.discriminator], real.discriminator
 
-    def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[Features, Features]:
+    def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[BackboneFeatures, BackboneFeatures]:
         """Return features of the generated image, with a graph, and of the real one, detached."""
         generated = self.feature_extractors(scale.generated, levels=levels, perceptual=perceptual)
         if scale.real_features is not None:
@@ -315,7 +314,9 @@ class Lab2PixV2(HierarchicalGAN):
         with torch.no_grad():
             return generated, self.feature_extractors(scale.real, levels=levels, perceptual=perceptual)
 
-    def _reconstruction_losses(self, scale: _Scale, generated: Features, real: Features, label: Tensor) -> Losses:
+    def _reconstruction_losses(
+        self, scale: _Scale, generated: BackboneFeatures, real: BackboneFeatures, label: Tensor
+    ) -> Losses:
         """Return the weighted perceptual (Eq. 28) and, at full size, cycle-segmentation terms."""
         loss = self.config.loss
         terms = {"perceptual": loss.perceptual * perceptual_loss(generated.perceptual, real.perceptual)}

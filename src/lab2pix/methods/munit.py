@@ -41,7 +41,7 @@ from lab2pix.nn.init import init_weights
 from lab2pix.nn.munit import MUNITDiscriminator, MUNITGenerator, MUNITSettings, Norm, Padding
 from lab2pix.utils.pretrained import WeightsFile, read_weights
 
-__all__ = ["MUNIT", "MUNITConfig"]
+__all__ = ["MUNIT", "MUNITConfig", "vector_results"]
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
@@ -51,12 +51,12 @@ LayerActivation = Literal["relu", "leaky-relu"]
 class MUNITGeneratorConfig(Section):
     """Generators of both domains: encoders of style and content, MLP and decoder."""
 
-    width: int = Field(64, ge=2, description="Channels at full size; they double with each halving.")
+    width: int = Field(64, ge=2, description="Channels at full size; doubled by each downsampling.")
     num_downsamples: int = Field(
-        2, ge=1, description="Halvings of the content encoder; both sides of an image are multiples of 2 to this power."
+        2, ge=1, description="Downsamplings of the content encoder; sides are multiples of 2^num_downsamples."
     )
     blocks: int = Field(4, ge=1, description="Residual blocks of the content encoder, and of the decoder.")
-    style_downsamples: int = Field(4, ge=1, description="Halvings of the style encoder.")
+    style_downsamples: int = Field(4, ge=1, description="Downsamplings of the style encoder.")
     style_dim: int = Field(8, ge=1, description="Length of the style code.")
     mlp_width: int = Field(256, ge=1, description="Width of the MLP between style code and decoder.")
     activation: LayerActivation = Field("relu", description="Activation: ReLU, or LeakyReLU of slope 0.2.")
@@ -72,7 +72,9 @@ class MUNITDiscriminatorConfig(Section):
 
     width: int = Field(64, ge=1, description="Channels of the first convolution; they double with each layer.")
     layers: int = Field(4, ge=1, description="Convolutions of stride 2.")
-    scales: int = Field(3, ge=1, description="Number of discriminators; each sees half the size of the one before.")
+    scales: int = Field(
+        3, ge=1, description="Number of discriminators; each works at half the resolution of the one before."
+    )
     norm: Norm = Field("none", description="Normalization from the second layer on: none, instance, batch or layer.")
     activation: LayerActivation = Field("leaky-relu", description="Activation: LeakyReLU of slope 0.2, or ReLU.")
     padding: Padding = Field("reflect", description="Padding of convolutions: reflect, replicate or zero.")
@@ -136,8 +138,8 @@ class MUNITConfig(RunConfig):
         generator, discriminator = self.generator, self.discriminator
         multiple = 2**generator.num_downsamples
         # Reflection needs two pixels before the last convolution, and instance norm two after it.
-        halvings = discriminator.scales + discriminator.layers - 1 + (discriminator.norm == "instance")
-        return multiple, max(2**halvings, 2 * multiple, 2**generator.style_downsamples)
+        downsamples = discriminator.scales + discriminator.layers - 1 + (discriminator.norm == "instance")
+        return multiple, max(2**downsamples, 2 * multiple, 2**generator.style_downsamples)
 
     @property
     def padded_size(self) -> tuple[int, int]:
@@ -233,7 +235,7 @@ class MUNIT(Method):
         if config.loss.perceptual and channels != 3:
             raise ConfigError(
                 f"loss.perceptual is {config.loss.perceptual:g}, but inputs have {channels} channels, and its VGG16 "
-                "sees RGB; set loss.perceptual=0 or generator.encoding=colors"
+                "takes RGB; set loss.perceptual=0 or generator.encoding=colors"
             )
         settings = generator_settings(config.generator)
         self.networks: dict[str, nn.Module] = {
@@ -336,12 +338,12 @@ class MUNIT(Method):
         )
         with context.autocast(), frozen(discriminator_a, discriminator_b):
             found = self.translate(a, b, style_a, style_b, context.cache.pop("contents", None))
-            judged = discriminator_a(found.fake_a), discriminator_b(found.fake_b)
+            logits = discriminator_a(found.fake_a), discriminator_b(found.fake_b)
             terms = self._reconstruction_terms(found, a, b, style_a, style_b)
             terms |= self._optional_terms(found, a, b)
         terms |= {
-            f"adversarial_{domain}": self._adversarial("generator", of_fake)
-            for domain, of_fake in zip("ab", judged, strict=True)
+            f"adversarial_{domain}": self._adversarial("generator", fake_logits)
+            for domain, fake_logits in zip("ab", logits, strict=True)
         }
         return backward({name: self._weight(name) * term for name, term in terms.items()}, context.scale)
 
@@ -451,7 +453,7 @@ class MUNIT(Method):
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
-        return check_step(vectors, _vector_results(vectors, fast=fast))
+        return check_step(vectors, vector_results(vectors, fast=fast))
 
 
 def _both(networks: Mapping[str, nn.Module]) -> tuple[MUNITGenerator, MUNITGenerator]:
@@ -589,7 +591,7 @@ def _from_vectors(vectors: Vectors, *, fast: bool) -> tuple[MUNIT, Batch, list[T
     return method, batch, [vectors.tensors[f"in.{name}"].flatten(1) for name in _STYLES]
 
 
-def _vector_results(vectors: Vectors, *, fast: bool) -> StepResults:
+def vector_results(vectors: Vectors, *, fast: bool) -> StepResults:
     """Run the phases on a vector file, and return the results before, in and after a step."""
     results = StepResults(tuple(_PREFIXES.values()))
     for when in ("initial", "step"):
@@ -642,9 +644,9 @@ def _vector_outputs(method: MUNIT, batch: Batch, style_a: Tensor, style_b: Tenso
         outputs["x_aba"] = of_a.decode(found.content_a_again, found.style_a)
         outputs["x_bab"] = of_b.decode(found.content_b_again, found.style_b)
     for domain, fake, real in (("a", found.fake_a, a), ("b", found.fake_b, b)):
-        judge = method.networks[f"discriminator_{domain}"]
+        discriminator = method.networks[f"discriminator_{domain}"]
         for kind, image in (("fake", fake), ("real", real)):
-            outputs |= {f"dis_{domain}_{kind}.{scale}": logits for scale, logits in enumerate(judge(image))}
+            outputs |= {f"dis_{domain}_{kind}.{scale}": logits for scale, logits in enumerate(discriminator(image))}
     return outputs | {name: code[..., None, None] for name, code in styles.items()}
 
 
@@ -655,12 +657,12 @@ def _vector_losses(method: MUNIT, losses: Mapping[str, float]) -> dict[str, floa
     terms |= {"cycrecon_x": "cycle", "vgg": "perceptual"}
     found: dict[str, float] = {}
     for domain in "ab":
-        judged = losses[f"discriminators.fake_{domain}"] + losses[f"discriminators.real_{domain}"]
-        found[f"dis_{domain}"] = judged / loss.adversarial_weight if loss.adversarial_weight else 0.0
-        for theirs, ours in terms.items():
-            name = f"{ours}_{domain}"
+        total = losses[f"discriminators.fake_{domain}"] + losses[f"discriminators.real_{domain}"]
+        found[f"dis_{domain}"] = total / loss.adversarial_weight if loss.adversarial_weight else 0.0
+        for recorded, term in terms.items():
+            name = f"{term}_{domain}"
             weight = method._weight(name)
-            found[f"gen_{theirs}_{domain}"] = losses[f"generators.{name}"] / weight if weight else 0.0
+            found[f"gen_{recorded}_{domain}"] = losses[f"generators.{name}"] / weight if weight else 0.0
     for phase, name in (("discriminators", "dis_total"), ("generators", "gen_total")):
         found[name] = sum(value for key, value in losses.items() if key.startswith(f"{phase}."))
     return found

@@ -59,11 +59,11 @@ class CaffeVGG16(nn.Module):
         """
         convs = [f"layers.{index}" for index, layer in enumerate(self.layers) if isinstance(layer, nn.Conv2d)]
         found = sorted({int(name.split(".")[1]) for name in state if name.startswith("features.")})
-        names = {ours: f"features.{theirs}" for ours, theirs in zip(convs, found, strict=False)}
+        names = {conv: f"features.{index}" for conv, index in zip(convs, found, strict=False)}
         self.load_state_dict(
             {
-                f"{ours}.{kind}": state[f"{theirs}.{kind}"]
-                for ours, theirs in names.items()
+                f"{conv}.{kind}": state[f"{source}.{kind}"]
+                for conv, source in names.items()
                 for kind in ("weight", "bias")
             }
         )

@@ -30,7 +30,7 @@ Norm = Literal["none", "instance", "batch", "layer"]
 Padding = Literal["reflect", "replicate", "zero"]
 
 EPS = 1e-5
-_STYLE_DOUBLINGS = 2
+_WIDER_STYLE_LAYERS = 2
 """Layers of the style encoder that double the width; later ones keep it."""
 
 
@@ -93,12 +93,12 @@ class MUNITSettings:
     """Settings of a generator; the defaults are the published ones.
 
     Attributes:
-        width: channels at full size; they double with each halving.
+        width: channels at full size; doubled by each downsampling.
         mlp_width: width of the MLP between the style code and the decoder.
         style_dim: length of the style code.
-        num_downsamples: halvings of the content encoder.
+        num_downsamples: downsamplings of the content encoder.
         blocks: residual blocks of the content encoder, and of the decoder.
-        style_downsamples: halvings of the style encoder; the width doubles with the first two.
+        style_downsamples: downsamplings of the style encoder; the width doubles with the first two.
         activation: activation of all layers.
         padding: padding of all convolutions.
     """
@@ -128,7 +128,7 @@ class StyleEncoder(nn.Module):
             ConvBlock(in_channels, width, 7, activation=s.activation, padding=s.padding),
         ]
         for index in range(s.style_downsamples):
-            wider = width * 2 if index < _STYLE_DOUBLINGS else width
+            wider = width * 2 if index < _WIDER_STYLE_LAYERS else width
             layers.append(ConvBlock(width, wider, 4, stride=2, activation=s.activation, padding=s.padding))
             width = wider
         self.model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, s.style_dim, 1))
@@ -170,7 +170,7 @@ class ResBlocks(nn.Module):
 
 
 class ContentEncoder(nn.Module):
-    """Halvings and residual blocks, with instance norm."""
+    """Downsamplings and residual blocks, with instance norm."""
 
     def __init__(self, in_channels: int, settings: MUNITSettings) -> None:
         super().__init__()
@@ -238,7 +238,7 @@ class AdaINResBlocks(nn.Module):
 
 
 class AdaINDecoder(nn.Module):
-    """Residual blocks with adaptive instance norm, doublings with layer norm, and an image in [-1, 1]."""
+    """Residual blocks with adaptive instance norm, upsamplings with layer norm, and an image in [-1, 1]."""
 
     def __init__(self, out_channels: int, settings: MUNITSettings) -> None:
         super().__init__()

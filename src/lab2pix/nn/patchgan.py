@@ -42,12 +42,12 @@ class PatchGAN(nn.Module):
         if antialias:
             self.model.append(BlurDownsample(width))
         for layer, (before, after) in enumerate(pairwise(widths), start=1):
-            halving = layer < layers
-            stride = 2 if halving and not antialias else 1
+            downsamples = layer < layers
+            stride = 2 if downsamples and not antialias else 1
             self.model.append(nn.Conv2d(before, after, 4, stride=stride, padding=1, bias=norm == "instance"))
             self.model.append(norm2d(norm, after))
             self.model.append(nn.LeakyReLU(0.2))
-            if halving and antialias:
+            if downsamples and antialias:
                 self.model.append(BlurDownsample(after))
         self.model.append(nn.Conv2d(widths[-1], 1, 4, padding=1))
 

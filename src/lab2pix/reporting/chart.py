@@ -33,10 +33,7 @@ def ticks(low: float, high: float, most: int) -> list[float]:
 def chart(values: Mapping[int, float], best: int | None, label: str) -> Markup:
     """Return an `<svg>` of a score over the steps.
 
-    Args:
-        values: finite values by step; at least one.
-        best: the step to mark.
-        label: description for screen readers.
+    There is at least one value, all are finite, and the step `best` is marked.
     """
     low, high = min(values.values()), max(values.values())
     margin = (high - low) * 0.08 or abs(high) * 0.1 or 1.0

@@ -20,13 +20,7 @@ def image_grid(
 ) -> Image.Image:
     """Return images of one size in rows, with a title above each column.
 
-    Args:
-        rows: the images; rows may differ in length.
-        titles: titles of the columns.
-        gap: pixels between images.
-        font: size of the titles in pixels.
-        paper: color of the background.
-        lines: lines of text above the titles.
+    Rows may differ in length. `gap` and `font` are in pixels; `lines` of text are above the titles.
     """
     width, height = rows[0][0].size
     columns, line = max(map(len, rows)), round(1.6 * font)

@@ -68,13 +68,8 @@ def inline_image(
 ) -> Markup:
     """Return an `<img>` with the image embedded as a data URI.
 
-    Args:
-        image: the image.
-        alt: its description.
-        ids: the image shows a label map: no smoothing, lossless.
-        lossless: PNG instead of JPEG.
-        longest: images with a longer side are scaled down to this many pixels.
-        css: CSS class of other images.
+    Label maps (`ids`) are neither smoothed nor compressed with loss; other images are JPEG unless `lossless`, with the
+    CSS class `css`. Images with a side over `longest` pixels are scaled down.
     """
     image = image.convert("RGB")
     image.thumbnail((longest, longest), Image.Resampling.NEAREST if ids else Image.Resampling.LANCZOS)

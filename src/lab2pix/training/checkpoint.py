@@ -115,10 +115,7 @@ def _write_files(folder: Path, state: TrainingState, tensors: dict[str, Tensor])
 def write_checkpoint(run: Path, state: TrainingState, extra: Sequence[Mapping[str, Tensor]] = ()) -> Path:
     """Write the state as `checkpoints/step-...`; an existing checkpoint of the step is kept.
 
-    Args:
-        run: the run folder.
-        state: the training state.
-        extra: `Method.extra_state` of each process by rank; empty: that of this process.
+    `extra` is `Method.extra_state` of each process by rank; empty: that of this process.
 
     Returns:
         The checkpoint folder.
@@ -202,10 +199,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 def load_checkpoint(path: Path, state: TrainingState, rank: int = 0) -> None:
     """Restore the training state from a checkpoint.
 
-    Args:
-        path: the checkpoint folder.
-        state: training state of the same run, modified in place.
-        rank: selects the extra state of this process; additional processes use that of rank 0.
+    `rank` selects the extra state of this process; additional processes use that of rank 0.
 
     Raises:
         CheckpointError: a file is missing or unreadable, or the label space or a network differs.

@@ -14,13 +14,7 @@ __all__ = ["ModelEma"]
 
 
 class ModelEma:
-    """Copy of a network with exponentially averaged weights.
-
-    Args:
-        network: the network to average.
-        decay: weight of the old average at each step.
-        settings: treatment of buffers, and decay warmup.
-    """
+    """Copy of a network with exponentially averaged weights."""
 
     def __init__(self, network: nn.Module, decay: float, settings: Averaging) -> None:
         self.decay, self.settings = decay, settings

@@ -77,10 +77,7 @@ def evaluation_names(config: RunConfig) -> tuple[str, ...]:
 def check_best(method: Method, *, more: bool = False) -> None:
     """Raise ConfigError if `checkpoint.best` names an unknown score, or if the method lacks inputs for evaluation.
 
-    Args:
-        method: the method of the run.
-        more: whether custom validators are used. Their scores are unknown before the first validation, which repeats
-            the check of the name.
+    With custom validators (`more`), names are unknown before the first validation, which repeats the check.
     """
     name, config = method.config.checkpoint.best, method.config
     _check_sampling(method)
@@ -128,13 +125,6 @@ def biased_feature_warnings(method: Method) -> list[str]:
 
 class Evaluation:
     """Evaluation of the weights that would be exported; it does not influence training.
-
-    Args:
-        method: the method of the run.
-        networks: feature networks and segmenter, on the device.
-        dataset: held-out data.
-        photos: held-out photos of an unpaired run.
-        dist: the distributed context.
 
     Attributes:
         notes: remarks on the latest scores.

@@ -23,10 +23,7 @@ _LEGIBLE = 128  # pixels
 def sample_grid(batch: Batch, generated: Tensor, method: Method) -> Image.Image:
     """Return a grid with a row per sample: input (colored label map or source image), generated image, photo if any.
 
-    Args:
-        batch: the samples.
-        generated: `[N, 3, H, W]` in [-1, 1].
-        method: determines the preview of the inputs.
+    `generated` is `[N, 3, H, W]` in [-1, 1].
     """
     condition = method.sampling.condition
     given = "source" if condition.source == "images" else "label"
@@ -69,12 +66,7 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def plot_losses(log: Path, file: Path) -> None:
-    """Plot raw and smoothed curves of a log, with one panel per phase and one for validation scores.
-
-    Args:
-        log: `log.jsonl` of the run.
-        file: PNG file to write.
-    """
+    """Plot raw and smoothed curves of a log, with one panel per phase and one for validation scores."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

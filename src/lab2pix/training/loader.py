@@ -40,11 +40,8 @@ def read_batches(
 ) -> Generator[list[Batch], None, None]:
     """Yield the micro-batches of this process for each step, and prefetch the next ones meanwhile.
 
-    Args:
-        dataset: indexed by `(epoch, index)`.
-        sampler: order of the samples.
-        workers: number of worker processes; 0: a thread of this process. The data are the same.
-        pin: return batches in page-locked memory, for asynchronous copies to a GPU.
+    Without worker processes, a thread of this process reads; the data are the same. With `pin`, batches are in
+    page-locked memory, for asynchronous copies to a GPU.
 
     Raises:
         DataError: unreadable file.

@@ -15,9 +15,7 @@ __all__ = ["RunLog", "read_log", "read_scores"]
 class RunLog:
     """Writer of `log.jsonl`, with one JSON object per line that has a `step`.
 
-    Args:
-        file: log file.
-        step: current step of the run; lines of later steps are removed, as these steps are repeated.
+    Lines of later steps than the current one are removed, as these steps are repeated.
     """
 
     def __init__(self, file: Path, step: int) -> None:

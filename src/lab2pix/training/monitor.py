@@ -40,15 +40,7 @@ _SCORED_AT_ONCE = 8
 class Monitor:
     """Reports the progress and scores of a run; silent in all processes but the first.
 
-    Args:
-        run: the run folder.
-        state: training state at the first step of the session.
-        dist: the distributed context.
-        context: provides the autocast precision for sampling.
-        total: steps of the complete run.
-        samples: size of the training set, for the epoch number.
-        validators: functions that return more validation scores.
-        evaluation: evaluation during training; None: off.
+    `total` counts the steps of the complete run, `samples` the training samples.
     """
 
     def __init__(

@@ -27,12 +27,7 @@ _EARLIER = 16  # sample sheets in the strip
 def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[str] = (), waiting: float = 0.0) -> None:
     """Write `index.html` from the log and images of a run.
 
-    Args:
-        run: the run folder.
-        state: the training state.
-        total: steps of the complete run.
-        notes: remarks on the scores.
-        waiting: share of the session time spent waiting for data.
+    `waiting` is the share of the session time spent waiting for data.
     """
     config = state.method.config
     sheets = list(_sheets(run / "samples"))

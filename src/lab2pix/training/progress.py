@@ -26,13 +26,7 @@ class _Rate(ProgressColumn):
 
 
 class Display:
-    """Progress bar with rate, losses and remaining time, on standard error.
-
-    Args:
-        total: steps of the run.
-        start: steps already done.
-        active: False for a silent process.
-    """
+    """Progress bar with rate, losses and remaining time, on standard error."""
 
     def __init__(self, total: int, start: int, *, active: bool = True) -> None:
         self.console = Console(stderr=True, quiet=not active)
@@ -131,12 +125,7 @@ class DataWaitMeter:
 
 
 def data_loading_hint(share: float, workers: int) -> str:
-    """Return advice on reducing the time spent waiting for data.
-
-    Args:
-        share: share of time spent waiting.
-        workers: value of `data.workers`.
-    """
+    """Return advice on reducing the time spent waiting for data."""
     processors = available_processors()
     more = min(max(2, 2 * workers), processors)
     advice = (

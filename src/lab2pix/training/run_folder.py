@@ -24,7 +24,7 @@ from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.methods import read_config
 from lab2pix.recipes import keep_label_spaces, to_yaml
 from lab2pix.utils.distributed import DistributedContext
-from lab2pix.utils.files import lock_file, write_atomically
+from lab2pix.utils.files import lock_file, output_errors, write_atomically
 
 __all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_run", "start_run"]
 
@@ -59,10 +59,7 @@ def read_run_config(run: Path) -> RunConfig:
 def resolve_run(config: RunConfig | None, run: Path, *, resume: bool) -> RunConfig:
     """Validate the run folder and return the configuration to train with, without writing anything.
 
-    Args:
-        config: requested configuration; None with `resume`: the stored one.
-        run: the run folder.
-        resume: continue an existing run.
+    Without `config`, a resumed run takes the stored one.
 
     Raises:
         CheckpointError: no run to resume.
@@ -88,11 +85,9 @@ def start_run(config: RunConfig, run: Path) -> None:
     Raises:
         OutputError: the folder cannot be created or written.
     """
-    try:
+    with output_errors(run, "choose another --out"):
         run.mkdir(parents=True, exist_ok=True)
         write_atomically(run / "config.yaml", to_yaml(config))
-    except OSError as error:
-        raise OutputError(f"cannot write into the folder {run} ({error.strerror}); choose another --out") from error
 
 
 def _check_writable(run: Path) -> None:

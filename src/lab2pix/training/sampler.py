@@ -27,14 +27,7 @@ def draw_noise(seed: int, step: int, rank: int, count: int, shape: tuple[int, ..
 class StreamSampler(Sampler[list[tuple[int, int]]]):
     """Distributed batch sampler over the stream; yields a list of `(epoch, index)` per micro-batch.
 
-    Args:
-        length: number of training samples.
-        seed: seed of the permutations, combined with the epoch.
-        batch_size: samples per optimizer step, over all processes and micro-batches.
-        steps: range of steps to read.
-        accumulate: micro-batches per step and process.
-        rank: rank of this process.
-        world_size: number of processes.
+    `batch_size` counts over all processes and micro-batches, `accumulate` is the number of micro-batches per process.
 
     Raises:
         ConfigError: the batch cannot be split evenly over processes and micro-batches.

@@ -34,7 +34,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.training.loader import read_batches
 from lab2pix.training.sampler import StreamSampler
 from lab2pix.utils.distributed import choose_device
-from lab2pix.utils.files import atomic_write, write_atomically
+from lab2pix.utils.files import atomic_write, output_errors, write_atomically
 from lab2pix.utils.tensors import save_tensors
 
 __all__ = ["SegmenterResult", "SegmenterSettings", "held_out_batches", "train_segmenter"]
@@ -231,12 +231,10 @@ def _score(
 
 def _write(out: Path, network: nn.Module, info: dict[str, Any]) -> None:
     """Write the weights, then `segmenter.json`, which marks the segmenter as complete."""
-    try:
+    with output_errors(out, "choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
         (out / SEGMENTER_FILE).unlink(missing_ok=True)
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
         with atomic_write(out / WEIGHTS_FILE) as [unfinished]:
             save_tensors(tensors, unfinished)
         write_atomically(out / SEGMENTER_FILE, json.dumps(info, indent=1, ensure_ascii=False) + "\n")
-    except OSError as error:
-        raise OutputError(f"cannot write {out} ({error.strerror or error}); choose another folder") from error

@@ -46,11 +46,7 @@ def training_step(
 ) -> dict[str, Losses]:
     """Run all active phases, update the moving averages, and increment the step counter.
 
-    Args:
-        state: training state, modified in place.
-        micro_batches: the share of this process in the batch, each part with its noise, on the device.
-        context: precision, loss scaling, and progress of the run.
-        dist: the distributed context, for averaging gradients.
+    `micro_batches` is the share of this process in the batch, each part with its noise, on the device.
 
     Returns:
         Loss terms of each phase, averaged over the micro-batches of this process.

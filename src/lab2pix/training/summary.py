@@ -25,10 +25,12 @@ def summarize_run(config: RunConfig) -> str:
     """
     label_space = LabelSpace.load(config.data.label_space)
     train, val = _count(config, "train", label_space), _count(config, "val", label_space)
-    unit = _unit(config)
-    lines = [f"# {split} {unit}: {_number(count)}" for split, count in (("train", train), ("val", val))]
+    unit = "pairs" if get_method(config.method).paired else "label maps"
+    numbers = {"train": train, "val": val}
+    unknown = "unknown, data.root is not set"
+    lines = [f"# {split} {unit}: {unknown if count is None else f'{count:,}'}" for split, count in numbers.items()]
     lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
-    return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, train)}"])
+    return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, train, unit)}"])
 
 
 def _count(config: RunConfig, split: Literal["train", "val"], label_space: LabelSpace) -> int | None:
@@ -41,22 +43,14 @@ def _count(config: RunConfig, split: Literal["train", "val"], label_space: Label
     return len(build_dataset(config.data, split, label_space, config.seed, paired=paired))
 
 
-def _unit(config: RunConfig) -> str:
-    return "pairs" if get_method(config.method).paired else "label maps"
-
-
-def _number(pairs: int | None) -> str:
-    return "unknown, data.root is not set" if pairs is None else f"{pairs:,}"
-
-
 def _parameters(config: RunConfig, label_space: LabelSpace) -> dict[str, int]:
     method = build_method(config, label_space, pretrained=False)
     check_best(method)
     return {name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()}
 
 
-def _steps(config: RunConfig, pairs: int | None) -> str:
+def _steps(config: RunConfig, pairs: int | None, unit: str) -> str:
     train = config.train
     if train.steps is None and pairs is None:
-        return f"{train.epochs} epochs of the train {_unit(config)}, {train.batch_size} at a time"
-    return f"{total_steps(train, pairs or 0):,} of {train.batch_size} {_unit(config)} each"
+        return f"{train.epochs} epochs of the train {unit}, {train.batch_size} at a time"
+    return f"{total_steps(train, pairs or 0):,} of {train.batch_size} {unit} each"

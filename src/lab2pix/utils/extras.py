@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-from importlib import import_module
+from importlib import import_module, metadata
 from typing import Any
 
 from lab2pix.errors import ConfigError
 
-__all__ = ["import_extra"]
+__all__ = ["import_extra", "install_command"]
 
 
 def import_extra(module: str, extra: str, purpose: str) -> Any:
     """Import a module of an optional dependency.
-
-    Args:
-        module: module name.
-        extra: the extra of this package that installs it.
-        purpose: feature that needs it, for the error.
 
     Raises:
         ConfigError: the extra is not installed.
@@ -24,4 +19,15 @@ def import_extra(module: str, extra: str, purpose: str) -> Any:
     try:
         return import_module(module)
     except ImportError as error:
-        raise ConfigError(f"{purpose} needs the extra '{extra}': pip install 'lab2pix[{extra}]'") from error
+        raise ConfigError(f"{purpose} needs the extra '{extra}': {install_command(extra)}") from error
+
+
+def install_command(extra: str) -> str:
+    """Return the command that installs an extra, wherever this package came from: a clone, a wheel or an index."""
+    try:
+        requirements = metadata.requires("lab2pix") or []
+    except metadata.PackageNotFoundError:  # a source tree that is not installed
+        return f"pip install '.[{extra}]' in the source tree"
+    split = (requirement.partition(";") for requirement in requirements)
+    wanted = [name.strip() for name, _, marker in split if f'extra == "{extra}"' in marker.replace("'", '"')]
+    return "pip install " + " ".join(f"'{name}'" for name in wanted)

@@ -13,6 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
+from lab2pix.errors import OutputError
+
 __all__ = [
     "UNFINISHED",
     "atomic_write",
@@ -20,6 +22,7 @@ __all__ = [
     "expand_user",
     "flush_to_disk",
     "lock_file",
+    "output_errors",
     "sync_file",
     "sync_folder",
     "unfinished_path",
@@ -93,6 +96,19 @@ def unfinished_path(path: Path) -> Path:
     """Return the temporary path under which a file is written; its name is short, whatever the length of the file's."""
     digest = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
     return path.with_name(f"{UNFINISHED}{digest}{path.suffix[:16]}")
+
+
+@contextmanager
+def output_errors(path: Path, advice: str) -> Iterator[None]:
+    """Say in one sentence, with advice, which file or folder cannot be written.
+
+    Raises:
+        OutputError: in place of an `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path} ({error.strerror or error}); {advice}") from error
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 
 from lab2pix.errors import ConfigError
+from lab2pix.utils.extras import install_command
 
 __all__ = ["require_web_extra"]
 
@@ -14,4 +15,4 @@ def require_web_extra() -> None:
         ConfigError: one is missing.
     """
     if missing := [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]:
-        raise ConfigError(f"this page needs {' and '.join(missing)}; install the extra: pip install 'lab2pix[web]'")
+        raise ConfigError(f"this page needs {' and '.join(missing)}; install the extra 'web': {install_command('web')}")

@@ -17,10 +17,7 @@ _MESSAGES = {404: "There is nothing at this address", 405: "This address does no
 class HTTPError(Exception):
     """A request that cannot be served.
 
-    Args:
-        status: HTTP status, 4xx for a fault of the request and 503 while the server shuts down.
-        message: one sentence for the client.
-        headers: additional response headers.
+    The status is 4xx for a fault of the request, and 503 while the server shuts down.
     """
 
     def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
@@ -50,7 +47,12 @@ def exception_response(error: Exception) -> Response:
 
 
 def static_routes(package: str) -> list[Route]:
-    """Return routes for the files in a package's folder `static`: `/` for `index.html`, else `/static/NAME`."""
+    """Return routes for static files: `/` for `index.html`, else `/static/NAME`.
+
+    These are the files in the folder `static` of the package, those that all pages share, and the reports' stylesheet.
+    """
+    folders = [resources.files(name) / "static" for name in ("lab2pix.web", package)]
+    report_css = resources.files("lab2pix.reporting") / "templates" / "report.css"
     return [
         Route(
             "/" if file.name == "index.html" else f"/static/{file.name}",
@@ -61,5 +63,5 @@ def static_routes(package: str) -> list[Route]:
             ),
             methods=["GET"],
         )
-        for file in resources.files(package).joinpath("static").iterdir()
+        for file in (*(file for folder in folders for file in folder.iterdir()), report_css)
     ]

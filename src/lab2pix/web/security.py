@@ -22,12 +22,12 @@ __all__ = [
     "EVERYWHERE",
     "HEADERS",
     "Application",
+    "HostChecker",
     "HostGuardMiddleware",
     "MemoryBudget",
     "Receive",
     "Scope",
     "Send",
-    "host_checker",
     "read_body",
 ]
 
@@ -57,23 +57,27 @@ Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 # --- who may send requests ------------------------------------------------------------------------------------------
 
 
-def host_checker(host: str, allow_hosts: Sequence[str] = ()) -> Callable[[str], bool]:
-    """Return a predicate that tells whether a Host header names this server.
+class HostChecker:
+    """Tells which Host headers name this server, and whose pages may use it.
 
     It prevents DNS rebinding, where the name of another site is made to point to this machine.
     A server that listens on all addresses accepts any IP address, because only names can be rebound.
 
     Args:
         host: address that the server listens on.
-        allow_hosts: additional names.
+        allow_hosts: additional names, such as a proxy's, at any port.
     """
-    names = {name.lower() for name in (*_LOCAL, host, *allow_hosts)}
-    everywhere = host in EVERYWHERE
-    if everywhere:
-        own = socket.gethostname().lower()
-        names |= {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
 
-    def is_known(header: str) -> bool:
+    def __init__(self, host: str, allow_hosts: Sequence[str] = ()) -> None:
+        self._allowed = {name.lower() for name in allow_hosts}
+        self._names = {name.lower() for name in (*_LOCAL, host)} | self._allowed
+        self._everywhere = host in EVERYWHERE
+        if self._everywhere:
+            own = socket.gethostname().lower()
+            self._names |= {own, own.partition(".")[0], f"{own.partition('.')[0]}.local"}
+
+    def is_known(self, header: str) -> bool:
+        """Return whether a Host header names this server."""
         name = header.lower()
         if name.startswith("["):
             name, _, rest = name[1:].partition("]")
@@ -82,9 +86,19 @@ def host_checker(host: str, allow_hosts: Sequence[str] = ()) -> Callable[[str], 
             rest = colon + rest
         if rest and not (rest[0] == ":" and rest[1:].isascii() and rest[1:].isdigit()):
             return False
-        return name in names or (everywhere and _is_ip_address(name))
+        return name in self._names or (self._everywhere and _is_ip_address(name))
 
-    return is_known
+    def is_own_origin(self, origin: str, host: str) -> bool:
+        """Return whether a page of this origin belongs to this server.
+
+        Args:
+            origin: the Origin header.
+            host: the Host header, which a proxy may have replaced by this server's own address.
+        """
+        own = {_without_default_port(f"{scheme}://{host}".lower()) for scheme in _PORTS}
+        scheme, separator, name = origin.lower().partition("://")
+        allowed = separator and scheme in _PORTS and self.is_known(name) and name.partition(":")[0] in self._allowed
+        return bool(allowed) or _without_default_port(origin.lower()) in own
 
 
 def _is_ip_address(name: str) -> bool:
@@ -100,12 +114,12 @@ class HostGuardMiddleware:
 
     Args:
         app: the application.
-        is_known_host: tells whether a Host header names this server.
+        hosts: tells which hosts and origins are this server's.
     """
 
-    def __init__(self, app: Application, is_known_host: Callable[[str], bool]):
+    def __init__(self, app: Application, hosts: HostChecker):
         self.app = app
-        self.is_known_host = is_known_host
+        self.hosts = hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or refuse it."""
@@ -123,24 +137,25 @@ class HostGuardMiddleware:
 
         hosts = _header_values(scope, b"host")
         app: Application = self.app
-        if len(hosts) != 1 or not self.is_known_host(hosts[0]):
+        if len(hosts) != 1 or not self.hosts.is_known(hosts[0]):
             app = error_response(400, "This host name is unknown; use the address that was printed, or --allow-host")
-        elif scope["method"] == "POST" and _is_cross_site(scope, hosts[0]):
-            app = error_response(403, "Pages of other sites cannot use this server")
+        elif scope["method"] == "POST" and self._is_cross_site(scope, hosts[0]):
+            app = error_response(
+                403,
+                "Pages of other sites cannot use this server; behind a proxy, add --allow-host and its name",
+            )
         await app(scope, receive, send_guarded)
 
+    def _is_cross_site(self, scope: Scope, host: str) -> bool:
+        """Tell whether a browser sends a request on behalf of another site.
 
-def _is_cross_site(scope: Scope, host: str) -> bool:
-    """Tell whether a browser sends a request on behalf of another site.
-
-    Browsers send Sec-Fetch-Site only to trustworthy servers (on their own machine or behind TLS).
-    Others receive the page's Origin alone, which is `null` if the browser withholds it. Programs send neither.
-    """
-    sites = _header_values(scope, b"sec-fetch-site")
-    if sites:
-        return not set(sites) <= {"same-origin", "none"}
-    own = {_without_default_port(f"{scheme}://{host}".lower()) for scheme in _PORTS}
-    return not {_without_default_port(origin.lower()) for origin in _header_values(scope, b"origin")} <= own
+        Browsers send Sec-Fetch-Site only to trustworthy servers (on their own machine or behind TLS).
+        Others receive the page's Origin alone, which is `null` if the browser withholds it. Programs send neither.
+        """
+        sites = _header_values(scope, b"sec-fetch-site")
+        if sites:
+            return not set(sites) <= {"same-origin", "none"}
+        return not all(self.hosts.is_own_origin(origin, host) for origin in _header_values(scope, b"origin"))
 
 
 def _header_values(scope: Scope, wanted: bytes) -> list[str]:
@@ -155,11 +170,7 @@ def _without_default_port(origin: str) -> str:
 
 
 class MemoryBudget:
-    """Limits the bytes that all request bodies together hold in memory.
-
-    Args:
-        limit: number of bytes.
-    """
+    """Limits the bytes that all request bodies together hold in memory."""
 
     def __init__(self, limit: int) -> None:
         self._left = limit
@@ -195,12 +206,8 @@ async def read_body(
 ) -> tuple[bytes, str]:
     """Return a request's body and its media type.
 
-    Args:
-        request: the request.
-        media_types: accepted types; none may be one that pages of other sites can send without a preflight.
-        limit: maximum size in bytes.
-        reserve: called with the size of each chunk before it is kept; may raise to refuse it.
-        seconds: time limit for the whole body.
+    No accepted media type may be one that pages of other sites can send without a preflight. `reserve` is called with
+    the size of each chunk before it is kept, and may raise to refuse it.
 
     Raises:
         HTTPError: 415, another media type; 413, too large; 408, too slow; 400, the body ends early.

@@ -37,9 +37,7 @@ HEADER_SECONDS = 10.0
 def listen(host: str, port: int) -> socket.socket:
     """Return a listening socket.
 
-    Args:
-        host: address to listen on.
-        port: port; 0 takes a free one.
+    Port 0 takes a free one.
 
     Raises:
         OutputError: the address is not this machine's, or the port is taken.
@@ -88,10 +86,7 @@ def open_browser_soon(url: str) -> None:
 def run(app: Application, listening: socket.socket, on_shutdown: Callable[[], None] = lambda: None) -> None:
     """Serve an application until Ctrl-C or SIGTERM.
 
-    Args:
-        app: the application.
-        listening: socket for connections.
-        on_shutdown: called when shutdown begins, before running requests are waited for.
+    `on_shutdown` is called when shutdown begins, before running requests are waited for.
     """
     server = Server(app, on_shutdown)
     with on_signals(server.handle_exit):
@@ -101,9 +96,7 @@ def run(app: Application, listening: socket.socket, on_shutdown: Callable[[], No
 class Server(uvicorn.Server):
     """Uvicorn server with a time limit on shutdown.
 
-    Args:
-        app: the application.
-        on_shutdown: called when shutdown begins, before running requests are waited for.
+    `on_shutdown` is called when shutdown begins, before running requests are waited for.
     """
 
     def __init__(self, app: Application, on_shutdown: Callable[[], None] = lambda: None) -> None:

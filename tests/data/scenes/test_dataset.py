@@ -228,7 +228,7 @@ def test_write_scenes_keeps_what_is_there(tmp_path: Path) -> None:
     assert precious.read_text() == "keep"
     with pytest.raises(OutputError, match="is a file"):
         write_scenes(precious, 1, SIZE, seed=0)
-    with pytest.raises(OutputError, match="Cannot write"):
+    with pytest.raises(OutputError, match="cannot write"):
         write_scenes(precious / "below", 1, SIZE, seed=0)
     with pytest.raises(ConfigError):
         write_scenes(tmp_path / "none", 0, SIZE, seed=0)

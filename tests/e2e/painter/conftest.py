@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
-from tests.helpers.painter import tiny_synthesizer
+from tests.helpers.generators import tiny_synthesizer
 
 SIZE = 64
 SKY = 0

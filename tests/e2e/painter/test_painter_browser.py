@@ -226,7 +226,7 @@ def test_seed_and_blend_select_the_style(visit: Visit, server: Any) -> None:
     hal.page.locator("#blend-seed").fill("9")
     for percent, step in ((25, 1), (100, 4)):
         hal.page.locator("#mix").fill(str(percent))
-        hal.expect_pixels(hal.model.interpolate(ids, 7, 9, 5)[step].permute(1, 2, 0).numpy())
+        hal.expect_pixels(hal.model.interpolate(ids, 7, 9, 5).tensor[step].permute(1, 2, 0).numpy())
     hal.page.locator("#blend-on").uncheck()
     hal.expect_image(ids, seed=7)
 

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from lab2pix.inference import Synthesizer
-from tests.helpers.painter import encode, tiny_synthesizer
+from tests.helpers.generators import tiny_synthesizer
+from tests.helpers.painter import encode
 
 api = pytest.importorskip("playwright.sync_api", reason="the extra 'dev' is not installed")
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
 
 from lab2pix.errors import DataError
 from lab2pix.evaluation.metrics.segmentation import ScoredClasses, SegmentationScores
@@ -26,6 +25,8 @@ def random_maps(seed: int, space: LabelSpace, count: int = 5) -> tuple[torch.Ten
 
 @pytest.mark.parametrize("space", [CITYSCAPES, SCENES, LabelSpace.load("ade20k")], ids=lambda space: space.name)
 def test_segmentation_scores_match_scikit_learn(space: LabelSpace) -> None:
+    from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score
+
     read, label = random_maps(1, space)
     scored = ScoredClasses.of(space)
     scores = SegmentationScores(scored)

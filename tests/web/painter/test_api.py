@@ -24,7 +24,8 @@ from lab2pix.data.sketches import find_edges
 from lab2pix.data.transforms import resize_image, resize_nearest
 from lab2pix.inference import Synthesizer, generate_folder
 from lab2pix.labels.space import LabelSpace
-from tests.helpers.painter import JPEG, PNG, encode, tiny_synthesizer
+from tests.helpers.generators import tiny_synthesizer
+from tests.helpers.painter import JPEG, PNG, encode
 
 
 @pytest.fixture
@@ -78,8 +79,9 @@ def test_page_includes_all_static_files(client: TestClient) -> None:
         assert response.status_code == 200, name
         loaded.add(name)
         names |= set(re.findall(r'from "\./([\w.]+)"', response.text)) - loaded
-    packaged = {file.name for file in resources.files("lab2pix.web.painter").joinpath("static").iterdir()}
-    assert packaged == loaded | {"index.html", "docs.css"}
+    packages = ("lab2pix.web", "lab2pix.web.painter")
+    packaged = {file.name for name in packages for file in (resources.files(name) / "static").iterdir()}
+    assert packaged == loaded | {"index.html"}
 
 
 def test_model_description(client: TestClient) -> None:
@@ -330,9 +332,14 @@ def test_openapi_description_and_its_page(client: TestClient) -> None:
     description = client.get("/openapi.json").json()
     page = client.get("/api/docs")
     assert page.headers["content-type"].startswith("text/html")
-    assert set(re.findall(r'(?:src|href)="([^"]+)"', page.text)) == {"data:,", "/static/docs.css", "/openapi.json", "/"}
+    assert set(re.findall(r'(?:src|href)="([^"]+)"', page.text)) == {
+        "data:,",
+        "/static/report.css",
+        "/openapi.json",
+        "/",
+    }
     assert "http://127.0.0.1:8000/api/synthesize?seed=1" in page.text
-    assert client.get("/static/docs.css").headers["content-type"].startswith("text/css")
+    assert client.get("/static/report.css").headers["content-type"].startswith("text/css")
     operations: dict[tuple[str, str], dict[str, Any]] = {
         (path, method): operation
         for path, methods in description["paths"].items()

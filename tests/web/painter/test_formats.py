@@ -96,7 +96,7 @@ def test_expensive_jpeg_is_refused_before_it_is_opened(
 
 
 def test_jpeg_with_ordinary_number_of_scans_is_decoded() -> None:
-    assert images.decode_image(jpeg_with_scans(20), "image/jpeg")[0].size == (64, 64)
+    assert images.decode_image(jpeg_with_scans(20), "image/jpeg").image.size == (64, 64)
 
 
 @pytest.mark.parametrize("shape", [(1, 16_384), (16_384, 1)])
@@ -109,7 +109,7 @@ def test_longest_allowed_side_is_decoded(client: TestClient, shape: tuple[int, i
 def test_png_profile_and_text_are_not_decompressed() -> None:
     profile = b"name\0\0" + zlib.compress(b"\0" * 1_000_000)
     body = png_with((b"eXIf", exif(1)), (b"zTXt", profile), *[(b"iCCP", profile)] * 50)
-    image, _ = images.decode_image(body, "image/png")
+    image = images.decode_image(body, "image/png").image
     assert image.info.keys().isdisjoint({"icc_profile", "name"})
     assert np.array_equal(np.array(image), np.rot90(IDS, 2))  # the orientation is kept
 
@@ -148,5 +148,5 @@ def test_lossy_ids_are_refused(client: TestClient, query: str) -> None:
 def test_exif_orientation_is_applied() -> None:
     orientation = Image.Exif()
     orientation[0x0112] = 3
-    image, lossy = images.decode_image(encode(IDS, exif=orientation), "image/png")
-    assert (np.array(image).tolist(), lossy) == (IDS[::-1, ::-1].tolist(), False)
+    file = images.decode_image(encode(IDS, exif=orientation), "image/png")
+    assert (np.array(file.image).tolist(), file.lossy) == (IDS[::-1, ::-1].tolist(), False)

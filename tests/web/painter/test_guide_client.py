@@ -45,9 +45,9 @@ def label(ids: np.ndarray) -> bytes:
 
 def test_guide_client_generates_images(client: Any, synthesizer: Synthesizer, ids: np.ndarray, label: bytes) -> None:
     assert client.model()["size"] == [64, 64]
-    assert client.generate(label, seed=3) == encode_png(synthesizer(ids, seed=3)[0])
-    assert client.blend(label, 1, 2, 1.0) == encode_png(synthesizer(ids, seed=2)[0])
-    assert client.blend(label, 1, 2, 0.5) == encode_png(synthesizer.interpolate(ids, 1, 2, 3)[1])
+    assert client.generate(label, seed=3) == encode_png(synthesizer(ids, seed=3).tensor[0])
+    assert client.blend(label, 1, 2, 1.0) == encode_png(synthesizer(ids, seed=2).tensor[0])
+    assert client.blend(label, 1, 2, 0.5) == encode_png(synthesizer.interpolate(ids, 1, 2, 3).tensor[1])
 
 
 def test_guide_example_runs(

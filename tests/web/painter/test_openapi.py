@@ -8,30 +8,37 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from lab2pix.web.painter.formats import FORMATS
+from lab2pix.web.painter.routes import openapi_schema
 from tests.helpers.painter import label_png
 
-schemathesis = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
-
-from lab2pix.web.painter.formats import FORMATS  # noqa: E402 (the tests are skipped without schemathesis)
-from lab2pix.web.painter.routes import openapi_schema  # noqa: E402
-
 BODIES = st.builds(label_png, st.integers(0, 13), st.integers(1, 20)) | st.binary(max_size=50)
-for media_type in FORMATS:
-    schemathesis.openapi.media_type(media_type, BODIES)
 OPERATIONS = {
-    operation.label: operation
-    for operation in (found.ok() for found in schemathesis.openapi.from_dict(openapi_schema()).get_all_operations())
+    f"{method.upper()} {path}": description.get("parameters", [])
+    for path, methods in openapi_schema()["paths"].items()
+    for method, description in methods.items()
 }
+"""Parameters by method and path."""
 
 
-def statuses(operation: str, mode: str, server: Any) -> set[int]:
+@pytest.fixture(scope="module")
+def schemathesis() -> Any:
+    """The package, which takes seconds to import, with label maps as bodies."""
+    package = pytest.importorskip("schemathesis", reason="schemathesis is not installed")
+    for media_type in FORMATS:
+        package.openapi.media_type(media_type, BODIES)
+    return package
+
+
+def statuses(schemathesis: Any, operation: str, mode: str, server: Any) -> set[int]:
     """Send requests that the description allows (`positive`) or not; validate the responses, and return statuses."""
     found = set()
-    case_of = OPERATIONS[operation].as_strategy(generation_mode=schemathesis.GenerationMode(mode))
+    operations = (known.ok() for known in schemathesis.openapi.from_dict(openapi_schema()).get_all_operations())
+    [described] = [known for known in operations if known.label == operation]
 
     @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
-    @given(case=case_of)
-    def ask(case: schemathesis.Case) -> None:
+    @given(case=described.as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
+    def ask(case: Any) -> None:
         # The description says only in words which parameters go together, and that the body must be an image.
         checks = [schemathesis.checks.positive_data_acceptance]
         answer = case.call_and_validate(base_url=f"http://127.0.0.1:{server.port}", excluded_checks=checks)
@@ -43,8 +50,8 @@ def statuses(operation: str, mode: str, server: Any) -> set[int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("operation", OPERATIONS)
-def test_valid_requests_are_served(server: Any, operation: str) -> None:
-    found = statuses(operation, "positive", server)
+def test_valid_requests_are_served(schemathesis: Any, server: Any, operation: str) -> None:
+    found = statuses(schemathesis, operation, "positive", server)
     takes_image = operation in ("POST /api/synthesize", "POST /api/labels")
     expected = 404 if "{token}" in operation else 200  # tokens cannot be guessed
     assert expected in found
@@ -52,8 +59,8 @@ def test_valid_requests_are_served(server: Any, operation: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operation", [name for name, found in OPERATIONS.items() if found.query or "{" in name])
-def test_invalid_requests_are_refused(server: Any, operation: str) -> None:
-    found = statuses(operation, "negative", server)
+@pytest.mark.parametrize("operation", [name for name, parameters in OPERATIONS.items() if parameters])
+def test_invalid_requests_are_refused(schemathesis: Any, server: Any, operation: str) -> None:
+    found = statuses(schemathesis, operation, "negative", server)
     assert found & {400, 404}
     assert found <= {200, 400, 404, 415, 422}

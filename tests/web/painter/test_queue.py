@@ -15,7 +15,7 @@ from lab2pix.web.painter.app import create_app
 from lab2pix.web.painter.queue import JobQueue
 from lab2pix.web.painter.service import PainterService
 from lab2pix.web.responses import HTTPError
-from lab2pix.web.security import host_checker
+from lab2pix.web.security import HostChecker
 from tests.helpers.painter import PNG, label_png, wait_until
 
 Post = Callable[..., Future[httpx.Response]]
@@ -169,7 +169,7 @@ def painter(synthesizer: Synthesizer) -> PainterService:
 
 @pytest.fixture
 def client(painter: PainterService) -> Iterator[TestClient]:
-    with TestClient(create_app(painter, host_checker("127.0.0.1")), base_url="http://127.0.0.1:8000") as opened:
+    with TestClient(create_app(painter, HostChecker("127.0.0.1")), base_url="http://127.0.0.1:8000") as opened:
         assert len(opened.get("/api/examples").json()) == 6
         yield opened
 

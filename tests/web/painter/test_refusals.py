@@ -16,7 +16,7 @@ from lab2pix.web.painter.formats import FORMATS
 from lab2pix.web.painter.images import MAX_BYTES
 from lab2pix.web.painter.service import PainterService
 from lab2pix.web.responses import HTTPError
-from lab2pix.web.security import HEADERS, MemoryBudget, host_checker
+from lab2pix.web.security import HEADERS, HostChecker, MemoryBudget
 from tests.helpers.painter import JPEG, PNG, encode, label_png
 
 ANYTHING = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
@@ -232,7 +232,7 @@ def test_internal_error_hides_its_message(synthesizer: Synthesizer, monkeypatch:
         raise RuntimeError("/secret/place")
 
     monkeypatch.setattr(Synthesizer, "generate", draw)
-    app = create_app(PainterService(synthesizer), host_checker("127.0.0.1"))
+    app = create_app(PainterService(synthesizer), HostChecker("127.0.0.1"))
     with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as opened:
         response = opened.post("/api/synthesize", content=LABEL, headers=PNG)
         assert (response.status_code, "secret" in response.text) == (500, False)

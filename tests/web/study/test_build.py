@@ -127,8 +127,10 @@ def test_build_reports_progress(build: Build) -> None:
 
 
 def test_missing_names_are_refused(build: Build, folders: dict[str, Path], tmp_path: Path) -> None:
-    (folders["spade"] / "b.png").unlink()
-    with pytest.raises(DataError, match=r"images of 'spade'\) lacks b; add the files, or .*--allow-missing"):
+    (folders["spade"] / "b.png").rename(folders["spade"] / "x.png")
+    with pytest.raises(
+        DataError, match=r"labels \(label maps\) lacks x, and 4 other folders lack names too; .*--allow-missing"
+    ):
         build()
     assert not (tmp_path / "study").exists()
 

@@ -16,7 +16,7 @@ from scipy import stats
 
 from lab2pix.errors import DataError, OutputError
 from lab2pix.web.study.build import BuiltStudy
-from lab2pix.web.study.page import save_report
+from lab2pix.web.study.page import report_page, save_report
 from lab2pix.web.study.report import bootstrap_means, compare_methods, report_study
 from lab2pix.web.study.samples import Study
 from lab2pix.web.study.store import FILE_NAME, AnswerStore
@@ -202,13 +202,14 @@ def test_report_of_one_ranking(rank: Rank, study_folder: Path) -> None:
 
 
 def test_report_of_two_methods(build: Callable[..., BuiltStudy], tmp_path: Path) -> None:
-    built = build((S, L), out=tmp_path / "two")
+    built = build((S, L), out=tmp_path / "two", label_space=None)
     with AnswerStore(built.folder, built.study) as store:
         for number, task in enumerate(built.study.tasks("Ada")):
             store.append(f"id-{number:08d}", "Ada", task.sample.name, [L, S] if number else [S, L], 1)
     report = report_study(built.folder)
     assert [(one.mean, one.top1, one.top2) for one in report.methods] == [(1.25, 0.25, 1), (1.75, 0.75, 1)]
     assert "Wilcoxon signed-rank test over 4 rankings" in str(report)
+    assert "none given; label maps are shown as they are" in report_page(report)
 
 
 def test_report_files(ranked: Path, tmp_path: Path) -> None:

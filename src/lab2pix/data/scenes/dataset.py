@@ -22,6 +22,7 @@ from lab2pix.data.sketches import Sketcher
 from lab2pix.data.transforms import JointTransform, uint8_to_float
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.files import output_errors
 from lab2pix.utils.seeding import scene_generator
 
 __all__ = ["MAX_SIDE", "MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
@@ -103,15 +104,8 @@ class ScenesDataset(Dataset[Sample]):
     ) -> None:
         """Initialize a dataset of the scenes `first_index` to `first_index + count - 1`.
 
-        Args:
-            count: number of scenes.
-            size: height and width in pixels.
-            seed: seed of the scenes and of the flips.
-            first_index: index of the first scene; start disjoint sets far apart.
-            flip: whether to flip a random half of the scenes in each epoch.
-            train: whether this is a training set; others are never flipped.
-            sketcher: creates line drawings of the photos or label maps, to replace the label maps.
-            light: light of the scenes, see `draw_scene`.
+        Start disjoint sets far apart. A random half of a training set is flipped in each epoch, where `flip` is set.
+        A sketcher replaces the label maps by line drawings.
 
         Raises:
             ConfigError: `count` is less than 1.
@@ -189,14 +183,7 @@ def write_scenes(
 ) -> None:
     """Write scenes in the format `folder`: `images/NAME.png` and `labels/NAME.png` (palette PNG of ids).
 
-    Args:
-        out: folder to write to; created if missing.
-        count: number of scenes.
-        size: height and width in pixels.
-        seed: seed of the scenes.
-        first: index of the first scene.
-        light: light of the scenes, see `draw_scene`.
-        overwrite: whether to overwrite these scenes if they exist.
+    These are the scenes `first` to `first + count - 1`; the other arguments are those of `draw_scene`.
 
     Raises:
         ConfigError: `count` is less than 1, or the size, seed or index is invalid.
@@ -206,7 +193,7 @@ def write_scenes(
         raise ConfigError(f"Writing {count} scenes makes no dataset; choose 1 or more.")
     space = LabelSpace.load("scenes")
     files = {index: f"{_name(seed, index)}.png" for index in range(first, first + count)}
-    try:
+    with output_errors(out, "choose another folder"):
         _check_output(out, {Path(kind, file) for kind in ("images", "labels") for file in files.values()}, overwrite)
         for kind in ("images", "labels"):
             (out / kind).mkdir(parents=True, exist_ok=True)
@@ -214,8 +201,6 @@ def write_scenes(
             image, label = _draw(seed, index, size, light)
             Image.fromarray(image.transpose(1, 2, 0)).save(out / "images" / file)
             write_label_png(out / "labels" / file, torch.from_numpy(label).long(), space)
-    except OSError as error:
-        raise OutputError(f"Cannot write scenes to {out}: {error.strerror or error}; choose another folder.") from error
 
 
 def _check_output(out: Path, ours: set[Path], overwrite: bool) -> None:

@@ -140,12 +140,7 @@ def kernel_distance(
 ) -> tuple[float, float]:
     """Return the squared maximum mean discrepancy with a cubic kernel, which is KID on Inception features.
 
-    Args:
-        a: one set.
-        b: the other.
-        subsets: number of random subsets.
-        subset_size: images of each set in a subset; fewer where a set has fewer.
-        seed: selects the subsets.
+    The seed selects the random subsets; a subset is smaller where a set has fewer images.
 
     Returns:
         Mean and standard deviation over the subsets.

@@ -43,15 +43,7 @@ LPIPS_NETS = {
 
 
 def psnr(generated: Tensor, real: Tensor) -> Tensor:
-    """Return the peak signal-to-noise ratio of each image, `[N]` float64, in dB.
-
-    Args:
-        generated: `[N, 3, H, W]` uint8.
-        real: likewise.
-
-    Returns:
-        Infinity where both are equal.
-    """
+    """Return the peak signal-to-noise ratio in dB, `[N]` float64, of `[N, 3, H, W]` uint8 (equal: infinity)."""
     return map_chunks(_psnr, (generated.shape[-2], generated.shape[-1]), generated.device, generated, real)
 
 
@@ -66,9 +58,7 @@ def ssim(generated: Tensor, real: Tensor) -> Tensor:
     Equal to scikit-image with `gaussian_weights=True, sigma=1.5, use_sample_covariance=False`: only windows within the
     image count.
 
-    Args:
-        generated: `[N, 3, H, W]` uint8.
-        real: likewise.
+    Images are `[N, 3, H, W]` uint8.
 
     Raises:
         DataError: images smaller than the window.

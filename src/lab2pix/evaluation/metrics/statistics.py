@@ -12,7 +12,8 @@ from safetensors.torch import save
 
 from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.metrics.distribution import FeatureMoments
-from lab2pix.utils.files import atomic_write
+from lab2pix.utils.files import atomic_write, output_errors
+from lab2pix.utils.text import reason_of
 
 __all__ = ["STATISTICS_FORMAT", "check_statistics", "load_statistics", "save_statistics"]
 
@@ -22,10 +23,7 @@ STATISTICS_FORMAT = "lab2pix-statistics/1"
 def save_statistics(file: Path, moments: FeatureMoments, meta: Mapping[str, Any]) -> None:
     """Write statistics atomically.
 
-    Args:
-        file: the file; its folder is created where it is missing.
-        moments: the statistics.
-        meta: description of how they were computed, as JSON values.
+    `meta` describes how they were computed, as JSON values.
 
     Raises:
         OutputError: the file exists already, or cannot be written.
@@ -33,11 +31,8 @@ def save_statistics(file: Path, moments: FeatureMoments, meta: Mapping[str, Any]
     if file.exists():
         raise OutputError(f"{file} is there already; choose another name for the statistics, or remove it")
     header = {"format": STATISTICS_FORMAT, "meta": json.dumps(dict(meta), sort_keys=True)}
-    try:
-        with atomic_write(file) as [unfinished]:
-            unfinished.write_bytes(save(moments.state(), header))
-    except OSError as error:
-        raise OutputError(f"cannot write {file} ({error.strerror or error}); choose another place") from error
+    with output_errors(file, "choose another place"), atomic_write(file) as [unfinished]:
+        unfinished.write_bytes(save(moments.state(), header))
 
 
 def load_statistics(file: Path) -> tuple[FeatureMoments, dict[str, Any]]:
@@ -54,19 +49,13 @@ def load_statistics(file: Path) -> tuple[FeatureMoments, dict[str, Any]]:
             state = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118 - no mapping
         return FeatureMoments.from_state(state), dict(json.loads(header["meta"]))
     except (SafetensorError, OSError, KeyError, ValueError) as error:
-        reason = " ".join(str(error).split())
         raise DataError(
-            f"{file} cannot be read as statistics ({reason}); give a folder, or a file of --save-stats"
+            f"{file} cannot be read as statistics ({reason_of(error)}); give a folder, or a file of --save-stats"
         ) from error
 
 
 def check_statistics(meta: Mapping[str, Any], wanted: Mapping[str, Any], file: Path) -> None:
     """Check that statistics were computed in the same way as those of this evaluation.
-
-    Args:
-        meta: description in the file.
-        wanted: entries that must be equal.
-        file: the file, for the error.
 
     Raises:
         DataError: an entry differs.

@@ -20,7 +20,7 @@ from lab2pix.web import serving
 from lab2pix.web.painter.routes import openapi_schema, parameter_error, router
 from lab2pix.web.painter.service import PainterService, painter_error_response
 from lab2pix.web.responses import HTTPError, static_routes
-from lab2pix.web.security import HEADERS, HostGuardMiddleware, host_checker
+from lab2pix.web.security import HEADERS, HostChecker, HostGuardMiddleware
 
 __all__ = ["create_app", "find_model", "serve_painter"]
 
@@ -80,7 +80,7 @@ def serve_painter(
             raise ConfigError(f"{model} generates from images, not from label maps; use `lab2pix generate` instead")
         mode = synthesizer.optimize("auto")
         service = PainterService(synthesizer)
-        app = create_app(service, host_checker(host, allow_hosts))
+        app = create_app(service, HostChecker(host, allow_hosts))
 
         url = serving.server_url(host, listening.getsockname()[1])
         echo(f"The painter is at {url}; stop with Ctrl-C")
@@ -91,12 +91,12 @@ def serve_painter(
         echo("Stopped")
 
 
-def create_app(service: PainterService, is_known_host: Callable[[str], bool]) -> FastAPI:
+def create_app(service: PainterService, hosts: HostChecker) -> FastAPI:
     """Return the painter's web application.
 
     Args:
         service: handles the requests; its queue runs as long as the application.
-        is_known_host: tells whether a Host header names this server.
+        hosts: tells which hosts and origins are this server's.
     """
 
     async def refuse(request: Request, error: Exception) -> Response:
@@ -122,7 +122,7 @@ def create_app(service: PainterService, is_known_host: Callable[[str], bool]) ->
         redoc_url=None,
         redirect_slashes=False,
         exception_handlers={**dict.fromkeys(refused, refuse), Exception: fail},
-        middleware=[Middleware(HostGuardMiddleware, is_known_host=is_known_host)],
+        middleware=[Middleware(HostGuardMiddleware, hosts=hosts)],
         lifespan=lifespan,
     )
     app.state.service = service

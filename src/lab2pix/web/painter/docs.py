@@ -12,13 +12,11 @@ __all__ = ["docs_page"]
 
 
 def docs_page(schema: Mapping[str, Any], origin: str) -> str:
-    """Return the page.
-
-    Args:
-        schema: OpenAPI description, as `routes.openapi_schema` returns it.
-        origin: scheme, host and port for the example request.
-    """
-    return render("api.html", schema=schema, origin=origin, values=_allowed_values, body_schema=_body_schema)
+    """Return the page."""
+    title = f"{schema['info']['title']}: API"
+    return render(
+        "api.html", title=title, schema=schema, origin=origin, values=_allowed_values, body_schema=_body_schema
+    )
 
 
 def _body_schema(response: Mapping[str, Any]) -> tuple[str, bool]:

@@ -44,8 +44,7 @@ class _Job(Generic[Result]):
 class JobQueue:
     """Runs jobs in a thread of its own, in the order of their arrival.
 
-    Args:
-        capacity: jobs that may wait, without the one that runs.
+    `capacity` does not count the job that runs.
     """
 
     def __init__(self, capacity: int = CAPACITY) -> None:
@@ -69,9 +68,7 @@ class JobQueue:
     def submit(self, work: Callable[[], Result], channel: str | None = None) -> Future[Result]:
         """Add a job.
 
-        Args:
-            work: called in the thread.
-            channel: a waiting job of the same channel fails with status 409, and this job takes its position.
+        A waiting job of the same channel fails with status 409, and this job takes its position.
 
         Returns:
             The future of its result or exception.

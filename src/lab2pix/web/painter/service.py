@@ -49,10 +49,6 @@ Result = TypeVar("Result")
 class PainterService:
     """Handles the painter's requests.
 
-    Args:
-        synthesizer: the model.
-        capacity: requests that may wait.
-
     Attributes:
         queue: runs the heavy work; the application starts and closes it.
 

@@ -23,7 +23,7 @@ from starlette.routing import Route
 from lab2pix.errors import Lab2PixError, OutputError
 from lab2pix.web import serving
 from lab2pix.web.responses import HTTPError, error_response, exception_response, static_routes
-from lab2pix.web.security import HostGuardMiddleware, host_checker, read_body
+from lab2pix.web.security import HostChecker, HostGuardMiddleware, read_body
 from lab2pix.web.study.samples import MAX_METHODS, Study, Task, participant_name
 from lab2pix.web.study.store import MAX_SECONDS, AnswerStore
 
@@ -63,13 +63,7 @@ def serve_study(
 ) -> None:
     """Serve a study until Ctrl-C or SIGTERM.
 
-    Args:
-        folder: the study's folder.
-        host: address to listen on; 0.0.0.0 admits other machines.
-        port: port to listen on; 0 takes a free one.
-        allow_hosts: additional host names of the server, such as a proxy's.
-        open_browser: open the page in the browser.
-        echo: called with each line of output.
+    The arguments are those of `lab2pix.web.painter.app.serve_painter`.
 
     Raises:
         DataError: there is no study, an image is missing, or existing answers do not fit it.
@@ -78,7 +72,7 @@ def serve_study(
     folder = Path(folder)
     study = Study.load(folder)
     with AnswerStore(folder, study) as store, serving.listen(host, port) as listening:
-        app = create_app(folder, study, store, host_checker(host, allow_hosts))
+        app = create_app(folder, study, store, HostChecker(host, allow_hosts))
         url = serving.server_url(host, listening.getsockname()[1])
         if store.answers.damaged:
             numbers = ", ".join(str(number) for number in store.answers.damaged)
@@ -90,14 +84,8 @@ def serve_study(
         echo(f"Stopped; {store.path} contains {len(store.answers.latest)} answers")
 
 
-def create_app(folder: Path, study: Study, store: AnswerStore, is_known_host: Callable[[str], bool]) -> Starlette:
+def create_app(folder: Path, study: Study, store: AnswerStore, hosts: HostChecker) -> Starlette:
     """Return the study's web application.
-
-    Args:
-        folder: the study's folder.
-        study: the study.
-        store: storage of the answers.
-        is_known_host: tells whether a Host header names this server.
 
     Raises:
         DataError: an image is missing.
@@ -118,7 +106,7 @@ def create_app(folder: Path, study: Study, store: AnswerStore, is_known_host: Ca
             Route("/api/answers", service.answer, methods=["POST"]),
         ],
         exception_handlers=dict.fromkeys((HTTPError, Lab2PixError, HTTPException), refuse),
-        middleware=[Middleware(HostGuardMiddleware, is_known_host=is_known_host)],
+        middleware=[Middleware(HostGuardMiddleware, hosts=hosts)],
     )
 
 

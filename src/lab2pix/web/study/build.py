@@ -15,7 +15,8 @@ from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.pairing import count_samples, pictures_in
 from lab2pix.inference.folder import write_picture
 from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.files import write_atomically
+from lab2pix.utils.files import expand_user, write_atomically
+from lab2pix.utils.text import first_few, plural
 from lab2pix.web.study.labels import LabelRenderer, render_classes, render_raw_labels
 from lab2pix.web.study.samples import FORMAT, MAX_METHODS, ClassColor, Sample, Study, seeded_shuffle
 
@@ -43,19 +44,19 @@ class BuiltStudy:
         study = self.study
         pool = "" if len(study.pool) == study.samples else f", chosen for each from a pool of {len(study.pool)}"
         lines = [
-            f"{self.folder}: each participant ranks {_count(study.samples, 'sample')} of {len(study.methods)} methods"
+            f"{self.folder}: each participant ranks {plural(study.samples, 'sample')} of {len(study.methods)} methods"
             f" ({', '.join(study.methods)}){pool}"
         ]
         if study.left_out:
-            names = _first(study.left_out)
-            lines.append(f"{_count(len(study.left_out), 'name')} left out because a folder lacks it: {names}")
+            names = first_few(study.left_out, 5)
+            lines.append(f"{plural(len(study.left_out), 'name')} left out because a folder lacks it: {names}")
         for method, count in self.first_of.items():
             lines.append(f"'{method}' has {count} images per label map, of which the first, NAME_0, is shown")
         if study.label_space is None:
             lines.append("label maps are shown as they are, without a legend; --label-space adds colors and a legend")
         if self.mixed_sizes:
             lines.append(
-                f"in {_count(self.mixed_sizes, 'sample')} the methods' images differ in size; they are shown at the "
+                f"in {plural(self.mixed_sizes, 'sample')} the methods' images differ in size; they are shown at the "
                 "same size, so smaller ones look softer"
             )
         lines.append(f"Collect rankings with `lab2pix study serve {self.folder}`")
@@ -78,7 +79,7 @@ def parse_methods(words: Sequence[str]) -> dict[str, Path]:
             raise ConfigError(f"The name of method '{name[:60]}' must have at most 60 characters, all printable")
         if name in methods:
             raise ConfigError(f"Two methods are called '{name}'; use different names")
-        methods[name] = Path(folder)
+        methods[name] = expand_user(folder)
     _check_methods(methods)
     return methods
 
@@ -130,7 +131,7 @@ def build_study(
     common, left_out = _match_names(files, sources, allow_missing)
     if len(common) < pool:
         raise DataError(
-            f"The folders share {_count(len(common), 'name')}, but {pool} are requested; lower --samples and --pool "
+            f"The folders share {plural(len(common), 'name')}, but {pool} are requested; lower --samples and --pool "
             f"to at most {len(common)}"
         )
     chosen = seeded_shuffle(common, seed, "pool")[:pool]
@@ -217,10 +218,10 @@ def _match_names(
     missing = {what: sorted(union - set(found)) for what, found in files.items() if set(found) != union}
     if missing and not allow_missing:
         what, names = next(iter(missing.items()))
-        others = f", and {_count(len(missing) - 1, 'other folder')} lack names too" if len(missing) > 1 else ""
+        others = f", and {plural(len(missing) - 1, 'other folder')} lack names too" if len(missing) > 1 else ""
         raise DataError(
-            f"{sources[what]} ({what}) lacks {_first(names)}{others}; add the files, or leave such names out with "
-            "--allow-missing"
+            f"{sources[what]} ({what}) lacks {first_few(names, 5)}{others}; add the files, or leave such names out "
+            "with --allow-missing"
         )
     return sorted(common), sorted(union - common)
 
@@ -239,12 +240,7 @@ def _copy(
 ) -> tuple[Sample, bool]:
     """Write a sample's images; return the sample, and whether all generated images have the same size.
 
-    Args:
-        name: name of the sample.
-        files: its label map, its real image if any, and one image per method, in this order.
-        render: renders the label map.
-        methods: names of the methods.
-        out: the study's folder.
+    `files` are its label map, its real image if any, and one image per method, in this order.
     """
     label = render(files[0])
     images = [label.image, *(read_image(file) for file in files[1:])]
@@ -267,11 +263,3 @@ def _classes(label_space: LabelSpace) -> list[ClassColor]:
     names = [*label_space.names, *([] if label_space.unknown_value is None else ["unknown"])]
     colors = label_space.palette.tolist()
     return [ClassColor(name=name, color=color) for name, color in zip(names, colors, strict=True)]
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
-
-
-def _first(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lab2pix.errors import OutputError
 from lab2pix.reporting.html import render
-from lab2pix.utils.files import write_atomically
+from lab2pix.utils.files import output_errors, write_atomically
 from lab2pix.web.study.report import REPORT_FORMAT, StudyReport
 
 __all__ = ["report_page", "save_report"]
@@ -28,12 +28,10 @@ def save_report(report: StudyReport, out: Path) -> list[Path]:
         "report.md": report.to_markdown(),
         "report.html": report_page(report),
     }
-    try:
+    with output_errors(out, "choose another --out"):
         out.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
             write_atomically(out / name, text)
-    except OSError as error:
-        raise OutputError(f"cannot write the report into {out} ({error.strerror}); choose another --out") from error
     return [out / name for name in texts]
 
 
@@ -56,7 +54,7 @@ def _refuse_other_files(out: Path) -> None:
 def report_page(report: StudyReport) -> str:
     """Return the report as HTML."""
     study, protocol = report.study, report.to_dict()["protocol"]
-    facts = {
+    about = {
         "Samples": f"{study.samples} per participant, from a pool of {len(study.pool)}",
         "Points": protocol["points"],
         "Label space": study.label_space or "none given; label maps are shown as they are",
@@ -65,4 +63,4 @@ def report_page(report: StudyReport) -> str:
         "Report": f"lab2pix {protocol['lab2pix']}, {protocol['created']}",
     }
     best = max(report.methods, key=lambda one: one.mean)
-    return render("study.html", report=report, best=best, facts=facts)
+    return render("study.html", title="User study: report", report=report, best=best, protocol=about)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import lab2pix
 from lab2pix.errors import DataError
 from lab2pix.utils.extras import import_extra
+from lab2pix.utils.text import plural
 from lab2pix.web.study.samples import Study
 from lab2pix.web.study.store import FILE_NAME, Answers, read_answers
 
@@ -147,7 +148,7 @@ class StudyReport:
     def notes(self) -> list[str]:
         """Return notes on the table, one line each."""
         lines = [
-            f"{_count(self.rankings, 'ranking')} by {_count(len(self.participants), 'participant')}; "
+            f"{plural(self.rankings, 'ranking')} by {plural(len(self.participants), 'participant')}; "
             f"{len(self.methods)} points for the best image, 1 for the worst"
         ]
         lines += [str(test) for test in self.tests]
@@ -157,9 +158,9 @@ class StudyReport:
             listed = ", ".join(f"{one.name} ({one.ranked} of {one.samples})" for one in unfinished)
             lines.append(f"unfinished participants, whose rankings count: {listed}")
         if self.replaced:
-            lines.append(f"{_count(self.replaced, 'answer')} corrected later; the last one counts")
+            lines.append(f"{plural(self.replaced, 'answer')} corrected later; the last one counts")
         if self.repeated:
-            lines.append(f"{_count(self.repeated, 'repeated line')} in {FILE_NAME}, counted once")
+            lines.append(f"{plural(self.repeated, 'repeated line')} in {FILE_NAME}, counted once")
         if self.damaged:
             numbers = ", ".join(str(number) for number in self.damaged)
             lines.append(f"{FILE_NAME}, line {numbers}: truncated by a crash and skipped")
@@ -216,10 +217,7 @@ class StudyReport:
 def report_study(folder: Path | str, *, resamples: int = RESAMPLES, seed: int = 0) -> StudyReport:
     """Evaluate the answers of a study.
 
-    Args:
-        folder: the study.
-        resamples: number of bootstrap samples.
-        seed: seed of the bootstrap.
+    `resamples` and `seed` are those of the bootstrap.
 
     Raises:
         DataError: there is no study, it has no answers, or an answer does not fit it.
@@ -265,10 +263,7 @@ def bootstrap_means(by_person: Sequence[NDArray[Any]], resamples: int, seed: int
 
     The rankings of one person are correlated, so resampling all rankings alike would give too narrow an interval.
 
-    Args:
-        by_person: points `[rankings, methods]` of each participant.
-        resamples: number of bootstrap samples.
-        seed: seed of the random generator.
+    `by_person` has the points `[rankings, methods]` of each participant.
 
     Returns:
         `[resamples, methods]` means.
@@ -321,10 +316,6 @@ def _method_score(name: str, points: Points, means: NDArray[np.float64], methods
         top2=float((points >= methods - 1).mean()),
         ranks=tuple(int((points == methods - rank).sum()) for rank in range(methods)),
     )
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _escape_markdown(text: str) -> str:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lab2pix.errors import DataError
+from lab2pix.utils.text import first_few
 
 __all__ = [
     "FORMAT",
@@ -192,9 +193,7 @@ class Study(_Schema):
         files = {token: folder / "images" / f"{token}.png" for sample in self.pool for token in sample.tokens}
         missing = [file.name for file in files.values() if not file.is_file()]
         if missing:
-            more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-            listed = ", ".join(missing[:3])
-            raise DataError(f"{folder / 'images'} lacks {listed}{more}; copy the study again, or make it again")
+            raise DataError(f"{folder / 'images'} lacks {first_few(missing)}; copy the study again, or make it again")
         return files
 
     @cached_property

@@ -212,12 +212,7 @@ class AnswerStore:
     def append(self, identity: str, participant: str, sample: str, ranking: list[str], seconds: float) -> Outcome:
         """Store an answer, unless its id is known or it changes nothing.
 
-        Args:
-            identity: id chosen by the page for this ranking.
-            participant: name of the participant.
-            sample: name of the sample.
-            ranking: methods, best first.
-            seconds: how long the participant looked at the sample.
+        The id is chosen by the page for this ranking, which lists the methods, best first.
 
         Raises:
             DataError: the id belongs to another answer.

@@ -1,11 +1,12 @@
 // The page of a user study: participants rank one sample after the other by dragging, tapping or keys.
 
+import { announce, find } from "./dom.js";
 import { makeDraggable } from "./drag.js";
 import { fetchSamples, loadState, makeId, saveState, sendAnswer } from "./api.js";
 import { isDraft, placeImage, removeImage } from "./ranking.js";
 import * as viewport from "./viewport.js";
 
-const { find, announce, LETTERS } = viewport;
+const { LETTERS } = viewport;
 
 let study = null; // the server's {participant, samples, classes}
 let state = loadState(); // {name, first, index, drafts}

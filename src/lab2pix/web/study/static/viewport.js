@@ -1,6 +1,7 @@
 // Shows a sample: its label map, the images to rank, their places, and an enlarged image.
 
-export const find = (id) => document.getElementById(id);
+import { find, make } from "./dom.js";
+
 export const LETTERS = "ABCDEFGHI";
 const source = (token) => `images/${token}.png`;
 
@@ -10,12 +11,6 @@ let slots = [];
 export const cardOf = (image) => cards[image];
 export const slotOf = (place) => slots[place];
 
-function make(tag, properties = {}, ...children) {
-  const element = Object.assign(document.createElement(tag), properties);
-  element.append(...children);
-  return element;
-}
-
 function makeButton(label, properties, ...children) {
   const button = make("button", { type: "button", ...properties }, ...children);
   button.setAttribute("aria-label", label);
@@ -24,10 +19,6 @@ function makeButton(label, properties, ...children) {
 
 function makeImage(token, [height, width]) {
   return make("img", { alt: "", src: source(token), draggable: false, width, height });
-}
-
-export function announce(words) {
-  find("live").textContent = words;
 }
 
 export function showSection(section) {
