@@ -213,7 +213,8 @@ class ContrastiveMethod(Method):
     @classmethod
     def build_sampling(cls, config: Any, label_space: LabelSpace) -> Sampling:
         """Return the sampling: one image per input."""
-        return Sampling(condition(config, label_space), size_multiple=4)
+        # Residual blocks pad by reflection, which needs two pixels.
+        return Sampling(condition(config, label_space), size_multiple=4, min_side=2)
 
     @classmethod
     def build_generator(cls, config: Any, label_space: LabelSpace) -> nn.Module:
