@@ -198,8 +198,11 @@ def test_presets_train_and_generate(
     words = [*SMALL, *settings, "data.scenes.train_count=4", "data.scenes.val_count=2", "train.steps=2"]
     code, _, err = run("train", preset, *words, "--out", tmp_path / "run", "--device", "cpu")
     assert code == 0, err
-    image = Synthesizer.load(tmp_path / "run", device="cpu")(torch.zeros(32, 32, dtype=torch.int64)).tensor
-    assert image.shape == (1, 3, 32, 32)
+    synthesizer, label = Synthesizer.load(tmp_path / "run", device="cpu"), torch.zeros(32, 32, dtype=torch.int64)
+    assert synthesizer(label).tensor.shape == (1, 3, 32, 32)
+    assert synthesizer(label[:5, :9], keep_size=True).tensor.shape == (1, 3, 5, 9)
+    with pytest.raises(ConfigError, match=r"multiples of 4, at least 8, .*nearest valid size is 8x32"):
+        synthesizer(label[:4], keep_size=True)
 
 
 @pytest.mark.parametrize(

@@ -182,9 +182,13 @@ def test_munit_trains_generates_and_exports(tmp_path: Path, run: Callable[..., t
     assert not torch.equal(images[0], images[1])
     style = torch.randint(256, (3, 40, 40), dtype=torch.uint8)
     styled = synthesizer(label, style=style).tensor
-    assert torch.equal(styled, synthesizer(label, style=style, seed=1).tensor) and not torch.equal(styled[0], images[0])
+    assert torch.equal(styled, synthesizer(label, style=style, seed=1).tensor)
+    assert not torch.equal(styled[0], images[0])
     assert export(synthesizer, tmp_path / "program.pt2", form="torch").difference < 1e-4
-    assert synthesizer(label[:30, :25], keep_size=True).tensor.shape == (1, 3, 30, 25)
+    for size in ((30, 25), (5, 9)):
+        assert synthesizer(label[: size[0], : size[1]], keep_size=True).tensor.shape == (1, 3, *size)
+    with pytest.raises(ConfigError, match=r"multiples of 4, at least 8, .*nearest valid size is 8x32"):
+        synthesizer(label[:4], keep_size=True)
 
 
 # --- the authors' checkpoints -------------------------------------------------------------------------------------
