@@ -59,7 +59,7 @@ def test_v1_presets_have_the_published_background_ids() -> None:
 
 
 UNPAIRED = {"v1": "lab2pix-v1", "unpaired": "lab2pix-v1", "fastcut": "cut"} | {
-    name: name for name in ("cyclegan", "munit", "cut", "dclgan")
+    name: name for name in ("cyclegan", "munit", "cut", "dclgan", "scan", "spap")
 }
 """Methods without pairs, by the first word of their presets."""
 

@@ -77,6 +77,7 @@ ENTRY_POINTS = "lab2pix.methods"
 """Entry-point group for methods of other packages: `name = "package.module:Class"`."""
 
 _BUILT_IN = {
+    "cc-fpse": "cc_fpse:CCFPSE",
     "cut": "cut:CUT",
     "cyclegan": "cyclegan:CycleGAN",
     "dclgan": "dclgan:DCLGAN",
@@ -85,7 +86,9 @@ _BUILT_IN = {
     "munit": "munit:MUNIT",
     "pix2pix": "pix2pix:Pix2Pix",
     "pix2pixhd": "pix2pixhd:Pix2PixHD",
+    "scan": "scan:SCAN",
     "spade": "spade:SPADE",
+    "spap": "spap:SPAP",
     "tsit": "tsit:TSIT",
     "tsit-transfer": "tsit:TSITTransfer",
 }
