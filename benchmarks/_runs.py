@@ -49,7 +49,7 @@ def camvid_root() -> Path:
 
 def camvid() -> tuple[str, ...]:
     """Return the settings that read CamVid."""
-    return "data.format=folder", f"data.root={camvid_root()}", "data.label_space=examples/camvid.yaml"
+    return "data.format=folder", f"data.root={camvid_root()}", "data.label_space=camvid"
 
 
 # --- runs ---------------------------------------------------------------------------------------------------------

@@ -463,7 +463,7 @@ def test_generate_folder_refuses_unsafe_output_folders(labels: Path, tmp_path: P
         with pytest.raises(OutputError, match="among the label maps"):
             generate_folder(synthesizer, source, out, overwrite=True)
     assert {path: path.read_bytes() for path in labels.rglob("*.png")} == before
-    with pytest.raises(OutputError, match=r"x\.PNG is named like a picture, .*give a folder such as .*/x$"):
+    with pytest.raises(OutputError, match=r"x\.PNG is named like an image, .*give a folder such as .*/x$"):
         generate_folder(synthesizer, labels / "a.png", tmp_path / "x.PNG")
     (tmp_path / "file").write_text("mine")
     with pytest.raises(OutputError, match="is a file"):

@@ -1,4 +1,4 @@
-"""Conversion of SPADE's checkpoints: equal images, the image encoder, and ADE20K's order of channels."""
+"""Conversion of SPADE's and CC-FPSE's checkpoints: equal images, image encoders, ADE20K's order of channels."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from lab2pix.errors import CheckpointError
 from lab2pix.inference import Synthesizer, convert
 from lab2pix.interop.keymap import rename
 from lab2pix.interop.spade_weights import generator_rules
+from lab2pix.methods.cc_fpse import generator_rules as cc_fpse_rules
+from lab2pix.nn.cc_fpse import CCFPSEGenerator
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 
 
@@ -53,22 +55,26 @@ def test_label_mode_draws_the_recorded_images(golden_root: Path, tmp_path: Path)
     assert (image - held["out.eval.fake"]).abs().max() <= 1e-4
 
 
-def test_style_mode_draws_the_recorded_images(golden_root: Path, tmp_path: Path) -> None:
-    held = load_file(golden_root / "peers" / "spade_vae_a.safetensors")
-    file, space = unpack(held, tmp_path, "GE"), space_file(tmp_path, 8, unknown=True)
-    done = convert(file, "spade", tmp_path / "out", label_space=space, size=(64, 64))
+@pytest.mark.parametrize(("name", "form", "classes"), [("spade_vae_a", "spade", 8), ("ccfpse_a", "cc-fpse", 6)])
+def test_style_mode_draws_the_recorded_images(
+    golden_root: Path, tmp_path: Path, name: str, form: str, classes: int
+) -> None:
+    held = load_file(golden_root / "peers" / f"{name}.safetensors")
+    file, space = unpack(held, tmp_path, "GE"), space_file(tmp_path, classes, unknown=True)
+    done = convert(file, form, tmp_path / "out", label_space=space, size=(64, 64))
+    assert done.config.method == form
     assert done.config.generator.input == "style"
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
     image = synthesizer.generate(recorded_batch(held, True), held["in.eps.eval"].float())
     assert (image - held["out.eval.fake"]).abs().max() <= 1e-4
     # Without the encoder's file, noise alone takes its place.
     (tmp_path / "latest_net_E.pth").unlink()
-    alone = convert(file, "spade", tmp_path / "alone", label_space=space, size=(64, 64))
+    alone = convert(file, form, tmp_path / "alone", label_space=space, size=(64, 64))
     assert alone.config.generator.input == "noise"
     noise = torch.randn(2, 256)
     images = [
-        Synthesizer.load(tmp_path / name, device="cpu").generate(recorded_batch(held, False), noise)
-        for name in ("out", "alone")
+        Synthesizer.load(tmp_path / folder, device="cpu").generate(recorded_batch(held, False), noise)
+        for folder in ("out", "alone")
     ]
     assert torch.equal(*images)
 
@@ -81,15 +87,22 @@ def test_file_of_another_network_next_to_the_generator_is_refused(golden_root: P
         convert(file, "spade", tmp_path / "out", label_space=space_file(tmp_path, 8, unknown=True), size=(64, 64))
 
 
+@pytest.mark.parametrize("form", ["spade", "cc-fpse"])
 @pytest.mark.parametrize("spectral_norm", [True, False])
-def test_ade20k_unknown_moves_from_the_first_channel_to_the_last(tmp_path: Path, spectral_norm: bool) -> None:
+def test_ade20k_unknown_moves_from_the_first_channel_to_the_last(
+    tmp_path: Path, form: str, spectral_norm: bool
+) -> None:
     torch.manual_seed(0)
     settings = GeneratorSettings(
         width=2, modulation="spade", modulation_hidden=3, input="label", start_size=(1, 2), spectral_norm=spectral_norm
     )
-    theirs = Lab2PixV2Generator(151, settings).eval()
-    torch.save(rename(theirs, generator_rules(5)), tmp_path / "latest_net_G.pth")
-    convert(tmp_path / "latest_net_G.pth", "spade", tmp_path / "out", size=(32, 64))
+    kind, rules = {
+        "spade": (Lab2PixV2Generator, generator_rules(5)),
+        "cc-fpse": (CCFPSEGenerator, cc_fpse_rules(5)),
+    }[form]
+    theirs = kind(151, settings).eval()
+    torch.save(rename(theirs, rules), tmp_path / "latest_net_G.pth")
+    convert(tmp_path / "latest_net_G.pth", form, tmp_path / "out", size=(32, 64))
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu", expect_label_space="ade20k")
     values = torch.randint(0, 151, (1, 4, 8)).repeat_interleave(8, 1).repeat_interleave(8, 2)  # as in label files
     values[0, 0, 0] = 0

@@ -38,11 +38,15 @@ NARROW_STAGES = (
     *("generator.fusion_width=2", "generator.encoding=one-hot", "discriminator.width=2", "discriminator.layers=1"),
     *("loss.identity=0", "loss.pool_size=3", "train.ema_decay=0.9", "train.batch_size=2"),
 )
-NARROW_SPADE = (
-    *("data.size=[64,64]", "generator.width=2", "generator.modulation_hidden=2", "discriminator.width=2"),
+NARROW_SEMANTIC = (
+    *("data.size=[64,64]", "generator.width=2", "discriminator.width=2"),
     *("train.ema_decay=0.9", "train.batch_size=2", "loss.perceptual=0"),
 )
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
+    "cc-fpse": (
+        "cc-fpse-small",
+        (*NARROW_SEMANTIC, "generator.predictor_width=2"),
+    ),
     "cut": ("cut-small", NARROW_CONTRASTIVE),
     "cyclegan": (
         "cyclegan-small",
@@ -70,7 +74,7 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     ),
     "tsit-transfer": ("tsit-transfer-small", (*NARROW_PATCH_GAN, *NARROW_TRANSFER)),
     "scan": ("scan-small", NARROW_STAGES),
-    "spade": ("spade-small", NARROW_SPADE),
+    "spade": ("spade-small", (*NARROW_SEMANTIC, "generator.modulation_hidden=2")),
     "spap": (
         "spap-small",
         (*NARROW_PATCH_GAN, "generator.depth=1", "generator.encoding=one-hot", "pyramid.dilations=[2,1]"),
@@ -116,6 +120,7 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
         ("munit", ["data.input=images", "loss.cycle=10", "discriminator.norm=layer", "train.accumulate=2"]),
         ("spade", ["generator.input=style", "generator.noise_dim=4", "train.accumulate=2"]),
         ("spade", ["generator.input=noise", "generator.num_upsamples=6", "train.gradient_checkpointing=true"]),
+        ("cc-fpse", ["generator.input=style", "generator.noise_dim=4", "train.accumulate=2"]),
         (
             "pix2pixhd",
             ["data.input=images", "data.source.channels=2", "discriminator.norm=batch", "train.accumulate=2"],

@@ -116,8 +116,7 @@ def _convert(
         typer.Option(
             "--from",
             metavar="FORM",
-            help="lab2pix-v1-official, lab2pix-v2-official, spade, tsit, pix2pixhd, pix2pix, cyclegan, munit, cut or "
-            "dclgan.",
+            help="Whose it is: lab2pix-v1-official, lab2pix-v2-official, or a method such as spade.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="New or empty folder for the converted weights.")],

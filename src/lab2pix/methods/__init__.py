@@ -77,6 +77,7 @@ ENTRY_POINTS = "lab2pix.methods"
 """Entry-point group for methods of other packages: `name = "package.module:Class"`."""
 
 _BUILT_IN = {
+    "cc-fpse": "cc_fpse:CCFPSE",
     "cut": "cut:CUT",
     "cyclegan": "cyclegan:CycleGAN",
     "dclgan": "dclgan:DCLGAN",

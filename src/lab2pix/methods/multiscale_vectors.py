@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.multiscale_gan import MultiScaleGAN
 from lab2pix.methods.replay import DiscriminatorRecord, RecordedNetwork, StepReplay
+from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.fast import accelerate
 
 __all__ = ["check_recording", "recorded_sections", "recorded_space"]
@@ -78,6 +81,7 @@ def check_recording(
     *,
     fast: bool,
     batch: Batch | None = None,
+    unused: str | None = None,
 ) -> Iterator[Row]:
     """Load the recorded weights into a method, replay two steps, and compare every recorded result.
 
@@ -85,15 +89,19 @@ def check_recording(
         method: the method, with the recorded settings.
         vectors: content of the vector file.
         rules: rules from our names of the weights of each network to the authors'.
-        record: returns outputs and features of the discriminators, given theirs for fake and for real images.
+        record: returns outputs and features of the discriminators, given theirs for fake and for real images, each a
+            list of `ScaleOutput`.
         fast: whether to accelerate the networks, as in training.
         batch: inputs and images; None: label maps, as `recorded_batch` reads them.
+        unused: regular expression for the names of recorded weights of the generator that the method does without.
 
     Raises:
         CheckpointError: weights or inputs do not match the method.
     """
     generator, discriminator = method.networks["generator"], method.networks["discriminator"]
     parts = {prefix: vectors.part(f"{prefix}.") for prefix in "GDE"}
+    without = {name for name in parts["G"] if unused is not None and re.search(unused, name)}
+    constant = {f"G.{name}": parts["G"].pop(name) for name in without}
     load_renamed(generator, rules["generator"], with_image_encoder(parts["G"], parts["E"]), "generator")
     load_renamed(discriminator, rules["discriminator"], parts["D"], "discriminators")
     if fast:
@@ -121,10 +129,24 @@ def check_recording(
         return outputs
 
     def record_calls(calls: Sequence[Any]) -> DiscriminatorRecord:
-        return record(*calls)
+        found = [[call] if isinstance(call, ScaleOutput) else call for call in calls]
+        return record(found[0], found[1] if len(found) > 1 else _judge_real(method, given))
 
     noises = {step: recorded[step] for step in _STEPS if step in recorded}
     replay = StepReplay(method, batch, networks, noises=noises, record=record_calls, terms=_TERMS)
     inputs = ["in.image", "in.label", "in.instance", "in.content"]
     inputs += [name for name in vectors.tensors if name.startswith(("in.eps.", "in.noise."))]
-    return check_two_steps(vectors, replay.run(evaluate), inputs)
+    answers = replay.run(evaluate)
+    for state in answers.states:
+        state.update(constant)
+    return check_two_steps(vectors, answers, inputs)
+
+
+@torch.no_grad()
+def _judge_real(method: MultiScaleGAN, batch: Batch) -> list[ScaleOutput]:
+    """Run a copy of the discriminators on real images, as the generator phase without feature matching does not."""
+    own = method.networks["discriminator"]
+    method.networks["discriminator"] = copy.deepcopy(own)
+    found = method.discriminate(method.sampling.condition(batch), method.real_images(batch))
+    method.networks["discriminator"] = own
+    return found

@@ -16,7 +16,15 @@ from lab2pix.interop.two_step_vectors import LayerFeature, TwoStepResults
 from lab2pix.methods.base import Losses, OptimizerSpec, Phase, RandomSource, StepContext
 from lab2pix.nn.discriminators import ScaleOutput
 
-__all__ = ["DiscriminatorRecord", "RecordedNetwork", "ReplayableMethod", "ReplayedNoise", "StepReplay", "record_scales"]
+__all__ = [
+    "DiscriminatorRecord",
+    "RecordedNetwork",
+    "ReplayableMethod",
+    "ReplayedNoise",
+    "StepReplay",
+    "layer_feature",
+    "record_scales",
+]
 
 
 class ReplayableMethod(Protocol):

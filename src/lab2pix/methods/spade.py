@@ -14,7 +14,7 @@ from lab2pix.config.rules import check_first_scale, padded_size
 from lab2pix.config.schema import DataConfig, Section
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
-from lab2pix.interop.keymap import load_renamed
+from lab2pix.interop.keymap import Rules, load_renamed
 from lab2pix.interop.spade_weights import (
     IMAGE_ENCODER_RULES,
     choose_geometry,
@@ -42,7 +42,7 @@ from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import init_weights
 
-__all__ = ["SPADE", "SPADEConfig"]
+__all__ = ["SPADE", "SPADEConfig", "recorded_config"]
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
@@ -158,12 +158,14 @@ class SPADE(MultiScaleGAN):
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one and two steps with a vector file."""
-        method = cls(_recorded_config(vectors), recorded_space(vectors))
-        rules = {
-            "generator": [*generator_rules(method.config.generator.num_upsamples), *IMAGE_ENCODER_RULES],
-            "discriminator": patch_discriminator_rules(method.config.discriminator.layers),
-        }
+        method = cls(recorded_config(vectors), recorded_space(vectors))
+        rules = dict(zip(("generator", "discriminator"), method.weight_rules(), strict=True))
         return check_recording(method, vectors, rules, record_scales, fast=fast)
+
+    def weight_rules(self) -> tuple[Rules, Rules]:
+        """Return the rules from our names of the weights of generator and discriminators to the authors'."""
+        generator = [*generator_rules(self.config.generator.num_upsamples), *IMAGE_ENCODER_RULES]
+        return generator, patch_discriminator_rules(self.config.discriminator.layers)
 
 
 # --- the authors' code: settings and weights --------------------------------------------------------------------------
@@ -173,7 +175,7 @@ _LABEL_WEIGHTS = r"^fc\.weight$|\.mlp_shared\.0\.weight$"
 """Names of weights that are applied to the label map, and of the first linear layer, which has other dimensions."""
 
 
-def _recorded_config(vectors: Vectors) -> SPADEConfig:
+def recorded_config(vectors: Vectors) -> SPADEConfig:
     """Return the settings of a recording."""
     recorded = vectors.values["config"]
     upsampling = recorded.get("num_upsampling_layers", "normal")

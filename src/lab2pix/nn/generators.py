@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -212,6 +212,13 @@ class Lab2PixV2Generator(GeneratorBase):
         x: Tensor = self.fc(label)
         return x
 
+    def scale_features(self, condition: Tensor, scales: int) -> Sequence[Tensor | None]:
+        """Return what guides the blocks at every scale in addition to the label map, smallest first."""
+        if self.global_encoder is None:
+            return [None] * scales
+        features: list[Tensor] = self.global_encoder(condition)
+        return features
+
     def forward(self, condition: Tensor, noise: Tensor | None = None, style: Tensor | None = None) -> Tensor:
         """Generate images.
 
@@ -231,7 +238,7 @@ class Lab2PixV2Generator(GeneratorBase):
             noise = self.encode_style(style, noise)
         sizes, condition = self.scale_sizes(condition), self.match_noise(condition, noise)
         labels = [resize_nearest(condition, size) for size in sizes]
-        features = [None] * len(sizes) if self.global_encoder is None else self.global_encoder(condition)
+        features = self.scale_features(condition, len(sizes))
         x, last = self.start(labels[0], noise), 0
         for block, scale in zip(self.blocks, self.block_scales, strict=True):
             x = x if scale == last else F.interpolate(x, scale_factor=2.0, mode="nearest")

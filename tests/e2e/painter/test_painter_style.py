@@ -29,7 +29,7 @@ def picture() -> np.ndarray:
 
 
 def drawn(model: Synthesizer, ids: np.ndarray, seed: int = 1, **style: Any) -> np.ndarray:
-    return model(ids, seed=seed, **style)[0].permute(1, 2, 0).numpy()
+    return model(ids, seed=seed, **style).tensor[0].permute(1, 2, 0).numpy()
 
 
 def test_picture_gives_the_style_until_it_is_removed(visit: Visit, server: Any) -> None:

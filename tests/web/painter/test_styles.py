@@ -46,7 +46,7 @@ def test_image_takes_the_style_of_an_image_sent_before(client: TestClient, style
     assert np.array_equal(pixels(sent.content), resized.movedim(0, -1).numpy())
     drawn = client.post(f"/api/synthesize?seed=2&style={token}", content=label_png(), headers=PNG)
     ids = torch.full(SIZE, 3)
-    assert np.array_equal(pixels(drawn.content), styled(ids, seed=2, style=photo())[0].movedim(0, -1).numpy())
+    assert np.array_equal(pixels(drawn.content), styled(ids, seed=2, style=photo()).tensor[0].movedim(0, -1).numpy())
     free = client.post("/api/synthesize?seed=2", content=label_png(), headers=PNG)
     assert free.content != drawn.content
     # The image at the model's size has the same token, so that it can be sent again.

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
-from lab2pix.nn.blocks import SLOPE
+from lab2pix.nn.blocks import SLOPE, GenResBlk
 from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder
 from lab2pix.nn.fast.inference.blocks import FusedGenResBlk, FusedLSCA, LabelConv, LabelPyramidLevel
 from lab2pix.nn.fast.inference.layers import FoldedConv, LookupTable, fold_conv, row_tiles, upsampled_rows
@@ -293,7 +293,7 @@ def fuse(
         ConfigError: a generator of another kind.
     """
     with torch.no_grad():
-        if isinstance(generator, Lab2PixV2Generator):
+        if isinstance(generator, Lab2PixV2Generator) and all(isinstance(b, GenResBlk) for b in generator.blocks):
             return FusedV2Generator(generator, dtype, cache_bytes)
         if isinstance(generator, Lab2PixV1Generator):
             return FusedV1Generator(generator, dtype, cache_bytes)
