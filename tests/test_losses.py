@@ -19,7 +19,7 @@ from lab2pix import losses
 def test_foreground_mask_matches_eq9(seed, rate, share, height, width):
     generator = torch.Generator().manual_seed(seed)
     foreground = torch.rand(2, height, width, generator=generator) < share
-    mask = losses.foreground_mask(foreground, rate)
+    mask = losses.foreground_weights(foreground, rate)
     assert mask.shape == (2, 1, height, width)
     torch.testing.assert_close(mask.mean((1, 2, 3)), torch.ones(2), atol=1e-4, rtol=1e-4)
     for image, flags in zip(mask[:, 0], foreground, strict=True):
@@ -29,7 +29,7 @@ def test_foreground_mask_matches_eq9(seed, rate, share, height, width):
 
 def test_foreground_mask_matches_hand_computed_values():
     # 1 foreground pixel of 4 with T = 5: P = 4 / (5 + 3) = 0.5
-    mask = losses.foreground_mask(torch.tensor([[[True, False], [False, False]]]), 5.0)
+    mask = losses.foreground_weights(torch.tensor([[[True, False], [False, False]]]), 5.0)
     torch.testing.assert_close(mask, torch.tensor([[[[2.5, 0.5], [0.5, 0.5]]]]))
 
 

@@ -18,7 +18,7 @@ __all__ = [
     "cycle_segmentation_loss",
     "diversity_loss",
     "feature_matching_loss",
-    "foreground_mask",
+    "foreground_weights",
     "hinge_fake",
     "hinge_generator",
     "hinge_real",
@@ -107,7 +107,7 @@ ADVERSARIAL_TERMS: dict[str, tuple[AdversarialTerm, AdversarialTerm, Adversarial
 # --- foreground enhancement (Eq. 9, 14) ---------------------------------------------------------------------------
 
 
-def foreground_mask(foreground: Tensor, rate: float) -> Tensor:
+def foreground_weights(foreground: Tensor, rate: float) -> Tensor:
     """Return the foreground enhancement mask, with mean 1 per image (Eq. 9).
 
     Args:

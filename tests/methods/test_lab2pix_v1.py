@@ -134,7 +134,7 @@ def test_v1_gradients_equal_those_of_one_autograd_graph(overrides):
         network(image, features).predictions
         for network, image, features in zip(method.networks["discriminator"].networks, images, seen, strict=True)
     ]
-    mask = losses.foreground_mask(method.label_space.foreground(label, None), loss.foreground_rate)
+    mask = losses.foreground_weights(method.label_space.foreground(label, None), loss.foreground_rate)
     mask = mask if method.variant.foreground_per_image else mask.mean(0, keepdim=True)
     weights = [[4 / 7, 2 / 7, 1 / 7], [2 / 3, 1 / 3], [1.0]] if hierarchical else [[1.0]] * 3
     terms = {

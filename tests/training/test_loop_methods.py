@@ -36,7 +36,7 @@ def test_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[str, 
     whole = train(config, tmp_path / "whole", device="cpu")
     if preset == "v2-small":
         terms = {"adversarial", "perceptual", "feature_matching"}
-        terms |= {"cycle", "seg_loss_real"} if config.loss.cycle else set()
+        terms |= {"cycle", "cycle_real"} if config.loss.cycle else set()
         scores = {"l1", "perceptual"}
     else:
         terms = {"adversarial", "cycle", "diversity"} | ({"consistency"} if config.loss.consistency else set())

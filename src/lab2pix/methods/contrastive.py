@@ -338,7 +338,7 @@ class ContrastiveMethod(Method):
         parts = {name: plain_weights(vectors.part(f"{prefix}.")) for name, prefix in cls.vector_prefixes.items()}
         generator = next(parts[name] for name in parts if name.startswith("generator"))
         discriminator = next(parts[name] for name in parts if name.startswith("discriminator"))
-        settings, inputs, _ = read_generator_settings(generator)
+        settings, inputs, _ = infer_generator_settings(generator)
         heads = next(parts[name] for name in parts if name.startswith("projection"))
         config = cls.Config.model_validate(
             {
@@ -390,7 +390,7 @@ class ContrastiveMethod(Method):
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
 
 
-def read_generator_settings(weights: Mapping[str, Tensor]) -> tuple[ContrastiveGeneratorConfig, int, int]:
+def infer_generator_settings(weights: Mapping[str, Tensor]) -> tuple[ContrastiveGeneratorConfig, int, int]:
     """Return the settings of a released generator, and its input and output channels.
 
     Raises:
@@ -425,7 +425,7 @@ def _convert(
 ) -> Converted:
     """Convert a released generator; its inputs are images unless a label space is given."""
     weights = plain_weights(state)
-    settings, inputs, outputs = read_generator_settings(weights)
+    settings, inputs, outputs = infer_generator_settings(weights)
     if outputs != 3:
         raise CheckpointError(f"{path} draws images of {outputs} channels, but images here are RGB; take another one")
     generator = load_released(build_generator(settings, inputs, outputs), weights)

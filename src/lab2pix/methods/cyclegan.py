@@ -21,10 +21,10 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import Averaging, Losses, OptimizerSpec, Phase, RandomSource, StepContext, require_images
 from lab2pix.methods.image_translation import (
-    DiscriminatorConfig,
     GanMode,
-    GeneratorConfig,
     ImageTranslationConfig,
+    ImageTranslationDiscriminatorConfig,
+    ImageTranslationGeneratorConfig,
     ImageTranslationMethod,
     build_condition,
     build_discriminator,
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-class CycleGANGeneratorConfig(GeneratorConfig):
+class CycleGANGeneratorConfig(ImageTranslationGeneratorConfig):
     """Both generators G and F."""
 
     network: Literal["unet", "resnet"] = Field("resnet", description="U-Net, or residual blocks as published.")
@@ -58,7 +58,7 @@ class CycleGANGeneratorConfig(GeneratorConfig):
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of dropout in training; 0: off.")
 
 
-class CycleGANDiscriminatorConfig(DiscriminatorConfig):
+class CycleGANDiscriminatorConfig(ImageTranslationDiscriminatorConfig):
     """Both discriminators."""
 
     norm: Norm = Field("instance", description="Normalization: batch, instance (without weights) or none.")

@@ -17,7 +17,7 @@ from lab2pix.batch import Batch
 from lab2pix.config.rules import check_first_scale, check_size, padded_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.labels.space import LabelSpace
-from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_mask, level_weights, sharpness_loss
+from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_weights, level_weights, sharpness_loss
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import PRECISIONS, Losses, Method, OptimizerSpec, Phase, StepContext, every
 from lab2pix.methods.features import BackboneConfig, FeatureExtractors
@@ -28,14 +28,14 @@ from lab2pix.nn.generators import GeneratorSettings
 from lab2pix.nn.init import xavier_init
 
 __all__ = [
-    "AdamConfig",
     "AdversarialLossConfig",
-    "DiscriminatorConfig",
-    "GeneratorConfig",
     "GeneratorOutputs",
     "GlobalEncoderConfig",
     "HierarchicalGAN",
+    "HierarchicalGANAdamConfig",
     "HierarchicalGANConfig",
+    "HierarchicalGANDiscriminatorConfig",
+    "HierarchicalGANGeneratorConfig",
     "LossVariant",
     "frozen_and_cached",
     "generator_settings",
@@ -55,7 +55,7 @@ class GlobalEncoderConfig(Section):
     max_width: int = Field(512, ge=1, description="Maximum number of channels of its convolutions.")
 
 
-class GeneratorConfig(Section):
+class HierarchicalGANGeneratorConfig(Section):
     """Generator (3.1, 4.2.1)."""
 
     width: int = Field(64, ge=2, description="Channels at the last scale; 16 times as many at the first.")
@@ -73,7 +73,7 @@ class GeneratorConfig(Section):
     spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
 
 
-class DiscriminatorConfig(Section):
+class HierarchicalGANDiscriminatorConfig(Section):
     """Discriminators (3.2.1)."""
 
     kind: Literal["hierarchical", "patch"] = Field(
@@ -106,7 +106,7 @@ class AdversarialLossConfig(Section):
     )
 
 
-class AdamConfig(Section):
+class HierarchicalGANAdamConfig(Section):
     """Adam and its learning-rate schedule (5.2)."""
 
     generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generator.")
@@ -135,11 +135,11 @@ class GANTrainConfig(TrainConfig):
 class HierarchicalGANConfig(RunConfig):
     """Settings common to Lab2Pix-V1 and V2."""
 
-    generator: GeneratorConfig = GeneratorConfig()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    generator: HierarchicalGANGeneratorConfig = HierarchicalGANGeneratorConfig()
+    discriminator: HierarchicalGANDiscriminatorConfig = HierarchicalGANDiscriminatorConfig()
     backbone: BackboneConfig = BackboneConfig()
     loss: AdversarialLossConfig = AdversarialLossConfig()
-    optimizer: AdamConfig = AdamConfig()
+    optimizer: HierarchicalGANAdamConfig = HierarchicalGANAdamConfig()
     train: GANTrainConfig = GANTrainConfig()
 
     def check_rules(self) -> None:
@@ -210,7 +210,7 @@ def generator_settings(config: HierarchicalGANConfig) -> GeneratorSettings:
 
 
 def _build_discriminator(
-    settings: DiscriminatorConfig, channels: int, backbone_channels: Sequence[int]
+    settings: HierarchicalGANDiscriminatorConfig, channels: int, backbone_channels: Sequence[int]
 ) -> MultiScaleDiscriminator:
     """Build one discriminator per scale, largest first: D3, D2 and, with three scales, D1."""
     width, max_width = settings.width, settings.max_width
@@ -481,5 +481,5 @@ class HierarchicalGAN(Method):
         loss = self.config.loss
         if loss.foreground_rate == 1:
             return None
-        mask = foreground_mask(self.label_space.foreground(batch.label, loss.background_ids), loss.foreground_rate)
+        mask = foreground_weights(self.label_space.foreground(batch.label, loss.background_ids), loss.foreground_rate)
         return mask if self.variant.foreground_per_image else mask.mean(0, keepdim=True)

@@ -37,10 +37,10 @@ from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
 
 __all__ = [
-    "DiscriminatorConfig",
     "Encoding",
-    "GeneratorConfig",
     "ImageTranslationConfig",
+    "ImageTranslationDiscriminatorConfig",
+    "ImageTranslationGeneratorConfig",
     "ImageTranslationMethod",
     "ImageTranslationTrainConfig",
     "ResNetShape",
@@ -66,7 +66,7 @@ GanMode = Literal["vanilla", "lsgan", "wgangp"]
 Encoding = Literal["one-hot", "colors"]
 
 
-class GeneratorConfig(Section):
+class ImageTranslationGeneratorConfig(Section):
     """Generator: the U-Net of Pix2Pix or the ResNet of CycleGAN, for either method."""
 
     network: Literal["unet", "resnet"] = Field("unet", description="U-Net with skip connections, or residual blocks.")
@@ -85,7 +85,7 @@ class GeneratorConfig(Section):
     )
 
 
-class DiscriminatorConfig(Section):
+class ImageTranslationDiscriminatorConfig(Section):
     """Discriminator: a PatchGAN, or a PixelGAN if `layers` is 0."""
 
     width: int = Field(64, ge=1, description="Channels of the first convolution.")
@@ -97,7 +97,7 @@ class DiscriminatorConfig(Section):
     norm: Norm = Field("batch", description="Normalization: batch, instance (without weights) or none.")
 
 
-class AdamConfig(Section):
+class ImageTranslationAdamConfig(Section):
     """Adam and its learning-rate schedule."""
 
     generator_lr: float = Field(2e-4, gt=0, description="Learning rate of the generators.")
@@ -127,9 +127,9 @@ class ImageTranslationConfig(RunConfig):
 
     takes_images: ClassVar[bool] = True
 
-    generator: GeneratorConfig = GeneratorConfig()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    optimizer: AdamConfig = AdamConfig()
+    generator: ImageTranslationGeneratorConfig = ImageTranslationGeneratorConfig()
+    discriminator: ImageTranslationDiscriminatorConfig = ImageTranslationDiscriminatorConfig()
+    optimizer: ImageTranslationAdamConfig = ImageTranslationAdamConfig()
     train: ImageTranslationTrainConfig = ImageTranslationTrainConfig()
 
     def check_rules(self) -> None:
@@ -153,7 +153,7 @@ class ImageTranslationConfig(RunConfig):
         return padded_size(self.data.size, *self._size_rule)
 
 
-def size_multiple(settings: GeneratorConfig) -> int:
+def size_multiple(settings: ImageTranslationGeneratorConfig) -> int:
     """Return the divisor of valid heights and widths."""
     return 2**settings.depth if settings.network == "unet" else 4
 
@@ -217,7 +217,7 @@ def mean_distance(images: Tensor, others: Tensor) -> Tensor:
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
-def build_translator(settings: GeneratorConfig, inputs: int, outputs: int) -> nn.Module:
+def build_translator(settings: ImageTranslationGeneratorConfig, inputs: int, outputs: int) -> nn.Module:
     """Build a generator from `inputs` to `outputs` channels."""
     if settings.network == "unet":
         return UNetGenerator(
@@ -238,7 +238,7 @@ def build_translator(settings: GeneratorConfig, inputs: int, outputs: int) -> nn
     )
 
 
-def build_discriminator(settings: DiscriminatorConfig, channels: int) -> nn.Module:
+def build_discriminator(settings: ImageTranslationDiscriminatorConfig, channels: int) -> nn.Module:
     """Build a discriminator with `channels` input channels."""
     if settings.layers == 0:
         return PixelGAN(channels, width=settings.width, norm=settings.norm)
@@ -311,7 +311,7 @@ class ImageTranslationMethod(Method):
                 "data": DataConfig(input="labels" if classes else "images", source=source),
                 "generator": settings["generator"].model_dump(),
                 "discriminator": settings["discriminator"].model_dump(),
-                "optimizer": AdamConfig(generator_lr=lr, discriminator_lr=lr, betas=betas),
+                "optimizer": ImageTranslationAdamConfig(generator_lr=lr, discriminator_lr=lr, betas=betas),
                 **cls.vector_settings(recorded),
             }
         )
@@ -386,18 +386,18 @@ _WRAPPERS = re.compile(r"(^|(?<=\.))((module|_orig_mod)\.)+")
 _STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
-def read_generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, GeneratorConfig]:
+def read_generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, ImageTranslationGeneratorConfig]:
     """Build the generator of a released state dict, load it, and return it with its settings.
 
     Raises:
         CheckpointError: the weights belong to another network.
     """
     weights = plain_weights(weights)
-    settings, inputs, outputs = _generator_settings(weights)
+    settings, inputs, outputs = _infer_generator_settings(weights)
     return _filled(build_translator(settings, inputs, outputs), weights), settings
 
 
-def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, DiscriminatorConfig]:
+def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, ImageTranslationDiscriminatorConfig]:
     """Build the discriminator of a released state dict, load it, and return it with its settings.
 
     Raises:
@@ -405,10 +405,12 @@ def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, Discri
     """
     weights = plain_weights(weights)
     if first := _shape(weights, "net.0"):
-        settings = DiscriminatorConfig(width=first[0], layers=0, norm=infer_norm(weights, "net.2"))
+        settings = ImageTranslationDiscriminatorConfig(width=first[0], layers=0, norm=infer_norm(weights, "net.2"))
     elif first := _shape(weights, "model.0"):
         layers = sum(weight.ndim == 4 for name, weight in weights.items() if name.endswith(".weight")) - 2
-        settings = DiscriminatorConfig(width=first[0], layers=layers, norm=infer_norm(weights, "model.2"))
+        settings = ImageTranslationDiscriminatorConfig(
+            width=first[0], layers=layers, norm=infer_norm(weights, "model.2")
+        )
     else:
         raise CheckpointError("the weights are not those of a PatchGAN, which has a convolution 'model.0' or 'net.0'")
     return _filled(build_discriminator(settings, first[1]), weights), settings
@@ -458,12 +460,12 @@ def infer_norm(weights: Mapping[str, Tensor], normed: str) -> Norm:
     return "instance" if f"{normed}.bias" in weights else "none"
 
 
-def _generator_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int, int]:
+def _infer_generator_settings(weights: Mapping[str, Tensor]) -> tuple[ImageTranslationGeneratorConfig, int, int]:
     """Infer the settings of a generator, and its input and output channels."""
     return (_unet_settings if "model.model.0.weight" in weights else _resnet_settings)(weights)
 
 
-def _unet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int, int]:
+def _unet_settings(weights: Mapping[str, Tensor]) -> tuple[ImageTranslationGeneratorConfig, int, int]:
     width, inputs = _shape(weights, "model.model.0")[:2]
     last = _shape(weights, "model.model.3")
     levels, inner = 1, "model.model.1.model"
@@ -471,14 +473,18 @@ def _unet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int,
         levels, inner = levels + 1, f"{inner}.3.model"
     if not last or levels < 2:
         raise CheckpointError("the U-Net's weights are incomplete: 'model.model.3' or the levels within are missing")
-    return GeneratorConfig(width=width, depth=levels, norm=infer_norm(weights, "model.model.0")), inputs, last[1]
+    return (
+        ImageTranslationGeneratorConfig(width=width, depth=levels, norm=infer_norm(weights, "model.model.0")),
+        inputs,
+        last[1],
+    )
 
 
-def _resnet_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int, int]:
+def _resnet_settings(weights: Mapping[str, Tensor]) -> tuple[ImageTranslationGeneratorConfig, int, int]:
     shape = ResNetShape.of(weights)
     if shape.antialias_down or shape.antialias_up:
         raise CheckpointError("the weights are those of an anti-aliased ResNet generator, as CUT's, not CycleGAN's")
-    settings = GeneratorConfig(
+    settings = ImageTranslationGeneratorConfig(
         network="resnet", width=shape.width, depth=shape.blocks, norm=shape.norm, dropout=0.5 if shape.dropout else 0
     )
     return settings, shape.inputs, shape.outputs
@@ -586,7 +592,7 @@ def _convert(
 ) -> Converted:
     """Convert a released generator; its inputs are source images unless a label space is given."""
     generator, settings = read_generator(state)
-    _, inputs, outputs = _generator_settings(plain_weights(state))
+    _, inputs, outputs = _infer_generator_settings(plain_weights(state))
     if outputs != 3:
         raise CheckpointError(
             f"{path} generates images with {outputs} channels, but lab2pix needs RGB; use another checkpoint"

@@ -32,7 +32,7 @@ from lab2pix.losses import (
     blur,
     cycle_segmentation_loss,
     diversity_loss,
-    foreground_mask,
+    foreground_weights,
     image_consistency_loss,
     level_weights,
     vanilla_fake,
@@ -41,13 +41,13 @@ from lab2pix.losses import (
 from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext, require_images
 from lab2pix.methods.hierarchical_gan import (
-    AdamConfig,
     AdversarialLossConfig,
-    DiscriminatorConfig,
-    GeneratorConfig,
     GeneratorOutputs,
     HierarchicalGAN,
+    HierarchicalGANAdamConfig,
     HierarchicalGANConfig,
+    HierarchicalGANDiscriminatorConfig,
+    HierarchicalGANGeneratorConfig,
     LossVariant,
     frozen_and_cached,
     generator_settings,
@@ -71,7 +71,7 @@ class OfficialConfig(Section):
     start_size: tuple[int, int] = (2, 4)
 
 
-class V1GeneratorConfig(GeneratorConfig):
+class V1GeneratorConfig(HierarchicalGANGeneratorConfig):
     """Generator (3.1)."""
 
     encoder: Literal["semantic", "sketch"] = Field(
@@ -121,10 +121,10 @@ class Lab2PixV1Config(HierarchicalGANConfig):
 
     method: Literal["lab2pix-v1"] = Field("lab2pix-v1", description="Lab2Pix-V1: unpaired.")
     generator: V1GeneratorConfig = V1GeneratorConfig()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    discriminator: HierarchicalGANDiscriminatorConfig = HierarchicalGANDiscriminatorConfig()
     segmenter: SegmenterConfig = SegmenterConfig()
     loss: V1LossConfig = V1LossConfig()
-    optimizer: AdamConfig = AdamConfig()
+    optimizer: HierarchicalGANAdamConfig = HierarchicalGANAdamConfig()
 
     def check_rules(self) -> None:
         """Check outputs, losses, encoder, data and image size against each other."""
@@ -435,7 +435,7 @@ def _norm(state: Mapping[str, Tensor], name: str) -> OfficialNorm:
     return "batch" if f"{name}.running_mean" in state else "instance"
 
 
-def _generator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
+def _infer_generator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
     """Infer the keyword arguments of `OfficialV1Generator`, except `start_size`, from a state dict.
 
     Args:
@@ -503,7 +503,7 @@ def _load_official(network: nn.Module, state: Mapping[str, Tensor], what: str) -
 
 
 def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
-    settings = _generator_settings(state)
+    settings = _infer_generator_settings(state)
     sketch = settings["task"] == "sketch"
     if sketch:
         space, num_upsamples = _sketch_space(path, settings["classes"], options), 5
@@ -611,7 +611,7 @@ class _Vectors:
 
     def _generator(self) -> OfficialV1Generator:
         weights = self.vectors.part("G.")
-        settings, config = _generator_settings(weights), self.config
+        settings, config = _infer_generator_settings(weights), self.config
         recorded = {
             "task": _TASKS.get(config["task"], config["task"]),
             "norm": config["norm"],
@@ -671,7 +671,7 @@ class _Vectors:
         if self.generator.task == "sketch":
             return None
         background = torch.tensor(self.vectors.values["background_ids"], dtype=torch.long)
-        return foreground_mask(~torch.isin(self.ids, background), float(self.config["foreground_T"]))
+        return foreground_weights(~torch.isin(self.ids, background), float(self.config["foreground_T"]))
 
     @cached_property
     @torch.no_grad()

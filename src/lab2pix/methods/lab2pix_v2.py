@@ -41,7 +41,7 @@ from lab2pix.losses import (
     blur,
     cycle_segmentation_loss,
     feature_matching_loss,
-    foreground_mask,
+    foreground_weights,
     level_weights,
     perceptual_loss,
 )
@@ -49,11 +49,11 @@ from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext, require_images
 from lab2pix.methods.hierarchical_gan import (
     AdversarialLossConfig,
-    GeneratorConfig,
     GeneratorOutputs,
     GlobalEncoderConfig,
     HierarchicalGAN,
     HierarchicalGANConfig,
+    HierarchicalGANGeneratorConfig,
     LossVariant,
     frozen_and_cached,
     generator_settings,
@@ -219,7 +219,7 @@ class Lab2PixV2(HierarchicalGAN):
 
         Returns:
             Weighted terms `adversarial` (Eq. 24), `perceptual` (Eq. 28) and `feature_matching` (Eq. 29), except those
-            of weight 0; with λ4 > 0 also the segmentation losses `cycle` of the generated image and `seg_loss_real` of
+            of weight 0; with λ4 > 0 also the segmentation losses `cycle` of the generated image and `cycle_real` of
             the real one.
         """
         condition, real = self.sampling.condition(batch), require_images(batch)
@@ -243,7 +243,7 @@ class Lab2PixV2(HierarchicalGAN):
             for index, inputs in enumerate(zip(gradients.leaves, real_images, conditions, strict=True)):
                 scale = _Scale(index, *inputs, real_features if index == 0 else None)
                 features.append(self._scale_backward(gradients, scale, batch.label, mask, context))
-        seg = {} if logits is None else {"seg_loss_real": cycle_segmentation_loss([logits], batch.label, self.ignored)}
+        seg = {} if logits is None else {"cycle_real": cycle_segmentation_loss([logits], batch.label, self.ignored)}
         gradients.flush(seg)
         context.cache["outputs"] = GeneratorOutputs(
             conditions=conditions,
@@ -426,7 +426,7 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
     config = Lab2PixV2Config(
         name="lab2pix-v2-official",
         data=DataConfig(label_space=fit.space.name, size=size, instance_edges=fit.edges),
-        generator=GeneratorConfig(**settings, num_upsamples=num_upsamples, global_encoder=encoder),
+        generator=HierarchicalGANGeneratorConfig(**settings, num_upsamples=num_upsamples, global_encoder=encoder),
     )
     generator = Lab2PixV2.build_generator(config, fit.space)
     load_renamed(generator, official_rules(generator), state, "official generator")
@@ -568,7 +568,7 @@ class _Vectors:
     def mask(self) -> Tensor:
         """Foreground weights `[N, 1, H, W]` (Eq. 9)."""
         background = torch.tensor(self.config["background_ids"], dtype=torch.long)
-        return foreground_mask(~torch.isin(self.ids, background), float(self.config["foreground_T"]))
+        return foreground_weights(~torch.isin(self.ids, background), float(self.config["foreground_T"]))
 
     @cached_property
     @torch.no_grad()

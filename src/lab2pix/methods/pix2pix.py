@@ -17,8 +17,8 @@ from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext, require_images
 from lab2pix.methods.image_translation import (
     GanMode,
-    GeneratorConfig,
     ImageTranslationConfig,
+    ImageTranslationGeneratorConfig,
     ImageTranslationMethod,
     build_condition,
     build_discriminator,
@@ -31,7 +31,7 @@ from lab2pix.methods.step_record import StepRecord
 __all__ = ["Pix2Pix", "Pix2PixConfig"]
 
 
-class Pix2PixGeneratorConfig(GeneratorConfig):
+class Pix2PixGeneratorConfig(ImageTranslationGeneratorConfig):
     """Generator and sampling mode."""
 
     sampling: Literal["train", "eval"] = Field(

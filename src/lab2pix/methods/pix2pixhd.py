@@ -60,7 +60,7 @@ NormName = Literal["instance", "batch"]
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-class GeneratorConfig(Section):
+class Pix2PixHDGeneratorConfig(Section):
     """Generator: the global generator alone, or local enhancers around a smaller one."""
 
     network: Literal["global", "local"] = Field("global", description="Global generator, or local enhancers around it.")
@@ -91,13 +91,13 @@ class InstanceFeatureConfig(Section):
     )
 
 
-class DiscriminatorConfig(PatchDiscriminatorConfig):
+class Pix2PixHDDiscriminatorConfig(PatchDiscriminatorConfig):
     """Multi-scale PatchGAN discriminators."""
 
     norm: NormName = Field("instance", description="Normalization: instance (without weights) or batch.")
 
 
-class LossConfig(ImageLossConfig):
+class Pix2PixHDLossConfig(ImageLossConfig):
     """Loss terms and weights."""
 
     adversarial: Literal["hinge", "vanilla", "lsgan", "wgangp"] = Field(
@@ -131,10 +131,10 @@ class Pix2PixHDConfig(PerceptualGANConfig):
     takes_images: ClassVar[bool] = True
 
     method: Literal["pix2pixhd"] = Field("pix2pixhd", description="Pix2PixHD: paired.")
-    generator: GeneratorConfig = GeneratorConfig()
+    generator: Pix2PixHDGeneratorConfig = Pix2PixHDGeneratorConfig()
     features: InstanceFeatureConfig = InstanceFeatureConfig()
-    discriminator: DiscriminatorConfig = DiscriminatorConfig()
-    loss: LossConfig = LossConfig()
+    discriminator: Pix2PixHDDiscriminatorConfig = Pix2PixHDDiscriminatorConfig()
+    loss: Pix2PixHDLossConfig = Pix2PixHDLossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     train: ImageTranslationTrainConfig = ImageTranslationTrainConfig()
 
@@ -178,7 +178,7 @@ class Pix2PixHDConfig(PerceptualGANConfig):
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
-def _build_generator(settings: GeneratorConfig, channels: int) -> nn.Module:
+def _build_generator(settings: Pix2PixHDGeneratorConfig, channels: int) -> nn.Module:
     """Build the generator without its features."""
     common = {
         "width": settings.width,
@@ -209,7 +209,7 @@ def _build_encoder(settings: InstanceFeatureConfig, norm: NormName) -> nn.Module
     )
 
 
-def _build_discriminator(settings: DiscriminatorConfig, channels: int) -> MultiScaleDiscriminator:
+def _build_discriminator(settings: Pix2PixHDDiscriminatorConfig, channels: int) -> MultiScaleDiscriminator:
     """Build one PatchGAN per size, largest first."""
     return MultiScaleDiscriminator(
         [
@@ -566,7 +566,7 @@ def _from_vectors(cls: type[Pix2PixHD], vectors: Vectors, fast: bool) -> tuple[P
 def _recorded_config(cls: type[Pix2PixHD], vectors: Vectors, classes: int) -> Pix2PixHDConfig:
     """Return the settings of a recording."""
     recorded, optimizer = vectors.values["config"], vectors.values["optimizer"]
-    generator, _ = generator_settings(plain_weights(vectors.part("G.")))
+    generator, _ = infer_generator_settings(plain_weights(vectors.part("G.")))
     features = InstanceFeatureConfig()
     if recorded.get("instance_feat") or recorded.get("label_feat"):
         features = InstanceFeatureConfig(
@@ -583,13 +583,13 @@ def _recorded_config(cls: type[Pix2PixHD], vectors: Vectors, classes: int) -> Pi
         ),
         generator=generator,
         features=features,
-        discriminator=DiscriminatorConfig(
+        discriminator=Pix2PixHDDiscriminatorConfig(
             scales=recorded.get("num_D", 2),
             width=recorded.get("ndf", 64),
             layers=recorded.get("n_layers_D", 3) + 1,
             norm=generator.norm,
         ),
-        loss=LossConfig(
+        loss=Pix2PixHDLossConfig(
             adversarial="vanilla" if recorded.get("no_lsgan") else "lsgan",
             feature_matching=0 if recorded.get("no_ganFeat_loss") else recorded.get("lambda_feat", 10.0),
             perceptual=0,
@@ -613,7 +613,7 @@ def _matches(state: Mapping[str, Tensor]) -> bool:
     return first is not None and first.shape[2:] == (7, 7) and any(".conv_block." in name for name in state)
 
 
-def generator_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, int]:
+def infer_generator_settings(weights: Mapping[str, Tensor]) -> tuple[Pix2PixHDGeneratorConfig, int]:
     """Infer the settings of a generator, and its input channels.
 
     Raises:
@@ -629,7 +629,7 @@ def generator_settings(weights: Mapping[str, Tensor]) -> tuple[GeneratorConfig, 
         if any(name.startswith(f"model.{4 + 3 * downsamplings}.conv_block.") for name in weights):
             break
     full_size = weights[f"model{enhancers}_1.1.weight"] if enhancers else first
-    settings = GeneratorConfig(
+    settings = Pix2PixHDGeneratorConfig(
         network="local" if enhancers else "global",
         width=full_size.shape[0],
         downsamplings=downsamplings,
@@ -649,7 +649,7 @@ def _count_blocks(weights: Mapping[str, Tensor], prefix: str) -> int:
 def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
     """Convert a generator and, if it takes features, the encoder in the file next to it."""
     weights = plain_weights(state)
-    generator, channels = generator_settings(weights)
+    generator, channels = infer_generator_settings(weights)
     data: dict[str, Any] = {}
     features, encoder = InstanceFeatureConfig(), None
     if channels == 3 and options.label_space is None:

@@ -13,9 +13,9 @@ class LSCA(nn.Module):
     """Label guided spatial co-attention: blends the features of two scales per pixel, guided by the label map (Eq. 7).
 
     Args:
-        previous_channels: width of the previous scale's feature.
-        channels: width of this scale's feature and of the result.
-        label_channels: width of the label map.
+        previous_channels: channels of the previous scale's feature.
+        channels: channels of this scale's feature and of the result.
+        label_channels: channels of the label map.
     """
 
     def __init__(self, previous_channels: int, channels: int, label_channels: int) -> None:

@@ -35,9 +35,9 @@ class GenResBlk(nn.Module):
     global feature, as in the official networks. The middle width is the smaller of the two.
 
     Args:
-        in_channels: width of the input.
-        out_channels: width of the result.
-        label_channels: width of the one-hot label map.
+        in_channels: channels of the input.
+        out_channels: channels of the result.
+        label_channels: channels of the one-hot label map.
         hidden: hidden width of the modulation.
         modulation: DG-Norm, or SPADE without the global feature.
         spectral_norm: whether the convolutions have spectral norm.
@@ -99,8 +99,8 @@ class MiniInception(nn.Module):
     """Sum of three branches with growing receptive fields (3.2.1, Fig. 6).
 
     Args:
-        in_channels: width of the input.
-        out_channels: width of every branch and of the result.
+        in_channels: channels of the input.
+        out_channels: channels of every branch and of the result.
         stride: by how much the result is smaller.
     """
 

@@ -47,9 +47,9 @@ class PredictedConvBlock(nn.Module):
     LeakyReLU; plus a shortcut, the identity where widths agree, else SPADE and a 1x1 convolution.
 
     Args:
-        in_channels: width of the input.
-        out_channels: width of the result.
-        guide_channels: width of the label map and the label pyramid's feature together.
+        in_channels: channels of the input.
+        out_channels: channels of the result.
+        guide_channels: channels of the label map and the label pyramid's feature together.
         hidden: channels of the predictors.
         spectral_norm: whether the shortcut's convolution has spectral norm.
     """
@@ -106,7 +106,7 @@ class LabelPyramid(nn.Module):
     """Feature pyramid of the label map: 3x3 convolutions down to the first scale, and up again with lateral 1x1 ones.
 
     Args:
-        label_channels: width of the one-hot label map.
+        label_channels: channels of the one-hot label map.
         width: channels of every feature.
         levels: number of scales.
     """
@@ -135,7 +135,7 @@ class CCFPSEGenerator(Lab2PixV2Generator):
     """Generator of CC-FPSE: SPADE's layout with `PredictedConvBlock`, guided by a `LabelPyramid`.
 
     Args:
-        label_channels: width of the condition: one-hot classes, unknown, instance borders.
+        label_channels: channels of the condition: one-hot classes, unknown, instance borders.
         settings: widths, sizes and input; `modulation_hidden` is the width of the predictors.
 
     Raises:
@@ -174,7 +174,7 @@ class FPSEDiscriminator(nn.Module):
     prediction is the sum of a realism score and of the product of the image's features and embedded classes.
 
     Args:
-        label_channels: width of the label map.
+        label_channels: channels of the label map.
         width: channels of the first convolution.
     """
 

@@ -58,8 +58,8 @@ class HierarchicalDiscriminator(nn.Module):
     """Hierarchical perceptual discriminator: predicts on up to three levels, each with a backbone's feature (Fig. 6).
 
     Args:
-        in_channels: width of the input: the image, or label map and image.
-        backbone_channels: width of the backbone's feature for each level.
+        in_channels: channels of the input: the image, or label map and image.
+        backbone_channels: channels of the backbone's feature for each level.
         levels: 3 for D3, 2 for D2, 1 for D1 (Eq. 8, 23).
         width: channels of the trunk's first convolution; the second and third have 2 and 4 times as many.
         max_width: channels of the levels.
@@ -128,7 +128,7 @@ class PatchDiscriminator(nn.Module):
     `lab2pix.nn.patchgan.PatchGAN` is that of Pix2Pix, with another padding, and returns logits only.
 
     Args:
-        in_channels: width of the input: the image, or label map and image.
+        in_channels: channels of the input: the image, or label map and image.
         width: channels of the first convolution; they double with each layer.
         max_width: upper limit of the channels.
         layers: convolutions before the one that predicts.
@@ -196,7 +196,7 @@ class MultiScaleDiscriminator(nn.Module):
         """Return hierarchical discriminators, largest image first: D3 with 3 levels, D2 with 2, D1 with 1 (5.2).
 
         Args:
-            in_channels: width of the input: the image, or label map and image.
+            in_channels: channels of the input: the image, or label map and image.
             backbone_channels: widths of the backbone's features, one per level.
             scales: 2 for D3 and D2, 3 for D1 as well (V2-H).
             width: channels of each trunk's first convolution.

@@ -18,7 +18,7 @@ class NoiseEncoder(nn.Linear):
 
     Args:
         noise_dim: length of z.
-        channels: width of the map.
+        channels: channels of the map.
         size: height and width of the map.
     """
 
@@ -42,7 +42,7 @@ class SketchEncoder(nn.Sequential):
     """Sketch encoder f_lsk: a 5x5 convolution, then five 3x3 ones with stride 2, each with norm and ReLU (Fig. 3).
 
     Args:
-        in_channels: width of the sketch.
+        in_channels: channels of the sketch.
         width: channels of the first convolution; they double five times, to at most 16 times as many.
     """
 
@@ -61,7 +61,7 @@ class GlobalEncoder(nn.Module):
     generator's first scale. Each scale upsamples their output and has its own 3x3 convolution and ReLU.
 
     Args:
-        label_channels: width of the one-hot label map.
+        label_channels: channels of the one-hot label map.
         num_upsamples: how often the generator doubles its size.
         width: channels of the first convolution; they double with each stride.
         max_width: upper limit of the channels.

@@ -74,7 +74,7 @@ class GeneratorBase(nn.Module):
     """Base of both generators: image sizes, the parts that both have, and gradient checkpointing.
 
     Args:
-        label_channels: width of the condition: one-hot classes, unknown, instance borders; 1 for sketches.
+        label_channels: channels of the condition: one-hot classes, unknown, instance borders; 1 for sketches.
         settings: settings of both generators.
 
     Attributes:
@@ -183,7 +183,7 @@ class Lab2PixV2Generator(GeneratorBase):
     upsampling by 2; LeakyReLU, 3x3 convolution, tanh.
 
     Args:
-        label_channels: width of the condition: one-hot classes, unknown, instance borders.
+        label_channels: channels of the condition: one-hot classes, unknown, instance borders.
         settings: widths, sizes, modulation and input.
     """
 
@@ -255,7 +255,7 @@ class Lab2PixV1Generator(GeneratorBase):
     the scale before, and an image head (3x3 convolution, tanh).
 
     Args:
-        label_channels: width of the condition: one-hot classes, or 1 for sketches.
+        label_channels: channels of the condition: one-hot classes, or 1 for sketches.
         settings: widths, sizes, modulation; `input="label"`, for sketches only: no noise (official code).
         encoder: the label encoder (3.1.1).
         progressive: generate X1, X2 and X3; false: X3 alone (step A of the ablation, 5.4).

@@ -38,8 +38,8 @@ class SPADE(nn.Module):
     the layer starts near the identity.
 
     Args:
-        channels: width of the feature to normalize.
-        label_channels: width of the one-hot label map.
+        channels: channels of the feature to normalize.
+        label_channels: channels of the one-hot label map.
         hidden: channels between the label map and scale and shift.
     """
 
@@ -82,7 +82,7 @@ class ImageLayerNorm(nn.Module):
     The standard deviation is the unbiased one. gamma, which starts uniform in [0, 1), and beta are per channel.
 
     Args:
-        channels: width of the feature to normalize.
+        channels: channels of the feature to normalize.
         eps: added to the standard deviation.
     """
 

@@ -234,7 +234,7 @@ class OfficialV1Discriminator(nn.Module):
     """Official hierarchical perceptual discriminator of one scale (3.2.1), on images without label maps.
 
     Args:
-        backbone_channels: width of the backbone's feature for each level; as many as there are levels.
+        backbone_channels: channels of the backbone's feature for each level; as many as there are levels.
         width: channels of the trunk's first convolution.
         max_width: channels of the levels.
         norm: batch norm with weights and statistics, or instance norm without.

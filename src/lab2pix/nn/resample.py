@@ -41,7 +41,7 @@ class BlurDownsample(nn.Module):
     """Blur by [1, 2, 1] in both directions, with reflection, and keep every second pixel.
 
     Args:
-        channels: width of input and result.
+        channels: channels of input and result.
     """
 
     filt: Tensor
@@ -59,7 +59,7 @@ class BlurUpsample(nn.Module):
     """Double the size: a transposed convolution with [1, 3, 3, 1] in both directions, with replicated borders.
 
     Args:
-        channels: width of input and result.
+        channels: channels of input and result.
     """
 
     filt: Tensor

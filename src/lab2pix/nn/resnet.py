@@ -22,7 +22,7 @@ def downsampling(channels: int, norm: Norm, *, bias: bool, antialias: bool = Fal
     """Return a 3x3 convolution of stride 2 to twice as many channels, with norm and ReLU.
 
     Args:
-        channels: width of the input.
+        channels: channels of the input.
         norm: normalization layer.
         bias: whether the convolution has a bias.
         antialias: halve the size by a blur (CUT), not by the stride.
@@ -35,7 +35,7 @@ def upsampling(channels: int, norm: Norm, *, bias: bool, antialias: bool = False
     """Return a transposed 3x3 convolution of stride 2 to half as many channels, with norm and ReLU.
 
     Args:
-        channels: width of the input.
+        channels: channels of the input.
         norm: normalization layer.
         bias: whether the convolution has a bias.
         antialias: double the size by a blur (CUT) before a convolution of stride 1.
@@ -51,7 +51,7 @@ class ResNetBlock(nn.Module):
     """Residual block: x + norm(conv(ReLU(norm(conv(x))))), 3x3 convolutions with reflection padding.
 
     Args:
-        channels: width of input and result.
+        channels: channels of input and result.
         norm: normalization layers.
         dropout: probability of dropout after the ReLU; None leaves the layer out.
         bias: whether the convolutions have a bias.

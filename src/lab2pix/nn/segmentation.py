@@ -92,9 +92,9 @@ class _CascadeFusion(nn.Module):
     """Cascade feature fusion: resizes a coarse feature to the size of a fine one and adds the two (ICNet, 3.3).
 
     Args:
-        coarse_channels: width of the feature of the lower resolution.
-        fine_channels: width of the feature of the higher resolution.
-        out_channels: width of the sum.
+        coarse_channels: channels of the feature of the lower resolution.
+        fine_channels: channels of the feature of the higher resolution.
+        out_channels: channels of the sum.
     """
 
     def __init__(self, coarse_channels: int, fine_channels: int, out_channels: int) -> None:
@@ -123,8 +123,8 @@ class ICNet(nn.Module):
       segmenter, and its released code too uses the final prediction alone.
 
     Args:
-        num_classes: width of the result.
-        in_channels: width of the image.
+        num_classes: channels of the result.
+        in_channels: channels of the image.
         width: channels of the first convolution, at least 2; 32 is the compressed network of the paper.
         blocks: bottlenecks of each of the four stages, at least one each.
     """
@@ -196,7 +196,7 @@ class FPNHead(nn.Module):
 
     Args:
         channels: widths of the features, finest first.
-        num_classes: width of the result.
+        num_classes: channels of the result.
         width: channels of the sums, at least 4.
     """
 

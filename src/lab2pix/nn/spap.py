@@ -19,7 +19,7 @@ class AttentionGate(nn.Module):
     """Convolution and sigmoid on two concatenated features: a weight per pixel, or per channel of their means.
 
     Args:
-        channels: width of each feature.
+        channels: channels of each feature.
         attention: `pixel`: `[N, 1, h, w]`, by a 3x3 convolution; `channel`: `[N, channels, 1, 1]`, by a linear layer.
     """
 
@@ -41,7 +41,7 @@ class PyramidAttention(nn.Module):
     q_i; the result is x + gamma z. The scalar gamma starts at 0, so that the unit starts as the identity.
 
     Args:
-        channels: width of input and result.
+        channels: channels of input and result.
         dilations: dilations of the 3x3 convolutions, from coarse to fine; a 1x1 convolution is the finest level.
         order: first level of the cascade: the coarsest, or the finest.
         attention: a weight per pixel or per channel.

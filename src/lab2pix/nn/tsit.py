@@ -22,7 +22,7 @@ class FADE(nn.Module):
     """Feature-adaptive denormalization: batch norm, then scale and shift per pixel, predicted from a feature.
 
     Args:
-        channels: width of the feature to normalize, and of the feature to predict from.
+        channels: channels of the feature to normalize, and of the feature to predict from.
     """
 
     def __init__(self, channels: int) -> None:
@@ -43,8 +43,8 @@ class FADEResBlk(nn.Module):
     that of the input.
 
     Args:
-        in_channels: width of the input and of the content feature.
-        out_channels: width of the result.
+        in_channels: channels of the input and of the content feature.
+        out_channels: channels of the result.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -69,8 +69,8 @@ class StreamBlock(nn.Module):
     """Residual block of a stream: twice 3x3 convolution, instance norm, LeakyReLU; plus a shortcut.
 
     Args:
-        in_channels: width of the input, and of the first convolution.
-        out_channels: width of the result.
+        in_channels: channels of the input, and of the first convolution.
+        out_channels: channels of the result.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -93,7 +93,7 @@ class FeatureStream(nn.Module):
     """Stream of features of an image or label map at every scale, for content or for style.
 
     Args:
-        in_channels: width of the input.
+        in_channels: channels of the input.
         widths: width of the feature at each scale, full size first.
     """
 
@@ -160,7 +160,7 @@ class TSITGenerator(nn.Module):
     before nearest-neighbor upsampling by 2; then LeakyReLU, 3x3 convolution, tanh.
 
     Args:
-        in_channels: width of the condition, a label map or an image.
+        in_channels: channels of the condition, a label map or an image.
         settings: widths, depth and input.
     """
 

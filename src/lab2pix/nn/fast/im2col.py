@@ -53,14 +53,14 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of `convolve` with respect to `x` and `weight`, those that are needed."""
     flat = gradient.permute(0, 2, 3, 1).reshape(-1, len(weight))  # [N·h'·w', O]
-    of_x = _col2im(flat @ as_matrix(weight), x, gradient, weight, stride, padding) if needs[0] else None
+    grad_x = _col2im(flat @ as_matrix(weight), x, gradient, weight, stride, padding) if needs[0] else None
     if not needs[1]:
-        return of_x, None
+        return grad_x, None
     matrix = flat.t() @ _im2col(x, weight, stride, padding)
     if not is_channels_last(weight):
-        return of_x, matrix.view(weight.shape)
+        return grad_x, matrix.view(weight.shape)
     channels, height, width = weight.shape[1:]
-    return of_x, matrix.view(len(weight), height, width, channels).permute(0, 3, 1, 2)
+    return grad_x, matrix.view(len(weight), height, width, channels).permute(0, 3, 1, 2)
 
 
 def output_size(x: Tensor, weight: Tensor, stride: tuple[int, int], padding: tuple[int, int]) -> tuple[int, int]:

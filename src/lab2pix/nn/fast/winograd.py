@@ -85,11 +85,11 @@ def backward(
 ) -> tuple[Tensor | None, Tensor | None]:
     """Return the gradients of `convolve` with respect to `x` and `weight`, those that are needed."""
     del stride, padding
-    of_x = None
+    grad_x = None
     if needs[0]:
         # The same convolution with the flipped weight, from outputs to inputs.
-        of_x = _convolve(gradient, weight, _matrix("weight", gradient.dtype).flip(1), transposed=True)
-    return of_x, _weight_gradient(gradient, x, weight) if needs[1] else None
+        grad_x = _convolve(gradient, weight, _matrix("weight", gradient.dtype).flip(1), transposed=True)
+    return grad_x, _weight_gradient(gradient, x, weight) if needs[1] else None
 
 
 def _weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from lab2pix.nn.fast.inference.patches import MAX_PIXELS, unique_patches3x3, ups
 from lab2pix.nn.fast.upsample_conv import merge_taps, upsample_conv3x3_relu
 from lab2pix.nn.normalization import SPADE, DGNorm
 
-__all__ = ["FusedGenResBlk", "FusedLSCA", "LabelConv", "LabelPyramidLevel"]
+__all__ = ["FusedGenResBlk", "FusedLSCA", "LabelConv", "ScaledLabelMap"]
 
 _MAX_DISTINCT = 0.75
 """Largest share of distinct patches for which a lookup table is faster than a dense convolution."""
@@ -31,7 +31,7 @@ _REACH = 2
 """Receptive field of two 3x3 convolutions: this many pixels in each direction."""
 
 
-class LabelPyramidLevel:
+class ScaledLabelMap:
     """A label map at one scale, with everything that norms and co-attention need of it.
 
     Args:
@@ -140,17 +140,17 @@ class LabelConv:
         self.taps = weight.flatten(2).permute(2, 1, 0).to(device, dtype).contiguous()  # [9, C, hidden]
         self.bias = bias.to(device, dtype)
 
-    def table(self, level: LabelPyramidLevel) -> Tensor:
+    def table(self, level: ScaledLabelMap) -> Tensor:
         """Return the output after ReLU of each 3x3 patch, and zeros for the padding, `[U + 1, hidden]`."""
         return F.pad(self._rows(level).relu_(), (0, 0, 0, 1))
 
-    def __call__(self, level: LabelPyramidLevel) -> Tensor:
+    def __call__(self, level: ScaledLabelMap) -> Tensor:
         """Return the output of the convolution, `[N, h, w, hidden]`."""
         if not level.is_sparse_3x3:
             return self.dense(level.one_hot)
         return F.embedding(level.patches3x3[0], self._rows(level))
 
-    def _rows(self, level: LabelPyramidLevel) -> Tensor:
+    def _rows(self, level: ScaledLabelMap) -> Tensor:
         patches = level.patches3x3[1]
         symbols = len(level.pixels) + 1
         pixels = F.pad(level.pixels.to(self.taps.dtype), (0, 0, 0, 1))
@@ -184,17 +184,17 @@ class _FusedNorm:
         device = norm.gamma.weight.device
         self.dense = FoldedConv(weight, bias, dtype=dtype, device=device)
         by_tap = weight.flatten(2).transpose(1, 2).flatten(1)[:, :, None, None]
-        self.of_taps = FoldedConv(by_tap, bias, dtype=dtype, device=device)
+        self.by_tap = FoldedConv(by_tap, bias, dtype=dtype, device=device)
         self.without_bias = FoldedConv(weight, torch.zeros_like(bias), dtype=dtype, device=device)
 
-    def uses_table(self, level: LabelPyramidLevel) -> bool:
+    def uses_table(self, level: ScaledLabelMap) -> bool:
         """Return whether a table of scale and shift per 5x5 patch is faster here than dense convolutions."""
         if not self.with_global or level.encoded is None:
             return level.is_sparse_5x5()
         rows, columns = level.encoded.shape[-2:]
         return level.is_sparse_5x5(level.size[0] * rows * columns * level.global_factor**2)
 
-    def build_table(self, level: LabelPyramidLevel) -> LookupTable:
+    def build_table(self, level: ScaledLabelMap) -> LookupTable:
         """Return scale and shift of every pixel of a label map, `[N, h, w, C + O]`."""
         with_global = self.with_global and level.encoded is not None
         if not self.uses_table(level):
@@ -202,7 +202,7 @@ class _FusedNorm:
             if with_global:
                 hidden += level.full_global
             return LookupTable(self.dense(hidden).flatten(0, 2), None, level.size)
-        table = self.of_taps.of_taps(self.hidden.table(level), level.patches5x5[1])
+        table = self.by_tap.conv_patches(self.hidden.table(level), level.patches5x5[1])
         if not with_global:
             return LookupTable(table, level.patch_index, level.size)
         more = self.without_bias(level.short_global).flatten(0, 2)
@@ -227,7 +227,7 @@ class FusedGenResBlk:
             weight, _ = fold_conv(block.conv_s)
             self.norms.append(_FusedNorm(block.norm_s, False, dtype, weight.flatten(1)))
 
-    def build_tables(self, level: LabelPyramidLevel) -> list[LookupTable]:
+    def build_tables(self, level: ScaledLabelMap) -> list[LookupTable]:
         """Return scale and shift of each norm, which depend on the label map alone."""
         return [norm.build_table(level) for norm in self.norms]
 
@@ -284,7 +284,7 @@ class FusedLSCA:
         self.guide_dense = FoldedConv(guide, torch.zeros_like(self.bias), dtype=dtype, device=device)
         self.guide = guide[0].flatten(1).to(device, dtype)  # [C, 9]
 
-    def build_tables(self, level: LabelPyramidLevel) -> list[LookupTable]:
+    def build_tables(self, level: ScaledLabelMap) -> list[LookupTable]:
         """Return the label map's part of the attention before the sigmoid, `[N, h, w, 1]`."""
         count, height, width = level.size
         ones = self.summands.new_ones(1, 1, height, width)

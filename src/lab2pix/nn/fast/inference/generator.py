@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lab2pix.errors import ConfigError
 from lab2pix.nn.blocks import SLOPE, GenResBlk
 from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder
-from lab2pix.nn.fast.inference.blocks import FusedGenResBlk, FusedLSCA, LabelConv, LabelPyramidLevel
+from lab2pix.nn.fast.inference.blocks import FusedGenResBlk, FusedLSCA, LabelConv, ScaledLabelMap
 from lab2pix.nn.fast.inference.layers import FoldedConv, LookupTable, fold_conv, row_tiles, upsampled_rows
 from lab2pix.nn.fast.inference.patches import unique_pixels
 from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
@@ -42,7 +42,7 @@ class _LabelCache:
 
     symbols: Tensor
     pixels: Tensor
-    levels: list[LabelPyramidLevel]
+    levels: list[ScaledLabelMap]
     start: Tensor | None = None
     tables: dict[str, list[LookupTable]] = field(default_factory=dict)
 
@@ -66,7 +66,7 @@ class _FusedEncoder:
         self.down = [FoldedConv(*fold_conv(conv), dtype=dtype, device=device, stride=2) for conv in convs[1:]]
         self.scales = [(conv.weight.detach().to(dtype), cast(Tensor, conv.bias).detach().to(dtype)) for conv in scales]
 
-    def __call__(self, level: LabelPyramidLevel) -> Tensor:
+    def __call__(self, level: ScaledLabelMap) -> Tensor:
         """Return `[N, C, h0, w0]` of the label map at its full size."""
         x = F.leaky_relu_(self.first(level), SLOPE)
         for conv in self.down:
@@ -159,7 +159,7 @@ class FusedGenerator(nn.Module, ABC):
                 return cache
         return _LabelCache(symbols, pixels, self._levels(condition, symbols, pixels))
 
-    def _levels(self, condition: Tensor, symbols: Tensor, pixels: Tensor) -> list[LabelPyramidLevel]:
+    def _levels(self, condition: Tensor, symbols: Tensor, pixels: Tensor) -> list[ScaledLabelMap]:
         """Return the label map at every scale, smallest first."""
         levels = []
         sizes = self.scale_sizes(condition)
@@ -170,7 +170,7 @@ class FusedGenerator(nn.Module, ABC):
                 small, values = unique_pixels(F.adaptive_avg_pool2d(condition, size))
             else:
                 small, values = resize_nearest(symbols[:, None].double(), size)[:, 0].long(), pixels
-            levels.append(LabelPyramidLevel(small, values.to(self.dtype)))
+            levels.append(ScaledLabelMap(small, values.to(self.dtype)))
         if self.encoder is not None:
             encoded = self.encoder(levels[-1])
             for level, conv in zip(levels, self.encoder.scales, strict=False):

@@ -76,7 +76,7 @@ class FoldedConv:
             self.packed = _torch.PackedConv(self.weight, self.bias, stride, self.padding)
             self.weight = self.weight.new_empty(0)
 
-    def of_channels_first(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
+    def conv_nchw(self, x: Tensor, padding: tuple[int, int]) -> Tensor:
         """Map `[N, C, h, w]` to `[N, O, h', w']`, both channels-last."""
         if self.packed is not None:
             return self.packed(x, padding)
@@ -85,9 +85,9 @@ class FoldedConv:
     def __call__(self, x: Tensor, padding: tuple[int, int] | None = None) -> Tensor:
         """Map `[N, h, w, C]` of any type to `[N, h', w', O]`; padding defaults to half the kernel."""
         padding = (self.padding, self.padding) if padding is None else padding
-        return self.of_channels_first(x.to(self.dtype).permute(0, 3, 1, 2), padding).permute(0, 2, 3, 1).contiguous()
+        return self.conv_nchw(x.to(self.dtype).permute(0, 3, 1, 2), padding).permute(0, 2, 3, 1).contiguous()
 
-    def of_taps(self, table: Tensor, taps: Tensor) -> Tensor:
+    def conv_patches(self, table: Tensor, taps: Tensor) -> Tensor:
         """Compute a 3x3 convolution of patches as a 1x1 convolution with the weight `[O, 9 * C, 1, 1]`.
 
         Args:
