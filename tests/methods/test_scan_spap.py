@@ -12,7 +12,7 @@ from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Progress, StepContext, build_method, example_inputs
 from lab2pix.methods.scan import SCAN, gradient_penalty
-from lab2pix.nn.pyramid_attention import PyramidAttention
+from lab2pix.nn.spap import PyramidAttention
 from lab2pix.recipes import load_config
 from lab2pix.training.loop import train
 

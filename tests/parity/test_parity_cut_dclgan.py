@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lab2pix.interop.part_vectors import PartResults, check_parts
 from lab2pix.interop.vectors import Vectors, read_vectors
 from lab2pix.methods.cut import CUT
+from lab2pix.nn.patch_projection import PatchProjection
 from lab2pix.nn.patchgan import PatchGAN
-from lab2pix.nn.projection import PatchProjection
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.testing.parity import check_file
 

@@ -42,8 +42,8 @@ from lab2pix.methods.step_record import RecordedRandom, StepRecord
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import Init, init_weights
 from lab2pix.nn.normalization import Norm
+from lab2pix.nn.patch_projection import PatchProjection
 from lab2pix.nn.patchgan import PatchGAN
-from lab2pix.nn.projection import PatchProjection
 from lab2pix.nn.resnet import ResNetGenerator
 
 __all__ = [

@@ -31,7 +31,7 @@ from lab2pix.methods.cyclegan import (
 from lab2pix.methods.image_translation import build_condition, build_discriminator, build_translator
 from lab2pix.methods.sampling import Sampling
 from lab2pix.methods.schedules import Progress, epoch_decay
-from lab2pix.nn.stacked import AdaptiveFusion, StackedGenerator
+from lab2pix.nn.scan import AdaptiveFusion, StackedGenerator
 
 __all__ = ["SCAN", "SCANConfig"]
 

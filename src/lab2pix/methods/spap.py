@@ -22,8 +22,8 @@ from lab2pix.methods.cyclegan import (
 from lab2pix.methods.image_translation import build_discriminator, build_translator
 from lab2pix.nn.normalization import Norm
 from lab2pix.nn.patchgan import PatchGAN
-from lab2pix.nn.pyramid_attention import Attention, Order, PyramidAttention
 from lab2pix.nn.resnet import ResNetBlock, ResNetGenerator
+from lab2pix.nn.spap import Attention, Order, PyramidAttention
 
 __all__ = ["SPAP", "SPAPConfig"]
 

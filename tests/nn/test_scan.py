@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from lab2pix.nn.resnet import ResNetGenerator
-from lab2pix.nn.stacked import AdaptiveFusion, StackedGenerator
+from lab2pix.nn.scan import AdaptiveFusion, StackedGenerator
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from lab2pix.nn.pyramid_attention import PyramidAttention
+from lab2pix.nn.spap import PyramidAttention
 
 
 def test_pyramid_starts_as_the_identity_and_learns_gamma() -> None:
