@@ -9,7 +9,8 @@ DEMO ?= demo$(addprefix -,$(METHOD))
 MODEL ?=
 NUMERICS := tests/nn tests/parity tests/data/scenes tests/inference/test_synthesizer.py tests/training/test_evaluation.py
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
+# Bytecode keeps pytest from rewriting all assertions in each process.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(JOBS)
 
 .PHONY: demo paint test test-fast test-full test-numerics check docs clean
 

@@ -212,8 +212,7 @@ def sources(names: Sequence[str], folder: Path, camvid: Path | None, count: int)
         found["files"] = ["data.format=folder", f"data.root={folder / 'scenes'}", "data.train_split=null"]
         found["files"] += ["data.label_space=scenes"]
     if camvid is not None:
-        labels = Path(__file__).parents[1] / "examples" / "camvid.yaml"
-        found["camvid"] = ["data.format=folder", f"data.root={camvid}", f"data.label_space={labels}"]
+        found["camvid"] = ["data.format=folder", f"data.root={camvid}", "data.label_space=camvid"]
     return {name: [*found[name], "data.val_split=null"] for name in names if name in found}
 
 

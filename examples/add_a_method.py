@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import nn
 
-from lab2pix import load_config, train
+from lab2pix import train
 from lab2pix.config.schema import RunConfig
 from lab2pix.methods import Condition, Method, OptimizerSpec, Phase, Sampling, register
 
@@ -76,4 +76,4 @@ class TinyGAN(Method):
 
 
 if __name__ == "__main__":
-    train(load_config({"method": "tiny-gan", "train": {"steps": 200}}, sys.argv[2:]), sys.argv[1])
+    train({"method": "tiny-gan", "train": {"steps": 200}}, sys.argv[2:], out=sys.argv[1])

@@ -206,7 +206,7 @@ def sharpness_loss(
 ) -> Tensor:
     """Return the sharpness enhancement loss, which treats blurred real images as fake (Eq. 16, 30).
 
-    Without the factor 1/2 (as in Eq. 11) and λ2: see `lab2pix.methods.gan.HierarchicalGAN`.
+    Without the factor 1/2 (as in Eq. 11) and λ2: see `lab2pix.methods.hierarchical_gan.HierarchicalGAN`.
 
     Args:
         real: predictions for real images, per discriminator, per level, `[N, 1, h, w]`.

@@ -64,6 +64,7 @@ def test_help_names_every_command(run: Run) -> None:
         ("parity",),
         ("presets", "show"),
         ("data", "check"),
+        ("data", "prepare"),
         ("data", "preview"),
         ("data", "scenes"),
         ("data", "formats"),

@@ -298,5 +298,5 @@ def test_unpaired_folders_are_checked(root: Path) -> None:
     (root / "images").rename(root / "trainB")
     unaligned = check_dataset(root, "unaligned", SPACE, "train")
     assert unaligned.counts == {"label maps": 6, "photos": 5}
-    with pytest.raises(DataError, match="name the data set's folder, or --labels-root and --images-root"):
+    with pytest.raises(DataError, match="name the dataset's folder, or --labels-root and --images-root"):
         check_dataset(None, "folder", SPACE)

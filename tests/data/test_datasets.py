@@ -57,6 +57,14 @@ def test_pair_dataset_sample_has_image_label_and_edges(root: Path) -> None:
     assert edges is not None and edges.shape == (1, 16, 16) and set(edges.unique().tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize(("alpha", "tone"), [("drop", 0.0), ("white", 1.0), ("black", -1.0)])
+def test_transparent_photos_get_the_background_that_is_set(root: Path, alpha: str, tone: float) -> None:
+    Image.new("RGBA", (30, 20), (128, 128, 128, 0)).save(root / "images/train/1.png")
+    image = build(root, alpha=alpha)[1]["image"]
+    assert image is not None and (image - tone).abs().max() < 0.01
+    assert build(root)[1]["image"].abs().max() < 0.01  # hidden colors, unless it is set
+
+
 def test_samples_depend_on_seed_epoch_and_index_alone(root: Path) -> None:
     one, two = build(root), build(root)
     forward = [one[(1, i)]["image"] for i in range(4)]

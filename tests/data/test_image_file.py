@@ -16,6 +16,7 @@ from PIL import Image
 from lab2pix.data.files import read_image
 from lab2pix.data.image_file import ImageFile, open_image
 from lab2pix.data.label_maps import decode_label, read_instances, read_label
+from lab2pix.data.pairs import Pair
 from lab2pix.data.source_images import read_source
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelClass, LabelSpace
@@ -96,6 +97,15 @@ def test_tiffs_of_16_bits_are_read_in_every_layout(tmp_path: Path, layout: str) 
     assert np.abs(source - (noise / 32767.5 - 1)).max() < 1e-4
     combined = noise.astype(np.int64) @ np.array([2**32, 2**16, 1])
     assert read_instances(path).tolist() == combined.tolist()
+
+
+def test_halves_of_16_bits_are_read_with_all_of_them(tmp_path: Path) -> None:
+    left, right = IDS + np.uint16(300), IDS * np.uint16(5000)
+    path = write_png(tmp_path / "ab.png", np.concatenate([left, right], axis=1), RGB)
+    assert Pair("ab", path, path, form="input-left").read_label(MANY).tolist() == left.tolist()
+    assert Pair("ab", path, path, form="input-left").read_image()[0].tolist() == (right >> 8).tolist()
+    path = write_png(tmp_path / "ba.png", np.concatenate([right, left], axis=1), RGBA)
+    assert Pair("ba", path, path, form="photo-left").read_label(MANY).tolist() == left.tolist()
 
 
 def test_compressed_planes_of_16_bits_are_refused_where_all_bits_count(tmp_path: Path) -> None:
@@ -188,7 +198,7 @@ def test_transparency_becomes_what_is_asked_for(tmp_path: Path, mode: str) -> No
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC, which cannot be read here; convert it to JPEG or PNG"),
         (b"\x93NUMPY\x01\0", "is an array of NumPy"),
         (b"II*\0\xff\xff\xff\xff", "is a damaged TIFF"),
-        (b"hello", "is no picture, or a damaged one"),
+        (b"hello", "is not an image, or a damaged one"),
     ],
 )
 def test_files_that_are_no_images_are_told_for_what_they_are(tmp_path: Path, content: bytes, words: str) -> None:
@@ -209,7 +219,7 @@ def test_files_that_are_no_images_are_told_for_what_they_are(tmp_path: Path, con
 @pytest.mark.parametrize("bigtiff", [False, True])
 def test_tiffs_of_other_kinds_are_described(tmp_path: Path, values: np.ndarray, words: str, bigtiff: bool) -> None:
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig", bigtiff=bigtiff)
-    with pytest.raises(DataError, match=f"{words}, which is no gray, palette or RGB image; save .*as .npy"):
+    with pytest.raises(DataError, match=f"{words}, which is not a gray, palette or RGB image; save .*as .npy"):
         read_image(tmp_path / "a.tif")
 
 

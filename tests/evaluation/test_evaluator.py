@@ -272,3 +272,19 @@ def test_evaluation_reads_only_a_few_files_ahead(folders: Folders, monkeypatch: 
         seen += len(loaded.names)
         assert opened <= seen + 2 * 8
     assert (seen, opened, log.sizes) == (500, 500, {(16, 16): 500})
+
+
+def test_transparent_images_are_scored_on_the_background_that_is_asked_for(
+    evaluate: Run, folders: Folders, tmp_path: Path
+) -> None:
+    """Photos are white, images black under full transparency: equal on white, as a viewer shows them."""
+    for file in folders.generated.rglob("*.png"):
+        size = Image.open(file).size
+        Image.new("RGBA", size, (0, 0, 0, 0)).save(file)
+        Image.new("RGB", size, "white").save(folders.real / file.relative_to(folders.generated))
+    assert evaluate("--alpha", "white")[0] == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["protocol"]["alpha"] == "white" and report["scores"]["ssim"]["mean"] == pytest.approx(1)
+    assert evaluate("--overwrite")[0] == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["protocol"]["alpha"] == "drop" and report["scores"]["ssim"]["mean"] < 0.1

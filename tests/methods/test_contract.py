@@ -33,6 +33,11 @@ NARROW_CONTRASTIVE = (
 )
 NARROW_GLOBAL = ("generator.downsamplings=2", "generator.blocks=1", "loss.perceptual=0")
 NARROW_TRANSFER = ("data.resize=null", "generator.num_upsamples=3", "loss.perceptual=0")
+NARROW_STAGES = (
+    *("data.size=[16,16]", "generator.width=2", "generator.depth=1", "generator.refine_depth=1"),
+    *("generator.fusion_width=2", "generator.encoding=one-hot", "discriminator.width=2", "discriminator.layers=1"),
+    *("loss.identity=0", "loss.pool_size=3", "train.ema_decay=0.9", "train.batch_size=2"),
+)
 NARROW_SEMANTIC = (
     *("data.size=[64,64]", "generator.width=2", "discriminator.width=2"),
     *("train.ema_decay=0.9", "train.batch_size=2", "loss.perceptual=0"),
@@ -68,7 +73,12 @@ CASES: dict[str, tuple[str, tuple[str, ...]]] = {
         (*NARROW_PATCH_GAN, "generator.num_upsamples=3", "generator.noise_dim=4", "loss.perceptual=0"),
     ),
     "tsit-transfer": ("tsit-transfer-small", (*NARROW_PATCH_GAN, *NARROW_TRANSFER)),
+    "scan": ("scan-small", NARROW_STAGES),
     "spade": ("spade-small", (*NARROW_SEMANTIC, "generator.modulation_hidden=2")),
+    "spap": (
+        "spap-small",
+        (*NARROW_PATCH_GAN, "generator.depth=1", "generator.encoding=one-hot", "pyramid.dilations=[2,1]"),
+    ),
 }
 """A preset and the settings that make it narrow, by method."""
 EXAMPLE = Path(__file__).parents[2] / "examples" / "add_a_method.py"
@@ -128,6 +138,8 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
                 *("features.per=instance", "features.width=2", "features.downsamplings=1"),
             ],
         ),
+        ("scan", ["data.input=images", "stages.freeze=false", "loss.gradient_penalty=10", "train.accumulate=2"]),
+        ("spap", ["data.input=images", "pyramid.attention=channel", "pyramid.order=fine-to-coarse"]),
         ("tsit", ["generator.input=style", "data.instance_edges=true", "discriminator.layers=4"]),
         ("tsit-transfer", ["generator.sampling=train", "generator.alpha=0.5", "train.accumulate=2"]),
         ("pix2pixhd", ["features.per=class", "features.width=2", "features.downsamplings=1", "features.channels=2"]),

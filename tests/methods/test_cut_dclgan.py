@@ -198,8 +198,11 @@ def test_presets_train_and_generate(
     words = [*SMALL, *settings, "data.scenes.train_count=4", "data.scenes.val_count=2", "train.steps=2"]
     code, _, err = run("train", preset, *words, "--out", tmp_path / "run", "--device", "cpu")
     assert code == 0, err
-    image = Synthesizer.load(tmp_path / "run", device="cpu")(torch.zeros(32, 32, dtype=torch.int64))
-    assert image.shape == (1, 3, 32, 32)
+    synthesizer, label = Synthesizer.load(tmp_path / "run", device="cpu"), torch.zeros(32, 32, dtype=torch.int64)
+    assert synthesizer(label).tensor.shape == (1, 3, 32, 32)
+    assert synthesizer(label[:5, :9], keep_size=True).tensor.shape == (1, 3, 5, 9)
+    with pytest.raises(ConfigError, match=r"multiples of 4, at least 8, .*nearest valid size is 8x32"):
+        synthesizer(label[:4], keep_size=True)
 
 
 @pytest.mark.parametrize(
@@ -230,7 +233,7 @@ def test_converted_generator_takes_label_maps_in_colors(tmp_path: Path) -> None:
     convert(tmp_path / "latest_net_G.pth", "cut", tmp_path / "labels", size=(32, 32), label_space="facades")
     photo, labels = (Synthesizer.load(tmp_path / name, device="cpu") for name in ("photo", "labels"))
     ids = torch.arange(32 * 32).view(32, 32) % 12
-    assert torch.equal(photo(labels.label_space.to_colors(ids)), labels(ids))
+    assert torch.equal(photo(labels.label_space.to_colors(ids)).tensor, labels(ids).tensor)
 
 
 def test_convert_names_the_other_kind(tmp_path: Path) -> None:

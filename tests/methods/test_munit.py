@@ -178,13 +178,17 @@ def test_munit_trains_generates_and_exports(tmp_path: Path, run: Callable[..., t
     assert code == 0, err
     synthesizer = Synthesizer.load(tmp_path / "run", device="cpu")
     label = torch.arange(32 * 32).view(32, 32) % 14
-    images = synthesizer(label, samples=2)
+    images = synthesizer(label, samples=2).tensor
     assert not torch.equal(images[0], images[1])
     style = torch.randint(256, (3, 40, 40), dtype=torch.uint8)
-    styled = synthesizer(label, style=style)
-    assert torch.equal(styled, synthesizer(label, style=style, seed=1)) and not torch.equal(styled[0], images[0])
+    styled = synthesizer(label, style=style).tensor
+    assert torch.equal(styled, synthesizer(label, style=style, seed=1).tensor)
+    assert not torch.equal(styled[0], images[0])
     assert export(synthesizer, tmp_path / "program.pt2", form="torch").difference < 1e-4
-    assert synthesizer(label[:30, :25], keep_size=True).shape == (1, 3, 30, 25)
+    for size in ((30, 25), (5, 9)):
+        assert synthesizer(label[: size[0], : size[1]], keep_size=True).tensor.shape == (1, 3, *size)
+    with pytest.raises(ConfigError, match=r"multiples of 4, at least 8, .*nearest valid size is 8x32"):
+        synthesizer(label[:4], keep_size=True)
 
 
 # --- the authors' checkpoints -------------------------------------------------------------------------------------
@@ -224,7 +228,7 @@ def test_converted_generator_takes_label_maps_in_colors(golden_root: Path, tmp_p
     photo, labels = (Synthesizer.load(tmp_path / name, device="cpu") for name in ("photo", "labels"))
     ids = torch.zeros(64, 64, dtype=torch.int64)
     ids[:20] = 3
-    assert torch.equal(photo(labels.label_space.to_colors(ids)), labels(ids))
+    assert torch.equal(photo(labels.label_space.to_colors(ids)).tensor, labels(ids).tensor)
     with pytest.raises(CheckpointError, match="line drawings have one; leave out --label-space"):
         convert(tmp_path / "gen.pt", "munit", tmp_path / "lines", label_space="sketch")
 

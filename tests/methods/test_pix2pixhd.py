@@ -120,7 +120,7 @@ def test_training_pads_images_and_instance_maps_of_any_size(tmp_path: Path) -> N
     assert config.padded_size == (14, 18)
     train(config, tmp_path / "run", device="cpu")
     synthesizer = Synthesizer.load(tmp_path / "run", device="cpu")
-    assert synthesizer(torch.zeros(20, 24, dtype=torch.int64)).shape == (1, 3, 13, 18)
+    assert synthesizer(torch.zeros(20, 24, dtype=torch.int64)).tensor.shape == (1, 3, 13, 18)
 
 
 # --- steps --------------------------------------------------------------------------------------------------------
@@ -252,9 +252,9 @@ def test_training_with_instance_features_saves_clusters_and_draws_variants(tmp_p
     assert int(generator.counts.sum()) > 1
     ids = torch.zeros(16, 16, dtype=torch.int64)
     ids[:, 8:] = 1
-    drawn = synthesizer(ids, samples=8, instances=ids + 3)
+    drawn = synthesizer(ids, samples=8, instances=ids + 3).tensor
     assert len({image.numpy().tobytes() for image in drawn}) > 1
-    assert torch.equal(drawn, synthesizer(ids, samples=8, instances=ids + 3))
+    assert torch.equal(drawn, synthesizer(ids, samples=8, instances=ids + 3).tensor)
 
 
 # --- the authors' checkpoints ---------------------------------------------------------------------------------------

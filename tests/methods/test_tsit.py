@@ -131,7 +131,7 @@ def test_transfer_trains_on_two_folders_and_draws_with_a_style(tmp_path: Path) -
     train(config, tmp_path / "run", device="cpu")
     synthesizer = Synthesizer.load(tmp_path / "run", device="cpu")
     content, styles = tmp_path / "data/testA/p.png", [tmp_path / f"data/trainB/{name}.png" for name in "xy"]
-    one, again, other = (synthesizer(content, style=style) for style in (styles[0], styles[0], styles[1]))
+    one, again, other = (synthesizer(content, style=style).tensor for style in (styles[0], styles[0], styles[1]))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
     with pytest.raises((DataError, ConfigError), match="style"):

@@ -3,7 +3,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-from lab2pix.nn.resample import BlurDownsample, BlurUpsample
+from lab2pix.nn.resample import BlurDownsample, BlurUpsample, ReplicationPad
 
 
 def test_downsampling_blurs_a_reflected_image_and_keeps_every_second_pixel() -> None:
@@ -25,3 +25,8 @@ def test_upsampling_doubles_a_replicated_image_by_weights_of_three_quarters_and_
     assert up.shape == (1, 2, 6, 8)
     assert torch.allclose(up, F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False), atol=1e-6)
     assert torch.allclose(BlurUpsample(1)(torch.ones(1, 1, 3, 3)), torch.ones(1, 1, 6, 6))
+
+
+def test_padding_replicates_the_border() -> None:
+    x = torch.randn(2, 3, 4, 5)
+    assert torch.equal(ReplicationPad(3)(x), F.pad(x, (3, 3, 3, 3), mode="replicate"))

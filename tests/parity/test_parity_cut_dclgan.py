@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from lab2pix.interop.part_vectors import PartResults, check_parts
 from lab2pix.interop.vectors import Vectors, read_vectors
 from lab2pix.methods.cut import CUT
+from lab2pix.nn.patch_projection import PatchProjection
 from lab2pix.nn.patchgan import PatchGAN
-from lab2pix.nn.projection import PatchProjection
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.testing.parity import check_file
 
@@ -81,11 +81,12 @@ def made_fastcut(folder: Path) -> Path:
     head = lively(PatchProjection(widths, 5))
     networks = {"G": generator, "F": head, "D": judge}
     tensors = {f"{key}.{name}": w.clone() for key, net in networks.items() for name, w in net.state_dict().items()}
-    a, b = torch.rand(2, 3, 32, 24) * 2 - 1, torch.rand(2, 3, 32, 24) * 2 - 1
+    pixels, b = torch.randint(256, (2, 3, 32, 24), dtype=torch.uint8), torch.rand(2, 3, 32, 24) * 2 - 1
+    a = pixels / 127.5 - 1
     with torch.no_grad():
         sizes = [feature.shape[2] * feature.shape[3] for feature in generator.features(a, layers)]
     places = [torch.randperm(size)[:7] for size in sizes]
-    tensors |= {"in.A": a, "in.B": b} | {f"in.patch_ids.NCE.{i}": p.int() for i, p in enumerate(places)}
+    tensors |= {"in.A": pixels, "in.B": b} | {f"in.patch_ids.NCE.{i}": p.int() for i, p in enumerate(places)}
     adam = {key: torch.optim.Adam(net.parameters(), 1e-3, (0.4, 0.9)) for key, net in networks.items()}
 
     fake = generator(a.flip(3))

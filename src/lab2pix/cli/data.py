@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 
 import typer
 
-from lab2pix.cli.console import print_table, read_size, resolve_label_space
+from lab2pix.cli.console import print_table, read_size, resolve_label_space, show_progress
 from lab2pix.cli.options import FormatOption, Labels, Root, Seed, Split
 
 __all__ = ["data_app", "labels_app"]
 
-data_app = typer.Typer(no_args_is_help=True, help="Check and preview datasets, or create a procedural one.")
+data_app = typer.Typer(no_args_is_help=True, help="Prepare, check and preview datasets, or create a procedural one.")
 labels_app = typer.Typer(help="List the shipped label spaces, or show one.")
 
 
@@ -55,6 +55,32 @@ def _data_preview(
     from lab2pix.data.contact_sheet import contact_sheet
 
     print(contact_sheet(root, format, resolve_label_space(labels, format), out, split=split, count=count))
+
+
+@data_app.command("prepare")
+def _data_prepare(
+    dataset: Annotated[
+        Literal["ade20k", "camvid", "cityscapes", "coco-stuff", "edges2handbags", "edges2shoes", "facades"],
+        typer.Argument(help="Published dataset."),
+    ],
+    source: Annotated[Path, typer.Argument(help="What was downloaded: an archive, or a folder of archives or files.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write; a second run continues the first.")],
+    *,
+    split: Split = None,
+) -> None:
+    """Turn the download of a published dataset into what presets read, and check the result (exit status 1)."""
+    from lab2pix.data.check import check_dataset
+    from lab2pix.data.prepare import PUBLISHED_SETS, prepare_set
+
+    published = PUBLISHED_SETS[dataset]
+    with show_progress(f"Preparing {dataset}") as progress:
+        written, kept = prepare_set(published, source, out, split, progress)
+    print(f"{written} files written to {out}, {kept} were there already")
+    report = check_dataset(out, published.format, resolve_label_space(published.label_space, published.format), split)
+    print(report)
+    if report.ok:
+        print(f"Train on it: lab2pix train {published.train} data.root={out} --out RUN")
+    raise typer.Exit(0 if report.ok else 1)
 
 
 @data_app.command("scenes")

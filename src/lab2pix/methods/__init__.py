@@ -86,7 +86,9 @@ _BUILT_IN = {
     "munit": "munit:MUNIT",
     "pix2pix": "pix2pix:Pix2Pix",
     "pix2pixhd": "pix2pixhd:Pix2PixHD",
+    "scan": "scan:SCAN",
     "spade": "spade:SPADE",
+    "spap": "spap:SPAP",
     "tsit": "tsit:TSIT",
     "tsit-transfer": "tsit:TSITTransfer",
 }

@@ -18,7 +18,7 @@ from lab2pix.config.schema import Beta, RunConfig, Section
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
 from lab2pix.interop.part_vectors import PartLosses, PartResults, check_parts
-from lab2pix.interop.step_vectors import numbered_space
+from lab2pix.interop.step_vectors import numbered_space, to_image
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import patch_nce_loss
@@ -42,8 +42,8 @@ from lab2pix.methods.step_record import RecordedRandom, StepRecord
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.init import Init, init_weights
 from lab2pix.nn.normalization import Norm
+from lab2pix.nn.patch_projection import PatchProjection
 from lab2pix.nn.patchgan import PatchGAN
-from lab2pix.nn.projection import PatchProjection
 from lab2pix.nn.resnet import ResNetGenerator
 
 __all__ = [
@@ -213,7 +213,8 @@ class ContrastiveMethod(Method):
     @classmethod
     def build_sampling(cls, config: Any, label_space: LabelSpace) -> Sampling:
         """Return the sampling: one image per input."""
-        return Sampling(condition(config, label_space), size_multiple=4)
+        # Residual blocks pad by reflection, which needs two pixels.
+        return Sampling(condition(config, label_space), size_multiple=4, min_side=2)
 
     @classmethod
     def build_generator(cls, config: Any, label_space: LabelSpace) -> nn.Module:
@@ -357,7 +358,7 @@ class ContrastiveMethod(Method):
             load_released(method.networks[name], weights)
             if fast:
                 accelerate(method.networks[name], torch.device("cpu"))
-        source, image = (vectors.tensors[f"in.{domain}"] for domain in "AB")
+        source, image = (to_image(vectors.tensors[f"in.{domain}"]) for domain in "AB")
         return method, Batch(torch.empty(len(image), 0, 0, dtype=torch.int64), image=image, source=source)
 
     @classmethod

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -36,7 +37,14 @@ from lab2pix.methods.step_record import StepRecord
 from lab2pix.nn.image_pool import ImagePool
 from lab2pix.nn.normalization import Norm
 
-__all__ = ["CycleGAN", "CycleGANConfig"]
+__all__ = [
+    "Cycle",
+    "CycleGAN",
+    "CycleGANConfig",
+    "CycleGANDiscriminatorConfig",
+    "CycleGANGeneratorConfig",
+    "CycleGANLossConfig",
+]
 
 
 class CycleGANGeneratorConfig(GeneratorConfig):
@@ -82,6 +90,24 @@ class CycleGANConfig(ImageTranslationConfig):
     loss: CycleGANLossConfig = CycleGANLossConfig()
 
 
+@dataclass(frozen=True)
+class Cycle:
+    """Two generators, their discriminators, and the image pools of both domains.
+
+    Attributes:
+        pools: image pools of domains `a` and `b`.
+        g, f: generators from A to B, and from B to A.
+        discriminator_a, discriminator_b: of images of B and of A: as in the authors' code, they have the names of the
+            generators whose images they judge.
+    """
+
+    pools: Mapping[str, ImagePool]
+    g: nn.Module
+    f: nn.Module
+    discriminator_a: nn.Module
+    discriminator_b: nn.Module
+
+
 class CycleGAN(ImageTranslationMethod):
     """CycleGAN: generators G: A to B and F: B to A with one discriminator each, and a cycle-consistency loss.
 
@@ -92,6 +118,8 @@ class CycleGAN(ImageTranslationMethod):
     name: ClassVar[str] = "cyclegan"
     Config = CycleGANConfig
     paired: ClassVar[bool] = False
+    pool_names: ClassVar[tuple[str, ...]] = ("a", "b")
+    """Image pools: one per domain."""
     averaged: ClassVar[Mapping[str, Averaging]] = {"generator_a": Averaging(), "generator_b": Averaging()}
     vector_prefixes: ClassVar[Mapping[str, str]] = {
         **{"generator_a": "G_A", "generator_b": "G_B"},
@@ -110,12 +138,11 @@ class CycleGAN(ImageTranslationMethod):
         self.identity = config.loss.identity if config.loss.identity is not None else 0.5 * (channels == 3)
         self.networks = {
             "generator_a": self.build_generator(config, label_space),
-            "generator_b": build_translator(config.generator, 3, channels),
-            "discriminator_a": build_discriminator(config.discriminator, 3),
-            "discriminator_b": build_discriminator(config.discriminator, channels),
+            "generator_b": self.build_translator(config, 3, channels),
+            **self.build_discriminators(config, channels),
         }
         self.init_networks()
-        self.pools = {domain: ImagePool(config.loss.pool_size) for domain in "ab"}
+        self.pools = {domain: ImagePool(config.loss.pool_size) for domain in self.pool_names}
 
     @classmethod
     def build_sampling(cls, config: CycleGANConfig, label_space: LabelSpace) -> Sampling:
@@ -125,7 +152,20 @@ class CycleGAN(ImageTranslationMethod):
     @classmethod
     def build_generator(cls, config: CycleGANConfig, label_space: LabelSpace) -> nn.Module:
         """Return G, from inputs to images."""
-        return build_translator(config.generator, build_condition(config, label_space).channels, 3)
+        return cls.build_translator(config, build_condition(config, label_space).channels, 3)
+
+    @classmethod
+    def build_translator(cls, config: CycleGANConfig, inputs: int, outputs: int) -> nn.Module:
+        """Return a generator from `inputs` to `outputs` channels."""
+        return build_translator(config.generator, inputs, outputs)
+
+    @classmethod
+    def build_discriminators(cls, config: CycleGANConfig, channels: int) -> dict[str, nn.Module]:
+        """Return the discriminators of images of B, and of inputs with `channels` channels."""
+        return {
+            "discriminator_a": build_discriminator(config.discriminator, 3),
+            "discriminator_b": build_discriminator(config.discriminator, channels),
+        }
 
     def sampling_generator(self, networks: Mapping[str, nn.Module]) -> nn.Module:
         """Return G."""
@@ -148,22 +188,43 @@ class CycleGAN(ImageTranslationMethod):
             Phase("discriminators", self.discriminators_backward, ("discriminators",)),
         )
 
+    @property
+    def cycle(self) -> Cycle:
+        """The networks and pools of a step."""
+        return Cycle(self.pools, *self.networks.values())
+
     def generators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Backpropagate the adversarial, cycle-consistency and identity losses of both generators.
+        """Backpropagate the losses of both generators; see `cycle_losses`."""
+        losses, fakes = self.cycle_losses(self.cycle, self.sampling.condition(batch), require_images(batch), context)
+        context.cache.update(fakes)
+        return backward(losses, context.scale)
+
+    def discriminators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        """Backpropagate the losses of both discriminators; see `judge_losses`."""
+        real = {"b": require_images(batch), "a": self.sampling.condition(batch)}
+        return backward(self.judge_losses(self.cycle, real, context), context.scale)
+
+    def cycle_losses(self, cycle: Cycle, a: Tensor, b: Tensor, context: StepContext) -> tuple[Losses, Losses]:
+        """Return the adversarial, cycle-consistency and identity losses of both generators, and their images.
+
+        Args:
+            cycle: the networks.
+            a: images of domain A.
+            b: images of domain B.
+            context: context of the step.
 
         Returns:
             `adversarial_a`, `cycle_a` of the cycle from A; `adversarial_b`, `cycle_b` of the cycle from B; and
-            `identity_a`, `identity_b` of G and F if their weight is not 0.
+            `identity_a`, `identity_b` of G and F if their weight is not 0. The images, without graph: `fake_a`,
+            `fake_b`.
         """
-        # As in the authors' code, `discriminator_a` is for images of B, the outputs of `generator_a`.
-        loss, (g, f, discriminator_a, discriminator_b) = self.config.loss, self.networks.values()
-        a, b = self.sampling.condition(batch), require_images(batch)
-        with context.autocast(), frozen(discriminator_a, discriminator_b):
+        loss, g, f = self.config.loss, cycle.g, cycle.f
+        with context.autocast(), frozen(cycle.discriminator_a, cycle.discriminator_b):
             fake_b = g(a)
             cycled_a = f(fake_b)
             fake_a = f(b)
             cycled_b = g(fake_a)
-            logits_a, logits_b = discriminator_a(fake_b), discriminator_b(fake_a)
+            logits_a, logits_b = cycle.discriminator_a(fake_b), cycle.discriminator_b(fake_a)
             identity_images = (g(b), f(a)) if self.identity else None
         losses = {
             "adversarial_a": self.adversarial(logits_a, "generator"),
@@ -174,20 +235,24 @@ class CycleGAN(ImageTranslationMethod):
         if identity_images is not None:
             losses["identity_a"] = self.identity * loss.cycle_b * mean_distance(identity_images[0], b)
             losses["identity_b"] = self.identity * loss.cycle_a * mean_distance(identity_images[1], a)
-        context.cache.update(fake_a=fake_a.detach().float(), fake_b=fake_b.detach().float())
-        return backward(losses, context.scale)
+        return losses, {"fake_a": fake_a.detach().float(), "fake_b": fake_b.detach().float()}
 
-    def discriminators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Backpropagate the halved discriminator losses on real images and on generated ones from the pools."""
-        real = {"b": require_images(batch), "a": self.sampling.condition(batch)}
+    def judge_losses(self, cycle: Cycle, real: Mapping[str, Tensor], context: StepContext) -> Losses:
+        """Return the halved discriminator losses on real images and on generated ones from the pools.
+
+        Args:
+            cycle: the networks and pools.
+            real: images of domains `a` and `b`.
+            context: context of the step; its cache holds the generated images, `fake_a` and `fake_b`.
+        """
         losses: Losses = {}
-        for domain, name in (("b", "discriminator_a"), ("a", "discriminator_b")):
-            fake = self.pools[domain].query(context.cache.pop(f"fake_{domain}"), context.random.uniform)
+        for domain, network in (("b", cycle.discriminator_a), ("a", cycle.discriminator_b)):
+            fake = cycle.pools[domain].query(context.cache.pop(f"fake_{domain}"), context.random.uniform)
             with context.autocast():
-                real_logits, fake_logits = self.networks[name](real[domain]), self.networks[name](fake)
+                real_logits, fake_logits = network(real[domain]), network(fake)
             losses[f"real_{domain}"] = self.adversarial(real_logits, "real") * 0.5
             losses[f"fake_{domain}"] = self.adversarial(fake_logits, "fake") * 0.5
-        return backward(losses, context.scale)
+        return losses
 
     def extra_state(self) -> dict[str, Tensor]:
         """Return the images in both pools."""
@@ -197,7 +262,9 @@ class CycleGAN(ImageTranslationMethod):
         """Restore both pools."""
         for domain, pool in self.pools.items():
             if f"pool_{domain}" not in state:
-                raise CheckpointError(f"the checkpoint lacks CycleGAN's image pool '{domain}'; use a complete one")
+                raise CheckpointError(
+                    f"the checkpoint lacks {type(self).__name__}'s image pool '{domain}'; use a complete one"
+                )
             pool.load_state(state[f"pool_{domain}"])
 
     # --- scores -----------------------------------------------------------------------------------------------------

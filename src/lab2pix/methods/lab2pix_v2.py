@@ -47,7 +47,7 @@ from lab2pix.losses import (
 )
 from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext, require_images
-from lab2pix.methods.gan import (
+from lab2pix.methods.hierarchical_gan import (
     AdversarialLossConfig,
     GeneratorConfig,
     GeneratorOutputs,

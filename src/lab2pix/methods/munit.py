@@ -256,6 +256,7 @@ class MUNIT(Method):
         return Sampling(
             build_condition(config, label_space),
             size_multiple=2**config.generator.num_downsamples,
+            min_side=2,  # for reflection and instance norm of the content code
             noise_channels=config.generator.style_dim,
             style="optional",
         )

@@ -32,7 +32,7 @@ from lab2pix.interop.spade_weights import (
     patch_discriminator_rules,
     with_image_encoder,
 )
-from lab2pix.interop.step_vectors import to_image
+from lab2pix.interop.step_vectors import numbered_space, to_image
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.base import require_images
@@ -341,7 +341,7 @@ class TSITTransfer(MultiScaleGAN):
         sections["loss"].pop("kl_divergence")
         sections["generator"] = {"width": recorded["ngf"], "alpha": recorded.get("alpha", 1.0)}
         sections["discriminator"] = _recorded_discriminator(recorded, 3)
-        method = cls(TSITTransferConfig.model_validate(sections), recorded_space(vectors))
+        method = cls(TSITTransferConfig.model_validate(sections), numbered_space(1))
         empty = torch.empty(len(content), 0, 0, dtype=torch.int64)
         batch = Batch(empty, to_image(vectors.tensors["in.image"]), source=content)
         return check_recording(method, vectors, _rules(method), record_scales, fast=fast, batch=batch)

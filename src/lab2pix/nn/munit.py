@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.nn.normalization import ImageLayerNorm
+from lab2pix.nn.resample import ReplicationPad
 
 __all__ = [
     "Activation",
@@ -74,7 +75,7 @@ class ConvBlock(nn.Module):
     ) -> None:
         super().__init__()
         width = (kernel - 1) // 2
-        pads = {"reflect": nn.ReflectionPad2d, "replicate": nn.ReplicationPad2d}
+        pads = {"reflect": nn.ReflectionPad2d, "replicate": ReplicationPad}
         self.pad = nn.Identity() if padding == "zero" else pads[padding](width)
         self.conv = nn.Conv2d(
             in_channels, out_channels, kernel, stride=stride, padding=width if padding == "zero" else 0
@@ -124,9 +125,7 @@ class StyleEncoder(nn.Module):
     def __init__(self, in_channels: int, settings: MUNITSettings) -> None:
         super().__init__()
         s, width = settings, settings.width
-        layers: list[nn.Module] = [
-            ConvBlock(in_channels, width, 7, activation=s.activation, padding=s.padding),
-        ]
+        layers = [ConvBlock(in_channels, width, 7, activation=s.activation, padding=s.padding)]
         for index in range(s.style_downsamples):
             wider = width * 2 if index < _WIDER_STYLE_LAYERS else width
             layers.append(ConvBlock(width, wider, 4, stride=2, activation=s.activation, padding=s.padding))
@@ -293,8 +292,7 @@ class StyleMLP(nn.Module):
 
     def forward(self, style: Tensor) -> Tensor:
         """Map `[N, style_dim]` to `[N, blocks, 2, 2, content_channels]`; see `AdaINDecoder`."""
-        values: Tensor = self.model(style)
-        return values.view(-1, *self.shape)
+        return torch.reshape(self.model(style), (-1, *self.shape))
 
 
 class MUNITGenerator(nn.Module):

@@ -1,4 +1,4 @@
-"""Anti-aliased resampling by 2 (Zhang, 2019): a fixed binomial filter per channel, as in CUT."""
+"""Anti-aliased resampling by 2 (Zhang, 2019), a fixed binomial filter per channel, as in CUT; and padding."""
 
 from __future__ import annotations
 
@@ -6,7 +6,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BlurDownsample", "BlurUpsample"]
+__all__ = ["BlurDownsample", "BlurUpsample", "ReplicationPad"]
+
+
+class ReplicationPad(nn.Module):
+    """Padding by the nearest pixel of the border.
+
+    The compiled backward pass of `nn.ReplicationPad2d` fails for channels-last inputs.
+
+    Args:
+        width: pixels on each side.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, C, h, w]` to `[N, C, h + 2 width, w + 2 width]`."""
+        for dim in (-2, -1):
+            first, last = x.narrow(dim, 0, 1), x.narrow(dim, x.shape[dim] - 1, 1)
+            x = torch.cat([*[first] * self.width, x, *[last] * self.width], dim)
+        return x
 
 
 def _binomial(taps: tuple[int, ...], gain: float, channels: int) -> Tensor:
@@ -45,9 +66,10 @@ class BlurUpsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.pad = ReplicationPad(1)
         self.register_buffer("filt", _binomial((1, 3, 3, 1), 4, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, channels, h, w]` to `[N, channels, 2h, 2w]`."""
-        padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
-        return F.conv_transpose2d(padded, self.filt, stride=2, padding=2, groups=x.shape[1])[..., 1:-1, 1:-1]
+        doubled = F.conv_transpose2d(self.pad(x), self.filt, stride=2, padding=2, groups=x.shape[1])
+        return doubled[..., 1:-1, 1:-1]

@@ -334,9 +334,9 @@ def test_openapi_description_and_its_page(client: TestClient) -> None:
     assert page.headers["content-type"].startswith("text/html")
     assert set(re.findall(r'(?:src|href)="([^"]+)"', page.text)) == {
         "data:,",
-        "/static/report.css",
-        "/openapi.json",
-        "/",
+        "../static/report.css",
+        "../openapi.json",
+        "../",
     }
     assert "http://127.0.0.1:8000/api/synthesize?seed=1" in page.text
     assert client.get("/static/report.css").headers["content-type"].startswith("text/css")

@@ -76,6 +76,13 @@ def test_files_of_all_formats_become_png(
         assert (image.format, image.info) == ("PNG", {})
 
 
+def test_transparent_images_are_shown_on_white(build: Build, folders: dict[str, Path], tmp_path: Path) -> None:
+    for file in list(folders["spade"].rglob("*.png")):
+        Image.new("RGBA", Image.open(file).size, (9, 9, 9, 0)).save(file)
+    built = build(out=tmp_path / "clear")
+    assert all(pixel(built.folder, sample.images["spade"]) == (255, 255, 255) for sample in built.study.pool)
+
+
 def test_build_without_truth(build: Build) -> None:
     study = build(truth=None).study
     assert {sample.truth for sample in study.pool} == {None}

@@ -35,6 +35,18 @@ def samples(study: Study) -> list[str]:
     return [task.sample.name for task in study.tasks("Ada")]
 
 
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_no_obstacle(
+    study_folder: Path, study: Study, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with AnswerStore(study_folder, study) as opened:
+        assert opened.answers.latest == {}
+
+
 def lines(folder: Path) -> list[bytes]:
     return (folder / FILE_NAME).read_bytes().splitlines()
 

@@ -243,7 +243,7 @@ def _copy(
     `files` are its label map, its real image if any, and one image per method, in this order.
     """
     label = render(files[0])
-    images = [label.image, *(read_image(file) for file in files[1:])]
+    images = [label.image, *(read_image(file, "white") for file in files[1:])]
     tokens = [secrets.token_hex(8) for _ in images]
     for token, image in zip(tokens, images, strict=True):
         write_picture(out / "images" / f"{token}.png", image)

@@ -213,7 +213,7 @@ async function fetchModel() {
 function showModel() {
   document.title = `Painter – ${model.name}`;
   find("model").textContent = model.name;
-  find("model").title = `${model.name}, step ${model.step}, ${model.size[1]} × ${model.size[0]} pixels`;
+  find("model").title = `${model.name}, step ${model.step}, ${model.size[0]} × ${model.size[1]} pixels (height × width)`;
   const styled = model.style !== "none";
   find("style").hidden = !model.noise && !styled;
   find("style-image").hidden = !styled;

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from lab2pix.nn.projection import PatchProjection
+from lab2pix.nn.patch_projection import PatchProjection
 
 
 def test_projection_takes_the_same_places_of_all_images_and_returns_unit_rows() -> None:
