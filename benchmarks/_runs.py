@@ -99,12 +99,15 @@ def finished(folder: Path, settings: Sequence[str]) -> bool:
     return checkpoint is not None and checkpoint.name == f"step-{wanted.train.steps:08d}"
 
 
+def training_command(folder: Path, settings: Sequence[str]) -> list[str]:
+    """Return the command that trains or resumes a run."""
+    words = [sys.executable, "-m", "lab2pix", "train", *settings, "--out", str(folder)]
+    return [*words, "--resume"] if (folder / "config.yaml").exists() else words
+
+
 def train(folder: Path, settings: Sequence[str]) -> int:
     """Train or resume a run in a process of its own, and return its exit code."""
-    words = [sys.executable, "-m", "lab2pix", "train", *settings, "--out", str(folder)]
-    if (folder / "config.yaml").exists():
-        words.append("--resume")
-    process = subprocess.Popen(words)
+    process = subprocess.Popen(training_command(folder, settings))
 
     def forward(number: int, _: FrameType | None) -> None:
         process.send_signal(number)

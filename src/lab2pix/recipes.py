@@ -152,7 +152,7 @@ def keep_label_spaces(config: RunConfig, stored: RunConfig | None = None) -> Run
 
     Raises:
         ConfigError: a file is missing, or differs from what the run was started with.
-        LabelError: a file is no label space.
+        LabelError: a file does not hold a label space.
     """
     data = config.data
     mine = _kept("data.label_space", data.label_space, None if stored is None else stored.data.label_space)

@@ -198,7 +198,7 @@ def test_transparency_becomes_what_is_asked_for(tmp_path: Path, mode: str) -> No
         (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "is HEIC, which cannot be read here; convert it to JPEG or PNG"),
         (b"\x93NUMPY\x01\0", "is an array of NumPy"),
         (b"II*\0\xff\xff\xff\xff", "is a damaged TIFF"),
-        (b"hello", "is no picture, or a damaged one"),
+        (b"hello", "is not an image, or a damaged one"),
     ],
 )
 def test_files_that_are_no_images_are_told_for_what_they_are(tmp_path: Path, content: bytes, words: str) -> None:
@@ -219,7 +219,7 @@ def test_files_that_are_no_images_are_told_for_what_they_are(tmp_path: Path, con
 @pytest.mark.parametrize("bigtiff", [False, True])
 def test_tiffs_of_other_kinds_are_described(tmp_path: Path, values: np.ndarray, words: str, bigtiff: bool) -> None:
     tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack", planarconfig="contig", bigtiff=bigtiff)
-    with pytest.raises(DataError, match=f"{words}, which is no gray, palette or RGB image; save .*as .npy"):
+    with pytest.raises(DataError, match=f"{words}, which is not a gray, palette or RGB image; save .*as .npy"):
         read_image(tmp_path / "a.tif")
 
 

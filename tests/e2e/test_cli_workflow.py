@@ -105,10 +105,13 @@ def test_generate_refuses_contradicting_options(run: Run, run_folder: Path, fold
 
 def test_resuming_needs_no_preset(run: Run, tiny: Tiny, tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    assert run("train", "v2-small", *tiny, "--out", folder, "--device", "cpu")[0] == 0
+    code, output, _ = run("train", "v2-small", *tiny, "--resume", "auto", "--out", folder, "--device", "cpu")
+    assert code == 0
+    assert f"lab2pix generate {folder} LABELS" in output
     weights = (folder / "checkpoints" / "step-00000002" / "model.safetensors").read_bytes()
     assert run("train", "--resume", "--out", folder, "--device", "cpu")[0] == 0
     assert (folder / "checkpoints" / "step-00000002" / "model.safetensors").read_bytes() == weights
+    assert run("train", "--resume", "auto", "v2-small", *tiny, "--out", folder, "--device", "cpu")[0] == 0
     assert run("train", "monitor.log_every=1", "--resume", "--out", folder, "--device", "cpu")[0] == 0
     code, _, error = run("train", "generator.width=8", "--resume", "--out", folder, "--device", "cpu")
     assert code == 2

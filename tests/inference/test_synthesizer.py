@@ -445,6 +445,27 @@ def test_one_label_map_that_cannot_be_read_is_an_error_at_once(
         generate_folder(synthesizer, labels / "torn.png", tmp_path / "out")
 
 
+def test_bare_ids_are_taken_on_request_only(tmp_path: Path, synthesizer: Synthesizer) -> None:
+    gray, ramp = Image.fromarray(ids().numpy().astype(np.uint8)), Image.new("P", (8, 8), 3)
+    ramp.putpalette([value for level in range(256) for value in (level, level, level)])
+    write_label_png(tmp_path / "own.png", ids(), synthesizer.label_space)
+    for name, image in (("gray", gray), ("ramp", ramp)):
+        image.save(tmp_path / f"{name}.png")
+        with pytest.raises(LabelError, match=rf"{name}\.png holds class numbers, .*\(0 sky, .*--label-space scenes"):
+            generate_folder(synthesizer, tmp_path / f"{name}.png", tmp_path / "out", allow_bare_ids=False)
+    assert generate_folder(synthesizer, tmp_path / "own.png", tmp_path / "out", allow_bare_ids=False).ok
+    assert generate_folder(synthesizer, tmp_path / "gray.png", tmp_path / "out").ok
+
+
+def test_several_label_maps_become_files_of_one_folder(labels: Path, tmp_path: Path, synthesizer: Synthesizer) -> None:
+    files = sorted(labels.glob("*.png"))[:2]
+    assert len(files) == 2
+    report = generate_folder(synthesizer, files, tmp_path / "out")
+    assert sorted(path.name for path in report.written) == [file.name for file in files]
+    with pytest.raises(DataError, match="would both become"):
+        generate_folder(synthesizer, [labels, files[0]], tmp_path / "other")
+
+
 def test_generate_folder_reads_a_dataset_by_its_format(tmp_path: Path) -> None:
     synth = make("cityscapes", edges=True)
     folder = tmp_path / "set" / "gtFine" / "val" / "ulm"

@@ -112,3 +112,21 @@ def test_ade20k_unknown_moves_from_the_first_channel_to_the_last(
     ids = synthesizer.label_space.decode_ids(values[0], "the label map")[None]
     assert int(ids[0, 0, 0]) == 150
     assert (synthesizer.generate(Batch(ids), torch.zeros(1, 0)) - expected).abs().max() <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("name", "form", "network", "words"),
+    [
+        ("spade_a", "spade", "D", "it holds discriminators of SPADE"),
+        ("spade_vae_a", "spade", "E", "it holds an image encoder of SPADE"),
+        ("ccfpse_a", "cc-fpse", "D", "it holds a discriminator of CC-FPSE"),
+        ("ccfpse_a", "spade", "G", "a generator of format 'cc-fpse'; say --from cc-fpse"),
+    ],
+)
+def test_other_networks_are_named(
+    golden_root: Path, tmp_path: Path, name: str, form: str, network: str, words: str
+) -> None:
+    held = load_file(golden_root / "peers" / f"{name}.safetensors")
+    unpack(held, tmp_path, network)
+    with pytest.raises(CheckpointError, match=words):
+        convert(tmp_path / f"latest_net_{network}.pth", form, tmp_path / "out")

@@ -82,7 +82,7 @@ def test_a_palette_in_the_order_of_the_classes_is_read_by_its_indices(tmp_path: 
 
 def test_a_palette_in_other_colors_is_refused(tmp_path: Path) -> None:
     path = save_palette(tmp_path / "a.png", IDS, [[0, 0, 255], [9, 200, 9], [0, 128, 0]])
-    with pytest.raises(LabelError, match=r"palette whose color \(9, 200, 9\), of index 1, is no class .*'three'"):
+    with pytest.raises(LabelError, match=r"palette whose color \(9, 200, 9\), of index 1, belongs to no class .*three"):
         read_label(path, THREE)
 
 

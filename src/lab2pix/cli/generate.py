@@ -21,7 +21,7 @@ def _generate(
     weights: Annotated[
         str, typer.Argument(metavar="RUN_OR_WEIGHTS", help="Run, checkpoint, weights file or hub name.")
     ],
-    labels: Annotated[Path, typer.Argument(help="A label map, or a folder of them.")],
+    labels: Annotated[list[Path], typer.Argument(help="Label maps, or folders of them.")],
     *,
     out: Annotated[Path, typer.Option(help="Output folder.")],
     seed: Seed = 0,
@@ -41,7 +41,10 @@ def _generate(
     style: Annotated[
         Path | None, typer.Option(metavar="IMAGE", help="Draw in the style of this image (needs an image encoder).")
     ] = None,
-    label_space: Annotated[str | None, typer.Option(help="Require weights of this label space.")] = None,
+    label_space: Annotated[
+        str | None,
+        typer.Option(help="Require weights of this label space, and take the numbers of label maps for its ids."),
+    ] = None,
     fast: Annotated[bool, typer.Option("--fast", help="Use a fused generator if it is faster; equal to 1e-4.")] = False,
     optimize: Annotated[
         str | None, typer.Option(metavar="MODE", help="Inference mode: plain, fast or fast-bf16.")
@@ -74,6 +77,8 @@ def _generate(
             keep_size=keep_size,
             scales=scales,
             style=style,
+            # The runs on this machine were trained on the same files; a bundled or downloaded model was not.
+            allow_bare_ids=label_space is not None or format != "folder" or Path(weights).expanduser().exists(),
             on_progress=on_progress,
         )
     print(report)

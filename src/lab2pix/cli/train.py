@@ -24,16 +24,24 @@ def _train(
     overrides: Overrides = None,
     *,
     out: Annotated[Path | None, typer.Option(help="Run folder; default: runs/NAME.")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the latest checkpoint in --out.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue from the latest checkpoint in --out; --resume auto also starts a new run."
+        ),
+    ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print a summary of the run and exit.")] = False,
     device: Device = None,
 ) -> None:
     """Train a model; Ctrl-C saves a checkpoint and stops."""
     from lab2pix.recipes import load_config, require_data_root
 
-    if source is not None and "=" in source and not Path(source).exists():  # overrides alone, with --resume
-        overrides = [source, *(overrides or ())]
-        source = None
+    words = [word for word in (source, *(overrides or ())) if word is not None]
+    if auto := resume and "auto" in words:
+        words.remove("auto")
+    # With --resume there can be overrides alone.
+    source = words.pop(0) if words and ("=" not in words[0] or Path(words[0]).exists()) else None
+    overrides = words
     if source is None and (out is None or not resume or dry_run):
         raise typer.BadParameter("give a preset or a YAML file; it is optional only with --resume and --out")
     config = None if source is None else load_config(source, overrides or ())
@@ -49,9 +57,14 @@ def _train(
         require_data_root(config)
     if not dry_run:
         from lab2pix.training.loop import train
+        from lab2pix.utils.distributed import DistributedContext
 
         run = out or Path("runs") / (config.name if config else "")
-        raise typer.Exit(train(config, run, resume=resume, device=device).exit_code)
+        resume = (run / "config.yaml").exists() if auto else resume
+        result = train(config, run, resume=resume, device=device)
+        if result.step == result.total_steps and DistributedContext.is_first():
+            print(f"finished: {run}; next: lab2pix generate {run} LABELS --out images")
+        raise typer.Exit(result.exit_code)
 
 
 @app.command("demo")

@@ -119,7 +119,7 @@ def find_pairs(
 
 
 def scan_sides(labels: Path | None, photos: Path | None, split: str | None) -> Scan:
-    """List label maps and photos that are in separate folders and are no pairs.
+    """List label maps and photos that are in separate folders and do not form pairs.
 
     Args:
         labels: folder of the label maps; None: none.

@@ -358,7 +358,7 @@ _BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b
 
 _STARTS = {
     b"version https://git-lfs": "is a pointer of Git LFS instead of the file; fetch the files with `git lfs pull`",
-    b"<": "is a web page or other markup, no picture; download it again",
+    b"<": "is a web page or other markup instead of an image; download it again",
     b"\x93NUMPY": "is an array of NumPy; save it as an image, or name it .npy if it is an input image",
 }
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
@@ -375,7 +375,7 @@ def _identify(source: Source) -> str:
         return _identify_tiff(source)
     if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
         return f"is {_BRANDS[head[8:12]]}, which cannot be read here; convert it to JPEG or PNG"
-    what = "is no picture, or a damaged one; replace or remove it" if head else "is empty; replace or remove it"
+    what = "is not an image, or a damaged one; replace or remove it" if head else "is empty; replace or remove it"
     return next((text for start, text in _STARTS.items() if head.lstrip().startswith(start)), what)
 
 
@@ -394,6 +394,6 @@ def _identify_tiff(file: BinaryIO) -> str:
     except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
         return "is a damaged TIFF; replace or remove it"
     return (
-        f"is a TIFF of {bands} band{'' if bands == 1 else 's'} of {what} with {bits} bits, which is no gray, "
+        f"is a TIFF of {bands} band{'' if bands == 1 else 's'} of {what} with {bits} bits, which is not a gray, "
         "palette or RGB image; save label maps as PNG, photos as RGB, each with 8 or 16 bits, and other inputs as .npy"
     )

@@ -78,7 +78,7 @@ def passed_over(root: Path | None, looked: Sequence[Looked]) -> list[str]:
         parts = [part for part in looked if part.folder == folder]
         lines += _in_folder(folder, parts, known, _shown(folder, root))
     if root is not None and root not in folders:
-        lines += _beside(root, list(folders))
+        lines += _outside(root, list(folders))
     return lines
 
 
@@ -137,7 +137,7 @@ def _magic(path: Path) -> str | None:
     return next((suffix for start, suffix in _MAGIC.items() if head.startswith(start)), None)
 
 
-def _beside(root: Path, folders: Sequence[Path]) -> Iterator[str]:
+def _outside(root: Path, folders: Sequence[Path]) -> Iterator[str]:
     """Describe the folders and images in the root that belong to no part of the pairs."""
     for entry in sorted(root.iterdir()):
         if entry.name.startswith("."):
@@ -188,7 +188,7 @@ def likely_partners(photos: Iterable[str], labels: Iterable[str]) -> list[str]:
 
 
 def _matchable(name: str) -> Iterator[_Core]:
-    """Yield a name, and what is left of it without a word at its end or start; a number is no such word."""
+    """Yield a name, and what is left of it without a word at its end or start; a number does not count as one."""
     yield _Core(name, "", "")
     folder, slash, base = name.rpartition("/")
     for match in reversed(list(_PARTS.finditer(base))):

@@ -17,8 +17,10 @@ from lab2pix.data.files import IMAGE_SUFFIXES
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
-from lab2pix.errors import DataError, Lab2PixError, OutputError, TrainingError
+from lab2pix.errors import DataError, Lab2PixError, LabelError, OutputError, TrainingError
 from lab2pix.inference.synthesizer import StyleSource, Synthesizer
+from lab2pix.labels.decoding import LabelMap
+from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.files import atomic_write, output_errors
 from lab2pix.utils.text import plural
 
@@ -76,7 +78,7 @@ class _Item:
 
 def generate_folder(
     synthesizer: Synthesizer,
-    labels: Path | str,
+    labels: Path | str | Sequence[Path | str],
     out: Path | str,
     *,
     seed: int = 0,
@@ -90,6 +92,7 @@ def generate_folder(
     keep_size: bool = False,
     scales: bool = False,
     style: StyleSource | None = None,
+    allow_bare_ids: bool = True,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GenerateReport:
     """Generate images for all label maps of a folder, keeping sub-folders; photos are not needed.
@@ -100,7 +103,7 @@ def generate_folder(
 
     Args:
         synthesizer: the model.
-        labels: folder of label maps, a single one, or the root of a dataset in `format`.
+        labels: folder of label maps, a single one, the root of a dataset in `format`, or several of these.
         out: output folder.
         seed: seed of the noise, which is the same for each label map.
         samples: images per label map.
@@ -113,6 +116,8 @@ def generate_folder(
         keep_size: generate at the size of each label map instead of the training size.
         scales: also write X2 and X1 of each image.
         style: style image of all images, for a generator with an image encoder; None: the style is the noise.
+        allow_bare_ids: whether label maps may hold numbers without a palette of the label space's colors, which could
+            be those of another label space.
         on_progress: called with the number of finished label maps and their total.
 
     Returns:
@@ -121,11 +126,14 @@ def generate_folder(
     Raises:
         ConfigError: several samples from a generator without noise, scales from a generator with one output size, or a
             style image that the generator does not take, or lacks.
+        LabelError: a label map holds bare ids, and `allow_bare_ids` is false.
         DataError: no label maps, an unreadable style image, or two label maps with the same output file.
         OutputError: images would be written among the label maps, or cannot be written.
     """
-    labels, out = Path(labels), Path(out)
-    pairs = find_pairs(format, labels, split, need_images=False)
+    sources = [Path(labels)] if isinstance(labels, str | Path) else [Path(source) for source in labels]
+    out = Path(out)
+    listed = [find_pairs(format, source, split, need_images=False) for source in sources]
+    pairs: Sequence[Pair] = listed[0] if len(listed) == 1 else [pair for some in listed for pair in some]
 
     @cache
     def noise(size: tuple[int, int]) -> Tensor:
@@ -137,7 +145,7 @@ def generate_folder(
     resized = synthesizer.read_style(style)
     style = style if resized is None or keep_size else resized[0]
     suffixes = _suffixes(count, interpolate is not None, scales)
-    _check_outputs(labels, out, pairs, suffixes)
+    _check_outputs(sources, out, pairs, suffixes)
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     pairs = pairs[rank::world]
     report = GenerateReport(out)
@@ -151,9 +159,11 @@ def generate_folder(
         if not wanted:
             continue
         try:
-            batch = _read(synthesizer, pair, style, keep_size)
+            batch = _read(synthesizer, pair, style, keep_size, allow_bare_ids)
+        except _BareIdsError:
+            raise
         except Lab2PixError as error:
-            if labels.is_file():
+            if len(sources) == 1 and sources[0].is_file():
                 raise
             report.failed.append((pair.label, str(error)))
             continue
@@ -187,7 +197,9 @@ def _noise(
     return synthesizer.noise_samples(seed, samples, size)
 
 
-def _check_outputs(labels: Path, out: Path, pairs: Sequence[Pair], suffixes: Sequence[Sequence[str]]) -> None:
+def _check_outputs(
+    sources: Sequence[Path], out: Path, pairs: Sequence[Pair], suffixes: Sequence[Sequence[str]]
+) -> None:
     """Check that no image overwrites a label map or another image, and that none is written into the label folder.
 
     Names can collide: `a_x2.png` is a scale of `a`, or the image of label map `a_x2`.
@@ -201,8 +213,9 @@ def _check_outputs(labels: Path, out: Path, pairs: Sequence[Pair], suffixes: Seq
                     "a folder of its own for each"
                 )
             made[file] = pair.name
-    inside = labels.is_dir() and out.resolve().is_relative_to(labels.resolve())
-    if inside or (labels.is_file() and labels.resolve() in {file.resolve() for file in made}):
+    written = {file.resolve() for file in made}
+    inside = any(source.is_dir() and out.resolve().is_relative_to(source.resolve()) for source in sources)
+    if inside or any(source.resolve() in written for source in sources):
         raise OutputError(f"the images would be written among the label maps in {out}; choose another folder")
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out} is a file, not a folder for images; choose another one")
@@ -241,13 +254,39 @@ def _select_files(
     return wanted, existing
 
 
-def _read(synthesizer: Synthesizer, pair: Pair, style: StyleSource | None, keep_size: bool) -> Batch:
+def _read(
+    synthesizer: Synthesizer, pair: Pair, style: StyleSource | None, keep_size: bool, allow_bare_ids: bool
+) -> Batch:
     if synthesizer.sampling.condition.source == "images":
         settings = synthesizer.config.data.source
         source = pair.read_source(settings.channels, settings.range)
         return synthesizer.source_batch(source, style=style, keep_size=keep_size)
-    ids = pair.read_label(synthesizer.label_space, synthesizer.config.data.sketch.lines)
-    return synthesizer.read(ids, instances=pair.instance, style=style, keep_size=keep_size)
+    space = synthesizer.label_space
+    label = pair.decode_label(space, synthesizer.config.data.sketch.lines)
+    if not allow_bare_ids and _is_bare(label, space):
+        meaning = ", ".join(f"{value} {name}" for value, name in zip(_file_values(space), space.names, strict=False))
+        raise _BareIdsError(
+            f"{pair.label} holds class numbers, and nothing says that they are those of label space '{space.name}' "
+            f"({meaning}); if they are, add --label-space {space.name}"
+        )
+    return synthesizer.read(label.ids, instances=pair.instance, style=style, keep_size=keep_size)
+
+
+class _BareIdsError(LabelError):
+    """A label map whose numbers may be those of another label space."""
+
+
+def _is_bare(label: LabelMap, space: LabelSpace) -> bool:
+    """Return whether a label map was read by numbers, without a palette of the label space's colors."""
+    if label.reading == "ids":
+        return True
+    own = {tuple(color) for color in space.palette.tolist()}
+    return label.reading == "palette indices" and not set(label.palette.values()) <= own
+
+
+def _file_values(space: LabelSpace) -> list[int]:
+    """Return the file values of the first classes of a label space."""
+    return [int(value) for value in space.encode_values(torch.arange(min(space.num_classes, 4)))]
 
 
 def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool, report: GenerateReport) -> None:

@@ -27,6 +27,7 @@ _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("a segmenter of the official Lab2Pix-V1", ("net_model1_1.0.weight",)),
     ("discriminators of the official Lab2Pix-V2", ("discriminator_0.common.0.0.weight",)),
     ("discriminators of SPADE", ("discriminator_0.model0.0.weight",)),
+    ("a discriminator of CC-FPSE", ("enc5.0.0.weight", "embedding.weight")),
     ("discriminators of Pix2PixHD", ("scale0_layer0.0.weight",)),
     ("an image encoder of SPADE", ("fc_mu.weight",)),
     ("an image encoder of the official Lab2Pix-V1", ("conv.0.weight", "fc.weight")),

@@ -171,8 +171,8 @@ class LabelDecoder:
             return self._from_indices(indices, colors)
         index = next(index for index in colors if index not in known)
         raise LabelError(
-            f"{self.where} has a palette whose color {colors[index]}, of index {index}, is no class of label space "
-            f"'{self.space.name}'; correct the colors there, or leave all of them out to read the indices"
+            f"{self.where} has a palette whose color {colors[index]}, of index {index}, belongs to no class of label "
+            f"space '{self.space.name}'; correct the colors there, or leave all of them out to read the indices"
         )
 
     def _from_indices(self, indices: Tensor, colors: dict[int, Color]) -> LabelMap:

@@ -67,6 +67,17 @@ def test_the_command_offers_all_sets() -> None:
     assert list(offered) == list(PUBLISHED_SETS) == sorted(PUBLISHED_SETS)
 
 
+@pytest.mark.parametrize("name", PUBLISHED_SETS)
+def test_each_set_has_a_page_with_its_commands(name: str) -> None:
+    folder = Path(__file__).parents[3] / "docs/datasets"
+    page = (folder / f"{name}.md").read_text(encoding="utf-8").replace(" \\\n    ", " ")
+    preset, *settings = PUBLISHED_SETS[name].train.split()
+    assert f"$ lab2pix data prepare {name} " in page
+    (command,) = [line for line in page.splitlines() if line.startswith("$ lab2pix train")]
+    assert {preset, *settings} < set(command.split())
+    assert f"({name}.md)" in (folder / "index.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("unpacked", [False, True])
 def test_cityscapes_from_zips_and_folders(run: Run, tmp_path: Path, unpacked: bool) -> None:
     photos, labels = cityscapes_files()

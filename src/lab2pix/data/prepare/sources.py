@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any, Protocol
 
 from lab2pix.data.files import list_files
@@ -183,10 +184,12 @@ class _Zip:
 class _Tar:
     def __init__(self, opened: tarfile.TarFile) -> None:
         self._opened = opened
+        self._lock = Lock()  # one position in the file for all threads
 
     def read(self, key: tarfile.TarInfo) -> bytes:
-        file = self._opened.extractfile(key)
-        return b"" if file is None else file.read()
+        with self._lock:
+            file = self._opened.extractfile(key)
+            return b"" if file is None else file.read()
 
 
 _FOLDER = _Folder()
