@@ -1,6 +1,8 @@
 """A method of your own. Run with: python examples/add_a_method.py runs/tiny data.format=scenes data.size=[64,64].
 
 An installed package adds its method by an entry point of group `lab2pix.methods`: `tiny-gan = "my_package:TinyGAN"`.
+Then `lab2pix train FILE.yaml` trains it, with `method: tiny-gan` in the file, and a test calls
+`lab2pix.testing.check_method(TinyGAN, TinyGANConfig(...))`.
 """
 
 import sys
@@ -13,7 +15,17 @@ from torch import nn
 
 from lab2pix import train
 from lab2pix.config.schema import RunConfig
-from lab2pix.methods import Condition, Method, OptimizerSpec, Phase, Sampling, register
+from lab2pix.methods import (
+    Condition,
+    Method,
+    OptimizerSpec,
+    Phase,
+    Sampling,
+    backward,
+    frozen,
+    register,
+    require_images,
+)
 
 
 class TinyGANConfig(RunConfig):
@@ -57,22 +69,19 @@ class TinyGAN(Method):
 
     def generator_step(self, batch, noise, context):
         generator, discriminator = self.networks.values()
-        with context.autocast():
-            fake = generator(self.sampling.condition(batch), noise)
-            score = discriminator.requires_grad_(False)(self.sampling.condition(batch), fake)
-        discriminator.requires_grad_(True)
-        context.cache["fake"] = fake.detach()
-        return self.backward({"adversarial": -score.mean(), "l1": 10 * F.l1_loss(fake, batch.image)}, context)
+        condition, real = self.sampling.condition(batch), require_images(batch)
+        with frozen(discriminator):
+            with context.autocast():
+                fake = generator(condition, noise)
+                score = discriminator(condition, fake)
+            context.cache["fake"] = fake.detach()
+            return backward({"adversarial": -score.mean(), "l1": 10 * F.l1_loss(fake, real)}, context.scale)
 
     def discriminator_step(self, batch, noise, context):
-        images = (context.cache["fake"], batch.image)
+        images = (context.cache["fake"], require_images(batch))
         with context.autocast():
             fake, real = (self.networks["discriminator"](self.sampling.condition(batch), image) for image in images)
-        return self.backward({"fake": F.relu(1 + fake).mean(), "real": F.relu(1 - real).mean()}, context)
-
-    def backward(self, losses, context):
-        context.scale(sum(losses.values())).backward()
-        return {name: value.detach() for name, value in losses.items()}
+        return backward({"fake": F.relu(1 + fake).mean(), "real": F.relu(1 - real).mean()}, context.scale)
 
 
 if __name__ == "__main__":

@@ -126,7 +126,7 @@ def test_feature_matching_reductions():
     zero = [[torch.zeros(1, 2)] * 4, [torch.zeros(1, 2)] * 2]
     fake = [[torch.full((1, 2), 1.0)] * 4, [torch.full((1, 2), 3.0)] * 2]
     assert losses.feature_matching_loss(fake, zero).item() == pytest.approx(1 + 3)
-    assert losses.feature_matching_loss(fake, zero, "official").item() == pytest.approx((4 * 1 + 2 * 3) / 2)
+    assert losses.feature_matching_loss(fake, zero, "scale-mean").item() == pytest.approx((4 * 1 + 2 * 3) / 2)
 
 
 # --- image consistency (Eq. 18) ----------------------------------------------------------------------------------

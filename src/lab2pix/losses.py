@@ -1,9 +1,9 @@
-"""Loss functions, one per equation of the paper."""
+"""Loss functions: one per equation of the paper, and those of other methods and options."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +13,8 @@ __all__ = [
     "ADVERSARIAL_TERMS",
     "PERCEPTUAL_WEIGHTS",
     "AdversarialTerm",
+    "AdversarialTerms",
+    "FeatureMatchingReduction",
     "adversarial_loss",
     "blur",
     "cycle_segmentation_loss",
@@ -39,6 +41,18 @@ __all__ = [
 
 AdversarialTerm = Callable[[Tensor], Tensor]
 """Elementwise loss: maps predictions to losses of the same shape."""
+
+FeatureMatchingReduction = Literal["layer-mean", "scale-mean"]
+"""Mean over layers, sum over scales; or sum over layers, mean over scales."""
+
+
+class AdversarialTerms(NamedTuple):
+    """Adversarial loss of the generator, of discriminators on real images, and on fake images."""
+
+    generator: AdversarialTerm
+    real: AdversarialTerm
+    fake: AdversarialTerm
+
 
 PERCEPTUAL_WEIGHTS: tuple[float, ...] = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1.0)
 """λ_M1 to λ_M5 of Eq. 28, shallow features first."""
@@ -92,13 +106,13 @@ def wasserstein_fake(prediction: Tensor) -> Tensor:
     return prediction
 
 
-ADVERSARIAL_TERMS: dict[str, tuple[AdversarialTerm, AdversarialTerm, AdversarialTerm]] = {
-    "hinge": (hinge_generator, hinge_real, hinge_fake),
-    "vanilla": (vanilla_real, vanilla_real, vanilla_fake),
-    "lsgan": (lsgan_real, lsgan_real, lsgan_fake),
-    "wgangp": (wasserstein_real, wasserstein_real, wasserstein_fake),
+ADVERSARIAL_TERMS = {
+    "hinge": AdversarialTerms(hinge_generator, hinge_real, hinge_fake),
+    "vanilla": AdversarialTerms(vanilla_real, vanilla_real, vanilla_fake),
+    "lsgan": AdversarialTerms(lsgan_real, lsgan_real, lsgan_fake),
+    "wgangp": AdversarialTerms(wasserstein_real, wasserstein_real, wasserstein_fake),
 }
-"""Adversarial losses by name: of the generator, of discriminators on real images, and on fake images.
+"""Adversarial losses by name.
 
 `wgangp` is named after the option of Pix2Pix and CycleGAN, which applies no gradient penalty.
 """
@@ -244,21 +258,21 @@ def perceptual_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tens
 def feature_matching_loss(
     generated: Sequence[Sequence[Tensor]],
     real: Sequence[Sequence[Tensor]],
-    reduction: Literal["mean", "official"] = "mean",
+    reduction: FeatureMatchingReduction = "layer-mean",
 ) -> Tensor:
     """Return the feature matching loss: L1 distance of discriminator features (Eq. 29).
 
     Args:
         generated: per discriminator, the features of its layers for the generated image.
         real: the same features for the real image.
-        reduction: `mean`: mean over layers, sum over discriminators (Eq. 29); `official`: sum over layers, mean over
-            discriminators.
+        reduction: `layer-mean`: mean over layers, sum over discriminators (Eq. 29); `scale-mean`: sum over layers, mean
+            over discriminators, as in the code of Lab2Pix, SPADE and TSIT.
     """
     per_scale = [
         torch.stack([_l1_distance(*pair) for pair in zip(*layers, strict=True)])
         for layers in zip(generated, real, strict=True)
     ]
-    if reduction == "official":
+    if reduction == "scale-mean":
         return torch.stack([terms.sum() for terms in per_scale]).mean()
     return torch.stack([terms.mean() for terms in per_scale]).sum()
 

@@ -16,6 +16,7 @@ from lab2pix.interop.keymap import SPECTRAL_NORM, Rules
 
 __all__ = [
     "IMAGE_ENCODER_RULES",
+    "NUM_UPSAMPLES",
     "choose_geometry",
     "find_image_encoder",
     "generator_rules",
@@ -24,6 +25,8 @@ __all__ = [
     "with_image_encoder",
 ]
 
+NUM_UPSAMPLES = {"normal": 5, "more": 6, "most": 7}
+"""Number of upsamplings by the authors' option `num_upsampling_layers`."""
 _BLOCKS = ("head_0", "G_middle_0", "G_middle_1")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import (
     Averaging,
     Losses,
@@ -22,6 +23,7 @@ from lab2pix.methods.base import (
     StepContext,
     always,
     every,
+    require_images,
 )
 from lab2pix.methods.sampling import (
     Condition,
@@ -53,6 +55,7 @@ __all__ = [
     "Sampling",
     "StepContext",
     "always",
+    "backward",
     "build_generator",
     "build_method",
     "build_sampling",
@@ -60,6 +63,7 @@ __all__ = [
     "epoch_decay",
     "every",
     "example_inputs",
+    "frozen",
     "generate",
     "generate_deterministic",
     "generate_pyramid",
@@ -70,6 +74,7 @@ __all__ = [
     "method_names",
     "read_config",
     "register",
+    "require_images",
     "step_decay",
 ]
 

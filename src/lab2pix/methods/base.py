@@ -288,7 +288,7 @@ class Method(ABC):
         return {}
 
     def feature_networks(self) -> Mapping[str, str]:
-        """Return the feature networks of the losses, by the setting that names them."""
+        """Return the setting that names each feature network of the losses, by name of the network."""
         return {}
 
     # --- checkpoints and vector files of other programs -------------------------------------------------------------
@@ -300,7 +300,11 @@ class Method(ABC):
 
     @classmethod
     def reads_vectors(cls, vectors: Vectors) -> bool:
-        """Return whether a vector file belongs to this method: whether the first word of `system` is its name."""
+        """Return whether a vector file belongs to this method: whether the first word of `system` is its name.
+
+        A vector file has inputs, weights and results recorded from official code (`lab2pix.interop.vectors`), with
+        which `lab2pix parity` compares this package.
+        """
         words = str(vectors.values.get("system", "")).lower().split()
         return words[:1] == [cls.name]
 

@@ -112,7 +112,7 @@ class CCFPSE(MultiScaleGAN):
 
     name: ClassVar[str] = "cc-fpse"
     Config = CCFPSEConfig
-    feature_matching_reduction = "mean"
+    feature_matching_reduction = "layer-mean"
     config: CCFPSEConfig
 
     def __init__(self, config: CCFPSEConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:

@@ -1,4 +1,4 @@
-"""Contrastive unpaired translation: settings, networks, and released weights of CUT and DCLGAN."""
+"""Contrastive unpaired translation, the base of CUT and DCLGAN: settings, networks, and released weights."""
 
 from __future__ import annotations
 

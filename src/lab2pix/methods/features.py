@@ -111,7 +111,9 @@ class BackboneConfig(Section):
 
 
 class FeatureExtractors(nn.Module):
-    """Frozen backbones of a run, shared by discriminators and losses.
+    """Frozen backbones of Lab2Pix-V1 and V2, shared by discriminators and losses.
+
+    `lab2pix.methods.multiscale_gan.PerceptualNetwork` serves the perceptual loss of other methods.
 
     Args:
         settings: names and weights of the networks.

@@ -1,4 +1,7 @@
-"""Hierarchical GAN (3.2), the base of Lab2Pix-V1 and V2: settings, networks, and the discriminator phase."""
+"""Hierarchical GAN (3.2), the base of Lab2Pix-V1 and V2 only: settings, networks, and the discriminator phase.
+
+Scales count down: scale 0 is the full size (X3, D3 of the paper), scale 1 half of it.
+"""
 
 from __future__ import annotations
 
@@ -60,7 +63,7 @@ class HierarchicalGANGeneratorConfig(Section):
 
     width: int = Field(64, ge=2, description="Channels at the last scale; 16 times as many at the first.")
     num_upsamples: Literal[5, 6, 7] = Field(
-        5, description="Number of 2x upsamplings; V2: 5 for 256x256, 6 for 512x256, 7 for 1024x512; V1: 7 (sketch 5)."
+        5, description="Number of 2x upsamplings; V2: 5 for 256x256, 6 for 256x512, 7 for 512x1024; V1: 7 (sketch 5)."
     )
     modulation: Literal["dg-norm", "spade"] = Field("dg-norm", description="DG-Norm, or SPADE without global feature.")
     modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
@@ -100,7 +103,7 @@ class AdversarialLossConfig(Section):
     background_ids: tuple[int, ...] | None = Field(
         None, description="Class ids that are background; null: as in the label space."
     )
-    sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 30); 0: off.")
+    sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 16, 30); 0: off.")
     sharpness_schedule: Literal["constant", "rising"] = Field(
         "constant", description="λ2 constant, or linear from 0 to λ2 over the run (V1, 5.2)."
     )
@@ -365,7 +368,7 @@ class HierarchicalGAN(Method):
         accelerate(self.feature_extractors, device)
 
     def feature_networks(self) -> Mapping[str, str]:
-        """Return the backbones in use, by the setting that names them."""
+        """Return the settings that name each backbone in use."""
         settings, networks = self.config.backbone, self.feature_extractors
         used = {
             "backbone.discriminator": settings.discriminator if networks.discriminator_channels else None,
@@ -426,18 +429,18 @@ class HierarchicalGAN(Method):
             sharpness: scheduled weight λ2.
         """
         generated, real, *blurred = predictions
-        share = 0.5 if self.variant.halved else 1.0
+        factor = 0.5 if self.variant.halved else 1.0
         if self.variant.sharpness_normalized:
-            share /= 1 + sharpness
+            factor /= 1 + sharpness
         real_mask = mask if self.mask_real else None
         terms = {
-            "real": share * adversarial_loss(real, self.real_term, self.level_weights, real_mask),
-            "fake": share * adversarial_loss(generated, self.fake_term, self.level_weights, mask),
+            "real": factor * adversarial_loss(real, self.real_term, self.level_weights, real_mask),
+            "fake": factor * adversarial_loss(generated, self.fake_term, self.level_weights, mask),
         }
         if blurred:
             both = (self.real_term, self.fake_term)
             loss = sharpness_loss(real, blurred[0], both, self.level_weights, real_mask)
-            terms["sharpness"] = share * sharpness * loss
+            terms["sharpness"] = factor * sharpness * loss
         return terms
 
     def _sharpness(self, context: StepContext) -> float:
@@ -465,11 +468,11 @@ class HierarchicalGAN(Method):
     def _input(outputs: GeneratorOutputs, scale: int, image: Tensor) -> Tensor:
         return image if outputs.conditions is None else torch.cat([outputs.conditions[scale], image], 1)
 
-    def _discriminate(self, scale: int, image: Tensor, features: list[Tensor]) -> ScaleOutput:
-        """Run the discriminator of one scale; in V2 the input is label map and image (Eq. 8, 22)."""
+    def _discriminate(self, scale: int, x: Tensor, features: list[Tensor]) -> ScaleOutput:
+        """Run the discriminator of one scale on an image, in V2 on label map and image (Eq. 8, 22)."""
         discriminators = self.networks["discriminator"]
         assert isinstance(discriminators, MultiScaleDiscriminator)
-        output: ScaleOutput = discriminators.networks[scale](image, features)
+        output: ScaleOutput = discriminators.networks[scale](x, features)
         return output
 
     def _generator_adversarial(self, scale: int, output: ScaleOutput, mask: Tensor | None) -> Tensor:

@@ -1,4 +1,4 @@
-"""Image-to-image translation: the base of Pix2Pix and CycleGAN, and conditions and conversion for other methods.
+"""Image-to-image translation: the base of Pix2Pix and CycleGAN (SCAN, SPAP), and parts for other methods.
 
 A vector file has inputs, weights and results of one training step, recorded from the authors' code.
 """
@@ -24,7 +24,7 @@ from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Conv
 from lab2pix.interop.step_vectors import StepResults, check_step, input_classes, numbered_space, without_dropout
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
-from lab2pix.losses import ADVERSARIAL_TERMS
+from lab2pix.losses import ADVERSARIAL_TERMS, AdversarialTerm
 from lab2pix.methods.base import Method, OptimizerSpec
 from lab2pix.methods.sampling import Condition
 from lab2pix.methods.schedules import epoch_decay
@@ -37,6 +37,7 @@ from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
 
 __all__ = [
+    "STATISTICS",
     "Encoding",
     "ImageTranslationConfig",
     "ImageTranslationDiscriminatorConfig",
@@ -205,8 +206,8 @@ def adversarial(kind: str, role: Literal["generator", "real", "fake"], logits: T
         role: loss of the generator, or of a discriminator on real or on fake images.
         logits: of any shape.
     """
-    terms = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[kind], strict=True))
-    return terms[role](logits.float()).mean()
+    term: AdversarialTerm = getattr(ADVERSARIAL_TERMS[kind], role)
+    return term(logits.float()).mean()
 
 
 def mean_distance(images: Tensor, others: Tensor) -> Tensor:
@@ -383,7 +384,8 @@ def check_adversarial(recorded: object) -> None:
 Network = TypeVar("Network", bound=nn.Module)
 
 _WRAPPERS = re.compile(r"(^|(?<=\.))((module|_orig_mod)\.)+")
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Names of the buffers of a norm with running statistics."""
 
 
 def read_generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, ImageTranslationGeneratorConfig]:
@@ -441,7 +443,7 @@ def plain_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     plain = plain_names(weights)
     if any(_is_norm_weight(name, weight) for name, weight in plain.items()):
         return plain
-    return {name: weight for name, weight in plain.items() if not name.endswith(_STATISTICS)}
+    return {name: weight for name, weight in plain.items() if not name.endswith(STATISTICS)}
 
 
 def _is_norm_weight(name: str, weight: Tensor) -> bool:

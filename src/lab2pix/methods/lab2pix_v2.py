@@ -21,7 +21,7 @@ from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
 from lab2pix.interop.keymap import SPECTRAL_NORM, Rules, load_renamed
-from lab2pix.interop.spade_weights import choose_geometry, generator_rules, infer_generator_settings
+from lab2pix.interop.spade_weights import NUM_UPSAMPLES, choose_geometry, generator_rules, infer_generator_settings
 from lab2pix.interop.vectors import (
     TOLERANCE,
     Row,
@@ -37,6 +37,7 @@ from lab2pix.interop.vectors import (
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
     ADVERSARIAL_TERMS,
+    FeatureMatchingReduction,
     adversarial_loss,
     blur,
     cycle_segmentation_loss,
@@ -125,7 +126,7 @@ class V2LossVariant(LossVariant):
     """
 
     perceptual_at_full_size: bool = False
-    feature_matching: Literal["mean", "official"] = "mean"
+    feature_matching: FeatureMatchingReduction = "layer-mean"
 
 
 # --- the method -----------------------------------------------------------------------------------------------------
@@ -168,7 +169,7 @@ class Lab2PixV2(HierarchicalGAN):
             foreground_per_image=False,
             normalize=False,
             perceptual_at_full_size=True,
-            feature_matching="official",
+            feature_matching="scale-mean",
         ),
     }
     config: Lab2PixV2Config
@@ -219,8 +220,8 @@ class Lab2PixV2(HierarchicalGAN):
 
         Returns:
             Weighted terms `adversarial` (Eq. 24), `perceptual` (Eq. 28) and `feature_matching` (Eq. 29), except those
-            of weight 0; with λ4 > 0 also the segmentation losses `cycle` of the generated image and `cycle_real` of
-            the real one.
+            of weight 0; with `loss.cycle` > 0 also the segmentation losses `cycle` of the generated image and
+            `cycle_real` of the real one.
         """
         condition, real = self.sampling.condition(batch), require_images(batch)
         if self.config.loss.imle_candidates > 1:
@@ -336,9 +337,9 @@ class Lab2PixV2(HierarchicalGAN):
             with torch.no_grad():
                 real_output = self._discriminate(index, torch.cat([scale.condition, scale.real], 1), real)
             reduction = self.variant.feature_matching
-            share = 1.0 if reduction == "mean" else 1 / self.scales
+            factor = 1.0 if reduction == "layer-mean" else 1 / self.scales
             distance = feature_matching_loss([output.features], [real_output.features], reduction)
-            terms["feature_matching"] = loss.feature_matching * share * distance
+            terms["feature_matching"] = loss.feature_matching * factor * distance
         return terms
 
     def blurred_images(self, real: Sequence[Tensor]) -> list[Tensor]:
@@ -435,7 +436,6 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
 
 # --- vector files ---------------------------------------------------------------------------------------------------
 
-_NUM_UPSAMPLES = {"normal": 5, "more": 6, "most": 7}
 _EDGE_KEYS = ("in.edges", "in.edge", "in.edge_map", "in.instance_edges")
 _INSTANCE_KEYS = ("in.instance", "in.instances", "in.inst", "in.instance_map", "in.inst_map")
 _INPUT_KEYS = ("in.label", "in.image", "in.noise", *_EDGE_KEYS, *_INSTANCE_KEYS)
@@ -478,11 +478,11 @@ class _Vectors:
 
     def _generator(self) -> Lab2PixV2Generator:
         config, weights = self.config, self.vectors.part("G.")
-        if config["num_upsampling_layers"] not in _NUM_UPSAMPLES:
+        if config["num_upsampling_layers"] not in NUM_UPSAMPLES:
             raise CheckpointError(
-                f"num_upsampling_layers is {config['num_upsampling_layers']!r}; known: {[*_NUM_UPSAMPLES]}"
+                f"num_upsampling_layers is {config['num_upsampling_layers']!r}; known: {[*NUM_UPSAMPLES]}"
             )
-        num_upsamples = _NUM_UPSAMPLES[config["num_upsampling_layers"]]
+        num_upsamples = NUM_UPSAMPLES[config["num_upsampling_layers"]]
         first, shared = weights["fc.weight"], weights["head_0.norm_0.mlp_shared.0.weight"]
         settings = GeneratorSettings(
             width=config["ngf"],
@@ -627,7 +627,7 @@ class _Vectors:
         images = self.generated, self.image
         fake, real = self.discriminate(self.generated), self.outputs["real"]
         matching = feature_matching_loss(
-            [output.features for output in fake], [output.features for output in real], "official"
+            [output.features for output in fake], [output.features for output in real], "scale-mean"
         )
         return {
             "GAN": self._adversarial(fake, 0),

@@ -1,4 +1,4 @@
-"""Multi-scale GAN base of SPADE, CC-FPSE and TSIT, and the parts that it shares with Pix2PixHD.
+"""Multi-scale GAN, the base of SPADE, CC-FPSE and TSIT; `PerceptualGAN` is also that of Pix2PixHD.
 
 Discriminators of several scales judge the image with hinge or other losses and feature matching; a frozen network adds
 the perceptual loss; an image encoder, where there is one, is trained with the generator.
@@ -20,7 +20,14 @@ from lab2pix.batch import Batch
 from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.labels.space import LabelSpace
-from lab2pix.losses import ADVERSARIAL_TERMS, feature_matching_loss, kl_divergence, perceptual_loss
+from lab2pix.losses import (
+    ADVERSARIAL_TERMS,
+    AdversarialTerm,
+    FeatureMatchingReduction,
+    feature_matching_loss,
+    kl_divergence,
+    perceptual_loss,
+)
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import PRECISIONS, Losses, Method, OptimizerSpec, Phase, StepContext, require_images
 from lab2pix.methods.features import BackboneName, load_backbone
@@ -179,12 +186,14 @@ def discriminate(discriminator: MultiScaleDiscriminator, x: Tensor) -> list[Scal
 
 def adversarial_mean(outputs: Sequence[ScaleOutput], term: Literal["generator", "real", "fake"], form: str) -> Tensor:
     """Return the mean over all predictions, of scales and levels, of an adversarial loss (`ADVERSARIAL_TERMS`)."""
-    function = dict(zip(("generator", "real", "fake"), ADVERSARIAL_TERMS[form], strict=True))[term]
+    function: AdversarialTerm = getattr(ADVERSARIAL_TERMS[form], term)
     return torch.stack([function(one.float()).mean() for output in outputs for one in output.predictions]).mean()
 
 
 class PerceptualNetwork(nn.Module):
     """Frozen network of the perceptual loss.
+
+    `lab2pix.methods.features.FeatureExtractors` is that of Lab2Pix, which also serves discriminators.
 
     Args:
         settings: name and weights of the network.
@@ -245,7 +254,7 @@ class PerceptualGAN(Method):
         accelerate(self.perceptual, device)
 
     def feature_networks(self) -> Mapping[str, str]:
-        """Return the network of the perceptual loss, by the setting that names it."""
+        """Return the setting that names the network of the perceptual loss."""
         return {} if self.perceptual is None else {self.config.backbone.perceptual: "backbone.perceptual"}
 
     # --- scores -----------------------------------------------------------------------------------------------------
@@ -279,8 +288,8 @@ class MultiScaleGAN(PerceptualGAN):
         pretrained: whether to load the pretrained weights of the perceptual network; otherwise they are random.
     """
 
-    feature_matching_reduction: ClassVar[Literal["mean", "official"]] = "official"
-    """Sum over layers and mean over discriminators (`official`), or mean over layers (`mean`)."""
+    feature_matching_reduction: ClassVar[FeatureMatchingReduction] = "scale-mean"
+    """Reduction over layers and scales; see `lab2pix.losses.feature_matching_loss`."""
     config: MultiScaleGANConfig
 
     @property

@@ -23,6 +23,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import Averaging, Losses, Method, OptimizerSpec, Phase, StepContext, require_images
 from lab2pix.methods.image_translation import (
+    STATISTICS,
     Encoding,
     adversarial,
     build_condition,
@@ -464,12 +465,10 @@ def _both(networks: Mapping[str, nn.Module]) -> tuple[MUNITGenerator, MUNITGener
 
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
 
-_STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-
 
 def _generator_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of a generator without statistics, which no layer of it uses."""
-    return {name: weight for name, weight in weights.items() if not name.endswith(_STATISTICS)}
+    return {name: weight for name, weight in weights.items() if not name.endswith(STATISTICS)}
 
 
 def _infer_settings(weights: Mapping[str, Tensor]) -> tuple[MUNITGeneratorConfig, int]:
@@ -615,7 +614,7 @@ def vector_results(vectors: Vectors, *, fast: bool) -> StepResults:
             by_tensor |= {f"{prefix}.{weight}": norm for weight, norm in norms.items()}
         results.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
     # The authors' adaptive instance norms have statistics that nothing uses or changes.
-    results.state = {name: tensor for name, tensor in vectors.tensors.items() if name.endswith(_STATISTICS)}
+    results.state = {name: tensor for name, tensor in vectors.tensors.items() if name.endswith(STATISTICS)}
     for name, prefix in _PREFIXES.items():
         state = method.networks[name].state_dict()
         results.state |= {f"{prefix}.{weight}": tensor.clone() for weight, tensor in state.items()}

@@ -1,4 +1,7 @@
-"""Replay of two recorded training steps of a generator and a discriminator, for parity checks."""
+"""Replay of two recorded training steps of a generator and a discriminator, for parity checks.
+
+SPADE, CC-FPSE, TSIT and Pix2PixHD use it; the other methods `lab2pix.methods.step_record`.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +16,14 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.interop.keymap import Rules, weight_names
 from lab2pix.interop.two_step_vectors import LayerFeature, TwoStepResults
-from lab2pix.methods.base import Losses, OptimizerSpec, Phase, RandomSource, StepContext
+from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext
+from lab2pix.methods.step_record import RecordedRandom
 from lab2pix.nn.discriminators import ScaleOutput
 
 __all__ = [
     "DiscriminatorRecord",
     "RecordedNetwork",
     "ReplayableMethod",
-    "ReplayedNoise",
     "StepReplay",
     "layer_feature",
     "record_scales",
@@ -47,22 +50,6 @@ class ReplayableMethod(Protocol):
 
     def discriminator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the discriminator's losses, and return the weighted terms."""
-
-
-class ReplayedNoise(RandomSource):
-    """Random numbers of a step that were recorded.
-
-    Args:
-        recorded: results to `normal`, in this order.
-    """
-
-    def __init__(self, recorded: Sequence[Tensor] = ()) -> None:
-        super().__init__()
-        self._recorded = list(recorded)
-
-    def normal(self, *shape: int) -> Tensor:
-        """Return the next recorded tensor."""
-        return self._recorded.pop(0).float().view(shape)
 
 
 @dataclass(frozen=True)
@@ -142,7 +129,7 @@ class StepReplay:
         noises: recorded noise by place: `g1`, `d1`, `g2` and `d2`; none for a method without.
         record: returns outputs and features of the discriminator, given the results of its calls in the generator
             phase.
-        terms: name in the file and factor of our loss terms, per half (`generator`, `discriminator`).
+        terms: name in the file and factor of our loss terms, per phase (`generator`, `discriminator`).
     """
 
     method: ReplayableMethod
@@ -175,26 +162,26 @@ class StepReplay:
         return results
 
     def _step(self, step: int, results: TwoStepResults, optimizers: Sequence[Sequence[torch.optim.Adam]]) -> None:
-        """Run both halves of a step, and record losses and, in the first step, outputs and gradients."""
+        """Run both phases of a step, and record losses and, in the first step, outputs and gradients."""
         drawn = self.noises.get(f"d{step}")
-        context = StepContext(random=ReplayedNoise([] if drawn is None else [drawn]))
-        for half, own in zip(("generator", "discriminator"), optimizers, strict=True):
-            if half == "generator":
-                losses = self._generator_half(step, results, context)
+        context = StepContext(random=RecordedRandom([] if drawn is None else [drawn]))
+        for phase, own in zip(("generator", "discriminator"), optimizers, strict=True):
+            if phase == "generator":
+                losses = self._generator_phase(step, results, context)
             else:
                 losses = self.method.discriminator_backward(self.batch, self._noise(step), context)
-            names = self.terms[half]
-            results.values[f"{'' if step == 1 else 'second_step.'}loss.{half}"] = {
+            names = self.terms[phase]
+            results.values[f"{'' if step == 1 else 'second_step.'}loss.{phase}"] = {
                 names[name][0]: names[name][1] * value.item() for name, value in losses.items()
             }
             if step == 1:
-                self._record_gradients(half, results)
+                self._record_gradients(phase, results)
             for optimizer in own:
                 optimizer.step()
             for network in self.method.networks.values():
                 network.zero_grad()
 
-    def _generator_half(self, step: int, results: TwoStepResults, context: StepContext) -> Losses:
+    def _generator_phase(self, step: int, results: TwoStepResults, context: StepContext) -> Losses:
         """Fill the gradients of the generator's losses, also those of the discriminator."""
         outputs: dict[str, list[Any]] = {"generator": [], "discriminator": []}
         hooks = [self.method.networks[name].register_forward_hook(_collector(kept)) for name, kept in outputs.items()]
@@ -212,12 +199,12 @@ class StepReplay:
         noise = self.noises.get(f"g{step}")
         return None if noise is None else noise.float()
 
-    def _record_gradients(self, half: str, results: TwoStepResults) -> None:
+    def _record_gradients(self, phase: str, results: TwoStepResults) -> None:
         norms = {prefix: own.gradient_norms() for prefix, own in self.networks.items()}
-        results.values[f"grad_norm.after_{half}_half"] = {
+        results.values[f"grad_norm.after_{phase}_half"] = {
             prefix: math.hypot(*own.values()) for prefix, own in norms.items()
         }
-        results.values[f"grad_norm_by_tensor.after_{half}_half"] = {
+        results.values[f"grad_norm_by_tensor.after_{phase}_half"] = {
             f"{prefix}.{name}": norm for prefix, own in norms.items() for name, norm in own.items()
         }
 

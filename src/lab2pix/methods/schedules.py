@@ -69,6 +69,8 @@ def linear_decay(fraction: float) -> Callable[[Progress], float]:
 def epoch_decay(fraction: float, *, reach_zero: bool = False) -> Callable[[Progress], float]:
     """Return a schedule that is 1, then decays linearly per epoch, as in Pix2Pix and CycleGAN.
 
+    It is below 1 from the first decaying epoch on; `late_epoch_decay` is still 1 there.
+
     Args:
         fraction: final fraction of the epochs in which the factor decays.
         reach_zero: start one epoch earlier, so that the factor is 0 in the last epoch, as in the authors' code up to
@@ -90,6 +92,8 @@ def step_decay(interval: int, factor: float = 0.5) -> Callable[[Progress], float
 
 def late_epoch_decay(fraction: float) -> Callable[[Progress], float]:
     """Return a schedule that is 1, then decays linearly per epoch, as in Pix2PixHD, SPADE, CC-FPSE and TSIT.
+
+    It decays one epoch later than `epoch_decay`.
 
     Args:
         fraction: final fraction of the epochs in which the factor decays: 1 in the first of n such epochs, 1 / n in the

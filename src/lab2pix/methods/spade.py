@@ -17,6 +17,7 @@ from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Conv
 from lab2pix.interop.keymap import Rules, load_renamed
 from lab2pix.interop.spade_weights import (
     IMAGE_ENCODER_RULES,
+    NUM_UPSAMPLES,
     choose_geometry,
     find_image_encoder,
     generator_rules,
@@ -96,7 +97,7 @@ class SPADEConfig(SemanticGANConfig):
 
 
 class SPADE(MultiScaleGAN):
-    """SPADE: a generator whose norms are modulated by the label map, and multi-scale PatchGAN discriminators."""
+    """SPADE: a generator with the norm `lab2pix.nn.normalization.SPADE`, and multi-scale PatchGAN discriminators."""
 
     name: ClassVar[str] = "spade"
     Config = SPADEConfig
@@ -170,7 +171,6 @@ class SPADE(MultiScaleGAN):
 
 # --- the authors' code: settings and weights --------------------------------------------------------------------------
 
-_NUM_UPSAMPLES = {"normal": 5, "more": 6, "most": 7}
 _LABEL_WEIGHTS = r"^fc\.weight$|\.mlp_shared\.0\.weight$"
 """Names of weights that are applied to the label map, and of the first linear layer, which has other dimensions."""
 
@@ -179,12 +179,12 @@ def recorded_config(vectors: Vectors) -> SPADEConfig:
     """Return the settings of a recording."""
     recorded = vectors.values["config"]
     upsampling = recorded.get("num_upsampling_layers", "normal")
-    if upsampling not in _NUM_UPSAMPLES:
-        raise CheckpointError(f"config.num_upsampling_layers is {upsampling!r}; known: {[*_NUM_UPSAMPLES]}")
+    if upsampling not in NUM_UPSAMPLES:
+        raise CheckpointError(f"config.num_upsampling_layers is {upsampling!r}; known: {[*NUM_UPSAMPLES]}")
     sections = recorded_sections(vectors)
     sections["generator"] = {
         "width": recorded["ngf"],
-        "num_upsamples": _NUM_UPSAMPLES[upsampling],
+        "num_upsamples": NUM_UPSAMPLES[upsampling],
         "modulation_hidden": recorded.get("modulation_hidden", 128),
         "input": "style" if recorded.get("use_vae") else "label",
         "noise_dim": recorded.get("z_dim", 256),

@@ -1,4 +1,4 @@
-"""Recording of one training step, for comparison with vector files."""
+"""Record of one training step of this package, for comparison with vector files; `replay` has two steps."""
 
 from __future__ import annotations
 

@@ -101,7 +101,7 @@ class MiniInception(nn.Module):
     Args:
         in_channels: channels of the input.
         out_channels: channels of every branch and of the result.
-        stride: by how much the result is smaller.
+        stride: factor by which height and width shrink.
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, stride: int = 2) -> None:

@@ -1,4 +1,8 @@
-"""Multi-scale discriminators that also return features: hierarchical perceptual (3.2.1, Fig. 6), and PatchGANs."""
+"""Multi-scale discriminators that also return features: hierarchical perceptual (3.2.1, Fig. 6), and PatchGANs.
+
+Scales count from the largest image: scale 0 is the full size (scale 3 and D3 of the paper). The scales of generators
+count from the smallest.
+"""
 
 from __future__ import annotations
 
@@ -86,6 +90,7 @@ class HierarchicalDiscriminator(nn.Module):
             ]
         )
         mains = [4 * width, *[max_width] * (levels - 1)]
+        # The perceptual branch, on `BackboneFeatures.discriminator`; not on the features of the perceptual loss.
         self.perceptual = nn.ModuleList(ConvNormAct(channels, channels, 3) for channels in backbone_channels[:levels])
         self.fusion = nn.ModuleList(
             ConvNormAct(main + more, max_width, 3) for main, more in zip(mains, backbone_channels[:levels], strict=True)
@@ -133,7 +138,7 @@ class PatchDiscriminator(nn.Module):
         max_width: upper limit of the channels.
         layers: convolutions before the one that predicts.
         full_size_layer: the layer, counted from 0, that keeps the size, while the others halve it; None: the last one.
-            TSIT has 3, which is no layer where there are only three.
+            TSIT has 3; with three layers, all of them then halve the size.
         norm: normalization.
         spectral_norm: whether the normalized convolutions have spectral norm and no bias (SPADE), or a bias alone
             (Pix2PixHD).

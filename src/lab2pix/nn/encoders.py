@@ -149,6 +149,7 @@ def upsampled_conv(conv: nn.Module, x: Tensor, factor: int) -> Tensor:
 
     The upsampled map is constant on blocks of `factor` x `factor` pixels, so the outputs of a block differ only in its
     first, inner and last rows and columns. Upsampling by 3 has one of each.
+    `lab2pix.nn.fast.upsample_conv.upsample_conv3x3_relu` is the accelerated form.
     """
     y: Tensor = conv(F.interpolate(x, scale_factor=float(min(factor, 3))))
     if factor <= 3:

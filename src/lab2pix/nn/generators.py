@@ -1,4 +1,9 @@
-"""Generators of Lab2Pix-V1, Lab2Pix-V2 and SPADE."""
+"""Generators of Lab2Pix-V1 and Lab2Pix-V2.
+
+SPADE's generator is `Lab2PixV2Generator` with `modulation="spade"`; CC-FPSE's, in `lab2pix.nn.cc_fpse`, is a subclass.
+Scales count from the first, smallest one: scale i has 2^i times its size. The scales of discriminators count from the
+largest.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +35,7 @@ class GeneratorSettings:
 
     Attributes:
         width: channels at the full size; the first scale has 16 times as many.
-        num_upsamples: 5 for 256x256 from 8x8, 6 for 512x256 from 4x8, 7 for 1024x512 from 4x8.
+        num_upsamples: 5 for 256x256 from 8x8, 6 for 256x512 from 4x8, 7 for 512x1024 from 4x8.
         start_size: height and width of the first scale; at other sizes the encoded noise is resized.
         modulation: DG-Norm with its global encoder, or SPADE without.
         modulation_hidden: channels between the label map and scale and shift.
@@ -176,7 +181,7 @@ class GeneratorBase(nn.Module):
 
 
 class Lab2PixV2Generator(GeneratorBase):
-    """Generator of Lab2Pix-V2 (4.2.1, Eq. 21); with `modulation="spade"` it is SPADE's.
+    """Generator of Lab2Pix-V2 (4.2.1, Eq. 21) and, with `modulation="spade"`, of SPADE; base of `CCFPSEGenerator`.
 
     One block at the first scale, two at the second (with more than five upsamplings: one each at the second and third),
     then blocks to 8, 4, 2, 1 times `width` (and half of it with seven upsamplings), each after nearest-neighbor
@@ -191,6 +196,7 @@ class Lab2PixV2Generator(GeneratorBase):
         settings = settings or GeneratorSettings()
         super().__init__(label_channels, settings)
         width, upsamples = settings.width, settings.num_upsamples
+        # Named as in the authors' code, where it is fully connected for noise alone.
         self.fc: NoiseEncoder | nn.Conv2d
         if settings.input == "noise":
             self.fc = NoiseEncoder(settings.noise_dim, 16 * width, settings.start_size)

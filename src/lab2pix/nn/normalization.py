@@ -34,6 +34,8 @@ def resize_nearest(label: Tensor, size: tuple[int, int]) -> Tensor:
 class SPADE(nn.Module):
     """Spatially-adaptive normalization: batch norm, then scale and shift per pixel, predicted from the label map.
 
+    The method of this name is `lab2pix.methods.spade.SPADE`.
+
     Eq. 5 as printed adds the 1 to the normalized feature. Here it is added to gamma, as in the official code, so that
     the layer starts near the identity.
 

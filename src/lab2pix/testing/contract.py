@@ -145,7 +145,7 @@ def _gradients(state: TrainingState, scale: float) -> dict[str, dict[str, Tensor
         losses = phase.backward(*_inputs(method), context)
         _require(type(method), bool(losses), f"phase '{phase.name}' returns no losses")
         kept = [name for name, value in losses.items() if value.requires_grad or value.ndim]
-        _require(type(method), not kept, f"losses {kept} of phase '{phase.name}' are no detached scalars")
+        _require(type(method), not kept, f"losses {kept} of phase '{phase.name}' are not detached scalars")
         found[phase.name] = {names[p]: p.grad.clone() for p in names if p.grad is not None}
         for parameter in names:
             parameter.grad = None
@@ -156,23 +156,23 @@ def _check_gradients(cls: type[Method], config: RunConfig, space: LabelSpace) ->
     state = _state(cls, config, space)
     method = state.method
     names = {p: f"{key}.{name}" for key, net in method.networks.items() for name, p in net.named_parameters()}
-    learnt = {
+    learned = {
         name: {names[p] for group in optimizer.param_groups for p in group["params"]}
         for name, optimizer in state.optimizers.items()
     }
     everything = {name for parameter, name in names.items() if parameter.requires_grad}
-    missing = everything - set().union(*learnt.values())
+    missing = everything - set().union(*learned.values())
     _require(cls, not missing, f"no optimizer updates {_some(missing)}; freeze them, or add them to one")
     _require(cls, len({phase.name for phase in method.phases}) == len(method.phases), "two phases have the same name")
     once = _gradients(state, 1.0)
-    filled: dict[str, set[str]] = {name: set() for name in learnt}
+    filled: dict[str, set[str]] = {name: set() for name in learned}
     for phase in method.phases:
-        own = set().union(*(learnt[name] for name in phase.optimizers))
+        own = set().union(*(learned[name] for name in phase.optimizers))
         others = set(once[phase.name]) - own
         _require(cls, not others, f"phase '{phase.name}' fills gradients of {_some(others)}, which it does not update")
         for name in phase.optimizers:
             filled[name] |= set(once[phase.name])
-    for name, parameters in learnt.items():
+    for name, parameters in learned.items():
         _require(cls, parameters <= filled[name], f"no phase fills gradients of {_some(parameters - filled[name])}")
     for phase_name, gradients in _gradients(_state(cls, config, space), 4.0).items():
         for name, gradient in gradients.items():
@@ -217,7 +217,7 @@ def _check_sampling(cls: type[Method], config: RunConfig, space: LabelSpace) -> 
     trained = state.sampling_generator
     generator = cls.build_generator(config, space).eval().requires_grad_(False)
     names = set(trained.state_dict()), set(generator.state_dict())
-    _require(cls, names[0] == names[1], "build_generator and sampling_generator have other weights")
+    _require(cls, names[0] == names[1], "build_generator and sampling_generator have different weights")
     generator.load_state_dict(trained.state_dict())
     before = copy.deepcopy(generator.state_dict())
     batch, noise = example_inputs(sampling, size, 3)

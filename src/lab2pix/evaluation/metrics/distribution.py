@@ -52,8 +52,8 @@ class FeatureMoments:
         if not len(rows):
             return
         mean = rows.mean(0)
-        centred = rows - mean
-        self._join(len(rows), mean, centred.T @ centred)
+        centered = rows - mean
+        self._join(len(rows), mean, centered.T @ centered)
         for name, row in zip(names, features.detach().cpu().float().numpy(), strict=True):
             digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()
             self._keep(int(digest[:_DIGITS], 16), row.tobytes())
