@@ -1,8 +1,7 @@
 """A method of your own. Run with: python examples/add_a_method.py runs/tiny data.format=scenes data.size=[64,64].
 
 An installed package adds its method by an entry point of group `lab2pix.methods`: `tiny-gan = "my_package:TinyGAN"`.
-Then `lab2pix train FILE.yaml` trains it, with `method: tiny-gan` in the file, and a test calls
-`lab2pix.testing.check_method(TinyGAN, TinyGANConfig(...))`.
+`lab2pix train FILE.yaml` then trains it, with `method: tiny-gan` in the file; `lab2pix.testing.check_method` tests it.
 """
 
 import sys
@@ -15,17 +14,8 @@ from torch import nn
 
 from lab2pix import train
 from lab2pix.config.schema import RunConfig
-from lab2pix.methods import (
-    Condition,
-    Method,
-    OptimizerSpec,
-    Phase,
-    Sampling,
-    backward,
-    frozen,
-    register,
-    require_images,
-)
+from lab2pix.methods import Condition, Method, OptimizerSpec, Phase, Sampling, register, require_images
+from lab2pix.methods.backprop import backward, frozen
 
 
 class TinyGANConfig(RunConfig):

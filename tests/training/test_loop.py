@@ -8,6 +8,7 @@ import signal
 import subprocess
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +116,22 @@ def test_train_ends_cleanly_on_ctrl_c(tmp_path: Path) -> None:
     result = train(toy_config(), tmp_path / "run", validators=[stop_at(6, signal.SIGINT)])
     assert (result.step, result.exit_code) == (7, 130)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_the_validator_of_the_guide_counts_the_parameters_of_the_generator(tmp_path):
+    guide = (Path(__file__).parents[2] / "docs" / "guide" / "training.md").read_text(encoding="utf-8")
+    source = guide.split("```python\n")[-1].split("\n\n\ntrain(")[0]
+    names: dict[str, Any] = {}
+    exec(source, names)
+    states: list[TrainingState] = []
+
+    def look(state: TrainingState, run: Path, step: int) -> dict[str, float]:
+        states.append(state)
+        return {}
+
+    result = train(toy_config(), tmp_path / "run", validators=[names["parameters"], look])
+    count = sum(weight.numel() for weight in states[0].method.networks["generator"].parameters())
+    assert result.scores["size"] == count > 0
 
 
 def test_resume_cuts_the_log_and_drops_unfinished_folders(unbroken: Path, tmp_path: Path) -> None:

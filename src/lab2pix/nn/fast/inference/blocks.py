@@ -32,7 +32,7 @@ _REACH = 2
 
 
 class ScaledLabelMap:
-    """A label map at one scale, with everything that norms and co-attention need of it.
+    """Label map at one scale, with everything that norms and co-attention need of it.
 
     Args:
         symbols: index of each pixel's value, `[N, h, w]` int64.
