@@ -38,5 +38,5 @@ def test_training_and_images_take_sizes_between_the_multiples(preset: str, tmp_p
         + (["generator.depth=4"] if preset == "pix2pix-small" else ["generator.global_encoder.width=4"]),
     )
     train(config, out=tmp_path / "run", device="cpu")
-    pictures = Synthesizer.load(tmp_path / "run", device="cpu")(torch.zeros(70, 90, dtype=torch.int64))
+    pictures = Synthesizer.load(tmp_path / "run", device="cpu")(torch.zeros(70, 90, dtype=torch.int64)).tensor
     assert pictures.shape == (1, 3, 70, 90)

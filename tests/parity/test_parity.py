@@ -361,7 +361,7 @@ def test_parity_fails_for_nan(made: Path) -> None:
         ({"in.image": torch.zeros(2, 3, 32, 32)}, {}, "out.D0.real", "cannot check"),
         ({"VGG19.r1.weight": None}, {}, "loss.generator", "cannot check"),
         ({"G.surprise": torch.zeros(1)}, {}, "made.safetensors", "unknown surprise"),
-        ({"G.conv_img.bias": torch.zeros(4)}, {}, "made.safetensors", "wants [3]"),
+        ({"G.conv_img.bias": torch.zeros(4)}, {}, "made.safetensors", "needs [3]"),
         ({"D.discriminator_0.gcb1.0.0.weight_orig": None}, {}, "made.safetensors", "lacks discriminator_0.gcb1"),
         ({"in.label": None}, {}, "made.safetensors", "in.label"),
         ({"in.label": torch.full((2, 1, 64, 64), 9)}, {}, "made.safetensors", "ids up to 9"),

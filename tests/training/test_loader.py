@@ -150,7 +150,7 @@ def test_data_bound_considers_each_minute_by_itself() -> None:
 
 
 def test_data_loading_hint_names_a_number_of_workers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(progress.os, "cpu_count", lambda: 8)
+    monkeypatch.setattr(progress, "available_processors", lambda: 8)
     way = "--resume with data.workers=2 (now 0), which changes speed only"
     assert data_loading_hint(0.256, 0) == f"26% of the last minute was spent waiting for data: {way}"
     assert "data.workers=8 (now 6)" in data_loading_hint(0.5, 6)

@@ -95,7 +95,7 @@ def test_run_page_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sheets[0] == "samples/step-00000012.png"  # the latest first and large
     for target in page.targets:
         assert (run / target.partition("?")[0]).is_file(), target
-    assert f"lab2pix generate '{run}' LABEL_MAPS --out PICTURES" in page.text
+    assert f"lab2pix generate '{run}' LABEL_MAPS --out IMAGES" in page.text
     assert f"lab2pix evaluate '{run}' --out '{run}/report.json' --count 256 --features inception" in page.text
     assert "--resume" not in page.text
     assert ["train.evaluate_every", "4", "null"] in page.rows

@@ -173,8 +173,16 @@ def _fits(space: LabelSpace, channels: int, edges: bool | None, *, edges_possibl
     return found[::-1] if space.name == WIDE else found
 
 
+_WITHOUT_NETWORKS = ("camvid", "landscapes", "scenes", "sketch")
+"""Bundled label spaces for which no published network of label maps exists."""
+
+
 def fit_label_space(path: Path, channels: int, options: ConversionOptions, *, edges_possible: bool) -> LabelFit:
-    names = [options.label_space] if options.label_space else [name for name in label_space_names() if name != "sketch"]
+    names = (
+        [options.label_space]
+        if options.label_space
+        else [name for name in label_space_names() if name not in _WITHOUT_NETWORKS]
+    )
     spaces = [LabelSpace.load(name) for name in names]
     ways = [_fits(space, channels, options.instance_edges, edges_possible=edges_possible) for space in spaces]
     found = [way[0] for way in ways if way]

@@ -84,7 +84,7 @@ class Visitor:
 
     def expect_image(self, ids: Ids, seed: int = 1) -> None:
         """Wait until the image is the model's image of these ids, up to rounding."""
-        wanted = self.model(ids, seed=seed)[0].permute(1, 2, 0).numpy()
+        wanted = self.model(ids, seed=seed).tensor[0].permute(1, 2, 0).numpy()
         self.expect_pixels(wanted)
 
     def expect_pixels(self, wanted: NDArray[np.uint8], name: str = "image") -> None:

@@ -47,7 +47,7 @@ def test_image_follows_the_brush(visit: Visit, server: Any) -> None:
         expected[20 - half : 21 + half, column] = WATER
     ada.expect_ids(expected)
     ada.expect_image(expected)
-    assert ada.off("image", ada.model(first, seed=1)[0].permute(1, 2, 0).numpy()) > 30
+    assert ada.off("image", ada.model(first, seed=1).tensor[0].permute(1, 2, 0).numpy()) > 30
 
 
 def test_every_tool_draws(visit: Visit, server: Any) -> None:
@@ -221,7 +221,7 @@ def test_seed_and_blend_select_the_style(visit: Visit, server: Any) -> None:
     ids = hal.ids()
     hal.page.locator("#seed").fill("7")
     hal.expect_image(ids, seed=7)
-    assert hal.off("image", hal.model(ids, seed=1)[0].permute(1, 2, 0).numpy()) > 5
+    assert hal.off("image", hal.model(ids, seed=1).tensor[0].permute(1, 2, 0).numpy()) > 5
     hal.page.locator("#blend-on").check()
     hal.page.locator("#blend-seed").fill("9")
     for percent, step in ((25, 1), (100, 4)):
@@ -241,7 +241,7 @@ def test_variations_show_the_next_seeds(visit: Visit, server: Any) -> None:
     api.expect(ina.page.locator("#variations button:disabled")).to_have_count(0)
     for place in range(8):
         frames.nth(place).locator("canvas").evaluate("(canvas) => { canvas.id = 'frame'; }")
-        ina.expect_pixels(ina.model(ids, seed=2 + place)[0].permute(1, 2, 0).numpy(), "frame")
+        ina.expect_pixels(ina.model(ids, seed=2 + place).tensor[0].permute(1, 2, 0).numpy(), "frame")
         frames.nth(place).locator("canvas").evaluate("(canvas) => { canvas.id = ''; }")
     frames.nth(3).click()
     ina.expect_image(ids, seed=5)
