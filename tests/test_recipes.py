@@ -22,6 +22,7 @@ LADDER = ["paired-a-spade", "paired-b-hierarchical", "paired-c-foreground", "pai
 # --- presets -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", preset_names())
 def test_every_preset_loads_under_its_own_name_and_survives_yaml(name: str, tmp_path: Path) -> None:
     config = load_config(name)

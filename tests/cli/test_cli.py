@@ -178,6 +178,7 @@ def test_dry_run_counts_the_steps_of_epochs(run: Run) -> None:
     assert "# steps: 38 of 4 pairs each" in output
 
 
+@pytest.mark.slow
 def test_dry_run_of_a_real_data_set_says_what_is_missing(run: Run) -> None:
     narrow = (
         "generator.width=2",

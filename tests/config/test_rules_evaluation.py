@@ -45,6 +45,7 @@ def test_evaluation_config_errors_are_one_sentence(preset: str, overrides: list[
     assert str(caught.value).startswith(message)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("preset", "overrides", "message"),
     [

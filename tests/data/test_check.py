@@ -116,6 +116,7 @@ def test_contact_sheet_of_wrong_labels(root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "sheet.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "folder", "space", "pairs"),
     [("cityscapes", "cityscapes", "cityscapes", 4), ("coco-stuff", "coco_stuff", "coco-stuff", 13)],

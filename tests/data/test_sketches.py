@@ -177,6 +177,7 @@ def test_find_edges_and_borders_match_hand_computed_values() -> None:
     assert borders(torch.full((4, 4), 3)).sum() == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unpaired", [False, True])
 @pytest.mark.parametrize("sketch", [{"from": "photo"}, {"from": "labels", "label_space": "scenes"}])
 def test_sketches_of_scenes(sketch: dict[str, str], unpaired: bool, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -191,6 +191,7 @@ def test_each_demo_variant_has_a_folder(words: list[str], out: str, monkeypatch:
     assert asked == [(Path(out), "v1" if words else "v2")]
 
 
+@pytest.mark.slow
 def test_demo_writes_label_maps_to_generate_from(finished: Path, unpaired: tuple[str, Path], tmp_path: Path) -> None:
     for name, out in (("v2", finished), unpaired):
         synthesizer = Synthesizer.load(out / "run", device="cpu")

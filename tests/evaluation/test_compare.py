@@ -61,6 +61,7 @@ def test_a_run_and_a_folder_of_the_same_data_are_alike(tmp_path: Path) -> None:
         compare([])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -115,6 +116,7 @@ def test_comparison_write_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert list((tmp_path / "out").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_score_that_is_nowhere_finite_is_shown_as_such(
     evaluate: Run, run: Run, folders: Folders, tmp_path: Path
 ) -> None:

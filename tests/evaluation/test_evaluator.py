@@ -219,7 +219,7 @@ def processes(count: int, out: Path, *words: object) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-@pytest.mark.slow
+@pytest.mark.xslow
 def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, means: Path, tmp_path: Path) -> None:
     truth = ("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader, "--samples", 3)
     words = ("--generated", several_samples(folders), "--real", folders.real, "--features", means, *truth)
@@ -239,7 +239,7 @@ def test_evaluation_by_two_processes_equals_one(folders: Folders, reader: Path, 
     assert both["protocol"]["generated"] == alone["protocol"]["generated"]
 
 
-@pytest.mark.slow
+@pytest.mark.xslow
 def test_two_processes_agree_on_the_size_of_photos_of_their_own_names(
     folders: Folders, means: Path, tmp_path: Path
 ) -> None:

@@ -120,6 +120,7 @@ def test_label_maps_without_a_pixel_that_counts(
     assert not (tmp_path / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_photos_of_a_data_set_are_judged_against_its_label_maps(
     run: Run, road: Path, data_root: Path, tmp_path: Path
 ) -> None:

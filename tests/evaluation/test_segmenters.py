@@ -157,6 +157,7 @@ def test_a_trained_segmenter_for_other_classes_is_refused(trained: Path) -> None
         load_segmenter(trained, LabelSpace.load("facades"))
 
 
+@pytest.mark.slow
 def test_damaged_and_missing_segmenters_are_refused(trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"there is no segmenter .*nowhere"):
         load_segmenter(tmp_path / "nowhere", SPACE)

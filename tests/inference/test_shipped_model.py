@@ -113,6 +113,7 @@ def test_shipped_model_fast_mode_matches_plain(model: Synthesizer) -> None:
         assert float((fast.generate(batch, noise) - model.generate(batch, noise)).abs().max()) <= 1e-4
 
 
+@pytest.mark.slow
 def test_generate_command_finds_the_shipped_model_by_name(
     tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:

@@ -45,6 +45,7 @@ def picture(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("needed", [False, True])
 def test_methods_with_a_style_keep_the_contract(needed: bool) -> None:
     check_method(StyleMethod, style_config(needed=needed))
@@ -94,6 +95,7 @@ def test_command_takes_a_style_image(
     assert (code, "missing.png is missing" in errors) == (2, True)
 
 
+@pytest.mark.slow
 def test_report_says_where_the_style_came_from(run: Run, tmp_path: Path) -> None:
     program = export_program(Means(), tmp_path / "means.pt2", {"size": [32, 48]})
     models = {

@@ -124,6 +124,7 @@ def test_released_v1_draws_the_recorded_pictures(golden_root: Path, tmp_path: Pa
     assert torch.equal(synthesizer.generate(Batch(label), held["in.noise"]), images[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "size"), [("v2_normal", (64, 64)), ("v2_more", (64, 128))])
 def test_released_v2_draws_the_recorded_pictures(
     golden_root: Path, tmp_path: Path, name: str, size: tuple[int, int]
@@ -140,6 +141,7 @@ def test_released_v2_draws_the_recorded_pictures(
 # --- V1 of other shapes -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_semantic_v1_takes_noise_other_sizes_and_seeds(tmp_path: Path) -> None:
     network = v1(norm="instance", width=3)
     convert(
@@ -284,6 +286,7 @@ def test_published_networks_need_no_words(
     assert Synthesizer.load(tmp_path / "out", device="cpu", expect_label_space=space).size == size
 
 
+@pytest.mark.slow
 def test_the_last_channel_is_what_it_is_said_to_be(tmp_path: Path) -> None:
     network = v2(36, modulation="spade", input="label", modulation_hidden=3)
     checkpoint = saved(tmp_path, official(network))
@@ -306,6 +309,7 @@ def test_the_last_channel_is_what_it_is_said_to_be(tmp_path: Path) -> None:
         assert (with_edges - network(condition)).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dg_norm", [True, False])
 def test_unknown_pixels_say_nothing_to_a_network_that_knows_none(tmp_path: Path, dg_norm: bool) -> None:
     network = v2(5, modulation="dg-norm" if dg_norm else "spade", input="label")
@@ -479,6 +483,7 @@ def test_a_pickle_that_would_execute_code_does_not(run: Run, tmp_path: Path, new
     assert mark.exists()
 
 
+@pytest.mark.slow
 def test_old_files_with_damage_anywhere_are_refused(tmp_path: Path) -> None:
     torch.save({"noise_process.weight": torch.zeros(2)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     whole = (tmp_path / "old.pth").read_bytes()

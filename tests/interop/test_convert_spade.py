@@ -55,6 +55,7 @@ def test_label_mode_draws_the_recorded_images(golden_root: Path, tmp_path: Path)
     assert (image - held["out.eval.fake"]).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "form", "classes"), [("spade_vae_a", "spade", 8), ("ccfpse_a", "cc-fpse", 6)])
 def test_style_mode_draws_the_recorded_images(
     golden_root: Path, tmp_path: Path, name: str, form: str, classes: int
@@ -87,6 +88,7 @@ def test_file_of_another_network_next_to_the_generator_is_refused(golden_root: P
         convert(file, "spade", tmp_path / "out", label_space=space_file(tmp_path, 8, unknown=True), size=(64, 64))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["spade", "cc-fpse"])
 @pytest.mark.parametrize("spectral_norm", [True, False])
 def test_ade20k_unknown_moves_from_the_first_channel_to_the_last(

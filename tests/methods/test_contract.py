@@ -104,11 +104,13 @@ def test_every_built_in_method_has_a_case() -> None:
     assert sorted(CASES) == built_in
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_built_in_method_keeps_the_contract(name: str) -> None:
     check_method(get_method(name), narrow(name))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
@@ -150,6 +152,7 @@ def test_input_and_sampling_of_choice_keep_the_contract(name: str, settings: lis
     check_method(get_method(name), load_config(preset, [*own, *settings]))
 
 
+@pytest.mark.slow
 def test_built_in_methods_train_in_two_processes() -> None:
     check_processes([(get_method(name), narrow(name)) for name in CASES])
 
@@ -159,6 +162,7 @@ def test_example_keeps_the_contract_in_under_80_lines(example: type[Method]) -> 
     check_method(example, load_config({"method": "tiny-gan", "data": {"size": [16, 16]}, "train": {"steps": 1}}))
 
 
+@pytest.mark.slow
 def test_example_trains_as_a_program(tmp_path: Path) -> None:
     words = ["data.format=scenes", "data.size=[32,32]", "data.scenes.train_count=4", "data.scenes.val_count=2"]
     command = [

@@ -73,6 +73,7 @@ def test_efficientnet_lite_weights_are_read_under_timm_names_from_a_file(
     torch.testing.assert_close(backbone(x).discriminator[-1] / backbone.feature_scale, expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_backbone_weights_are_read_from_the_given_file_and_from_the_cache(
     monkeypatch: pytest.MonkeyPatch, offline: Path
 ) -> None:
@@ -154,6 +155,7 @@ def _landscapes(count: int) -> torch.Tensor:
     return pixels.permute(0, 3, 1, 2).float().div(127.5).sub(1)
 
 
+@pytest.mark.slow
 def test_efficientnet_lite_normalization_is_the_one_its_answers_are_best_with() -> None:
     """Of landscape photographs the classifier says oftener, and surer, that they are landscapes."""
     network = EfficientNet.from_name("efficientnet-lite0", image_size=None)
@@ -193,6 +195,7 @@ def test_compact_vgg19_is_read_from_both_forms_of_its_file(
     assert all(torch.equal(mine[name], theirs[name]) for name in mine)
 
 
+@pytest.mark.slow
 def test_compact_vgg19_sees_blur_and_other_photographs_as_vgg19_does(compact_vgg19: Path) -> None:
     """Relative L1 distances of the five features, from a photograph to itself blurred and to another one."""
     backbone, images = load_backbone("vgg19-16x", compact_vgg19), _landscapes(8)

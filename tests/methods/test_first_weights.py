@@ -39,6 +39,7 @@ def test_init_gain_sets_the_initial_weights_of_both_networks(method: str, gain: 
             assert deviation == pytest.approx(gain * xavier, rel=0.1), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["lab2pix-v1", "lab2pix-v2"])
 def test_without_init_gain_the_initial_weights_are_the_released_ones(method: str) -> None:
     built = build_method(config_of(method), SPACE, pretrained=False)

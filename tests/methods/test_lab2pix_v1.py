@@ -197,6 +197,7 @@ def count_calls(module, sizes: list[tuple[int, int]]) -> None:
     module.register_forward_hook(note)
 
 
+@pytest.mark.slow
 def test_generator_and_segmenters_run_once_and_the_discriminators_judge_in_one_pass():
     method = build()
     generator, pair, whole = [], [], []
@@ -214,6 +215,7 @@ def test_generator_and_segmenters_run_once_and_the_discriminators_judge_in_one_p
     assert pair == [(2, 64), (6, 64)]
 
 
+@pytest.mark.slow
 def test_a_shared_backbone_sees_each_image_once():
     method, looks = build(), []
     (network,) = method.feature_extractors.networks.values()
@@ -239,6 +241,7 @@ def test_v1_holds_no_backbone_that_is_not_used():
     assert list(build("discriminator.kind=patch").feature_extractors.networks) == [BACKBONE]
 
 
+@pytest.mark.slow
 def test_the_discriminators_see_the_generated_images_without_a_graph():
     method = build()
     carry, _ = generator_half(method)

@@ -151,6 +151,7 @@ def test_segmentation_head_learns_from_photos_and_generator_from_its_errors():
     assert after["cycle"] < 0.97 * before["cycle"]
 
 
+@pytest.mark.slow
 def test_official_perceptual_loss_compares_the_full_size_only():
     found = {}
     for variant in ("paper", "official"):
@@ -165,6 +166,7 @@ def test_official_perceptual_loss_compares_the_full_size_only():
     assert found == {"paper": [True] * 4, "official": [True, True, False, False, False, False]}
 
 
+@pytest.mark.slow
 def test_the_discriminators_see_the_generated_image_without_a_graph():
     method = build_method(tiny(), SPACE)
     carry, _ = generator_half(method, batch(), noise())
@@ -247,6 +249,7 @@ def test_the_foreground_mask_follows_background_ids_and_rate():
     torch.testing.assert_close(shared, per_image.mean(0, keepdim=True))
 
 
+@pytest.mark.slow
 def test_released_discriminator_sum_is_the_papers_rescaled():
     """(real + λ2·real) / (1 + λ2) and no halving, as the released code has it."""
     torch.manual_seed(0)

@@ -158,6 +158,7 @@ def write_images(folder: Path, names: str, channels: int = 3, width: int = 20) -
         Image.fromarray(pixels if channels == 3 else pixels[..., 0]).save(folder / f"{name}.png")
 
 
+@pytest.mark.slow
 def test_cyclegan_trains_on_two_folders_and_resumes_exactly(tmp_path: Path) -> None:
     write_images(tmp_path / "data/trainA", "abc")
     write_images(tmp_path / "data/trainB", "xyzw")
@@ -179,6 +180,7 @@ def test_cyclegan_trains_on_two_folders_and_resumes_exactly(tmp_path: Path) -> N
     assert all(torch.equal(tensor, again[name]) for name, tensor in whole.items())
 
 
+@pytest.mark.slow
 def test_pix2pix_trains_and_generates_from_pairs_in_one_file(
     tmp_path: Path, run: Callable[..., tuple[int, str, str]]
 ) -> None:

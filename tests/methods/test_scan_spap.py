@@ -72,6 +72,7 @@ def test_scan_freezes_the_first_stage_and_trains_the_second_by_both_cycles() -> 
     assert all(weight.requires_grad for network in generators for weight in network.parameters())
 
 
+@pytest.mark.slow
 def test_scan_run_ends_with_both_stages(tmp_path) -> None:
     settings = (
         *TINY_SCAN,

@@ -85,6 +85,7 @@ def test_settings_that_do_not_fit_are_named(preset: str, settings: list[str], me
 # --- steps --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_style_mode_learns_an_encoder_with_a_divergence() -> None:
     method = build("tsit-small", "generator.input=style", "generator.noise_dim=4")
     batch, noise = inputs(method)
@@ -123,6 +124,7 @@ def write_images(folder: Path, names: str) -> None:
         Image.fromarray(random.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{name}.png")
 
 
+@pytest.mark.slow
 def test_transfer_trains_on_two_folders_and_draws_with_a_style(tmp_path: Path) -> None:
     for folder, names in (("trainA", "ab"), ("trainB", "xyz"), ("testA", "p"), ("testB", "q")):
         write_images(tmp_path / "data" / folder, names)

@@ -20,6 +20,7 @@ def backbone(request: pytest.FixtureRequest) -> Backbone:
     return network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(64, 64), (32, 96), (40, 72)])
 def test_backbone_features_have_the_declared_shapes(backbone: Backbone, size: tuple[int, int]) -> None:
     features = backbone(torch.randn(2, 3, *size), levels=3, perceptual=True, consistency=True)
@@ -93,6 +94,7 @@ def test_backbone_runs_under_autocast(backbone: Backbone) -> None:
     assert all(f.isfinite().all() for f in features.perceptual)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("network", "name"), [(VGG16, "vgg16"), (VGG19, "vgg19")])
 def test_vgg_is_torchvisions(network: type[Backbone], name: str) -> None:
     torch.manual_seed(1)

@@ -31,6 +31,7 @@ def _seed() -> None:
     torch.manual_seed(0)
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     height=st.integers(1, 2), width=st.integers(1, 3), upsamples=st.sampled_from([5, 6, 7]), channels=st.integers(2, 9),

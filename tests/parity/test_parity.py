@@ -248,6 +248,7 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
 # --- what was recorded --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "global_features"), [("v2_normal", 6), ("v2_more", 7)])
 def test_released_networks_are_met_in_all_they_answered(golden_root: Path, name: str, global_features: int) -> None:
     rows = check_file(golden_root / f"{name}.safetensors")
@@ -290,6 +291,7 @@ def test_made_files_of_any_shape_pass(tmp_path: Path, shape: Shape) -> None:
     assert {"grad_norm.generator", "loss.discriminator.D_Fake"} <= {row.output for row in rows}
 
 
+@pytest.mark.slow
 def test_the_number_of_classes_may_include_the_borders(tmp_path: Path) -> None:
     path = write(tmp_path, Shape(edges="instance"))
     values = json.loads(path.with_suffix(".json").read_text())
@@ -299,6 +301,7 @@ def test_the_number_of_classes_may_include_the_borders(tmp_path: Path) -> None:
     assert rows and [row for row in rows if not row.ok] == []
 
 
+@pytest.mark.slow
 def test_a_dont_care_value_in_the_label_map_is_the_last_channel(tmp_path: Path) -> None:
     path = write(tmp_path, Shape(dont_care=True, ids=[1, 4]))
     label = load_file(path)["in.label"]

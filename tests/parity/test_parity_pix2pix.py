@@ -50,6 +50,7 @@ def cyclegan(golden_root: Path) -> tuple[Vectors, StepResults]:
     return vectors, CycleGAN.vector_results(vectors)
 
 
+@pytest.mark.slow
 def test_parity_of_the_authors_cyclegan(cyclegan: tuple[Vectors, StepResults]) -> None:
     rows = list(check_step(*cyclegan))
     assert not [row for row in rows if not row.ok]

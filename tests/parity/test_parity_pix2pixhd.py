@@ -355,6 +355,7 @@ def write(folder: Path, tensors: dict[str, Tensor], outputs: dict[str, Tensor], 
     return file
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [

@@ -22,6 +22,7 @@ STEPS = ("eval", "g1", "d1", "g2", "d2")
 GROUPS = {"out", "loss", "features", "grad_norm", "grad_norm_by_tensor", "second_step", "after_step"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["spade_a", "spade_vae_a", "ccfpse_a"])
 @pytest.mark.parametrize("fast", [False, pytest.param(True, marks=pytest.mark.xslow)])
 def test_parity_of_the_authors_networks_and_two_steps(golden_root: Path, name: str, fast: bool) -> None:
@@ -59,6 +60,7 @@ def test_unknown_options_of_a_recording_are_named(golden_root: Path, tmp_path: P
         assert words in row.note
 
 
+@pytest.mark.slow
 def test_recording_without_feature_matching_is_compared_too(golden_root: Path, tmp_path: Path) -> None:
     """The generator phase then leaves real images out, but recordings hold what discriminators say of them."""
     source, file = golden_root / "peers" / "ccfpse_a.safetensors", tmp_path / "other.safetensors"
@@ -97,6 +99,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], set[str]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIONS)
 def test_every_option_of_a_recording_is_a_setting(tmp_path: Path, name: str) -> None:
     """Weights have the authors' names, and two steps from them give the same values again."""

@@ -66,6 +66,7 @@ def write_old_run(folder: Path, method: str) -> dict[str, torch.Tensor]:
     return tensors
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", OLD_CONFIGS)
 def test_convert_run_keeps_every_network(method: str, tmp_path: Path) -> None:
     tensors = write_old_run(tmp_path / "old", method)
@@ -89,6 +90,7 @@ def test_convert_run_renames_settings() -> None:
     assert convert_config(official)["loss"]["variant"] == "official"
 
 
+@pytest.mark.slow
 def test_convert_run_refuses_other_formats_and_full_folders(tmp_path: Path) -> None:
     write_old_run(tmp_path / "old", "lab2pix-v2")
     with pytest.raises(CheckpointError, match=r"no config\.json"):

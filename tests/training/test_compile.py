@@ -95,6 +95,7 @@ def test_a_compiler_that_fails_is_named() -> None:
         torch.compile(add, backend=backend)(torch.zeros(2))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("preset", ["v2-small", "v1-small"])
 def test_every_weight_is_part_of_one_program(preset: str) -> None:
     method = build_method(small(preset), LabelSpace.load("scenes"), pretrained=False)

@@ -79,6 +79,7 @@ def judged(toys: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
 # --- they change nothing ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize("decay", [None, 0.9], ids=["plain", "average"])
 def test_evaluated_run_makes_the_same_steps(tmp_path: Path, decay: float | None) -> None:
@@ -103,6 +104,7 @@ def test_evaluated_run_of_each_method_makes_the_same_steps(tmp_path: Path, prese
     assert [line["step"] for line in lines(tmp_path / "judged", "evaluation")] == [1, 2, 3]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize("decay", [None, 0.9], ids=["plain", "average"])
 def test_evaluation_does_not_change_the_training_state(
@@ -130,6 +132,7 @@ def test_evaluation_does_not_change_the_training_state(
     assert seen == [[], []]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("judged")
 def test_resume_across_evaluations_is_bit_exact(tmp_path: Path) -> None:
     config = toy_config(train__evaluate_every=5, checkpoint__best="psnr", train__ema_decay=0.9)
@@ -286,6 +289,7 @@ def judgements(values: Iterator[float], name: str) -> Callable[..., dict[str, fl
     return lambda evaluation, state: {name: next(values), "other": 0.0}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("judged")
 @pytest.mark.parametrize(
     ("name", "values", "best"),
@@ -330,6 +334,7 @@ def test_a_name_that_no_score_has_is_known_before_the_first_step(
 # --- what cannot be judged, and what one should know --------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "error", "words"),
     [
@@ -439,6 +444,7 @@ def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: 
     assert line["evaluation"][DISTANCES[0]] == pytest.approx(frechet_distance(drawn, photos), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_biased_feature_warnings_name_the_features() -> None:
     def warnings(preset: str, *overrides: str) -> list[str]:
         return biased_feature_warnings(build(load_config(preset, [*NARROW, *overrides])))
@@ -454,6 +460,7 @@ def test_biased_feature_warnings_name_the_features() -> None:
     assert "backbone.discriminator" not in sentence
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("judged")
 def test_evaluation_notes_are_in_the_log_and_on_the_page(tmp_path: Path) -> None:
     config = toy_config(train__evaluate_every=5, features="efficientnet-lite0")

@@ -57,6 +57,7 @@ def test_a_run_stores_the_content_of_its_label_space(run: Path, file: Path) -> N
     assert Synthesizer.load(checkpoint, device="cpu").label_space == LabelSpace.load("scenes")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moved", ["unlink", "rename"])
 def test_a_run_goes_on_after_its_file_was_deleted_or_moved(run: Path, file: Path, moved: str) -> None:
     asked = file
@@ -67,6 +68,7 @@ def test_a_run_goes_on_after_its_file_was_deleted_or_moved(run: Path, file: Path
     assert train(config_of(asked), run, resume=True).step == 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

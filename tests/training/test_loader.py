@@ -22,6 +22,7 @@ def sampler(data: ToyData, steps: int = 6, **changes: int) -> StreamSampler:
     return StreamSampler(len(data), seed=3, batch_size=4, steps=range(steps), **changes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_reading_ahead_gives_the_same_batches(accumulate: int) -> None:
     data = ToyData()
@@ -157,6 +158,7 @@ def test_data_loading_hint_names_a_number_of_workers(monkeypatch: pytest.MonkeyP
     assert "store the files at about data.size" in data_loading_hint(0.5, 8)
 
 
+@pytest.mark.slow
 def test_log_terminal_and_page_tell_of_waiting(
     toys, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

@@ -98,6 +98,7 @@ def test_sample_sheet_has_label_generated_and_real(unbroken: Path) -> None:
         assert plot.width == 800
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [1, 7])  # before the first checkpoint would be due, and in the middle of an epoch
 def test_resume_after_a_signal_is_bit_exact(unbroken: Path, tmp_path: Path, step: int) -> None:
     run = tmp_path / "run"
@@ -180,6 +181,7 @@ def test_phase_with_interval_runs_at_every_second_step(tmp_path: Path) -> None:
     assert logged == [{"generator"}, {"generator", "discriminator"}] * 2 + [{"generator"}]
 
 
+@pytest.mark.slow
 def test_data_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(toy_config(data__workers=2), run)

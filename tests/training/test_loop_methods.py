@@ -78,7 +78,7 @@ def test_sharpness_weight_is_complete_at_the_last_step(tmp_path: Path) -> None:
     [
         ("v1-small", (*SMALL_V1, *NO_BACKBONE, "train.batch_size=4")),
         ("v2-small", ("loss.cycle=0",)),
-        ("v2-small", ("loss.cycle=10",)),
+        pytest.param("v2-small", ("loss.cycle=10",), marks=pytest.mark.xslow),
     ],
     ids=["v1", "v2", "v2-cycle"],
 )
@@ -87,6 +87,7 @@ def test_torchrun_trains_on_two_processes(tmp_path: Path, preset: str, overrides
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_init_from_starts_from_another_runs_weights(tmp_path: Path) -> None:
     average = ("train.ema_decay=0.5", "loss.cycle=0")
     train(small("v2-small", "train.steps=1", *average), tmp_path / "first")
@@ -115,6 +116,7 @@ def test_init_from_starts_from_another_runs_weights(tmp_path: Path) -> None:
     assert notes[1].startswith("discriminator: 0 of ")
 
 
+@pytest.mark.slow
 def test_init_from_a_run_without_segmentation_head(tmp_path: Path) -> None:
     plain = "train.ema_decay=null"
     train(small("v2-small", "train.steps=1", plain, "loss.cycle=0"), tmp_path / "first")
@@ -126,6 +128,7 @@ def test_init_from_a_run_without_segmentation_head(tmp_path: Path) -> None:
         torch.testing.assert_close(after[name], before[name])
 
 
+@pytest.mark.slow
 def test_init_from_a_generator_with_fewer_upsampling_blocks(tmp_path: Path) -> None:
     train(small("v2-small", "train.steps=1", "generator.num_upsamples=6", "loss.cycle=0"), tmp_path / "six")
     larger = ("generator.num_upsamples=7", "data.size=[128,128]", "loss.cycle=0", "train.max_minutes=1e-5")
@@ -139,6 +142,7 @@ def test_init_from_a_generator_with_fewer_upsampling_blocks(tmp_path: Path) -> N
     assert train(grown.model_copy(), tmp_path / "seven", resume=True).step == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("source", "words"),
     [

@@ -55,6 +55,7 @@ def test_file_systems_that_cannot_flush_are_passed_over(
     assert (tmp_path / "a.txt").read_text() == "1"
 
 
+@pytest.mark.slow
 def test_a_failing_disk_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fsync(descriptor: int) -> None:
         raise OSError(errno.EIO, "Input/output error")

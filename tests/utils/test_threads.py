@@ -52,6 +52,7 @@ def test_quota_limits_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment["OMP_NUM_THREADS"] == "4"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "entry", [["-m", "lab2pix"], ["-c", "from lab2pix.__main__ import main; main()"]], ids=["module", "script"]
 )

@@ -51,6 +51,7 @@ def test_shutdown_answers_requests_within_the_grace_period(
     server.stop()
 
 
+@pytest.mark.slow
 def test_shutdown_refuses_requests_after_the_grace_period(
     server: Any, blocked: tuple[threading.Event, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -65,6 +66,7 @@ def test_shutdown_refuses_requests_after_the_grace_period(
         assert HEADERS.items() <= headers.items()
 
 
+@pytest.mark.slow
 def test_shutdown_drops_a_client_that_does_not_read(
     server: Any, monkeypatch: pytest.MonkeyPatch, server_errors: Callable[[], list[str]]
 ) -> None:
@@ -109,6 +111,7 @@ HOST = b"Host: localhost\r\n"
 PNG_HEAD = b"Content-Type: image/png\r\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parts",
     [
@@ -143,6 +146,7 @@ def test_error_after_a_response_closes_the_connection(server: Any, server_errors
     assert server_errors() == []
 
 
+@pytest.mark.slow
 def test_slow_head_times_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "HEADER_SECONDS", 0.3)
     slow = [b"GET /api/model HTTP/1.1\r\n", *[b"X: y\r\n"] * 50]  # each line arrives in time
@@ -154,6 +158,7 @@ def test_slow_head_times_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> No
     assert talk(server.port) == b""  # no request, no response
 
 
+@pytest.mark.slow
 def test_unread_body_times_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "HEADER_SECONDS", 0.3)
     head = b"GET /api/model HTTP/1.1\r\n" + HOST + b"Content-Length: 5000\r\n\r\n"

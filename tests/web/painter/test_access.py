@@ -26,6 +26,7 @@ def test_cross_site_post_is_refused(client: TestClient, site: str, status: int) 
         assert client.post(path, content=LABEL, headers=headers).status_code == status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("origin", "host", "status"),
     [

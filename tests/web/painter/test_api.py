@@ -225,6 +225,7 @@ def test_model_without_noise_gives_one_image(open_client: OpenClient) -> None:
         assert "per label map" in response.json()["error"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("ink", "paper"), [(0, 255), (255, 0)])
 def test_line_drawings_of_both_polarities(
     open_client: OpenClient,

@@ -42,6 +42,7 @@ OUTPUT = r"The painter is at .*\nmode: .*\nStopped\n"
 # --- disconnects and slow bodies ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_disconnected_client_leaves_the_queue(server: Any, blocked: tuple[threading.Event, list[int]]) -> None:
     event, came = blocked
     queue = server.service.queue
@@ -58,6 +59,7 @@ def test_disconnected_client_leaves_the_queue(server: Any, blocked: tuple[thread
     assert came == [1, 3]
 
 
+@pytest.mark.slow
 def test_failure_after_disconnect_is_not_logged(
     server: Any, blocked: tuple[threading.Event, list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -275,6 +277,7 @@ def test_missing_web_extra_is_named(
     assert (code, "pip install 'fastapi>=" in errors) == (2, True), errors
 
 
+@pytest.mark.slow
 def test_model_with_more_than_256_classes_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "many.yaml"
     file.write_text("classes: [" + ", ".join(f"class{number}" for number in range(257)) + "]\n")

@@ -154,6 +154,7 @@ def test_no_response_reveals_method_or_file_names(
 # --- what it refuses ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "status", "part"),
     [
@@ -265,6 +266,7 @@ def test_body_over_the_limit_is_refused(client: TestClient) -> None:
     assert (send(MAX_BODY), send(MAX_BODY + 1), send(10**6)) == (200, 413, 413)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "path",
     [

@@ -124,6 +124,7 @@ def test_concurrent_threads_lose_no_answer(store: AnswerStore, study_folder: Pat
 # --- crashes and full disks -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_truncated_line_loses_only_that_answer(
