@@ -86,7 +86,8 @@ def test_comparison_has_valid_settings_of_equal_data(file, tmp_path, monkeypatch
     runs = comparison.runs({title: {"step_s": 3.0} for title in comparison.methods})
     assert len({run.name for run in runs}) == len(runs) == len(comparison.methods) * len(comparison.seeds)
     assert {run.steps for run in runs} == {600}
-    assert "efficientnet-lite0" not in {value for config in configs for value in backbones(config)}
+    if comparison.scores:  # no method is scored by a network that it was trained against
+        assert "efficientnet-lite0" not in {value for config in configs for value in backbones(config)}
 
 
 def backbones(config):
