@@ -78,7 +78,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.fixture(scope="module", params=["v1", "v1-sketch"])
+@pytest.fixture(scope="module", params=["v1", pytest.param("v1-sketch", marks=pytest.mark.xslow)])
 def unpaired(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     out = tmp_path_factory.mktemp(request.param) / "demo"
     result = run_demo(out, method=request.param, minutes=0.02, device="cpu", overrides=TINY_V1)
@@ -211,6 +211,7 @@ def test_demo_that_is_finished_stays_as_it_is(
     assert f"is finished: open {finished / 'index.html'}" in capsys.readouterr().out
 
 
+@pytest.mark.xslow
 @pytest.mark.slow
 def test_an_interrupted_demo_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

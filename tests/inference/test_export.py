@@ -156,6 +156,7 @@ def test_onnx_of_v1_returns_the_largest_image(encoder: str, tmp_path: Path) -> N
     assert largest(run_onnx(made.file, label=label, noise=noise), model.generate(Batch(label), noise)) < 1e-4
 
 
+@pytest.mark.xslow
 @pytest.mark.slow
 def test_torch_export_matches_the_generator(model: Synthesizer, tmp_path: Path) -> None:
     made = export(model, tmp_path / "any.pt2", form="torch", dynamic=True)
@@ -217,6 +218,7 @@ def test_onnx_export_without_its_extra_names_the_extra(
         export(model, tmp_path / "a.onnx")
 
 
+@pytest.mark.xslow
 @pytest.mark.slow
 def test_export_command_writes_and_overwrites_on_request(model: Synthesizer, tmp_path: Path, run: Run) -> None:
     model.save(tmp_path / "model")

@@ -25,8 +25,12 @@ STILL = ("optimizer.generator_lr=1e-30", "optimizer.discriminator_lr=1e-30", "tr
         ("v1-small", ()),
         ("v1-small-sketch", ("train.accumulate=2", "train.batch_size=4", *NO_BACKBONE)),
         ("v2-small", ("loss.cycle=0",)),
-        ("v2-small", ("loss.cycle=0", "train.gradient_checkpointing=true", "train.accumulate=2")),
-        ("v2-small", ("optimizer.discriminator_interval=2",)),
+        pytest.param(
+            "v2-small",
+            ("loss.cycle=0", "train.gradient_checkpointing=true", "train.accumulate=2"),
+            marks=pytest.mark.xslow,
+        ),
+        pytest.param("v2-small", ("optimizer.discriminator_interval=2",), marks=pytest.mark.xslow),
     ],
     ids=["v1", "v1-sketch-in-two-parts", "v2", "v2-frugal", "v2-turns"],
 )
