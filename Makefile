@@ -23,7 +23,7 @@ paint: $(STAMP)  ## Serve the painter with the bundled model or MODEL=RUN; Ctrl-
 test: $(STAMP)  ## Run the tests on JOBS processes, without the slowest and those in a browser.
 	$(PYTEST) -m "not xslow and not browser"
 
-test-fast: $(STAMP)  ## Run the tests that take less than half a second.
+test-fast: $(STAMP)  ## Run the tests that take less than a fifth of a second.
 	$(PYTEST) -m "not slow and not xslow and not browser"
 
 test-full: $(STAMP)  ## Run every test, and print the 25 slowest.

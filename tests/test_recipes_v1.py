@@ -61,6 +61,7 @@ def test_v1_presets_have_the_published_background_ids() -> None:
 UNPAIRED = {"lab2pix-v1", "cyclegan", "munit", "cut", "dclgan", "scan", "spap", "tsit-transfer"}
 
 
+@pytest.mark.slow
 def test_every_preset_without_pairs_is_unpaired_and_the_others_are_not() -> None:
     for name in preset_names():
         method = load_config(name).method

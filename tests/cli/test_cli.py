@@ -54,6 +54,7 @@ def test_help_names_every_command(run: Run) -> None:
         assert verb in output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [
@@ -157,6 +158,7 @@ def test_errors_of_the_program_itself_are_not_hidden(monkeypatch: pytest.MonkeyP
         cli.main([])
 
 
+@pytest.mark.slow
 def test_dry_run_shows_settings_sizes_and_steps_and_writes_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -171,6 +173,7 @@ def test_dry_run_shows_settings_sizes_and_steps_and_writes_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_dry_run_counts_the_steps_of_epochs(run: Run) -> None:
     _, output, _ = run(
         "train", "v2-small", "train.steps=null", "train.epochs=3", "data.scenes.train_count=50", "--dry-run"

@@ -96,6 +96,7 @@ def test_check_dataset_refuses_an_empty_folder(tmp_path: Path) -> None:
         check_dataset(tmp_path, "sketch", SPACE)
 
 
+@pytest.mark.slow
 def test_contact_sheet_shows_images_and_labels(root: Path, tmp_path: Path) -> None:
     out = contact_sheet(root, "folder", SPACE, tmp_path / "new/sheet.png", count=3)
     sheet = torch.from_numpy(np.array(Image.open(out)))
@@ -183,6 +184,7 @@ def test_check_dataset_notes_transparency(root: Path) -> None:
     assert check_dataset(root, "folder", SPACE).notes == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [10, 12])
 @pytest.mark.parametrize("color", [False, True])
 def test_check_dataset_finds_photos_that_use_a_part_of_16_bits(root: Path, bits: int, color: bool) -> None:

@@ -146,6 +146,7 @@ def test_build_dataset_refuses_contradicting_settings(root: Path) -> None:
         build_dataset(DataConfig(format="scenes"), "train", SPACE, 0, paired=True)
 
 
+@pytest.mark.slow
 def test_cityscapes_samples_load_as_batches(data_root: Path) -> None:
     space = LabelSpace.load("cityscapes")
     data = DataConfig(

@@ -311,6 +311,7 @@ def test_the_hash_of_folders_moves_with_them(tmp_path: Path) -> None:
     assert build(**again).file_hash() != before
 
 
+@pytest.mark.slow
 def test_cityscapes_loads_unpaired(data_root: Path) -> None:
     space = LabelSpace.load("cityscapes")
     data = DataConfig.model_validate({"format": "cityscapes", "root": str(data_root / "cityscapes"), "size": (16, 32)})

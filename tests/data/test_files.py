@@ -140,6 +140,7 @@ def test_photos_of_which_nobody_knows_which_is_white_are_refused(tmp_path: Path,
         read_image(tmp_path / "a.tif")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "suffix", ["jpg", "jpeg", "jpe", "jfif", "png", "webp", "bmp", "tif", "tiff", "gif", "avif", "jp2", "JPG", "Gif"]
 )

@@ -176,6 +176,7 @@ def test_odd_width_is_no_ab_pair(tmp_path: Path) -> None:
             pair.read_image()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("format", "folder", "space", "count"),
     [

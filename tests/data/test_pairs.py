@@ -38,6 +38,7 @@ PAIRS = st.lists(
 )
 
 
+@pytest.mark.slow
 @given(PAIRS)
 def test_pair_list_returns_pairs_unchanged(pairs: list[Pair]) -> None:
     kept = PairList.of(pairs)

@@ -86,6 +86,7 @@ def test_scores_are_those_that_others_compute_of_the_same_files(
     assert "few for 320 features" in output
 
 
+@pytest.mark.slow
 def test_python_gives_what_the_command_gives(
     evaluate: Run, folders: Folders, reader: Path, means: Path, tmp_path: Path
 ) -> None:
@@ -102,6 +103,7 @@ def test_python_gives_what_the_command_gives(
     assert ours == theirs
 
 
+@pytest.mark.slow
 def test_the_report_says_how_its_scores_came_about(
     evaluate: Run, folders: Folders, reader: Path, tmp_path: Path
 ) -> None:
@@ -159,6 +161,7 @@ def several_samples(folders: Folders) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_scores_of_several_samples_are_means_over_sample_sets(evaluate: Run, folders: Folders, tmp_path: Path) -> None:
     assert evaluate(generated=several_samples(folders))[0] == 0
     together = scores(tmp_path / "report.json")
@@ -184,6 +187,7 @@ def test_scores_of_several_samples_are_means_over_sample_sets(evaluate: Run, fol
     assert "diversity_pixels" not in alone[0]
 
 
+@pytest.mark.slow
 def test_statistics_stand_for_the_photos_they_were_taken_of(evaluate: Run, run: Run, tmp_path: Path) -> None:
     stats, out = tmp_path / "real.safetensors", tmp_path / "other.json"
     assert evaluate("--save-stats", stats)[0] == 0
@@ -274,6 +278,7 @@ def test_evaluation_reads_only_a_few_files_ahead(folders: Folders, monkeypatch: 
     assert (seen, opened, log.sizes) == (500, 500, {(16, 16): 500})
 
 
+@pytest.mark.slow
 def test_transparent_images_are_scored_on_the_background_that_is_asked_for(
     evaluate: Run, folders: Folders, tmp_path: Path
 ) -> None:

@@ -133,6 +133,7 @@ def test_means_and_deviations_are_over_seeds_and_noises(tmp_path: Path) -> None:
     assert lines[2:] == ["| ours | 3 | **0.6333 ± 0.1581** | **9.0000 ± 0.0000** |", "| theirs | 1 | – | 30.50 |"]
 
 
+@pytest.mark.slow
 def test_the_comparison_is_written_as_page_table_and_plot(tmp_path: Path) -> None:
     reports = [written(tmp_path, name, 0, ppa=[0.1 * place, 0.3]) for place, name in enumerate(("<x>", "y|z", "w"))]
     table = compare(reports)

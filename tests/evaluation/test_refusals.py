@@ -68,6 +68,7 @@ def test_a_segmenter_that_cannot_be_written_is_not_trained(
 # --- options that would do nothing -------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_options_that_would_do_nothing(evaluate: Run, folders: Folders, tmp_path: Path) -> None:
     weights = tmp_path / "weights.pth"
     sentence(evaluate("--split", "val"), "--split is a part of a dataset", folders.real)
@@ -108,6 +109,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return export(Road(), tmp_path_factory.mktemp("road") / "city.pt2", {"size": [32, 48], "classes": classes})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_photos", [True, False])
 def test_label_maps_without_a_pixel_that_counts(
     with_photos: bool, evaluate: Run, folders: Folders, road: Path, tmp_path: Path

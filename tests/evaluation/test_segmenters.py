@@ -140,6 +140,7 @@ def test_training_learns_and_says_how_well(trained: Path) -> None:
     assert info["size"] == [64, 64]
 
 
+@pytest.mark.slow
 def test_what_was_trained_reads_as_well_as_it_was_scored(trained: Path) -> None:
     held_out = build_dataset(scenes(), "val", SPACE, 0, paired=True)
     segmenter = load_segmenter(trained, SPACE)

@@ -55,6 +55,7 @@ def test_fast_mode_matches_plain(build: str) -> None:
             assert 10 * math.log10(4 / float(difference.square().mean())) > decibels
 
 
+@pytest.mark.slow
 def test_fast_mode_images_do_not_depend_on_history() -> None:
     synthesizer = make()
     synthesizer.optimize("fast")

@@ -54,6 +54,7 @@ def strings(value: Any) -> list[str]:
     return [value] if isinstance(value, str) else []
 
 
+@pytest.mark.slow
 def test_shipped_model_matches_its_preset(model: Synthesizer) -> None:
     preset = load_config("v2-scenes")
     for section in ("generator", "loss"):

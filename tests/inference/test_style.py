@@ -128,6 +128,7 @@ def test_style_from_photos_is_refused_without_an_encoder(run: Run, tmp_path: Pat
     assert (code, "did you mean 'photos'" in errors) == (2, True)
 
 
+@pytest.mark.slow
 def test_program_of_a_generator_that_needs_a_style_takes_it_as_an_input(tmp_path: Path) -> None:
     exported = export(style_synthesizer(needed=True), tmp_path / "program.pt2", form="torch")
     description = json.loads(exported.description.read_text())

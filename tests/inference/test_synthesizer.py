@@ -72,6 +72,7 @@ def pictures(folder: Path) -> dict[str, np.ndarray]:
 # --- loading ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_synthesizer_loads_every_form_of_weights_alike(run: Path, synthesizer: Synthesizer) -> None:
     expected = synthesizer(ids(), seed=3).tensor
     newest = run / "checkpoints" / "step-00001000"
@@ -92,6 +93,7 @@ def test_loading_and_drawing_leave_the_global_random_numbers_alone(run: Path) ->
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow
 def test_spectral_norm_survives_saving(tmp_path: Path) -> None:
     normed = make(spectral_norm=True)
     loaded = Synthesizer.load(normed.save(tmp_path), device="cpu")
@@ -149,6 +151,7 @@ def test_a_misspelt_run_is_not_looked_for_on_the_net(tmp_path: Path, monkeypatch
         Synthesizer.load("runs/mine")
 
 
+@pytest.mark.slow
 def test_a_shipped_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(weights, "_SHIPPED", tmp_path / "shipped")
     monkeypatch.chdir(tmp_path)
@@ -223,6 +226,7 @@ def test_noise_is_the_same_on_every_machine(synthesizer: Synthesizer) -> None:
     assert len({tuple(row.tolist()) for row in rows}) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("edges", [False, True])
 def test_generated_images_do_not_depend_on_batch_or_order(edges: bool) -> None:
     synthesizer = make(edges=edges)
@@ -347,6 +351,7 @@ def test_synthesizer_load_refuses_an_unknown_device(run: Path) -> None:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_generate_folder_keeps_sub_folders_and_skips_existing_files(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer
 ) -> None:
@@ -374,6 +379,7 @@ def test_generate_folder_keeps_sub_folders_and_skips_existing_files(
     assert not list(out.rglob(".*"))
 
 
+@pytest.mark.slow
 def test_generate_folder_does_not_depend_on_batch_order_or_processes(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -410,6 +416,7 @@ def test_generate_folder_names_unreadable_label_maps_and_makes_the_rest(
     assert f"{labels / 'alien.png'} holds id 99" in text
 
 
+@pytest.mark.slow
 def test_generate_folder_writes_long_names_and_the_rest_where_one_is_too_long(
     labels: Path, tmp_path: Path, synthesizer: Synthesizer
 ) -> None:
@@ -542,6 +549,7 @@ def test_generate_pyramid_runs_the_generator_once(progressive: Synthesizer, synt
         synthesizer.generate_pyramid(batch, noise)
 
 
+@pytest.mark.slow
 def test_generate_folder_writes_scales_next_to_each_other(
     labels: Path, tmp_path: Path, progressive: Synthesizer
 ) -> None:
@@ -587,6 +595,7 @@ def test_generate_folder_does_not_overwrite_an_image_with_a_scale(
     assert not (tmp_path / "scales").exists()
 
 
+@pytest.mark.slow
 def test_generate_command_writes_scales(
     labels: Path, tmp_path: Path, progressive: Synthesizer, synthesizer: Synthesizer, capsys: pytest.CaptureFixture[str]
 ) -> None:

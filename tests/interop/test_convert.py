@@ -180,6 +180,7 @@ def test_sketches_take_no_noise(tmp_path: Path) -> None:
         assert (ours - theirs).abs().max() <= 1e-5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("start", "size", "expected"),
     [
@@ -239,6 +240,7 @@ def test_every_kind_of_v2_and_spade_draws_as_before(
         synthesizer.generate_pyramid(batch, noise)
 
 
+@pytest.mark.slow
 def test_spectral_norms_as_old_versions_saved_them(tmp_path: Path) -> None:
     network = v2(4, modulation="spade", input="label", start_size=(1, 1))
     state = official(network)
@@ -523,6 +525,7 @@ def test_convert_overwrites_nothing(run: Run, files: Path, tmp_path: Path) -> No
 # --- what is written ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "text"),
     [
@@ -543,6 +546,7 @@ def test_settings_of_another_official_network_are_refused(
         Synthesizer.load(tmp_path / "out", device="cpu")
 
 
+@pytest.mark.slow
 def test_converted_weights_are_saved_again_as_they_are(files: Path, tmp_path: Path) -> None:
     convert(files / "v1.pth", "lab2pix-v1-official", tmp_path / "one", label_space=str(files / "own4.yaml"))
     first = Synthesizer.load(tmp_path / "one", device="cpu")

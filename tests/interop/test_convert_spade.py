@@ -42,6 +42,7 @@ def recorded_batch(held: dict[str, Tensor], style: bool) -> Batch:
     )
 
 
+@pytest.mark.slow
 def test_label_mode_draws_the_recorded_images(golden_root: Path, tmp_path: Path) -> None:
     held = load_file(golden_root / "peers" / "spade_a.safetensors")
     done = convert(

@@ -157,6 +157,7 @@ def test_built_in_methods_train_in_two_processes() -> None:
     check_processes([(get_method(name), narrow(name)) for name in CASES])
 
 
+@pytest.mark.slow
 def test_example_keeps_the_contract_in_under_80_lines(example: type[Method]) -> None:
     assert len(EXAMPLE.read_text().splitlines()) < 80
     check_method(example, load_config({"method": "tiny-gan", "data": {"size": [16, 16]}, "train": {"steps": 1}}))
@@ -197,6 +198,7 @@ def backward_without_scale(self: ToyMethod, batch, noise, context):
     return ToyMethod.generator_backward(self, batch, noise, replace(context, scale=lambda loss: loss))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

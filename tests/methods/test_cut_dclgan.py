@@ -112,6 +112,7 @@ def test_identity_loss_of_dclgan_needs_equal_channels() -> None:
 # --- steps --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("preset", "passes"), [("cut-small", (1, 2)), ("dclgan-small", (2, 4))])
 def test_images_are_generated_once_per_step_and_again_with_micro_batches(preset: str, passes: tuple[int, int]) -> None:
     method, gradients, ran = build(preset), [], []

@@ -130,6 +130,7 @@ def test_wrong_hash_in_the_cache_says_to_delete_the_file(offline: Path) -> None:
         load_backbone("vgg16")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [{"features.0.weight": torch.zeros(1)}, {}, [1, 2], None])
 def test_backbone_weights_file_of_another_network_is_refused(
     content: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

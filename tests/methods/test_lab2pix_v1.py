@@ -88,6 +88,7 @@ def test_official_v1_step_updates_every_parameter():
     check_step(tiny(*backbones, "loss.variant=official"))
 
 
+@pytest.mark.slow
 def test_generator_and_segmenters_share_an_optimizer():
     method = build(*NO_BACKBONE)
     assert list(method.networks) == ["generator", "segmenters", "discriminator"]
@@ -236,6 +237,7 @@ def test_two_backbones_see_what_each_is_for():
     assert sorted(looks[BACKBONE]) == sorted(2 * [(2, 32), (2, 16)])
 
 
+@pytest.mark.slow
 def test_v1_holds_no_backbone_that_is_not_used():
     assert len(build(*NO_BACKBONE).feature_extractors.networks) == 0
     assert list(build("discriminator.kind=patch").feature_extractors.networks) == [BACKBONE]

@@ -51,6 +51,7 @@ def test_v1_photos_reach_only_the_discriminators():
     assert not all(torch.allclose(gradient, other_discriminator[name]) for name, gradient in discriminator.items())
 
 
+@pytest.mark.slow
 def test_require_images_refuses_a_batch_without_photos():
     with pytest.raises(ValueError, match="images"):
         generator_half(method := build(*NO_BACKBONE), replace(batch(method.config), image=None))
@@ -69,6 +70,7 @@ def test_v1_mask_weighs_generated_images_only():
     torch.testing.assert_close(masked["fake"], expected)
 
 
+@pytest.mark.slow
 def test_the_generator_s_adversarial_term_is_masked():
     found = []
     for rate in (1, 2):
@@ -79,6 +81,7 @@ def test_the_generator_s_adversarial_term_is_masked():
     assert not torch.allclose(*found)
 
 
+@pytest.mark.slow
 def test_sharpness_weight_rises_with_the_run():
     method = still(build("loss.sharpness=0.8", *NO_BACKBONE))
     carry, _ = generator_half(method)
@@ -128,6 +131,7 @@ def test_downsample2x_is_the_mean_of_four():
     torch.testing.assert_close(carry.real[2], F.avg_pool2d(data.image, 4))
 
 
+@pytest.mark.slow
 def test_pixels_without_a_class_are_not_read_back():
     config = tiny("data.label_space=cityscapes", *NO_BACKBONE)
     method, data = build(config=config), batch(config)
@@ -180,6 +184,7 @@ def test_duplicate_labels_repeats_a_quarter_of_the_batch():
     assert torch.equal(duplicate_labels(Batch(label=label[:1])).label, label[:1])
 
 
+@pytest.mark.slow
 def test_duplicate_labels_replaces_other_labels():
     method = build("loss.diversity=0.1", *NO_BACKBONE)
     conditions: list[Tensor] = []
@@ -194,6 +199,7 @@ def test_duplicate_labels_replaces_other_labels():
 # --- pictures and scores -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_generate_pyramid_gives_three_images_and_generate_the_largest():
     config = tiny()
     space = space_of(config)

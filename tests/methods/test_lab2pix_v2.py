@@ -192,6 +192,7 @@ def test_v2_holds_each_backbone_once_and_runs_it_once_per_image(cycle):
     assert calls == [2] * 6
 
 
+@pytest.mark.slow
 def test_the_generator_runs_once_and_the_discriminators_judge_in_one_pass():
     method = build_method(tiny(), SPACE)
     runs = {"generator": 0, "discriminator": []}
@@ -281,6 +282,7 @@ def test_v2_images_depend_on_noise_and_label():
     assert first.abs().max() <= 1
 
 
+@pytest.mark.slow
 def test_validation_scores_are_zero_for_the_truth():
     method = build_method(tiny(), SPACE)
     data = batch()
@@ -291,6 +293,7 @@ def test_validation_scores_are_zero_for_the_truth():
     assert all(wrong[name] > 0.05 for name in wrong)
 
 
+@pytest.mark.slow
 def test_select_imle_noise_takes_the_nearest_to_the_photo():
     method = build_method(tiny("loss.imle_candidates=4"), SPACE)
     drawn = []

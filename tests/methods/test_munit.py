@@ -203,6 +203,7 @@ def recorded(golden_root: Path, kind: str) -> tuple[dict[str, dict[str, Tensor]]
     return sides, held
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("reverse", "image", "style"), [(False, "x_ab", "s_b_gen"), (True, "x_ba", "s_a_gen")])
 def test_converted_generators_draw_the_recorded_images(
     golden_root: Path, tmp_path: Path, reverse: bool, image: str, style: str
@@ -220,6 +221,7 @@ def test_converted_generators_draw_the_recorded_images(
     assert (drawn - held[f"out.{image}"]).abs().max() <= 1e-4
 
 
+@pytest.mark.slow
 def test_converted_generator_takes_label_maps_in_colors(golden_root: Path, tmp_path: Path) -> None:
     sides, _ = recorded(golden_root, "gen")
     torch.save({f"{domain}.module.{n}": w for domain in "ab" for n, w in sides[domain].items()}, tmp_path / "gen.pt")

@@ -129,6 +129,7 @@ def test_pix2pix_samples_in_train_mode_by_the_noise() -> None:
     assert not torch.equal(one, other)
 
 
+@pytest.mark.slow
 def test_cyclegan_shows_discriminators_images_of_the_pool() -> None:
     method = build("cyclegan-small", *CYCLEGAN)
     torch.manual_seed(0)

@@ -73,6 +73,7 @@ def test_published_presets_have_the_published_numbers() -> None:
     assert {(c.loss.perceptual, c.loss.feature_matching, c.train.batch_size) for c in presets.values()} == {(10, 10, 1)}
 
 
+@pytest.mark.slow
 def test_the_1024_preset_starts_from_the_weights_of_the_smaller_one() -> None:
     small, large = (
         build_method(
@@ -113,6 +114,7 @@ def test_sizes_of_fewer_than_two_multiples_are_refused() -> None:
             sampling.check_size(*size)
 
 
+@pytest.mark.slow
 def test_training_pads_images_and_instance_maps_of_any_size(tmp_path: Path) -> None:
     write_pairs(tmp_path / "data", "ab")
     settings = ["data.format=folder", f"data.root={tmp_path / 'data'}", "data.val_split=null", "train.steps=1"]
@@ -159,6 +161,7 @@ def test_discriminators_see_conditions_and_images_of_the_pool() -> None:
         method.load_extra_state({})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("settings", [LOCAL, (*LOCAL, *INSTANCES)])
 def test_first_epochs_train_the_local_enhancer_and_then_all_with_a_fresh_optimizer(settings: tuple[str, ...]) -> None:
     method = build(*settings, "optimizer.enhancer_epochs=1")
@@ -181,6 +184,7 @@ def test_first_epochs_train_the_local_enhancer_and_then_all_with_a_fresh_optimiz
     assert everything == {name for name, _ in generator.named_parameters()}
 
 
+@pytest.mark.slow
 def test_perceptual_loss_takes_images_as_they_are() -> None:
     method = build(
         "loss.perceptual=3", "loss.feature_matching=0", "backbone.perceptual=vgg19", "backbone.normalize=false"
@@ -241,6 +245,7 @@ def write_pairs(root: Path, names: str) -> None:
             Image.fromarray(pixels).save(root / folder / f"{name}.png")
 
 
+@pytest.mark.slow
 def test_training_with_instance_features_saves_clusters_and_draws_variants(tmp_path: Path) -> None:
     write_pairs(tmp_path / "data", "abc")
     settings = ["data.format=folder", f"data.root={tmp_path / 'data'}", "data.val_split=null", "train.steps=2"]

@@ -44,6 +44,7 @@ def images_of(network: nn.Module) -> list[Tensor]:
     return kept
 
 
+@pytest.mark.slow
 def test_discriminator_learns_from_images_of_the_updated_generator_and_new_noise() -> None:
     method, noise = build(*STYLE, "loss.perceptual=0"), torch.zeros(2, 4)
     drawn = images_of(method.networks["generator"])
@@ -64,6 +65,7 @@ def test_discriminator_learns_from_images_of_the_updated_generator_and_new_noise
     assert (drawn[3] - drawn[2]).mean() > 0.1  # the weights of now
 
 
+@pytest.mark.slow
 def test_style_mode_trains_the_image_encoder_with_the_generator() -> None:
     method = build(*STYLE, "loss.perceptual=0")
     losses = method.generator_backward(batch(), torch.randn(2, 4), StepContext())
@@ -76,6 +78,7 @@ def test_style_mode_trains_the_image_encoder_with_the_generator() -> None:
         build().networks["generator"](torch.zeros(1, 14, 64, 64), style=torch.zeros(1, 3, 64, 64))
 
 
+@pytest.mark.slow
 def test_perceptual_loss_has_a_gradient_and_scores() -> None:
     method = build()
     method.to(torch.device("cpu"))
@@ -87,6 +90,7 @@ def test_perceptual_loss_has_a_gradient_and_scores() -> None:
     assert method.feature_networks() == {"efficientnet-lite0": "backbone.perceptual"}
 
 
+@pytest.mark.slow
 def test_checkpointing_changes_nothing() -> None:
     norms = []
     for checkpointing in ("true", "false"):
@@ -162,6 +166,7 @@ def test_style_image_is_encoded_at_256_pixels() -> None:
     assert torch.equal(encoder.sample(image, None), mean)
 
 
+@pytest.mark.slow
 def test_fused_generator_takes_style_images() -> None:
     generator = build(*STYLE).networks["generator"].eval()
     condition = LabelSpace.load("scenes").one_hot(batch().label)

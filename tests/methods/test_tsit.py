@@ -229,6 +229,7 @@ def test_convert_moves_the_unknown_channel_of_ade20k_last(tmp_path: Path) -> Non
     assert (ours - expected).abs().max() < 1e-4
 
 
+@pytest.mark.slow
 def test_convert_refuses_another_size_of_the_first_scale(tmp_path: Path) -> None:
     network = TSITGenerator(4, TSITSettings(width=1, input="noise", noise_dim=8, start_size=(1, 2)))
     file = write_networks(tmp_path, {"G": rename(network, _GENERATOR_RULES)})

@@ -34,6 +34,7 @@ def test_backbone_features_have_the_declared_shapes(backbone: Backbone, size: tu
         assert heights == [size[0] // (first * 2**k) for k in range(5)]
 
 
+@pytest.mark.slow
 def test_backbone_one_pass_equals_separate_passes(backbone: Backbone) -> None:
     image = torch.randn(1, 3, 32, 32)
     both = backbone(image, levels=3, perceptual=True, consistency=True)
@@ -45,6 +46,7 @@ def test_backbone_one_pass_equals_separate_passes(backbone: Backbone) -> None:
         assert torch.equal(a, b)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("levels", "perceptual", "consistency"),
     [(0, False, False), (1, False, False), (3, False, False), (0, True, False), (1, True, False), (2, False, True)],
@@ -149,6 +151,7 @@ def test_normalize_is_each_networks_own() -> None:
     torch.testing.assert_close(CompactVGG19.normalize(pixels * 2 - 1), pixels)
 
 
+@pytest.mark.slow
 def test_backbone_in_low_precision_equals_autocast(backbone: Backbone) -> None:
     """Weights in bfloat16, batch norms folded into the convolutions, gradients to the image; twice is once."""
     torch.manual_seed(0)

@@ -32,6 +32,7 @@ def test_hierarchical_discriminator_returns_levels_and_features_in_order(levels:
     assert [tuple(feature.shape) for feature in output.features] == expected
 
 
+@pytest.mark.slow
 @settings(max_examples=6, deadline=None)
 @given(height=st.integers(2, 4), width=st.integers(2, 4), channels=st.integers(4, 8))
 def test_hierarchical_discriminator_accepts_multiples_of_32(height: int, width: int, channels: int) -> None:

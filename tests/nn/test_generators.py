@@ -52,6 +52,7 @@ def test_v2_generator_accepts_every_multiple_of_its_stride(
     assert image.abs().max() <= 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("size", "nearest"), [((65, 64), "64x64"), ((64, 50), "64x64"), ((10, 250), "32x256"), ((80, 81), "64x96")]
 )

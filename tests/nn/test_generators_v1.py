@@ -52,6 +52,7 @@ def published(**options: Any) -> Lab2PixV1Generator:
 # --- the images --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None)
 @given(
     height=st.integers(1, 2), width=st.integers(1, 3), num_upsamples=st.sampled_from([5, 6, 7]),

@@ -21,6 +21,7 @@ def small(num_classes: int = 3, in_channels: int = 3) -> ICNet:
     return ICNet(num_classes, in_channels=in_channels, width=4, blocks=(1, 1, 1, 1))
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     height=st.integers(8, 70), width=st.integers(8, 70), channels=st.integers(1, 4), num_classes=st.integers(1, 5)

@@ -336,6 +336,7 @@ def test_parity_wrong_scalar_fails_its_row_alone(made: Path, key: str, term: str
     assert list(failures(check_file(made))) == [key if term is None else f"{key}.{term}"]
 
 
+@pytest.mark.slow
 def test_a_wrong_weight_is_seen_everywhere_behind_it(made: Path) -> None:
     edit(made, nudged(made, "G.fc.weight", 0.5))
     failed = failures(check_file(made))
@@ -343,6 +344,7 @@ def test_a_wrong_weight_is_seen_everywhere_behind_it(made: Path) -> None:
     assert not {"out.D0.real", "out.global.0", "out.enhance_mask"} & set(failed)
 
 
+@pytest.mark.slow
 def test_parity_fails_for_nan(made: Path) -> None:
     edit(made, nudged(made, "out.generated", math.nan), {"grad_norm.generator": math.nan})
     assert list(failures(check_file(made))) == ["out.generated", "grad_norm.generator"]
@@ -404,6 +406,7 @@ def test_parity_of_files_and_folders(made: Path, capsys: pytest.CaptureFixture[s
 # --- released names -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_released_names_lead_there_and_back() -> None:
     torch.manual_seed(0)
     shape = Shape(discriminators=3)

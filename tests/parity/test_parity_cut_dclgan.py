@@ -25,6 +25,7 @@ from lab2pix.testing.parity import check_file
 GROUPS = {"out", "loss", "grad_norm", "grad_norm_per_parameter", "after_step"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [False, pytest.param(True, marks=pytest.mark.xslow)])
 def test_parity_of_the_authors_dclgan(golden_root: Path, fast: bool) -> None:
     rows = check_file(golden_root / "peers" / "dclgan_a.safetensors", fast=fast)

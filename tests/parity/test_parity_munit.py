@@ -169,6 +169,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> tuple[Vectors, StepRe
     return vectors, vector_results(vectors, fast=False)
 
 
+@pytest.mark.slow
 def test_parity_of_munit_reads_label_maps_and_other_options(recording: tuple[Vectors, StepResults]) -> None:
     rows = list(check_step(*recording))
     assert not [row for row in rows if not row.ok]

@@ -30,6 +30,7 @@ TOLERANCE = {
 ADAM = {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", [False, pytest.param(True, marks=pytest.mark.xslow)])
 def test_parity_of_the_authors_pix2pix(golden_root: Path, fast: bool) -> None:
     rows = check_file(golden_root / "peers" / "pix2pix_a.safetensors", fast=fast)
@@ -154,6 +155,7 @@ def made_pix2pix(folder: Path, generator: nn.Module, discriminator: nn.Module, m
     return write(folder, tensors, values | after(networks))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("generator", "discriminator", "mode"),
     [
@@ -179,6 +181,7 @@ def test_parity_of_pix2pix_reads_other_networks(
     assert len(rows) > 20
 
 
+@pytest.mark.slow
 def test_parity_of_cyclegan_reads_label_maps_batch_norm_and_dropout(tmp_path: Path) -> None:
     torch.manual_seed(0)
     shape: dict[str, Any] = {"width": 2, "blocks": 1, "norm": "batch"}

@@ -20,6 +20,7 @@ NAMES = ("pix2pixhd_a", "pix2pixhd_local_a")
 GROUPS = {"out", "loss", "features", "grad_norm", "grad_norm_by_tensor", "second_step", "after_step"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("fast", [False, pytest.param(True, marks=pytest.mark.xslow)])
 def test_parity_of_the_authors_networks_and_two_steps(golden_root: Path, name: str, fast: bool) -> None:

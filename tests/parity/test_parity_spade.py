@@ -31,6 +31,7 @@ def test_parity_of_the_authors_networks_and_two_steps(golden_root: Path, name: s
     assert {row.output.split(".")[0] for row in rows} == {*GROUPS, "after_second_step"}
 
 
+@pytest.mark.slow
 def test_parity_notices_wrong_weights_losses_and_rates(golden_root: Path, tmp_path: Path) -> None:
     source, file = golden_root / "peers" / "spade_vae_a.safetensors", tmp_path / "other.safetensors"
     tensors = load_file(source)

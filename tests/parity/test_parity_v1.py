@@ -257,6 +257,7 @@ def expected_rows(task: Task) -> set[str]:
 # --- what was recorded --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", ["semantic", "sketch"])
 def test_released_networks_are_met_in_all_they_answered(golden_root: Path, task: Task) -> None:
     rows = check_file(golden_root / f"v1_{task}.safetensors")
@@ -317,6 +318,7 @@ def test_v1_parity_wrong_tensor_fails_its_row_alone(made: Path, name: str) -> No
     assert list(failures(check_file(made))) == [name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("term", "place"), [("G_GAN", "X1"), ("D_blurred", "X3"), ("consistency", "X2-X1")])
 def test_v1_parity_wrong_scalar_fails_its_row_alone(made: Path, term: str, place: str) -> None:
     losses = json.loads(made.with_suffix(".json").read_text())["losses_by_scale_X3_X2_X1"]

@@ -108,6 +108,7 @@ def test_every_weight_is_part_of_one_program(preset: str) -> None:
     assert {name: list(player.state_dict()) for name, player in method.networks.items()} == names
 
 
+@pytest.mark.slow
 def test_with_checkpointing_blocks_are_the_programs(monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[nn.Module] = []
     monkeypatch.setattr(nn.Module, "compile", lambda module, **options: compiled.append(module))

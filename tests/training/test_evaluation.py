@@ -145,6 +145,7 @@ def test_resume_across_evaluations_is_bit_exact(tmp_path: Path) -> None:
     assert set(names[0]) <= set(names[1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("judged")
 def test_scores_may_be_turned_on_when_a_run_is_resumed(tmp_path: Path) -> None:
     train(toy_config(), tmp_path / "run", validators=[stop_at(6)])
@@ -391,6 +392,7 @@ def build(config: RunConfig) -> Method:
     return build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
 
 
+@pytest.mark.slow
 def test_evaluation_without_photos_is_refused(tmp_path: Path) -> None:
     config = load_config(
         "v1-small",

@@ -47,6 +47,7 @@ def run(tmp_path: Path, file: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_run_stores_the_content_of_its_label_space(run: Path, file: Path) -> None:
     stored = read_run_config(run)
     assert LabelSpace.load(stored.data.label_space).differences(LabelSpace.load("scenes")) == []

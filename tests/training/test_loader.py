@@ -72,6 +72,7 @@ def test_reading_in_turn_reads_what_is_asked_for() -> None:
     assert len(data.asked) == 4 and data.threads == {threading.get_ident()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_reading_draws_none_of_the_steps_random_numbers(workers: int) -> None:
     data = ToyData()

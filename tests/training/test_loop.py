@@ -135,6 +135,7 @@ def test_the_validator_of_the_guide_counts_the_parameters_of_the_generator(tmp_p
     assert result.scores["size"] == count > 0
 
 
+@pytest.mark.slow
 def test_resume_cuts_the_log_and_drops_unfinished_folders(unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(toy_config(), run, validators=[stop_at(6)])
@@ -167,6 +168,7 @@ def test_resume_is_bit_exact_with_every_setting(tmp_path: Path, changes: dict) -
     assert_same_run(tmp_path / "whole", tmp_path / "parts", 6)
 
 
+@pytest.mark.slow
 def test_phase_with_interval_runs_at_every_second_step(tmp_path: Path) -> None:
     config = toy_config(train__steps=5, interval=2, monitor__log_every=1, monitor__sample_every=1)
     seen: list[torch.Tensor] = []
@@ -188,12 +190,14 @@ def test_data_workers_change_nothing(unbroken: Path, tmp_path: Path) -> None:
     assert_same_run(unbroken, run, 12)
 
 
+@pytest.mark.slow
 def test_monitoring_does_not_change_the_training_state(unbroken: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(toy_config(monitor__sample_every=4, monitor__samples=3), run)
     assert_same_run(unbroken, run, 12)
 
 
+@pytest.mark.slow
 def test_accumulation_comes_to_the_same_gradients(toys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class WithoutBatchNorm(ToyMethod):
         def __init__(self, *arguments) -> None:
@@ -217,6 +221,7 @@ def test_accumulation_comes_to_the_same_gradients(toys, monkeypatch: pytest.Monk
             torch.testing.assert_close(split[name], tensor, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_ema_generator_draws_samples_and_is_exported(tmp_path: Path) -> None:
     train(toy_config(train__ema_decay=0.9), tmp_path / "run")
     found = weights(tmp_path / "run", 12)
@@ -257,6 +262,7 @@ def test_out_of_memory_names_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_p
         assert setting in str(caught.value)
 
 
+@pytest.mark.slow
 def test_max_minutes_ends_with_a_checkpoint(tmp_path: Path) -> None:
     result = train(toy_config(train__max_minutes=1e-6), tmp_path / "run")
     assert (result.step, result.interrupted, result.exit_code) == (1, False, 0)
@@ -265,6 +271,7 @@ def test_max_minutes_ends_with_a_checkpoint(tmp_path: Path) -> None:
     assert train(config, tmp_path / "run", resume=True).step == 12
 
 
+@pytest.mark.slow
 def test_best_checkpoint_stays(tmp_path: Path) -> None:
     values = iter([3.0, 1.0, 2.0, 2.5, 2.0, 2.0])
     config = toy_config(monitor__sample_every=2, checkpoint__best="fid", checkpoint__every=3, checkpoint__keep=1)
@@ -279,6 +286,7 @@ def test_unknown_best_score_names_the_valid_ones(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists(), "known before the first step"
 
 
+@pytest.mark.slow
 def test_validator_sees_the_drawing_generator(tmp_path: Path) -> None:
     seen = []
 
@@ -342,6 +350,7 @@ def test_resume_of_a_finished_run_makes_no_step(unbroken: Path, capsys: pytest.C
     assert (unbroken / "log.jsonl").read_text() == log
 
 
+@pytest.mark.slow
 def test_resume_refuses_other_files(toys, tmp_path: Path) -> None:
     train(toy_config(), tmp_path / "run", validators=[stop_at(6)])
     toys(ToyData(8))
@@ -349,6 +358,7 @@ def test_resume_refuses_other_files(toys, tmp_path: Path) -> None:
         train(toy_config(), tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_files_mended_before_the_first_checkpoint_are_taken(toys, tmp_path: Path) -> None:
     run = tmp_path / "run"
     toys(ToyData(7, broken=0))
@@ -361,6 +371,7 @@ def test_files_mended_before_the_first_checkpoint_are_taken(toys, tmp_path: Path
     assert [session["from_step"] for session in record["sessions"]] == [0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
 def test_unreadable_photo_is_named(toys, tmp_path: Path, workers: int) -> None:
     toys(ToyData(broken=3))

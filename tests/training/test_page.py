@@ -64,6 +64,7 @@ class Page(HTMLParser):
                 self.rows[-1][-1] += data
 
 
+@pytest.mark.slow
 def test_run_page_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([3.0, 1.0, 2.0])
     monkeypatch.setattr(evaluation, "load_networks", lambda *arguments: Networks())
@@ -103,6 +104,7 @@ def test_run_page_shows_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert not list(run.glob(".tmp*"))
 
 
+@pytest.mark.slow
 def test_run_page_says_how_to_resume(tmp_path: Path) -> None:
     run = tmp_path / "run"
     train(toy_config(), run, validators=[stop_at(6)])
@@ -113,6 +115,7 @@ def test_run_page_says_how_to_resume(tmp_path: Path) -> None:
     assert "(complete)" in Page(run / "index.html").text
 
 
+@pytest.mark.slow
 def test_run_page_says_when_nothing_is_held_out(tmp_path: Path) -> None:
     train(toy_config(data__val_split=None), tmp_path / "run")
     page = Page(tmp_path / "run" / "index.html")
@@ -192,6 +195,7 @@ def test_scores_are_read_with_the_evaluators_first(tmp_path: Path) -> None:
     assert list(found) == ["psnr", "l1"]
 
 
+@pytest.mark.slow
 def test_plot_of_the_losses_leaves_the_evaluators_scores_out(tmp_path: Path) -> None:
     line = {"step": 1, "losses": {"generator": {"pixel": 1.0}}}
     sizes = []

@@ -181,6 +181,7 @@ def test_checkpoint_restores_the_training_state(state: TrainingState, tmp_path: 
         assert all(torch.equal(tensor, theirs[key]) for key, tensor in player.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("where", "error"),
     [
@@ -217,6 +218,7 @@ def test_broken_weights_are_never_written(state: TrainingState, tmp_path: Path) 
     assert latest_checkpoint(tmp_path) == old
 
 
+@pytest.mark.slow
 def test_latest_few_and_best_stay(state: TrainingState, tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
     for step in (1, 2, 3, 10, 100):

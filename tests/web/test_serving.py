@@ -33,6 +33,7 @@ def server_errors(server: Any, caplog: pytest.LogCaptureFixture) -> Iterator[Cal
 # --- shutdown -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_shutdown_answers_requests_within_the_grace_period(
     server: Any, blocked: tuple[threading.Event, list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +140,7 @@ def test_invalid_http_is_refused_as_json(
     assert server_errors() == []
 
 
+@pytest.mark.slow
 def test_error_after_a_response_closes_the_connection(server: Any, server_errors: Callable[[], list[str]]) -> None:
     head = b"HEAD /api/model HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
     assert talk(server.port, head, b"z\r\n").count(b"HTTP/1.1 ") == 1
@@ -185,6 +187,7 @@ def talk_until_closed(port: int, parts: list[bytes]) -> bytes:
     raise AssertionError(f"the server accepted everything: {said!r}")
 
 
+@pytest.mark.slow
 def test_connection_is_kept_alive(server: Any) -> None:
     connection = HTTPConnection("127.0.0.1", server.port, timeout=20)
     connection.connect()

@@ -131,6 +131,7 @@ def test_facades_of_pix2pix_are_copied(run: Run, tmp_path: Path) -> None:
     assert (tmp_path / "out/test/1.jpg").read_bytes() == facade_pair()
 
 
+@pytest.mark.slow
 def test_cmp_facades_become_pairs_in_one_file(run: Run, tmp_path: Path) -> None:
     base, extended = cmp_files("b", "base", 7), cmp_files("x", "extended", 5)
     write_zip(tmp_path / "CMP_facade_DB_base.zip", base)
@@ -170,6 +171,7 @@ def test_edges_among_other_downloads(run: Run, tmp_path: Path, name: str) -> Non
     sentence(run("data", "prepare", name, tmp_path / "source", tmp_path / "other"), f"download {name}.tar.gz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["original", "segnet", "colored"])
 def test_camvid_in_its_forms(run: Run, tmp_path: Path, form: str) -> None:
     files = camvid_files(form)
@@ -235,6 +237,7 @@ def test_a_file_that_differs_is_not_overwritten(run: Run, tmp_path: Path) -> Non
     assert mine.read_bytes() == b"mine"
 
 
+@pytest.mark.slow
 def test_output_inside_the_source_is_no_source(run: Run, tmp_path: Path) -> None:
     write_files(tmp_path, ade20k_files())
     for written in (4, 0):
@@ -245,6 +248,7 @@ def test_output_inside_the_source_is_no_source(run: Run, tmp_path: Path) -> None
 # --- missing, damaged and hostile downloads -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "download"),
     [
@@ -270,6 +274,7 @@ def test_missing_annotations_are_named(run: Run, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["../a.png", "/a.png", "images/../../a.png", "..\\a.png", "C:/a.png"])
 @pytest.mark.parametrize("write", [write_zip, write_tar])
 def test_paths_that_leave_the_archive_are_refused(run: Run, tmp_path: Path, name: str, write) -> None:

@@ -40,6 +40,7 @@ def test_label_space_names_what_is_painted_in_distinct_colors() -> None:
         assert np.linalg.norm(np.subtract(first.color, second.color)) >= 60, (first.name, second.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [(32, 32), (64, 64), (48, 100), (130, 70), (33, 47)])
 def test_draw_scene_takes_any_size(size: tuple[int, int]) -> None:
     for index in range(6):
@@ -66,6 +67,7 @@ def test_draw_scene_depends_on_seed_and_index_alone() -> None:
         assert (other[1] != label).float().mean() > 0.1
 
 
+@pytest.mark.slow
 def test_scene_composition_is_equal_at_every_size() -> None:
     for index in range(5):
         small, label = draw_scene(1, index, SIZE)

@@ -23,6 +23,7 @@ def random_maps(seed: int, space: LabelSpace, count: int = 5) -> tuple[torch.Ten
     return torch.where(keep, label, noise), label
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("space", [CITYSCAPES, SCENES, LabelSpace.load("ade20k")], ids=lambda space: space.name)
 def test_segmentation_scores_match_scikit_learn(space: LabelSpace) -> None:
     from sklearn.metrics import accuracy_score, confusion_matrix, jaccard_score, recall_score

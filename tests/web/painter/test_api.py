@@ -104,6 +104,7 @@ def test_model_description(client: TestClient) -> None:
     assert classes[11] == {"id": 11, "name": "house", "color": [195, 65, 45], "foreground": True}
 
 
+@pytest.mark.slow
 def test_unknown_is_the_last_class(open_client: OpenClient) -> None:
     model = open_client(tiny_synthesizer("ade20k")).get("/api/model").json()
     assert model["unknown"] == 150
@@ -152,6 +153,7 @@ def test_model_gets_same_ids_from_every_encoding(
     assert other.content not in images
 
 
+@pytest.mark.slow
 def test_file_ids_with_an_offset(
     open_client: OpenClient,
     received: list[tuple[Tensor, Tensor]],
@@ -214,6 +216,7 @@ def test_mix_interpolates_noise_on_the_sphere(
     assert torch.equal(received[-1][1], synthesizer.noise(8))
 
 
+@pytest.mark.slow
 def test_model_without_noise_gives_one_image(open_client: OpenClient) -> None:
     client = open_client(tiny_synthesizer(input="label"))
     body = encode(squares())

@@ -84,6 +84,7 @@ def test_failure_after_disconnect_is_not_logged(
     assert [record.message for record in caplog.records if record.name == "asyncio"] == []
 
 
+@pytest.mark.slow
 def test_truncated_body_is_dropped(server: Any) -> None:
     with socket.create_connection(("127.0.0.1", server.port)) as connection:
         head = f"POST /api/synthesize HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nContent-Type: image/png\r\n"
@@ -92,6 +93,7 @@ def test_truncated_body_is_dropped(server: Any) -> None:
     assert server.service.queue.waiting == 0
 
 
+@pytest.mark.slow
 def test_slow_body_times_out(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lab2pix.web.security.read_body.__kwdefaults__", {"seconds": 0.2})
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:

@@ -78,6 +78,7 @@ TOO_LARGE: dict[str, tuple[str, Callable[[], bytes], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TOO_LARGE)
 def test_image_over_a_limit_is_refused(client: TestClient, name: str) -> None:
     form, make, part = TOO_LARGE[name]

@@ -43,6 +43,7 @@ def label(ids: np.ndarray) -> bytes:
     return encode(ids)
 
 
+@pytest.mark.slow
 def test_guide_client_generates_images(client: Any, synthesizer: Synthesizer, ids: np.ndarray, label: bytes) -> None:
     assert client.model()["size"] == [64, 64]
     assert client.generate(label, seed=3) == encode_png(synthesizer(ids, seed=3).tensor[0])
@@ -50,6 +51,7 @@ def test_guide_client_generates_images(client: Any, synthesizer: Synthesizer, id
     assert client.blend(label, 1, 2, 0.5) == encode_png(synthesizer.interpolate(ids, 1, 2, 3).tensor[1])
 
 
+@pytest.mark.slow
 def test_guide_example_runs(
     names: dict[str, Any], client: Any, label: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -59,6 +61,7 @@ def test_guide_example_runs(
     assert Path("image.png").read_bytes() == client.generate(label, seed=1)
 
 
+@pytest.mark.slow
 def test_guide_client_raises_the_servers_message(names: dict[str, Any], client: Any, label: bytes) -> None:
     with pytest.raises(names["PainterError"], match="not a PNG image") as error:
         client.generate(b"text")
@@ -82,6 +85,7 @@ def full(server: Any) -> Iterator[Callable[[], None]]:
         future.result(20)
 
 
+@pytest.mark.slow
 def test_guide_client_waits_as_told(
     names: dict[str, Any], client: Any, label: bytes, full: Callable[[], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,7 @@ def post(client: TestClient) -> Iterator[Post]:
         yield call
 
 
+@pytest.mark.slow
 def test_server_with_full_queue_refuses_requests(
     client: TestClient, painter: PainterService, post: Post, blocked: Blocked
 ) -> None:

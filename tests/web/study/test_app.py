@@ -250,6 +250,7 @@ def test_body_that_is_not_json_is_refused(
     assert (study_folder / FILE_NAME).read_bytes() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("body", [b"", b"{", b"\xff", b"[" * 4000, b"null", b"[]", b'{"participant":"Ada","x":1}'])
 def test_invalid_json_is_refused(client: TestClient, body: bytes) -> None:
     response = client.post("/api/participant", content=body, headers={"content-type": "application/json"})
@@ -298,6 +299,7 @@ def test_unknown_token_is_not_served(client: TestClient, token: str) -> None:
     assert response.status_code == 404
 
 
+@pytest.mark.slow
 @settings(max_examples=60, deadline=None, suppress_health_check=ANYTHING)
 @given(body=JSON)
 def test_fuzzed_json_is_refused(client: TestClient, study_folder: Path, body: Any) -> None:

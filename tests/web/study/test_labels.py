@@ -110,6 +110,7 @@ def test_drawing_in_two_grays_is_kept(tmp_path: Path) -> None:
     assert seen(save(tmp_path / "a.png", [[20, 230]])) == [[[(20, 20, 20), (230, 230, 230)]]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 256, 1330, 5000])
 def test_distinct_colors_are_distinct(count: int) -> None:
     colors = distinct_colors(count)

@@ -123,6 +123,7 @@ def test_interval_of_one_person_is_the_plain_bootstrap() -> None:
     assert means.sum(axis=1) == pytest.approx(np.full(4000, 6.0))  # each ranking assigns six points
 
 
+@pytest.mark.slow
 def test_interval_is_wider_if_people_differ() -> None:
     def width(taste: float) -> float:
         low, high = np.percentile(bootstrap_means(random_points(8, 50, taste), 2000, 0)[:, 0], [2.5, 97.5])
@@ -140,6 +141,7 @@ def test_interval_has_its_nominal_coverage() -> None:
     assert 0.85 <= held / 150 <= 0.99
 
 
+@pytest.mark.slow
 def test_interval_contains_the_mean_and_depends_on_the_seed(ranked: Path) -> None:
     first, again, other = report_study(ranked), report_study(ranked), report_study(ranked, seed=1)
     assert all(one.interval[0] <= one.mean <= one.interval[1] for one in first.methods)
@@ -242,6 +244,7 @@ def test_other_report_is_not_replaced(ranked: Path, tmp_path: Path) -> None:
     assert (tmp_path / "report.json").read_text() == '{"format": "something else"}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["report.md", "report.html"])
 def test_page_without_report_is_not_replaced(name: str, ranked: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")

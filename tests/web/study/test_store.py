@@ -150,6 +150,7 @@ def test_truncated_line_loses_only_that_answer(
     assert file.read_bytes().startswith(whole[:last])
 
 
+@pytest.mark.slow
 def test_killed_process_keeps_acknowledged_answers(study_folder: Path, study: Study, samples: list[str]) -> None:
     program = (
         "import os, signal, sys\n"
@@ -295,6 +296,7 @@ def test_line_with_the_id_of_another_is_named(study_folder: Path, study: Study, 
         read_answers(study_folder, study)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "line", [b"hello", b"{'id': 1}", b'{"id":"id-00002",}', b"\xff\xfe", b"[" * 100_000, b'{"id":"x"}{"id":"y"}']
 )
@@ -304,6 +306,7 @@ def test_damaged_line_is_named(study_folder: Path, study: Study, good: dict[str,
         read_answers(study_folder, study)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
