@@ -17,6 +17,7 @@ from lab2pix.config.schema import RunConfig
 from lab2pix.errors import TrainingError
 from lab2pix.training.checkpoint import is_disk_full
 from lab2pix.training.run_folder import flatten
+from lab2pix.utils.hardware import computes_bfloat16
 
 __all__ = ["TIMEOUT", "InterruptHandler", "translate_errors", "worker_ignore_signals"]
 
@@ -98,7 +99,7 @@ def _memory_advice(config: RunConfig, processes: int) -> str:
         )
     if settings.get("train.gradient_checkpointing") is False:
         advice.append("set train.gradient_checkpointing=true")
-    if train.precision == "fp32":
+    if train.precision == "fp32" and (torch.cuda.is_available() or computes_bfloat16()):
         advice.append("set train.precision=bf16")
     width = f" or generator.width (now {settings['generator.width']})" if "generator.width" in settings else ""
     advice.append(f"lower data.size (now {list(config.data.size)}){width}")

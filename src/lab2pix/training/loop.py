@@ -38,6 +38,7 @@ from lab2pix.training.schedule import total_steps
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed, was_restarted
+from lab2pix.utils.hardware import computes_bfloat16
 from lab2pix.utils.seeding import stable_seed
 
 __all__ = ["RunResult", "train"]
@@ -147,6 +148,8 @@ def train(
             run, state, dist, context, total=total, samples=samples, validators=validators, evaluation=evaluation
         )
         stack.enter_context(monitor)
+        if config.train.precision == "bf16" and dist.device.type == "cpu" and not computes_bfloat16():
+            monitor.note("this processor emulates bfloat16, which is much slower than train.precision=fp32")
         for note in [*notes, *inherited, *(biased_feature_warnings(state.method) if evaluation is not None else ())]:
             monitor.note(note)
         stack.enter_context(stop)
