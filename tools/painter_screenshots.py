@@ -113,7 +113,7 @@ def shoot_all(browser: Browser, address: str, out: Path) -> None:
 
 
 def write_small(out: Path) -> None:
-    """Write the pictures of the guide: in few colours."""
+    """Write the pictures of the guide: in few colors."""
     for name, source, width in (("page", "varied-wide-light", 1080), ("phone", "drawn-phone-dark", 390)):
         picture = Image.open(out / f"{source}.png").convert("RGB")
         picture = picture.resize((width, round(width * picture.height / picture.width)), Image.Resampling.LANCZOS)

@@ -129,7 +129,7 @@ def shoot_all(browser: Browser, address: str, report: Path, out: Path) -> None:
 
 
 def write_small(out: Path) -> None:
-    """Write the pictures of the guide: in few colours, the report's beginning only."""
+    """Write the pictures of the guide: in few colors, the report's beginning only."""
     for name, source, width, height in (
         ("page", "ranking-wide-light", 1080, 675),
         ("phone", "ranking-phone-dark", 390, 844),

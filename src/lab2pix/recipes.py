@@ -22,7 +22,6 @@ from lab2pix.config.messages import format_validation_error, setting_groups
 from lab2pix.config.rules import check_rules
 from lab2pix.config.schema import LabelSpaceSource, RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
-from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.files import expand_user
 from lab2pix.utils.registry import is_yaml
 from lab2pix.utils.yaml_text import parse_yaml
@@ -168,6 +167,8 @@ def _kept(key: str, asked: LabelSpaceSource, stored: LabelSpaceSource | None) ->
     """Return the label space that a run keeps under a setting."""
     if not isinstance(asked, str) or not is_yaml(asked):
         return asked
+    from lab2pix.labels.space import LabelSpace  # imports torch, which listing presets does not need
+
     there = Path(asked).is_file()
     if not isinstance(stored, dict):
         if not there:

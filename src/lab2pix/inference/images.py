@@ -46,7 +46,7 @@ class GeneratedImages:
         sizes = {tuple(image.shape[-2:]) for image in self.pixels}
         if len(sizes) > 1:
             raise ConfigError(
-                f"images of {len(sizes)} sizes are no tensor; take .images, or generate without keep_size"
+                f"images of {len(sizes)} sizes do not fit into one tensor; take .images, or generate without keep_size"
             )
         return torch.stack(list(self.pixels))
 

@@ -170,7 +170,9 @@ class LabelSpace:
         except OSError as error:
             raise LabelError(f"Cannot read the label space {path}: {error.strerror or error}") from error
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise LabelError(f"The label space {path} is not valid YAML ({reason_of(error)}); mend the file") from error
+            raise LabelError(
+                f"The label space {path} is not valid YAML ({reason_of(error)}); correct the file"
+            ) from error
         return cls.from_dict({"name": path.stem, **data} if isinstance(data, dict) else data, where=str(path))
 
     @classmethod
@@ -306,7 +308,7 @@ class LabelSpace:
         return (
             f"{where} holds {'ids' if len(found) > 1 else 'id'} {listed}, but label space '{self.name}' has {valid}"
             f"{unknown}; choose the label space that the file was made for, give classes the `value` that files hold, "
-            "or mend the file"
+            "or correct the file"
         )
 
     def decode_colors(

@@ -11,8 +11,6 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from lab2pix.batch import Batch
 from lab2pix.data.transforms import float_to_uint8, instance_edges
@@ -299,11 +297,15 @@ def _generate_in_train_mode(
         return generate_pyramid(generator, sampling, batch, noise)
 
 
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+
+
 @contextmanager
 def _norms_and_dropout_in_train_mode(network: nn.Module) -> Iterator[None]:
     """Switch batch norm and dropout to train mode without updating running statistics."""
-    norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
-    switched = [*norms, *(module for module in network.modules() if isinstance(module, _DropoutNd))]
+    norms = [module for module in network.modules() if isinstance(module, _BATCH_NORMS)]
+    switched = [*norms, *(module for module in network.modules() if isinstance(module, _DROPOUTS))]
     kept = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
         norm.momentum, norm.num_batches_tracked = 0.0, None

@@ -33,17 +33,18 @@ _ALONE = DistributedContext(0, 1, _CPU)
 _BATCH = 2
 
 
-def check_method(cls: type[Method], config: RunConfig, label_space: LabelSpace | None = None) -> None:
+def check_method(cls: type[Method], config: RunConfig | None = None, label_space: LabelSpace | None = None) -> None:
     """Check that a method satisfies the contract in one process; see `check_processes` for two.
 
     Args:
         cls: the method.
-        config: small instance of its `Config`: narrow networks, small images.
+        config: small instance of its `Config`: narrow networks, small images; None: its defaults, which may be large.
         label_space: the label space; None: `data.label_space` of the configuration.
 
     Raises:
         AssertionError: a check fails; the message names it.
     """
+    config = cls.Config() if config is None else config
     space = label_space or LabelSpace.load(config.data.label_space)
     _check_config(cls, config)
     _check_gradients(cls, config, space)

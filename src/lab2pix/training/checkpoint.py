@@ -147,7 +147,7 @@ def write_checkpoint(run: Path, state: TrainingState, extra: Sequence[Mapping[st
         reason = "the disk is full" if is_disk_full(error) or free < 2**20 else str(error)
         raise TrainingError(
             f"cannot write checkpoint {path}: {reason}; {kept.name if kept else 'no older checkpoint'} is kept, so "
-            "make room or mend the folder and go on with --resume"
+            "make room or fix the folder, and go on with --resume"
         ) from error
     return path
 

@@ -55,7 +55,7 @@ DATASET_FORMATS = {
     "scenes": DatasetFormat("no files: procedural landscapes", None, "scenes"),
     "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", f"{_FORMATS}:scan_sketches", "sketch"),
     "unaligned": DatasetFormat(
-        "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are no pairs", f"{_FORMATS}:scan_unaligned", None
+        "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are not pairs", f"{_FORMATS}:scan_unaligned", None
     ),
 }
 """All dataset formats, by name."""

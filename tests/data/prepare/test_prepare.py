@@ -300,7 +300,7 @@ def test_links_in_tars_are_passed_over(run: Run, tmp_path: Path) -> None:
 def test_damaged_archives_are_named(run: Run, tmp_path: Path) -> None:
     for name, content in (("a.zip", b"PK not"), ("b.tar.gz", b"not"), ("c.txt", b"")):
         (tmp_path / name).write_bytes(content)
-        words = ("no archive",) if name == "c.txt" else ("cannot read", "download it again")
+        words = ("not an archive",) if name == "c.txt" else ("cannot read", "download it again")
         sentence(run("data", "prepare", "ade20k", tmp_path / name, tmp_path / "out"), tmp_path / name, *words)
     write_tar(tmp_path / "d.tar.gz", {f"edges2shoes/train/{i}.jpg": photo(i) for i in range(40)})
     whole = (tmp_path / "d.tar.gz").read_bytes()

@@ -96,7 +96,7 @@ def _convert(contents: Sequence[bytes], member: Member, annotations: _Annotation
     """Return a label map as it is, and its instance map as PNG with 16 bits."""
     labels = np.array(decode_image(contents[0], member))
     if labels.dtype != np.uint8 or labels.ndim != 2:
-        raise DataError(f"{member.path} is no gray image of 8 bits; take those of stuffthingmaps_trainval2017.zip")
+        raise DataError(f"{member.path} is not a gray image of 8 bits; take those of stuffthingmaps_trainval2017.zip")
     return contents[0], encode_png(_draw_instances(labels, annotations.of(member.stem)))
 
 

@@ -85,7 +85,7 @@ def prepare_set(
     """
     known = (*dataset.splits, *dataset.more_splits)
     if split is not None and split not in known:
-        raise ConfigError(f"--split is '{split}', which is no split of this dataset{did_you_mean(split, known)}")
+        raise ConfigError(f"--split is '{split}', which this dataset does not have{did_you_mean(split, known)}")
     if source.resolve() == out.resolve():
         raise OutputError(f"{out} is the folder of the download itself; choose another folder to write to")
     with list_source(source, out) as listing:

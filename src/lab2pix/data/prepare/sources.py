@@ -109,7 +109,7 @@ def list_source(source: Path, leave_out: Path) -> Iterator[Listing]:
         leave_out: folder whose files are not listed.
 
     Raises:
-        DataError: the source does not exist or is no archive, or an archive is damaged or has a path outside itself.
+        DataError: the source does not exist, is not an archive, is damaged, or has a path outside itself.
     """
     if not source.exists():
         raise DataError(f"There is no file or folder {source}; give the download, or the folder that holds it")
@@ -146,7 +146,7 @@ def _open_archive(path: Path, stack: ExitStack) -> Iterator[tuple[str, int, _Con
             container = _Tar(tar)
             entries = [(info.name, info.size, info) for info in tar if info.isreg()]
         else:
-            raise DataError(f"{path} is no archive; give a folder, or a file that ends in {', '.join(_ZIP + _TAR)}")
+            raise DataError(f"{path} is not an archive; give a folder, or a file that ends in {', '.join(_ZIP + _TAR)}")
     for name, size, key in entries:
         inner = name.replace("\\", "/").removeprefix("./")
         parts = inner.split("/")
