@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from lab2pix.config.messages import setting_names
-from lab2pix.config.rules import nearest_size
 from lab2pix.config.schema import RunConfig
+from lab2pix.config.sizes import nearest_size
 from lab2pix.errors import ConfigError
 from lab2pix.methods import get_method
 from lab2pix.recipes import load_config, preset_descriptions, preset_names, require_data_root, to_yaml

@@ -5,10 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab2pix.config.schema import FEATURE_NAMES, RunConfig
+from lab2pix.config.sizes import nearest_size
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS, is_yaml, label_space_names
 
-__all__ = ["check_first_scale", "check_rules", "check_size", "nearest_size", "padded_size"]
+__all__ = ["check_first_scale", "check_rules", "check_size"]
 
 
 def check_rules(config: RunConfig) -> None:
@@ -25,36 +26,21 @@ def check_rules(config: RunConfig) -> None:
     config.check_samples_per_pass(samples, f"set train.batch_size={2 * config.train.accumulate} or more")
 
 
-def nearest_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[int, int]:
-    """Return the nearest height and width that are multiples of `multiple` and at least `least`."""
-    lowest = -(-least // multiple)
-    height, width = (max(lowest, 1, (side + multiple // 2) // multiple) * multiple for side in size)
-    return height, width
-
-
-def padded_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[int, int]:
-    """Return the smallest height and width at or above a size that are multiples of `multiple` and at least `least`."""
-    height, width = (-(-max(side, least, 1) // multiple) * multiple for side in size)
-    return height, width
-
-
-def check_size(size: tuple[int, int], multiple: int, least: int, reason: str, *, squares: int = 1) -> None:
+def check_size(config: RunConfig, reason: str, *, squares: int = 1) -> None:
     """Check that reflection can pad a training size to one that the networks of a method take.
 
     Reflection repeats at most the other pixels of a row or column, so a side can grow to less than twice its length.
 
     Args:
-        size: `data.size`, height and width.
-        multiple: divisor of the sides that the networks take.
-        least: smallest side that they take.
+        config: configuration of the run; `size_rule` says which sizes the networks take.
         reason: settings that decide this, for the message.
         squares: smallest area of the size that the message suggests, in squares of side `multiple`: 1 or 2.
 
     Raises:
         ConfigError: a side is too short; the message has the nearest valid size.
     """
-    padded = padded_size(size, multiple, least)
-    if all(long < 2 * side for long, side in zip(padded, size, strict=True)):
+    size, (multiple, least) = config.data.size, config.size_rule
+    if all(long < 2 * side for long, side in zip(config.padded_size, size, strict=True)):
         return
     nearest = list(nearest_size(size, multiple, least))
     if nearest[0] * nearest[1] < squares * multiple**2:

@@ -7,6 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from lab2pix.config.sizes import padded_size
+
 __all__ = [
     "FEATURE_NAMES",
     "Alpha",
@@ -234,9 +236,14 @@ class RunConfig(Section):
         """
 
     @property
+    def size_rule(self) -> tuple[int, int]:
+        """Divisor of the sides that the networks take, and the smallest side."""
+        return 1, 1
+
+    @property
     def padded_size(self) -> tuple[int, int]:
         """Height and width of the images in training: `data.size`, padded to what the networks take."""
-        return self.data.size
+        return padded_size(self.data.size, *self.size_rule)
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check the number of samples per forward pass, for example for batch norm.

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.rules import check_first_scale, check_size, padded_size
+from lab2pix.config.rules import check_first_scale, check_size
 from lab2pix.config.schema import DataConfig, Section
 from lab2pix.interop import spade_weights
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
@@ -23,13 +23,12 @@ from lab2pix.interop.spade_weights import (
 )
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods.multiscale_gan import GeneratorTrainConfig, MultiScaleGAN, SemanticGANConfig, StyleLossConfig
+from lab2pix.methods.multiscale_gan import GeneratorTrainConfig, SemanticGANConfig, StyleLossConfig
 from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
 from lab2pix.methods.replay import DiscriminatorRecord, layer_feature
-from lab2pix.methods.sampling import Condition, Sampling
+from lab2pix.methods.semantic_gan import SemanticGAN, semantic_generator_settings
 from lab2pix.nn.cc_fpse import CCFPSEGenerator, FPSEDiscriminator
 from lab2pix.nn.discriminators import ScaleOutput
-from lab2pix.nn.generators import GeneratorSettings
 from lab2pix.nn.init import xavier_init
 
 __all__ = ["CCFPSE", "CCFPSEConfig", "generator_rules"]
@@ -85,29 +84,23 @@ class CCFPSEConfig(SemanticGANConfig):
 
     def check_rules(self) -> None:
         """Check the image size against generator and discriminator."""
-        upsamples = self.generator.num_upsamples
-        reason = f"the discriminator (and generator.num_upsamples={upsamples})"
-        check_size(self.data.size, _stride(upsamples), 2 * FPSEDiscriminator.STRIDE, reason)
+        check_size(self, f"the discriminator (and generator.num_upsamples={self.generator.num_upsamples})")
 
     @property
-    def padded_size(self) -> tuple[int, int]:
-        """Height and width of the images in training: `data.size`, padded to what both networks take."""
-        return padded_size(self.data.size, _stride(self.generator.num_upsamples), 2 * FPSEDiscriminator.STRIDE)
+    def size_rule(self) -> tuple[int, int]:
+        """Divisor of the sides that generator and discriminator take, and the smallest side."""
+        stride = FPSEDiscriminator.STRIDE
+        return max(stride, 2**self.generator.num_upsamples), 2 * stride
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""
         check_first_scale(self, self.generator.num_upsamples, samples, advice)
 
 
-def _stride(num_upsamples: int) -> int:
-    """Return the divisor of the sides that generator and discriminator take."""
-    return max(FPSEDiscriminator.STRIDE, int(2**num_upsamples))
-
-
 # --- the method -------------------------------------------------------------------------------------------------------
 
 
-class CCFPSE(MultiScaleGAN):
+class CCFPSE(SemanticGAN):
     """CC-FPSE: a generator whose convolution kernels are predicted from the label map, and a pyramid discriminator."""
 
     name: ClassVar[str] = "cc-fpse"
@@ -122,33 +115,11 @@ class CCFPSE(MultiScaleGAN):
         self.networks = {"generator": self.build_generator(config, label_space), "discriminator": discriminator}
 
     @classmethod
-    def build_sampling(cls, config: CCFPSEConfig, label_space: LabelSpace) -> Sampling:
-        """Return the sampling: from one-hot classes, with noise unless the generator starts from the label map."""
-        settings = config.generator
-        return Sampling(
-            Condition(label_space, edges=config.data.instance_edges),
-            size_multiple=2**settings.num_upsamples,
-            noise_channels=0 if settings.input == "label" else settings.noise_dim,
-            style="optional" if settings.input == "style" else "none",
-        )
-
-    @classmethod
     def build_generator(cls, config: CCFPSEConfig, label_space: LabelSpace) -> nn.Module:
         """Return the generator, with its image encoder in style mode."""
-        settings, size = config.generator, config.padded_size
         generator = CCFPSEGenerator(
             cls.build_sampling(config, label_space).condition.channels,
-            GeneratorSettings(
-                width=settings.width,
-                num_upsamples=settings.num_upsamples,
-                start_size=(size[0] >> settings.num_upsamples, size[1] >> settings.num_upsamples),
-                modulation="spade",
-                modulation_hidden=settings.predictor_width,
-                input="label" if settings.input == "label" else "noise",
-                noise_dim=settings.noise_dim,
-                spectral_norm=settings.spectral_norm,
-                image_encoder=settings.width if settings.input == "style" else 0,
-            ),
+            semantic_generator_settings(config, config.generator.predictor_width),
         )
         generator.set_grad_checkpointing(config.train.gradient_checkpointing)
         xavier_init(generator, config.train.init_gain)

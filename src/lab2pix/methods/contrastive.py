@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_size, padded_size
+from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, RunConfig, Section
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
@@ -129,7 +129,7 @@ class ContrastiveConfig(RunConfig):
     def check_rules(self) -> None:
         """Check the image size, and the layers that are compared against the depth of the generator."""
         layers = self.projection.layers
-        check_size(self.data.size, *self._size_rule, f"discriminator.layers={self.discriminator.layers}")
+        check_size(self, f"discriminator.layers={self.discriminator.layers}")
         last = 9 + 2 * self.generator.antialias_down + self.generator.depth
         if list(layers) != sorted(set(layers)) or layers[0] < 0 or layers[-1] > last:
             raise ConfigError(
@@ -138,14 +138,9 @@ class ContrastiveConfig(RunConfig):
             )
 
     @property
-    def _size_rule(self) -> tuple[int, int]:
+    def size_rule(self) -> tuple[int, int]:
         """Divisor of valid sides, and the smallest one."""
         return 4, 3 * 2**self.discriminator.layers
-
-    @property
-    def padded_size(self) -> tuple[int, int]:
-        """Height and width of the images in training: `data.size`, padded to what the networks take."""
-        return padded_size(self.data.size, *self._size_rule)
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import Section
-from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.errors import CheckpointError
 from lab2pix.interop.conversion import CheckpointFormat
 from lab2pix.interop.step_vectors import StepResults
 from lab2pix.interop.vectors import Vectors
@@ -29,6 +29,7 @@ from lab2pix.methods.image_translation import (
     build_condition,
     build_discriminator,
     build_translator,
+    identity_weight,
     mean_distance,
     size_multiple,
 )
@@ -130,12 +131,7 @@ class CycleGAN(ImageTranslationMethod):
     def __init__(self, config: CycleGANConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(config, label_space, pretrained=pretrained)
         channels = self.sampling.condition.channels
-        if config.loss.identity and channels != 3:
-            raise ConfigError(
-                f"loss.identity is {config.loss.identity:g}, but inputs have {channels} channels and images 3, "
-                "which it cannot compare; set loss.identity=0 or generator.encoding=colors"
-            )
-        self.identity = config.loss.identity if config.loss.identity is not None else 0.5 * (channels == 3)
+        self.identity = identity_weight(config.loss.identity, channels, 0.5)
         self.networks = {
             "generator_a": self.build_generator(config, label_space),
             "generator_b": self.build_translator(config, 3, channels),

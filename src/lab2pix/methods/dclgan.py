@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import Beta, Section
-from lab2pix.errors import ConfigError
 from lab2pix.interop.part_vectors import PartLosses
 from lab2pix.interop.vectors import Vectors
 from lab2pix.labels.space import LabelSpace
@@ -29,7 +28,7 @@ from lab2pix.methods.contrastive import (
     build_generator,
     build_projection,
 )
-from lab2pix.methods.image_translation import mean_distance
+from lab2pix.methods.image_translation import identity_weight, mean_distance
 from lab2pix.methods.step_record import RecordedRandom, StepRecord
 
 __all__ = ["DCLGAN", "DCLGANConfig"]
@@ -97,12 +96,7 @@ class DCLGAN(ContrastiveMethod):
     def __init__(self, config: DCLGANConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(config, label_space, pretrained=pretrained)
         channels = self.sampling.condition.channels
-        if config.loss.identity and channels != 3:
-            raise ConfigError(
-                f"loss.identity is {config.loss.identity:g}, but inputs have {channels} channels and images 3, "
-                "which it cannot compare; set loss.identity=0 or generator.encoding=colors"
-            )
-        self.identity = config.loss.identity if config.loss.identity is not None else float(channels == 3)
+        self.identity = identity_weight(config.loss.identity, channels, 1.0)
         generators = build_generator(config.generator, channels, 3), build_generator(config.generator, 3, channels)
         self.networks = {
             "generator_a": generators[0],

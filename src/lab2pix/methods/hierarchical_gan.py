@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_first_scale, check_size, padded_size
+from lab2pix.config.rules import check_first_scale, check_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_weights, level_weights, sharpness_loss
@@ -151,18 +151,13 @@ class HierarchicalGANConfig(RunConfig):
         generator = f"generator.num_upsamples={self.generator.num_upsamples}"
         reason = f"{generator} with hierarchical discriminators" if hierarchical else generator
         samples = self.train.batch_size // self.train.accumulate
-        check_size(self.data.size, *self._size_rule, reason, squares=2 if samples <= 1 else 1)
+        check_size(self, reason, squares=2 if samples <= 1 else 1)
 
     @property
-    def _size_rule(self) -> tuple[int, int]:
+    def size_rule(self) -> tuple[int, int]:
         """Divisor of valid sides, and the smallest one: the deepest level must normalize more than one pixel."""
         least = 2 * _LAST_LEVEL_STRIDE if self.discriminator.kind == "hierarchical" else 1
         return 2**self.generator.num_upsamples, least
-
-    @property
-    def padded_size(self) -> tuple[int, int]:
-        """Height and width of the images in training: `data.size`, padded to what the networks take."""
-        return padded_size(self.data.size, *self._size_rule)
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""

@@ -17,7 +17,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_size, padded_size
+from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
@@ -51,6 +51,7 @@ __all__ = [
     "build_translator",
     "check_adversarial",
     "check_encoding",
+    "identity_weight",
     "infer_inputs",
     "infer_norm",
     "load_released",
@@ -139,19 +140,33 @@ class ImageTranslationConfig(RunConfig):
         if settings.network == "unet" and settings.depth < 2:
             raise ConfigError("generator.depth is 1, but a U-Net has at least 2 levels; set it to 2 or more")
         reason = f"generator.depth={settings.depth} with discriminator.layers={self.discriminator.layers}"
-        check_size(self.data.size, *self._size_rule, reason)
+        check_size(self, reason)
         check_encoding(self)
 
     @property
-    def _size_rule(self) -> tuple[int, int]:
+    def size_rule(self) -> tuple[int, int]:
         """Divisor of valid sides, and the smallest one."""
         multiple, layers = size_multiple(self.generator), self.discriminator.layers
         return multiple, max(multiple, 3 * 2**layers if layers else 1)
 
-    @property
-    def padded_size(self) -> tuple[int, int]:
-        """Height and width of the images in training: `data.size`, padded to what the networks take."""
-        return padded_size(self.data.size, *self._size_rule)
+
+def identity_weight(weight: float | None, channels: int, default: float) -> float:
+    """Return the weight of an identity loss, which compares images generated from B with B.
+
+    Args:
+        weight: `loss.identity`.
+        channels: channels of the inputs; images have 3.
+        default: weight for None, if the channels are equal; otherwise 0.
+
+    Raises:
+        ConfigError: a weight is set, but the channels differ.
+    """
+    if weight and channels != 3:
+        raise ConfigError(
+            f"loss.identity is {weight:g}, but inputs have {channels} channels and images 3, which it cannot compare; "
+            "set loss.identity=0 or generator.encoding=colors"
+        )
+    return weight if weight is not None else default * (channels == 3)
 
 
 def size_multiple(settings: ImageTranslationGeneratorConfig) -> int:

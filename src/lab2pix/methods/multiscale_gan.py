@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
@@ -52,7 +51,6 @@ __all__ = [
     "StyleLossConfig",
     "adversarial_mean",
     "build_patch_discriminators",
-    "check_start_size",
     "discriminate",
 ]
 
@@ -139,21 +137,6 @@ class SemanticGANConfig(MultiScaleGANConfig):
     """Settings common to the methods with an image encoder: SPADE, CC-FPSE and TSIT from label maps."""
 
     loss: StyleLossConfig = StyleLossConfig()
-
-
-def check_start_size(config: RunConfig, num_upsamples: int, *, squares: int = 1) -> None:
-    """Check that reflection can pad images to the size of a first scale after `num_upsamples` doublings.
-
-    Args:
-        config: configuration of the run.
-        num_upsamples: how often the generator doubles its first scale.
-        squares: smallest number of pixels of the first scale that an error suggests, 1 or 2.
-
-    Raises:
-        ConfigError: it cannot.
-    """
-    reason = f"generator.num_upsamples={num_upsamples}"
-    check_size(config.data.size, 2**num_upsamples, 1, reason, squares=squares)
 
 
 # --- discriminators and losses ----------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_size, padded_size
+from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig
 from lab2pix.errors import CheckpointError, ConfigError, WeightsError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
@@ -130,22 +130,17 @@ class MUNITConfig(RunConfig):
             f"generator.num_downsamples={generator.num_downsamples} with discriminator.layers={discriminator.layers} "
             f"and discriminator.scales={discriminator.scales}"
         )
-        check_size(self.data.size, *self._size_rule, reason)
+        check_size(self, reason)
         check_encoding(self)
 
     @property
-    def _size_rule(self) -> tuple[int, int]:
+    def size_rule(self) -> tuple[int, int]:
         """Divisor of valid sides, and the smallest one."""
         generator, discriminator = self.generator, self.discriminator
         multiple = 2**generator.num_downsamples
         # Reflection needs two pixels before the last convolution, and instance norm two after it.
         downsamples = discriminator.scales + discriminator.layers - 1 + (discriminator.norm == "instance")
         return multiple, max(2**downsamples, 2 * multiple, 2**generator.style_downsamples)
-
-    @property
-    def padded_size(self) -> tuple[int, int]:
-        """Height and width of the images in training: `data.size`, padded to what the networks take."""
-        return padded_size(self.data.size, *self._size_rule)
 
 
 # --- networks ---------------------------------------------------------------------------------------------------------

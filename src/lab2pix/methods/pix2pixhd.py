@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_size, padded_size
+from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, DataConfig, Section, SourceConfig
 from lab2pix.errors import CheckpointError, ConfigError, DataError
 from lab2pix.interop.checkpoints import read_checkpoint
@@ -145,19 +145,19 @@ class Pix2PixHDConfig(PerceptualGANConfig):
 
     @property
     def size_multiple(self) -> int:
-        """Divisor of valid heights and widths; both are at least twice as large."""
+        """Divisor of valid heights and widths."""
         of_encoder = self.features.downsamplings if self.features.per != "none" else 0
         return 1 << max(self.generator.downsamplings + self.enhancers, of_encoder)
 
     @property
-    def padded_size(self) -> tuple[int, int]:
-        """Height and width of the images in training: `data.size`, padded to what the networks take."""
-        return padded_size(self.data.size, self.size_multiple, 2 * self.size_multiple)
+    def size_rule(self) -> tuple[int, int]:
+        """Divisor of valid heights and widths, and the smallest one."""
+        return self.size_multiple, 2 * self.size_multiple
 
     def check_rules(self) -> None:
         """Check the image size, the two stages and the features."""
         reason = f"generator.downsamplings={self.generator.downsamplings} with {self.enhancers} local enhancers"
-        check_size(self.data.size, self.size_multiple, 2 * self.size_multiple, reason)
+        check_size(self, reason)
         if self.optimizer.enhancer_epochs and not self.enhancers:
             raise ConfigError(
                 f"optimizer.enhancer_epochs is {self.optimizer.enhancer_epochs}, but generator.network is 'global', "

@@ -93,7 +93,7 @@ class SCANConfig(CycleGANConfig):
     stages: StagesConfig = StagesConfig()
 
     @property
-    def _size_rule(self) -> tuple[int, int]:
+    def size_rule(self) -> tuple[int, int]:
         """Divisor of valid sides, and the smallest one; discriminators of the first stage see half of it."""
         layers = self.discriminator.layers
         return _MULTIPLE, max(_MULTIPLE, 6 * 2**layers if layers else 1)

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.rules import check_first_scale, padded_size
+from lab2pix.config.rules import check_first_scale, check_size
 from lab2pix.config.schema import DataConfig, Section
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
@@ -29,18 +29,16 @@ from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.multiscale_gan import (
     GeneratorTrainConfig,
-    MultiScaleGAN,
     PatchDiscriminatorConfig,
     SemanticGANConfig,
     build_patch_discriminators,
-    check_start_size,
     discriminate,
 )
 from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
 from lab2pix.methods.replay import record_scales
-from lab2pix.methods.sampling import Condition, Sampling
+from lab2pix.methods.semantic_gan import SemanticGAN, semantic_generator_settings
 from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput
-from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
+from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import init_weights
 
 __all__ = ["SPADE", "SPADEConfig", "recorded_config"]
@@ -81,12 +79,12 @@ class SPADEConfig(SemanticGANConfig):
 
     def check_rules(self) -> None:
         """Check the image size against the generator."""
-        check_start_size(self, self.generator.num_upsamples)
+        check_size(self, f"generator.num_upsamples={self.generator.num_upsamples}")
 
     @property
-    def padded_size(self) -> tuple[int, int]:
-        """Height and width of the images in training: `data.size`, padded to what the generator takes."""
-        return padded_size(self.data.size, 2**self.generator.num_upsamples)
+    def size_rule(self) -> tuple[int, int]:
+        """Divisor of the sides that the generator takes, and the smallest side."""
+        return 2**self.generator.num_upsamples, 1
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""
@@ -96,7 +94,7 @@ class SPADEConfig(SemanticGANConfig):
 # --- the method -------------------------------------------------------------------------------------------------------
 
 
-class SPADE(MultiScaleGAN):
+class SPADE(SemanticGAN):
     """SPADE: a generator with the norm `lab2pix.nn.normalization.SPADE`, and multi-scale PatchGAN discriminators."""
 
     name: ClassVar[str] = "spade"
@@ -111,33 +109,11 @@ class SPADE(MultiScaleGAN):
         self.networks = {"generator": self.build_generator(config, label_space), "discriminator": discriminator}
 
     @classmethod
-    def build_sampling(cls, config: SPADEConfig, label_space: LabelSpace) -> Sampling:
-        """Return the sampling: from one-hot classes, with noise unless the generator starts from the label map."""
-        settings = config.generator
-        return Sampling(
-            Condition(label_space, edges=config.data.instance_edges),
-            size_multiple=2**settings.num_upsamples,
-            noise_channels=0 if settings.input == "label" else settings.noise_dim,
-            style="optional" if settings.input == "style" else "none",
-        )
-
-    @classmethod
     def build_generator(cls, config: SPADEConfig, label_space: LabelSpace) -> nn.Module:
         """Return the generator, with its image encoder in style mode."""
-        settings, size = config.generator, config.padded_size
         generator = Lab2PixV2Generator(
             cls.build_sampling(config, label_space).condition.channels,
-            GeneratorSettings(
-                width=settings.width,
-                num_upsamples=settings.num_upsamples,
-                start_size=(size[0] >> settings.num_upsamples, size[1] >> settings.num_upsamples),
-                modulation="spade",
-                modulation_hidden=settings.modulation_hidden,
-                input="label" if settings.input == "label" else "noise",
-                noise_dim=settings.noise_dim,
-                spectral_norm=settings.spectral_norm,
-                image_encoder=settings.width if settings.input == "style" else 0,
-            ),
+            semantic_generator_settings(config, config.generator.modulation_hidden),
         )
         generator.set_grad_checkpointing(config.train.gradient_checkpointing)
         init_weights(generator, "xavier", config.train.init_gain)

@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import padded_size
+from lab2pix.config.rules import check_size
 from lab2pix.config.schema import DataConfig, RunConfig, Section, SourceConfig
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.interop.conversion import (
@@ -45,12 +45,12 @@ from lab2pix.methods.multiscale_gan import (
     SemanticGANConfig,
     StyleLossConfig,
     build_patch_discriminators,
-    check_start_size,
     discriminate,
 )
 from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
 from lab2pix.methods.replay import record_scales
 from lab2pix.methods.sampling import Condition, Sampling
+from lab2pix.methods.semantic_gan import SemanticGAN
 from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput
 from lab2pix.nn.init import init_weights
 from lab2pix.nn.tsit import TSITGenerator, TSITSettings
@@ -129,9 +129,9 @@ class TSITConfig(SemanticGANConfig):
         _check_size(self, self.generator.num_upsamples)
 
     @property
-    def padded_size(self) -> tuple[int, int]:
-        """Height and width of the images in training: `data.size`, padded to what the generator takes."""
-        return padded_size(self.data.size, 2**self.generator.num_upsamples)
+    def size_rule(self) -> tuple[int, int]:
+        """Divisor of the sides that the generator takes, and the smallest side."""
+        return 2**self.generator.num_upsamples, 1
 
 
 class TSITTransferConfig(MultiScaleGANConfig):
@@ -159,15 +159,15 @@ class TSITTransferConfig(MultiScaleGANConfig):
         _check_size(self, self.generator.num_upsamples)
 
     @property
-    def padded_size(self) -> tuple[int, int]:
-        """Height and width of the images in training: `data.size`, padded to what the generator takes."""
-        return padded_size(self.data.size, 2**self.generator.num_upsamples)
+    def size_rule(self) -> tuple[int, int]:
+        """Divisor of the sides that the generator takes, and the smallest side."""
+        return 2**self.generator.num_upsamples, 1
 
 
 def _check_size(config: RunConfig, num_upsamples: int) -> None:
     """Check that the first scale has more than one pixel, which instance norm needs."""
     multiple = 2**num_upsamples
-    check_start_size(config, num_upsamples, squares=2)
+    check_size(config, f"generator.num_upsamples={num_upsamples}", squares=2)
     if config.padded_size == (multiple, multiple):
         raise ConfigError(
             f"data.size is {list(config.data.size)} (height, width), which makes the generator's first scale one pixel "
@@ -178,11 +178,12 @@ def _check_size(config: RunConfig, num_upsamples: int) -> None:
 # --- the methods ------------------------------------------------------------------------------------------------------
 
 
-class TSIT(MultiScaleGAN):
+class TSIT(SemanticGAN):
     """TSIT from label maps: features of the label map at every scale modulate the generator's blocks."""
 
     name: ClassVar[str] = "tsit"
     Config = TSITConfig
+    min_pixels = 2  # instance norm
     config: TSITConfig
 
     def __init__(self, config: TSITConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
@@ -191,18 +192,6 @@ class TSIT(MultiScaleGAN):
         discriminator = build_patch_discriminators(config.discriminator, channels, full_size_layer=_FULL_SIZE_LAYER)
         init_weights(discriminator, "xavier", config.train.init_gain)
         self.networks = {"generator": self.build_generator(config, label_space), "discriminator": discriminator}
-
-    @classmethod
-    def build_sampling(cls, config: TSITConfig, label_space: LabelSpace) -> Sampling:
-        """Return the sampling: from one-hot classes, with noise unless the generator starts from the label map."""
-        settings = config.generator
-        return Sampling(
-            Condition(label_space, edges=config.data.instance_edges),
-            size_multiple=2**settings.num_upsamples,
-            min_pixels=2,
-            noise_channels=0 if settings.input == "label" else settings.noise_dim,
-            style="optional" if settings.input == "style" else "none",
-        )
 
     @classmethod
     def build_generator(cls, config: TSITConfig, label_space: LabelSpace) -> nn.Module:
