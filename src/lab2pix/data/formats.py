@@ -249,8 +249,13 @@ def _part(root: Path, *parts: str | None) -> Path:
 # --- the formats ----------------------------------------------------------------------------------------------------
 
 
+def has_sources(root: Path) -> bool:
+    """Return whether a dataset of format `folder` has images to generate from, `sources`, instead of label maps."""
+    return (root / "sources").is_dir() and not (root / "labels").is_dir()
+
+
 def scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
-    inputs = "sources" if (root / "sources").is_dir() and not (root / "labels").is_dir() else "labels"
+    inputs = "sources" if has_sources(root) else "labels"
     if parts == "labels" and not (root / inputs).is_dir():
         return _match((None, _part(root, split), None))
     if parts == "photos":
