@@ -135,7 +135,6 @@ class _Trained(Segmenter):
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        """See the class."""
         ids = torch.arange(self.space.num_classes, device=self.device)
 
         def read(part: Tensor) -> Tensor:
@@ -144,7 +143,6 @@ class _Trained(Segmenter):
         return map_chunks(read, self.size, self.device, pictures)
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         keys = ("architecture", "encoder", "size", "held_out")
         kept = {key: self.info[key] for key in keys if key in self.info}
         return {"name": self.name, "weights_sha256": self.sha256, **kept}
@@ -170,7 +168,6 @@ class _Exported(Segmenter):
         self.ids = _mapping(self.settings.classes, space, str(file.with_suffix(".json")))
 
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        """See the class."""
         logits = self.network(pictures)
         if logits.ndim != 4 or logits.shape[1] != len(self.ids):
             raise LabelError(
@@ -180,7 +177,6 @@ class _Exported(Segmenter):
         return _read(logits, size, self.ids)
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         how = self.settings.model_dump(mode="json", exclude={"batch", "classes"})
         return {"name": self.name, "weights_sha256": self.network.sha256, "input": how, "classes": self.ids.tolist()}
 
@@ -205,12 +201,10 @@ class _HuggingFace(Segmenter):
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        """See the class."""
         inputs = self.processor(images=list(pictures.permute(0, 2, 3, 1).numpy()), return_tensors="pt").to(self.device)
         return _read(self.network(**inputs).logits.float().cpu(), size, self.ids)
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         revision = getattr(self.network.config, "_commit_hash", None)
         return {"name": f"hf:{self.name}", "revision": revision, "classes": self.ids.tolist()}
 
