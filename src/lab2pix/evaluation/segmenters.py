@@ -144,15 +144,12 @@ class _Trained(Segmenter):
 
     @torch.inference_mode()
     def logits(self, pictures: Tensor) -> Tensor:
-        """See the class."""
         return cast(Tensor, self.network(normalize(pictures.to(self.device), self.size)))
 
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        """See the class."""
         return map_chunks(lambda part: super(_Trained, self).__call__(part, size), self.size, self.device, pictures)
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         keys = ("architecture", "encoder", "size", "held_out")
         kept = {key: self.info[key] for key in keys if key in self.info}
         return {"name": self.name, "weights_sha256": self.sha256, **kept}
@@ -178,7 +175,6 @@ class _Exported(Segmenter):
         self.space, self.ids = _classes(self.settings.classes, space, str(file.with_suffix(".json")))
 
     def logits(self, pictures: Tensor) -> Tensor:
-        """See the class."""
         logits: Tensor = self.network(pictures)
         if logits.ndim != 4 or logits.shape[1] != len(self.ids):
             raise LabelError(
@@ -188,7 +184,6 @@ class _Exported(Segmenter):
         return logits
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         how = self.settings.model_dump(mode="json", exclude={"batch", "classes"})
         return {"name": self.name, "weights_sha256": self.network.sha256, "input": how, "classes": self.ids.tolist()}
 
@@ -211,12 +206,10 @@ class _HuggingFace(Segmenter):
 
     @torch.inference_mode()
     def logits(self, pictures: Tensor) -> Tensor:
-        """See the class."""
         inputs = self.processor(images=list(pictures.permute(0, 2, 3, 1).numpy()), return_tensors="pt").to(self.device)
         return cast(Tensor, self.network(**inputs).logits.float().cpu())
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         revision = getattr(self.network.config, "_commit_hash", None)
         return {"name": f"hf:{self.name}", "revision": revision, "classes": self.ids.tolist()}
 
@@ -244,11 +237,9 @@ class _TorchVision(Segmenter):
 
     @torch.inference_mode()
     def logits(self, pictures: Tensor) -> Tensor:
-        """See the class."""
         return cast(Tensor, self.network(self.transform(pictures).to(self.device))["out"].cpu())
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         return {"name": f"torchvision:{self.name}", "revision": self.revision, "classes": self.ids.tolist()}
 
 
