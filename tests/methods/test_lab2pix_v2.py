@@ -59,6 +59,7 @@ def noise(count: int = 2, seed: int = 1) -> torch.Tensor:
             "loss.imle_candidates=2",
             "backbone.discriminator=efficientnet-lite1",
         ),
+        ("loss.cycle=10", "augment.shift=4", "augment.discriminator=[color,translation,cutout]"),
     ],
 )
 def test_v2_step_updates_every_parameter(overrides):
