@@ -89,6 +89,7 @@ _BUILT_IN = {
     "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
     "munit": "munit:MUNIT",
+    "oasis": "oasis:OASIS",
     "pix2pix": "pix2pix:Pix2Pix",
     "pix2pixhd": "pix2pixhd:Pix2PixHD",
     "scan": "scan:SCAN",
