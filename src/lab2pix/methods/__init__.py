@@ -86,6 +86,7 @@ _BUILT_IN = {
     "cut": "cut:CUT",
     "cyclegan": "cyclegan:CycleGAN",
     "dclgan": "dclgan:DCLGAN",
+    "dp-gan": "dp_gan:DPGAN",
     "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
     "munit": "munit:MUNIT",

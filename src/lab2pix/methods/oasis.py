@@ -22,6 +22,7 @@ from lab2pix.methods.segmentation_gan import (
     Part,
     SegmentationGAN,
     SegmentationGANConfig,
+    SegmentationGeneratorConfig,
     SegmentationLossConfig,
     SegmenterConfig,
     count_blocks,
@@ -32,7 +33,13 @@ from lab2pix.methods.segmentation_vectors import Recording, method_of_recording,
 from lab2pix.nn.init import init_weights
 from lab2pix.nn.oasis import OASISDiscriminator, OASISGenerator
 
-__all__ = ["OASIS", "OASISConfig", "OASISLossConfig"]
+__all__ = ["OASIS", "OASISConfig", "OASISGeneratorConfig", "OASISLossConfig"]
+
+
+class OASISGeneratorConfig(SegmentationGeneratorConfig):
+    """Generator."""
+
+    modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
 
 
 class OASISLossConfig(SegmentationLossConfig, PerceptualLossConfig):
@@ -48,6 +55,7 @@ class OASISConfig(SegmentationGANConfig):
     """Settings of OASIS."""
 
     method: Literal["oasis"] = Field("oasis", description="OASIS: paired.")
+    generator: OASISGeneratorConfig = OASISGeneratorConfig()
     discriminator: SegmenterConfig = SegmenterConfig()
     loss: OASISLossConfig = OASISLossConfig()
     backbone: PerceptualConfig = PerceptualConfig()
@@ -106,38 +114,42 @@ class OASIS(SegmentationGAN, PerceptualGAN):
         """Return `segmentation` and, with its weight, `perceptual`."""
         with context.autocast():
             fake = self.draw(batch, noise)
-            terms = {"segmentation": self.label_loss(self.networks["discriminator"](fake), batch.label)}
-            return terms | self.perceptual_term(batch, fake)
+            of_fake = self.networks["discriminator"](fake)
+            terms = {"segmentation": self.label_loss(_logits(of_fake), batch.label)}
+            terms |= self.generator_score_terms(of_fake, batch)
+            if self.perceptual is not None:
+                difference = self.perceptual(fake, self.perceptual_target(batch))
+                terms["perceptual"] = self.config.loss.perceptual * difference
+        return terms
 
-    def perceptual_term(self, batch: Batch, fake: Tensor) -> Losses:
-        """Return the term `perceptual`, if it has a weight."""
-        if self.perceptual is None:
-            return {}
-        return {"perceptual": self.config.loss.perceptual * self.perceptual(fake, self.perceptual_target(batch))}
+    def generator_score_terms(self, of_fake: Any, batch: Batch) -> Losses:
+        """Return further terms of what the discriminator says of generated images; OASIS has none."""
+        return {}
+
+    def discriminator_score_terms(self, of_fake: Any, of_real: Any) -> Losses:
+        """Return further terms of what the discriminator says of generated and real images; OASIS has none."""
+        return {}
 
     def discriminator_losses(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Return `fake`, `real` and, with its weight, `labelmix`, on images generated with new noise."""
         fake, real = self.draw_again(batch, noise, context), require_images(batch)
-        segment = self.networks["discriminator"]
+        discriminator = self.networks["discriminator"]
         with context.autocast():
-            of_fake, of_real = segment(fake), segment(real)
-            terms = {"fake": fake_loss(of_fake), "real": self.label_loss(of_real, batch.label)}
+            of_fake, of_real = discriminator(fake), discriminator(real)
+            terms = {"fake": fake_loss(_logits(of_fake)), "real": self.label_loss(_logits(of_real), batch.label)}
+            terms |= self.discriminator_score_terms(of_fake, of_real)
             if self.config.loss.labelmix > 0:
                 mask = self.labelmix_mask(batch, context)
-                of_mixed = segment(torch.where(mask, real, fake.to(real.dtype)))
-                terms["labelmix"] = self.labelmix_loss(of_fake, of_real, of_mixed, mask)
+                of_mixed = discriminator(torch.where(mask, real, fake.to(real.dtype)))
+                mixed = torch.where(mask, _logits(of_real).float(), _logits(of_fake).float())
+                difference = (mixed - _logits(of_mixed).float()).square().mean()
+                terms["labelmix"] = self.config.loss.labelmix * difference
         return terms
 
     def labelmix_mask(self, batch: Batch, context: StepContext) -> Tensor:
         """Return where mixtures show the real image, `[N, 1, H, W]`: all pixels of a class or none, by a fair coin."""
         coins = context.random.uniform(self.label_space.num_channels) < 0.5
         return coins[batch.label].unsqueeze(1)
-
-    def labelmix_loss(self, of_fake: Tensor, of_real: Tensor, of_mixed: Tensor, mask: Tensor) -> Tensor:
-        """Return the weighted mean squared difference of a mixture's logits and the mixture of logits."""
-        expected = torch.where(mask, of_real.float(), of_fake.float())
-        difference: Tensor = self.config.loss.labelmix * (expected - of_mixed.float()).square().mean()
-        return difference
 
     # --- other programs ---------------------------------------------------------------------------------------------
 
@@ -154,9 +166,6 @@ class OASIS(SegmentationGAN, PerceptualGAN):
             "num_upsamples": count_blocks(state, "body") - 1,
             "modulation_hidden": len(state["body.0.norm_0.mlp_shared.0.bias"]),
         }
-
-    recording: ClassVar[Recording]
-    """Names in vector files."""
 
     @classmethod
     def vector_sections(cls, vectors: Vectors) -> dict[str, Any]:
@@ -177,21 +186,33 @@ class OASIS(SegmentationGAN, PerceptualGAN):
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
-        method, batch = method_of_recording(cls, cls.recording, vectors, cls.vector_sections(vectors), fast=fast)
-        return check_parts(vectors, replay(method, batch, cls.recording, vectors))
+        method, batch = method_of_recording(cls, _RECORDING, vectors, cls.vector_sections(vectors), fast=fast)
+        return check_parts(vectors, replay(method, batch, _RECORDING, vectors))
+
+
+def _logits(output: Any) -> Tensor:
+    """Return the logits of a discriminator, which DP-GAN's returns with scores and features."""
+    logits: Tensor = output if isinstance(output, Tensor) else output.logits
+    return logits
+
+
+_TERMS = {"segmentation": "G_adv", "alignment": "align", "scores": "ms_no_gradient"}
+_DISCRIMINATOR_TERMS = {
+    **{"fake": "D_fake", "real": "D_real", "labelmix": "labelmix"},
+    **{"scores_fake": "ms_fake_no_gradient", "scores_real": "ms_real_no_gradient"},
+}
 
 
 def _recorded_losses(losses: Mapping[str, Mapping[str, float]]) -> PartLosses:
-    generator, discriminator = losses["generator"], losses["discriminator"]
-    names = {"fake": "D_fake", "real": "D_real", "labelmix": "labelmix"}
-    of_discriminator: dict[str, float | list[float]] = {names[term]: value for term, value in discriminator.items()}
+    """Return the terms of OASIS or DP-GAN under their names in vector files."""
+    halves = (("G_half", "generator", _TERMS), ("D_half", "discriminator", _DISCRIMINATOR_TERMS))
     return {
-        "G_half": {"G_adv": generator["segmentation"], "total": sum(generator.values())},
-        "D_half": {**of_discriminator, "total": sum(discriminator.values())},
+        half: {**{names[term]: value for term, value in losses[phase].items()}, "total": sum(losses[phase].values())}
+        for half, phase, names in halves
     }
 
 
-OASIS.recording = Recording(
+_RECORDING = Recording(
     prefixes={"generator": "G", "discriminator": "D"},
     parts={"generator": ("G_half", ("fake", "real")), "discriminator": ("D_half", ("fake", "real", "mixed"))},
     losses=_recorded_losses,

@@ -66,7 +66,6 @@ class SegmentationGeneratorConfig(Section):
     num_upsamples: int = Field(
         5, ge=1, description="How often the size doubles; sides are multiples of 2 to the power of it."
     )
-    modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
     noise_dim: int = Field(
         64, ge=0, description="Length of the noise vector at every pixel (3D noise); 0: one image per label map."
     )
