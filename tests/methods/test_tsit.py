@@ -45,43 +45,6 @@ def inputs(method: Method) -> tuple[Batch, Tensor | None]:
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
-def test_published_presets_have_the_published_numbers() -> None:
-    streets, rooms = load_config("tsit-cityscapes"), load_config("tsit-ade20k")
-    for config in (streets, rooms):
-        loss, generator = config.loss, config.generator
-        assert (loss.perceptual, loss.feature_matching, loss.kl_divergence) == (20, 10, 0.05)
-        assert (generator.width, generator.num_upsamples, generator.input) == (64, 7, "style")
-        assert (config.train.batch_size, config.train.epochs, config.optimizer.betas) == (16, 200, (0.0, 0.9))
-    assert (streets.data.size, rooms.data.size, rooms.data.resize) == ((256, 512), (256, 256), (286, 286))
-    expected = {
-        "tsit-yosemite": ((256, 256), 200, 1, 1, "eval"),
-        "tsit-photo2art": ((256, 256), 40, 1, 2, "train"),
-        "tsit-day2night": ((256, 512), 10, 2, 1, "eval"),
-        "tsit-weather": ((256, 512), 20, 1, 1, "train"),
-    }
-    for name, numbers in expected.items():
-        config = load_config(name)
-        loss = config.loss
-        found = (config.data.size, config.train.epochs, loss.perceptual, loss.feature_matching)
-        assert (*found, config.generator.sampling) == numbers
-        assert (config.optimizer.decay_fraction, config.discriminator.layers, config.train.batch_size) == (0, 3, 1)
-
-
-@pytest.mark.parametrize(
-    ("preset", "settings", "message"),
-    [
-        ("tsit-small", ["data.size=[8,8]"], r"first scale one pixel.*size is \[8, 16\]"),
-        ("tsit-small", ["data.size=[7,6]"], r"first scale one pixel.*size is \[8, 16\]"),
-        ("tsit-cityscapes", ["data.size=[60,500]"], r"multiples of 128.*size is \[128, 512\]"),
-        ("tsit-transfer-small", ["data.input=labels", "data.format=folder"], "changes the style of images"),
-        ("tsit-transfer-small", ["data.source.channels=1"], "the perceptual loss compares with the source image"),
-    ],
-)
-def test_settings_that_do_not_fit_are_named(preset: str, settings: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_config(preset, [*(TINY[3:-1] if "cityscapes" not in preset else ()), *settings])
-
-
 # --- steps --------------------------------------------------------------------------------------------------------
 
 
