@@ -15,7 +15,6 @@ from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, DataError
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.convert import convert
-from lab2pix.interop.vectors import read_vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Method, Progress, StepContext, build_method, example_inputs, generate_deterministic
 from lab2pix.nn.instance_features import InstanceFeatureGenerator
@@ -204,37 +203,6 @@ def test_training_with_instance_features_saves_clusters_and_draws_variants(tmp_p
 
 
 # --- the authors' checkpoints ---------------------------------------------------------------------------------------
-
-
-def label_space(folder: Path, classes: int) -> Path:
-    file = folder / "own.yaml"
-    rows = "\n".join(f"  - {{name: c{index}, color: [{index}, 9, 9]}}" for index in range(classes))
-    file.write_text(f"name: own\nclasses:\n{rows}\n")
-    return file
-
-
-@pytest.mark.parametrize("name", ["pix2pixhd_a", "pix2pixhd_local_a"])
-def test_converted_generators_draw_the_authors_images(golden_root: Path, tmp_path: Path, name: str) -> None:
-    vectors = read_vectors(golden_root / "peers" / f"{name}.safetensors")
-    config = vectors.values["config"]
-    for network in "GE":
-        if weights := vectors.part(f"{network}."):
-            torch.save(
-                {f"module.{key}": weight.float() for key, weight in weights.items()},
-                tmp_path / f"latest_net_{network}.pth",
-            )
-    space, size = label_space(tmp_path, config["label_nc"]), (config["height"], config["width"])
-    done = convert(tmp_path / "latest_net_G.pth", "pix2pixhd", tmp_path / "out", label_space=str(space), size=size)
-    assert "with instance edges" in str(done)
-    synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
-    for row in range(2):
-        ids, instances = vectors.tensors["in.label"][row].long(), vectors.tensors["in.instance"][row].long()
-        batch = synthesizer.read(ids, instances=instances)
-        if config.get("instance_feat"):
-            style = vectors.tensors["in.image"][row : row + 1].float() / 127.5 - 1
-            batch = replace(batch, style=style)
-        image = synthesizer.generate(batch, synthesizer.noise_samples(0, 1, size))
-        assert (image - vectors.tensors["out.eval.fake"][row]).abs().max() < 1e-4
 
 
 def test_convert_reads_settings_from_any_generator(tmp_path: Path) -> None:
