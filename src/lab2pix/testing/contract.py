@@ -118,7 +118,8 @@ def _step(state: TrainingState, inputs: tuple[Batch, Tensor | None], dist: Distr
     progress = Progress(state.step, 4, _BATCH * 2, _BATCH)
     set_learning_rates(state, progress)
     torch.manual_seed(state.step)
-    training_step(state, [inputs], replace(build_step_context(state, _CPU), progress=progress), dist)
+    micro_batches = [inputs] * state.method.config.train.accumulate
+    training_step(state, micro_batches, replace(build_step_context(state, _CPU), progress=progress), dist)
 
 
 def _weights(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
