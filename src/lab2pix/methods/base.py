@@ -200,7 +200,7 @@ class Method(ABC):
     """Whether training uses pairs of input and image; otherwise images are random."""
     averaged: ClassVar[Mapping[str, Averaging]] = {"generator": Averaging()}
     """Networks with an EMA of their weights if `train.ema_decay` is set."""
-    plain_networks: ClassVar[tuple[str, ...]] = ()
+    plain_networks: tuple[str, ...] = ()
     """Networks under a gradient penalty (differentiated twice): they are neither accelerated nor compiled."""
 
     networks: Mapping[str, nn.Module]
