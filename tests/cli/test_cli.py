@@ -32,6 +32,21 @@ def test_cli_loads_nothing_heavy_before_a_command_needs_it() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+@pytest.mark.slow
+def test_generate_loads_no_image_model_libraries(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((256, 256), np.uint8)).save(tmp_path / "map.png")
+    script = (
+        "import sys; from lab2pix.__main__ import main\n"
+        "try: main()\n"
+        "except SystemExit as done: assert done.code == 0, done.code\n"
+        "heavy = {'torchvision', 'timm', 'torch._dynamo', 'matplotlib', 'scipy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    words = ["generate", "scenes", str(tmp_path / "map.png"), "--label-space=scenes", f"--out={tmp_path / 'out'}"]
+    subprocess.run([sys.executable, "-c", script, *words], check=True, timeout=120)
+    assert (tmp_path / "out" / "map.png").exists()
+
+
 def test_package_runs_as_a_module() -> None:
     done = subprocess.run([sys.executable, "-m", "lab2pix", "--version"], check=True, capture_output=True, text=True)
     assert done.stdout.strip() == f"lab2pix {lab2pix.__version__}"

@@ -90,16 +90,6 @@ def test_perceptual_loss_has_a_gradient_and_scores() -> None:
     assert method.feature_networks() == {"efficientnet-lite0": "backbone.perceptual"}
 
 
-@pytest.mark.slow
-def test_checkpointing_changes_nothing() -> None:
-    norms = []
-    for checkpointing in ("true", "false"):
-        method = build("loss.perceptual=0", f"train.gradient_checkpointing={checkpointing}")
-        method.generator_backward(batch(), None, StepContext())
-        norms.append([float(parameter.grad.norm()) for parameter in method.networks["generator"].parameters()])
-    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
-
-
 @pytest.mark.parametrize("form", ["hinge", "vanilla", "lsgan", "wgangp"])
 def test_adversarial_loss_is_the_mean_over_scales(form: str) -> None:
     one, two = torch.tensor([[2.0, -2.0]]), torch.tensor([[0.5]])

@@ -107,11 +107,6 @@ DTYPES = [torch.float64, torch.float32, torch.bfloat16]
 
 
 @pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
-@pytest.fixture(autouse=True)
 def _kernels_for_small_maps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let convolutions as small as these run by Winograd's algorithm or as matrix products."""
     for name in ("_MIN_TILES", "_MIN_CHANNELS", "_MIN_CHANNELS_CONTIGUOUS"):
