@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config
 from tests.docs.blocks import PAGES, ROOT, Runner, blocks
@@ -34,9 +35,8 @@ REPLACED: dict[str, dict[str, str]] = {
         "lab2pix paint": f"lab2pix paint --port {PORT}",
         "study serve study": f"study serve study --port {PORT}",
         "127.0.0.1:8000": f"127.0.0.1:{PORT}",
-        "train.steps=20000": "train.steps=1",
+        "train.steps=1000": "train.steps=1",
         "train.steps=500": "train.steps=1",
-        "[128,128]": "[64,64]",
         "--nproc-per-node 4": "--nproc-per-node 1",
         "--size 256x256": "--size 32x32",
     },
@@ -53,6 +53,7 @@ REPLACED: dict[str, dict[str, str]] = {
         'synthesizer("label.png", style=': 'Synthesizer("runs/style")("label.png", style=',
         "runs/mine labels --out scales": "runs/v1 labels --out scales",
     },
+    "label": {"torchvision:deeplabv3_mobilenet_v3_large": "segmenters/mine"},
     "scenes": {"--count 100": "--count 2"},
     "segmenters": {
         "segmenter train --format folder": f"segmenter train {SMALL_SEGMENTER} --format folder",
@@ -121,6 +122,7 @@ GIVEN: dict[str, dict[str, str]] = {
         **{"runs/city": "city", "cityscapes": "cityscapes", "labels": "mine/labels/val"},
         **dict.fromkeys(("label.png", "a.png", "b.png"), "mine/labels/val/0901.png"),
     },
+    "label": {"photos": "mine/images/train", "segmenters/mine": "segmenter"},
     "paint": {"label.png": "mine/labels/val/0901.png"},
     "parity": {
         "v2_normal.safetensors": "golden/v2_normal.safetensors",
@@ -248,13 +250,18 @@ def test_every_block_is_of_a_known_language(page: str) -> None:
         assert block.language != "console" or block.text.startswith("$ "), block.text
 
 
-def test_settings_in_the_pages_are_valid(given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_in_the_pages_are_valid(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for page in PAGES:
         for number, block in enumerate(block for block in blocks(page) if block.language == "yaml"):
             file = tmp_path / f"{page}-{number}.yaml"
             file.write_text(block.text)
-            if "classes:" in block.text:
+            if "from: " in block.text:
+                own = LabelSpace.from_dict(
+                    {"name": "own", "classes": ["sky", "tree", "grass", "plant", "flower", "person"]}
+                )
+                assert ClassMapping.read(file, own).space.num_classes == 3
+            elif "classes:" in block.text:
                 assert LabelSpace.load(file).num_classes > 1
             else:
                 assert load_config(
@@ -266,14 +273,14 @@ def test_every_row_of_the_tables_is_in_use() -> None:
     texts = {page: "\n".join(part for block in blocks(page) for part in block.parts) for page in PAGES}
     files = {page: "\n".join(block.text for block in blocks(page)) for page in PAGES}
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(BIN)/", "")
-    everything = "\n".join([*files.values(), makefile])
+    everything = "\n".join([*files.values(), *texts.values(), makefile])
     for page, rows in REPLACED.items():
-        text = everything if page == "every page" else files[page].replace("\\\n    ", "")
+        text = everything if page == "every page" else files[page] + texts[page]
         assert [old for old in rows if old not in text] == [], page
     for page, rows in SLOW.items():
         assert [start for start in rows if not re.search(f"^{re.escape(start)}", texts[page], re.MULTILINE)] == [], page
     for table in (STATUSES, BEFORE, FILES):
-        assert [start for start in table if start not in everything and start not in "\n".join(texts.values())] == []
+        assert [start for start in table if start not in everything] == []
     assert {*GIVEN, *NAMES} <= set(PAGES)
 
 
