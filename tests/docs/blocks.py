@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import queue
 import re
+import socket
 import subprocess
 import sys
 import threading
@@ -57,6 +58,13 @@ def split_words(command: str) -> list[str]:
     done = subprocess.run(["bash", "-O", "failglob", "-c", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"$ {command}\n{done.stderr}"
     return done.stdout.split("\0")[:-1]
+
+
+def free_port() -> str:
+    """Return a port that no server uses."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
 
 
 @dataclass

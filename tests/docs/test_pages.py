@@ -6,15 +6,18 @@ import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
+from typer.main import get_command
 
+from lab2pix import cli
 from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config
-from tests.docs.blocks import PAGES, ROOT, Runner, blocks
+from tests.docs.blocks import PAGES, ROOT, Runner, blocks, free_port
 from tests.docs.given import TINY, Given
 from tests.helpers.hub import use_folders_as_hub
 
@@ -22,7 +25,7 @@ TINY_V1 = f"{TINY} segmenter.width=4"
 NO_DOWNLOAD = "backbone.discriminator=efficientnet-lite0 backbone.perceptual=efficientnet-lite0"
 FULL = f"{NO_DOWNLOAD} train.epochs=null 'data.size=[64,128]' data.resize=null data.workers=0"
 SMALL_SEGMENTER = "--steps 20 --batch-size 2 --encoder tu-mobilenetv3_small_050"
-PORT = "18517"
+PORT = free_port()
 
 REPLACED: dict[str, dict[str, str]] = {
     "every page": {
@@ -78,7 +81,7 @@ REPLACED: dict[str, dict[str, str]] = {
         "/data/coco": "coco",
         "/shared/runs/coco": "runs/coco-shared",
         "--nnodes 2 --nproc-per-node 8": "--nnodes 1 --nproc-per-node 1",
-        "first-machine:29500": "127.0.0.1:18519",
+        "first-machine:29500": f"127.0.0.1:{PORT}",
     },
 }
 """THE table: each size, step count and path that the tests replace. Nothing else differs from what the pages say."""
@@ -148,6 +151,12 @@ GIVEN: dict[str, dict[str, str]] = {
 
 READ_ONLY = ("bibtex", "json", "nginx", "text")
 """Languages of blocks that nobody runs; directives of the documentation, such as `{image}`, are others."""
+
+FOREIGN_OPTIONS = {
+    *("--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"),  # torchrun
+    *("--use_vae", "--data-binary"),  # the code of SPADE; curl
+}
+"""Options of other programs that the pages name."""
 
 NAMES = {"segmenters": {"network": torch.nn.Conv2d(3, 19, 1)}}
 """What Python blocks take from the reader's own code."""
@@ -267,6 +276,17 @@ def test_settings_in_the_pages_are_valid(tmp_path: Path, monkeypatch: pytest.Mon
                 assert load_config(
                     file if "base:" in block.text else {"base": "v2-small", **yaml.safe_load(block.text)}
                 )
+
+
+def test_every_option_in_the_pages_exists() -> None:
+    def options(command: Any) -> set[str]:
+        found = {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+        return found.union(*(options(part) for part in getattr(command, "commands", {}).values()))
+
+    known = options(get_command(cli.app)) | FOREIGN_OPTIONS
+    for page, file in PAGES.items():
+        named = re.findall(r"(?<![\w-])--[a-z][\w-]+", file.read_text(encoding="utf-8"))
+        assert [option for option in named if option not in known] == [], page
 
 
 def test_every_row_of_the_tables_is_in_use() -> None:
