@@ -109,7 +109,7 @@ class ClassMatch:
         before, after = axis.places(self.source), axis.places(self.target)
         first, last = axis.offset * axis.stride, (axis.offset + before) * axis.stride
         moved = tensor.movedim(axis.dim, 0)
-        rows = moved[first:last].unflatten(0, (before, axis.stride))
+        rows = moved[first:last].reshape(before, axis.stride, *moved.shape[1:])
         classes = rows[: self.source.num_classes]
         fresh = torch.zeros_like(rows[0]) if is_vector else classes.float().mean(0).to(rows.dtype)
         names = self.source.names
