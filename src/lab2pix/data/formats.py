@@ -208,8 +208,8 @@ def _match(
 def _note_unmatched(found: Scan, photos: _Part, labels: _Part) -> None:
     """Add the label maps and photos without a partner, and what may be wrong with their names."""
     found.unmatched += [*_without(labels, photos), *_without(photos, labels)]
-    lonely = (photos.suffixes.keys() - labels.suffixes.keys(), labels.suffixes.keys() - photos.suffixes.keys())
-    found.hints += likely_partners(*map(sorted, lonely))
+    lonely = photos.suffixes.keys() - labels.suffixes.keys(), labels.suffixes.keys() - photos.suffixes.keys()
+    found.hints += likely_partners(sorted(lonely[0]), sorted(lonely[1]))
 
 
 def _photos_alone(photos: _Part, prefix: str = "") -> PairList:

@@ -45,6 +45,8 @@ def read_source(path: Path, channels: int | None, value_range: tuple[float, floa
             raise DataError(f"{path} is not a NumPy array, or is damaged; replace or remove it") from error
         return to_source(values, channels, value_range, str(path))
     file = open_image(path)
+    if file.white is not None and file.white > 255 and file.image.mode == "RGB":
+        raise DataError(f"{path} has colors of 0 to {file.white}, of which 8 bits are read; save it as PNG")
     if value_range is None and 8 < file.bits < 16:
         value_range = (0.0, float(2**file.bits - 1))
     return to_source(file.image if file.wide is None else file.wide, channels, value_range, str(path))
