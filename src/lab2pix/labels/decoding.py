@@ -163,7 +163,8 @@ class LabelDecoder:
         """Decode palette indices `[H, W]` uint8, by the indices or by the colors of the palette."""
         used = _used(indices)
         colors = {index: entries[index] for index in used if index < len(entries)}
-        ramp = len(entries) > 1 and all(entry == (index,) * 3 for index, entry in enumerate(entries))
+        end = max((index for index, entry in enumerate(entries) if any(entry)), default=0)  # GIF fills up with black
+        ramp = end > 0 and all(entry == (index,) * 3 for index, entry in enumerate(entries[: end + 1]))
         if ramp:
             return self.gray(indices)
         empty = len(colors) < len(used) or (len(entries) > 1 and len(set(entries)) == 1)
