@@ -56,7 +56,7 @@ class Segmenter(ABC):
     device = torch.device("cpu")
 
     @abstractmethod
-    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    def __call__(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """Return canonical ids `[N, *size]` int64 (-1: none of the classes) of `[N, 3, h, w]` uint8 images."""
 
     @abstractmethod
@@ -76,9 +76,9 @@ def _read(logits: Tensor, size: tuple[int, int], ids: Tensor) -> Tensor:
     return ids[logits.argmax(1)]
 
 
-def normalize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+def normalize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize `[N, 3, H, W]` uint8 images and normalize them by ImageNet's mean and deviation."""
-    image = pictures.float()
+    image = images.float()
     if tuple(image.shape[-2:]) != size:
         image = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 255)
     mean, std = (torch.tensor(part, device=image.device).view(3, 1, 1) * 255 for part in (IMAGENET_MEAN, IMAGENET_STD))
@@ -134,13 +134,13 @@ class _Trained(Segmenter):
         self.network.eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    def __call__(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         ids = torch.arange(self.space.num_classes, device=self.device)
 
         def read(part: Tensor) -> Tensor:
             return _read(self.network(normalize(part.to(self.device), self.size)), size, ids).cpu()
 
-        return map_chunks(read, self.size, self.device, pictures)
+        return map_chunks(read, self.size, self.device, images)
 
     def describe(self) -> dict[str, Any]:
         keys = ("architecture", "encoder", "size", "held_out")
@@ -167,8 +167,8 @@ class _Exported(Segmenter):
         self.name, self.space = file.stem, space
         self.ids = _mapping(self.settings.classes, space, str(file.with_suffix(".json")))
 
-    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        logits = self.network(pictures)
+    def __call__(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        logits = self.network(images)
         if logits.ndim != 4 or logits.shape[1] != len(self.ids):
             raise LabelError(
                 f"{self.network.file} returns {list(logits.shape)}, but {self.network.file.stem}.json names "
@@ -200,8 +200,8 @@ class _HuggingFace(Segmenter):
         self.ids = _mapping(classes, space, f"hf:{name}")
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        inputs = self.processor(images=list(pictures.permute(0, 2, 3, 1).numpy()), return_tensors="pt").to(self.device)
+    def __call__(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        inputs = self.processor(images=list(images.permute(0, 2, 3, 1).numpy()), return_tensors="pt").to(self.device)
         return _read(self.network(**inputs).logits.float().cpu(), size, self.ids)
 
     def describe(self) -> dict[str, Any]:
