@@ -41,6 +41,7 @@ class GeneratorSettings:
         modulation_hidden: channels between the label map and scale and shift.
         global_width: channels of the global encoder's first convolution.
         global_max_width: upper limit of its channels.
+        global_upsample: upsampling of its features.
         input: input of the first scale: noise (Eq. 17, 21), or the label map alone (as in the official code).
         noise_dim: length of z.
         spectral_norm: whether the blocks' convolutions have spectral norm.
@@ -54,6 +55,7 @@ class GeneratorSettings:
     modulation_hidden: int = 128
     global_width: int = 64
     global_max_width: int = 512
+    global_upsample: Literal["nearest", "bilinear"] = "nearest"
     input: Literal["noise", "label"] = "noise"
     noise_dim: int = 128
     spectral_norm: bool = True
@@ -103,6 +105,7 @@ class GeneratorBase(nn.Module):
             num_upsamples=settings.num_upsamples,
             width=settings.global_width,
             max_width=settings.global_max_width,
+            upsample=settings.global_upsample,
             out_channels=settings.modulation_hidden,
             outputs=outputs,
         )

@@ -62,6 +62,7 @@ class _FusedEncoder:
         convs = [cast(nn.Conv2d, conv) for conv in encoder.down]
         scales = [cast(nn.Conv2d, conv) for conv in encoder.scales]
         device = scales[0].weight.device
+        self.bilinear = encoder.upsample == "bilinear"
         self.first = LabelConv(convs[0], dtype)
         self.down = [FoldedConv(*fold_conv(conv), dtype=dtype, device=device, stride=2) for conv in convs[1:]]
         self.scales = [(conv.weight.detach().to(dtype), cast(Tensor, conv.bias).detach().to(dtype)) for conv in scales]
@@ -174,7 +175,7 @@ class FusedGenerator(nn.Module, ABC):
         if self.encoder is not None:
             encoded = self.encoder(levels[-1])
             for level, conv in zip(levels, self.encoder.scales, strict=False):
-                level.encoded, level.conv = encoded, conv
+                level.encoded, level.conv, level.bilinear = encoded, conv, self.encoder.bilinear
         return levels
 
     def _update_cache(self, latest: _LabelCache) -> None:
