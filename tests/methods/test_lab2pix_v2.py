@@ -8,7 +8,7 @@ import torch
 from lab2pix.batch import Batch
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Progress, StepContext, build_generator, build_method, build_sampling, generate
+from lab2pix.methods import Progress, StepContext, build_method, build_sampling
 from lab2pix.methods.lab2pix_v2 import _Scale
 from lab2pix.nn.discriminators import ScaleOutput, pyramid
 from lab2pix.recipes import load_config
@@ -168,19 +168,6 @@ def test_official_perceptual_loss_compares_the_full_size_only():
 
 
 @pytest.mark.slow
-def test_the_discriminators_see_the_generated_image_without_a_graph():
-    method = build_method(tiny(), SPACE)
-    carry, _ = generator_half(method, batch(), noise())
-    method.networks["generator"].zero_grad(set_to_none=True)
-    tensors = [*carry.conditions, *carry.generated, *carry.real]
-    tensors += [feature for group in (*carry.generated_features, *carry.real_features) for feature in group]
-    assert not any(tensor.requires_grad for tensor in tensors)
-    discriminator_half(method, carry, StepContext())
-    assert all(p.grad is None for p in method.networks["generator"].parameters())
-    assert all(p.requires_grad for p in method.networks["discriminator"].parameters())
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("cycle", [0, 10])
 def test_v2_holds_each_backbone_once_and_runs_it_once_per_image(cycle):
     method = build_method(tiny(f"loss.cycle={cycle}"), SPACE)
@@ -305,19 +292,6 @@ def test_released_discriminator_sum_is_the_papers_rescaled():
 def test_missing_instance_edges_are_one_sentence():
     with pytest.raises(DataError, match="instance_edges"):
         build_sampling(tiny("data.instance_edges=true"), SPACE).condition(batch())
-
-
-def test_v2_images_depend_on_noise_and_label():
-    config = tiny()
-    torch.manual_seed(0)
-    generator = build_generator(config, SPACE).eval()
-    with torch.no_grad():
-        first = generate(generator, build_sampling(config, SPACE), batch(), noise(seed=1))
-        again = generate(generator, build_sampling(config, SPACE), batch(), noise(seed=1))
-        other = generate(generator, build_sampling(config, SPACE), batch(seed=5), noise(seed=1))
-    torch.testing.assert_close(first, again, atol=0, rtol=0)
-    assert not torch.allclose(first, other)
-    assert first.abs().max() <= 1
 
 
 @pytest.mark.slow

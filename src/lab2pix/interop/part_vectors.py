@@ -40,6 +40,7 @@ class PartResults:
         loose: names of losses (`PART.NAME`) that see a network after its own step, so that they are known less exactly.
         gradients: norms of gradients by part of the step, network and parameter; 0 without a gradient.
         states: weights of all networks by entry of the file, such as `after_step`, and network.
+        features: features by output, of which the file has sums.
     """
 
     networks: tuple[str, ...]
@@ -48,6 +49,7 @@ class PartResults:
     loose: Collection[str] = ()
     gradients: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     states: dict[str, dict[str, dict[str, Tensor]]] = field(default_factory=dict)
+    features: dict[str, list[Tensor]] = field(default_factory=dict)
 
 
 def check_parts(vectors: Vectors, results: PartResults) -> Iterator[Row]:
@@ -69,6 +71,8 @@ def check_parts(vectors: Vectors, results: PartResults) -> Iterator[Row]:
             yield from _check_norms(recorded, results)
         elif name == "grad_norm_per_parameter":
             yield from _check_parameter_norms(recorded, vectors.values, results)
+        elif name == "feature_checksums":
+            yield from _check_features(recorded, results.features, vectors.values["tolerance"]["feature_checksums_rel"])
         elif name in results.states:
             yield from _check_sums(name, recorded, vectors.values, results.states[name])
         elif name not in _SETTINGS and not name.startswith("note"):
@@ -117,7 +121,7 @@ def _check_parameter_norms(
             computed = results.gradients.get(part, {}).get(network, {})
             floor = _SHARE_OF_NETWORK * values["grad_norm"][part][network]
             for name, norm in norms.items():
-                if name in values["parameters_with_zero_gradient"].get(network, ()):
+                if name in _without_gradient(values, network) | _without_gradient(values, f"{network} in {part}"):
                     continue
                 where = f"grad_norm_per_parameter.{part}.{network}.{name}"
                 if name not in computed:
@@ -137,7 +141,7 @@ def _check_sums(
     for network, sums in recorded.items():
         tolerances = values["after_step_tolerance"].get(network, {})
         for name, (total, absolute) in sums.items():
-            if name not in tolerances and name in values["parameters_with_zero_gradient"].get(network, ()):
+            if name not in tolerances and name in _without_gradient(values, network):
                 continue
             where, weight = f"{group}.{network}.{name}", states.get(network, {}).get(name)
             if weight is None:
@@ -146,6 +150,24 @@ def _check_sums(
             exact = weight.double()
             difference = max(abs(exact.sum().item() - total), abs(exact.abs().sum().item() - absolute))
             yield _row(where, difference, tolerances.get(name, _SUM * max(1.0, absolute)))
+
+
+def _without_gradient(values: Mapping[str, Any], network: str) -> set[str]:
+    return set(values["parameters_with_zero_gradient"].get(network, ()))
+
+
+def _check_features(
+    recorded: Mapping[str, list[list[float]]], computed: Mapping[str, list[Tensor]], limit: float
+) -> Iterator[Row]:
+    """Compare sums and sums of absolute values, relative to the latter."""
+    for name, layers in recorded.items():
+        if len(layers) != len(computed.get(name, ())):
+            yield failure(f"feature_checksums.{name}", f"recorded are {len(layers)} features; other ones are computed")
+            continue
+        for index, ((total, absolute), feature) in enumerate(zip(layers, computed[name], strict=True)):
+            exact = feature.double()
+            difference = max(abs(exact.sum().item() - total), abs(exact.abs().sum().item() - absolute)) / absolute
+            yield _row(f"feature_checksums.{name}.{index}", difference, limit)
 
 
 def _relative(computed: float, recorded: float) -> float:

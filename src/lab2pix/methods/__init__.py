@@ -86,9 +86,11 @@ _BUILT_IN = {
     "cut": "cut:CUT",
     "cyclegan": "cyclegan:CycleGAN",
     "dclgan": "dclgan:DCLGAN",
+    "dp-gan": "dp_gan:DPGAN",
     "lab2pix-v1": "lab2pix_v1:Lab2PixV1",
     "lab2pix-v2": "lab2pix_v2:Lab2PixV2",
     "munit": "munit:MUNIT",
+    "oasis": "oasis:OASIS",
     "pix2pix": "pix2pix:Pix2Pix",
     "pix2pixhd": "pix2pixhd:Pix2PixHD",
     "scan": "scan:SCAN",
@@ -96,6 +98,7 @@ _BUILT_IN = {
     "spap": "spap:SPAP",
     "tsit": "tsit:TSIT",
     "tsit-transfer": "tsit:TSITTransfer",
+    "usis": "usis:USIS",
 }
 _REGISTERED: dict[str, type[Method]] = {}
 

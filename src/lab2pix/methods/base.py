@@ -276,6 +276,15 @@ class Method(ABC):
         if state:
             raise CheckpointError(f"method '{self.name}' keeps no further state, but there is {', '.join(state)}")
 
+    def class_offset(self, network: str, tensor: str) -> int:
+        """Return the number of places before the first class, in a tensor with a dimension of classes.
+
+        Args:
+            network: name of the network.
+            tensor: name of its tensor, such as the weight of a first convolution, whose input channels are classes.
+        """
+        return 0
+
     # --- scores -----------------------------------------------------------------------------------------------------
 
     @property

@@ -1,4 +1,4 @@
-"""Multi-scale GAN, the base of SPADE, CC-FPSE and TSIT; `PerceptualGAN` is also that of Pix2PixHD.
+"""Multi-scale GAN, the base of SPADE, CC-FPSE and TSIT; `PerceptualGAN` is also that of Pix2PixHD and OASIS.
 
 Discriminators of several scales judge the image with hinge or other losses and feature matching; a frozen network adds
 the perceptual loss; an image encoder, where there is one, is trained with the generator.
@@ -46,6 +46,7 @@ __all__ = [
     "PerceptualConfig",
     "PerceptualGAN",
     "PerceptualGANConfig",
+    "PerceptualLossConfig",
     "PerceptualNetwork",
     "SemanticGANConfig",
     "StyleLossConfig",
@@ -71,7 +72,13 @@ class PatchDiscriminatorConfig(Section):
     layers: int = Field(4, ge=1, description="Convolutions before the one that predicts.")
 
 
-class ImageLossConfig(Section):
+class PerceptualLossConfig(Section):
+    """Loss terms and weights."""
+
+    perceptual: float = Field(10.0, ge=0, description="Weight of the perceptual loss; 0: off.")
+
+
+class ImageLossConfig(PerceptualLossConfig):
     """Loss terms and weights."""
 
     adversarial: Literal["hinge", "vanilla", "lsgan", "wgangp"] = Field(
@@ -79,7 +86,6 @@ class ImageLossConfig(Section):
         description="Hinge, cross entropy (`original`), least squares (`ls`), or the mean without a penalty (`w`).",
     )
     feature_matching: float = Field(10.0, ge=0, description="Weight of feature matching; 0: off.")
-    perceptual: float = Field(10.0, ge=0, description="Weight of the perceptual loss; 0: off.")
 
 
 class StyleLossConfig(ImageLossConfig):
@@ -120,15 +126,16 @@ class GeneratorTrainConfig(TrainConfig):
 
 
 class PerceptualGANConfig(RunConfig):
-    """Settings common to Pix2PixHD, SPADE, CC-FPSE and TSIT."""
+    """Settings common to Pix2PixHD, SPADE, CC-FPSE, TSIT and OASIS."""
 
-    loss: ImageLossConfig = ImageLossConfig()
+    loss: PerceptualLossConfig = PerceptualLossConfig()
     backbone: PerceptualConfig = PerceptualConfig()
 
 
 class MultiScaleGANConfig(PerceptualGANConfig):
     """Settings common to SPADE, CC-FPSE and TSIT."""
 
+    loss: ImageLossConfig = ImageLossConfig()
     optimizer: EpochAdamConfig = EpochAdamConfig()
     train: GeneratorTrainConfig = GeneratorTrainConfig()
 

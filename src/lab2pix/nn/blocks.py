@@ -8,14 +8,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from lab2pix.nn.normalization import SPADE, DGNorm
+from lab2pix.nn.normalization import SPADE, DGNorm, DirectSPADE
 
 __all__ = ["SLOPE", "ConvNormAct", "GenResBlk", "MiniInception", "conv2d"]
 
 SLOPE = 0.2
 """Negative slope of every LeakyReLU."""
 
-_NORMS: dict[str, type[SPADE]] = {"dg-norm": DGNorm, "spade": SPADE}
+_NORMS: dict[str, type[SPADE]] = {"dg-norm": DGNorm, "spade": SPADE, "direct": DirectSPADE}
 
 
 def conv2d(
@@ -39,7 +39,7 @@ class GenResBlk(nn.Module):
         out_channels: channels of the result.
         label_channels: channels of the one-hot label map.
         hidden: hidden width of the modulation.
-        modulation: DG-Norm, or SPADE without the global feature.
+        modulation: DG-Norm, SPADE without the global feature, or SPADE without a hidden layer.
         spectral_norm: whether the convolutions have spectral norm.
     """
 
@@ -50,7 +50,7 @@ class GenResBlk(nn.Module):
         label_channels: int,
         *,
         hidden: int = 128,
-        modulation: Literal["dg-norm", "spade"] = "dg-norm",
+        modulation: Literal["dg-norm", "spade", "direct"] = "dg-norm",
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()

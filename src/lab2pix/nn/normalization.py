@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SPADE", "DGNorm", "ImageLayerNorm", "Norm", "norm2d", "resize_nearest"]
+__all__ = ["SPADE", "DGNorm", "DirectSPADE", "ImageLayerNorm", "Norm", "norm2d", "resize_nearest"]
 
 Norm = Literal["batch", "instance", "none"]
 """`batch`: with weight, bias and running statistics; `instance`: with none of these; `none`: the identity.
@@ -76,6 +76,24 @@ class DGNorm(SPADE):
         """Return label feature plus global feature; the label feature alone without one (shortcuts)."""
         hidden = F.relu(self.shared(label))
         return hidden if global_feature is None else hidden + global_feature
+
+
+class DirectSPADE(SPADE):
+    """SPADE whose scale and shift are predicted from features of the label map by one convolution each (DP-GAN).
+
+    Args:
+        channels: channels of the feature to normalize.
+        label_channels: channels of the features of the label map.
+        hidden: unused; as `SPADE` has it.
+    """
+
+    def __init__(self, channels: int, label_channels: int, *, hidden: int = 128) -> None:
+        super().__init__(channels, 1, hidden=label_channels)
+        del self.shared
+
+    def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
+        """Return the features as they are."""
+        return label
 
 
 class ImageLayerNorm(nn.Module):

@@ -52,13 +52,6 @@ def test_ssim_of_images_smaller_than_the_window() -> None:
         ssim(a, b)
 
 
-def test_scores_of_a_picture_do_not_depend_on_its_batch() -> None:
-    a, b = pictures((20, 24))
-    for score in (psnr, ssim):
-        alone = torch.cat([score(a[i : i + 1], b[i : i + 1]) for i in range(4)])
-        torch.testing.assert_close(score(a, b), alone, rtol=1e-6, atol=1e-6)
-
-
 def test_diversity_is_the_mean_over_pairs() -> None:
     samples = torch.stack([torch.full((2, 3, 4, 4), value, dtype=torch.uint8) for value in (0, 10, 40)])
     assert diversity(samples, pixel_distance).tolist() == [pytest.approx(80 / 3)] * 2

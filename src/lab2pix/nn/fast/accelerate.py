@@ -21,7 +21,7 @@ from lab2pix.nn.fast.memory_format import is_channels_last, memory_format_of
 from lab2pix.nn.fast.spectral_norm import FastSpectralConv2d, FastSpectralNorm, has_spectral_norm
 from lab2pix.nn.fast.upsample_conv import upsample2x_conv3x3, upsample_conv3x3_relu
 from lab2pix.nn.generators import GeneratorBase, Lab2PixV1Generator, Lab2PixV2Generator
-from lab2pix.nn.normalization import SPADE, DGNorm, resize_nearest
+from lab2pix.nn.normalization import SPADE, DGNorm, DirectSPADE, resize_nearest
 
 __all__ = ["accelerate", "to_low_precision"]
 
@@ -57,6 +57,12 @@ class FastDGNorm(FastSPADE, DGNorm):
         """See `SPADE.guidance`; computed in place."""
         hidden = self.shared(label)
         return F.relu_(hidden) if global_feature is None else relu_add_(hidden, global_feature)
+
+
+class FastDirectSPADE(FastSPADE, DirectSPADE):
+    """SPADE without a hidden layer."""
+
+    guidance = DirectSPADE.guidance
 
 
 class FastGenResBlk(GenResBlk):
@@ -180,6 +186,7 @@ class FastBackbone(Backbone):
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
     SPADE: FastSPADE,
     DGNorm: FastDGNorm,
+    DirectSPADE: FastDirectSPADE,
     GenResBlk: FastGenResBlk,
     LSCA: FastLSCA,
     GlobalEncoder: FastGlobalEncoder,
