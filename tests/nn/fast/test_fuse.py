@@ -66,6 +66,7 @@ V2 = st.fixed_dictionaries(
         "modulation": st.sampled_from(["dg-norm", "spade"]), "modulation_hidden": st.sampled_from([2, 5, 16]),
         "global_width": st.sampled_from([2, 6]), "input": st.sampled_from(["noise", "label"]),
         "spectral_norm": st.booleans(), "global_upsample": st.sampled_from(["nearest", "bilinear"]),
+        "upsample": st.sampled_from(["nearest", "bilinear"]),
     }
 )  # fmt: skip
 V1 = st.fixed_dictionaries(
