@@ -1,12 +1,13 @@
-"""How the documentation is built: Sphinx, MyST and furo, with every warning an error.
+"""Sphinx configuration: MyST and furo, with every warning an error.
 
-Three things are made anew at each build, so that they never go stale: the tables of settings, presets and label spaces
-(`<!-- generated: NAME -->` in a page), the links from `lab2pix.module.name` in the prose to the API pages, and the
-check that every such name and every `section.setting` in the prose exists.
+Each build fills in the tables of settings, models, presets and label spaces (`<!-- generated: NAME -->` in a page),
+links `lab2pix.module.name` in the prose to the API pages, checks that every such name and every `section.setting` in
+the prose exists, and shows notebooks without running them.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 import tomllib
@@ -27,7 +28,7 @@ import lab2pix  # noqa: E402
 from lab2pix.config.schema import RunConfig  # noqa: E402
 from lab2pix.labels.space import LabelSpace  # noqa: E402
 from lab2pix.methods import get_method, method_names  # noqa: E402
-from lab2pix.recipes import preset_descriptions  # noqa: E402
+from lab2pix.recipes import load_config, preset_descriptions, preset_names  # noqa: E402
 from lab2pix.utils.registry import label_space_names  # noqa: E402
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ release = version = lab2pix.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+source_suffix = {".md": "markdown", ".ipynb": "markdown"}
 # Names such as `name` exist in several classes.
 suppress_warnings = ["ref.python"]
 
@@ -151,6 +153,18 @@ def presets_table() -> str:
     return "\n".join(["| preset | description |", "|---|---|", *rows])
 
 
+def models_table() -> str:
+    """Return one row per preset: method, data, size and length of training."""
+    rows = ["| preset | method | data | size | training |", "|---|---|---|---|---|"]
+    for name in preset_names():
+        config = load_config(name)
+        train, (height, width) = config.train, config.data.size
+        length = f"{train.epochs} epochs" if train.steps is None else f"{train.steps:,} steps"
+        cells = f"`{name}` | `{config.method}` | `{config.data.format}` | {height}x{width}"
+        rows.append(f"| {cells} | {length}, batch {train.batch_size} |")
+    return "\n".join(rows)
+
+
 def label_spaces_table() -> str:
     """Return one row per shipped label space."""
     rows = []
@@ -162,17 +176,11 @@ def label_spaces_table() -> str:
     return "\n".join(["| label space | classes | ids in files | unknown |", "|---|---|---|---|", *rows])
 
 
-def results_pages() -> str:
-    """Return the table of contents of the pages beside `results/index.md`, as many as there are."""
-    pages = sorted(page.stem for page in (HERE / "results").glob("*.md") if page.stem != "index")
-    return "\n".join(["```{toctree}", ":maxdepth: 1", "", *pages, "```"]) if pages else "There are no pages yet."
-
-
 GENERATED: dict[str, Callable[[], str]] = {
     "settings": settings_tables,
     "presets": presets_table,
+    "models": models_table,
     "label-spaces": label_spaces_table,
-    "results": results_pages,
 }
 
 
@@ -226,9 +234,25 @@ def _outside_fences(text: str, change: Callable[[str], str]) -> str:
     return "".join([*result, change(text[end:])])
 
 
+def notebook_text(source: str) -> str:
+    """Return a notebook as Markdown: its text, its code, and the images and text that the code printed."""
+    parts = []
+    for cell in json.loads(source)["cells"]:
+        text = "".join(cell["source"])
+        parts.append(f"```python\n{text}\n```" if cell["cell_type"] == "code" else text)
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            parts += [f"![result](data:{kind};base64,{data[kind]})" for kind in data if kind.startswith("image/")]
+            if "text" in output:
+                parts.append("```text\n" + "".join(output["text"]).rstrip() + "\n```")
+    return "\n\n".join(parts)
+
+
 def prepare_page(app: Sphinx, docname: str, source: list[str]) -> None:
     """Fill in the tables, check the names, and turn those of the package into links."""
     text = source[0]
+    if app.env.doc2path(docname).suffix == ".ipynb":
+        text = notebook_text(text)
     settings = known_settings()
 
     def check(prose: str) -> str:

@@ -14,7 +14,6 @@ from PIL import Image
 from lab2pix.errors import ConfigError, DataError, WeightsError
 from lab2pix.evaluation import evaluator
 from lab2pix.evaluation.exported import ProgramSettings, read_settings
-from lab2pix.evaluation.metrics import image as image_module
 from lab2pix.evaluation.pairing import list_sha256, pair_files
 from lab2pix.evaluation.protocol import Protocol, load_networks
 from lab2pix.evaluation.segmenters import load_segmenter
@@ -221,19 +220,3 @@ def test_a_wrong_file_that_somebody_named_is_not_to_be_deleted(evaluate: Run, tm
     result = evaluate("--features", "inception", "--inception-weights", mine)
     sentence(result, mine, "SHA-256", "name weights-inception-2015-12-05-6726825d.pth instead")
     assert "delete" not in result[2]
-
-
-@pytest.mark.parametrize("name", ["psnr", "pixel_distance"])
-def test_pixels_are_compared_in_portions(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    random = torch.Generator().manual_seed(0)
-    a, b = (torch.randint(256, (6, 3, 256, 256), generator=random, dtype=torch.uint8) for _ in range(2))
-    seen: list[int] = []
-    whole = getattr(image_module, f"_{name}")
-
-    def counted(generated: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        seen.append(len(generated))
-        return whole(generated, real)
-
-    monkeypatch.setattr(image_module, f"_{name}", counted)
-    torch.testing.assert_close(getattr(image_module, name)(a, b), whole(a, b))
-    assert seen == [2, 2, 2]

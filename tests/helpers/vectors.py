@@ -1,4 +1,4 @@
-"""Changes to vector files, and the rows of a parity check that fail."""
+"""Vector files made for tests, changes to them, and the rows of a parity check that fail."""
 
 from __future__ import annotations
 
@@ -7,9 +7,24 @@ from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab2pix.interop.vectors import Row
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """Draw all parameters at random, biases and scales too, so that every path matters."""
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=(parameter[0].numel() or 1) ** -0.5 if parameter.ndim > 1 else 0.3)
+    return network
+
+
+def write_vectors(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any], name: str = "made") -> Path:
+    """Write a vector file, `NAME.safetensors` and `NAME.json`."""
+    path = folder / f"{name}.safetensors"
+    save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, path)
+    path.with_suffix(".json").write_text(json.dumps(values))
+    return path
 
 
 def failures(rows: list[Row]) -> dict[str, str]:

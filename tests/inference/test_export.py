@@ -16,9 +16,11 @@ from lab2pix.batch import Batch
 from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.transforms import float_to_uint8, instance_edges
 from lab2pix.errors import ConfigError, OutputError
-from lab2pix.inference import Synthesizer
+from lab2pix.inference import ModelInfo, Synthesizer
 from lab2pix.inference import export as export_module
 from lab2pix.inference.export import export
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import read_config
 from tests.helpers.commands import Run
 from tests.helpers.generators import tiny_synthesizer
 
@@ -154,6 +156,22 @@ def test_onnx_of_v1_returns_the_largest_image(encoder: str, tmp_path: Path) -> N
     made = export(model, tmp_path / "v1.onnx")
     label, noise = given(model, 1, *model.size)
     assert largest(run_onnx(made.file, label=label, noise=noise), model.generate(Batch(label), noise)) < 1e-4
+
+
+@pytest.mark.slow
+def test_export_of_colors_pads_an_odd_size(tmp_path: Path) -> None:
+    config = read_config(
+        {
+            "method": "cyclegan",
+            "name": "tiny",
+            "data": {"format": "folder", "label_space": "scenes", "size": (30, 33)},
+            "generator": {"width": 2, "depth": 1, "encoding": "colors"},
+        }
+    )
+    space = LabelSpace.load("scenes")
+    info = ModelInfo(config, space, 0)
+    assert export(Synthesizer(info.build(), info, device="cpu"), tmp_path / "p.pt2", form="torch").difference < 1e-4
+    assert json.loads((tmp_path / "p.json").read_text("utf-8"))["size"] == [32, 36]
 
 
 @pytest.mark.xslow

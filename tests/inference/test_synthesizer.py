@@ -3,7 +3,6 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -19,6 +18,7 @@ from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, 
 from lab2pix.inference import Synthesizer, generate_folder, weights
 from lab2pix.labels.space import LabelSpace
 from tests.helpers.generators import TINY, tiny_synthesizer
+from tests.helpers.hub import use_folders_as_hub
 
 
 def make(space: str = "scenes", *, edges: bool = False, method: str = "lab2pix-v2", **generator: object) -> Synthesizer:
@@ -663,27 +663,7 @@ def test_synthesizer_pushes_to_and_loads_from_the_hub(
     tmp_path: Path, synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     hub = tmp_path / "hub"
-
-    class FakeApi:
-        def __init__(self, *_: object, **__: object) -> None: ...
-
-        def create_repo(self, repo_id: str, **_: object) -> SimpleNamespace:
-            return SimpleNamespace(repo_id=repo_id)
-
-        def upload_folder(self, *, repo_id: str, folder_path: Path, **_: object) -> str:
-            target = hub / repo_id
-            target.mkdir(parents=True)
-            for file in Path(folder_path).iterdir():
-                (target / file.name).write_bytes(file.read_bytes())
-            return f"https://huggingface.co/{repo_id}/commit/1"
-
-    def download(name: str, **_: object) -> str:
-        if not (hub / name).is_dir():
-            raise OSError("404 Client Error")
-        return str(hub / name)
-
-    monkeypatch.setattr("huggingface_hub.hub_mixin.HfApi", FakeApi)
-    monkeypatch.setattr(weights, "snapshot_download", download)
+    use_folders_as_hub(hub, monkeypatch)
     monkeypatch.chdir(tmp_path)
     assert synthesizer.push_to_hub("someone/scenes").endswith("/commit/1")
     assert (hub / "someone/scenes" / "README.md").exists()

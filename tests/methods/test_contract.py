@@ -252,13 +252,6 @@ def test_unknown_method_is_named_with_the_nearest() -> None:
         load_config({"method": "lab2pix-v3"})
 
 
-def test_setting_of_another_method_is_unknown() -> None:
-    with pytest.raises(ConfigError, match=r"unknown setting 'loss.consistency'"):
-        load_config("v2-small", ["loss.consistency=1"])
-    with pytest.raises(ConfigError, match=r"unknown setting 'loss.perceptual'"):
-        load_config("v1-small", ["loss.perceptual=1"])
-
-
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)

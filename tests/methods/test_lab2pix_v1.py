@@ -16,10 +16,8 @@ from tests.helpers.tiny import (
     NO_BACKBONE,
     SKETCH,
     assert_alike,
-    at,
     batch,
     build,
-    discriminator_half,
     generator_half,
     gradients,
     learners,
@@ -162,17 +160,6 @@ def test_v1_gradients_equal_those_of_one_autograd_graph(overrides):
 
 
 @pytest.mark.slow
-def test_v1_loss_scale_reaches_every_gradient():
-    method = still(build("loss.diversity=0.1"))
-    data, z, once = batch(method.config), noise(), []
-    for factor in (1.0, 4.0):
-        step(method, data, z, StepContext(scale=lambda loss, factor=factor: loss * factor, progress=at(0.5)))
-        once.append([gradients(player) for player in method.networks.values()])
-    for single, fourfold in zip(*once, strict=True):
-        assert_alike(single, fourfold, 4.0)
-
-
-@pytest.mark.slow
 def test_v1_bfloat16_step_is_finite_and_near_float32():
     totals = []
     for dtype in (None, torch.bfloat16):
@@ -241,16 +228,3 @@ def test_two_backbones_see_what_each_is_for():
 def test_v1_holds_no_backbone_that_is_not_used():
     assert len(build(*NO_BACKBONE).feature_extractors.networks) == 0
     assert list(build("discriminator.kind=patch").feature_extractors.networks) == [BACKBONE]
-
-
-@pytest.mark.slow
-def test_the_discriminators_see_the_generated_images_without_a_graph():
-    method = build()
-    carry, _ = generator_half(method)
-    tensors = [*carry.generated, *carry.real, *(feature for group in carry.generated_features for feature in group)]
-    assert not any(tensor.requires_grad for tensor in tensors)
-    assert carry.conditions is None  # V1's discriminators see images only
-    learners(method).zero_grad(set_to_none=True)
-    discriminator_half(method, carry, StepContext())
-    assert all(p.grad is None for p in learners(method).parameters())
-    assert all(p.requires_grad for p in method.networks["discriminator"].parameters())

@@ -9,11 +9,6 @@ from torch.nn.utils import parametrize
 from lab2pix.nn.blocks import ConvNormAct, GenResBlk, MiniInception
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.parametrize(("before", "after"), [(4, 4), (4, 2), (2, 4)])
 def test_genresblk_matches_eq6(before: int, after: int) -> None:
     block = GenResBlk(before, after, 3, hidden=5).eval()

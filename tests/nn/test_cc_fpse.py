@@ -18,7 +18,6 @@ def settings(**changes: object) -> GeneratorSettings:
 
 
 def test_depthwise_convolution_has_a_kernel_per_pixel() -> None:
-    torch.manual_seed(0)
     x, kernels = torch.randn(2, 3, 5, 4), torch.randn(2, 27, 5, 4)
     patches = F.unfold(x, 3, padding=1).view(2, 3, 9, 5, 4)
     assert torch.allclose(depthwise_conv(x, kernels), (patches * kernels.view(2, 3, 9, 5, 4)).sum(2), atol=1e-6)
@@ -37,7 +36,6 @@ def test_label_pyramid_has_a_feature_per_scale(upsamples: int) -> None:
 
 
 def test_every_part_of_the_generator_depends_on_the_label_map() -> None:
-    torch.manual_seed(0)
     generator = CCFPSEGenerator(4, settings(num_upsamples=6, start_size=(1, 2))).eval()
     condition = torch.randn(1, 4, 64, 128, requires_grad=True)
     image = generator(condition)
@@ -55,7 +53,6 @@ def test_generator_refuses_seven_upsamplings_and_is_not_fused() -> None:
 
 
 def test_discriminator_pools_embedded_labels() -> None:
-    torch.manual_seed(0)
     discriminator = FPSEDiscriminator(5, width=2).eval()
     image, label = torch.randn(2, 3, 64, 96), torch.randn(2, 5, 64, 96)
     output = discriminator(image, label)

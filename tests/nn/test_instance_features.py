@@ -31,7 +31,6 @@ def test_instance_features_leave_small_instances_out_and_take_the_middle_pixels_
 
 
 def test_k_means_finds_separate_clusters() -> None:
-    torch.manual_seed(0)
     middles = torch.tensor([[0.0, 0.0], [5.0, 0.0], [0.0, 5.0]])
     points = (middles.unsqueeze(1) + 0.1 * torch.randn(3, 20, 2)).flatten(0, 1)
     centers = k_means(points, 3)

@@ -6,7 +6,6 @@ from lab2pix.nn.patch_projection import PatchProjection
 
 
 def test_projection_takes_the_same_places_of_all_images_and_returns_unit_rows() -> None:
-    torch.manual_seed(0)
     projection = PatchProjection([3, 5], width=4)
     features = [torch.randn(2, 3, 4, 6), torch.randn(2, 5, 2, 3)]
     places = [torch.tensor([7, 0, 23]), torch.tensor([5])]

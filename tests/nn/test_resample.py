@@ -7,7 +7,6 @@ from lab2pix.nn.resample import BlurDownsample, BlurUpsample, ReplicationPad
 
 
 def test_downsampling_blurs_a_reflected_image_and_keeps_every_second_pixel() -> None:
-    torch.manual_seed(0)
     x = torch.randn(2, 3, 6, 7)
     down = BlurDownsample(3)
     row = torch.tensor([0.25, 0.5, 0.25])
@@ -19,7 +18,6 @@ def test_downsampling_blurs_a_reflected_image_and_keeps_every_second_pixel() -> 
 
 
 def test_upsampling_doubles_a_replicated_image_by_weights_of_three_quarters_and_one() -> None:
-    torch.manual_seed(0)
     x = torch.randn(1, 2, 3, 4)
     up = BlurUpsample(2)(x)
     assert up.shape == (1, 2, 6, 8)

@@ -42,17 +42,6 @@ def test_resnet_generator_keeps_the_size() -> None:
     assert image.abs().max() <= 1
 
 
-def test_antialiased_generator_has_the_authors_layers() -> None:
-    with torch.device("meta"):
-        network = ResNetGenerator(3, blocks=9, antialias_down=True, antialias_up=True)
-    shapes = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
-    assert sum(parameter.numel() for parameter in network.parameters()) == 11_378_179
-    assert (shapes["model.7.filt"], shapes["model.11.filt"]) == ((128, 1, 3, 3), (256, 1, 3, 3))
-    assert (shapes["model.21.filt"], shapes["model.25.filt"]) == ((256, 1, 4, 4), (128, 1, 4, 4))
-    assert (shapes["model.22.weight"], shapes["model.30.weight"]) == ((128, 256, 3, 3), (3, 64, 7, 7))
-    assert "model.12.conv_block.1.weight" in shapes and "model.20.conv_block.5.bias" in shapes
-
-
 @pytest.mark.parametrize(("down", "up"), [(True, False), (False, True), (True, True)])
 def test_antialiased_generator_keeps_the_size(down: bool, up: bool) -> None:
     network = ResNetGenerator(3, 2, width=2, blocks=1, antialias_down=down, antialias_up=up)

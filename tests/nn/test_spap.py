@@ -10,7 +10,6 @@ from lab2pix.nn.spap import PyramidAttention
 
 
 def test_pyramid_starts_as_the_identity_and_learns_gamma() -> None:
-    torch.manual_seed(0)
     pyramid = PyramidAttention(4)
     x = torch.randn(2, 4, 9, 8)
     result = pyramid(x)
@@ -24,7 +23,6 @@ def test_pyramid_starts_as_the_identity_and_learns_gamma() -> None:
 @pytest.mark.parametrize(("order", "kernels"), [("coarse-to-fine", [3, 3, 1]), ("fine-to-coarse", [1, 3, 3])])
 @pytest.mark.parametrize(("attention", "shape"), [("pixel", (2, 1, 9, 8)), ("channel", (2, 4, 1, 1))])
 def test_pyramid_fuses_levels_in_order(order, kernels, attention, shape) -> None:
-    torch.manual_seed(0)
     pyramid = PyramidAttention(4, dilations=(2, 1), order=order, attention=attention)
     assert [level[0].kernel_size[0] for level in pyramid.levels] == kernels
     x = torch.randn(2, 4, 9, 8)
@@ -37,7 +35,6 @@ def test_pyramid_fuses_levels_in_order(order, kernels, attention, shape) -> None
 
 
 def test_pyramid_sees_as_far_as_its_largest_dilation() -> None:
-    torch.manual_seed(0)
     pyramid = PyramidAttention(2, norm="none")
     nn.init.ones_(pyramid.gamma)
     x = torch.randn(1, 2, 21, 21, requires_grad=True)

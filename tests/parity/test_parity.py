@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from lab2pix.errors import DataError
-from lab2pix.interop.keymap import load_renamed, rename
+from lab2pix.interop.keymap import rename
 from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.testing.parity import check_file, check_files, run_parity
-from tests.helpers.vectors import edit, failures, nudged
+from tests.helpers.vectors import edit, failures, nudged, write_vectors
 
 SEEN = (5, 6, 7)
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1), torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
@@ -85,10 +85,6 @@ def build(shape: Shape) -> tuple[Lab2PixV2Generator, MultiScaleDiscriminator]:
 
 def official(network: nn.Module) -> dict[str, Tensor]:
     return rename(network, official_rules(network))
-
-
-def load_official(network: nn.Module, weights: dict[str, Tensor]) -> None:
-    load_renamed(network, official_rules(network), weights, "official network")
 
 
 def marked(instance: Tensor) -> Tensor:
@@ -232,7 +228,6 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
         tensors[f"out.global.{index}"] = feature[..., ::8, ::8] if feature.shape[-1] > 32 else feature
     for scale, (ours, theirs) in enumerate(zip(fake, real, strict=True)):
         tensors[f"out.D{scale}.fake"], tensors[f"out.D{scale}.real"] = ours, theirs
-    save_file({key: value.detach().contiguous() for key, value in tensors.items()}, folder / f"{name}.safetensors")
     values = {
         "config": shape.config,
         **{f"D{s}.features": [list(each.shape) for each in features] for s, features in enumerate(real_features)},
@@ -241,8 +236,7 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
         "grad_norm.generator": norm_of(sum(player.values(), torch.zeros(())), generator),
         "grad_norm.discriminator": norm_of(sum(judges.values(), torch.zeros(())), discriminator),
     }
-    (folder / f"{name}.json").write_text(json.dumps(values))
-    return folder / f"{name}.safetensors"
+    return write_vectors(folder, tensors, values, name)
 
 
 # --- what was recorded --------------------------------------------------------------------------------------------
@@ -401,29 +395,3 @@ def test_parity_of_files_and_folders(made: Path, capsys: pytest.CaptureFixture[s
         (made.parent / "empty").mkdir(exist_ok=True)
         with pytest.raises(DataError, match="no vector file"):
             check_files([nothing])
-
-
-# --- released names -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-def test_released_names_lead_there_and_back() -> None:
-    torch.manual_seed(0)
-    shape = Shape(discriminators=3)
-    generator, discriminator = build(shape)
-    other_generator, other_discriminator = build(shape)
-    load_official(other_generator, official(generator))
-    released = official(discriminator)
-    load_official(other_discriminator, released)
-    for ours, theirs in ((generator, other_generator), (discriminator, other_discriminator)):
-        for (name, one), other in zip(ours.state_dict().items(), theirs.state_dict().values(), strict=True):
-            assert torch.equal(one, other), name
-
-
-def test_released_names_are_those_of_the_file(golden_root: Path) -> None:
-    held = load_file(golden_root / "v2_normal.safetensors")
-    shape = Shape(classes=9, widths=(4, 2, 16, 16, 8, 64))
-    generator, discriminator = build(shape)
-    assert {f"G.{name}" for name in official(generator)} == {n for n in held if n.startswith("G.")}
-    own = {n for n in held if n.startswith("D.") and "backboneNet" not in n}
-    assert {f"D.{name}" for name in official(discriminator)} == own

@@ -1,8 +1,7 @@
-"""Parity of OASIS, DP-GAN and USIS: the authors' recordings, and other options in files made here."""
+"""Parity of OASIS, DP-GAN and USIS: changed recordings, and other options in files made here."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
@@ -10,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lab2pix.interop.keymap import rename
@@ -22,25 +20,7 @@ from lab2pix.nn.dp_gan import DPGANDiscriminator, DPGANGenerator
 from lab2pix.nn.oasis import OASISDiscriminator, OASISGenerator
 from lab2pix.nn.usis import WaveletDiscriminator
 from lab2pix.testing.parity import check_file
-
-GROUPS = {"out", "loss", "grad_norm", "grad_norm_per_parameter", "after_step"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=pytest.mark.xslow)])
-@pytest.mark.parametrize(
-    ("file", "count", "more"),
-    [
-        ("oasis_a", 741, set()),
-        ("dpgan_a", 897, {"feature_checksums"}),
-        ("usis_a", 1263, {"after_Du_part"}),
-    ],
-)
-def test_parity_of_the_authors_recordings(golden_root: Path, file: str, count: int, more: set[str], fast: bool) -> None:
-    rows = check_file(golden_root / "peers" / f"{file}.safetensors", fast=fast)
-    assert not [row for row in rows if not row.ok]
-    assert {row.output.split(".")[0] for row in rows} == GROUPS | more
-    assert len(rows) == count
+from tests.helpers.vectors import write_vectors
 
 
 @pytest.fixture(scope="module")
@@ -76,19 +56,12 @@ def test_parity_fails_by_name(
     for group in ("after_step", "grad_norm", "grad_norm_per_parameter"):
         del vectors.values[group]
     change(vectors.tensors, vectors.values)
-    failed = {row.output for row in check_file(write(tmp_path, vectors.tensors, vectors.values)) if not row.ok}
+    failed = {row.output for row in check_file(write_vectors(tmp_path, vectors.tensors, vectors.values)) if not row.ok}
     assert set(outputs) <= failed
     assert not {name for name in failed if "G_half" in name or "eval" in name} - set(outputs)
 
 
 # --- files made here: other depths, widths and options ------------------------------------------------------------
-
-
-def write(folder: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
-    path = folder / "made.safetensors"
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps(values))
-    return path
 
 
 def made(folder: Path, system: str, method: Any, networks: dict[str, tuple[str, nn.Module]], config: Any) -> Path:
@@ -116,7 +89,7 @@ def made(folder: Path, system: str, method: Any, networks: dict[str, tuple[str, 
         "tolerance": {"outputs_abs": dict.fromkeys([name for name in tensors if name.startswith("out.")], 1e-5)},
         "parameters_with_zero_gradient": {},
     }
-    return write(folder, tensors, values)
+    return write_vectors(folder, tensors, values)
 
 
 def u_net(cls: Any = OASISDiscriminator, **widths: int) -> nn.Module:

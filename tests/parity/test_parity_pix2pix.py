@@ -1,65 +1,28 @@
-"""Parity of Pix2Pix and CycleGAN: the authors' recordings, and vector files with a reference step."""
+"""Parity of Pix2Pix and CycleGAN: vector files with a reference step."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lab2pix.interop.step_vectors import StepResults, check_step
-from lab2pix.interop.vectors import Vectors, read_vectors
-from lab2pix.methods.cyclegan import CycleGAN
 from lab2pix.methods.image_translation import released_names
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
 from lab2pix.testing.parity import check_file
+from tests.helpers.vectors import lively, write_vectors
 
 TOLERANCE = {
     "out": 1e-4, "loss_relative": 1e-4, "grad_norm_relative": 1e-3, "grad_norm_by_tensor_relative": 1e-2,
     "out.after_max": 0.02, "out.after_mean": 1e-3, "relative_floor": 1e-3,
 }  # fmt: skip
 ADAM = {"lr": 2e-4, "beta1": 0.5, "beta2": 0.999}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=pytest.mark.xslow)])
-def test_parity_of_the_authors_pix2pix(golden_root: Path, fast: bool) -> None:
-    rows = check_file(golden_root / "peers" / "pix2pix_a.safetensors", fast=fast)
-    assert not [row for row in rows if not row.ok]
-    assert {row.output.split(".")[0] for row in rows} == {"out", "loss", "grad_norm", "grad_norm_by_tensor", "after"}
-
-
-@pytest.mark.xslow
-def test_parity_of_the_authors_cyclegan_when_accelerated(golden_root: Path) -> None:
-    rows = check_file(golden_root / "peers" / "cyclegan_a.safetensors", fast=True)
-    assert not [row for row in rows if not row.ok]
-
-
-@pytest.fixture(scope="module")
-def cyclegan(golden_root: Path) -> tuple[Vectors, StepResults]:
-    """The authors' CycleGAN recording, and what this package computes for it."""
-    vectors = read_vectors(golden_root / "peers" / "cyclegan_a.safetensors")
-    return vectors, CycleGAN.vector_results(vectors)
-
-
-@pytest.mark.slow
-def test_parity_of_the_authors_cyclegan(cyclegan: tuple[Vectors, StepResults]) -> None:
-    rows = list(check_step(*cyclegan))
-    assert not [row for row in rows if not row.ok]
-    groups = {"out", "loss", "grad_norm", "grad_norm_by_tensor", "after", "pool_trace"}
-    assert {row.output.split(".")[0] for row in rows} == groups
-
-
-# --- files made here ----------------------------------------------------------------------------------------------
 
 
 def mean_square(logits: Tensor, target: float) -> Tensor:
@@ -93,8 +56,7 @@ def stored(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
         for layer in network.modules():
             if isinstance(layer, nn.Dropout):
                 layer.p = 0
-        for parameter in network.parameters():
-            nn.init.normal_(parameter, std=(parameter[0].numel() or 1) ** -0.5 if parameter.ndim > 1 else 0.5)
+        lively(network)
         names = released_names(network)
         tensors |= {f"{prefix}.{names[name]}": weight.clone() for name, weight in network.state_dict().items()}
     return tensors
@@ -109,17 +71,11 @@ def after(networks: dict[str, nn.Module]) -> dict[str, Any]:
             double = weight.double()
             sums[f"{prefix}.{names[name]}"] = [double.sum().item(), double.abs().sum().item()]
     return {
+        "tolerance": TOLERANCE,
         "after.sums": sums,
         "after.tolerance": dict.fromkeys(sums, 0.005),
         "after.unstable": [name for name in sums if name.endswith("bias")],
     }
-
-
-def write(path: Path, tensors: dict[str, Tensor], values: dict[str, Any]) -> Path:
-    path = path / "made.safetensors"
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, path)
-    path.with_suffix(".json").write_text(json.dumps({"format": 1, "note_x": "", "tolerance": TOLERANCE, **values}))
-    return path
 
 
 def label_map(classes: int, side: int) -> tuple[Tensor, Tensor]:
@@ -152,7 +108,7 @@ def made_pix2pix(folder: Path, generator: nn.Module, discriminator: nn.Module, m
     values["loss.step"] |= {"G_GAN": adversarial.item(), "G_L1": l1.item()}
     values["grad_norm.step"] |= norms({"G": generator})
     adam["G"].step()
-    return write(folder, tensors, values | after(networks))
+    return write_vectors(folder, tensors, values | after(networks))
 
 
 @pytest.mark.slow
@@ -225,60 +181,6 @@ def test_parity_of_cyclegan_reads_label_maps_batch_norm_and_dropout(tmp_path: Pa
     }
     adam["D"].step()
     tensors |= {"out.fake_A": fake_a, "out.rec_A": rec_a}
-    rows = check_file(write(tmp_path, tensors, values | after(networks)))
+    rows = check_file(write_vectors(tmp_path, tensors, values | after(networks)))
     assert not [row for row in rows if not row.ok]
     assert len(rows) > 20
-
-
-# --- what must fail -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("change", "output", "note"),
-    [
-        (lambda tensors, _: tensors["out.rec_A"].add_(3e-4), "out.rec_A", ""),
-        (lambda _, values: values["loss.step"].update(G=22.69), "loss.step.G", ""),
-        (lambda _, values: values["loss.step"].update(H=1.0), "loss.step.H", "no such value"),
-        (lambda _, values: values["grad_norm.step"].update(G_A=26.3), "grad_norm.step.G_A", ""),
-        (lambda _, values: values["after.sums"]["D_A.model.0.weight"].reverse(), "after.sums.D_A.model.0.weight", ""),
-        (lambda _, values: values["pool_trace"]["returned"][3].reverse(), "pool_trace", "recorded is"),
-        (lambda tensors, _: tensors.update({"out.new": torch.zeros(1)}), "out.new", "no such output"),
-        (lambda tensors, _: tensors.update({"E.weight": torch.zeros(1)}), "E.weight", "no network"),
-        (lambda _, values: values.update(surprise=1), "surprise", "no such value"),
-    ],
-)
-def test_parity_fails_by_name(
-    cyclegan: tuple[Vectors, StepResults],
-    change: Callable[[dict[str, Tensor], dict[str, Any]], None],
-    output: str,
-    note: str,
-) -> None:
-    vectors, results = cyclegan
-    vectors = deepcopy(vectors)
-    change(vectors.tensors, vectors.values)
-    failed = [row for row in check_step(vectors, results) if not row.ok]
-    assert [row.output for row in failed] == [output]
-    assert note in failed[0].note
-
-
-@pytest.mark.parametrize(
-    ("change", "output", "note"),
-    [
-        (lambda _, values: values.update(system="Pix3Pix"), "made.safetensors", "not the networks of any method"),
-        (lambda _, values: values["config"].update(gan_mode="hinged"), "made.safetensors", "config.gan_mode"),
-        (lambda tensors, _: tensors.pop("G_A.model.4.weight"), "made.safetensors", "do not fit ResNetGenerator"),
-        (lambda tensors, _: tensors.pop("in.real_B"), "made.safetensors", "the inputs are"),
-    ],
-)
-def test_parity_fails_as_a_whole(
-    cyclegan: tuple[Vectors, StepResults],
-    tmp_path: Path,
-    change: Callable[[dict[str, Tensor], dict[str, Any]], None],
-    output: str,
-    note: str,
-) -> None:
-    vectors = deepcopy(cyclegan[0])
-    change(vectors.tensors, vectors.values)
-    failed = check_file(write(tmp_path, vectors.tensors, vectors.values))
-    assert [(row.output, row.ok) for row in failed] == [(output, False)]
-    assert note in failed[0].note

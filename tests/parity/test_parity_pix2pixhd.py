@@ -1,8 +1,7 @@
-"""Parity of Pix2PixHD: the authors' recordings, and vector files of other options with a reference step."""
+"""Parity of Pix2PixHD: vector files of other options, recorded here from networks and a step written out."""
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,37 +10,12 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from lab2pix.testing.parity import check_file
+from tests.helpers.vectors import write_vectors
 
-NAMES = ("pix2pixhd_a", "pix2pixhd_local_a")
 GROUPS = {"out", "loss", "features", "grad_norm", "grad_norm_by_tensor", "second_step", "after_step"}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("fast", [False, pytest.param(True, marks=pytest.mark.xslow)])
-def test_parity_of_the_authors_networks_and_two_steps(golden_root: Path, name: str, fast: bool) -> None:
-    rows = check_file(golden_root / "peers" / f"{name}.safetensors", fast=fast)
-    assert not [row for row in rows if not row.ok]
-    assert {row.output.split(".")[0] for row in rows} == {*GROUPS, "after_second_step"}
-
-
-def test_parity_notices_a_wrong_weight_and_an_unknown_entry(golden_root: Path, tmp_path: Path) -> None:
-    source, file = golden_root / "peers" / f"{NAMES[0]}.safetensors", tmp_path / "other.safetensors"
-    tensors = load_file(source)
-    tensors["D.scale1_layer4.0.weight"] = tensors["D.scale1_layer4.0.weight"] * 1.01
-    save_file({**tensors, "X.weight": torch.zeros(1)}, file)
-    values = json.loads(source.with_suffix(".json").read_text())
-    file.with_suffix(".json").write_text(json.dumps({**values, "surprise": {"a": 1}}))
-    failed = {row.output for row in check_file(file) if not row.ok}
-    assert {"out.D0.pred.fake", "loss.discriminator.D_real", "X.weight", "surprise"} <= failed
-    assert "out.train.fake" not in failed
-
-
-# --- files made here: networks and step as the specification of the authors' code tells them --------------------------
 
 
 @dataclass(frozen=True)
@@ -339,9 +313,7 @@ def changes(before: dict[str, Tensor], after: dict[str, Tensor], second: dict[st
 
 
 def write(folder: Path, tensors: dict[str, Tensor], outputs: dict[str, Tensor], values: dict[str, Any]) -> Path:
-    file = folder / "made.safetensors"
     tensors |= {f"out.{name}": tensor for name, tensor in outputs.items()}
-    save_file({name: tensor.detach().contiguous() for name, tensor in tensors.items()}, file)
     values |= {
         "system": "pix2pixhd",
         "optimizer": {"lr_generator": 2e-4, "lr_discriminator": 2e-4, "betas": [0.5, 0.999]},
@@ -352,8 +324,7 @@ def write(folder: Path, tensors: dict[str, Tensor], outputs: dict[str, Tensor], 
             values[name] = {
                 tensor: None if tensor in values["noise_tensors"] else norm for tensor, norm in norms.items()
             }
-    file.with_suffix(".json").write_text(json.dumps(values))
-    return file
+    return write_vectors(folder, tensors, values)
 
 
 @pytest.mark.slow

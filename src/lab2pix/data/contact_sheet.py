@@ -8,13 +8,12 @@ from pathlib import Path
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
-from torchvision.transforms.v2.functional import to_pil_image
 
 from lab2pix.data.datasets import check_sizes
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.pairs import Pair
-from lab2pix.data.transforms import resize_image
+from lab2pix.data.transforms import resize_image, to_pil
 from lab2pix.errors import OutputError
 from lab2pix.labels.space import LabelSpace
 
@@ -106,7 +105,7 @@ def _tiles(label: Tensor, image: Tensor, label_space: LabelSpace) -> list[Image.
     photo = resize_image(image, size)
     colors = label_space.to_colors(resize_label(label, size, label_space))
     mixed = photo.float().lerp(colors.float(), _OVERLAY).round().to(torch.uint8)
-    return [to_pil_image(part) for part in (photo, colors, mixed)]
+    return [to_pil(part) for part in (photo, colors, mixed)]
 
 
 def _legend(present: Tensor, label_space: LabelSpace, width: int) -> Image.Image:

@@ -10,8 +10,6 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms.v2 import functional
-from torchvision.transforms.v2.functional import InterpolationMode
 
 from lab2pix.errors import ConfigError
 
@@ -114,7 +112,9 @@ def resize_nearest(ids: Tensor, size: tuple[int, int]) -> Tensor:
 
 def resize_image(image: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize `[C, H, W]` uint8, or float32 in [-1, 1], by antialiased bicubic interpolation."""
-    resized: Tensor = functional.resize(image, list(size), interpolation=InterpolationMode.BICUBIC, antialias=True)
+    if image.shape[-2:] == size:
+        return image.clamp(-1, 1) if image.is_floating_point() else image
+    resized = F.interpolate(image[None], size, mode="bicubic", align_corners=False, antialias=True)[0]
     return resized.clamp(-1, 1) if resized.is_floating_point() else resized
 
 

@@ -121,18 +121,12 @@ _V1_SKETCH = replace(
     preset="v1-small-sketch",
     run_name="demo-v1-sketch",
     condition="drawing",
-    generated="X3",
-    real="its scene",
-    unpaired=True,
-    seeds=5,
     learned="without pairs: from line drawings, and from images of other landscapes. In each epoch every drawing was "
     "paired with another image, never its own",
     comparing="The network sees the drawing alone: lines where one thing ends and another begins, but not what they "
     "are. X3 is the largest of the three images of one pass. On the right is the scene "
     "of this drawing, never shown with it in training.",
     colors="What the drawings show",
-    noise="No loss tells the network which image is right, and one rewards images that differ "
-    "(<code>loss.diversity</code>, which the paper does not have).",
     yours="draw yourself, one pixel thin",
     own="Point it at a folder of photos of your own; the drawings to learn from are made of their edges. Then draw "
     "from drawings of yours, dark lines on light paper or the reverse.",

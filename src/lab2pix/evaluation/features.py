@@ -82,7 +82,6 @@ class _Inception(FeatureNetwork):
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
-        """See the class."""
         return map_chunks(self._look, (299, 299), self.device, pictures)
 
     def _look(self, pictures: Tensor) -> Tensor:
@@ -90,7 +89,6 @@ class _Inception(FeatureNetwork):
         return found.float().cpu()
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         return {"weights_sha256": self.sha256, "input": "299x299, bilinear as in TensorFlow 1", "dimension": 2048}
 
 
@@ -105,7 +103,6 @@ class _EfficientNet(FeatureNetwork):
 
     @torch.inference_mode()
     def __call__(self, pictures: Tensor) -> Tensor:
-        """See the class."""
         return map_chunks(self._look, (pictures.shape[-2], pictures.shape[-1]), self.device, pictures)
 
     def _look(self, pictures: Tensor) -> Tensor:
@@ -114,7 +111,6 @@ class _EfficientNet(FeatureNetwork):
         return found.float().cpu()
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         return {"weights": self.name, "input": "the image size", "dimension": self.dimension}
 
 
@@ -128,7 +124,6 @@ class _Exported(FeatureNetwork):
         self.dimension = self(torch.zeros(2, 3, *(self.settings.size or (64, 64)), dtype=torch.uint8)).shape[1]
 
     def __call__(self, pictures: Tensor) -> Tensor:
-        """See the class."""
         found: Tensor = self.network(pictures)
         if found.ndim not in (2, 4):
             raise WeightsError(
@@ -138,7 +133,6 @@ class _Exported(FeatureNetwork):
         return found.mean((2, 3)) if found.ndim == 4 else found
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         how = self.settings.model_dump(mode="json", exclude={"batch"})
         return {"weights_sha256": self.network.sha256, "input": how, "dimension": self.dimension}
 

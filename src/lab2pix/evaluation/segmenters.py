@@ -1,20 +1,21 @@
-"""Segmenters: trained by `lab2pix segmenter train`, exported, or from the Hugging Face hub."""
+"""Segmenters: trained by `lab2pix segmenter train`, exported, of torchvision, or from the Hugging Face hub."""
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from lab2pix.errors import ConfigError, LabelError, WeightsError
+from lab2pix.errors import ConfigError, LabelError, WeightsError, did_you_mean
 from lab2pix.evaluation.batching import map_chunks
 from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, Whole, read_settings
 from lab2pix.evaluation.metrics.segmentation import ScoredClasses
@@ -46,18 +47,25 @@ class Segmenter(ABC):
     Attributes:
         name: name in reports.
         space: label space of its predictions.
+        ids: canonical id of each output channel, -1 for none of the classes.
         network: the network.
         device: its device.
     """
 
     name: str
     space: LabelSpace
+    ids: Tensor
     network: Any
     device = torch.device("cpu")
 
     @abstractmethod
+    def logits(self, pictures: Tensor) -> Tensor:
+        """Return the network's scores per class, `[N, C, h', w']` float32, of `[N, 3, h, w]` uint8 images."""
+
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
         """Return canonical ids `[N, *size]` int64 (-1: none of the classes) of `[N, 3, h, w]` uint8 images."""
+        logits = self.logits(pictures)
+        return _read(logits, size, self.ids.to(logits.device)).cpu()
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
@@ -130,21 +138,18 @@ class _Trained(Segmenter):
             ) from error
         self.name = folder.resolve().name
         self.size = (int(self.info["size"][0]), int(self.info["size"][1]))
+        self.ids = torch.arange(self.space.num_classes)
         self.sha256 = file_sha256(weights)
         self.network.eval().requires_grad_(False)
 
     @torch.inference_mode()
+    def logits(self, pictures: Tensor) -> Tensor:
+        return cast(Tensor, self.network(normalize(pictures.to(self.device), self.size)))
+
     def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        """See the class."""
-        ids = torch.arange(self.space.num_classes, device=self.device)
-
-        def read(part: Tensor) -> Tensor:
-            return _read(self.network(normalize(part.to(self.device), self.size)), size, ids).cpu()
-
-        return map_chunks(read, self.size, self.device, pictures)
+        return map_chunks(lambda part: super(_Trained, self).__call__(part, size), self.size, self.device, pictures)
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         keys = ("architecture", "encoder", "size", "held_out")
         kept = {key: self.info[key] for key in keys if key in self.info}
         return {"name": self.name, "weights_sha256": self.sha256, **kept}
@@ -163,24 +168,22 @@ class _ExportedSettings(ProgramSettings):
 class _Exported(Segmenter):
     """An exported program with output `[N, C, h, w]` logits."""
 
-    def __init__(self, file: Path, space: LabelSpace) -> None:
+    def __init__(self, file: Path, space: LabelSpace | None) -> None:
         self.settings: _ExportedSettings = read_settings(file, _ExportedSettings)
         self.network = ExportedModel(file, self.settings)
-        self.name, self.space = file.stem, space
-        self.ids = _mapping(self.settings.classes, space, str(file.with_suffix(".json")))
+        self.name = file.stem
+        self.space, self.ids = _classes(self.settings.classes, space, str(file.with_suffix(".json")))
 
-    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        """See the class."""
-        logits = self.network(pictures)
+    def logits(self, pictures: Tensor) -> Tensor:
+        logits: Tensor = self.network(pictures)
         if logits.ndim != 4 or logits.shape[1] != len(self.ids):
             raise LabelError(
                 f"{self.network.file} returns {list(logits.shape)}, but {self.network.file.stem}.json names "
                 f"{len(self.ids)} classes; list one entry per output channel, null for none"
             )
-        return _read(logits, size, self.ids)
+        return logits
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         how = self.settings.model_dump(mode="json", exclude={"batch", "classes"})
         return {"name": self.name, "weights_sha256": self.network.sha256, "input": how, "classes": self.ids.tolist()}
 
@@ -188,7 +191,7 @@ class _Exported(Segmenter):
 class _HuggingFace(Segmenter):
     """A semantic-segmentation model of the Hugging Face hub; its classes are matched by name."""
 
-    def __init__(self, name: str, space: LabelSpace) -> None:
+    def __init__(self, name: str, space: LabelSpace | None) -> None:
         transformers = import_extra("transformers", "huggingface", f"hf:{name}")
         try:
             self.processor = transformers.AutoImageProcessor.from_pretrained(name)
@@ -198,21 +201,71 @@ class _HuggingFace(Segmenter):
                 f"hf:{name} cannot be loaded ({reason_of(error)}); correct the name, or give a folder"
             ) from error
         labels = self.network.config.id2label
-        known = {_plain(item): item for item in space.names}
-        classes = [known.get(_plain(labels[channel])) for channel in range(len(labels))]
-        self.name, self.space = name, space
-        self.ids = _mapping(classes, space, f"hf:{name}")
+        self.name = name
+        self.space, self.ids = _classes(_matched([labels[i] for i in range(len(labels))], space), space, f"hf:{name}")
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        """See the class."""
+    def logits(self, pictures: Tensor) -> Tensor:
         inputs = self.processor(images=list(pictures.permute(0, 2, 3, 1).numpy()), return_tensors="pt").to(self.device)
-        return _read(self.network(**inputs).logits.float().cpu(), size, self.ids)
+        return cast(Tensor, self.network(**inputs).logits.float().cpu())
 
     def describe(self) -> dict[str, Any]:
-        """See the class."""
         revision = getattr(self.network.config, "_commit_hash", None)
         return {"name": f"hf:{self.name}", "revision": revision, "classes": self.ids.tolist()}
+
+
+class _TorchVision(Segmenter):
+    """A pretrained semantic-segmentation model of torchvision; its classes are matched by name."""
+
+    def __init__(self, name: str, space: LabelSpace | None) -> None:
+        from torchvision.models import get_model, get_model_weights, list_models, segmentation
+
+        known = list_models(segmentation)
+        if name not in known:
+            raise ConfigError(f"torchvision has no segmenter '{name}'{did_you_mean(name, known)}")
+        weights = get_model_weights(name).DEFAULT
+        try:
+            self.network = get_model(name, weights=weights).eval().requires_grad_(False)
+        except OSError as error:
+            raise WeightsError(
+                f"the weights of torchvision:{name} are not in the torch hub cache and could not be downloaded "
+                f"({reason_of(error)}); bring {weights.url.rpartition('/')[2]} into the cache"
+            ) from error
+        self.name, self.revision, self.transform = name, str(weights), weights.transforms()
+        names = weights.meta["categories"]
+        self.space, self.ids = _classes(_matched(names, space), space, f"torchvision:{name}")
+
+    @torch.inference_mode()
+    def logits(self, pictures: Tensor) -> Tensor:
+        return cast(Tensor, self.network(self.transform(pictures).to(self.device))["out"].cpu())
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": f"torchvision:{self.name}", "revision": self.revision, "classes": self.ids.tolist()}
+
+
+def _matched(names: Sequence[str], space: LabelSpace | None) -> Sequence[str | None]:
+    """Return the class of a label space that each of a network's classes is, by name; its own names without a space."""
+    if space is None:
+        return names
+    known = {_plain(item): item for item in space.names}
+    return [known.get(_plain(name)) for name in names]
+
+
+def _classes(classes: Sequence[str | int | None], space: LabelSpace | None, where: str) -> tuple[LabelSpace, Tensor]:
+    """Return label space and class id of each output channel; without a space, each channel is a class of its own.
+
+    Raises:
+        LabelError: a class that the label space does not have, a scored one without a channel, or classes without
+            names.
+    """
+    if space is not None:
+        return space, _mapping(classes, space, where)
+    if not all(isinstance(name, str) and not re.fullmatch(r"LABEL_\d+", name) for name in classes):
+        raise LabelError(f"{where} gives its classes no names; give a segmenter that names them")
+    names = [str(name) for name in classes]
+    unique = [name if names.count(name) == 1 else f"{name} {place}" for place, name in enumerate(names)]
+    space = LabelSpace.from_dict({"name": "segmenter", "classes": unique, "unknown_value": len(unique)}, where)
+    return space, torch.arange(len(unique))
 
 
 def _plain(name: str) -> str:
@@ -245,13 +298,14 @@ def _mapping(classes: Sequence[str | int | None], space: LabelSpace, where: str)
     return torch.tensor(ids)
 
 
-def load_segmenter(source: str | Path, expected: LabelSpace) -> Segmenter:
+def load_segmenter(source: str | Path, expected: LabelSpace | None) -> Segmenter:
     """Load a segmenter.
 
     Args:
-        source: a folder of `lab2pix segmenter train`; an exported program (`.pt2`, `.onnx`) with its JSON file; or
-            `hf:NAME`, a semantic-segmentation model of the Hugging Face hub.
-        expected: label space of the label maps.
+        source: a folder of `lab2pix segmenter train`; an exported program (`.pt2`, `.onnx`) with its JSON file;
+            `hf:NAME`, a semantic-segmentation model of the Hugging Face hub or a folder of one; or
+            `torchvision:NAME`.
+        expected: label space of the label maps; None: the network's own classes.
 
     Raises:
         ConfigError: the segmenter does not exist, or a package for it is missing.
@@ -261,16 +315,18 @@ def load_segmenter(source: str | Path, expected: LabelSpace) -> Segmenter:
     text = str(source)
     if text.startswith("hf:"):
         return _HuggingFace(text.removeprefix("hf:"), expected)
+    if text.startswith("torchvision:"):
+        return _TorchVision(text.removeprefix("torchvision:"), expected)
     path = Path(source)
     if path.suffix in PROGRAM_SUFFIXES:
         return _Exported(path, expected)
     if not path.is_dir():
         raise ConfigError(
             f"there is no segmenter {path}; give a folder of `lab2pix segmenter train`, an exported program "
-            f"({', '.join(PROGRAM_SUFFIXES)}), or hf:NAME"
+            f"({', '.join(PROGRAM_SUFFIXES)}), hf:NAME or torchvision:NAME"
         )
     segmenter = _Trained(path)
-    if segmenter.space.names != expected.names:
+    if expected is not None and segmenter.space.names != expected.names:
         raise LabelError(
             f"{path} predicts {segmenter.space.num_classes} classes of label space '{segmenter.space.name}', but the "
             f"label maps have the {expected.num_classes} of '{expected.name}'; give a segmenter trained on those"

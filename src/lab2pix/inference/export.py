@@ -100,10 +100,10 @@ def export(
             "can hold; draw with the package instead"
         )
     program = _Program(synthesizer, torch.float16 if half else torch.float32, dynamic)
-    shapes = [(1, *synthesizer.size)]
+    shapes = [(1, *program.size)]
     if dynamic:  # the last shape is traced: a dimension of 1 would be specialized
         sides = (3 * program.stride, 4 * program.stride)
-        shapes.append((2, *(sides if sides != synthesizer.size else sides[::-1])))
+        shapes.append((2, *(sides if sides != program.size else sides[::-1])))
     try:
         with atomic_write(out.with_suffix(".json"), out) as (description, unfinished):
             run = _write(program, program.example(*shapes[-1]), unfinished, form, dynamic)
@@ -162,12 +162,15 @@ class _Program(nn.Module):
 
     Attributes:
         stride: height and width must be multiples of it.
+        size: height and width of the model, padded to what the generator takes.
     """
 
     def __init__(self, synthesizer: Synthesizer, dtype: torch.dtype, dynamic: bool) -> None:
         super().__init__()
         self.name = synthesizer.config.name
         self.sampling: Sampling = synthesizer.sampling
+        self.size = self.sampling.padded_size(synthesizer.size)
+        _ = synthesizer.label_space.palette  # A first access during tracing would cache a tensor without data.
         self.dtype = dtype
         # Not a deepcopy: removing the parametrization changes the class, which copies share with the original.
         with torch.random.fork_rng(devices=[]):
@@ -266,7 +269,7 @@ def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: b
         options = ["--dynamic"] * dynamic + ["--fp16"] * (program.dtype is torch.float16)
         hint = f"omit {options[0]}" if options else "generate with the package instead"
         raise ConfigError(
-            f"this generator ({program.name}) cannot be exported as {file.name} ({reason_of(error)}); {hint}"
+            f"this generator ({program.name}) cannot be exported to the format {form} ({reason_of(error)}); {hint}"
         ) from error
 
 
@@ -370,13 +373,13 @@ def _describe(
     synthesizer: Synthesizer, program: _Program, name: str, form: str, dynamic: bool, difference: float
 ) -> dict[str, Any]:
     """Return the JSON description of a program: inputs, output, classes and precision."""
-    height, width = synthesizer.size
+    height, width = program.size
     sides = ["N", "H", "W"] if dynamic else [1, height, width]
     space = synthesizer.label_space
     ids = torch.arange(space.num_channels)
     names = [*space.names, *(["unknown"] if space.unknown_value is not None else [])]
     rows = zip(ids.tolist(), names, space.palette.tolist(), space.encode_values(ids).tolist(), strict=True)
-    noise = synthesizer.sampling.noise_shape(synthesizer.size) or ()
+    noise = synthesizer.sampling.noise_shape(program.size) or ()
     shapes = {"label": sides, "noise": [sides[0], *noise], "instances": sides}
     shapes |= {
         "style": [sides[0], 3, *sides[1:]],

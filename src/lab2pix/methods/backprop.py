@@ -75,4 +75,6 @@ class ImageGradients:
         """Backpropagate the leaves' gradients, and further terms, through the generator in one pass."""
         self.record(losses)
         ends = [self.scale(value) for value in losses.values()]
-        torch.autograd.backward([*self.images, *ends], [*(leaf.grad for leaf in self.leaves), *(None for _ in ends)])
+        used = [pair for pair in zip(self.images, self.leaves, strict=True) if pair[1].grad is not None]
+        images, leaves = zip(*used, strict=True)
+        torch.autograd.backward([*images, *ends], [*(leaf.grad for leaf in leaves), *(None for _ in ends)])

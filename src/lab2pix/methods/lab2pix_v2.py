@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -46,6 +46,7 @@ from lab2pix.losses import (
     level_weights,
     perceptual_loss,
 )
+from lab2pix.methods.augmentation import AugmentConfig, DiffAugment, random_offsets, shift
 from lab2pix.methods.backprop import ImageGradients
 from lab2pix.methods.base import Losses, StepContext, require_images
 from lab2pix.methods.hierarchical_gan import (
@@ -100,6 +101,7 @@ class Lab2PixV2Config(HierarchicalGANConfig):
 
     method: Literal["lab2pix-v2"] = Field("lab2pix-v2", description="Lab2Pix-V2: paired.")
     loss: V2LossConfig = V2LossConfig()
+    augment: AugmentConfig = AugmentConfig()
 
     def check_rules(self) -> None:
         """Check losses, generator and image size against each other."""
@@ -112,6 +114,11 @@ class Lab2PixV2Config(HierarchicalGANConfig):
             raise ConfigError(
                 "loss.imle_candidates needs noise, but generator.input is 'label', which uses none; set "
                 "loss.imle_candidates=1 or generator.input=noise"
+            )
+        if self.augment.shift >= min(self.data.size):
+            raise ConfigError(
+                f"augment.shift is {self.augment.shift}, but images of data.size={list(self.data.size)} can shift by "
+                f"less than {min(self.data.size)} pixels; lower it"
             )
         super().check_rules()
 
@@ -138,9 +145,10 @@ class _Scale:
 
     Attributes:
         index: index of the scale, 0 for full size.
-        generated, real: images `[N, 3, h, w]`.
-        condition: label map `[N, C, h, w]`.
-        real_features: features of the real image, if computed already.
+        generated, real: images `[N, 3, h, w]`, as the discriminators see them.
+        condition: label map `[N, C, h, w]`, as the discriminators see it.
+        real_features: features of the real image before DiffAugment, if computed already.
+        unaugmented: both images before DiffAugment, for the losses against the real image; None without it.
     """
 
     index: int
@@ -148,6 +156,7 @@ class _Scale:
     real: Tensor
     condition: Tensor
     real_features: BackboneFeatures | None
+    unaugmented: tuple[Tensor, Tensor] | None = None
 
 
 class Lab2PixV2(HierarchicalGAN):
@@ -230,25 +239,39 @@ class Lab2PixV2(HierarchicalGAN):
         real_features, logits = None, None
         with context.autocast():
             fake = self.networks["generator"](condition, noise)
-            if self.head is not None:
+        fake = fake.float()
+        augment = self.config.augment
+        if augment.shift:
+            offsets = random_offsets(len(batch), (augment.shift, augment.shift), context.random)
+            fake, real, condition, label = (shift(x, offsets) for x in (fake, real, condition, batch.label))
+            batch = replace(batch, label=label)
+        if self.head is not None:
+            levels = 0 if augment.discriminator else self._num_feature_levels(0)
+            with context.autocast():
                 with torch.no_grad():
-                    real_features = self.feature_extractors(real, levels=self._num_feature_levels(0), perceptual=True)
+                    real_features = self.feature_extractors(real, levels=levels, perceptual=True)
                 logits = self.head(real_features.perceptual)
-        gradients = ImageGradients(pyramid(fake.float(), self.scales), context.scale)
-        real_images, conditions = pyramid(real, self.scales), pyramid(condition, self.scales)
-        mask = self._mask(batch)
+        view = DiffAugment.draw(augment.discriminator, len(batch), batch.size, context.random)
+        seen = [fake, view(fake)] if augment.discriminator else [fake]
+        gradients = ImageGradients([image for one in seen for image in pyramid(one, self.scales)], context.scale)
+        generated, real_images = gradients.leaves[-self.scales :], pyramid(view(real), self.scales)
+        unaugmented: list[Any] = [None] * self.scales
+        if augment.discriminator:
+            unaugmented = list(zip(gradients.leaves, pyramid(real, self.scales), strict=False))
+        conditions = pyramid(view.move(condition), self.scales)
+        mask = self._mask(replace(batch, label=view.move(batch.label)))
         features: list[tuple[list[Tensor], list[Tensor]]] = []
         with ExitStack() as stack:
             for network in (self.networks["discriminator"], *([] if self.head is None else [self.head])):
                 stack.enter_context(frozen_and_cached(network))
-            for index, inputs in enumerate(zip(gradients.leaves, real_images, conditions, strict=True)):
-                scale = _Scale(index, *inputs, real_features if index == 0 else None)
+            for index, inputs in enumerate(zip(generated, real_images, conditions, strict=True)):
+                scale = _Scale(index, *inputs, real_features if index == 0 else None, unaugmented[index])
                 features.append(self._scale_backward(gradients, scale, batch.label, mask, context))
         seg = {} if logits is None else {"cycle_real": cycle_segmentation_loss([logits], batch.label, self.ignored)}
         gradients.flush(seg)
         context.cache["outputs"] = GeneratorOutputs(
             conditions=conditions,
-            generated=[leaf.detach() for leaf in gradients.leaves],
+            generated=[leaf.detach() for leaf in generated],
             real=real_images,
             generated_features=[pair[0] for pair in features],
             real_features=[pair[1] for pair in features],
@@ -294,26 +317,31 @@ class Lab2PixV2(HierarchicalGAN):
         """
         levels = self._num_feature_levels(scale.index)
         perceptual = scale.index < self.perceptual_scales
-        one_pass = self.feature_extractors.shared and levels > 0
+        one_pass = self.feature_extractors.shared and levels > 0 and scale.unaugmented is None
+        images, known = (scale.generated, scale.real), scale.real_features
         if perceptual and not one_pass:
             with context.autocast():
-                terms = self._reconstruction_losses(scale, *self._extract_pair(scale, 0, True), label)
+                pair = self._extract_pair(*(scale.unaugmented or images), known, 0, True)
+                terms = self._reconstruction_losses(scale, *pair, label)
             gradients.backward(terms)
         with context.autocast():
-            generated, real = self._extract_pair(scale, levels, perceptual and one_pass)
+            known = None if scale.unaugmented else known
+            generated, real = self._extract_pair(*images, known, levels, perceptual and one_pass)
             terms = self._discriminator_losses(scale, mask, generated.discriminator, real.discriminator)
             if perceptual and one_pass:
                 terms |= self._reconstruction_losses(scale, generated, real, label)
         gradients.backward(terms)
         return [feature.detach() for feature in generated.discriminator], real.discriminator
 
-    def _extract_pair(self, scale: _Scale, levels: int, perceptual: bool) -> tuple[BackboneFeatures, BackboneFeatures]:
-        """Return features of the generated image, with a graph, and of the real one, detached."""
-        generated = self.feature_extractors(scale.generated, levels=levels, perceptual=perceptual)
-        if scale.real_features is not None:
-            return generated, scale.real_features
+    def _extract_pair(
+        self, generated: Tensor, real: Tensor, known: BackboneFeatures | None, levels: int, perceptual: bool
+    ) -> tuple[BackboneFeatures, BackboneFeatures]:
+        """Return features of the generated image, with a graph, and of the real one (`known` if given), detached."""
+        features = self.feature_extractors(generated, levels=levels, perceptual=perceptual)
+        if known is not None:
+            return features, known
         with torch.no_grad():
-            return generated, self.feature_extractors(scale.real, levels=levels, perceptual=perceptual)
+            return features, self.feature_extractors(real, levels=levels, perceptual=perceptual)
 
     def _reconstruction_losses(
         self, scale: _Scale, generated: BackboneFeatures, real: BackboneFeatures, label: Tensor

@@ -209,6 +209,10 @@ class SegmentationGAN(Method):
             noise_channels=config.generator.noise_dim,
         )
 
+    def class_offset(self, network: str, tensor: str) -> int:
+        """Return the number of places before the first class: of noise in a generator, of "fake" in a segmenter."""
+        return int(self.config.generator.noise_dim) if network == "generator" else 1
+
     @classmethod
     def build_generator(cls, config: Any, label_space: LabelSpace) -> nn.Module:
         """Return the generator with initial weights."""

@@ -11,8 +11,8 @@ from lab2pix.nn.fast.autograd import batch_norm_modulate, can_fuse, instance_nor
 from lab2pix.nn.fast.memory_format import as_matrix
 
 
-def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, dtype=dtype).requires_grad_()
+def leaf(*shape: int) -> Tensor:
+    return torch.randn(*shape).requires_grad_()
 
 
 def gradients(result: Tensor, leaves: list[Tensor]) -> list[Tensor]:
@@ -46,7 +46,6 @@ def test_batch_norm_modulate_equals_plain(
 @pytest.mark.parametrize("count", [1, 3])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_instance_norm_leaky_relu_of_a_channels_last_map(count: int, dtype: torch.dtype) -> None:
-    torch.manual_seed(0)
     x = (torch.randn(count, 5, 6, 7) * 3 + 1).to(dtype, memory_format=torch.channels_last)
     direction = torch.randn(count, 5, 6, 7).to(dtype)
     plain = x.double().contiguous().requires_grad_()
@@ -74,27 +73,6 @@ def test_batch_norm_modulate_without_a_counter_or_statistics() -> None:
     torch.testing.assert_close(batch_norm_modulate(bare, x, scale, shift), bare(x) * scale + shift)
 
 
-@pytest.mark.parametrize("slope", [0.2, 1.0])
-def test_batch_norm_modulate_passes_gradcheck(slope: float) -> None:
-    torch.manual_seed(0)
-    norm = nn.BatchNorm2d(2, affine=False).double()
-    inputs = tuple(leaf(2, 2, 3, 3, dtype=torch.float64) for _ in range(3))
-    assert torch.autograd.gradcheck(lambda x, a, b: batch_norm_modulate(norm, x, a, b, slope), inputs)
-
-
-def test_batch_norm_modulate_in_bfloat16() -> None:
-    torch.manual_seed(0)
-    norm = nn.BatchNorm2d(4, affine=False)
-    exact = [torch.randn(2, 4, 8, 8, requires_grad=True) for _ in range(3)]
-    half = [tensor.detach().bfloat16().requires_grad_() for tensor in exact]
-    got, want = (batch_norm_modulate(norm, x, a, b, 0.2) for x, a, b in (half, exact))
-    assert got.dtype == torch.bfloat16
-    torch.testing.assert_close(got.float(), want, rtol=0.05, atol=0.05)
-    for mine, theirs in zip(gradients(got, half), gradients(want, exact), strict=True):
-        assert mine.dtype == torch.bfloat16
-        torch.testing.assert_close(mine.float(), theirs, rtol=0.1, atol=0.1)
-
-
 def test_can_fuse_only_a_training_step_through_a_plain_batch_norm() -> None:
     x, y = leaf(2, 3, 4, 4), leaf(2, 3, 4, 4)
     norm = nn.BatchNorm2d(3, affine=False)
@@ -109,7 +87,6 @@ def test_can_fuse_only_a_training_step_through_a_plain_batch_norm() -> None:
 
 
 def test_relu_add_equals_plain() -> None:
-    torch.manual_seed(0)
     x, summand = leaf(2, 3, 4, 4), leaf(2, 3, 4, 4)
     got, want = relu_add_(x * 1, summand), F.relu(x) + summand
     assert torch.equal(got, want)

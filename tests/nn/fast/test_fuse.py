@@ -236,7 +236,6 @@ def test_fuse_keeps_the_plain_generator() -> None:
 
 @pytest.mark.parametrize("packed", [True, False])
 def test_folded_conv_is_equal_packed_or_not(packed: bool) -> None:
-    torch.manual_seed(0)
     plain = nn.Conv2d(5, 7, 3, padding=1, stride=2)
     conv = layers.FoldedConv(
         *layers.fold_conv(plain), dtype=torch.float32, device=torch.device("cpu"), stride=2, pack=packed

@@ -74,7 +74,6 @@ def test_upsample_conv_keeps_the_memory_format(function):
 
 
 def test_upsample2x_conv3x3_merges_taps_in_the_weights_type_under_autocast():
-    torch.manual_seed(0)
     small, weight = torch.randn(1, 4, 3, 3).bfloat16(), torch.randn(5, 4, 3, 3)
     corner = torch.zeros_like(small)
     corner[:, :, 1, 1] = 1

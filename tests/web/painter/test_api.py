@@ -216,6 +216,28 @@ def test_mix_interpolates_noise_on_the_sphere(
     assert torch.equal(received[-1][1], synthesizer.noise(8))
 
 
+@pytest.mark.parametrize("noise_shape", ["vector", "map"])
+def test_scale_enlarges_the_label_map_before_generating(
+    client: TestClient,
+    synthesizer: Synthesizer,
+    received: list[tuple[Tensor, Tensor]],
+    monkeypatch: pytest.MonkeyPatch,
+    noise_shape: str,
+) -> None:
+    if noise_shape == "map":
+        monkeypatch.setattr(Synthesizer, "noise", lambda _, seed, sample=0, size=(64, 64): torch.full((1, *size), seed))
+        monkeypatch.setattr(Synthesizer, "generate", lambda _, batch, noise: noise.expand(1, 3, -1, -1).clamp(-1, 1))
+    ids = squares(3)
+    response = client.post("/api/synthesize?seed=5&scale=2", content=encode(ids), headers=PNG)
+    assert response.status_code == 200
+    assert pixels(response.content).shape == (128, 128, 3)
+    if noise_shape == "vector":
+        large = ids.repeat(2, 0).repeat(2, 1)
+        assert np.array_equal(received[-1][0].numpy(), large)
+        expected = synthesizer(torch.from_numpy(large).long(), seed=5, keep_size=True).tensor[0]
+        assert np.array_equal(pixels(response.content), expected.movedim(0, -1).numpy())
+
+
 @pytest.mark.slow
 def test_model_without_noise_gives_one_image(open_client: OpenClient) -> None:
     client = open_client(tiny_synthesizer(input="label"))

@@ -48,6 +48,9 @@ def refused(client: TestClient, path: str, **request: object) -> tuple[int, str]
         ("seed=9007199254740992", "less than or equal to 9007199254740991"),
         ("seed=" + "9" * 5000, "non-negative integer"),
         ("samples=0", "greater than or equal to 1"),
+        ("scale=0", "greater than or equal to 1"),
+        ("scale=3", "less than or equal to 2"),
+        ("scale=1.5", "non-negative integer"),
         ("samples=17", "less than or equal to 16"),
         ("seed_b=2&mix=1.5", "less than or equal to 1"),
         ("seed_b=2&mix=nan", "must be a number"),
@@ -103,6 +106,33 @@ def test_unknown_id_or_color_is_named(client: TestClient, image: np.ndarray, par
     for path in ("/api/synthesize", "/api/labels"):
         status, sentence = refused(client, path, content=encode(image), headers=PNG)
         assert (status, part in sentence) == (400, True), sentence
+
+
+def photo() -> np.ndarray:
+    """Return an image with smooth colors and some texture."""
+    rows, columns = np.mgrid[:96, :96] / 96
+    colors = np.stack([rows, columns, 1 - rows * columns], -1) * 200
+    return (colors + np.random.default_rng(0).integers(0, 20, (96, 96, 1))).astype(np.uint8)
+
+
+def test_photo_is_named(client: TestClient) -> None:
+    gray = photo()[..., 0]
+    for path in ("/api/labels", "/api/synthesize"):
+        for image in (photo(), gray):
+            for form, headers in (("PNG", PNG), ("JPEG", JPEG)):
+                response = client.post(path, content=encode(image, form), headers=headers)
+                assert (response.status_code, response.headers["x-lab2pix-content"]) == (400, "photo")
+                assert response.json()["error"].startswith("This looks like a photo, not a label map; trace it")
+
+
+def test_label_map_of_another_space_is_no_photo(client: TestClient) -> None:
+    random = np.random.default_rng(0)
+    colors = random.integers(0, 256, (12, 3), np.uint8)
+    squares = colors[random.integers(0, 12, (8, 8))].repeat(16, 0).repeat(16, 1)
+    for form, headers in (("PNG", PNG), ("JPEG", JPEG)):
+        response = client.post("/api/labels", content=encode(squares, form), headers=headers)
+        assert response.status_code == 400 and "photo" not in response.json()["error"]
+        assert "x-lab2pix-content" not in response.headers
 
 
 def test_invalid_canonical_ids_are_refused(client: TestClient) -> None:

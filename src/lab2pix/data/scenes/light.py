@@ -42,73 +42,38 @@ class Palette:
         return mix(surface, self.horizon, amount)
 
 
+def _palette(sun_height: tuple[float, float], *colors: tuple[float, float, float]) -> Palette:
+    """Return a palette from its colors, zenith to water, as 8-bit RGB."""
+    zenith, horizon, glow, light, shade, water = (color(*rgb) for rgb in colors)
+    return Palette(zenith, horizon, glow, light, shade, water, sun_height)
+
+
 HOURS = {
-    "noon": Palette(
-        zenith=color(52, 118, 205),
-        horizon=color(190, 218, 240),
-        glow=color(255, 252, 235),
-        light=color(265, 260, 248),
-        shade=color(140, 152, 182),
-        water=color(28, 92, 135),
-        sun_height=(0.62, 0.9),
+    # sun height, zenith, horizon, glow, light, shade, water
+    "noon": _palette(
+        (0.62, 0.9), (52, 118, 205), (190, 218, 240), (255, 252, 235), (265, 260, 248), (140, 152, 182), (28, 92, 135)
     ),
-    "golden": Palette(
-        zenith=color(92, 142, 205),
-        horizon=color(250, 216, 172),
-        glow=color(255, 230, 165),
-        light=color(272, 250, 208),
-        shade=color(135, 132, 158),
-        water=color(48, 92, 122),
-        sun_height=(0.22, 0.5),
+    "golden": _palette(
+        (0.22, 0.5), (92, 142, 205), (250, 216, 172), (255, 230, 165), (272, 250, 208), (135, 132, 158), (48, 92, 122)
     ),
-    "dusk": Palette(
-        zenith=color(66, 78, 148),
-        horizon=color(252, 160, 98),
-        glow=color(255, 205, 120),
-        light=color(262, 208, 168),
-        shade=color(112, 106, 142),
-        water=color(45, 62, 105),
-        sun_height=(0.06, 0.24),
+    "dusk": _palette(
+        (0.06, 0.24), (66, 78, 148), (252, 160, 98), (255, 205, 120), (262, 208, 168), (112, 106, 142), (45, 62, 105)
     ),
 }
 """Times of day, set by the height of the sun."""
 
 WEATHERS = {
-    "rosy": Palette(
-        zenith=color(112, 130, 196),
-        horizon=color(250, 192, 188),
-        glow=color(255, 224, 205),
-        light=color(270, 226, 220),
-        shade=color(134, 126, 164),
-        water=color(74, 88, 132),
-        sun_height=(0.06, 0.5),
+    "rosy": _palette(
+        (0.06, 0.5), (112, 130, 196), (250, 192, 188), (255, 224, 205), (270, 226, 220), (134, 126, 164), (74, 88, 132)
     ),
-    "overcast": Palette(
-        zenith=color(146, 157, 170),
-        horizon=color(206, 212, 216),
-        glow=color(232, 234, 232),
-        light=color(212, 214, 216),
-        shade=color(150, 156, 168),
-        water=color(84, 106, 120),
-        sun_height=(0.06, 0.9),
+    "overcast": _palette(
+        (0.06, 0.9), (146, 157, 170), (206, 212, 216), (232, 234, 232), (212, 214, 216), (150, 156, 168), (84, 106, 120)
     ),
-    "storm": Palette(
-        zenith=color(56, 66, 88),
-        horizon=color(152, 160, 164),
-        glow=color(214, 216, 200),
-        light=color(188, 190, 182),
-        shade=color(92, 100, 120),
-        water=color(38, 58, 76),
-        sun_height=(0.06, 0.9),
+    "storm": _palette(
+        (0.06, 0.9), (56, 66, 88), (152, 160, 164), (214, 216, 200), (188, 190, 182), (92, 100, 120), (38, 58, 76)
     ),
-    "moonlit": Palette(
-        zenith=color(14, 22, 58),
-        horizon=color(56, 76, 124),
-        glow=color(206, 216, 238),
-        light=color(104, 120, 166),
-        shade=color(42, 50, 86),
-        water=color(16, 28, 60),
-        sun_height=(0.06, 0.9),
+    "moonlit": _palette(
+        (0.06, 0.9), (14, 22, 58), (56, 76, 124), (206, 216, 238), (104, 120, 166), (42, 50, 86), (16, 28, 60)
     ),
 }
 """Weathers, independent of the label map; in moonlight, the disc of class `sun` is the moon."""

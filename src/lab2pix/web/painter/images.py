@@ -28,12 +28,14 @@ __all__ = [
     "MAX_BYTES",
     "MAX_PIXELS",
     "MAX_SIDE",
+    "PHOTO_HEADER",
     "InputFormat",
     "OutputFormat",
     "decode_image",
     "encode_label_map",
     "encode_png",
     "encode_zip",
+    "is_photo",
     "read_label_map",
     "read_photo",
     "to_label_map",
@@ -45,6 +47,20 @@ MAX_PIXELS = 16_000_000
 """Pixels of an uploaded image, as its header says."""
 MAX_SIDE = 16_384
 """Pixels of a side; resizing needs memory in proportion to it."""
+
+PHOTO_HEADER = {"x-lab2pix-content": "photo"}
+"""Header of the response to a photo where a label map is expected."""
+_PHOTO = "This looks like a photo, not a label map; trace it in the painter, or send a PNG of class ids or colors"
+_PROBE = 256
+"""Pixels along the shorter side that are looked at, to tell photos."""
+_PHOTO_COLORS = 64
+"""Least colors of a photo."""
+_FLAT = 4
+"""Largest difference of a flat pixel to its neighbors."""
+_FLAT_COLORS = 16
+"""Least colors of a photo's flat pixels."""
+_FLAT_SHARE = 0.25
+"""Share of flat pixels below which an image is textured."""
 
 InputFormat = Literal["file", "ids"]
 """Encoding of an uploaded label map: that of label files, or gray values that are canonical ids."""
@@ -116,13 +132,19 @@ def read_label_map(file: ImageFile, synthesizer: Synthesizer, encoding: InputFor
         `[H, W]` int64.
 
     Raises:
+        HTTPError: 400, it is a photo.
         LabelError: the label map has ids or colors that the label space does not have.
     """
     space = synthesizer.label_space
     if encoding == "file":
         lines = synthesizer.config.data.sketch.lines
         # As uint8 until it is resized: int64 ids of a large image would fill the memory.
-        ids = decode_label(file, space, "the label map", lines=lines, dtype=torch.uint8).ids
+        try:
+            ids = decode_label(file, space, "the label map", lines=lines, dtype=torch.uint8).ids
+        except LabelError as error:
+            if space.name == SKETCH or not is_photo(file.image):
+                raise
+            raise HTTPError(400, _PHOTO, PHOTO_HEADER) from error
     elif file.lossy:
         raise LabelError("the label map is compressed with loss, which does not keep ids exact; send ids as PNG")
     else:
@@ -133,6 +155,30 @@ def read_label_map(file: ImageFile, synthesizer: Synthesizer, encoding: InputFor
                 "send ids of that space"
             )
     return resize_label(ids, synthesizer.size, space).long()
+
+
+def is_photo(image: Image.Image) -> bool:
+    """Return whether an image has many colors also in its flat parts, as photos do.
+
+    A label map has few colors there, even with compression artifacts or smoothed borders.
+    """
+    step = max(1, min(image.size) // _PROBE)
+    pixels = np.asarray(image.convert("RGB"))
+    here = pixels[:-1:step, :-1:step].astype(np.int16)
+    right, below = pixels[:-1:step, 1::step], pixels[1::step, :-1:step]
+    apart = np.maximum(np.abs(right - here).max(-1), np.abs(below - here).max(-1))
+    flat = here[apart <= _FLAT]
+    textured = len(flat) < _FLAT_SHARE * apart.size
+    return _count_colors(here.reshape(-1, 3)) >= _PHOTO_COLORS and (textured or _count_colors(flat) >= _FLAT_COLORS)
+
+
+def _count_colors(pixels: np.ndarray[tuple[int, ...], np.dtype[np.int16]]) -> int:
+    """Return how many colors, of 32 levels per channel or 256 grays, nine tenths of the pixels `[N, 3]` have."""
+    red, green, blue = np.moveaxis(pixels.astype(np.int64), -1, 0)
+    is_gray = bool((red == green).all() and (red == blue).all())
+    colors = red if is_gray else (red >> 3 << 10) | (green >> 3 << 5) | blue >> 3
+    counts = np.sort(np.bincount(colors))[::-1]
+    return int((np.cumsum(counts) < 0.9 * len(colors)).sum())
 
 
 def _gray_values(file: ImageFile) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -27,6 +27,8 @@ __all__ = [
 
 MAX_SAMPLES = 16
 """Images per request."""
+MAX_SCALE = 2
+"""Largest image, in sizes of the model; memory grows with its square."""
 MAX_SEED = 2**53 - 1
 """Largest integer that JavaScript represents exactly."""
 
@@ -92,6 +94,9 @@ class SynthesizeQuery(_Schema):
     seed_b: Seed | None = Field(None, description="Second seed to interpolate to; requires mix.")
     mix: Annotated[float, Field(ge=0, le=1), BeforeValidator(_check_decimal)] | None = Field(
         None, description="Interpolation weight: 0 is seed, 1 is seed_b."
+    )
+    scale: Annotated[int, Field(ge=1, le=MAX_SCALE), BeforeValidator(_check_integer)] = Field(
+        1, description="Size of the image in sizes of the model; the label map is enlarged by nearest neighbor."
     )
     input_format: InputFormat = Field("file", description=_INPUT_FORMAT)
     style: str | None = Field(

@@ -16,7 +16,7 @@ from starlette.responses import Response
 from torch import Tensor
 
 from lab2pix.data.line_drawings import SKETCH
-from lab2pix.data.transforms import float_to_uint8
+from lab2pix.data.transforms import float_to_uint8, resize_nearest
 from lab2pix.errors import ConfigError, DataError, Lab2PixError, LabelError
 from lab2pix.inference import Synthesizer
 from lab2pix.web.painter import schemas
@@ -110,14 +110,17 @@ class PainterService:
 
     async def synthesize(self, request: Request, query: schemas.SynthesizeQuery) -> Response:
         """Generate images of a label map."""
-        noise = self._noise(query)
+        height, width = self.synthesizer.size
+        size = (query.scale * height, query.scale * width)
+        noise = self._noise(query, size)
         if query.style is None and self.synthesizer.sampling.style == "required":
             raise HTTPError(400, "This model needs a style image; choose one")
 
         def generate() -> tuple[list[bytes], int]:
             begun = time.perf_counter()
             ids = read_label_map(decode_image(body, media_type), self.synthesizer, query.input_format)
-            batch = self.synthesizer.read(ids, style=None if query.style is None else self._style(query.style))
+            style = None if query.style is None else self._style(query.style)
+            batch = self.synthesizer.read(resize_nearest(ids, size), style=style, keep_size=True)
             images = [encode_png(float_to_uint8(self.synthesizer.generate(batch, row[None]))[0]) for row in noise]
             return images, round(1000 * (time.perf_counter() - begun))
 
@@ -180,18 +183,19 @@ class PainterService:
         self._styles.move_to_end(token)
         return self._styles[token]
 
-    def _noise(self, query: schemas.SynthesizeQuery) -> Tensor:
-        """Return the noise of the requested images, `[samples, ...]`.
+    def _noise(self, query: schemas.SynthesizeQuery, size: tuple[int, int]) -> Tensor:
+        """Return the noise of the requested images, of height and width `size`, `[samples, ...]`.
 
         Raises:
             ConfigError: several images or an interpolation are requested of a model without noise.
         """
         synthesizer = self.synthesizer
         if query.mix is not None and query.seed_b is not None:
-            return synthesizer.slerp(query.seed, query.seed_b, torch.tensor([query.mix], dtype=torch.float64))
+            part = torch.tensor([query.mix], dtype=torch.float64)
+            return synthesizer.slerp(query.seed, query.seed_b, part, size)
         if query.samples > 1:
             synthesizer.noise_samples(query.seed, query.samples)  # raises for a model without noise
-        return torch.stack([synthesizer.noise(query.seed + index) for index in range(query.samples)])
+        return torch.stack([synthesizer.noise(query.seed + index, size=size) for index in range(query.samples)])
 
     async def _run(self, request: Request, work: Callable[[], Result], channel: str | None = None) -> Result:
         """Run a job in the queue, and drop it if the client disconnects.
