@@ -203,7 +203,7 @@ def test_average_takes_over_statistics_of_training_batches() -> None:
     generator = method.build_generator(method.config, method.label_space)
     before = {name: weight.clone() for name, weight in generator.state_dict().items()}
     batch, noise = inputs(method)
-    method.refresh(generator, [(batch, noise)] * 40)
+    method.refresh(generator, [(batch, noise)] * 3)
     moved = {name for name, weight in generator.state_dict().items() if not torch.equal(weight, before[name])}
     assert moved and all(
         name.endswith(("running_mean", "running_var", "num_batches_tracked", "._u", "._v")) for name in moved
@@ -212,7 +212,8 @@ def test_average_takes_over_statistics_of_training_batches() -> None:
     generator.blocks[0].norm_0.norm.register_forward_pre_hook(lambda _, args: features.append(args[0]))
     generator(method.sampling.condition(batch), noise)
     mean = features[0].detach().mean((0, 2, 3))
-    assert torch.allclose(generator.blocks[0].norm_0.norm.running_mean, mean, atol=0.03 * float(mean.abs().max()))
+    # Three batches, and the pass above.
+    assert torch.allclose(generator.blocks[0].norm_0.norm.running_mean, (1 - 0.9**4) * mean, atol=1e-6)
 
 
 # --- networks -----------------------------------------------------------------------------------------------------
