@@ -23,7 +23,7 @@ from lab2pix.methods.oasis import OASIS
 from lab2pix.methods.segmentation_gan import class_weights, fake_loss, segmentation_loss
 from lab2pix.methods.step_record import RecordedRandom
 from lab2pix.nn.dp_gan import DPGANDiscriminator, DPGANGenerator
-from lab2pix.nn.oasis import OASISGenerator
+from lab2pix.nn.oasis import OASISDiscriminator, OASISGenerator
 from lab2pix.nn.usis import WaveletDiscriminator, WaveletGenerator, haar, inverse_haar
 from lab2pix.recipes import load_config, preset_names
 
@@ -318,3 +318,7 @@ def test_convert_asks_for_the_label_space(tmp_path: Path) -> None:
         convert(tmp_path / "best_EMA.pth", "oasis", tmp_path / "out")
     with pytest.raises(CheckpointError, match="say --from oasis"):
         convert(tmp_path / "best_EMA.pth", "dp-gan", tmp_path / "out")
+    judge = OASISDiscriminator(7, widths=(2, 3), last_width=2)
+    torch.save(rename(judge, OASIS.weight_rules["discriminator"]), tmp_path / "best_D.pth")
+    with pytest.raises(CheckpointError, match="it holds a discriminator of OASIS, DP-GAN or USIS"):
+        convert(tmp_path / "best_D.pth", "oasis", tmp_path / "out")
