@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from string import Template
 from typing import Any
@@ -17,6 +18,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from lab2pix.utils.yaml_text import parse_yaml
 
 __all__ = ["Comparison", "Row", "Split", "link_split", "portable", "slug"]
+
+
+_FOLDERS = {
+    name: partial(os.environ.get, f"LAB2PIX_{name}", f"../shared/{name.lower()}") for name in ("DATA", "MODELS")
+}
+"""Folders that YAML files name as `$DATA` and `$MODELS`."""
 
 
 class _Part(BaseModel):
@@ -40,8 +47,9 @@ class Row(_Part):
 class Comparison(_Part):
     """A comparison, as its YAML file has it.
 
-    In settings and folders, `$DATA` is the environment variable LAB2PIX_DATA or `../shared/data`, `$HERE` the folder of
-    the YAML file, and `$SPLIT` the folder of links that `split` makes.
+    In settings and folders, `$DATA` is the environment variable LAB2PIX_DATA or `../shared/data`, `$MODELS` is
+    LAB2PIX_MODELS or `../shared/models`, `$HERE` the folder of the YAML file, and `$SPLIT` the folder of links that
+    `split` makes.
 
     Attributes:
         name: name of the YAML file without its suffix.
@@ -76,7 +84,7 @@ class Comparison(_Part):
         """
         if not file.is_file():
             raise ValueError(f"there is no file {file}; name a comparison such as benchmarks/compare/facades.yaml")
-        places = {"DATA": os.environ.get("LAB2PIX_DATA", "../shared/data"), "HERE": str(file.resolve().parent)}
+        places = {name: folder() for name, folder in _FOLDERS.items()} | {"HERE": str(file.resolve().parent)}
         places["SPLIT"] = str(runs / file.stem / "data")
         try:
             made = cls.model_validate({"name": file.stem, **parse_yaml(Template(file.read_text()).substitute(places))})
@@ -136,9 +144,10 @@ def link_split(source: Path, target: Path, held_out: int) -> None:
 
 def portable(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison without the paths of this machine."""
-    data = os.environ.get("LAB2PIX_DATA", "../shared/data")
     text = json.dumps(comparison.model_dump(mode="json"))
     folders = re.findall(r"[^\"= ]*/benchmarks/compare(?=/)", text)
     for folder in folders:
         text = text.replace(folder, "benchmarks/compare")
-    return dict(json.loads(text.replace(data, "$DATA")))
+    for name, folder in _FOLDERS.items():
+        text = text.replace(folder(), f"${name}")
+    return dict(json.loads(text))

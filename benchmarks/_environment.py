@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import resource
 import shlex
 import statistics
 import sys
@@ -27,6 +26,7 @@ from lab2pix.training.compile import compile_networks
 from lab2pix.training.sampler import draw_noise
 from lab2pix.training.state import build_state
 from lab2pix.training.step import build_step_context, training_step
+from lab2pix.utils import hardware
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.files import write_atomically
 
@@ -105,14 +105,8 @@ def peak_allocated(call: Callable[[], Any], device: torch.device) -> float:
 
 
 def peak_resident() -> float:
-    """Return the peak resident memory of this process, in MiB.
-
-    Linux reports it in /proc; getrusage starts from the memory of the parent process.
-    """
-    status = Path("/proc/self/status")
-    lines = status.read_text(encoding="utf-8").splitlines() if status.exists() else []
-    highest = [int(line.split()[1]) for line in lines if line.startswith("VmHWM:")]
-    return (highest[0] if highest else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) / 1024
+    """Return the peak resident memory of this process, in MiB."""
+    return hardware.peak_resident() / 2**20
 
 
 def open_dataset(config: RunConfig, split: Literal["train", "val"] = "train") -> AnyDataset:

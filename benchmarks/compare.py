@@ -26,6 +26,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import fmean
 from types import FrameType
 from typing import Any
 
@@ -199,6 +200,17 @@ def score_run(folder: Path, segmenter: Path | None, names: Sequence[str], count:
     return dict(known["scores"])
 
 
+def discriminator_terms(folder: Path) -> dict[str, float]:
+    """Return the logged loss terms of a run's discriminators, mean over the last tenth of its log.
+
+    `discriminator_real`, `discriminator_fake`: near 0 where the discriminators have won.
+    """
+    lines = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    logged = [terms for line in lines if (terms := line.get("losses", {}).get("discriminator"))]
+    last = logged[-max(1, len(logged) // 10) :]
+    return {f"discriminator_{name}": fmean(terms[name] for terms in last) for name in last[-1]} if last else {}
+
+
 def write_sheet(folders: Mapping[str, Path], file: Path, *, data: bool, rows: int = 6) -> None:
     """Write the label map, the photo and the image of each method for held-out inputs at equal distances."""
     columns: dict[str, Any] = {}
@@ -242,6 +254,7 @@ def score(args: argparse.Namespace, comparison: Comparison) -> int:
             print(f"{folder} has not ended, so it is left out", flush=True)
             continue
         found = score_run(folder, segmenter, comparison.scores, args.count) if comparison.scores else {}
+        found |= {name: value for name, value in discriminator_terms(folder).items() if name in comparison.scores}
         by_seed.setdefault(title, {})[run.seed] = found
         folders.setdefault(title, folder)
         print(run.name, found, flush=True)
@@ -289,7 +302,7 @@ def real_scores(comparison: Comparison, segmenter: Path, count: int) -> dict[str
     space = LabelSpace.load(config.data.label_space)
     batch = held_out(config, space, count)
     assert batch.image is not None
-    names = [name for name in comparison.scores if name in SEGMENTED]
+    names = [name for name in comparison.scores if name in {*SEGMENTED, "checkerboard"}]
     found: dict[str, float] = score_images(float_to_uint8(batch.image), batch, space, segmenter, names)
     return found
 

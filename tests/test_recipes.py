@@ -1,4 +1,4 @@
-"""Configurations: published presets, merging, and one-sentence errors with the path of the key."""
+"""Configurations: merging, and one-sentence errors with the path of the key."""
 
 from __future__ import annotations
 
@@ -13,82 +13,8 @@ from lab2pix.config.schema import RunConfig
 from lab2pix.config.sizes import nearest_size
 from lab2pix.errors import ConfigError
 from lab2pix.methods import get_method
-from lab2pix.recipes import load_config, preset_descriptions, preset_names, require_data_root, to_yaml
-from tests.helpers.configs import difference, error_of
-
-LADDER = ["paired-a-spade", "paired-b-hierarchical", "paired-c-foreground", "paired-d-sharpness", "paired-e-lab2pix-v2"]
-
-
-# --- presets -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", preset_names())
-def test_every_preset_loads_under_its_own_name_and_survives_yaml(name: str, tmp_path: Path) -> None:
-    config = load_config(name)
-    assert config.name == name
-    file = tmp_path / "copy.yaml"
-    file.write_text(to_yaml(config), encoding="utf-8")
-    assert load_config(file) == config
-    assert preset_descriptions()[name].endswith(".")
-
-
-RECIPES = {
-    # name: format, label space, (height, width), resize, upsamplings, scales, batch, epochs, instance edges
-    "v2-cityscapes": ("cityscapes", "cityscapes", (256, 512), None, 6, 2, 20, 200, True),
-    "v2-cityscapes-h": ("cityscapes", "cityscapes", (512, 1024), None, 7, 3, 8, 200, True),
-    "v2-coco-stuff": ("coco-stuff", "coco-stuff", (256, 256), (286, 286), 5, 2, 40, 100, True),
-    "v2-ade20k": ("ade20k", "ade20k", (256, 256), (286, 286), 5, 2, 40, 100, False),
-    "v2-facades": ("facades", "facades", (256, 256), None, 5, 2, 20, 200, False),
-}
-
-
-@pytest.mark.parametrize("name", RECIPES)
-def test_v2_presets_match_the_published_recipes(name: str) -> None:
-    c = load_config(name)
-    assert RECIPES[name] == (
-        c.data.format,
-        c.data.label_space,
-        c.data.size,
-        c.data.resize,
-        c.generator.num_upsamples,
-        c.discriminator.scales,
-        c.train.batch_size,
-        c.train.epochs,
-        c.data.instance_edges,
-    )
-    assert (c.optimizer.generator_lr, c.optimizer.discriminator_lr, c.optimizer.betas) == (2e-4, 2e-4, (0.0, 0.9))
-    assert c.optimizer.decay_fraction == 0.5
-    loss = c.loss
-    assert (loss.foreground_rate, loss.sharpness, loss.perceptual, loss.feature_matching) == (5, 1, 10, 10)
-    assert (loss.adversarial, loss.background_ids) == ("hinge", None)  # the list of their label space
-    assert (c.generator.width, c.discriminator.width, c.backbone.discriminator, c.backbone.perceptual) == (
-        64,
-        64,
-        "vgg16",
-        "vgg19",
-    )
-
-
-def test_each_paired_ablation_step_adds_one_component() -> None:
-    rungs = [load_config(name) for name in LADDER]
-    steps = [difference(rungs[i], rungs[i + 1]) for i in range(len(rungs) - 1)]
-    assert steps == [
-        {"discriminator.kind": ("patch", "hierarchical")},
-        {"loss.foreground_rate": (1.0, 5.0)},
-        {"loss.sharpness": (0.0, 1.0)},
-        {"generator.modulation": ("spade", "dg-norm")},
-    ]
-
-
-def test_last_paired_ablation_step_is_v2_but_for_the_name() -> None:
-    assert difference(load_config(LADDER[-1]), load_config("v2-cityscapes")) == {}
-
-
-def test_v2_small_preset_needs_no_files() -> None:
-    require_data_root(load_config("v2-small"))
-    assert load_config("v2-small").backbone.discriminator == "efficientnet-lite0"
-
+from lab2pix.recipes import load_config, require_data_root, to_yaml
+from tests.helpers.configs import error_of
 
 # --- merging -----------------------------------------------------------------------------------------------------
 
@@ -171,14 +97,11 @@ def test_wrong_base_config_is_named_not_its_child(tmp_path: Path) -> None:
         ("generator.width=wide", "generator.width is 'wide' but must be a whole number"),
         ("generator.width=1.5", "generator.width is 1.5 but must be a whole number"),
         ("generator.width=true", "generator.width is true but must be a whole number"),
-        ("generator.width=null", "generator.width is null but must be a whole number"),
         ("generator.width=1", "generator.width is 1 but must be at least 2"),
         ("generator=3", "generator is 3 but must be a group of settings"),
-        ("generator=[3]", "generator is a list but must be a group of settings"),
         ("data.flip=maybe", "data.flip is 'maybe' but must be true or false"),
         ("data.size=64", "data.size is 64 but must be a list such as [256, 256]"),
         ("data.size=[64]", "data.size must hold 2 numbers"),
-        ("data.size=[64,64,3]", "data.size must hold 2 numbers"),
         ("data.size=[64,x]", "data.size is 'x' but must be a whole number"),
         ("discriminator.kind=pach", "discriminator.kind is 'pach'; did you mean 'patch'?"),
         ("discriminator.scales=5", "discriminator.scales is 5 but must be one of 1, 2, 3"),
@@ -198,16 +121,9 @@ def test_wrong_base_config_is_named_not_its_child(tmp_path: Path) -> None:
             "[64, 96]",
         ),
         (
-            "data.size=[32,64]",
-            "data.size is [32, 64] (height, width), which cannot be padded to the multiples of 32 of at least 64 "
-            "pixels that generator.num_upsamples=5 with hierarchical discriminators needs; the nearest valid size is "
-            "[64, 64]",
-        ),
-        (
             "data.resize=[60,80]",
             "data.resize is [60, 80] but must be at least data.size, [64, 64], that is cropped from it",
         ),
-        ("optimizer.betas=[2,0.9]", "optimizer.betas is 2 but must be less than 1.0"),
         ("train.accumulate=3", "train.batch_size is 8 but must be divisible by train.accumulate, 3"),
         ("train.steps=null", "neither train.epochs nor train.steps is set; set one, such as train.epochs=100"),
     ],
@@ -251,6 +167,128 @@ def test_real_data_sets_need_a_root_when_training_starts() -> None:
     with pytest.raises(ConfigError, match=r"^data\.root is not set: add data\.root=/path/to/cityscapes$"):
         require_data_root(load_config("v2-cityscapes"))
     require_data_root(load_config("v2-cityscapes", ["data.root=/somewhere"]))
+
+
+# --- rules between settings --------------------------------------------------------------------------------------
+
+SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foreground_rate=1")
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides", "message"),
+    [
+        ("v2-small", ("generator.encoder=sketch",), "unknown setting 'generator.encoder'"),
+        ("v2-small", ("segmenter=4",), "unknown setting 'segmenter'"),
+        ("v1-small", ("loss.perceptual=1",), "unknown setting 'loss.perceptual'"),
+        (
+            "v2-small",
+            ("loss.cycle=1", "loss.perceptual=0"),
+            "loss.cycle segments the features of the perceptual loss, but loss.perceptual is 0; set loss.cycle=0 or "
+            "loss.perceptual above 0",
+        ),
+        (
+            "v2-small",
+            ("loss.imle_candidates=2", "generator.input=label"),
+            "loss.imle_candidates needs noise, but generator.input is 'label', which uses none; "
+            "set loss.imle_candidates=1 or generator.input=noise",
+        ),
+        (
+            "v1-small",
+            ("generator.progressive=false",),
+            "loss.consistency compares outputs of neighboring scales, but generator.progressive is false; set "
+            "loss.consistency=0 or generator.progressive=true",
+        ),
+        (
+            "v1-small",
+            ("discriminator.scales=2",),
+            "discriminator.scales is 2, but generator.progressive makes three images, one for each discriminator; set "
+            "discriminator.scales=3 or generator.progressive=false",
+        ),
+        (
+            "v1-small",
+            ("train.batch_size=4", "train.accumulate=4"),
+            "loss.diversity compares two images of a label map, but a forward pass holds 1 (train.batch_size=4, "
+            "train.accumulate=4); set train.batch_size=8 or more, or set loss.diversity=0",
+        ),
+        (
+            "v1-small",
+            (*SKETCH, "generator.input=label"),
+            "loss.diversity needs noise, but generator.input is 'label', which uses none; set "
+            "loss.diversity=0 or generator.input=noise",
+        ),
+        (
+            "v1-small",
+            ("data.format=sketch",),
+            "data.format is 'sketch', but generator.encoder is 'semantic'; use a sketch preset such as v1-edges2shoes, "
+            "or set generator.encoder=sketch",
+        ),
+        (
+            "v1-small",
+            ("data.label_space=sketch",),
+            "data.label_space is 'sketch', but generator.encoder is 'semantic'; use a sketch preset such as "
+            "v1-edges2shoes, or set generator.encoder=sketch",
+        ),
+        (
+            "v1-small",
+            ("generator.input=label", "loss.diversity=0"),
+            "generator.input is 'label', but the semantic label encoder starts from noise; set it to noise",
+        ),
+        (
+            "v1-small",
+            ("generator.encoder=sketch",),
+            "generator.encoder is 'sketch', but data.label_space is 'scenes'; set data.label_space=sketch",
+        ),
+        (
+            "v1-small",
+            (*SKETCH, "generator.num_upsamples=6"),
+            "generator.num_upsamples is 6, but the sketch encoder halves five times; set it to 5",
+        ),
+        (
+            "v1-small",
+            (*SKETCH, "loss.foreground_rate=2"),
+            "loss.foreground_rate is 2, but sketches have no classes to enhance; set it to 1",
+        ),
+        (
+            "v1-cityscapes",
+            ("data.size=[50,500]",),
+            "data.size is [50, 500] (height, width), which cannot be padded to the multiples of 128 of at least 64 "
+            "pixels that generator.num_upsamples=7 with hierarchical discriminators needs; the nearest valid size is "
+            "[128, 512]",
+        ),
+        (
+            "v1-cityscapes",
+            ("data.size=[128,128]",),
+            "data.size is [128, 128], which makes the generator's first scale one pixel, and a forward pass holds "
+            "one sample, so its batch norm has nothing to average; set data.size=[128, 256], or set train.batch_size=2",
+        ),
+        (
+            "v2-cityscapes",
+            ("data.size=[64,64]", "train.batch_size=4", "train.accumulate=4"),
+            "data.size is [64, 64], which makes the generator's first scale one pixel, and a forward pass holds one "
+            "sample, so its batch norm has nothing to average; set data.size=[64, 128], or set train.batch_size=8",
+        ),
+        ("v1-small", ("segmenter.blocks=[1,1,0,1]",), "segmenter.blocks is 0 but must be at least 1"),
+        ("v1-small", ("segmenter.width=2",), "segmenter.width is 2 but must be at least 4"),
+        ("v1-small", ("loss.variant=released",), "loss.variant is 'released' but must be one of paper, official"),
+        ("v1-small", ("data.sketch.from=photos",), "data.sketch.from is 'photos'; did you mean 'photo'?"),
+    ],
+)
+def test_config_rules_are_one_sentence(preset: str, overrides: tuple[str, ...], message: str) -> None:
+    assert error_of(preset, *overrides).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("preset", "overrides"),
+    [
+        ("v1-cityscapes", ("data.size=[128,128]", "train.batch_size=2")),
+        ("v1-cityscapes", ("data.size=[128,256]",)),
+        ("unpaired-a-spade", ("data.size=[32,64]", "generator.num_upsamples=5")),
+        ("unpaired-a-spade", ("discriminator.scales=2",)),
+        ("v1-edges2shoes", ("generator.input=label", "data.sketch.from=photo")),
+    ],
+)
+def test_config_rules_accept_valid_combinations(preset: str, overrides: tuple[str, ...]) -> None:
+    load_config(preset, overrides)
 
 
 # --- help for users ----------------------------------------------------------------------------------------------

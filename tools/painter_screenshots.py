@@ -17,9 +17,11 @@ from pathlib import Path
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
-WINDOWS = {"wide": (1440, 900), "middle": (1024, 768), "phone": (390, 844)}
+WINDOWS = {"wide": (1440, 900), "middle": (1024, 768), "tablet": (768, 1024), "phone": (390, 844)}
+TOUCH = ("tablet", "phone")
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking")
 EXAMPLE = 1
+VARIATION = 4
 HOUSE = ((0.30, 0.92), (0.30, 0.80), (0.40, 0.72), (0.50, 0.80), (0.50, 0.92))
 BOAT = ((0.56, 0.66), (0.76, 0.66), (0.72, 0.72), (0.60, 0.72))
 """Corners of what is added to the example, in widths and heights of the drawing."""
@@ -37,11 +39,11 @@ class Camera:
     def __init__(self, page: Page, out: Path, ending: str) -> None:
         self.page, self.out, self.ending = page, out, ending
 
-    def shoot(self, name: str) -> None:
-        """Take a picture once the page has come to rest."""
+    def shoot(self, name: str, *, whole: bool = False) -> None:
+        """Take a picture of the window, or the whole page, once it has come to rest."""
         self.page.locator("#image-stage[aria-busy=false]").wait_for()
         self.page.wait_for_timeout(400)  # for what moves
-        self.page.screenshot(path=self.out / f"{name}-{self.ending}.png")
+        self.page.screenshot(path=self.out / f"{name}-{self.ending}.png", full_page=whole)
 
     def go_on(self, key: str) -> None:
         """Press a key, and let the page answer."""
@@ -78,7 +80,11 @@ def walk(page: Page, address: str, camera: Camera) -> None:
     page.locator("#blend-on").check()
     camera.go_on("v")
     page.locator("#variations[aria-busy=false]").wait_for()
-    camera.shoot("varied")
+    page.evaluate("scrollTo(0, 0)")
+    camera.shoot("varied", whole=True)
+    page.locator("#variations button").nth(VARIATION).click()
+    camera.shoot("large")
+    page.keyboard.press("Escape")
     page.locator("#blend-on").uncheck()
     camera.go_on("m")
     page.evaluate("scrollTo(0, 0)")
@@ -104,8 +110,8 @@ def shoot_all(browser: Browser, address: str, out: Path) -> None:
             context = browser.new_context(
                 viewport={"width": width, "height": height},
                 color_scheme="dark" if scheme == "dark" else "light",
-                has_touch=window == "phone",
-                is_mobile=window == "phone",
+                has_touch=window in TOUCH,
+                is_mobile=window in TOUCH,
             )
             page = context.new_page()
             walk(page, address, Camera(page, out, f"{window}-{scheme}"))
@@ -114,7 +120,11 @@ def shoot_all(browser: Browser, address: str, out: Path) -> None:
 
 def write_small(out: Path) -> None:
     """Write the pictures of the guide: in few colors."""
-    for name, source, width in (("page", "varied-wide-light", 1080), ("phone", "drawn-phone-dark", 390)):
+    for name, source, width in (
+        ("page", "varied-wide-light", 1080),
+        ("tablet", "varied-tablet-light", 576),
+        ("phone", "drawn-phone-dark", 390),
+    ):
         picture = Image.open(out / f"{source}.png").convert("RGB")
         picture = picture.resize((width, round(width * picture.height / picture.width)), Image.Resampling.LANCZOS)
         picture.quantize(256, kmeans=4, dither=Image.Dither.NONE).save(out / f"painter-{name}.png", optimize=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import compare
 import pytest
 import torch
-from _comparison import Comparison, link_split, slug
+from _comparison import Comparison, link_split, portable, slug
 from _tables import latex, markdown, side_by_side
 from PIL import Image
 
@@ -85,7 +85,7 @@ def test_comparison_has_valid_settings_of_equal_data(file, tmp_path, monkeypatch
     assert len({config.train.ema_decay for config in configs}) == 1
     runs = comparison.runs({title: {"step_s": 3.0} for title in comparison.methods})
     assert len({run.name for run in runs}) == len(runs) == len(comparison.methods) * len(comparison.seeds)
-    assert {run.steps for run in runs} == {600}
+    assert {run.steps for run in runs} == {20 * comparison.minutes}
     if comparison.scores:  # no method is scored by a network that it was trained against
         assert "efficientnet-lite0" not in {value for config in configs for value in backbones(config)}
 
@@ -93,6 +93,22 @@ def test_comparison_has_valid_settings_of_equal_data(file, tmp_path, monkeypatch
 def backbones(config):
     found = config.backbone.model_dump() if hasattr(config, "backbone") else {}
     return [name for name in found.values() if isinstance(name, str)]
+
+
+def test_result_has_no_paths_of_this_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB2PIX_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("LAB2PIX_DATA", str(tmp_path / "data"))
+    comparison = Comparison.read(FILES[0].with_name("landscapes-trials.yaml"), tmp_path / "runs")
+    assert f"backbone.weights.vgg19-16x={tmp_path}/models/vgg19_16x/vgg19_16x_5se.safetensors" in comparison.settings
+    text = json.dumps(portable(comparison))
+    assert "=$DATA/landscapes" in text and "=$MODELS/vgg19_16x/" in text
+    assert str(tmp_path) not in text
+
+
+def test_discriminator_terms_are_those_of_the_end(tmp_path):
+    lines = [{"step": 1, "note": "x"}, *({"losses": {"discriminator": {"real": n, "fake": 2 * n}}} for n in range(30))]
+    (tmp_path / "log.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    assert compare.discriminator_terms(tmp_path) == {"discriminator_real": 28, "discriminator_fake": 56}
 
 
 def test_split_holds_the_last_files_by_name_out(tmp_path):
@@ -143,7 +159,7 @@ SMALL = """
 title: Two methods on scenes
 minutes: 0.001
 reference: Pix2Pix
-scores: [ppa, pca, ciou, psnr, ssim, kernel_efficientnet_lite0]
+scores: [ppa, pca, ciou, psnr, ssim, kernel_efficientnet_lite0, checkerboard, discriminator_real]
 settings:
   - data.size=[64,64]
   - data.scenes.train_count=4
@@ -178,7 +194,9 @@ def test_comparison_is_measured_trained_and_scored(tmp_path, capfd):
     assert list(record["rows"]) == ["Pix2Pix", "SCAN (our reading)", "real photos"]
     row = record["rows"]["SCAN (our reading)"]
     assert row["data"] == "unpaired" and row["steps"] == 10 and row["time_ratio"] > 0
-    assert {"ppa", "pca", "ciou", "psnr", "ssim", "shuffled_ppa"} <= row.keys()
+    assert {"ppa", "pca", "ciou", "psnr", "ssim", "shuffled_ppa", "checkerboard"} <= row.keys()
+    assert record["rows"]["Pix2Pix"]["discriminator_real"]["mean"] > 0
+    assert 0.9 < record["rows"]["real photos"]["checkerboard"] <= 1
     assert record["rows"]["Pix2Pix"]["time_ratio"] == 1
     assert (tmp_path / "out/compare-two.md").read_text().count("\n| ") == 4
     assert r"\toprule" in (tmp_path / "out/compare-two.tex").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,6 +22,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config, preset_names
 from lab2pix.utils.registry import label_space_names
 from tests.helpers.commands import Run
+from tests.helpers.small_runs import SMALL
 
 
 def test_cli_loads_nothing_heavy_before_a_command_needs_it() -> None:
@@ -178,22 +180,32 @@ def test_dry_run_shows_settings_sizes_and_steps_and_writes_nothing(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    code, output, _ = run("train", "v2-small", "train.steps=12", "--dry-run")
+    code, output, _ = run("train", "v2-small", *SMALL, "train.steps=12", "--dry-run", "--device=cpu")
     assert code == 0
-    assert load_config(yaml.safe_load(output)) == load_config("v2-small", ["train.steps=12"])
-    assert "# train pairs: 2,000" in output
+    assert load_config(yaml.safe_load(output)) == load_config("v2-small", [*SMALL, "train.steps=12"])
+    assert "# train pairs: 6" in output
     assert "# generator: " in output
     assert "# discriminator: " in output
-    assert "# steps: 12 of 4 pairs each" in output
+    assert "# steps: 12 of 2 pairs each" in output
+    assert re.search(r"# time: \S+ s a step, 0:00:\d\d in all \(cpu, measured in [123] steps? with random", output)
+    assert re.search(r"# memory: \d\.\d GiB", output)
+    assert "# checkpoints: 9 of 15 MiB" in output
     assert list(tmp_path.iterdir()) == []
+
+
+def test_gpu_needs_a_dry_run(run: Run) -> None:
+    code, _, errors = run("train", "v2-small", "--gpu=a100")
+    assert (code, "--gpu is for --dry-run only" in errors) == (2, True)
 
 
 @pytest.mark.slow
 def test_dry_run_counts_the_steps_of_epochs(run: Run) -> None:
     _, output, _ = run(
-        "train", "v2-small", "train.steps=null", "train.epochs=3", "data.scenes.train_count=50", "--dry-run"
+        *("train", "v2-small", *SMALL, "train.steps=null", "train.epochs=3", "data.scenes.train_count=50"),
+        *("--dry-run", "--gpu=a100"),
     )
-    assert "# steps: 38 of 4 pairs each" in output
+    assert "# steps: 75 of 2 pairs each" in output
+    assert "in all (a100, counted, at 30% of 156 TFLOP/s)" in output
 
 
 @pytest.mark.slow
@@ -204,7 +216,7 @@ def test_dry_run_of_a_real_data_set_says_what_is_missing(run: Run) -> None:
         "discriminator.max_width=4",
         "generator.global_encoder.width=2",
     )
-    code, output, errors = run("train", "v2-cityscapes", *narrow, "--dry-run")
+    code, output, errors = run("train", "v2-cityscapes", *narrow, "--dry-run", "--gpu=a100")
     assert code == 2
     assert "# train pairs: unknown, data.root is not set" in output
     assert errors == "error: data.root is not set: add data.root=/path/to/cityscapes\n"

@@ -34,8 +34,6 @@ from lab2pix.training.evaluation import check_best
             "(.pt2, .onnx); did you mean 'inception'?",
         ),
         ("v2-small", ["evaluation.count=1"], "evaluation.count is 1 but must be at least 2"),
-        ("v2-small", ["train.evaluate_every=0"], "train.evaluate_every is 0 but must be at least 1"),
-        ("v2-small", ["evaluation.samples=0"], "evaluation.samples is 0 but must be at least 1"),
         ("v2-small", ["evaluation.feature=[inception]"], "unknown setting 'evaluation.feature'; did you mean"),
     ],
 )

@@ -58,7 +58,7 @@ def test_scores_are_those_that_others_compute_of_the_same_files(
     found = scores(tmp_path / "report.json")
     assert list(found) == [
         *("ppa", "pca", "ciou", "frechet_efficientnet_lite0", "kernel_efficientnet_lite0"),
-        *("psnr", "ssim"),
+        *("psnr", "ssim", "checkerboard"),
     ]
     assert all({"mean", "std", "count", "over", "better", "values"} <= score.keys() for score in found.values())
     labels = np.concatenate([pixels(folders.labels, name).ravel() for name in NAMES])
@@ -206,7 +206,7 @@ def test_evaluation_pairs_photos_of_other_names(evaluate: Run, folders: Folders,
     other = write_set(tmp_path / "other", ("x", "y", "z", "w"), size=(64, 96))
     assert evaluate("--unpaired", real=other.real)[0] == 0
     report = json.loads((tmp_path / "report.json").read_text())
-    assert list(report["scores"]) == ["frechet_means", "kernel_means"]
+    assert list(report["scores"]) == ["frechet_means", "kernel_means", "checkerboard"]
     assert report["protocol"]["real"]["count"] == 4
     assert report["protocol"]["resized"]["real"] == 4
 

@@ -24,14 +24,8 @@ from lab2pix.methods.lab2pix_v2 import official_rules
 from lab2pix.nn.discriminators import HierarchicalDiscriminator, MultiScaleDiscriminator
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.official_v1 import OfficialV1Discriminator, OfficialV1Generator
+from tests.helpers.checkpoints import space_file
 from tests.helpers.commands import Run
-
-
-def space_file(folder: Path, classes: int, *, unknown: bool = False) -> Path:
-    names = ", ".join(f"thing{index}" for index in range(classes))
-    file = folder / f"own{classes}{'u' * unknown}.yaml"
-    file.write_text(f"classes: [{names}]\n" + "unknown_value: 255\n" * unknown)
-    return file
 
 
 def official(network: nn.Module) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from lab2pix.batch import Batch
-from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import StepContext, build_method
 from lab2pix.methods.cc_fpse import CCFPSE
@@ -47,18 +46,3 @@ def test_losses_are_means_over_predictions_and_layers() -> None:
     assert float(losses["adversarial"].detach()) == pytest.approx(expected, rel=1e-4, abs=1e-7)
     distances = [float((a - b).abs().mean()) for a, b in zip(ours.features, theirs.features, strict=True)]
     assert float(losses["feature_matching"].detach()) == pytest.approx(20 * sum(distances) / 4, rel=1e-4)
-
-
-def test_published_presets_have_the_published_numbers() -> None:
-    coco, ade, city = (load_config(f"cc-fpse-{name}") for name in ("coco-stuff", "ade20k", "cityscapes"))
-    assert (coco.data.resize, coco.generator.input, coco.loss.feature_matching) == ((286, 286), "style", 20)
-    assert (ade.data.instance_edges, city.data.instance_edges) == (False, True)
-    assert (city.data.size, city.data.resize, city.generator.num_upsamples) == ((256, 512), None, 6)
-
-
-def test_sizes_that_do_not_fit_are_refused_with_the_nearest() -> None:
-    with pytest.raises(ConfigError, match=r"multiples of 32 of at least 64 pixels.*nearest valid size is \[64, 96\]"):
-        load_config("cc-fpse-small", ["data.size=[32,100]"])
-    with pytest.raises(ConfigError, match="first scale one pixel"):
-        load_config("cc-fpse-small", ["data.size=[64,64]", "generator.num_upsamples=6", "train.batch_size=1"])
-    assert load_config("cc-fpse-small", ["data.size=[50,100]"]).padded_size == (64, 128)

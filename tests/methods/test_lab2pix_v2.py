@@ -8,11 +8,11 @@ import torch
 from lab2pix.batch import Batch
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import StepContext, build_method, build_sampling
+from lab2pix.methods import Progress, StepContext, build_method, build_sampling
 from lab2pix.methods.lab2pix_v2 import _Scale
-from lab2pix.nn.discriminators import pyramid
+from lab2pix.nn.discriminators import ScaleOutput, pyramid
 from lab2pix.recipes import load_config
-from tests.helpers.tiny import generator_half, step
+from tests.helpers.tiny import discriminator_half, generator_half, step
 
 SMALL = {
     "base": "v2-small",
@@ -236,6 +236,43 @@ def test_the_foreground_mask_follows_background_ids_and_rate():
     assert per_image.shape == (2, 1, 64, 64)
     assert shared.shape == (1, 1, 64, 64)
     torch.testing.assert_close(shared, per_image.mean(0, keepdim=True))
+
+
+@pytest.mark.slow
+def test_r1_penalty_of_a_known_discriminator():
+    """Mean prediction 2 * mean pixel: each gradient is 2 / n for n = 3 * 64 * 64 values, the squared norm 4 / n."""
+    patch = ("discriminator.kind=patch", "discriminator.scales=1")
+    method = build_method(tiny(*patch, "loss.r1=10", "loss.r1_interval=2", "optimizer.discriminator_interval=3"), SPACE)
+    carry, _ = generator_half(method, batch(), noise())
+    method.networks["discriminator"] = TwiceTheMean()
+    for update, due in ((1, False), (2, True), (3, False), (4, True)):
+        losses = discriminator_half(method, carry, StepContext(progress=Progress(3 * update - 1, 100)))
+        assert ("r1" in losses) == due
+    torch.testing.assert_close(losses["r1"], torch.tensor(0.5 * 10 * 2 * 4 / (3 * 64 * 64)))
+
+
+class TwiceTheMean(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, inputs, features):
+        return [ScaleOutput([self.scale * inputs[0][:, -3:].mean(1, keepdim=True)], [])]
+
+
+@pytest.mark.slow
+def test_r1_penalty_has_gradients_and_leaves_the_discriminators_plain():
+    method = build_method(tiny("loss.r1=1e6", "loss.r1_interval=1"), SPACE)
+    assert method.plain_networks == ("discriminator",)
+    assert not any(network in method.compile_targets for network in method.networks["discriminator"].networks)
+    carry, _ = generator_half(method, batch(), noise())
+    losses = discriminator_half(method, carry, StepContext())
+    assert losses["r1"] > 0
+    assert all(p.grad.isfinite().all() for p in method.networks["discriminator"].parameters())
+    before = losses["r1"]
+    torch.optim.SGD(method.networks["discriminator"].parameters(), 1e-3 / float(before)).step()
+    losses = discriminator_half(method, carry, StepContext())
+    assert losses["r1"] < before
 
 
 @pytest.mark.slow

@@ -19,8 +19,7 @@ from lab2pix.inference.export import export
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Progress, StepContext, build_method, example_inputs, generate, step_decay
 from lab2pix.methods.munit import MUNIT, load_perceptual
-from lab2pix.methods.step_record import RecordedRandom
-from lab2pix.recipes import load_config, preset_names
+from lab2pix.recipes import load_config
 
 SMALL = (
     *("monitor.tensorboard=false", "data.size=[16,16]", "train.batch_size=2", "generator.width=2"),
@@ -47,47 +46,12 @@ def inputs(method: MUNIT) -> tuple[Batch, Tensor]:
 # --- settings -----------------------------------------------------------------------------------------------------
 
 
-def test_published_presets() -> None:
-    presets = {name: load_config(name) for name in preset_names() if name.startswith("munit-")}
-    del presets["munit-small"]
-    assert {config.train.steps for config in presets.values()} == {1_000_000}
-    assert {config.train.batch_size for config in presets.values()} == {1}
-    weights = {
-        name.removeprefix("munit-"): (config.data.size[0], config.loss.cycle, config.loss.perceptual)
-        for name, config in presets.items()
-    }
-    assert weights == {
-        "edges2handbags": (256, 0, 0),
-        "edges2shoes": (256, 0, 0),
-        "summer2winter": (256, 10, 0),
-        "synthia2cityscapes": (512, 10, 1),
-    }
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (["data.size=[30,64]"], r"multiples of 4 of at least 64 pixels .*nearest valid size is \[64, 64\]"),
-        (["data.size=[64,64]", "discriminator.norm=instance"], r"at least 128 pixels that .*num_downsamples=2 with"),
-        (["generator.encoding=colors"], "generates from line drawings"),
-    ],
-)
-def test_settings_that_do_not_fit_are_named(settings: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_config("munit-edges2shoes", settings)
-
-
 def test_smallest_size_that_the_rules_allow_trains() -> None:
     for settings in (["data.size=[8,8]"], ["data.size=[16,16]", "discriminator.norm=instance"]):
         method = build(*settings, "generator.style_downsamples=3", "generator.num_downsamples=2")
         assert method.config.padded_size == method.config.data.size
         for phase in method.phases:
             phase.backward(*inputs(method), StepContext())
-
-
-def test_perceptual_loss_needs_rgb_on_both_sides() -> None:
-    with pytest.raises(ConfigError, match=r"loss\.perceptual is 1, but inputs have 14 channels"):
-        build("loss.perceptual=1", "generator.encoding=one-hot")
 
 
 def test_rates_halve_first_in_the_step_before_a_whole_interval() -> None:
@@ -101,22 +65,6 @@ def test_optimizers_have_weight_decay() -> None:
 
 
 # --- steps --------------------------------------------------------------------------------------------------------
-
-
-def test_contents_are_encoded_once_per_step_and_again_with_micro_batches() -> None:
-    method, gradients, passes = build(), [], []
-    encoder = method.networks["generator_a"].enc_content
-    encoder.register_forward_hook(lambda *_: passes.append(1))
-    codes = [torch.randn(2, 8) for _ in range(3)]
-    for micro_batches in (1, 2):
-        context = StepContext(micro_batches=micro_batches, random=RecordedRandom(normal=codes))
-        for phase in method.phases:
-            phase.backward(*inputs(method), context)
-        gradients.append([weight.grad.clone() for weight in method.networks["generator_a"].parameters()])
-        for network in method.networks.values():
-            network.zero_grad()
-    assert len(passes) == 2 + 3
-    assert all(torch.allclose(one, two, atol=1e-5) for one, two in zip(*gradients, strict=True))
 
 
 @pytest.mark.slow
@@ -219,20 +167,6 @@ def test_converted_generators_draw_the_recorded_images(
     batch = Batch(torch.empty(2, 0, 0, dtype=torch.int64), source=source)
     drawn = synthesizer.generate(batch, held[f"in.{style}"].flatten(1))
     assert (drawn - held[f"out.{image}"]).abs().max() <= 1e-4
-
-
-@pytest.mark.slow
-def test_converted_generator_takes_label_maps_in_colors(golden_root: Path, tmp_path: Path) -> None:
-    sides, _ = recorded(golden_root, "gen")
-    torch.save({f"{domain}.module.{n}": w for domain in "ab" for n, w in sides[domain].items()}, tmp_path / "gen.pt")
-    convert(tmp_path / "gen.pt", "munit", tmp_path / "photo", size=(64, 64))
-    convert(tmp_path / "gen.pt", "munit", tmp_path / "labels", size=(64, 64), label_space="facades")
-    photo, labels = (Synthesizer.load(tmp_path / name, device="cpu") for name in ("photo", "labels"))
-    ids = torch.zeros(64, 64, dtype=torch.int64)
-    ids[:20] = 3
-    assert torch.equal(photo(labels.label_space.to_colors(ids)).tensor, labels(ids).tensor)
-    with pytest.raises(CheckpointError, match="line drawings have one; leave out --label-space"):
-        convert(tmp_path / "gen.pt", "munit", tmp_path / "lines", label_space="sketch")
 
 
 def test_convert_refuses_other_files_in_one_sentence(golden_root: Path, tmp_path: Path) -> None:

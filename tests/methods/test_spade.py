@@ -125,23 +125,9 @@ def test_rate_falls_after_the_first_epoch_of_its_last_half() -> None:
     assert {name: spec.lr for name, spec in method.optimizers.items()} == {"generator": 1e-3, "discriminator": 1e-3}
 
 
-def test_published_presets_have_the_published_numbers() -> None:
-    city, coco, ade = (load_config(f"spade-{name}") for name in ("cityscapes", "coco-stuff", "ade20k"))
-    assert (city.data.size, city.generator.num_upsamples, city.train.batch_size) == ((256, 512), 6, 16)
-    assert (coco.data.resize, coco.train.epochs, coco.optimizer.decay_fraction) == ((286, 286), 100, 0)
-    assert (ade.data.instance_edges, ade.train.epochs, ade.optimizer.decay_fraction) == (False, 200, 0.5)
-    assert (ade.optimizer.generator_lr, ade.optimizer.discriminator_lr, ade.optimizer.betas) == (1e-4, 4e-4, (0, 0.9))
-
-
-def test_sizes_that_do_not_fit_are_refused_with_the_nearest() -> None:
-    assert load_config("spade-small", ["data.size=[90,128]"]).padded_size == (96, 128)
-    with pytest.raises(ConfigError, match=r"multiples of 32.*nearest valid size is \[32, 128\]"):
-        load_config("spade-small", ["data.size=[12,128]"])
-    with pytest.raises(ConfigError, match="first scale one pixel"):
-        load_config("spade-small", ["data.size=[32,32]", "train.batch_size=1"])
-    sampling = build().sampling
+def test_sampling_refuses_sizes_that_do_not_fit() -> None:
     with pytest.raises(ConfigError, match="multiples of 32"):
-        sampling.check_size(10, 64)
+        build().sampling.check_size(10, 64)
 
 
 def test_style_image_is_encoded_at_256_pixels() -> None:

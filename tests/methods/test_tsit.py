@@ -24,6 +24,7 @@ from lab2pix.nn.init import init_weights
 from lab2pix.nn.tsit import TSITGenerator, TSITSettings
 from lab2pix.recipes import load_config
 from lab2pix.training.loop import train
+from tests.helpers.checkpoints import space_file, write_networks
 
 TINY = (
     *("monitor.tensorboard=false", "train.batch_size=2", "train.ema_decay=null", "data.size=[16,16]"),
@@ -43,43 +44,6 @@ def inputs(method: Method) -> tuple[Batch, Tensor | None]:
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
-
-
-def test_published_presets_have_the_published_numbers() -> None:
-    streets, rooms = load_config("tsit-cityscapes"), load_config("tsit-ade20k")
-    for config in (streets, rooms):
-        loss, generator = config.loss, config.generator
-        assert (loss.perceptual, loss.feature_matching, loss.kl_divergence) == (20, 10, 0.05)
-        assert (generator.width, generator.num_upsamples, generator.input) == (64, 7, "style")
-        assert (config.train.batch_size, config.train.epochs, config.optimizer.betas) == (16, 200, (0.0, 0.9))
-    assert (streets.data.size, rooms.data.size, rooms.data.resize) == ((256, 512), (256, 256), (286, 286))
-    expected = {
-        "tsit-yosemite": ((256, 256), 200, 1, 1, "eval"),
-        "tsit-photo2art": ((256, 256), 40, 1, 2, "train"),
-        "tsit-day2night": ((256, 512), 10, 2, 1, "eval"),
-        "tsit-weather": ((256, 512), 20, 1, 1, "train"),
-    }
-    for name, numbers in expected.items():
-        config = load_config(name)
-        loss = config.loss
-        found = (config.data.size, config.train.epochs, loss.perceptual, loss.feature_matching)
-        assert (*found, config.generator.sampling) == numbers
-        assert (config.optimizer.decay_fraction, config.discriminator.layers, config.train.batch_size) == (0, 3, 1)
-
-
-@pytest.mark.parametrize(
-    ("preset", "settings", "message"),
-    [
-        ("tsit-small", ["data.size=[8,8]"], r"first scale one pixel.*size is \[8, 16\]"),
-        ("tsit-small", ["data.size=[7,6]"], r"first scale one pixel.*size is \[8, 16\]"),
-        ("tsit-cityscapes", ["data.size=[60,500]"], r"multiples of 128.*size is \[128, 512\]"),
-        ("tsit-transfer-small", ["data.input=labels", "data.format=folder"], "changes the style of images"),
-        ("tsit-transfer-small", ["data.source.channels=1"], "the perceptual loss compares with the source image"),
-    ],
-)
-def test_settings_that_do_not_fit_are_named(preset: str, settings: list[str], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_config(preset, [*(TINY[3:-1] if "cityscapes" not in preset else ()), *settings])
 
 
 # --- steps --------------------------------------------------------------------------------------------------------
@@ -143,41 +107,10 @@ def test_transfer_trains_on_two_folders_and_draws_with_a_style(tmp_path: Path) -
 # --- the authors' checkpoints ---------------------------------------------------------------------------------------
 
 
-def label_space(folder: Path, classes: int, extra: str = "") -> Path:
-    file = folder / "own.yaml"
-    rows = "\n".join(f"  - {{name: c{index}, color: [{index}, 9, 9]}}" for index in range(classes))
-    file.write_text(f"name: own\n{extra}classes:\n{rows}\n")
-    return file
-
-
-def write_networks(folder: Path, weights: dict[str, dict[str, Tensor]]) -> Path:
-    for network, own in weights.items():
-        state = {name: weight.float() if weight.is_floating_point() else weight for name, weight in own.items()}
-        torch.save({f"module.{name}": weight for name, weight in state.items()}, folder / f"latest_net_{network}.pth")
-    return folder / "latest_net_G.pth"
-
-
-@pytest.mark.slow
-def test_converted_semantic_generator_draws_the_authors_images(golden_root: Path, tmp_path: Path) -> None:
-    vectors = read_vectors(golden_root / "peers" / "tsit_a.safetensors")
-    file = write_networks(tmp_path, {network: vectors.part(f"{network}.") for network in "GE"})
-    space = label_space(tmp_path, vectors.values["config"]["label_nc"])
-    done = convert(file, "tsit", tmp_path / "out", label_space=str(space), size=(128, 256))
-    assert "with instance edges, 128x256" in str(done)
-    synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
-    for row in range(2):
-        ids, instances = vectors.tensors["in.label"][row].long(), vectors.tensors["in.instance"][row].long()
-        batch = replace(
-            synthesizer.read(ids, instances=instances), style=vectors.tensors["in.image"][row : row + 1] / 127.5 - 1
-        )
-        image = synthesizer.generate(batch, vectors.tensors["in.eps.eval"][row : row + 1].float())
-        assert (image[0, :, ::4, ::4] - vectors.tensors["out.eval.fake"][row]).abs().max() < 1e-4
-
-
 @pytest.mark.slow
 def test_converted_transfer_generator_draws_the_authors_images(golden_root: Path, tmp_path: Path) -> None:
     vectors = read_vectors(golden_root / "peers" / "tsit_ast_a.safetensors")
-    file = write_networks(tmp_path, {"G": vectors.part("G.")})
+    file = write_networks(tmp_path, vectors.tensors)
     assert convert(file, "tsit", tmp_path / "out").config.method == "tsit-transfer"
     synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
     for row in range(2):
@@ -185,6 +118,10 @@ def test_converted_transfer_generator_draws_the_authors_images(golden_root: Path
         batch = synthesizer.read(content, style=style)
         image = synthesizer.generate(batch, vectors.tensors["in.noise.eval"][row : row + 1].float())
         assert (image[0, :, ::4, ::4] - vectors.tensors["out.eval.fake"][row]).abs().max() < 1e-4
+
+
+def write_generator(folder: Path, network: TSITGenerator) -> Path:
+    return write_networks(folder, {f"G.{name}": tensor for name, tensor in rename(network, _GENERATOR_RULES).items()})
 
 
 def random_generator(channels: int) -> TSITGenerator:
@@ -201,8 +138,8 @@ def random_generator(channels: int) -> TSITGenerator:
 @pytest.mark.parametrize("classes", [4, 5])
 def test_convert_adds_a_channel_for_unknown_pixels(tmp_path: Path, classes: int) -> None:
     network = random_generator(4)
-    file = write_networks(tmp_path, {"G": rename(network, _GENERATOR_RULES)})
-    space = label_space(tmp_path, 4 if classes == 4 else 3, "unknown_value: 255\n")
+    file = write_generator(tmp_path, network)
+    space = space_file(tmp_path, 4 if classes == 4 else 3, unknown=True)
     made = convert(file, "tsit", tmp_path / "out", label_space=str(space), size=(128, 256), instance_edges=False)
     assert made.generator.content.blocks[0].conv_0.in_channels == (5 if classes == 4 else 4)  # type: ignore[union-attr,index]
     ids = torch.randint(3, (1, 8, 16)).repeat_interleave(16, 1).repeat_interleave(16, 2)
@@ -218,7 +155,7 @@ def test_convert_adds_a_channel_for_unknown_pixels(tmp_path: Path, classes: int)
 @pytest.mark.slow
 def test_convert_moves_the_unknown_channel_of_ade20k_last(tmp_path: Path) -> None:
     network = random_generator(151)
-    file = write_networks(tmp_path, {"G": rename(network, _GENERATOR_RULES)})
+    file = write_generator(tmp_path, network)
     made = convert(file, "tsit", tmp_path / "out", label_space="ade20k", size=(128, 256))
     ids = torch.randint(151, (1, 4, 8)).repeat_interleave(32, 1).repeat_interleave(32, 2)
     values = (ids + 1) % 151  # the value in a label file: 0 is unknown, 1 the first class
@@ -232,8 +169,8 @@ def test_convert_moves_the_unknown_channel_of_ade20k_last(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_convert_refuses_another_size_of_the_first_scale(tmp_path: Path) -> None:
     network = TSITGenerator(4, TSITSettings(width=1, input="noise", noise_dim=8, start_size=(1, 2)))
-    file = write_networks(tmp_path, {"G": rename(network, _GENERATOR_RULES)})
-    space = str(label_space(tmp_path, 4))
+    file = write_generator(tmp_path, network)
+    space = str(space_file(tmp_path, 4))
     with pytest.raises(ConfigError, match=r"noise becomes a map of 2 pixels; say --size with 2 squares of 128x128"):
         convert(file, "tsit", tmp_path / "out", label_space=space, size=(256, 256))
     assert convert(file, "tsit", tmp_path / "out", label_space=space, size=(128, 256)).config.generator.input == "noise"

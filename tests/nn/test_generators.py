@@ -47,9 +47,7 @@ def test_v2_generator_accepts_every_multiple_of_its_stride(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("size", "nearest"), [((65, 64), "64x64"), ((64, 50), "64x64"), ((10, 250), "32x256"), ((80, 81), "64x96")]
-)
+@pytest.mark.parametrize(("size", "nearest"), [((10, 250), "32x256"), ((80, 81), "64x96")])
 def test_v2_generator_names_the_nearest_valid_size(size: tuple[int, int], nearest: str) -> None:
     with pytest.raises(ConfigError, match=rf"{size[0]}x{size[1]}.*multiple of 32.*{nearest}"):
         build()(onehot(*size), torch.randn(2, 8))
@@ -81,12 +79,7 @@ def test_v2_generator_has_the_papers_widths_and_scales() -> None:
     assert seven.block_scales == (0, 1, 2, 3, 4, 5, 6, 7)
     assert seven.to_image.in_channels == 32
     assert [conv.out_channels for conv in five.global_encoder.down] == [64, 128, 256, 512, 512, 512]
-
-
-def test_v2_generator_has_a_global_encoder_only_with_dgnorm() -> None:
     assert build(modulation="spade").global_encoder is None
-    plain = sum(parameter.numel() for parameter in build(modulation="spade").parameters())
-    assert plain < sum(parameter.numel() for parameter in build().parameters())
 
 
 @pytest.mark.parametrize("modulation", ["dg-norm", "spade"])

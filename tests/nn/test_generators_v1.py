@@ -203,8 +203,6 @@ def test_v1_generator_draws_and_passes_on_the_output_of_coattention() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_upsamples": 4}, "5, 6 or 7"),
-        ({"start_size": (0, 2)}, "smaller than 32"),
         ({"encoder": "sketch", "num_upsamples": 6}, "sketch encoder halves five times.*not 6"),
         ({"input": "label"}, "semantic label encoder starts from noise"),
     ],
@@ -217,6 +215,3 @@ def test_v1_generator_refuses_impossible_settings(options: dict[str, Any], messa
 def test_v1_generator_asks_for_noise() -> None:
     with pytest.raises(ConfigError, match=r"noise.*8"):
         build()(onehot())
-
-
-# --- memory ------------------------------------------------------------------------------------------------------

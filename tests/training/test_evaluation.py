@@ -89,7 +89,7 @@ def test_evaluated_run_makes_the_same_steps(tmp_path: Path, decay: float | None)
     assert [line["step"] for line in lines(tmp_path / "judged", "evaluation")] == [5, 10, 12]
     assert lines(tmp_path / "plain", "evaluation") == []
     last = lines(tmp_path / "judged", "evaluation")[-1]["evaluation"]
-    assert set(last) == {*DISTANCES, "psnr", "ssim"}
+    assert set(last) == {*DISTANCES, "psnr", "ssim", "checkerboard"}
     assert result.scores == last | lines(tmp_path / "judged", "scores")[-1]["scores"]
 
 
@@ -214,7 +214,7 @@ def test_the_same_step_gets_the_same_scores_as_from_evaluate(
         assert (
             set(scores)
             == set(report.scores)
-            == {*DISTANCES, *("ppa", "pca", "ciou", "psnr", "ssim")} | {"diversity_pixels"}
+            == {*DISTANCES, *("ppa", "pca", "ciou", "psnr", "ssim")} | {"diversity_pixels", "checkerboard"}
         )
         assert tuple(sorted(scores)) == tuple(sorted(evaluation_names(config)))
         for (*key, pixels), (*other, again) in zip(pictures, sorted(seen, key=lambda item: item[:2]), strict=True):
@@ -321,7 +321,7 @@ def test_the_best_checkpoint_by_a_score_of_the_evaluator_stays(
             ("checkpoint.best=ciou", "train.evaluate_every=2"),
             "'ciou', which takes a segmenter; set evaluation.segmenter",
         ),
-        (("checkpoint.best=fid", "train.evaluate_every=2"), "unknown score 'fid'; valid: frechet_efficientnet_lite0"),
+        (("checkpoint.best=fid", "train.evaluate_every=2"), "unknown score 'fid'; valid: checkerboard, frechet_"),
     ],
 )
 def test_a_name_that_no_score_has_is_known_before_the_first_step(
@@ -402,9 +402,9 @@ def test_evaluation_without_photos_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nothing to score, as .* has no folder 'val' of photos to compare with"):
         build_evaluation(build(config), ALONE)
     with_segmenter = load_config(config, ["evaluation.segmenter=x", "evaluation.samples=2"])
-    assert evaluation_names(with_segmenter) == ("ppa", "pca", "ciou", "diversity_pixels")
+    assert evaluation_names(with_segmenter) == ("ppa", "pca", "ciou", "diversity_pixels", "checkerboard")
     (tmp_path / "val").mkdir()
-    assert evaluation_names(config) == DISTANCES
+    assert evaluation_names(config) == (*DISTANCES, "checkerboard")
 
 
 @pytest.fixture
@@ -426,7 +426,7 @@ def test_photos_that_belong_to_no_label_map_are_what_distances_are_to(tmp_path: 
     cheap = (*NO_BACKBONE, "train.steps=2", "train.evaluate_every=2")
     train(small("v1-small", *cheap, *sides), tmp_path / "run", device="cpu")
     [line] = lines(tmp_path / "run", "evaluation")
-    assert set(line["evaluation"]) == set(DISTANCES)
+    assert set(line["evaluation"]) == {*DISTANCES, "checkerboard"}
     report = evaluate_run(tmp_path / "run", device="cpu")
     moved = evaluate_run(tmp_path / "run", count=3, device="cpu")
     for name, value in line["evaluation"].items():

@@ -277,11 +277,11 @@ def test_best_checkpoint_stays(tmp_path: Path) -> None:
     config = toy_config(monitor__sample_every=2, checkpoint__best="fid", checkpoint__every=3, checkpoint__keep=1)
     result = train(config, tmp_path / "run", validators=[lambda method, run, step: {"fid": next(values)}])
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000004", "step-00000012"]
-    assert set(result.scores) == {"l1", "fid"}
+    assert set(result.scores) == {"l1", "fid", "checkerboard"}
 
 
 def test_unknown_best_score_names_the_valid_ones(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="unknown score 'quality'; valid: l1"):
+    with pytest.raises(ConfigError, match="unknown score 'quality'; valid: checkerboard, l1"):
         train(toy_config(checkpoint__best="quality"), tmp_path / "run")
     assert not (tmp_path / "run").exists(), "known before the first step"
 

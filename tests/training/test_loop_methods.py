@@ -31,8 +31,9 @@ STILL = ("optimizer.generator_lr=1e-30", "optimizer.discriminator_lr=1e-30", "tr
             marks=pytest.mark.xslow,
         ),
         pytest.param("v2-small", ("optimizer.discriminator_interval=2",), marks=pytest.mark.xslow),
+        ("v2-small", ("augment.shift=3", "augment.discriminator=[color,translation,cutout]")),
     ],
-    ids=["v1", "v1-sketch-in-two-parts", "v2", "v2-frugal", "v2-turns"],
+    ids=["v1", "v1-sketch-in-two-parts", "v2", "v2-frugal", "v2-turns", "v2-augmented"],
 )
 def test_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[str, ...]) -> None:
     """Of the last case, the first part ends before the discriminator's first turn."""
@@ -41,10 +42,10 @@ def test_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[str, 
     if preset == "v2-small":
         terms = {"adversarial", "perceptual", "feature_matching"}
         terms |= {"cycle", "cycle_real"} if config.loss.cycle else set()
-        scores = {"l1", "perceptual"}
+        scores = {"l1", "perceptual", "checkerboard"}
     else:
         terms = {"adversarial", "cycle", "diversity"} | ({"consistency"} if config.loss.consistency else set())
-        scores = {"cycle", "seg_error"}
+        scores = {"cycle", "seg_error", "checkerboard"}
     assert set(whole.losses["generator"]) == terms
     assert set(whole.losses["discriminator"]) == {"real", "fake", "sharpness"}
     assert set(whole.scores) == scores

@@ -30,7 +30,12 @@ def _train(
             "--resume", help="Continue from the latest checkpoint in --out; --resume auto also starts a new run."
         ),
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print a summary of the run and exit.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print settings, sizes, and an estimate of time and memory, and exit.")
+    ] = False,
+    gpu: Annotated[
+        str | None, typer.Option(metavar="NAME", help="With --dry-run: estimate for this GPU, such as a100.")
+    ] = None,
     device: Device = None,
 ) -> None:
     """Train a model; Ctrl-C saves a checkpoint and stops."""
@@ -49,10 +54,12 @@ def _train(
         from lab2pix.training import read_run_config
 
         config = load_config(read_run_config(out), overrides)
+    if gpu is not None and not dry_run:
+        raise typer.BadParameter("--gpu is for --dry-run only")
     if config and dry_run:
         from lab2pix.training.summary import summarize_run
 
-        print(summarize_run(config))
+        print(summarize_run(config, device=device, gpu=gpu))
     if config:
         require_data_root(config)
     if not dry_run:

@@ -160,7 +160,12 @@ class TrainConfig(Section):
     init_from: UserPath | None = Field(
         None,
         description="Run, checkpoint or exported model to initialize weights from, where names and shapes match; "
-        "null: random weights.",
+        "weights of classes are matched by class name; null: random weights.",
+    )
+    init_classes: dict[str, str] = Field(
+        {},
+        description="Class of `init_from` whose weights a class starts from, where the names differ, such as "
+        "`{lava: rock}`; other new classes start from the mean of all.",
     )
     max_minutes: float | None = Field(None, gt=0, description="Maximum duration in minutes; null: no limit.")
     evaluate_every: int | None = Field(

@@ -13,7 +13,15 @@ from torch import Tensor
 from lab2pix.errors import DataError
 from lab2pix.evaluation.features import FeatureNetwork, distance_names
 from lab2pix.evaluation.metrics.distribution import FeatureMoments, frechet_distance, kernel_distance
-from lab2pix.evaluation.metrics.image import LPIPS, diversity, pixel_distance, psnr, ssim
+from lab2pix.evaluation.metrics.image import (
+    LPIPS,
+    checkerboard_ratio,
+    diversity,
+    gradients_by_parity,
+    pixel_distance,
+    psnr,
+    ssim,
+)
 from lab2pix.evaluation.metrics.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.report import Score
 from lab2pix.evaluation.segmenters import Segmenter
@@ -67,12 +75,14 @@ class MetricAccumulator:
         # Values by score and sample set; diversity has only the first set.
         self.each: dict[str, list[list[float]]] = {}
         self.ranking: list[tuple[str, float]] = []
+        self.gradients = torch.zeros(sample_sets + 1, 2, 2, dtype=torch.float64)  # by sample set; last: of the photos
 
     def _moments(self) -> dict[str, FeatureMoments]:
         return {network.name: FeatureMoments(network.dimension) for network in self.networks.features}
 
     def update_real(self, names: Sequence[str], pictures: Tensor) -> None:
         """Add photos `[N, 3, H, W]` uint8."""
+        self.gradients[-1] += gradients_by_parity(pictures)
         for network in self.networks.features:
             self.real[network.name].update(network(pictures), names)
 
@@ -91,6 +101,7 @@ class MetricAccumulator:
             self.update_real(names, real)
         ranks: Tensor | None = None
         for number, pictures in enumerate(samples):
+            self.gradients[number] += gradients_by_parity(pictures)
             for network in self.networks.features:
                 self.generated[number][network.name].update(network(pictures), names)
             likeness = self._compare(number, pictures, real)
@@ -133,6 +144,7 @@ class MetricAccumulator:
             "real": {name: part.state() for name, part in self.real.items()},
             "pixels": [part.table for part in self.pixels],
             "each": self.each,
+            "gradients": self.gradients,
             "ranking": self.ranking,
         }
 
@@ -147,6 +159,7 @@ class MetricAccumulator:
             for number, values in enumerate(sets):
                 self._note(name, number, values)
         self.ranking += state["ranking"]
+        self.gradients += state["gradients"]
 
     # --- scores ---------------------------------------------------------------------------------------------------
 
@@ -173,6 +186,9 @@ class MetricAccumulator:
                 found[name] = score
         if not found:
             raise DataError("nothing can be compared: give photos, or label maps with a segmenter")
+        ratios = [checkerboard_ratio(gradients) for gradients in self.gradients]
+        real_ratio = {"photos": ratios[-1]} if self.gradients[-1].any() else {}
+        found["checkerboard"] = Score.of_sets(ratios[:-1], **real_ratio)
         return found
 
     def _distances(self, name: str, real: FeatureMoments) -> dict[str, Score]:

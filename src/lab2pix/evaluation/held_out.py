@@ -95,12 +95,13 @@ def score_names(
     `pairs`: each label map has a photo; `photos`: there are photos at all; `samples`: images per label map.
     """
     distances = [name for spec in features for name in distance_names(feature_name(spec))]
-    return (
+    names = (
         *(SEGMENTATION_SCORES if segmenter else ()),
         *(distances if photos else ()),
         *(("psnr", "ssim") if pairs else ()),
         *(("diversity_pixels",) if samples > 1 else ()),
     )
+    return (*names, "checkerboard") if names else ()
 
 
 def evaluate_generator(

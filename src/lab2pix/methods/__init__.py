@@ -98,6 +98,7 @@ _BUILT_IN = {
     "spap": "spap:SPAP",
     "tsit": "tsit:TSIT",
     "tsit-transfer": "tsit:TSITTransfer",
+    "usis": "usis:USIS",
 }
 _REGISTERED: dict[str, type[Method]] = {}
 

@@ -200,7 +200,7 @@ class Method(ABC):
     """Whether training uses pairs of input and image; otherwise images are random."""
     averaged: ClassVar[Mapping[str, Averaging]] = {"generator": Averaging()}
     """Networks with an EMA of their weights if `train.ema_decay` is set."""
-    plain_networks: ClassVar[tuple[str, ...]] = ()
+    plain_networks: tuple[str, ...] = ()
     """Networks under a gradient penalty (differentiated twice): they are neither accelerated nor compiled."""
 
     networks: Mapping[str, nn.Module]
@@ -275,6 +275,15 @@ class Method(ABC):
         """
         if state:
             raise CheckpointError(f"method '{self.name}' keeps no further state, but there is {', '.join(state)}")
+
+    def class_offset(self, network: str, tensor: str) -> int:
+        """Return the number of places before the first class, in a tensor with a dimension of classes.
+
+        Args:
+            network: name of the network.
+            tensor: name of its tensor, such as the weight of a first convolution, whose input channels are classes.
+        """
+        return 0
 
     # --- scores -----------------------------------------------------------------------------------------------------
 

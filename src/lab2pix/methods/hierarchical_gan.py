@@ -20,7 +20,14 @@ from lab2pix.batch import Batch
 from lab2pix.config.rules import check_first_scale, check_size
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.labels.space import LabelSpace
-from lab2pix.losses import ADVERSARIAL_TERMS, adversarial_loss, foreground_weights, level_weights, sharpness_loss
+from lab2pix.losses import (
+    ADVERSARIAL_TERMS,
+    adversarial_loss,
+    foreground_weights,
+    level_weights,
+    sharpness_loss,
+    wasserstein_fake,
+)
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import PRECISIONS, Losses, Method, OptimizerSpec, Phase, StepContext, every
 from lab2pix.methods.features import BackboneConfig, FeatureExtractors
@@ -106,6 +113,17 @@ class AdversarialLossConfig(Section):
     sharpness: float = Field(1.0, ge=0, description="λ2: weight of blurred photos as fakes (Eq. 16, 30); 0: off.")
     sharpness_schedule: Literal["constant", "rising"] = Field(
         "constant", description="λ2 constant, or linear from 0 to λ2 over the run (V1, 5.2)."
+    )
+    r1: float = Field(
+        0.0,
+        ge=0,
+        description="Not in the paper: weight γ of the R1 penalty (Mescheder et al., 2018) on the discriminators, "
+        "which are then not accelerated; 0: off.",
+    )
+    r1_interval: int = Field(
+        16,
+        ge=1,
+        description="Updates of the discriminators between R1 penalties, each with this many times the weight.",
     )
 
 
@@ -309,6 +327,8 @@ class HierarchicalGAN(Method):
             config.discriminator, channels, self.feature_extractors.discriminator_channels
         )
         init_from_config(discriminator, config, default_init)
+        if config.loss.r1 > 0:
+            self.plain_networks = ("discriminator",)
         self.networks: dict[str, nn.Module] = {"discriminator": discriminator}
         self.scales = config.discriminator.scales
         self.mask_real = mask_real
@@ -346,6 +366,8 @@ class HierarchicalGAN(Method):
         """The generator (its blocks with gradient checkpointing), and each segmenter and discriminator."""
         targets: list[nn.Module] = []
         for name, network in self.networks.items():
+            if name in self.plain_networks:
+                continue
             parts: Any = network
             if name == "generator" and self.config.train.gradient_checkpointing:
                 parts = network.blocks
@@ -387,7 +409,7 @@ class HierarchicalGAN(Method):
         """Backpropagate the loss on generated, real and blurred images (Eq. 11-13, 16; V2: Eq. 25-27, 30).
 
         Returns:
-            Weighted terms `real`, `fake` and, with λ2 > 0, `sharpness`.
+            Weighted terms `real`, `fake` and, with λ2 > 0, `sharpness`; `r1` in the updates that have the penalty.
         """
         outputs: GeneratorOutputs = context.cache["outputs"]
         pyramids = [outputs.generated, outputs.real]
@@ -411,7 +433,30 @@ class HierarchicalGAN(Method):
                 for index in range(len(pyramids))
             ]
             losses = self._discriminator_terms(predictions, outputs.mask, self._sharpness(context))
+        loss = self.config.loss
+        updates = (context.progress.step + 1) // self.config.optimizer.discriminator_interval
+        if loss.r1 > 0 and updates % loss.r1_interval == 0:
+            losses["r1"] = 0.5 * loss.r1 * loss.r1_interval * self._r1_penalty(outputs, features[1])
         return backward(losses, context.scale)
+
+    def _r1_penalty(self, outputs: GeneratorOutputs, features: Sequence[Sequence[Tensor]]) -> Tensor:
+        """Return the R1 penalty (Mescheder et al., 2018), in float32: a squared gradient norm, mean over the batch.
+
+        The gradient is that of the mean prediction (with the weights of levels) for a real image, with respect to the
+        image and to its backbone features, which count as inputs; there is none through the frozen backbone.
+
+        Args:
+            outputs: label maps and real images.
+            features: backbone features of the real images, by scale.
+        """
+        images = [image.detach().requires_grad_() for image in outputs.real]
+        leaves = [[feature.detach().float().requires_grad_() for feature in scale] for scale in features]
+        inputs = [self._input(outputs, scale, images[scale]) for scale in range(self.scales)]
+        predictions = [output.predictions for output in self.networks["discriminator"](inputs, leaves)]
+        total = adversarial_loss(predictions, wasserstein_fake, self.level_weights) * len(images[0])
+        wanted = [*images, *(feature for scale in leaves for feature in scale)]
+        gradients = torch.autograd.grad(total, wanted, create_graph=True)
+        return torch.stack([gradient.square().sum() for gradient in gradients]).sum() / len(images[0])
 
     def _discriminator_terms(
         self, predictions: Sequence[list[list[Tensor]]], mask: Tensor | None, sharpness: float

@@ -109,7 +109,7 @@ class SCAN(CycleGAN):
     name: ClassVar[str] = "scan"
     Config = SCANConfig
     pool_names: ClassVar[tuple[str, ...]] = ("coarse_a", "coarse_b", "a", "b")
-    plain_networks: ClassVar[tuple[str, ...]] = (
+    plain_networks: tuple[str, ...] = (
         *("coarse_discriminator_a", "coarse_discriminator_b"),
         *("discriminator_a", "discriminator_b"),
     )

@@ -192,8 +192,6 @@ class SegmentationGAN(Method):
     averaged: ClassVar[Mapping[str, Averaging]] = {"generator": Averaging(buffers="average", warmup=False)}
     weight_rules: ClassVar[Mapping[str, Rules]]
     """Rules from our names of each network's weights to the authors'."""
-    unused_weights: ClassVar[str] = r"(?!)"
-    """Regular expression for the names of the authors' weights and buffers that this package does without."""
     config: Any
 
     def __init__(self, config: Any, label_space: LabelSpace, *, pretrained: bool = True) -> None:
@@ -210,6 +208,10 @@ class SegmentationGAN(Method):
             size_multiple=2**config.generator.num_upsamples,
             noise_channels=config.generator.noise_dim,
         )
+
+    def class_offset(self, network: str, tensor: str) -> int:
+        """Return the number of places before the first class: of noise in a generator, of "fake" in a segmenter."""
+        return int(self.config.generator.noise_dim) if network == "generator" else 1
 
     @classmethod
     def build_generator(cls, config: Any, label_space: LabelSpace) -> nn.Module:
@@ -299,6 +301,11 @@ class SegmentationGAN(Method):
     @abstractmethod
     def is_generator(cls, state: Mapping[str, Tensor]) -> bool:
         """Return whether a state dict is of a generator of the authors."""
+
+    @classmethod
+    def without_unused(cls, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return a network's state dict without the weights and buffers that this package does without."""
+        return dict(state)
 
     @classmethod
     @abstractmethod
@@ -412,6 +419,5 @@ def _convert(cls: type[SegmentationGAN], path: Path, state: dict[str, Tensor], o
     )
     cls.build_sampling(config, fit.space).check_size(*size)
     generator = cls.build_generator(config, fit.space)
-    kept = {name: weight for name, weight in state.items() if not re.search(cls.unused_weights, name)}
-    load_renamed(generator, cls.weight_rules["generator"], kept, "generator")
+    load_renamed(generator, cls.weight_rules["generator"], cls.without_unused(state), "generator")
     return Converted(generator.eval(), config, fit.space)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,7 +27,7 @@ from lab2pix.nn.fast import accelerate
 
 __all__ = ["Recording", "method_of_recording", "replay"]
 
-_COUNTERS = r"\.first_norm\.num_batches_tracked$"
+_COUNTER = ".first_norm.num_batches_tracked"
 """The authors' norms with SPADE count no batches."""
 
 
@@ -76,9 +75,8 @@ def method_of_recording(
     settings = {"data": {"size": tuple(image.shape[2:])}, "train": {"ema_decay": recorded["EMA_decay"]}, **sections}
     method = cls(cls.Config.model_validate(settings), space)
     for name, prefix in names.prefixes.items():
-        weights, network = vectors.part(f"{prefix}."), method.networks[name]
-        kept = {key: weight for key, weight in weights.items() if not re.search(cls.unused_weights, key)}
-        load_renamed(network, cls.weight_rules[name], kept, name)
+        network = method.networks[name]
+        load_renamed(network, cls.weight_rules[name], cls.without_unused(vectors.part(f"{prefix}.")), name)
         if fast and name not in cls.plain_networks:
             accelerate(network, torch.device("cpu"))
     return method, Batch(label, image)
@@ -90,14 +88,7 @@ def replay(method: SegmentationGAN, batch: Batch, names: Recording, vectors: Vec
     for network in method.networks.values():
         _iterate_right_first(network)
     _evaluate(method, batch, names, vectors.tensors.get("in.noise.eval"), results)
-    constant = {
-        prefix: {
-            name: weight
-            for name, weight in vectors.part(f"{prefix}.").items()
-            if re.search(f"{method.unused_weights}|{_COUNTERS}", name)
-        }
-        for prefix in names.prefixes.values()
-    }
+    constant = {prefix: _constant(method, vectors.part(f"{prefix}.")) for prefix in names.prefixes.values()}
     noises, mask = names.noises(vectors), vectors.tensors.get("in.labelmix_mask")
     coins = [] if mask is None else [_coins(batch.label, mask, method.label_space.num_channels)]
     context = StepContext(random=RecordedRandom(normal=noises[1:], uniform=coins))
@@ -109,9 +100,8 @@ def replay(method: SegmentationGAN, batch: Batch, names: Recording, vectors: Vec
     losses: dict[str, dict[str, float]] = {}
     for part in method.parts:
         losses[part.name] = _run_part(method, part, batch, noises[0] if noises else None, context, names, results)
-        for prefix, kept in constant.items():
-            for norms in results.gradients[names.parts[part.name][0]].values():
-                norms |= {name: 0.0 for name in kept if prefix == names.prefixes["generator"]}
+        for prefix, norms in results.gradients[names.parts[part.name][0]].items():
+            norms.update(dict.fromkeys(constant.get(prefix, ()), 0.0))
         adams[part.network].step()
         for network in method.networks.values():
             network.zero_grad()
@@ -122,6 +112,12 @@ def replay(method: SegmentationGAN, batch: Batch, names: Recording, vectors: Vec
     states["EMA"] = rename(before, method.weight_rules["generator"]) | constant[names.prefixes["generator"]]
     results.states["after_step"] = states
     return results
+
+
+def _constant(method: SegmentationGAN, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the recorded weights and buffers that no step changes: unused ones, and counters."""
+    used = method.without_unused(state)
+    return {name: weight for name, weight in state.items() if name not in used or name.endswith(_COUNTER)}
 
 
 def _run_part(

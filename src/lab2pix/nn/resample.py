@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BlurDownsample", "BlurUpsample", "ReplicationPad"]
+__all__ = ["BlurDownsample", "BlurUpsample", "ReplicationPad", "binomial"]
 
 
 class ReplicationPad(nn.Module):
@@ -30,7 +30,7 @@ class ReplicationPad(nn.Module):
         return x
 
 
-def _binomial(taps: tuple[int, ...], gain: float, channels: int) -> Tensor:
+def binomial(taps: tuple[int, ...], gain: float, channels: int) -> Tensor:
     """Return the filter of a depthwise convolution, `[channels, 1, k, k]`, whose taps sum to `gain`."""
     row = torch.tensor(taps, dtype=torch.float32)
     square = torch.outer(row, row)
@@ -48,7 +48,7 @@ class BlurDownsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.register_buffer("filt", _binomial((1, 2, 1), 1, channels))
+        self.register_buffer("filt", binomial((1, 2, 1), 1, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, channels, h, w]` to `[N, channels, ceil(h / 2), ceil(w / 2)]`."""
@@ -67,7 +67,7 @@ class BlurUpsample(nn.Module):
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.pad = ReplicationPad(1)
-        self.register_buffer("filt", _binomial((1, 3, 3, 1), 4, channels))
+        self.register_buffer("filt", binomial((1, 3, 3, 1), 4, channels))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map `[N, channels, h, w]` to `[N, channels, 2h, 2w]`."""

@@ -17,6 +17,7 @@ EVALUATION_TITLES = {
     "diversity_pixels": "Diversity, mean difference of pixels (0 to 255)",
     "diversity_lpips_alex": "Diversity, LPIPS (AlexNet)",
     "diversity_lpips_vgg": "Diversity, LPIPS (VGG16)",
+    "checkerboard": "Gradients at even and at odd pixels, the smaller to the larger (1: no checkerboard)",
 }
 """Scores of `lab2pix.evaluation`; distances in other features are named `frechet_NAME` and `kernel_NAME`."""
 
@@ -41,4 +42,4 @@ def score_title(name: str) -> str:
 
 def higher_is_better(name: str) -> bool:
     """Return the direction in which a score improves; lower is better for names that are not known."""
-    return name in ("ppa", "pca", "ciou", "psnr", "ssim") or name.startswith("diversity_")
+    return name in ("ppa", "pca", "ciou", "psnr", "ssim", "checkerboard") or name.startswith("diversity_")

@@ -22,6 +22,7 @@ from lab2pix.inference.weights import ModelInfo
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Method, Progress, example_inputs, generate_deterministic
 from lab2pix.training.checkpoint import load_checkpoint, write_checkpoint
+from lab2pix.training.class_weights import ClassMatch, class_axes
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed
@@ -117,7 +118,8 @@ def _step(state: TrainingState, inputs: tuple[Batch, Tensor | None], dist: Distr
     progress = Progress(state.step, 4, _BATCH * 2, _BATCH)
     set_learning_rates(state, progress)
     torch.manual_seed(state.step)
-    training_step(state, [inputs], replace(build_step_context(state, _CPU), progress=progress), dist)
+    micro_batches = [inputs] * state.method.config.train.accumulate
+    training_step(state, micro_batches, replace(build_step_context(state, _CPU), progress=progress), dist)
 
 
 def _weights(state: TrainingState) -> Iterator[tuple[str, Tensor]]:
@@ -237,7 +239,37 @@ def _check_sampling(cls: type[Method], config: RunConfig, space: LabelSpace) -> 
     after = generator.state_dict()
     moved = {name for name, tensor in before.items() if not torch.equal(tensor, after[name])}
     _require(cls, not moved, f"sampling changes {_some(moved)}")
+    _check_classes(cls, config, space, generator)
     _check_export(cls, generator, ModelInfo(config, space, 0))
+
+
+def _check_classes(cls: type[Method], config: RunConfig, space: LabelSpace, generator: nn.Module) -> None:
+    """Check that a generator draws the same from the same label map after its classes are reordered."""
+    order = list(range(space.num_classes))[::-1]
+    sampling = cls.build_sampling(config, space)
+    if sampling.condition.source != "labels" or sampling.condition.encoding != "one-hot" or sampling.mode == "train":
+        return
+    other = replace(space, classes=tuple(space.classes[place] for place in order), file_offset=0, evaluation=None)
+    method = cls(config, other, pretrained=False)
+    reordered = method.sampling_generator(method.networks).eval()
+    axes = next((axes for name, axes in class_axes(method).items() if method.networks[name] is reordered), None)
+    if axes is None:  # the sampling generator is a combination of networks
+        return
+    match, current = ClassMatch(space, other, {}), reordered.state_dict()
+    state = {
+        name: match.place(tensor, current[name], axes.get(name, ()), name)
+        for name, tensor in generator.state_dict().items()
+    }
+    lost = {name for name, tensor in state.items() if tensor is None}
+    _require(cls, not lost, f"classes of {_some(lost)} cannot be reordered")
+    reordered.load_state_dict(state)
+    inputs, noise = example_inputs(sampling, config.data.size, 1)
+    table = torch.tensor([*order, space.num_classes])
+    one = generate_deterministic(generator, sampling, inputs, noise)
+    two = generate_deterministic(
+        reordered, cls.build_sampling(config, other), replace(inputs, label=table[inputs.label]), noise
+    )
+    _require(cls, torch.allclose(one[0], two[0], atol=1e-4), "class_offset is not where classes begin")
 
 
 def _check_export(cls: type[Method], generator: nn.Module, info: ModelInfo) -> None:

@@ -56,8 +56,13 @@ def is_better(name: str, value: float, best: Best | None) -> bool:
 
 
 def validation_score_names(method: Method) -> tuple[str, ...]:
-    """Return the names of the method's validation scores; empty without held-out data."""
-    return method.score_names if method.config.data.val_split is not None else ()
+    """Return the names of the method's validation scores; empty without held-out data.
+
+    `checkerboard` is among the evaluation scores if there are any.
+    """
+    if method.config.data.val_split is None:
+        return ()
+    return (*method.score_names, *(("checkerboard",) if method.config.train.evaluate_every is None else ()))
 
 
 def evaluation_names(config: RunConfig) -> tuple[str, ...]:

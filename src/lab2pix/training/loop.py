@@ -17,8 +17,7 @@ from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Losses, Progress, build_method, get_method
-from lab2pix.nn.fast import accelerate
+from lab2pix.methods import Losses, Progress, get_method
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
     latest_checkpoint,
@@ -35,7 +34,7 @@ from lab2pix.training.monitor import Monitor, Validator
 from lab2pix.training.run_folder import lock_run, record_session, resolve_run, start_run
 from lab2pix.training.sampler import StreamSampler, draw_noise
 from lab2pix.training.schedule import total_steps
-from lab2pix.training.state import TrainingState, build_state, set_learning_rates
+from lab2pix.training.state import TrainingState, build_training, set_learning_rates
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed, was_restarted
 from lab2pix.utils.hardware import computes_bfloat16
@@ -120,7 +119,7 @@ def train(
         dataset = build_dataset(config.data, "train", label_space, config.seed, paired=method.paired)
         samples, total = len(dataset), total_steps(config.train, len(dataset))
         sampler = _sampler(config, dist, samples, total)
-        state = _build(config, label_space, dist)
+        state = build_training(config, label_space, dist)
         inherited: list[str] = []
         if config.train.init_from is not None and latest_checkpoint(run) is None:
             inherited = init_from(state, config.train.init_from)
@@ -200,19 +199,6 @@ def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: Interrupt
         seconds=state.seconds,
         signal=reason if reason != TIMEOUT else 0,
     )
-
-
-def _build(config: RunConfig, label_space: LabelSpace, dist: DistributedContext) -> TrainingState:
-    """Build the initial training state, identical in every process."""
-    torch.manual_seed(stable_seed("weights", config.seed))
-    method = build_method(config, label_space)
-    method.networks = {name: dist.convert_sync_batchnorm(network) for name, network in method.networks.items()}
-    method.to(dist.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
-    if not config.train.compile:  # the compiler optimizes the plain networks
-        for name, network in method.networks.items():
-            if name not in method.plain_networks:
-                accelerate(network, dist.device)
-    return build_state(method, dist.device)
 
 
 def _sampler(config: RunConfig, dist: DistributedContext, samples: int, total: int) -> StreamSampler:

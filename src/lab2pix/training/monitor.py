@@ -17,6 +17,7 @@ from lab2pix.data.build import build_dataset, open_held_out_photos
 from lab2pix.data.samples import collate
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.evaluation.held_out import style_origin, with_styles
+from lab2pix.evaluation.metrics.image import checkerboard_ratio, gradients_by_parity
 from lab2pix.methods import Losses, StepContext, generate
 from lab2pix.reporting.html import number
 from lab2pix.training.evaluation import Evaluation, evaluation_names, is_better
@@ -230,15 +231,18 @@ class Monitor:
         if self.config.data.val_split is None:
             return {}
         sums: dict[str, float] = {}
+        gradients = torch.zeros(2, 2, dtype=torch.float64)
         seen = 0
         for place, (batch, indices) in enumerate(self._batches(_SCORED, _SCORED_AT_ONCE)):
             generated = self._generate(batch, indices, "score", place)
+            gradients += gradients_by_parity(generated)
             with self.context.autocast():
                 scores = self.state.method.validation_scores(batch, generated)
             for name, score in scores.items():
                 sums[name] = sums.get(name, 0.0) + float(score) * len(batch)
             seen += len(batch)
-        return {name: total / seen for name, total in sums.items()}
+        evenness = {"checkerboard": checkerboard_ratio(gradients)} if self.evaluation is None else {}
+        return {name: total / seen for name, total in sums.items()} | evenness
 
     def _batches(self, count: int, at_once: int) -> Iterator[tuple[Batch, list[int]]]:
         """Yield batches of samples with their indices, evenly spaced over the held-out set or else the training set."""

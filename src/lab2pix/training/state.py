@@ -11,10 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 
 from lab2pix.batch import Batch
-from lab2pix.methods import Method, OptimizerSpec, Progress
+from lab2pix.config.schema import RunConfig
+from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import Method, OptimizerSpec, Progress, build_method
+from lab2pix.nn.fast import accelerate
 from lab2pix.training.ema import ModelEma
+from lab2pix.utils.distributed import DistributedContext
+from lab2pix.utils.seeding import stable_seed
 
-__all__ = ["Best", "TrainingState", "build_state", "set_learning_rates"]
+__all__ = ["Best", "TrainingState", "build_state", "build_training", "set_learning_rates"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +91,24 @@ def build_state(method: Method, device: torch.device) -> TrainingState:
         scaler=torch.amp.GradScaler(device.type, enabled=config.train.precision == "fp16"),
         averages={name: ModelEma(method.networks[name], decay or 0.0, settings) for name, settings in averaged.items()},
     )
+
+
+def build_training(
+    config: RunConfig, label_space: LabelSpace, dist: DistributedContext, *, pretrained: bool = True
+) -> TrainingState:
+    """Build the initial training state, identical in every process.
+
+    `pretrained` loads the weights of the backbones; otherwise they are random, for measurements.
+    """
+    torch.manual_seed(stable_seed("weights", config.seed))
+    method = build_method(config, label_space, pretrained=pretrained)
+    method.networks = {name: dist.convert_sync_batchnorm(network) for name, network in method.networks.items()}
+    method.to(dist.device, torch.channels_last if config.train.channels_last else torch.preserve_format)
+    if not config.train.compile:  # the compiler optimizes the plain networks
+        for name, network in method.networks.items():
+            if name not in method.plain_networks:
+                accelerate(network, dist.device)
+    return build_state(method, dist.device)
 
 
 def set_learning_rates(state: TrainingState, progress: Progress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Literal
 
 from lab2pix.config.schema import RunConfig
@@ -9,18 +10,25 @@ from lab2pix.data.build import build_dataset
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method, get_method
 from lab2pix.recipes import lacks_data_root, to_yaml
+from lab2pix.training.estimate import estimate_run
 from lab2pix.training.evaluation import check_best
 from lab2pix.training.schedule import total_steps
 
 __all__ = ["summarize_run"]
 
 
-def summarize_run(config: RunConfig) -> str:
-    """Return the resolved settings, with the number of samples, parameters and steps as comments.
+def summarize_run(config: RunConfig, *, device: str | None = None, gpu: str | None = None) -> str:
+    """Return the resolved settings, with sizes and an estimate of time, memory and disk space as comments.
 
-    The text is YAML for `load_config`. The networks are built to count parameters; nothing is written.
+    The text is YAML for `load_config`. Nothing is written.
+
+    Args:
+        config: settings of the run.
+        device: device to measure on; None: the best one available.
+        gpu: GPU to estimate for instead; see `lab2pix.training.estimate.GPUS`.
 
     Raises:
+        ConfigError: unknown device or GPU.
         DataError: the dataset folder does not match its format.
     """
     label_space = LabelSpace.load(config.data.label_space)
@@ -30,7 +38,28 @@ def summarize_run(config: RunConfig) -> str:
     unknown = "unknown, data.root is not set"
     lines = [f"# {split} {unit}: {unknown if count is None else f'{count:,}'}" for split, count in numbers.items()]
     lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
-    return "\n".join([to_yaml(config).rstrip(), *lines, f"# steps: {_steps(config, train, unit)}"])
+    lines.append(f"# steps: {_steps(config, train, unit)}")
+    known = train is not None or config.train.steps is not None
+    lines += _estimates(config, label_space, total_steps(config.train, train or 0) if known else None, device, gpu)
+    return "\n".join([to_yaml(config).rstrip(), *lines])
+
+
+def _estimates(
+    config: RunConfig, label_space: LabelSpace, steps: int | None, device: str | None, gpu: str | None
+) -> list[str]:
+    """Return the lines on time, memory and disk space."""
+    found = estimate_run(config, label_space, device=device, gpu=gpu)
+    time = f"unknown; {found.where}"
+    if found.seconds is not None:
+        total = "" if steps is None else f", {timedelta(seconds=round(found.seconds * steps))} in all"
+        time = f"{found.seconds:.2g} s a step{total} ({found.where})"
+    kept = config.checkpoint.keep + (config.checkpoint.best is not None)
+    return [
+        f"# operations of a step: {found.flops / 1e12:.3g} TFLOP",
+        f"# time: {time}",
+        f"# memory: {found.memory / 2**30:.1f} GiB",
+        f"# checkpoints: {kept} of {found.checkpoint / 2**20:,.0f} MiB",
+    ]
 
 
 def _count(config: RunConfig, split: Literal["train", "val"], label_space: LabelSpace) -> int | None:

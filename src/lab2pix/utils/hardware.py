@@ -1,11 +1,17 @@
-"""Instructions of the processor."""
+"""Instructions of the processor, and memory of the machine."""
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-__all__ = ["computes_bfloat16"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["available_memory", "computes_bfloat16", "peak_resident"]
 
 _CPUINFO = Path("/proc/cpuinfo")
 _FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
@@ -26,3 +32,31 @@ def computes_bfloat16(cpuinfo: Path = _CPUINFO) -> bool:
         return True
     flags = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
     return flags is None or not _FLAGS.isdisjoint(flags[1].split())
+
+
+def available_memory(device: torch.device) -> int:
+    """Return the free memory of a GPU, or the memory that this process may have on the CPU, in bytes."""
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    limits = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")] if hasattr(os, "sysconf") else [sys.maxsize]
+    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        if file.exists() and (text := file.read_text(encoding="ascii").strip()).isdecimal():
+            limits.append(int(text))
+    return min(limits)
+
+
+def peak_resident() -> int:
+    """Return the peak resident memory of this process, in bytes.
+
+    Linux reports it in /proc; getrusage starts from the memory of the parent process.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        found = re.search(r"^VmHWM:\s*(\d+)", status.read_text(encoding="utf-8"), re.MULTILINE)
+        if found is not None:
+            return int(found[1]) * 1024
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -243,7 +243,15 @@ def test_variations_show_the_next_seeds(visit: Visit, server: Any) -> None:
         frames.nth(place).locator("canvas").evaluate("(canvas) => { canvas.id = 'frame'; }")
         ina.expect_pixels(ina.model(ids, seed=2 + place).tensor[0].permute(1, 2, 0).numpy(), "frame")
         frames.nth(place).locator("canvas").evaluate("(canvas) => { canvas.id = ''; }")
-    frames.nth(3).click()
+    frames.nth(2).click()  # shows it large
+    large = ina.page.locator("#gallery-image")
+    assert large.bounding_box()["width"] > 4 * frames.nth(2).bounding_box()["width"]
+    ina.expect_pixels(ina.model(ids, seed=4).tensor[0].permute(1, 2, 0).numpy(), "gallery-image")
+    ina.expect_image(ids, seed=1)
+    ina.page.keyboard.press("ArrowRight")
+    ina.expect_pixels(ina.model(ids, seed=5).tensor[0].permute(1, 2, 0).numpy(), "gallery-image")
+    ina.page.get_by_role("button", name="Use this style").click()
+    api.expect(ina.page.locator("#gallery")).to_be_hidden()
     ina.expect_image(ids, seed=5)
     assert ina.page.locator("#seed-number").input_value() == "5"
     ina.choose("box")

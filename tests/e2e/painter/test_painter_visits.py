@@ -195,7 +195,7 @@ def test_drawing_by_touch(visit: Visit, server: Any) -> None:
     small = cy.page.evaluate(
         "[...document.querySelectorAll('button, summary, label:has(input)')]"
         ".map((one) => [one.id || one.textContent, one.getBoundingClientRect()])"
-        ".filter(([, box]) => box.width > 0 && (box.width < 32 || box.height < 32)).map(([name]) => name)"
+        ".filter(([, box]) => box.width > 0 && (box.width < 40 || box.height < 40)).map(([name]) => name)"
     )
     assert small == []  # every control is large enough for touch
 

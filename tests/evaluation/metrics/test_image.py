@@ -11,7 +11,15 @@ from torch import Tensor
 
 from lab2pix.errors import DataError, WeightsError
 from lab2pix.evaluation.metrics import image
-from lab2pix.evaluation.metrics.image import LPIPS, diversity, pixel_distance, psnr, ssim
+from lab2pix.evaluation.metrics.image import (
+    LPIPS,
+    checkerboard_ratio,
+    diversity,
+    gradients_by_parity,
+    pixel_distance,
+    psnr,
+    ssim,
+)
 
 
 def pictures(size: tuple[int, int]) -> tuple[Tensor, Tensor]:
@@ -47,6 +55,23 @@ def test_ssim_of_images_smaller_than_the_window() -> None:
 def test_diversity_is_the_mean_over_pairs() -> None:
     samples = torch.stack([torch.full((2, 3, 4, 4), value, dtype=torch.uint8) for value in (0, 10, 40)])
     assert diversity(samples, pixel_distance).tolist() == [pytest.approx(80 / 3)] * 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 10)])
+def test_checkerboard_ratio_of_a_known_pattern(height: int, width: int) -> None:
+    row = torch.tensor([0, 40, 50, 90, 100, 140, 150, 190, 200, 240], dtype=torch.uint8)[:width]  # steps of 40 and 10
+    stripes = row.expand(2, 3, height, width)
+    gradients = gradients_by_parity(stripes)
+    assert gradients[0, 0] == 4 * gradients[0, 1] > 0
+    assert not gradients[1].any()
+    assert checkerboard_ratio(gradients) == (0.25 + 1) / 2  # along rows, and none along columns
+    shifted = stripes.roll(1, -1)[..., 1:]
+    assert checkerboard_ratio(gradients_by_parity(shifted)) == (0.25 + 1) / 2
+    assert torch.equal(gradients_by_parity(stripes.transpose(-1, -2)), gradients.flip(0))
+    even = torch.arange(0, 250, 25, dtype=torch.uint8)[:width].expand(2, 3, height, width)
+    assert checkerboard_ratio(gradients_by_parity(even)) == 1
+    parts = sum(gradients_by_parity(stripes[index : index + 1]) for index in range(2))
+    assert torch.equal(parts, gradients)
 
 
 @pytest.mark.slow

@@ -11,8 +11,8 @@ from lab2pix.nn.fast.autograd import batch_norm_modulate, can_fuse, instance_nor
 from lab2pix.nn.fast.memory_format import as_matrix
 
 
-def leaf(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, dtype=dtype).requires_grad_()
+def leaf(*shape: int) -> Tensor:
+    return torch.randn(*shape).requires_grad_()
 
 
 def gradients(result: Tensor, leaves: list[Tensor]) -> list[Tensor]:
@@ -71,13 +71,6 @@ def test_batch_norm_modulate_without_a_counter_or_statistics() -> None:
     bare = nn.BatchNorm2d(3, affine=False, track_running_stats=False)
     x, scale, shift = leaf(2, 3, 4, 4), leaf(2, 3, 4, 4), leaf(2, 3, 4, 4)
     torch.testing.assert_close(batch_norm_modulate(bare, x, scale, shift), bare(x) * scale + shift)
-
-
-@pytest.mark.parametrize("slope", [0.2, 1.0])
-def test_batch_norm_modulate_passes_gradcheck(slope: float) -> None:
-    norm = nn.BatchNorm2d(2, affine=False).double()
-    inputs = tuple(leaf(2, 2, 3, 3, dtype=torch.float64) for _ in range(3))
-    assert torch.autograd.gradcheck(lambda x, a, b: batch_norm_modulate(norm, x, a, b, slope), inputs)
 
 
 def test_can_fuse_only_a_training_step_through_a_plain_batch_norm() -> None:

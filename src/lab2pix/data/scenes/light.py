@@ -44,7 +44,8 @@ class Palette:
 
 def _palette(sun_height: tuple[float, float], *colors: tuple[float, float, float]) -> Palette:
     """Return a palette from its colors, zenith to water, as 8-bit RGB."""
-    return Palette(*(color(*rgb) for rgb in colors), sun_height=sun_height)
+    zenith, horizon, glow, light, shade, water = (color(*rgb) for rgb in colors)
+    return Palette(zenith, horizon, glow, light, shade, water, sun_height)
 
 
 HOURS = {

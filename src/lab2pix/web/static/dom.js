@@ -1,5 +1,7 @@
 // Helpers for the page's elements.
 
+const TOAST_MS = 3000;
+
 export const find = (id) => document.getElementById(id);
 
 export function make(tag, properties = {}, ...children) {
@@ -13,10 +15,26 @@ export function announce(message) {
   find("live").textContent = message;
 }
 
-// Shows an error until another one replaces it or it is dismissed.
+// Shows a message for a moment, or until the next one; "" hides it.
+let toastTimer = 0;
+export function showToast(message, stays = false) {
+  const toast = find("toast");
+  toast.textContent = message;
+  toast.hidden = !message;
+  clearTimeout(toastTimer);
+  if (!stays) toastTimer = setTimeout(() => (toast.hidden = true), TOAST_MS);
+}
+
+// Shows an error until another one replaces it or it is dismissed. A button offers `error.action`, if there is one:
+// {label, run}.
 export function showError(error) {
   find("error-text").textContent = error.message;
   find("error").hidden = false;
+  const button = find("error-action");
+  if (!button) return;
+  button.hidden = !error.action;
+  button.textContent = error.action?.label;
+  button.onclick = () => clearError() || error.action.run();
 }
 
 export function clearError() {

@@ -3,7 +3,7 @@
 const TOKEN = [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => (byte % 36).toString(36)).join("");
 
 // A failed request, with a message for people. `status` is 0 if there was no response; `wait` in seconds is set if
-// trying again may help.
+// trying again may help. `isPhoto` tells that a photo was sent where a label map is expected.
 export class ServerError extends Error {
   constructor(message, status, wait = null) {
     super(message);
@@ -24,7 +24,9 @@ async function request(path, options = {}) {
   const later = response.status === 429 || response.status === 503;
   const wait = later ? Number(response.headers.get("retry-after")) || 1 : null;
   const message = typeof answer.error === "string" ? answer.error.replace(/\.?$/, ".") : "Something went wrong; try again.";
-  throw new ServerError(message, response.status, wait);
+  const error = new ServerError(message, response.status, wait);
+  error.isPhoto = response.headers.get("x-lab2pix-content") === "photo";
+  throw error;
 }
 
 const post = (path, image) =>
@@ -53,10 +55,23 @@ export async function sendStyle(image) {
   return { token: response.headers.get("x-lab2pix-style"), url: await toDataUrl(await response.blob()) };
 }
 
-// Returns the image of a PNG of ids. A newer request with the same `purpose` replaces one that is still queued. A style
+// Repeats an action while the server's queue is full; returns null once `isWanted()` is false.
+export async function retryWhileBusy(action, isWanted = () => true) {
+  for (;;) {
+    try {
+      return await action();
+    } catch (error) {
+      if (!isWanted()) return null;
+      if (error.status !== 429 && error.status !== 503) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 1000 * error.wait));
+    }
+  }
+}
+
+// Returns the image of a PNG of ids, at `scale` times the model's size. A newer request with the same `purpose` replaces one that is still queued. A style
 // image that the server no longer has, as after a restart, is sent again.
-export async function synthesize(png, { seed, blend, image }, purpose) {
-  const query = new URLSearchParams({ seed, input_format: "ids", channel: TOKEN + purpose });
+export async function synthesize(png, { seed, blend, image }, purpose, scale) {
+  const query = new URLSearchParams({ seed, scale, input_format: "ids", channel: TOKEN + purpose });
   if (blend) {
     query.set("seed_b", blend.seed);
     query.set("mix", blend.mix);

@@ -1,24 +1,25 @@
 // The painter's page: connects the drawing, its tools, the live image, and storage.
 
 import * as api from "./api.js";
-import { announce, attempt, clearError, download, drawBlob, find, showError } from "./dom.js";
+import { announce, attempt, clearError, drawBlob, find, showError } from "./dom.js";
+import { Downloads } from "./downloads.js";
 import { LabelCanvas } from "./label_canvas.js";
 import { LivePreview } from "./live_preview.js";
 import { Palette } from "./palette.js";
 import { encodeIds } from "./png.js";
 import { PointerInput } from "./pointer.js";
-import { writeProject } from "./project.js";
+import { isOff, turn } from "./preferences.js";
 import { listenToShortcuts } from "./shortcuts.js";
 import { StartMenu } from "./start_menu.js";
 import { DrawingStorage } from "./storage.js";
 import { Styles, isStyle } from "./styles.js";
 import { Tools } from "./tools.js";
+import { Tracing } from "./tracing.js";
 import { Viewport } from "./viewport.js";
 
 let model = null; // the server's description
 let storage = null; // null if the browser stores nothing
-let labelCanvas, viewport, tools, palette, styles, preview, startMenu, pointer;
-let image = null; // Blob of the shown image
+let labelCanvas, viewport, tools, palette, styles, preview, startMenu, pointer, downloads, tracing;
 let saving = null; // promise of the running save
 let unsaved = false;
 let slowTimer = 0; // delays the message that an image is being generated
@@ -33,6 +34,7 @@ function onDrawingChange(done) {
   preview.change(done);
   if (done) scheduleSave();
   updateUndoButtons();
+  if (document.body.dataset.ready) closeWelcome();
 }
 
 function onStyleChange() {
@@ -69,7 +71,7 @@ async function saveAll() {
 
 async function saveDrawing() {
   try {
-    await storage.save({ ids: labelCanvas.ids, style: styles.style, settings: { ...settings } });
+    await storage.save({ ids: labelCanvas.ids, style: styles.style, settings: { ...settings }, trace: tracing.state });
     find("save-status").textContent = "Saved in this browser";
   } catch {
     showNotSaved("Not saved: this browser's storage is full or disabled");
@@ -102,15 +104,15 @@ function clear() {
 
 // --- the image ----------------------------------------------------------------------------------------------------
 
-async function generate(style, purpose) {
-  return api.synthesize(await encodeIds(labelCanvas.ids, labelCanvas.width, labelCanvas.height), style, purpose);
+async function generate(style, purpose, scale = 1) {
+  return api.synthesize(await encodeIds(labelCanvas.ids, labelCanvas.width, labelCanvas.height), style, purpose, scale);
 }
 
 async function showImage(blob) {
   const canvas = await drawBlob(find("image"), blob);
-  image = blob;
+  downloads.setImage(blob);
   canvas.dataset.number = preview.shown;
-  for (const id of ["save-image", "compare"]) find(id).disabled = false;
+  find("compare").disabled = false;
 }
 
 function onPreviewState(state, detail) {
@@ -120,7 +122,8 @@ function onPreviewState(state, detail) {
   clearTimeout(slowTimer);
   if (state === "busy") {
     progress.style.setProperty("--expected", `${Math.max(300, detail)}ms`);
-    slowTimer = setTimeout(() => (find("state").textContent = "Generating the image…"), 800);
+    const about = detail > 2000 ? ` about ${Math.round(detail / 1000)} s` : "";
+    slowTimer = setTimeout(() => (find("state").textContent = `Generating the image…${about}`), 800);
   } else if (state === "wait") {
     find("state").textContent = detail.status === 429 ? "The server is busy; the image will follow" : "Trying again…";
     if (detail.status !== 429) showError(detail);
@@ -143,26 +146,13 @@ function moveDivider() {
   find("image-stage").style.setProperty("--at", `${find("compare-position").value}%`);
 }
 
-// --- downloads ----------------------------------------------------------------------------------------------------
-
-const fileName = (ending) => `${model.name.replace(/[^0-9A-Za-z._-]+/g, "-")}-${styles.style.seed}${ending}`;
-
-const save = {
-  image: () => image && download(image, fileName(".png")),
-  labels: () =>
-    attempt(async () => {
-      const png = await encodeIds(labelCanvas.ids, labelCanvas.width, labelCanvas.height);
-      download(await api.writeLabels(png), fileName("-labels.png"));
-    }),
-  project: () => attempt(async () => download(await writeProject(labelCanvas, styles.style, model), fileName(".json"))),
-};
-
 // --- stored drawings ----------------------------------------------------------------------------------------------
 
 // Continues the drawing of an earlier visit, whose undo history is lost.
-function resume({ ids, style, settings: stored }) {
+function resume({ ids, style, trace = null, settings: stored }) {
   labelCanvas.ids.set(ids);
   if (isStyle(style)) styles.set(style);
+  tracing.set(trace);
   Object.assign(settings, stored);
   palette.show();
   viewport.paint();
@@ -171,12 +161,13 @@ function resume({ ids, style, settings: stored }) {
   updateUndoButtons();
 }
 
-// What undo restores in addition to the ids: which drawing it was, and its style.
-const currentContext = () => ({ id: storage?.id, style: styles.style });
+// What undo restores in addition to the ids: which drawing it was, its style and its tracing picture.
+const currentContext = () => ({ id: storage?.id, style: styles.style, trace: tracing.state });
 
-function restoreContext({ id, style }) {
+function restoreContext({ id, style, trace = null }) {
   storage?.select(id, null);
   if (isStyle(style)) styles.set(style);
+  tracing.set(trace);
 }
 
 // Switches to another drawing, in a step that can be undone; the present one stays stored under its id.
@@ -245,18 +236,23 @@ async function start() {
   viewport = new Viewport(labelCanvas, model.classes.map(({ color }) => color));
   styles = new Styles(model, { onChange: onStyleChange, generate });
   preview = new LivePreview({ request: () => generate(styles.style, "live"), show: showImage, onState: onPreviewState });
-  tools = new Tools(labelCanvas, settings, { onChange: onDrawingChange, onPick: (id) => palette.chooseClass(id), onOutline });
+  downloads = new Downloads(model, labelCanvas, styles, generate);
+  tracing = new Tracing(labelCanvas, scheduleSave);
+  const onPick = (id) => palette.chooseClass(id);
+  tools = new Tools(labelCanvas, settings, { onChange: onDrawingChange, onPick, onOutline, onSelect });
   palette = new Palette(model.classes, settings, labelCanvas, onSettingsChange);
   pointer = new PointerInput(viewport, tools, settings, (id) => model.classes[id].name);
   viewport.resetZoom();
   listen();
   const stored = await openStorage();
-  startMenu = new StartMenu(model, labelCanvas, storage, { replace: replaceDrawing, open, openNew });
+  const trace = (file) => tracing.open([file]);
+  startMenu = new StartMenu(model, labelCanvas, storage, { replace: replaceDrawing, open, openNew, trace });
   if (stored?.ids?.length === labelCanvas.ids.length) resume(stored);
   await attempt(() => startMenu.loadExamples());
   if (!stored) await startMenu.first();
   labelCanvas.done = []; // the first drawing cannot be undone
   updateUndoButtons();
+  find("welcome").hidden = isOff("welcome");
   document.body.dataset.ready = "yes";
   await storage?.prune();
 }
@@ -264,6 +260,18 @@ async function start() {
 function onOutline(points) {
   viewport.showOutline(points);
   find("close-polygon").hidden = tools.corners.length < 3;
+}
+
+function onSelect(path, dx, dy) {
+  viewport.showSelection(path, dx, dy);
+  find("remove-selection").hidden = !tools.mover.selection;
+}
+
+// The hint for new visitors is not shown again.
+function closeWelcome() {
+  if (find("welcome").hidden) return;
+  find("welcome").hidden = true;
+  turn("welcome", false);
 }
 
 let lastTool = settings.tool;
@@ -279,23 +287,24 @@ function listen() {
   onClick("redo", () => undoOrRedo("redo"));
   onClick("clear", clear);
   onClick("close-polygon", () => tools.closePolygon());
+  onClick("remove-selection", () => tools.mover.remove());
+  onClick("welcome-close", closeWelcome);
   onClick("zoom-in", () => viewport.zoomBy(1.5));
   onClick("zoom-out", () => viewport.zoomBy(1 / 1.5));
   onClick("zoom-level", () => viewport.resetZoom());
   onClick("error-close", clearError);
   onClick("open-help", () => find("help").showModal());
-  for (const name of Object.keys(save)) onClick(`save-${name}`, () => save[name]());
   find("compare").addEventListener("change", ({ target }) => compare(target.checked));
   find("compare-position").addEventListener("input", moveDivider);
   listenToMenus();
-  listenToPolygonKeys();
+  listenToToolKeys();
   listenToShortcuts({ plain: plainShortcuts(), control: controlShortcuts(), onPan: (on) => (pointer.pan = on) });
 }
 
-// The keys of an open polygon work wherever the focus is, except on elements that use them themselves.
-function listenToPolygonKeys() {
+// The keys of an open polygon or selection work wherever the focus is, except on elements that use them themselves.
+function listenToToolKeys() {
   document.addEventListener("keydown", (event) => {
-    if (event.defaultPrevented || !tools.keys[event.key] || !tools.corners.length) return;
+    if (event.defaultPrevented || event.shiftKey || !tools.keys[event.key] || !tools.open) return;
     if (event.target.closest("button, summary, dialog, input:not([type=radio])")) return;
     event.preventDefault();
     tools.keys[event.key]();
@@ -303,7 +312,7 @@ function listenToPolygonKeys() {
 }
 
 function plainShortcuts() {
-  const letters = { b: "brush", l: "line", r: "box", p: "polygon", f: "fill", c: "replace", i: "pick" };
+  const letters = { b: "brush", l: "line", r: "box", p: "polygon", f: "fill", c: "replace", g: "move", i: "pick" };
   const chooseTool = Object.entries(letters).map(([key, name]) => [key, () => palette.chooseTool(name)]);
   const chooseClass = [..."123456789"].map((key) => [key, () => palette.chooseClass(Number(key) - 1)]);
   return {
@@ -316,6 +325,7 @@ function plainShortcuts() {
     "-": () => viewport.zoomBy(1 / 1.5),
     0: () => viewport.resetZoom(),
     d: () => find("canvas").focus(),
+    t: () => toggleMenu(find("trace-menu")),
     o: () => startMenu?.show(),
     "?": () => find("help").showModal(),
     m: () => !find("compare").disabled && compare(!find("compare").checked),
@@ -329,20 +339,27 @@ function controlShortcuts() {
     z: () => undoOrRedo("undo"),
     "Shift+z": () => undoOrRedo("redo"),
     y: () => undoOrRedo("redo"),
-    s: () => save.project(),
+    s: () => downloads.saveProject(),
+    ...(find("copy-image").hidden ? {} : { c: () => downloads.copy() }),
   };
 }
 
+function toggleMenu(menu) {
+  menu.open = !menu.open;
+  if (menu.open) menu.querySelector("button").focus();
+}
+
 function listenToMenus() {
-  const menu = find("save-menu");
-  document.addEventListener("click", ({ target }) => {
-    if (!menu.contains(target) || target.closest("#save-menu button")) menu.open = false;
-  });
-  menu.addEventListener("keydown", (event) => {
-    if (event.key !== "Escape" || !menu.open) return;
-    menu.open = false;
-    menu.querySelector("summary").focus();
-  });
+  for (const menu of document.querySelectorAll(".menu")) {
+    document.addEventListener("click", ({ target }) => {
+      if (!menu.contains(target) || target.closest("button")) menu.open = false;
+    });
+    menu.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape" || !menu.open) return;
+      menu.open = false;
+      menu.querySelector("summary").focus();
+    });
+  }
   for (const dialog of document.querySelectorAll("dialog")) {
     dialog.addEventListener("click", ({ target }) => {
       if (target === dialog || target.closest("[data-close]")) dialog.close();

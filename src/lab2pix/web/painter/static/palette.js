@@ -80,6 +80,6 @@ export class Palette {
     find("size").value = size;
     find("size-shown").textContent = size;
     find("hint").textContent = TOOLS[tool];
-    find("help-class").textContent = this.classes[id].name;
+    for (const place of ["help-class", "welcome-class"]) find(place).textContent = this.classes[id].name;
   }
 }

@@ -3,7 +3,7 @@
 import { announce, find } from "./dom.js";
 
 const SNAP_PX = 10; // screen distance within which a polygon's first corner is hit
-const IMMEDIATE_TOOLS = ["brush", "line", "box"]; // start on touch, while the others wait for a tap
+const IMMEDIATE_TOOLS = ["brush", "line", "box", "move"]; // start on touch, while the others wait for a tap
 const CURSOR_STEPS = 64; // of the keyboard cursor along the longer side
 
 const hasSize = (tool) => tool === "brush" || tool === "line";
@@ -42,7 +42,7 @@ export class PointerInput {
     find("stage").setPointerCapture(event.pointerId);
     this.pointers.set(event.pointerId, event);
     if (this.pointers.size > 1) {
-      if (this.drawing !== null && this.tools.busy) this.tools.cancel();
+      if (this.drawing !== null && this.tools.busy) this.tools.abort();
       this.drawing = null;
       this.moving = true;
     } else if (event.button === 1 || this.pan) {
@@ -113,7 +113,7 @@ export class PointerInput {
     if (!this.pointers.delete(event.pointerId)) return;
     if (event.pointerId === this.drawing) {
       this.drawing = null;
-      if (event.type === "pointercancel") this.tools.cancel();
+      if (event.type === "pointercancel") this.tools.abort();
       else if (this.tools.busy) this.tools.up();
       else if (event.pointerType === "touch") this.press(event); // a tap
       if (event.pointerType === "touch") this.viewport.showBrush(null, 0);
@@ -149,6 +149,7 @@ export class PointerInput {
 
   onKey(event) {
     if (event.ctrlKey || event.metaKey || event.altKey || this.drawing !== null) return;
+    if (event.shiftKey && event.key === "Delete") return; // clears the drawing
     const action = {
       ArrowLeft: () => this.moveCursor(-1, 0, event.shiftKey),
       ArrowRight: () => this.moveCursor(1, 0, event.shiftKey),

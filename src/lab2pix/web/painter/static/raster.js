@@ -57,6 +57,15 @@ export function polygon(canvas, points, id) {
   corners.forEach((corner, i) => stroke(canvas, corners.at(i - 1), corner, 1, id));
 }
 
+// Calls `visit` with the index of each of the four neighbors of a pixel.
+function visitNeighbors(at, width, length, visit) {
+  const column = at % width;
+  if (column > 0) visit(at - 1);
+  if (column < width - 1) visit(at + 1);
+  if (at >= width) visit(at - width);
+  if (at < length - width) visit(at + width);
+}
+
 // Flood-fills the 4-connected area of one class around a point.
 export function flood(canvas, [x, y], id) {
   const { ids, width, height } = canvas;
@@ -71,14 +80,59 @@ export function flood(canvas, [x, y], id) {
       open.push(index);
     }
   };
-  while (open.length) {
-    const index = open.pop();
-    const column = index % width;
-    if (column > 0) visit(index - 1);
-    if (column < width - 1) visit(index + 1);
-    if (index >= width) visit(index - width);
-    if (index < ids.length - width) visit(index + width);
-  }
+  while (open.length) visitNeighbors(open.pop(), width, ids.length, visit);
+}
+
+// --- masks: 1 for each pixel inside ---------------------------------------------------------------------------------
+
+// Returns the mask of the area that a flood fill around a point changes.
+export function flooded({ ids, width, height }, point) {
+  const copy = { ids: ids.slice(), width, height };
+  const old = ids[clampPixel(point[1], height) * width + clampPixel(point[0], width)];
+  flood(copy, point, (old + 1) % 256);
+  return copy.ids.map((id, at) => Number(id !== ids[at]));
+}
+
+// Returns the mask of the rectangle between two corners, both included.
+export function rectangle({ width, height }, from, to) {
+  const mask = { ids: new Uint8Array(width * height), width, height };
+  box(mask, from, to, 1);
+  return mask.ids;
+}
+
+// Fills a mask with the nearest ids outside, or with `id` if all is inside; returns the ids.
+export function fillFromAround({ ids, width }, mask, id) {
+  const open = mask.slice();
+  const ring = [];
+  const fill = (from) => (at) => {
+    if (!open[at]) return;
+    open[at] = 0;
+    ids[at] = ids[from];
+    ring.push(at);
+  };
+  mask.forEach((inside, at) => inside || visitNeighbors(at, width, ids.length, fill(at)));
+  for (let next = 0; next < ring.length; next++) visitNeighbors(ring[next], width, ids.length, fill(ring[next]));
+  return ring.length ? ids : ids.fill(id);
+}
+
+// Returns the border of a mask as an SVG path of horizontal and vertical lines.
+export function outline({ width, height }, mask) {
+  const inside = (x, y) => x >= 0 && y >= 0 && x < width && y < height && mask[y * width + x] === 1;
+  const parts = [];
+  const trace = (lines, length, differs, draw) => {
+    for (let line = 0; line <= lines; line++) {
+      for (let start = 0; start < length; start++) {
+        if (!differs(line, start)) continue;
+        let end = start + 1;
+        while (end < length && differs(line, end)) end++;
+        parts.push(draw(line, start, end - start));
+        start = end;
+      }
+    }
+  };
+  trace(height, width, (y, x) => inside(x, y) !== inside(x, y - 1), (y, x, length) => `M${x} ${y}h${length}`);
+  trace(width, height, (x, y) => inside(x, y) !== inside(x - 1, y), (x, y, length) => `M${x} ${y}v${length}`);
+  return parts.join("");
 }
 
 // Replaces all pixels of one class by another.

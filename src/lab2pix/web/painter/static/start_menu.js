@@ -9,9 +9,9 @@ import * as api from "./api.js";
 
 export class StartMenu {
   // `replace({ids, style, what})` replaces the drawing, with `style` if there is one; `open(record)` continues a stored
-  // drawing; `openNew()` starts another one. `storage` is null if the browser stores nothing.
-  constructor(model, labelCanvas, storage, { replace, open, openNew }) {
-    Object.assign(this, { model, labelCanvas, storage, replace, open, openNew });
+  // drawing; `openNew()` starts another one; `trace(file)` puts a picture under the drawing. `storage` is null if the browser stores nothing.
+  constructor(model, labelCanvas, storage, { replace, open, openNew, trace }) {
+    Object.assign(this, { model, labelCanvas, storage, replace, open, openNew, trace });
     this.examples = [];
     find("open-start").addEventListener("click", () => this.show());
     find("start-random").addEventListener("click", () => this.close() || this.random());
@@ -87,8 +87,20 @@ export class StartMenu {
       const image = await toAcceptedImage(file, this.model);
       const { bytes } = this.model.limits;
       if (image.size > bytes) throw new Error(`${file.name} is larger than ${Math.floor(bytes / 2 ** 20)} MiB; make it smaller.`);
-      await this.replaceByPng(await api.readLabels(image), file.name);
+      await this.replaceByPng(await this.readLabels(image, file), file.name);
     });
+  }
+
+  // Offers to trace a photo.
+  async readLabels(image, file) {
+    try {
+      return await api.readLabels(image);
+    } catch (error) {
+      if (!error.isPhoto) throw error;
+      const message = "This looks like a photo, not a label map: trace it, or open a label map of class ids or colors.";
+      const action = { label: "Trace this picture", run: () => this.trace(file) };
+      throw Object.assign(new Error(message), { action });
+    }
   }
 
   listenToDrops() {

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { announce, attempt, drawBlob, find, make } from "./dom.js";
 import { toAcceptedImage } from "./file_types.js";
+import { Gallery } from "./gallery.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER; // also the server's limit
 const SLIDER_SEEDS = 1000; // number of seeds of the slider and the random button
@@ -25,6 +26,7 @@ export class Styles {
   // `onChange()` is called when the style changes; `generate(style, purpose)` returns a promise of an image.
   constructor(model, { onChange, generate }) {
     Object.assign(this, { model, onChange, generate });
+    this.gallery = new Gallery((seed) => this.take(seed));
     this.style = { seed: 1, blend: null, image: null };
     this.round = 0; // of variations; a newer round cancels the one before
     for (const id of ["seed", "seed-number"]) find(id).addEventListener("input", ({ target }) => this.setSeed(target));
@@ -121,12 +123,13 @@ export class Styles {
     const frames = Array.from({ length: VARIATIONS }, (_, k) => this.makeFrame(nextSeed(this.style.seed, k + 1)));
     find("variations").replaceChildren(...frames);
     find("variations").hidden = false;
-    find("vary-hint").hidden = true;
     find("variations").classList.remove("old");
     find("variations").setAttribute("aria-busy", "true");
+    find("variations").scrollIntoView({ block: "nearest", behavior: "smooth" });
     const complete = await attempt(async () => {
       for (const frame of frames) {
-        const image = await this.generateWhenFree(Number(frame.dataset.seed), round);
+        const style = { ...this.style, seed: Number(frame.dataset.seed), blend: null };
+        const image = await api.retryWhileBusy(() => this.generate(style, "vary"), () => round === this.round);
         if (round !== this.round) return;
         frame.replaceChildren(await drawBlob(make("canvas"), image), make("span", { textContent: frame.dataset.seed }));
         frame.disabled = false;
@@ -141,25 +144,15 @@ export class Styles {
     const frame = make("button", { type: "button", disabled: true }, make("span", { textContent: seed }));
     frame.dataset.seed = seed;
     frame.setAttribute("aria-label", `Style ${seed}`);
+    frame.setAttribute("aria-haspopup", "dialog");
     frame.setAttribute("aria-pressed", "false");
-    frame.addEventListener("click", () => {
-      this.set({ ...this.style, seed, blend: null });
-      this.onChange();
-    });
+    frame.addEventListener("click", () => this.gallery.open(frame));
     return frame;
   }
 
-  // Retries while the server's queue is full.
-  async generateWhenFree(seed, round) {
-    for (;;) {
-      try {
-        return await this.generate({ ...this.style, seed, blend: null }, "vary");
-      } catch (error) {
-        if (round !== this.round) return null;
-        if (error.status !== 429 && error.status !== 503) throw error;
-        await new Promise((resolve) => setTimeout(resolve, 1000 * error.wait));
-      }
-    }
+  take(seed) {
+    this.set({ ...this.style, seed, blend: null });
+    this.onChange();
   }
 
   // Marks the variations as outdated after the drawing has changed, and cancels those that are missing.
@@ -171,6 +164,5 @@ export class Styles {
     list.setAttribute("aria-busy", "false");
     for (const frame of [...list.children].filter((one) => one.disabled)) frame.remove();
     list.hidden = list.children.length === 0;
-    find("vary-hint").hidden = !list.hidden;
   }
 }

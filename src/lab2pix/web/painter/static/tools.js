@@ -1,5 +1,6 @@
 // Drawing tools, independent of the input device.
 
+import { MoveTool } from "./selection.js";
 import { box, flood, polygon, replaceClass, straightened, stroke } from "./raster.js";
 
 export const TOOLS = {
@@ -9,22 +10,34 @@ export const TOOLS = {
   polygon: "Click the corners; Enter or the first corner closes it.",
   fill: "Click an area to fill it.",
   replace: "Click a class to replace all of it by the selected one.",
+  move: "Click an area or drag around several, then drag to move.",
   pick: "Click to select the class at that point.",
 };
 
 export class Tools {
   // `settings` is {tool, id, size}; `onChange(done)` is called when ids change, `onPick(id)` when a class is picked,
-  // `onOutline(points)` when a polygon's corners change.
-  constructor(labelCanvas, settings, { onChange, onPick, onOutline }) {
+  // `onOutline(points)` when a polygon's corners change, `onSelect(path, dx, dy)` when the selection does.
+  constructor(labelCanvas, settings, { onChange, onPick, onOutline, onSelect }) {
     Object.assign(this, { labelCanvas, settings, onChange, onPick, onOutline });
+    this.mover = new MoveTool(labelCanvas, settings, { onChange, onSelect });
     this.start = null; // first point of a stroke
     this.last = null;
     this.corners = [];
-    this.keys = { Enter: () => this.closePolygon(), Backspace: () => this.dropCorner(), Escape: () => this.cancel() };
+    this.keys = {
+      Enter: () => this.closePolygon(),
+      Backspace: () => (this.mover.selection ? this.mover.remove() : this.dropCorner()),
+      Delete: () => this.mover.remove(),
+      Escape: () => this.cancel(),
+    };
   }
 
   get busy() {
     return this.start !== null;
+  }
+
+  // Whether the keys above have something to act on.
+  get open() {
+    return this.corners.length > 0 || this.mover.selection !== null;
   }
 
   // `near` is the distance in pixels within which a polygon's first corner is hit.
@@ -37,8 +50,9 @@ export class Tools {
     if (tool === "pick") return inside && this.onPick(labelCanvas.at(x, y));
     if (tool === "fill") return inside && this.apply(() => flood(labelCanvas, point, settings.id));
     if (tool === "replace") return inside && this.apply(() => replaceClass(labelCanvas, labelCanvas.at(x, y), settings.id));
-    labelCanvas.begin();
     this.start = this.last = point;
+    if (tool === "move") return this.mover.down(point, near / 2);
+    labelCanvas.begin();
     return this.move(point);
   }
 
@@ -46,6 +60,10 @@ export class Tools {
   move(point, { size = this.settings.size, straight = false } = {}) {
     const { labelCanvas, settings, start } = this;
     if (!start) return this.corners.length && this.onOutline([...this.corners, point]);
+    if (settings.tool === "move") {
+      this.last = point;
+      return this.mover.move(point);
+    }
     if (settings.tool === "brush") {
       stroke(labelCanvas, this.last, point, size, settings.id);
     } else {
@@ -61,17 +79,25 @@ export class Tools {
   up() {
     if (!this.start) return;
     this.start = null;
-    if (this.labelCanvas.commit()) this.onChange(true);
+    if (this.mover.drag) this.mover.up(this.last);
+    else if (this.labelCanvas.commit()) this.onChange(true);
   }
 
-  cancel() {
-    const { busy } = this;
+  // Ends a drag without its effect; the selection stays.
+  abort() {
+    if (!this.busy) return;
     this.start = null;
+    if (this.mover.drag) return this.mover.abort();
+    this.labelCanvas.cancel();
+    return this.onChange(false);
+  }
+
+  // Ends whatever is open: a drag, a polygon, the selection.
+  cancel() {
+    this.abort();
     this.corners = [];
     this.onOutline([]);
-    if (!busy) return;
-    this.labelCanvas.cancel();
-    this.onChange(false);
+    this.mover.clear();
   }
 
   apply(action) {

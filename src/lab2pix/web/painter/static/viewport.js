@@ -101,6 +101,14 @@ export class Viewport {
     }
   }
 
+  // Shows the border of the selection, an SVG path, moved by some pixels.
+  showSelection(path, dx = 0, dy = 0) {
+    for (const line of find("overlay").querySelectorAll("path")) {
+      line.setAttribute("d", path);
+      line.setAttribute("transform", `translate(${dx} ${dy})`);
+    }
+  }
+
   // Shows the keyboard cursor; `down` while it paints.
   showCross(point, down) {
     const cross = find("cross");

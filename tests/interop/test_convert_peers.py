@@ -1,13 +1,13 @@
-"""Conversion of SPADE's and CC-FPSE's checkpoints: equal images, image encoders, ADE20K's order of channels."""
+"""Conversion of checkpoints of other methods for label maps: equal images, encoders, ADE20K's order of channels."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.data.transforms import instance_edges
@@ -15,78 +15,71 @@ from lab2pix.errors import CheckpointError
 from lab2pix.inference import Synthesizer, convert
 from lab2pix.interop.keymap import rename
 from lab2pix.interop.spade_weights import generator_rules
+from lab2pix.interop.step_vectors import to_image
+from lab2pix.interop.vectors import read_vectors
 from lab2pix.methods.cc_fpse import generator_rules as cc_fpse_rules
 from lab2pix.nn.cc_fpse import CCFPSEGenerator
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
+from tests.helpers.checkpoints import space_file, write_networks
 
-
-def space_file(folder: Path, classes: int, *, unknown: bool = False) -> str:
-    file = folder / "own.yaml"
-    names = ", ".join(f"thing{index}" for index in range(classes))
-    file.write_text(f"classes: [{names}]\n" + "unknown_value: 255\n" * unknown)
-    return str(file)
-
-
-def unpack(held: dict[str, Tensor], folder: Path, networks: str) -> Path:
-    """Write networks of a recording as the authors' code saves them; return the generator's file."""
-    for network in networks:
-        state = {name[2:]: tensor for name, tensor in held.items() if name.startswith(f"{network}.")}
-        torch.save(state, folder / f"latest_net_{network}.pth")
-    return folder / "latest_net_G.pth"
-
-
-def recorded_batch(held: dict[str, Tensor], style: bool) -> Batch:
-    image = held["in.image"].float() / 127.5 - 1
-    return Batch(
-        held["in.label"].long(), edges=instance_edges(held["in.instance"].long()), style=image if style else None
-    )
+RECORDED: list[tuple[str, str, bool, dict[str, Any]]] = [
+    ("spade_a", "spade", False, {"num_upsamples": 6}),
+    ("spade_vae_a", "spade", True, {}),
+    ("ccfpse_a", "cc-fpse", True, {}),
+    ("tsit_a", "tsit", False, {}),
+    ("pix2pixhd_a", "pix2pixhd", False, {}),
+    ("pix2pixhd_local_a", "pix2pixhd", False, {}),
+]
+"""Recordings, their format, whether there are unknown pixels, and wishes of the conversion."""
 
 
 @pytest.mark.slow
-def test_label_mode_draws_the_recorded_images(golden_root: Path, tmp_path: Path) -> None:
-    held = load_file(golden_root / "peers" / "spade_a.safetensors")
-    done = convert(
-        unpack(held, tmp_path, "G"), "spade", tmp_path / "out",
-        label_space=space_file(tmp_path, 7), size=(64, 128), num_upsamples=6,
-    )  # fmt: skip
-    assert (done.config.method, done.config.generator.input, done.config.data.instance_edges) == (
-        "spade", "label", True,
-    )  # fmt: skip
-    image = Synthesizer.load(tmp_path / "out", device="cpu").generate(recorded_batch(held, False), torch.zeros(2, 0))
-    assert (image - held["out.eval.fake"]).abs().max() <= 1e-4
+@pytest.mark.parametrize(("name", "form", "unknown", "wishes"), RECORDED, ids=[name for name, *_ in RECORDED])
+def test_converted_generators_draw_the_recorded_images(
+    golden_root: Path, tmp_path: Path, name: str, form: str, unknown: bool, wishes: dict[str, Any]
+) -> None:
+    vectors = read_vectors(golden_root / "peers" / f"{name}.safetensors")
+    held, recorded = vectors.tensors, vectors.values["config"]
+    encoder = any(key.startswith("E.") for key in held)
+    file, size = write_networks(tmp_path, held, "GE" if encoder else "G"), tuple(held["in.label"].shape[-2:])
+    space = str(space_file(tmp_path, recorded["label_nc"], unknown=unknown))
+    done = convert(file, form, tmp_path / "out", label_space=space, size=size, **wishes)
+    assert (done.config.method, done.config.data.instance_edges) == (form, True)
+    assert f"with instance edges, {size[0]}x{size[1]}" in str(done)
+    synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
+    ids, instances, recorded_image = (held[f"in.{part}"] for part in ("label", "instance", "image"))
+    style = to_image(recorded_image) if encoder else None
+    batch = Batch(ids.long(), edges=instance_edges(instances.long()), instances=instances.long(), style=style)
+    noise = held.get("in.eps.eval", torch.zeros(2, 0)).float()
+    image, expected = synthesizer.generate(batch, noise), held["out.eval.fake"]
+    step = size[0] // expected.shape[-2]
+    assert (image[..., ::step, ::step] - expected).abs().max() <= 1e-4
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "form", "classes"), [("spade_vae_a", "spade", 8), ("ccfpse_a", "cc-fpse", 6)])
-def test_style_mode_draws_the_recorded_images(
+def test_without_the_encoder_noise_alone_takes_its_place(
     golden_root: Path, tmp_path: Path, name: str, form: str, classes: int
 ) -> None:
     held = load_file(golden_root / "peers" / f"{name}.safetensors")
-    file, space = unpack(held, tmp_path, "GE"), space_file(tmp_path, classes, unknown=True)
-    done = convert(file, form, tmp_path / "out", label_space=space, size=(64, 64))
-    assert done.config.method == form
-    assert done.config.generator.input == "style"
-    synthesizer = Synthesizer.load(tmp_path / "out", device="cpu")
-    image = synthesizer.generate(recorded_batch(held, True), held["in.eps.eval"].float())
-    assert (image - held["out.eval.fake"]).abs().max() <= 1e-4
-    # Without the encoder's file, noise alone takes its place.
-    (tmp_path / "latest_net_E.pth").unlink()
-    alone = convert(file, form, tmp_path / "alone", label_space=space, size=(64, 64))
-    assert alone.config.generator.input == "noise"
-    noise = torch.randn(2, 256)
-    images = [
-        Synthesizer.load(tmp_path / folder, device="cpu").generate(recorded_batch(held, False), noise)
-        for folder in ("out", "alone")
-    ]
-    assert torch.equal(*images)
+    file, space = write_networks(tmp_path, held, "GE"), str(space_file(tmp_path, classes, unknown=True))
+    found = []
+    for kind in ("style", "noise"):
+        done = convert(file, form, tmp_path / kind, label_space=space, size=(64, 64))
+        assert done.config.generator.input == kind
+        synthesizer = Synthesizer.load(tmp_path / kind, device="cpu")
+        batch = Batch(held["in.label"].long(), edges=instance_edges(held["in.instance"].long()))
+        found.append(synthesizer.generate(batch, torch.linspace(-1, 1, 512).view(2, 256)))
+        (tmp_path / "latest_net_E.pth").unlink(missing_ok=True)
+    assert torch.equal(*found)
 
 
 def test_file_of_another_network_next_to_the_generator_is_refused(golden_root: Path, tmp_path: Path) -> None:
     held = load_file(golden_root / "peers" / "spade_vae_a.safetensors")
-    file = unpack(held, tmp_path, "GD")
+    file = write_networks(tmp_path, held, "GD")
     (tmp_path / "latest_net_D.pth").rename(tmp_path / "latest_net_E.pth")
     with pytest.raises(CheckpointError, match=r"latest_net_E.pth holds no image encoder of SPADE"):
-        convert(file, "spade", tmp_path / "out", label_space=space_file(tmp_path, 8, unknown=True), size=(64, 64))
+        convert(file, "spade", tmp_path / "out", label_space=str(space_file(tmp_path, 8, unknown=True)), size=(64, 64))
 
 
 @pytest.mark.slow
@@ -130,6 +123,6 @@ def test_other_networks_are_named(
     golden_root: Path, tmp_path: Path, name: str, form: str, network: str, words: str
 ) -> None:
     held = load_file(golden_root / "peers" / f"{name}.safetensors")
-    unpack(held, tmp_path, network)
+    write_networks(tmp_path, held, network)
     with pytest.raises(CheckpointError, match=words):
         convert(tmp_path / f"latest_net_{network}.pth", form, tmp_path / "out")
