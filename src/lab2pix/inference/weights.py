@@ -26,7 +26,6 @@ from lab2pix.utils.text import reason_of
 
 __all__ = [
     "CONFIG_FILE",
-    "_ENTRY_POINTS",
     "FORMAT",
     "WEIGHTS_FILE",
     "ModelInfo",
