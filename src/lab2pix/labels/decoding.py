@@ -94,10 +94,8 @@ class LabelDecoder:
             self._refuse_two_readings(_used(values), {0: self.levels[0], 1: self.levels[255]})
         return LabelMap(self.space.decode_ids(values, self.where, dtype=self.dtype), "ids", {})
 
-    def stretched(self, values: Tensor, white: int) -> LabelMap:
-        """Decode gray values that the decoder has stretched from 0 to `white`, `[H, W]`: ids, or gray class colors."""
-        full = 255 if values.dtype == torch.uint8 else 65535
-        stored = (values.long() * white + full // 2) // full
+    def stretched(self, values: Tensor, stored: Tensor, white: int) -> LabelMap:
+        """Decode gray of a file whose `stored` values 0 to `white`, `[H, W]`, became 0 to 255 or 65535 as `values`."""
         used = torch.unique(stored).tolist()
         if not set(used) <= self.space.file_values.keys():
             return self.gray(values)
