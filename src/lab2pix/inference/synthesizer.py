@@ -395,7 +395,7 @@ class Synthesizer(
         return self._generate(batch, noise)[0]
 
     def generate_pyramid(self, batch: Batch, noise: Tensor) -> list[Tensor]:
-        """Generate a batch at all output scales of a progressive generator (Eq. 17).
+        """Generate a batch at all output scales of a generator with several (Eq. 17).
 
         Args:
             batch: inputs of equal size.
@@ -415,8 +415,8 @@ class Synthesizer(
         """Raise ConfigError if the generator has only one output size."""
         if self.sampling.outputs == 1:
             raise ConfigError(
-                f"this generator ({self.config.name}) generates one image, not three sizes; omit --scales, or "
-                "take one of Lab2Pix-V1 with generator.progressive"
+                f"this generator ({self.config.name}) generates images of one size; omit --scales, or give a model "
+                "that generates several"
             )
 
     def _generate(self, batch: Batch, noise: Tensor) -> list[Tensor]:
