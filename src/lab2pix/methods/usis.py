@@ -115,7 +115,7 @@ class USIS(SegmentationGAN):
 
     name: ClassVar[str] = "usis"
     paired: ClassVar[bool] = False
-    plain_networks: ClassVar[tuple[str, ...]] = ("discriminator",)
+    plain_networks: tuple[str, ...] = ("discriminator",)
     Config = USISConfig
     config: USISConfig
 
