@@ -148,12 +148,8 @@ def train(
             run, state, dist, context, total=total, samples=samples, validators=validators, evaluation=evaluation
         )
         stack.enter_context(monitor)
-        for note in [
-            *_machine_notes(config, dist),
-            *notes,
-            *inherited,
-            *(biased_feature_warnings(state.method) if evaluation is not None else ()),
-        ]:
+        biased = biased_feature_warnings(state.method) if evaluation is not None else ()
+        for note in [*_machine_notes(config, dist), *notes, *inherited, *biased]:
             monitor.note(note)
         stack.enter_context(stop)
         return _run_steps(batches, monitor, stop)
