@@ -19,8 +19,6 @@ from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
 from lab2pix.reporting.grid import image_grid
 
-__all__ = ["Scene", "draw_scenes", "write_sheet"]
-
 _SIDE = 192  # pixels
 _PAPER = "#f7f6f3"
 

@@ -13,8 +13,6 @@ from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.methods import generate, latent_from_seed
 from lab2pix.training.state import TrainingState
 
-__all__ = ["FILM", "FRAMES", "progress_frames", "save_progress_frame"]
-
 FILM = "film"
 FRAMES = 3
 """Scenes per frame, one below the other."""

@@ -27,8 +27,6 @@ from lab2pix.training.state import TrainingState, build_state, set_learning_rate
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed
 
-__all__ = ["check_method", "check_processes"]
-
 _CPU = torch.device("cpu")
 _ALONE = DistributedContext(0, 1, _CPU)
 _BATCH = 2
