@@ -79,7 +79,7 @@ def test_v1_presets_have_the_published_background_ids() -> None:
     assert load_config("v1-facades").loss.background_ids is None
 
 
-UNPAIRED = {"lab2pix-v1", "cyclegan", "munit", "cut", "dclgan", "scan", "spap", "tsit-transfer"}
+UNPAIRED = {"lab2pix-v1", "cyclegan", "munit", "cut", "dclgan", "scan", "spap", "tsit-transfer", "usis"}
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ RECORDED = {
     **{"cut_a": PARTS, "dclgan_a": PARTS, "pix2pix_a": STEP, "cyclegan_a": {*STEP, "pool_trace"}, "munit_a": STEP},
     **{"pix2pixhd_a": TWO_STEPS, "pix2pixhd_local_a": TWO_STEPS, "tsit_a": TWO_STEPS, "tsit_ast_a": TWO_STEPS},
     **{"spade_a": TWO_STEPS, "spade_vae_a": TWO_STEPS, "ccfpse_a": TWO_STEPS},
+    **{"oasis_a": PARTS, "dpgan_a": {*PARTS, "feature_checksums"}, "usis_a": {*PARTS, "after_Du_part"}},
 }
 
 Change = Callable[[dict[str, Tensor], dict[str, Any]], object]

@@ -28,6 +28,7 @@ _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("discriminators of the official Lab2Pix-V2", ("discriminator_0.common.0.0.weight",)),
     ("discriminators of SPADE", ("discriminator_0.model0.0.weight",)),
     ("a discriminator of CC-FPSE", ("enc5.0.0.weight", "embedding.weight")),
+    ("a discriminator of OASIS, DP-GAN or USIS", ("body_down.0.conv1.0.weight", "layer_up_last.weight")),
     ("discriminators of Pix2PixHD", ("scale0_layer0.0.weight",)),
     ("an image encoder of SPADE", ("fc_mu.weight",)),
     ("an image encoder of the official Lab2Pix-V1", ("conv.0.weight", "fc.weight")),

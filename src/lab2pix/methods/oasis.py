@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.interop.keymap import Rules
-from lab2pix.interop.part_vectors import PartLosses, check_parts
+from lab2pix.interop.part_vectors import PartLosses, PartResults, check_parts
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.base import Losses, StepContext, require_images
@@ -184,10 +184,15 @@ class OASIS(SegmentationGAN, PerceptualGAN):
         }
 
     @classmethod
+    def vector_results(cls, vectors: Vectors, *, fast: bool = False) -> PartResults:
+        """Make a step on a vector file, and return the results before, in and after it."""
+        method, batch = method_of_recording(cls, _RECORDING, vectors, cls.vector_sections(vectors), fast=fast)
+        return replay(method, batch, _RECORDING, vectors)
+
+    @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one step, within the tolerances in the file."""
-        method, batch = method_of_recording(cls, _RECORDING, vectors, cls.vector_sections(vectors), fast=fast)
-        return check_parts(vectors, replay(method, batch, _RECORDING, vectors))
+        return check_parts(vectors, cls.vector_results(vectors, fast=fast))
 
 
 def _logits(output: Any) -> Tensor:

@@ -77,7 +77,7 @@ def method_of_recording(
     for name, prefix in names.prefixes.items():
         network = method.networks[name]
         load_renamed(network, cls.weight_rules[name], cls.without_unused(vectors.part(f"{prefix}.")), name)
-        if fast and name not in cls.plain_networks:
+        if fast and name not in method.plain_networks:
             accelerate(network, torch.device("cpu"))
     return method, Batch(label, image)
 

@@ -31,8 +31,7 @@ class ModelEma:
         averages: list[Tensor] = list(self.network.parameters())
         originals: list[Tensor] = list(network.parameters())
         lerp_all_(averages, originals, 1 - decay)
+        averaged = self.settings.buffers == "average"
         for average, original in zip(self.network.buffers(), network.buffers(), strict=True):
-            if self.settings.buffers == "average" and average.is_floating_point():
-                average.lerp_(original, 1 - decay)
-            else:
-                average.copy_(original)
+            # A copy into integers, the counters of batch norm, truncates.
+            average.copy_(torch.lerp(average.float(), original.float(), 1 - decay) if averaged else original)
