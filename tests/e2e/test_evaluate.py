@@ -195,6 +195,7 @@ def test_a_run_is_judged_on_what_it_holds_out(run: Run, run_folder: Path, progra
     found = report(out)
     names = {"ppa", "pca", "ciou", "frechet_means", "kernel_means", "psnr", "ssim", "diversity_pixels", "checkerboard"}
     assert set(found["scores"]) == names
+    assert "frechet_means" in output
     assert found["scores"]["ppa"]["count"] == len(found["scores"]["ppa"]["values"]) == 3
     assert found["scores"]["psnr"]["count"] == 6
     assert found["scores"]["diversity_pixels"]["count"] == 2
