@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Batch"]
-
 _TENSORS = ("label", "image", "edges", "instances", "source", "style")
 
 

@@ -5,18 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = [
-    "CheckpointError",
-    "ConfigError",
-    "DataError",
-    "Lab2PixError",
-    "LabelError",
-    "OutputError",
-    "TrainingError",
-    "WeightsError",
-    "did_you_mean",
-]
-
 
 class Lab2PixError(Exception):
     """Base class of errors that the user can fix; the command line prints the message and exits with `exit_code`."""

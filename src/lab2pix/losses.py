@@ -9,36 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = [
-    "ADVERSARIAL_TERMS",
-    "PERCEPTUAL_WEIGHTS",
-    "AdversarialTerm",
-    "AdversarialTerms",
-    "FeatureMatchingReduction",
-    "adversarial_loss",
-    "blur",
-    "cycle_segmentation_loss",
-    "diversity_loss",
-    "feature_matching_loss",
-    "foreground_weights",
-    "hinge_fake",
-    "hinge_generator",
-    "hinge_real",
-    "image_consistency_loss",
-    "kl_divergence",
-    "level_weights",
-    "lsgan_fake",
-    "lsgan_real",
-    "masked_mean",
-    "patch_nce_loss",
-    "perceptual_loss",
-    "sharpness_loss",
-    "vanilla_fake",
-    "vanilla_real",
-    "wasserstein_fake",
-    "wasserstein_real",
-]
-
 AdversarialTerm = Callable[[Tensor], Tensor]
 """Elementwise loss: maps predictions to losses of the same shape."""
 

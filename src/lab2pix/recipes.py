@@ -26,16 +26,6 @@ from lab2pix.utils.files import expand_user
 from lab2pix.utils.registry import is_yaml
 from lab2pix.utils.yaml_text import parse_yaml
 
-__all__ = [
-    "keep_label_spaces",
-    "lacks_data_root",
-    "load_config",
-    "preset_descriptions",
-    "preset_names",
-    "require_data_root",
-    "to_yaml",
-]
-
 
 class _Dumper(yaml.SafeDumper):
     """YAML dumper with mappings in block style and lists in flow style."""

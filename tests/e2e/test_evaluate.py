@@ -193,9 +193,8 @@ def test_a_run_is_judged_on_what_it_holds_out(run: Run, run_folder: Path, progra
     code, output, errors = run(*words)
     assert code == 0, errors
     found = report(out)
-    assert {"ppa", "pca", "ciou", "frechet_means", "kernel_means", "psnr", "ssim", "diversity_pixels"} == set(
-        found["scores"]
-    )
+    names = {"ppa", "pca", "ciou", "frechet_means", "kernel_means", "psnr", "ssim", "diversity_pixels", "checkerboard"}
+    assert set(found["scores"]) == names
     assert "frechet_means" in output
     assert found["scores"]["ppa"]["count"] == len(found["scores"]["ppa"]["values"]) == 3
     assert found["scores"]["psnr"]["count"] == 6
@@ -280,7 +279,7 @@ def test_compare_writes_a_table_of_reports(run: Run, judge: Run, folders: Folder
     code, output, errors = run("compare", *reports, "--out", tmp_path / "compare")
     assert code == 0, errors
     [head, _, ours, photos] = output.splitlines()[:4]
-    assert head == "| method | reports | frechet_means ↓ | kernel_means ↓ | psnr ↑ | ssim ↑ |"
+    assert head == "| method | reports | frechet_means ↓ | kernel_means ↓ | psnr ↑ | ssim ↑ | checkerboard ↑ |"
     assert ours.startswith("| ours | 2 |")
     assert photos.startswith("| photos | 1 | **0")
     assert "± 0.0" in ours

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from lab2pix.errors import ConfigError
-from lab2pix.nn.cc_fpse import CCFPSEGenerator, FPSEDiscriminator, LabelPyramid, depthwise_conv
+from lab2pix.nn.cc_fpse import CCFPSEGenerator, FPSEDiscriminator, depthwise_conv
 from lab2pix.nn.fast import fuse
 from lab2pix.nn.generators import GeneratorSettings
 
@@ -24,15 +24,6 @@ def test_depthwise_convolution_has_a_kernel_per_pixel() -> None:
     same = torch.randn(3, 1, 3, 3)
     constant = same.view(1, 27, 1, 1).expand(2, -1, 5, 4)
     assert torch.allclose(depthwise_conv(x, constant), F.conv2d(x, same, padding=1, groups=3), atol=1e-6)
-
-
-@pytest.mark.parametrize("upsamples", [5, 6])
-def test_label_pyramid_has_a_feature_per_scale(upsamples: int) -> None:
-    features = LabelPyramid(4, 3, upsamples + 1)(torch.randn(2, 4, 64, 128))
-    smallest = (64 >> upsamples, 128 >> upsamples)
-    assert [tuple(feature.shape) for feature in features] == [
-        (2, 3, smallest[0] << scale, smallest[1] << scale) for scale in range(upsamples + 1)
-    ]
 
 
 def test_every_part_of_the_generator_depends_on_the_label_map() -> None:

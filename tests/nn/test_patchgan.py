@@ -1,12 +1,9 @@
 from __future__ import annotations
 
-from itertools import product
-
 import pytest
 import torch
 from torch import nn
 
-from lab2pix.nn.normalization import Norm
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 
 
@@ -44,11 +41,3 @@ def test_patchgan_published_has_so_many_parameters() -> None:
 def test_patchgan_widths_stop_at_8() -> None:
     network = PatchGAN(1, width=1, layers=5)
     assert [layer.out_channels for layer in network.model if isinstance(layer, nn.Conv2d)] == [1, 2, 4, 8, 8, 8, 1]
-
-
-@pytest.mark.parametrize(("norm", "kind"), list(product(("batch", "instance", "none"), (PatchGAN, PixelGAN))))
-def test_patchgan_biases_follow_the_norm(norm: Norm, kind: type[nn.Module]) -> None:
-    convs = [layer for layer in kind(3, width=1, norm=norm).modules() if isinstance(layer, nn.Conv2d)]
-    assert convs[0].bias is not None
-    assert all((conv.bias is not None) == (norm == "instance") for conv in convs[1:-1])
-    assert (convs[-1].bias is not None) == (kind is PatchGAN or norm == "instance")

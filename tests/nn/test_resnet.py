@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from lab2pix.nn.normalization import Norm
 from lab2pix.nn.resnet import ResNetBlock, ResNetGenerator
 
 
@@ -23,29 +22,9 @@ def test_resnet_block_adds_its_input_and_nothing_after() -> None:
     assert torch.equal(block(x), x)
 
 
-@pytest.mark.parametrize(("norm", "biased"), [("batch", False), ("instance", True), ("none", False)])
-def test_resnet_generator_biases_follow_the_norm_but_for_the_last(norm: Norm, biased: bool) -> None:
-    network = ResNetGenerator(3, width=1, blocks=1, norm=norm)
-    convs = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
-    assert convs[-1].bias is not None
-    assert all((conv.bias is not None) == biased for conv in convs[:-1])
-
-
 @pytest.mark.parametrize(("dropout", "second"), [(None, "5"), (0.5, "6")])
 def test_resnet_block_with_dropout_shifts_the_second_convolution(dropout: float | None, second: str) -> None:
     assert f"conv_block.{second}.weight" in ResNetBlock(1, dropout=dropout).state_dict()
-
-
-def test_resnet_generator_keeps_the_size() -> None:
-    image = ResNetGenerator(5, 2, width=2, blocks=1)(torch.randn(1, 5, 20, 12))
-    assert image.shape == (1, 2, 20, 12)
-    assert image.abs().max() <= 1
-
-
-@pytest.mark.parametrize(("down", "up"), [(True, False), (False, True), (True, True)])
-def test_antialiased_generator_keeps_the_size(down: bool, up: bool) -> None:
-    network = ResNetGenerator(3, 2, width=2, blocks=1, antialias_down=down, antialias_up=up)
-    assert network(torch.randn(1, 3, 20, 12)).shape == (1, 2, 20, 12)
 
 
 def test_features_are_the_outputs_of_layers_and_later_layers_do_not_run() -> None:

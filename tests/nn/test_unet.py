@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from lab2pix.nn.normalization import Norm
 from lab2pix.nn.unet import UNetGenerator
 
 
@@ -26,15 +25,6 @@ def test_unet_drops_out_between_level_4_and_the_innermost(levels: int, expected:
     network = UNetGenerator(3, width=1, levels=levels)
     assert [level for level, up in enumerate(network.up) if layers(up, nn.Dropout)] == expected
     assert all(isinstance(network.up[level][-1], nn.Dropout) for level in expected)
-
-
-@pytest.mark.parametrize(("norm", "biased"), [("batch", False), ("instance", True), ("none", False)])
-def test_unet_biases_follow_the_norm_but_for_the_last(norm: Norm, biased: bool) -> None:
-    network = UNetGenerator(3, width=1, levels=4, norm=norm)
-    assert network.up[0].conv.bias is not None
-    others = [level.conv for level in (*network.down, *network.up[1:])]
-    assert all((conv.bias is not None) == biased for conv in others)
-    assert len(layers(network, {"batch": nn.BatchNorm2d, "instance": nn.InstanceNorm2d}.get(norm, nn.Identity))) == 5
 
 
 def test_unet_keeps_the_size_and_skips_past_the_innermost() -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -47,9 +48,19 @@ from tests.helpers.toy import ToyMethod, toy_config
 CPU = torch.device("cpu")
 
 
-def stream(steps: range, **changes: int) -> list[list[tuple[int, int]]]:
+def stream(steps: range, **changes: Any) -> list[list[tuple[int, int]]]:
     settings = {"length": 7, "seed": 3, "batch_size": 4, **changes}
     return list(StreamSampler(settings.pop("length"), steps=steps, **settings))
+
+
+def test_weighted_stream_draws_in_proportion_and_resumes() -> None:
+    weights = torch.tensor([1.0, 0.0, 3.0])
+    whole = stream(range(300), length=3, batch_size=4, weights=weights)
+    drawn = [index for step in whole for _, index in step]
+    assert drawn.count(1) == 0
+    assert drawn.count(2) / drawn.count(0) == pytest.approx(3, rel=0.2)
+    assert stream(range(120, 300), length=3, batch_size=4, weights=weights) == whole[120:]
+    assert [epoch for step in whole[:3] for epoch, _ in step] == [0] * 3 + [1] * 3 + [2] * 3 + [3] * 3
 
 
 @given(

@@ -92,6 +92,10 @@ def _check_training(config: RunConfig) -> None:
         raise ConfigError(
             f"data.resize is {list(resize)} but must be at least data.size, {list(size)}, that is cropped from it"
         )
+    if config.data.repeat_threshold and config.data.input == "images":
+        raise ConfigError(
+            "data.repeat_threshold balances classes of label maps, but data.input is 'images'; set it to 0"
+        )
     if train.epochs is None and train.steps is None:
         raise ConfigError("neither train.epochs nor train.steps is set; set one, such as train.epochs=100")
     if train.epochs is not None and train.steps is not None:

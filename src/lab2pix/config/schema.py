@@ -126,6 +126,13 @@ class DataConfig(Section):
         description="Background of photos with transparency: white or black; drop shows the colors hidden there.",
     )
     flip: bool = Field(True, description="Random horizontal flip of label map and image.")
+    repeat_threshold: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="Repeat factor sampling (Gupta et al., 2019): images with a class that is in less than this share "
+        "of all training images are drawn more often, by the square root; 0: all equally often.",
+    )
     instance_edges: bool = Field(False, description="Append an input channel of instance boundaries.")
     labels: SideConfig = SideConfig()
     images: SideConfig = SideConfig()

@@ -20,8 +20,6 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.reporting.grid import image_grid
 from lab2pix.utils.files import write_png
 
-__all__ = ["Scene", "draw_scenes", "write_sheet"]
-
 _SIDE = 192  # pixels
 _PAPER = "#f7f6f3"
 

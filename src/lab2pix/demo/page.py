@@ -23,8 +23,6 @@ from lab2pix.reporting.scores import score_title
 from lab2pix.utils.files import output_errors
 from lab2pix.utils.text import plural
 
-__all__ = ["write_page"]
-
 INTERPOLATION_STEPS = 7
 Captioned = tuple[Markup, str]
 

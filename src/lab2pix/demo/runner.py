@@ -26,8 +26,6 @@ from lab2pix.methods import get_method, read_config
 from lab2pix.recipes import load_config
 from lab2pix.training import RunResult, latest_checkpoint, read_run_config, train
 
-__all__ = ["DemoResult", "MachineSpeed", "measure", "plan_steps", "run_demo"]
-
 CALIBRATION_STEPS = 16
 WARM_UP = 4
 SHOWS = 8

@@ -14,8 +14,6 @@ from lab2pix.methods import generate, latent_from_seed
 from lab2pix.training.state import TrainingState
 from lab2pix.utils.files import write_png
 
-__all__ = ["FILM", "FRAMES", "progress_frames", "save_progress_frame"]
-
 FILM = "film"
 FRAMES = 3
 """Scenes per frame, one below the other."""

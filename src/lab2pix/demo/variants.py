@@ -8,8 +8,6 @@ from dataclasses import dataclass, replace
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
 
-__all__ = ["VARIANTS", "DemoVariant", "find_variant", "variant_of"]
-
 
 @dataclass(frozen=True)
 class DemoVariant:

@@ -26,8 +26,6 @@ from lab2pix.evaluation.metrics.segmentation import ScoredClasses, SegmentationS
 from lab2pix.evaluation.report import Score
 from lab2pix.evaluation.segmenters import Segmenter
 
-__all__ = ["MetricAccumulator", "Networks"]
-
 KERNEL = {"subsets": 100, "subset_size": 1000}
 """Sampling of the kernel distance, as in the usual protocol of KID."""
 

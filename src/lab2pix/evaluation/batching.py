@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["map_chunks"]
-
 _PIXELS = 2**17
 """Pixels per chunk on the CPU."""
 

@@ -19,8 +19,6 @@ from lab2pix.reporting.html import inline_image, render, spread
 from lab2pix.reporting.scores import higher_is_better
 from lab2pix.utils.files import atomic_write, escape_surrogates, output_errors
 
-__all__ = ["Comparison", "compare"]
-
 _PROTOCOL = (
     "features",
     "kernel",

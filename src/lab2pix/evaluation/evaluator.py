@@ -22,8 +22,6 @@ from lab2pix.evaluation.report import Report, ReportFiles, ReportImage, check_wr
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext, init_distributed
 
-__all__ = ["build_report", "evaluate_folders", "gather"]
-
 STATISTICS_SUFFIX = ".safetensors"
 _SHOWN = 4
 

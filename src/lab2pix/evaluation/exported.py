@@ -17,8 +17,6 @@ from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import file_sha256
 from lab2pix.utils.text import reason_of
 
-__all__ = ["PROGRAM_SUFFIXES", "ExportedModel", "ProgramSettings", "Whole", "read_settings"]
-
 PROGRAM_SUFFIXES = (".pt2", ".onnx")
 """Suffixes of programs of `torch.export.save` and of ONNX."""
 

@@ -19,8 +19,6 @@ from lab2pix.methods.features import load_backbone
 from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import WeightsFile, file_sha256, read_weights
 
-__all__ = ["INCEPTION", "FeatureNetwork", "distance_names", "feature_name", "load_features"]
-
 INCEPTION = WeightsFile(
     "Inception-V3 (as FID uses it)",
     "weights-inception-2015-12-05-6726825d.pth",

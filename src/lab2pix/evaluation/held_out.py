@@ -22,17 +22,6 @@ from lab2pix.evaluation.loading import ReadingLog
 from lab2pix.methods import Sampling, latent_from_seed
 from lab2pix.utils.distributed import DistributedContext
 
-__all__ = [
-    "SEGMENTATION_SCORES",
-    "StyleFrom",
-    "evaluate_generator",
-    "held_out_noise",
-    "sample_key",
-    "score_names",
-    "style_origin",
-    "with_styles",
-]
-
 StyleFrom = Literal["noise", "photos"]
 """Origin of the style in an evaluation: noise, or held-out photos, encoded."""
 

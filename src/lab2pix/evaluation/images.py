@@ -21,8 +21,6 @@ from lab2pix.evaluation.report import Report
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext, choose_device
 
-__all__ = ["ImageBatch", "evaluate_images"]
-
 ImageBatch = Tensor | NDArray[np.uint8] | Sequence[Image.Image | Tensor | NDArray[np.uint8]]
 """Images of one size: a uint8 tensor `[N, 3, H, W]`, array `[N, H, W, 3]`, or list of single or Pillow images."""
 

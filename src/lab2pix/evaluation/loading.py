@@ -22,8 +22,6 @@ from lab2pix.errors import DataError, LabelError
 from lab2pix.evaluation.pairing import Item
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["Loaded", "ReadingLog", "read_items", "read_photos"]
-
 _READERS = 4
 
 

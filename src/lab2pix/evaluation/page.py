@@ -15,8 +15,6 @@ from lab2pix.errors import Lab2PixError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.reporting.html import inline_image, write_html
 
-__all__ = ["write_page"]
-
 
 def write_page(report: Mapping[str, Any], file: Path, space: LabelSpace | None = None) -> None:
     """Write the page of a report.

@@ -14,8 +14,6 @@ from lab2pix.data.pairs import Pair
 from lab2pix.data.passed_over import likely_partners
 from lab2pix.errors import DataError
 
-__all__ = ["Item", "Matches", "count_samples", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
-
 
 @dataclass(frozen=True)
 class Item:

@@ -20,8 +20,6 @@ from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext
 
-__all__ = ["RESIZE", "Protocol", "load_networks", "protocol_facts"]
-
 RESIZE = "antialiased bicubic (label maps: nearest neighbor)"
 
 

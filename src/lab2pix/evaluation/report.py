@@ -17,21 +17,6 @@ from lab2pix.reporting.scores import higher_is_better
 from lab2pix.utils.files import escape_surrogates, output_errors, write_atomically
 from lab2pix.utils.text import reason_of
 
-__all__ = [
-    "REPORT_FORMAT",
-    "Over",
-    "Report",
-    "ReportFiles",
-    "ReportImage",
-    "Score",
-    "check_output_path",
-    "check_writable",
-    "mean_and_std",
-    "picture_folder",
-    "read_report",
-]
-
-
 REPORT_FORMAT = "lab2pix-report/1"
 Over = Literal["sample sets", "images", "label maps"]
 

@@ -26,16 +26,6 @@ from lab2pix.utils.pretrained import file_sha256
 from lab2pix.utils.tensors import load_tensors
 from lab2pix.utils.text import reason_of
 
-__all__ = [
-    "SEGMENTER_FILE",
-    "SEGMENTER_FORMAT",
-    "WEIGHTS_FILE",
-    "Segmenter",
-    "build_network",
-    "load_segmenter",
-    "normalize",
-]
-
 SEGMENTER_FORMAT = "lab2pix-segmenter/1"
 SEGMENTER_FILE = "segmenter.json"
 WEIGHTS_FILE = "model.safetensors"

@@ -16,8 +16,6 @@ from lab2pix.errors import CheckpointError, ConfigError, did_you_mean
 from lab2pix.interop.conversion import CheckpointFormat
 from lab2pix.utils.tensors import load_tensors
 
-__all__ = ["check_format", "read_checkpoint"]
-
 _OTHERS: list[tuple[str, tuple[str, ...]]] = [
     ("weights of lab2pix itself, which need no conversion", ("blocks.0.norm_0.shared.weight",)),
     ("weights of lab2pix itself, which need no conversion", ("networks.0.trunk.0.0.weight",)),

@@ -15,16 +15,6 @@ from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.registry import label_space_names
 
-__all__ = [
-    "WIDE",
-    "CheckpointFormat",
-    "ConversionOptions",
-    "Converted",
-    "LabelFit",
-    "check_num_upsamples",
-    "fit_label_space",
-]
-
 WIDE = "cityscapes"
 """The built-in dataset whose images are twice as wide as high."""
 

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 from lab2pix.errors import CheckpointError
 from lab2pix.utils.text import first_few
 
-__all__ = ["SPECTRAL_NORM", "Rules", "load_renamed", "rename", "weight_names"]
-
 Rules = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
 """Regular expressions for our names and their replacements, applied in order."""
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from lab2pix.interop.vectors import Row, Vectors, failure, thinned
 
-__all__ = ["PartLosses", "PartResults", "check_parts"]
-
 PartLosses = dict[str, dict[str, float | list[float]]]
 """Losses, or lists of losses, by part of the step and name."""
 

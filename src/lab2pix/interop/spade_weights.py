@@ -14,17 +14,6 @@ from lab2pix.interop.checkpoints import read_checkpoint
 from lab2pix.interop.conversion import WIDE, ConversionOptions, LabelFit, check_num_upsamples
 from lab2pix.interop.keymap import SPECTRAL_NORM, Rules
 
-__all__ = [
-    "IMAGE_ENCODER_RULES",
-    "NUM_UPSAMPLES",
-    "choose_geometry",
-    "find_image_encoder",
-    "generator_rules",
-    "infer_generator_settings",
-    "patch_discriminator_rules",
-    "with_image_encoder",
-]
-
 NUM_UPSAMPLES = {"normal": 5, "more": 6, "most": 7}
 """Number of upsamplings by the authors' option `num_upsampling_layers`."""
 _BLOCKS = ("head_0", "G_middle_0", "G_middle_1")

@@ -16,16 +16,6 @@ from lab2pix.interop.vectors import Row, Vectors, failure
 from lab2pix.labels.colors import generate_colors
 from lab2pix.labels.space import LabelClass, LabelSpace
 
-__all__ = [
-    "StepResults",
-    "check_step",
-    "gradient_norms",
-    "input_classes",
-    "numbered_space",
-    "to_image",
-    "without_dropout",
-]
-
 
 @dataclass
 class StepResults:

@@ -17,8 +17,6 @@ from lab2pix.interop.step_vectors import to_image
 from lab2pix.interop.vectors import Row, Vectors, compare, compare_value, failure
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["LayerFeature", "TwoStepResults", "check_two_steps", "recorded_batch"]
-
 
 @dataclass(frozen=True)
 class LayerFeature:

@@ -18,23 +18,6 @@ from torch import Tensor, nn
 from lab2pix.errors import CheckpointError, Lab2PixError
 from lab2pix.utils.tensors import load_tensors
 
-__all__ = [
-    "TOLERANCE",
-    "Row",
-    "Vectors",
-    "check_case",
-    "compare",
-    "compare_losses",
-    "compare_value",
-    "failure",
-    "gradient_norm",
-    "guarded",
-    "one_by_one",
-    "read_vectors",
-    "recorded_choice",
-    "thinned",
-]
-
 Choice = TypeVar("Choice")
 
 TOLERANCE = 1e-4

@@ -13,8 +13,6 @@ from torch import Tensor
 from lab2pix.config.schema import Section
 from lab2pix.methods.base import RandomSource
 
-__all__ = ["AugmentConfig", "DiffAugment", "random_offsets", "shift"]
-
 _TRANSLATION = 1 / 8
 """Largest translation of DiffAugment, as a part of height and width."""
 _CUTOUT = 1 / 2

@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ImageGradients", "backward", "frozen", "trainable"]
-
 
 def backward(losses: Mapping[str, Tensor], scale: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """Backpropagate the scaled sum of loss terms, and return the terms detached."""

@@ -36,8 +36,6 @@ from lab2pix.nn.cc_fpse import CCFPSEGenerator, FPSEDiscriminator
 from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.init import xavier_init
 
-__all__ = ["CCFPSE", "CCFPSEConfig", "generator_rules"]
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 

@@ -46,18 +46,6 @@ from lab2pix.nn.patch_projection import PatchProjection
 from lab2pix.nn.patchgan import PatchGAN
 from lab2pix.nn.resnet import ResNetGenerator
 
-__all__ = [
-    "ContrastiveAdamConfig",
-    "ContrastiveConfig",
-    "ContrastiveMethod",
-    "GanMode",
-    "ProjectionConfig",
-    "View",
-    "build_discriminator",
-    "build_generator",
-    "build_projection",
-]
-
 GanMode = Literal["lsgan", "vanilla", "hinge", "wgangp"]
 
 # --- settings ---------------------------------------------------------------------------------------------------------

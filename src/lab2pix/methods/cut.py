@@ -29,8 +29,6 @@ from lab2pix.methods.contrastive import (
 )
 from lab2pix.methods.step_record import RecordedRandom, StepRecord
 
-__all__ = ["CUT", "CUTConfig"]
-
 
 class CUTLossConfig(Section):
     """Loss terms and weights. A is the domain of inputs, B the domain of images."""

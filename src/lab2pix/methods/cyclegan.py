@@ -38,15 +38,6 @@ from lab2pix.methods.step_record import StepRecord
 from lab2pix.nn.image_pool import ImagePool
 from lab2pix.nn.normalization import Norm
 
-__all__ = [
-    "Cycle",
-    "CycleGAN",
-    "CycleGANConfig",
-    "CycleGANDiscriminatorConfig",
-    "CycleGANGeneratorConfig",
-    "CycleGANLossConfig",
-]
-
 
 class CycleGANGeneratorConfig(ImageTranslationGeneratorConfig):
     """Both generators G and F."""

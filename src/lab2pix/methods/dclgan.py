@@ -31,8 +31,6 @@ from lab2pix.methods.contrastive import (
 from lab2pix.methods.image_translation import identity_weight, mean_distance
 from lab2pix.methods.step_record import RecordedRandom, StepRecord
 
-__all__ = ["DCLGAN", "DCLGANConfig"]
-
 
 class DCLGANProjectionConfig(ProjectionConfig):
     """Projection heads, one per domain, and the patches whose features they compare."""

@@ -28,8 +28,6 @@ from lab2pix.methods.segmentation_gan import (
 )
 from lab2pix.nn.dp_gan import DPGANDiscriminator, DPGANGenerator, DPGANOutput
 
-__all__ = ["DPGAN", "DPGANConfig"]
-
 
 class DPGANGeneratorConfig(SegmentationGeneratorConfig):
     """Generator."""

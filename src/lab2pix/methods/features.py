@@ -22,8 +22,6 @@ from lab2pix.nn.backbones import (
 )
 from lab2pix.utils.pretrained import WeightsFile, read_weights
 
-__all__ = ["BackboneConfig", "BackboneName", "FeatureExtractors", "backbone_names", "load_backbone"]
-
 BackboneName = Literal["vgg16", "vgg19", "vgg19-16x", "efficientnet-lite0", "efficientnet-lite1"]
 
 

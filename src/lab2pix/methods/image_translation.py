@@ -37,32 +37,6 @@ from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
 
-__all__ = [
-    "STATISTICS",
-    "Encoding",
-    "ImageTranslationConfig",
-    "ImageTranslationDiscriminatorConfig",
-    "ImageTranslationGeneratorConfig",
-    "ImageTranslationMethod",
-    "ImageTranslationTrainConfig",
-    "ResNetShape",
-    "adversarial",
-    "build_condition",
-    "build_discriminator",
-    "build_translator",
-    "check_encoding",
-    "identity_weight",
-    "infer_config",
-    "infer_inputs",
-    "infer_norm",
-    "load_released",
-    "mean_distance",
-    "plain_names",
-    "plain_weights",
-    "read_discriminator",
-    "read_generator",
-]
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 GanMode = Literal["vanilla", "lsgan", "wgangp"]

@@ -37,27 +37,6 @@ from lab2pix.nn.discriminators import MultiScaleDiscriminator, PatchDiscriminato
 from lab2pix.nn.encoders import reparameterize
 from lab2pix.nn.fast import accelerate, to_low_precision
 
-__all__ = [
-    "CheckpointingTrainConfig",
-    "EpochAdamConfig",
-    "GeneratorTrainConfig",
-    "ImageLossConfig",
-    "MultiScaleGAN",
-    "MultiScaleGANConfig",
-    "PatchDiscriminatorConfig",
-    "PerceptualConfig",
-    "PerceptualGAN",
-    "PerceptualGANConfig",
-    "PerceptualLossConfig",
-    "PerceptualNetwork",
-    "SemanticGANConfig",
-    "SemanticGeneratorConfig",
-    "StyleLossConfig",
-    "adversarial_mean",
-    "build_patch_discriminators",
-    "discriminate",
-]
-
 Posterior = tuple[Tensor, Tensor]
 """Mean and log variance of z, `[N, noise_dim]` each, as the image encoder returns them."""
 

@@ -22,8 +22,6 @@ from lab2pix.methods.replay import DiscriminatorRecord, RecordedNetwork, StepRep
 from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.fast import accelerate
 
-__all__ = ["check_recording", "recorded_sections", "recorded_space"]
-
 _ADVERSARIAL = {"hinge": "hinge", "original": "vanilla", "ls": "lsgan", "w": "wgangp"}
 """Our names of the authors' adversarial losses."""
 _STEPS = ("g1", "d1", "g2", "d2")

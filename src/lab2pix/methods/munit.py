@@ -42,8 +42,6 @@ from lab2pix.nn.init import init_weights
 from lab2pix.nn.munit import MUNITDiscriminator, MUNITGenerator, MUNITSettings, Norm, Padding
 from lab2pix.utils.pretrained import WeightsFile, read_weights
 
-__all__ = ["MUNIT", "MUNITConfig", "vector_results"]
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 LayerActivation = Literal["relu", "leaky-relu"]

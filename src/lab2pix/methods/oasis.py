@@ -33,8 +33,6 @@ from lab2pix.methods.segmentation_vectors import Recording, method_of_recording,
 from lab2pix.nn.init import init_weights
 from lab2pix.nn.oasis import OASISDiscriminator, OASISGenerator
 
-__all__ = ["OASIS", "OASISConfig", "OASISGeneratorConfig", "OASISLossConfig"]
-
 
 class OASISGeneratorConfig(SegmentationGeneratorConfig):
     """Generator."""

@@ -28,8 +28,6 @@ from lab2pix.methods.image_translation import (
 from lab2pix.methods.sampling import Sampling
 from lab2pix.methods.step_record import StepRecord
 
-__all__ = ["Pix2Pix", "Pix2PixConfig"]
-
 
 class Pix2PixGeneratorConfig(ImageTranslationGeneratorConfig):
     """Generator and sampling mode."""

@@ -54,8 +54,6 @@ from lab2pix.nn.instance_features import InstanceFeatureGenerator, instance_feat
 from lab2pix.nn.local_enhancer import LocalEnhancer
 from lab2pix.nn.resnet import ResNetGenerator
 
-__all__ = ["Pix2PixHD", "Pix2PixHDConfig"]
-
 NormName = Literal["instance", "batch"]
 
 # --- settings ---------------------------------------------------------------------------------------------------------

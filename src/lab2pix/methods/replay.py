@@ -20,15 +20,6 @@ from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext
 from lab2pix.methods.step_record import RecordedRandom
 from lab2pix.nn.discriminators import ScaleOutput
 
-__all__ = [
-    "DiscriminatorRecord",
-    "RecordedNetwork",
-    "ReplayableMethod",
-    "StepReplay",
-    "layer_feature",
-    "record_scales",
-]
-
 
 class ReplayableMethod(Protocol):
     """Method with a network "discriminator" whose losses in the generator phase are a function of their own."""

@@ -17,17 +17,6 @@ from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.seeding import content_seed, latent_generator
 
-__all__ = [
-    "INSTANCE_IDS",
-    "Condition",
-    "Sampling",
-    "example_inputs",
-    "generate",
-    "generate_deterministic",
-    "generate_pyramid",
-    "latent_from_seed",
-]
-
 INSTANCE_IDS = 256
 """Instance ids in a condition are taken modulo this number, the largest range of integers that bfloat16 holds."""
 

@@ -33,8 +33,6 @@ from lab2pix.methods.sampling import Sampling
 from lab2pix.methods.schedules import Progress, epoch_decay
 from lab2pix.nn.scan import AdaptiveFusion, StackedGenerator
 
-__all__ = ["SCAN", "SCANConfig"]
-
 _MULTIPLE = 8
 """Divisor of valid sides: the ResNet of the first stage takes multiples of 4, at half size."""
 

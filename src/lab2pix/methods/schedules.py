@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-__all__ = ["Progress", "constant", "epoch_decay", "late_epoch_decay", "linear_decay", "step_decay"]
-
 
 @dataclass(frozen=True)
 class Progress:

@@ -39,23 +39,6 @@ from lab2pix.methods.schedules import Progress
 from lab2pix.nn.init import init_weights
 from lab2pix.nn.oasis import OASISDiscriminator
 
-__all__ = [
-    "GENERATOR_RULES",
-    "U_NET_RULES",
-    "Part",
-    "SegmentationAdamConfig",
-    "SegmentationGAN",
-    "SegmentationGANConfig",
-    "SegmentationGeneratorConfig",
-    "SegmentationLossConfig",
-    "SegmenterConfig",
-    "class_weights",
-    "count_blocks",
-    "fake_loss",
-    "infer_u_net",
-    "segmentation_loss",
-]
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 

@@ -25,8 +25,6 @@ from lab2pix.methods.segmentation_gan import Part, SegmentationGAN
 from lab2pix.methods.step_record import RecordedRandom
 from lab2pix.nn.fast import accelerate
 
-__all__ = ["Recording", "method_of_recording", "replay"]
-
 _COUNTER = ".first_norm.num_batches_tracked"
 """The authors' norms with SPADE count no batches."""
 

@@ -13,8 +13,6 @@ from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.generators import GeneratorSettings
 
-__all__ = ["SemanticGAN", "semantic_generator_settings"]
-
 
 class SemanticGAN(MultiScaleGAN):
     """Base of SPADE, CC-FPSE and TSIT from label maps, with the setting `generator.input`: label, noise or style."""

@@ -38,8 +38,6 @@ from lab2pix.methods.semantic_gan import SemanticGAN, semantic_generator_setting
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import init_weights
 
-__all__ = ["SPADE", "SPADEConfig", "recorded_config"]
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 

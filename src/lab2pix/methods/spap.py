@@ -25,8 +25,6 @@ from lab2pix.nn.patchgan import PatchGAN
 from lab2pix.nn.resnet import ResNetBlock, ResNetGenerator
 from lab2pix.nn.spap import Attention, Order, PyramidAttention
 
-__all__ = ["SPAP", "SPAPConfig"]
-
 
 class SPAPGeneratorConfig(CycleGANGeneratorConfig):
     """Both generators: ResNets with a pyramid after the residual blocks."""

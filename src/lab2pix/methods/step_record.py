@@ -12,8 +12,6 @@ from lab2pix.batch import Batch
 from lab2pix.interop.step_vectors import gradient_norms
 from lab2pix.methods.base import Method, RandomSource, StepContext
 
-__all__ = ["RecordedRandom", "StepRecord"]
-
 
 def same_names(network: nn.Module) -> Mapping[str, str]:
     """Return the names of a network's weights, for code of the authors that has the same."""

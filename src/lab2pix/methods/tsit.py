@@ -56,8 +56,6 @@ from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.init import init_weights
 from lab2pix.nn.tsit import TSITGenerator, TSITSettings
 
-__all__ = ["TSIT", "TSITConfig", "TSITTransfer", "TSITTransferConfig"]
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 PUBLISHED_UPSAMPLES = 7

@@ -40,8 +40,6 @@ from lab2pix.nn.init import init_weights
 from lab2pix.nn.oasis import OASISDiscriminator, OASISGenerator
 from lab2pix.nn.usis import WaveletDiscriminator, WaveletGenerator
 
-__all__ = ["USIS", "USISConfig"]
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 

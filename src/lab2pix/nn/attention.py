@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["LSCA"]
-
 
 class LSCA(nn.Module):
     """Label guided spatial co-attention: blends the features of two scales per pixel, guided by the label map (Eq. 7).

@@ -14,8 +14,6 @@ from typing import Any, ClassVar, NamedTuple, Self
 import torch
 from torch import Tensor, nn
 
-__all__ = ["VGG16", "VGG19", "Backbone", "BackboneFeatures", "CompactVGG19", "EfficientNetLite0", "EfficientNetLite1"]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -10,8 +10,6 @@ from torch.nn.utils import parametrizations
 
 from lab2pix.nn.normalization import SPADE, DGNorm, DirectSPADE
 
-__all__ = ["SLOPE", "ConvNormAct", "GenResBlk", "MiniInception", "conv2d"]
-
 SLOPE = 0.2
 """Negative slope of every LeakyReLU."""
 

@@ -8,8 +8,6 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-__all__ = ["CaffeVGG16"]
-
 _DEPTHS = (2, 2, 3, 3, 3)
 _WIDTHS = (64, 128, 256, 512, 512)
 _BGR_MEAN = (103.939, 116.779, 123.680)

@@ -15,8 +15,6 @@ from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.normalization import SPADE, resize_nearest
 
-__all__ = ["CCFPSEGenerator", "FPSEDiscriminator", "LabelPyramid", "PredictedConvBlock", "depthwise_conv"]
-
 
 def depthwise_conv(x: Tensor, kernels: Tensor) -> Tensor:
     """Return a depthwise 3x3 convolution, with zeros outside, whose kernel differs from pixel to pixel.

@@ -17,16 +17,6 @@ from torch import Tensor, nn
 from lab2pix.nn.blocks import SLOPE, ConvNormAct, MiniInception, conv2d
 from lab2pix.nn.normalization import Norm, norm2d
 
-__all__ = [
-    "HierarchicalDiscriminator",
-    "MultiScaleDiscriminator",
-    "PatchDiscriminator",
-    "ScaleOutput",
-    "downsample",
-    "num_levels",
-    "pyramid",
-]
-
 
 class ScaleOutput(NamedTuple):
     """Output of the discriminator of one scale.

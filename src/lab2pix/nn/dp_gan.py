@@ -14,8 +14,6 @@ from lab2pix.nn.blocks import SLOPE, GenResBlk
 from lab2pix.nn.normalization import resize_nearest
 from lab2pix.nn.oasis import OASISDiscriminator, block_widths, with_noise
 
-__all__ = ["DPGANDiscriminator", "DPGANGenerator", "DPGANOutput"]
-
 
 def _conv_norm_relu(in_channels: int, out_channels: int, stride: int) -> nn.Sequential:
     conv = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)

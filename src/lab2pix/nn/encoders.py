@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from lab2pix.nn.blocks import SLOPE, ConvNormAct, conv2d
 
-__all__ = ["GlobalEncoder", "ImageEncoder", "NoiseEncoder", "SketchEncoder", "reparameterize"]
-
 
 class NoiseEncoder(nn.Linear):
     """Linear layer from z to a feature map, f_z of 3.1.1.

@@ -23,8 +23,6 @@ from lab2pix.nn.encoders import GlobalEncoder, ImageEncoder, NoiseEncoder, Sketc
 from lab2pix.nn.gradient_checkpointing import checkpointed
 from lab2pix.nn.normalization import resize_nearest
 
-__all__ = ["GeneratorBase", "GeneratorSettings", "Lab2PixV1Generator", "Lab2PixV2Generator"]
-
 _MULTIPLES = (16, 8, 4, 2, 1)
 """Width of the features between the last blocks, in multiples of `width`."""
 

@@ -9,8 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-__all__ = ["checkpointed"]
-
 
 @contextmanager
 def _without_side_effects(block: nn.Module) -> Iterator[None]:

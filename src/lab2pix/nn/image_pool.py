@@ -7,8 +7,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["ImagePool"]
-
 
 class ImagePool:
     """Image pool: buffer of generated images that returns a mix of new and stored images.

@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-__all__ = ["Init", "init_weights", "normal_init", "xavier_init"]
-
 Init = Literal["normal", "xavier", "kaiming", "orthogonal"]
 
 _POWER_ITERATIONS = 15

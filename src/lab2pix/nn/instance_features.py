@@ -8,8 +8,6 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
-__all__ = ["InstanceFeatureGenerator", "instance_features", "instance_mean", "k_means"]
-
 MIN_SHARE = 1 / 64
 """Share of an image above which an instance takes part in the clustering."""
 

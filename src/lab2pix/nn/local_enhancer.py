@@ -10,8 +10,6 @@ from lab2pix.nn.discriminators import downsample
 from lab2pix.nn.normalization import Norm
 from lab2pix.nn.resnet import ResNetBlock, ResNetGenerator, downsampling, normed, upsampling
 
-__all__ = ["LocalEnhancer"]
-
 
 class LocalEnhancer(nn.Module):
     """Global generator without its last layer at the smallest size, and one enhancer at each larger size.

@@ -15,17 +15,6 @@ from torch import Tensor, nn
 from lab2pix.nn.normalization import ImageLayerNorm
 from lab2pix.nn.resample import ReplicationPad
 
-__all__ = [
-    "Activation",
-    "AdaINDecoder",
-    "ConvBlock",
-    "MUNITDiscriminator",
-    "MUNITGenerator",
-    "MUNITSettings",
-    "Norm",
-    "Padding",
-]
-
 Activation = Literal["relu", "leaky-relu", "none"]
 Norm = Literal["none", "instance", "batch", "layer"]
 Padding = Literal["reflect", "replicate", "zero"]

@@ -8,8 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["SPADE", "DGNorm", "DirectSPADE", "ImageLayerNorm", "Norm", "norm2d", "resize_nearest"]
-
 Norm = Literal["batch", "instance", "none"]
 """`batch`: with weight, bias and running statistics; `instance`: with none of these; `none`: the identity.
 

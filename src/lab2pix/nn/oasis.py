@@ -14,8 +14,6 @@ from lab2pix.errors import ConfigError
 from lab2pix.nn.blocks import SLOPE, GenResBlk, conv2d
 from lab2pix.nn.normalization import resize_nearest
 
-__all__ = ["OASISDiscriminator", "OASISGenerator", "UNetResBlk", "block_widths", "with_noise"]
-
 
 def block_widths(width: int, num_upsamples: int) -> list[int]:
     """Return the channels between the blocks of a generator: 16, 16, 16, 8, 4, 2, 1 times `width` with 5 upsamplings.

@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
 
-__all__ = ["OfficialNorm", "OfficialV1Discriminator", "OfficialV1Generator", "Task"]
-
 OfficialNorm = Literal["batch", "instance"]
 Task = Literal["semantic", "sketch"]
 

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PatchProjection"]
-
 
 class PatchProjection(nn.Module):
     """An MLP of two layers per feature, applied to the feature at some positions; rows are divided by their norm.

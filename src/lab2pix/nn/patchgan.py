@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from lab2pix.nn.normalization import Norm, norm2d
 from lab2pix.nn.resample import BlurDownsample
 
-__all__ = ["PatchGAN", "PixelGAN"]
-
 
 class PatchGAN(nn.Module):
     """PatchGAN of Pix2Pix (Isola et al., 2017): 4x4 convolutions; with three layers each logit sees 70x70 pixels.

@@ -6,8 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["BlurDownsample", "BlurUpsample", "ReplicationPad", "binomial"]
-
 
 class ReplicationPad(nn.Module):
     """Padding by the nearest pixel of the border.

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from lab2pix.nn.normalization import Norm, norm2d
 from lab2pix.nn.resample import BlurDownsample, BlurUpsample
 
-__all__ = ["ResNetBlock", "ResNetGenerator", "downsampling", "normed", "upsampling"]
-
 
 def normed(conv: nn.Module, channels: int, norm: Norm) -> list[nn.Module]:
     """Return a convolution, its normalization and a ReLU."""

@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from lab2pix.nn.normalization import Norm, norm2d
 
-__all__ = ["AdaptiveFusion", "StackedGenerator"]
-
 
 class AdaptiveFusion(nn.Module):
     """Adaptive fusion block: the share of the second stage in the image, per pixel.

@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
 
-__all__ = ["MIN_SIZE", "FPNHead", "ICNet"]
-
 MIN_SIZE = 8
 """Smallest height and width of an image in pixels: the finest branch of ICNet runs at 1/8."""
 

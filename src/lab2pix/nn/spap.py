@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from lab2pix.nn.normalization import Norm, norm2d
 
-__all__ = ["Attention", "Order", "PyramidAttention"]
-
 Attention = Literal["pixel", "channel"]
 Order = Literal["coarse-to-fine", "fine-to-coarse"]
 

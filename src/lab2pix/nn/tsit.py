@@ -15,8 +15,6 @@ from lab2pix.nn.blocks import SLOPE, conv2d
 from lab2pix.nn.encoders import ImageEncoder, NoiseEncoder
 from lab2pix.nn.normalization import resize_nearest
 
-__all__ = ["FADE", "FADEResBlk", "FeatureStream", "StreamBlock", "TSITGenerator", "TSITSettings", "fadain"]
-
 
 class FADE(nn.Module):
     """Feature-adaptive denormalization: batch norm, then scale and shift per pixel, predicted from a feature.

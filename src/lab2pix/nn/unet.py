@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from lab2pix.nn.normalization import Norm, norm2d
 
-__all__ = ["UNetGenerator"]
-
 
 class UNetGenerator(nn.Module):
     """Halve the image once per level, then double it again; each level of the decoder also sees the encoder's feature.

@@ -18,8 +18,6 @@ from lab2pix.nn.normalization import SPADE, resize_nearest
 from lab2pix.nn.oasis import block_widths, with_noise
 from lab2pix.nn.resample import binomial
 
-__all__ = ["WaveletDiscriminator", "WaveletGenerator", "haar", "inverse_haar"]
-
 
 def haar(x: Tensor) -> Tensor:
     """Return the Haar coefficients of `[N, C, H, W]`, `[N, 4C, H / 2, W / 2]`."""

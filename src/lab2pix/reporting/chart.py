@@ -9,8 +9,6 @@ from markupsafe import Markup
 
 from lab2pix.reporting.html import number, render
 
-__all__ = ["chart", "ticks"]
-
 _WIDTH, _HEIGHT = 340, 190
 _LEFT, _RIGHT, _TOP, _FLOOR = 52, _WIDTH - 14, 10, _HEIGHT - 40
 _DOTTED = 40  # longer curves have no dots

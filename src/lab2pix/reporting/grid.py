@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from PIL import Image, ImageDraw, ImageFont
 
-__all__ = ["image_grid"]
-
 
 def image_grid(
     rows: Sequence[Sequence[Image.Image]],

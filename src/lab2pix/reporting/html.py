@@ -14,8 +14,6 @@ from PIL import Image
 from lab2pix.reporting.scores import higher_is_better, score_title
 from lab2pix.utils.files import escape_surrogates, write_atomically
 
-__all__ = ["deviation", "inline_image", "number", "render", "spread", "write_html"]
-
 
 @cache
 def _environment() -> Environment:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["EVALUATION_TITLES", "VALIDATION_TITLES", "higher_is_better", "score_title"]
-
 EVALUATION_TITLES = {
     "ppa": "PPA, share of right pixels",
     "pca": "PCA, mean accuracy of classes",

@@ -27,8 +27,6 @@ from lab2pix.training.state import TrainingState, build_state, set_learning_rate
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed
 
-__all__ = ["check_method", "check_processes"]
-
 _CPU = torch.device("cpu")
 _ALONE = DistributedContext(0, 1, _CPU)
 _BATCH = 2
@@ -253,7 +251,7 @@ def _check_classes(cls: type[Method], config: RunConfig, space: LabelSpace, gene
     method = cls(config, other, pretrained=False)
     reordered = method.sampling_generator(method.networks).eval()
     axes = next((axes for name, axes in class_axes(method).items() if method.networks[name] is reordered), None)
-    if axes is None:  # the sampling generator is a combination of networks
+    if not axes:  # a combination of networks, or one that does not depend on the number of classes
         return
     match, current = ClassMatch(space, other, {}), reordered.state_dict()
     state = {

@@ -9,8 +9,6 @@ from lab2pix.errors import DataError
 from lab2pix.interop.vectors import Row, Vectors, failure, guarded, read_vectors
 from lab2pix.methods import Method, get_method, method_names
 
-__all__ = ["check_file", "check_files", "run_parity"]
-
 
 def _reader(vectors: Vectors) -> type[Method] | None:
     return next((method for method in map(get_method, method_names()) if method.reads_vectors(vectors)), None)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
+from lab2pix.data.balance import repeat_factors
 from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.labels.space import LabelSpace
@@ -119,7 +120,9 @@ def train(
         label_space = LabelSpace.load(config.data.label_space)
         dataset = build_dataset(config.data, "train", label_space, config.seed, paired=method.paired)
         samples, total = len(dataset), total_steps(config.train, len(dataset))
-        sampler = _sampler(config, dist, samples, total)
+        threshold = config.data.repeat_threshold
+        weights = repeat_factors(dataset, label_space, threshold) if threshold else None
+        sampler = _sampler(config, dist, samples, total, weights)
         state = build_training(config, label_space, dist)
         inherited: list[str] = []
         if config.train.init_from is not None and latest_checkpoint(run) is None:
@@ -201,7 +204,9 @@ def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: Interrupt
     )
 
 
-def _sampler(config: RunConfig, dist: DistributedContext, samples: int, total: int) -> StreamSampler:
+def _sampler(
+    config: RunConfig, dist: DistributedContext, samples: int, total: int, weights: Tensor | None
+) -> StreamSampler:
     return StreamSampler(
         samples,
         seed=config.seed,
@@ -210,6 +215,7 @@ def _sampler(config: RunConfig, dist: DistributedContext, samples: int, total: i
         accumulate=config.train.accumulate,
         rank=dist.rank,
         world_size=dist.size,
+        weights=weights,
     )
 
 

@@ -28,6 +28,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
     """Distributed batch sampler over the stream; yields a list of `(epoch, index)` per micro-batch.
 
     `batch_size` counts over all processes and micro-batches, `accumulate` is the number of micro-batches per process.
+    With `weights`, `[length]`, an epoch has as many independent samples in proportion to them, not a permutation.
 
     Raises:
         ConfigError: the batch cannot be split evenly over processes and micro-batches.
@@ -43,6 +44,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
+        weights: Tensor | None = None,
     ) -> None:
         parts = world_size * accumulate
         if batch_size % parts:
@@ -58,6 +60,7 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         self.accumulate = accumulate
         self.rank = rank
         self.world_size = world_size
+        self.weights = weights
         self._permutations: dict[int, list[int]] = {}
 
     @property
@@ -84,5 +87,9 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
             generator = torch.Generator().manual_seed(stable_seed("order", self.seed, epoch))
             # The previous epoch is kept, because a batch can span two epochs.
             self._permutations = {e: p for e, p in self._permutations.items() if e == epoch - 1}
-            self._permutations[epoch] = torch.randperm(self.length, generator=generator).tolist()
+            if self.weights is None:
+                order = torch.randperm(self.length, generator=generator)
+            else:
+                order = torch.multinomial(self.weights, self.length, replacement=True, generator=generator)
+            self._permutations[epoch] = order.tolist()
         return epoch, self._permutations[epoch][offset]

@@ -9,8 +9,6 @@ import numpy as np
 from lab2pix.data.scenes.canvas import Canvas, Floats, color, fbm, mix, smooth
 from lab2pix.data.scenes.light import Palette
 
-__all__ = ["SceneContext", "paint_clouds", "paint_forest", "paint_mountains", "paint_sky", "paint_sun"]
-
 ROCK_TONE = color(138, 128, 128)
 MEADOW_TONE = color(112, 146, 72)
 SNOW_TONE = color(246, 249, 255)

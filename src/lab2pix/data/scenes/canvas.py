@@ -9,18 +9,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = [
-    "CLASSES",
-    "Area",
-    "Canvas",
-    "Floats",
-    "color",
-    "fbm",
-    "ground_noise",
-    "mix",
-    "smooth",
-]
-
 Floats = NDArray[np.floating[Any]]
 
 NAMES = "sky cloud sun mountain snow water sand grass tree rock road house flower boat"

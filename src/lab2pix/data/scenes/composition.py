@@ -12,8 +12,6 @@ from lab2pix.data.scenes.ground import Road, Shore, paint_flowers, paint_meadow,
 from lab2pix.data.scenes.light import HOURS, Palette
 from lab2pix.data.scenes.objects import paint_boat, paint_conifer, paint_house, paint_rock, paint_round_tree
 
-__all__ = ["compose"]
-
 
 @dataclass(frozen=True)
 class Placement:

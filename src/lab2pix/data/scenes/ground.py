@@ -9,8 +9,6 @@ import numpy as np
 from lab2pix.data.scenes.backdrop import SceneContext
 from lab2pix.data.scenes.canvas import CLASSES, Area, Floats, color, fbm, ground_noise, mix, smooth
 
-__all__ = ["Road", "Shore", "paint_flowers", "paint_meadow", "paint_road", "paint_sand", "paint_water"]
-
 NEAR_HAZE = 0.42
 FLOWER_TONES = (
     color(222, 48, 42),

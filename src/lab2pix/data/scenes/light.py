@@ -8,8 +8,6 @@ import numpy as np
 
 from lab2pix.data.scenes.canvas import Floats, color, mix
 
-__all__ = ["HOURS", "WEATHERS", "Palette", "any_light"]
-
 
 @dataclass(frozen=True)
 class Palette:

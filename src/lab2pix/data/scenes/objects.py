@@ -10,8 +10,6 @@ from numpy.typing import NDArray
 from lab2pix.data.scenes.backdrop import SceneContext
 from lab2pix.data.scenes.canvas import CLASSES, Area, Floats, color, fbm, mix, smooth
 
-__all__ = ["paint_boat", "paint_conifer", "paint_house", "paint_rock", "paint_round_tree"]
-
 LEAVES = (color(84, 138, 48), color(66, 120, 50), color(118, 148, 52), color(186, 132, 48))
 WALLS = (color(242, 234, 216), color(238, 220, 180), color(226, 200, 160))
 ROOFS = (color(186, 78, 54), color(172, 88, 62), color(140, 66, 54), color(98, 98, 112))

@@ -12,8 +12,6 @@ from torch import Tensor
 
 from lab2pix.errors import DataError
 
-__all__ = ["KERNEL_POOL", "FeatureMoments", "frechet_distance", "kernel_distance"]
-
 KERNEL_POOL = 10_000
 """Largest number of feature vectors that are kept for the kernel distance."""
 _DIGITS = 15  # hexadecimal digits of a hash that fit into 64 bits

@@ -15,18 +15,6 @@ from lab2pix.evaluation.batching import map_chunks
 from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import WeightsFile, read_weights
 
-__all__ = [
-    "LPIPS",
-    "LPIPS_NETS",
-    "PictureDistance",
-    "checkerboard_ratio",
-    "diversity",
-    "gradients_by_parity",
-    "pixel_distance",
-    "psnr",
-    "ssim",
-]
-
 PictureDistance: TypeAlias = Callable[[Tensor, Tensor], Tensor]
 """Distance `[N]` of two batches `[N, 3, H, W]` uint8, image by image."""
 

@@ -11,8 +11,6 @@ from torch import Tensor
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["ScoredClasses", "SegmentationScores"]
-
 
 @dataclass(frozen=True)
 class ScoredClasses:

@@ -15,8 +15,6 @@ from lab2pix.evaluation.metrics.distribution import FeatureMoments
 from lab2pix.utils.files import atomic_write, output_errors
 from lab2pix.utils.text import reason_of
 
-__all__ = ["STATISTICS_FORMAT", "check_statistics", "load_statistics", "save_statistics"]
-
 STATISTICS_FORMAT = "lab2pix-statistics/1"
 
 

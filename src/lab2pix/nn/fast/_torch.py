@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils import parametrizations, parametrize
 
-__all__ = ["PackedConv", "SpectralNorm", "can_pack", "lerp_all_", "parametrization_cache", "raise_recompile_limit"]
-
 SpectralNorm: Any = getattr(parametrizations, "_SpectralNorm", None)
 """The parametrization that `torch.nn.utils.parametrizations.spectral_norm` registers, or None."""
 

@@ -23,8 +23,6 @@ from lab2pix.nn.fast.upsample_conv import upsample2x_conv3x3, upsample_conv3x3_r
 from lab2pix.nn.generators import GeneratorBase, Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.normalization import SPADE, DGNorm, DirectSPADE, resize_nearest
 
-__all__ = ["accelerate", "to_low_precision"]
-
 
 class FastSPADE(SPADE):
     """SPADE that saves no normalized map, and computes scale and shift once for several noises of a label map."""

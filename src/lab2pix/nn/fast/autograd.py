@@ -15,8 +15,6 @@ from torch.autograd.function import once_differentiable
 from lab2pix.nn.fast.conv import Pair, convolve, convolve_backward
 from lab2pix.nn.fast.memory_format import as_matrix, memory_format_of
 
-__all__ = ["batch_norm_modulate", "can_fuse", "conv2d_scaled_output", "instance_norm_leaky_relu", "relu_add_"]
-
 
 def can_fuse(norm: nn.Module, *features: Tensor) -> bool:
     """Return whether `batch_norm_modulate` can replace this norm here: a training step through a plain batch norm."""

@@ -12,8 +12,6 @@ from torch.autograd.function import once_differentiable
 
 from lab2pix.nn.fast import im2col, winograd
 
-__all__ = ["EvalConv2d", "FastConv2d", "autocast_dtype", "conv2d", "convolve", "convolve_backward", "select_kernel"]
-
 Pair = tuple[int, int]
 
 

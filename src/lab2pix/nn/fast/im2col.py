@@ -14,8 +14,6 @@ from torch import Tensor
 
 from lab2pix.nn.fast.memory_format import as_matrix, is_channels_last, memory_format_of
 
-__all__ = ["backward", "convolve", "is_faster", "output_size"]
-
 _MAX_PIXELS = 256
 """Largest number of output pixels, over all samples, for which matrix products were faster."""
 _MIN_WEIGHTS = 2**20

@@ -5,8 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["as_matrix", "is_channels_last", "memory_format_of"]
-
 
 def is_channels_last(tensor: Tensor) -> bool:
     """Return whether `[N, C, h, w]` is stored channels-last and not contiguous as well."""

@@ -14,8 +14,6 @@ from lab2pix.nn.fast.conv import FastConv2d, Pair, autocast_dtype, conv2d
 from lab2pix.nn.fast.im2col import output_size
 from lab2pix.nn.fast.memory_format import as_matrix, is_channels_last
 
-__all__ = ["FastSpectralConv2d", "FastSpectralNorm", "has_spectral_norm"]
-
 
 def has_spectral_norm(conv: nn.Module) -> bool:
     """Return whether PyTorch's spectral norm, and nothing else, parametrizes a module's weight."""

@@ -12,8 +12,6 @@ from torch.autograd.function import once_differentiable
 
 from lab2pix.nn.fast.memory_format import is_channels_last, memory_format_of
 
-__all__ = ["merge_taps", "upsample2x_conv3x3", "upsample_conv3x3_relu"]
-
 # [phase][tap on the small map][tap of the kernel]: which of the kernel's three rows (or columns) fall on which pixel of
 # the small map, for the first and the second pixel of a block of two.
 _MERGE = (

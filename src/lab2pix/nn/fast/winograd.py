@@ -17,8 +17,6 @@ from torch import Tensor
 
 from lab2pix.nn.fast.memory_format import is_channels_last, memory_format_of
 
-__all__ = ["backward", "convolve", "is_faster"]
-
 _TILE = 4
 """Side of an output tile in pixels."""
 _WINDOW = 6

@@ -27,8 +27,6 @@ from lab2pix.web.security import HostChecker, HostGuardMiddleware, read_body
 from lab2pix.web.study.samples import MAX_METHODS, Study, Task, participant_name
 from lab2pix.web.study.store import MAX_SECONDS, AnswerStore
 
-__all__ = ["create_app", "serve_study"]
-
 MAX_BODY = 8192
 """Bytes of a request body; a ranking takes some hundreds."""
 

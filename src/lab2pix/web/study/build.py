@@ -21,8 +21,6 @@ from lab2pix.utils.text import first_few, plural
 from lab2pix.web.study.labels import LabelRenderer, render_classes, render_raw_labels
 from lab2pix.web.study.samples import FORMAT, MAX_METHODS, ClassColor, Sample, Study, seeded_shuffle
 
-__all__ = ["BuiltStudy", "build_study", "parse_methods"]
-
 
 @dataclass(frozen=True)
 class BuiltStudy:

@@ -16,8 +16,6 @@ from lab2pix.errors import DataError
 from lab2pix.labels.colors import generate_colors
 from lab2pix.labels.space import Color, LabelSpace
 
-__all__ = ["LabelRenderer", "RenderedLabel", "distinct_colors", "render_classes", "render_raw_labels"]
-
 _MAX_ID = 65535
 """Largest 16-bit id."""
 

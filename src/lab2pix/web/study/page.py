@@ -10,8 +10,6 @@ from lab2pix.reporting.html import render
 from lab2pix.utils.files import output_errors, write_atomically
 from lab2pix.web.study.report import REPORT_FORMAT, StudyReport
 
-__all__ = ["report_page", "save_report"]
-
 
 def save_report(report: StudyReport, out: Path) -> list[Path]:
     """Write `report.json`, `report.md` and `report.html`, replacing those of an earlier report.

@@ -18,17 +18,6 @@ from lab2pix.utils.text import plural
 from lab2pix.web.study.samples import Study
 from lab2pix.web.study.store import FILE_NAME, Answers, read_answers
 
-__all__ = [
-    "REPORT_FORMAT",
-    "MethodScore",
-    "Participant",
-    "SignificanceTest",
-    "StudyReport",
-    "bootstrap_means",
-    "compare_methods",
-    "report_study",
-]
-
 Points = NDArray[np.int64]
 """`[rankings, methods]`: M points for the best of M methods, 1 for the worst."""
 

@@ -16,19 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from lab2pix.errors import DataError
 from lab2pix.utils.text import first_few
 
-__all__ = [
-    "FORMAT",
-    "MAX_METHODS",
-    "MAX_NAME",
-    "ClassColor",
-    "Sample",
-    "Study",
-    "Task",
-    "participant_key",
-    "participant_name",
-    "seeded_shuffle",
-]
-
 FORMAT: Literal["lab2pix-study/1"] = "lab2pix-study/1"
 MAX_METHODS = 9
 """Each rank has a digit key."""

@@ -23,8 +23,6 @@ from lab2pix.errors import DataError, OutputError
 from lab2pix.utils.files import flush_to_disk, lock_file, sync_folder
 from lab2pix.web.study.samples import Study, participant_key, participant_name
 
-__all__ = ["FILE_NAME", "MAX_SECONDS", "Answer", "AnswerStore", "Answers", "read_answers"]
-
 FILE_NAME = "answers.jsonl"
 MAX_SECONDS = 1e6
 

@@ -24,8 +24,6 @@ from lab2pix.nn.fast.inference.patches import MAX_PIXELS, unique_patches3x3, ups
 from lab2pix.nn.fast.upsample_conv import merge_taps, upsample_conv3x3_relu
 from lab2pix.nn.normalization import SPADE, DGNorm
 
-__all__ = ["FusedGenResBlk", "FusedLSCA", "LabelConv", "ScaledLabelMap"]
-
 _MAX_DISTINCT = 0.75
 """Largest share of distinct patches for which a lookup table is faster than a dense convolution."""
 _REACH = 2

@@ -25,8 +25,6 @@ from lab2pix.nn.fast.inference.patches import unique_pixels
 from lab2pix.nn.generators import Lab2PixV1Generator, Lab2PixV2Generator
 from lab2pix.nn.normalization import resize_nearest
 
-__all__ = ["FusedGenerator", "fuse"]
-
 
 @dataclass
 class _LabelCache:

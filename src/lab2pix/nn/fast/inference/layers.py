@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from lab2pix.nn.fast import _torch
 
-__all__ = ["FoldedConv", "LookupTable", "batch_norm_affine", "fold_conv", "modulate", "row_tiles", "upsampled_rows"]
-
 _TILE_PIXELS = 8192
 """Pixels that are modulated and convolved at once: few enough to stay in the processor's cache."""
 

@@ -13,8 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["MAX_PIXELS", "unique_patches3x3", "unique_pixels", "upsampled_index"]
-
 MAX_PIXELS = 2**21 - 2
 """Most pixels, or distinct values, of which three indices fit into one int64."""
 
