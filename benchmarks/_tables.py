@@ -47,6 +47,8 @@ COLUMNS = {
     "shuffled_ppa": Column("PPA, shuffled", 3),
     "steps": Column("steps"),
     "step_s": Column("step (s)", 2),
+    "step_plain_s": Column("step, plain (s)", 2),
+    "image_fast_s": Column("image, fast (s)", 3),
     "image_s": Column("image (s)", 3),
     "step_mib": Column("memory (MiB)"),
     "generator_m": Column("generator (M)", 2),

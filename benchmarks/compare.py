@@ -23,6 +23,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -42,12 +43,13 @@ from lab2pix.batch import Batch
 from lab2pix.data.build import build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.data.transforms import float_to_uint8, to_pil
-from lab2pix.errors import Lab2PixError
+from lab2pix.errors import ConfigError, Lab2PixError
 from lab2pix.evaluation.held_out import held_out_noise
 from lab2pix.evaluation.protocol import Protocol
 from lab2pix.evaluation.segmenters import WEIGHTS_FILE
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Progress, example_inputs, generate_deterministic, get_method
+from lab2pix.nn.fast import fuse
 from lab2pix.recipes import load_config
 from lab2pix.training import latest_checkpoint
 from lab2pix.training.log import read_log
@@ -63,11 +65,13 @@ REAL = "real photos"
 # --- costs --------------------------------------------------------------------------------------------------------
 
 
-def measure(comparison: Comparison, repeats: int) -> dict[str, dict[str, float]]:
+def measure(comparison: Comparison, repeats: int, *, plain: bool = False) -> dict[str, dict[str, float]]:
     """Return costs by method, on one thread; methods take turns.
 
     `step_s`: median processor time of a step, over both halves of a run, as methods may train in stages; `image_s`: of
     generating an image; `step_mib`: peak of allocations in a step; `generator_m`: weights of the generator in millions.
+    With `plain` also `step_plain_s`, of networks that are not accelerated, and `image_fast_s`, of a generator that can
+    be fused.
     """
     torch.set_num_threads(1)
     calls: dict[str, Any] = {}
@@ -96,14 +100,21 @@ def measure(comparison: Comparison, repeats: int) -> dict[str, dict[str, float]]
         counts[title] = len(progress)
         calls[title] = partial(step, steps, batch, progress)
         calls[f"{title}, image"] = partial(generate_deterministic, generator, sampling, inputs, noise)
+        if plain:
+            calls[f"{title}, plain"] = partial(step, TrainingSteps(config, plain=True), batch, progress)
+            with suppress(ConfigError):  # not every generator can be fused
+                calls[f"{title}, fast"] = partial(generate_deterministic, fuse(generator), sampling, inputs, noise)
         peak = max(peak_allocated(partial(step, steps, batch, [place]), steps.device) for place in progress)
         weights = sum(parameter.numel() for parameter in generator.parameters()) / 1e6
         costs[title] = {"step_mib": peak, "generator_m": weights, "batch_size": config.train.batch_size}
     taken = in_turns(calls, repeats, time.process_time)
-    return {
-        title: {"step_s": taken[title] / counts[title], "image_s": taken[f"{title}, image"], **own}
-        for title, own in costs.items()
-    }
+    for title, own in costs.items():
+        own.update({"step_s": taken[title] / counts[title], "image_s": taken[f"{title}, image"]})
+        if plain:
+            own["step_plain_s"] = taken[f"{title}, plain"] / counts[title]
+        if f"{title}, fast" in taken:
+            own["image_fast_s"] = taken[f"{title}, fast"]
+    return costs
 
 
 def read_costs(args: argparse.Namespace, comparison: Comparison) -> dict[str, dict[str, float]]:
@@ -317,6 +328,7 @@ def main(given: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     timing = verbs.add_parser("time", help="measure the cost of a training step of each method")
     timing.add_argument("--repeats", type=int, default=5, help="measurements of each method")
+    timing.add_argument("--plain", action="store_true", help="also networks that are not accelerated, and fused ones")
     training = verbs.add_parser("train", help="train or resume all runs that have not ended")
     training.add_argument("--jobs", type=int, default=1, help="runs at a time, with one thread each")
     scoring = verbs.add_parser("score", help="score the runs that have ended")
@@ -331,9 +343,10 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         comparison = Comparison.read(args.comparison, args.runs)
         if args.verb == "time":
-            costs = measure(comparison, args.repeats)
+            costs = measure(comparison, args.repeats, plain=args.plain)
             write_json(args.runs / comparison.name / "costs.json", costs)
-            print(markdown(costs, ["step_s", "image_s", "step_mib", "generator_m"]), flush=True)
+            columns = ["step_plain_s"] * args.plain + ["step_s", "image_s"] + ["image_fast_s"] * args.plain
+            print(markdown(costs, [*columns, "step_mib", "generator_m"]), flush=True)
             return 0
         if args.verb == "train":
             return train_runs(args.runs, comparison.runs(read_costs(args, comparison)), args.jobs)

@@ -7,8 +7,6 @@ from typing import NoReturn
 from lab2pix.utils.signals import exit_on_signal
 from lab2pix.utils.threads import configure_openmp
 
-__all__ = ["main"]
-
 
 def main() -> NoReturn:
     """Load the command line and run it."""

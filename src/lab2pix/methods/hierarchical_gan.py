@@ -37,21 +37,6 @@ from lab2pix.nn.fast import accelerate, to_low_precision
 from lab2pix.nn.generators import GeneratorSettings
 from lab2pix.nn.init import xavier_init
 
-__all__ = [
-    "AdversarialLossConfig",
-    "GeneratorOutputs",
-    "GlobalEncoderConfig",
-    "HierarchicalGAN",
-    "HierarchicalGANAdamConfig",
-    "HierarchicalGANConfig",
-    "HierarchicalGANDiscriminatorConfig",
-    "HierarchicalGANGeneratorConfig",
-    "LossVariant",
-    "frozen_and_cached",
-    "generator_settings",
-    "init_from_config",
-]
-
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 _LAST_LEVEL_STRIDE = 32

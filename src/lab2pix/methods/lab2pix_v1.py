@@ -59,8 +59,6 @@ from lab2pix.nn.init import normal_init
 from lab2pix.nn.official_v1 import OfficialNorm, OfficialV1Discriminator, OfficialV1Generator
 from lab2pix.nn.segmentation import ICNet
 
-__all__ = ["Lab2PixV1", "Lab2PixV1Config"]
-
 # --- settings -------------------------------------------------------------------------------------------------------
 
 

@@ -69,8 +69,6 @@ from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
 from lab2pix.nn.init import xavier_init
 from lab2pix.nn.segmentation import FPNHead
 
-__all__ = ["Lab2PixV2", "Lab2PixV2Config", "official_rules"]
-
 _IMLE_GRID = 8
 """Cells per side of the average-pooled images that IMLE compares."""
 

@@ -8,8 +8,6 @@ from importlib import resources
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-__all__ = ["HTTPError", "error_response", "exception_response", "shutdown_error", "static_routes"]
-
 _MEDIA_TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript"}
 _MESSAGES = {404: "There is nothing at this address", 405: "This address does not accept this method"}
 

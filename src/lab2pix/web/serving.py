@@ -23,8 +23,6 @@ from lab2pix.utils.signals import on_signals
 from lab2pix.web.responses import exception_response, shutdown_error
 from lab2pix.web.security import EVERYWHERE, HEADERS, Application, Receive, Scope, Send
 
-__all__ = ["GRACE", "HEADER_SECONDS", "Server", "listen", "open_browser_soon", "run", "server_url"]
-
 GRACE = 1.5
 """Seconds that running requests have left after shutdown was requested."""
 HEADER_SECONDS = 10.0

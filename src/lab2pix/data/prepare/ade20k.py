@@ -5,8 +5,6 @@ from __future__ import annotations
 from lab2pix.data.prepare.core import Job, PublishedSet, Splits
 from lab2pix.data.prepare.sources import Listing
 
-__all__ = ["ADE20K"]
-
 _FILES = r"(images/(training|validation)/[^/]+\.jpg|annotations/(training|validation)/[^/]+\.png)"
 _FOLDERS = {"train": "training", "val": "validation"}
 

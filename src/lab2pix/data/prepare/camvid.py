@@ -20,8 +20,6 @@ from lab2pix.data.prepare.images import decode_image, encode_png
 from lab2pix.data.prepare.sources import Listing, Member
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["CAMVID"]
-
 _MERGED: dict[str, list[tuple[str, tuple[int, int, int]]]] = {
     "sky": [("Sky", (128, 128, 128))],
     "building": [

@@ -5,8 +5,6 @@ from __future__ import annotations
 from lab2pix.data.prepare.core import Job, PublishedSet, Splits
 from lab2pix.data.prepare.sources import Listing
 
-__all__ = ["CITYSCAPES"]
-
 _FILES = r"(leftImg8bit|gtFine)/(\w+)/([^/]+/[^/]+_(leftImg8bit|gtFine_labelIds|gtFine_instanceIds)\.png)"
 _PARTS = {
     "leftImg8bit": ("photos", "leftImg8bit_trainvaltest.zip"),

@@ -19,8 +19,6 @@ from lab2pix.data.prepare.images import decode_image, encode_png
 from lab2pix.data.prepare.sources import Listing, Member
 from lab2pix.errors import DataError
 
-__all__ = ["COCO_STUFF"]
-
 _FIRST_INSTANCE = 256
 """Value of the first instance; smaller values are ids of classes."""
 

@@ -13,8 +13,6 @@ from lab2pix.errors import ConfigError, OutputError, did_you_mean
 from lab2pix.utils.files import atomic_write
 from lab2pix.utils.threads import available_processors
 
-__all__ = ["Job", "PublishedSet", "Splits", "prepare_set"]
-
 Splits = Sequence[str]
 
 Progress = Callable[[int, int], None]

@@ -16,8 +16,6 @@ from lab2pix.data.prepare.sources import Listing, Member
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["FACADES"]
-
 _DOWNLOADS = "facades.tar.gz of Pix2Pix, or CMP_facade_DB_base.zip and CMP_facade_DB_extended.zip,"
 _HELD_OUT = 6
 """Of the CMP sets, every sixth facade is held out."""

@@ -11,8 +11,6 @@ from PIL import Image
 from lab2pix.data.prepare.sources import Member
 from lab2pix.errors import DataError
 
-__all__ = ["decode_image", "encode_png"]
-
 
 def decode_image(content: bytes, member: Member) -> Image.Image:
     """Decode an image.

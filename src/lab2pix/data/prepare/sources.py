@@ -16,8 +16,6 @@ from typing import Any, Protocol
 from lab2pix.data.files import list_files
 from lab2pix.errors import DataError
 
-__all__ = ["Listing", "Member", "list_source"]
-
 _ZIP = (".zip",)
 _TAR = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError)

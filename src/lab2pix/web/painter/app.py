@@ -22,8 +22,6 @@ from lab2pix.web.painter.service import PainterService, painter_error_response
 from lab2pix.web.responses import HTTPError, static_routes
 from lab2pix.web.security import HEADERS, HostChecker, HostGuardMiddleware
 
-__all__ = ["create_app", "find_model", "serve_painter"]
-
 _DEFAULTS = ("landscapes", "scenes")
 """Installed models that the painter opens with: the first one found."""
 

@@ -8,8 +8,6 @@ from typing import Any
 
 from lab2pix.reporting.html import render
 
-__all__ = ["docs_page"]
-
 
 def docs_page(schema: Mapping[str, Any], origin: str) -> str:
     """Return the page."""

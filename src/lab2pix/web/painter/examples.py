@@ -19,8 +19,6 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import get_method
 from lab2pix.web.responses import HTTPError
 
-__all__ = ["Example", "find_examples", "random_scene"]
-
 MAX_EXAMPLES = 6
 
 _SEED = 7

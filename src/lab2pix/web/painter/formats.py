@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 from lab2pix.web.responses import HTTPError
 
-__all__ = ["FORMATS", "MAX_EXIF", "ImageFormat", "check_jpeg", "strip_png"]
-
 MAX_EXIF = 2**18
 """Bytes of EXIF data; one JPEG segment holds a quarter of that."""
 MAX_SCANS = 100

@@ -24,23 +24,6 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.web.painter.formats import FORMATS, MAX_EXIF, check_jpeg, strip_png
 from lab2pix.web.responses import HTTPError
 
-__all__ = [
-    "MAX_BYTES",
-    "MAX_PIXELS",
-    "MAX_SIDE",
-    "PHOTO_HEADER",
-    "InputFormat",
-    "OutputFormat",
-    "decode_image",
-    "encode_label_map",
-    "encode_png",
-    "encode_zip",
-    "is_photo",
-    "read_label_map",
-    "read_photo",
-    "to_label_map",
-]
-
 MAX_BYTES = 8 * 2**20
 """Bytes of an uploaded image."""
 MAX_PIXELS = 16_000_000

@@ -13,8 +13,6 @@ from typing import Any, Generic, TypeVar
 
 from lab2pix.web.responses import HTTPError, shutdown_error
 
-__all__ = ["CAPACITY", "JobQueue"]
-
 CAPACITY = 8
 """Jobs that may wait."""
 

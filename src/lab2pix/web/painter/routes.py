@@ -26,8 +26,6 @@ from lab2pix.web.painter.images import MAX_BYTES, MAX_PIXELS
 from lab2pix.web.painter.service import PainterService
 from lab2pix.web.responses import HTTPError
 
-__all__ = ["openapi_schema", "parameter_error", "router"]
-
 _READ = ["GET", "HEAD"]
 _UPLOAD = (400, 403, 408, 413, 415, 422, 429, 503)
 _OK = "The requested data."

@@ -9,22 +9,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 from lab2pix.web.painter.images import MAX_BYTES, MAX_PIXELS, InputFormat, OutputFormat
 
-__all__ = [
-    "MAX_SAMPLES",
-    "ErrorAnswer",
-    "ExampleInfo",
-    "LabelClassInfo",
-    "LabelsQuery",
-    "Limits",
-    "ModelDescription",
-    "NoQuery",
-    "OutputQuery",
-    "QueueInfo",
-    "RandomQuery",
-    "SynthesizeQuery",
-    "quote",
-]
-
 MAX_SAMPLES = 16
 """Images per request."""
 MAX_SCALE = 2

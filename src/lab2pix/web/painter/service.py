@@ -36,8 +36,6 @@ from lab2pix.web.painter.queue import CAPACITY, JobQueue
 from lab2pix.web.responses import HTTPError, error_response, exception_response
 from lab2pix.web.security import MemoryBudget, read_body
 
-__all__ = ["PainterService", "painter_error_response"]
-
 MAX_BODY_BYTES = 64 * 2**20
 """Bytes of all request bodies in memory."""
 MAX_STYLES = 32
