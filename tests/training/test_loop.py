@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError, TrainingError
-from lab2pix.training import latest_checkpoint, loop, read_run_config, run_folder, train
+from lab2pix.training import latest_checkpoint, read_run_config, run_folder, state, train
 from lab2pix.training.checkpoint import list_checkpoints
 from lab2pix.training.state import TrainingState
 from tests.helpers.toy import (
@@ -126,8 +126,8 @@ def test_the_validator_of_the_guide_counts_the_parameters_of_the_generator(tmp_p
     exec(source, names)
     states: list[TrainingState] = []
 
-    def look(state: TrainingState, run: Path, step: int) -> dict[str, float]:
-        states.append(state)
+    def look(now: TrainingState, run: Path, step: int) -> dict[str, float]:
+        states.append(now)
         return {}
 
     result = train(toy_config(), tmp_path / "run", validators=[names["parameters"], look])
@@ -173,8 +173,8 @@ def test_phase_with_interval_runs_at_every_second_step(tmp_path: Path) -> None:
     config = toy_config(train__steps=5, interval=2, monitor__log_every=1, monitor__sample_every=1)
     seen: list[torch.Tensor] = []
 
-    def look(state: TrainingState, run: Path, step: int) -> dict[str, float]:
-        seen.append(next(state.method.networks["discriminator"].parameters()).detach().clone())
+    def look(now: TrainingState, run: Path, step: int) -> dict[str, float]:
+        seen.append(next(now.method.networks["discriminator"].parameters()).detach().clone())
         return {}
 
     train(config, tmp_path / "run", validators=[look])
@@ -200,15 +200,15 @@ def test_monitoring_does_not_change_the_training_state(unbroken: Path, tmp_path:
 @pytest.mark.slow
 def test_accumulation_comes_to_the_same_gradients(toys, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     class WithoutBatchNorm(ToyMethod):
-        def __init__(self, *arguments) -> None:
-            super().__init__(*arguments)
+        def __init__(self, *arguments, **options) -> None:
+            super().__init__(*arguments, **options)
             self.networks["generator"].norm = torch.nn.Identity()
             for network in self.networks.values():  # power iterations advance once per part
                 for layer in list(network.modules()):
                     if torch.nn.utils.parametrize.is_parametrized(layer):
                         torch.nn.utils.parametrize.remove_parametrizations(layer, "weight")
 
-    monkeypatch.setattr(loop, "build_method", WithoutBatchNorm)
+    monkeypatch.setattr(state, "build_method", WithoutBatchNorm)
     for parts in (1, 2, 4):
         train(toy_config(train__steps=3, train__accumulate=parts), tmp_path / str(parts))
     for parts in (2, 4):
@@ -230,12 +230,12 @@ def test_ema_generator_draws_samples_and_is_exported(tmp_path: Path) -> None:
 
 
 def test_not_finite_loss_stops_before_it_spreads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def broken(config, label_space) -> ToyMethod:
-        method = ToyMethod(config, label_space)
+    def broken(*arguments, **options) -> ToyMethod:
+        method = ToyMethod(*arguments, **options)
         method.nan_at = 8
         return method
 
-    monkeypatch.setattr(loop, "build_method", broken)
+    monkeypatch.setattr(state, "build_method", broken)
     with pytest.raises(TrainingError, match=r"'pixel' \(nan\) of the generator is not finite at step 8"):
         train(toy_config(), tmp_path / "run")
     assert [path.name for path in list_checkpoints(tmp_path / "run")] == ["step-00000005"]
@@ -251,7 +251,7 @@ def test_out_of_memory_names_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_p
         def generator_backward(self, *arguments):
             raise error
 
-    monkeypatch.setattr(loop, "build_method", Hungry)
+    monkeypatch.setattr(state, "build_method", Hungry)
     with pytest.raises(TrainingError) as caught:
         train(toy_config(), tmp_path / "run")
     for setting in (
