@@ -50,6 +50,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Progress, example_inputs, generate_deterministic, get_method
 from lab2pix.recipes import load_config
 from lab2pix.training import latest_checkpoint
+from lab2pix.training.log import read_log
 from lab2pix.utils.files import write_atomically
 from lab2pix.utils.pretrained import file_sha256
 
@@ -205,7 +206,7 @@ def discriminator_terms(folder: Path) -> dict[str, float]:
 
     `discriminator_real`, `discriminator_fake`: near 0 where the discriminators have won.
     """
-    lines = map(json.loads, (folder / "log.jsonl").read_text(encoding="utf-8").splitlines())
+    lines = read_log(folder / "log.jsonl")
     logged = [terms for line in lines if (terms := line.get("losses", {}).get("discriminator"))]
     last = logged[-max(1, len(logged) // 10) :]
     return {f"discriminator_{name}": fmean(terms[name] for terms in last) for name in last[-1]} if last else {}

@@ -121,7 +121,7 @@ def shoot_all(browser: Browser, address: str, out: Path) -> None:
 def write_small(out: Path) -> None:
     """Write the pictures of the guide: in few colors."""
     for name, source, width in (
-        ("page", "varied-wide-light", 1080),
+        ("page", "varied-wide-light", 960),
         ("tablet", "varied-tablet-light", 576),
         ("phone", "drawn-phone-dark", 390),
     ):

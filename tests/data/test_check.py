@@ -18,6 +18,7 @@ from lab2pix.data.contact_sheet import contact_sheet
 from lab2pix.data.formats import find_pairs
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelClass, LabelSpace
+from tests.helpers.commands import Run
 
 SPACE = LabelSpace(
     "three",
@@ -49,6 +50,27 @@ def test_check_dataset_reports_a_valid_dataset(root: Path) -> None:
     text = str(report)
     assert "train 4, val 2" in text and " 50.00%  sky" in text and "never    kite" in text
     assert text.endswith("Everything is in order.")
+
+
+def test_source_images_are_not_read_as_label_maps(root: Path, run: Run) -> None:
+    (root / "labels").rename(root / "sources")
+    Image.new("RGB", (12, 8), (9, 9, 9)).save(root / "sources/train/0.png")
+    code, output, _ = run("data", "check", root)
+    assert code == 0
+    assert "source images: 8 bits" in output or "source images: PNG" in output
+    assert "such as sources/train/0.png" in output
+    Image.new("RGB", (4, 8)).save(root / "sources/val/1.png")
+    report = check_dataset(root, "folder", None)
+    assert report.counts == {"train": 4, "val": 2}
+    assert report.sizes == {"8x12": 5, "8x4": 1}
+    assert len(report.sizes_disagree) == 1 and not report.wrong_labels and not report.class_shares
+
+
+def test_source_images_of_one_file_with_the_photo(tmp_path: Path, run: Run) -> None:
+    Image.new("RGB", (16, 8), (200, 1, 7)).save(tmp_path / "0.png")
+    assert run("data", "check", tmp_path, "--format=ab", "--labels=scenes")[0] == 1
+    code, output, _ = run("data", "check", tmp_path, "--format=ab", "--sources")
+    assert code == 0 and "source images" in output
 
 
 def test_check_dataset_finds_every_fault_at_once(root: Path) -> None:

@@ -37,13 +37,18 @@ def write_png(path: Path, values: NDArray[np.uint16], kind: int) -> Path:
     if channels in (2, 4):
         values = np.concatenate([values, np.full_like(values[..., :1], 65535)], axis=2)
 
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    return write_chunks(path, (values.shape[1], values.shape[0], 16, kind), rows)
+
+
+def write_chunks(path: Path, head: tuple[int, int, int, int], rows: bytes) -> Path:
+    """Write a PNG of width, height, bits and color type."""
+
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    head = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, kind, 0, 0, 0)
-    parts = chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts)
+    parts = chunk(b"IHDR", struct.pack(">IIBBBBB", *head, 0, 0, 0)) + chunk(b"IDAT", zlib.compress(rows))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + parts + chunk(b"IEND", b""))
     return path
 
 
@@ -140,6 +145,36 @@ def test_instances_are_exact_numbers(tmp_path: Path) -> None:
     Image.fromarray(values.astype(np.uint8)).save(tmp_path / "a.jpg")
     with pytest.raises(DataError, match=r"a\.jpg is compressed with loss"):
         read_instances(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("white", [2, 3, 100, 300, 4095])
+def test_ids_that_the_decoder_stretches_are_read_as_they_are_stored(tmp_path: Path, white: int) -> None:
+    file = tmp_path / "ids.pgm"
+    file.write_bytes(f"P5 5 3 {white}\n".encode() + IDS.astype("u1" if white < 256 else ">u2").tobytes())
+    assert np.array_equal(read_label(file, THREE).numpy(), IDS)
+    gray = LabelSpace("gray", (LabelClass("a", (0, 0, 0)), LabelClass("b", (255, 255, 255))))
+    file.write_bytes(b"P5 3 1 100\n" + bytes([0, 100, 0]))
+    assert read_label(file, gray).tolist() == [[0, 1, 0]]
+
+
+@pytest.mark.parametrize("bits", [2, 4])
+def test_gray_of_few_bits_holds_ids(tmp_path: Path, bits: int) -> None:
+    places = (IDS[..., None] >> np.arange(bits - 1, -1, -1)) & 1
+    rows = np.packbits(places.reshape(3, -1).astype(np.uint8), axis=1)
+    write_chunks(tmp_path / "ids.png", (5, 3, bits, GRAY), b"".join(b"\0" + row.tobytes() for row in rows))
+    assert open_image(tmp_path / "ids.png").describe() == f"PNG, gray, {bits} bits"
+    assert np.array_equal(read_label(tmp_path / "ids.png", THREE).numpy(), IDS)
+
+
+@pytest.mark.parametrize("white", [2, 65535])
+def test_colors_that_the_decoder_rounds_are_refused_as_ids(tmp_path: Path, white: int) -> None:
+    file = tmp_path / "ids.ppm"
+    rgb = np.repeat(IDS[..., None], 3, axis=2).astype("u1" if white < 256 else ">u2")
+    file.write_bytes(f"P6 5 3 {white}\n".encode() + rgb.tobytes())
+    with pytest.raises(LabelError, match=f"has colors of 0 to {white}, which are rounded to 8 bits"):
+        read_label(file, THREE)
+    with pytest.raises(DataError, match="rounded to 8 bits"):
+        read_instances(file)
 
 
 def test_an_opened_image_of_16_bits_is_read_from_its_file(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from PIL import Image
 from lab2pix import demo
 from lab2pix.cli import main
 from lab2pix.demo import run_demo, runner
-from lab2pix.demo.pictures import Scene, write_sheet
+from lab2pix.demo.images import Scene, write_sheet
 from lab2pix.demo.runner import MachineSpeed, plan_steps
 from lab2pix.demo.variants import find_variant
 from lab2pix.errors import ConfigError, OutputError

@@ -17,6 +17,7 @@ from lab2pix import cli
 from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config
+from lab2pix.training import monitor
 from tests.docs.blocks import PAGES, ROOT, Runner, blocks, free_port
 from tests.docs.given import TINY, Given
 from tests.helpers.hub import use_folders_as_hub
@@ -192,8 +193,8 @@ SLOW: dict[str, tuple[str, ...]] = {
     "generate": ("torchrun",),
     "segmenters": ("lab2pix segmenter train --format cityscapes",),
     "training": (
-        *("torchrun", "lab2pix train v2-cityscapes", "lab2pix train my-streets.yaml"),
-        "def parameters",
+        *("torchrun", "lab2pix train v2-cityscapes", "lab2pix train my-streets.yaml", "def parameters"),
+        *("lab2pix train v2-small --out runs/scored", "lab2pix evaluate runs/scored"),
     ),
 }
 """Commands and Python blocks that only `make test-full` runs, by their beginning; they take seconds."""
@@ -209,6 +210,8 @@ def runner(
     page: str, given: Given, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> Iterator[Runner]:
     """Runs what a page says in a folder that holds what its reader has."""
+    if request.node.get_closest_marker("xslow") is None:
+        monkeypatch.setattr(monitor, "plot_losses", lambda *_: None)  # nearly half of the time of a run of one step
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     use_folders_as_hub(tmp_path / "hub", monkeypatch)
@@ -246,6 +249,7 @@ def test_every_block_runs(page: str, runner: Runner) -> None:
 
 
 @pytest.mark.xslow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("page", SLOW)
 def test_slow_blocks_run(page: str, runner: Runner) -> None:
     run_page(page, runner, ())

@@ -24,6 +24,14 @@ from tests.helpers.images import NAMES, SPACE, ColorReader, Folders, export, wri
 GUIDE = Path(__file__).parents[2] / "docs" / "guide" / "segmenters.md"
 
 
+def test_names_that_nearly_match_are_named(tmp_path: Path) -> None:
+    for folder, name in (("real", "a"), ("real", "b"), ("made", "a_fake"), ("made", "b_fake")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / f"{name}.png")
+    with pytest.raises(DataError, match=r"2 may belong together.*generated images end in '_fake'; rename them without"):
+        pair_files(tmp_path / "made", tmp_path / "real", None)
+
+
 # --- where the report goes ---------------------------------------------------------------------------------------
 
 

@@ -38,6 +38,20 @@ def test_global_encoder_matches_eq2_as_released() -> None:
         torch.testing.assert_close(feature, F.relu(conv(enlarged)))
 
 
+def test_bilinear_global_features_have_no_edges_of_blocks() -> None:
+    torch.manual_seed(0)
+    label, rows = torch.rand(1, 3, 64, 64), {}
+    for upsample in ("nearest", "bilinear"):
+        torch.manual_seed(1)
+        encoder = GlobalEncoder(3, num_upsamples=4, width=4, max_width=8, out_channels=4, upsample=upsample).eval()
+        features = encoder(label)
+        assert [feature.shape[-1] for feature in features] == [4, 8, 16, 32, 64]
+        rows[upsample] = features[-1].diff(dim=-1).abs().amax((0, 1, 2)), features[0]
+    torch.testing.assert_close(rows["nearest"][1], rows["bilinear"][1])
+    assert rows["nearest"][0][18:29].eq(0).all()  # a block has 16 pixels, of which the inner ones are equal
+    assert rows["nearest"][0].max() > 4 * rows["bilinear"][0].max()
+
+
 def test_global_encoder_widths_double_up_to_the_maximum() -> None:
     encoder = GlobalEncoder(5, num_upsamples=4, width=3, max_width=10, out_channels=7)
     assert [conv.out_channels for conv in encoder.down] == [3, 6, 10, 10, 10]

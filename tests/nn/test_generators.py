@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
+from lab2pix.evaluation.metrics.image import checkerboard_ratio, gradients_by_parity
 from lab2pix.nn.generators import GeneratorSettings, Lab2PixV2Generator
+from lab2pix.nn.init import xavier_init
 
 
 def build(**options: Any) -> Lab2PixV2Generator:
@@ -87,3 +89,19 @@ def test_v2_generator_takes_several_noises_per_label_map(modulation: str) -> Non
     generator, condition, noise = build(modulation=modulation).eval(), onehot(), torch.randn(6, 8)
     with torch.no_grad():
         assert torch.equal(generator(condition, noise), generator(condition.repeat(3, 1, 1, 1), noise))
+
+
+def test_bilinear_upsampling_leaves_less_of_a_checkerboard() -> None:
+    ratios = []
+    for upsample in ("nearest", "bilinear"):
+        torch.manual_seed(0)
+        settings = GeneratorSettings(
+            width=8, start_size=(2, 2), modulation_hidden=8, global_width=4, noise_dim=4, upsample=upsample
+        )
+        generator = Lab2PixV2Generator(3, settings)
+        xavier_init(generator, 1.0)
+        with torch.no_grad():
+            image = generator(torch.ones(4, 3, 64, 64), torch.randn(4, 4))
+        assert image.shape == (4, 3, 64, 64)
+        ratios.append(checkerboard_ratio(gradients_by_parity(image)))
+    assert ratios[1] > ratios[0] + 0.1

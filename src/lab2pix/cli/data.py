@@ -26,16 +26,21 @@ def _data_check(
     split: Split = None,
     labels_root: Annotated[Path | None, typer.Option(help="Instead of ROOT: folder of label maps alone.")] = None,
     images_root: Annotated[Path | None, typer.Option(help="Instead of ROOT: folder of photos alone.")] = None,
+    sources: Annotated[
+        bool, typer.Option("--sources", help="The inputs are images (data.input=images), not label maps.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Read a whole dataset; say how its files are read, what is passed over, and what is wrong (exit status 1)."""
     from lab2pix.data.check import check_dataset
+    from lab2pix.data.formats import has_sources
     from lab2pix.errors import ConfigError
 
     if (root is None) == (labels_root is None and images_root is None):
         raise ConfigError("name the dataset's folder, or else --labels-root, --images-root or both")
+    sources = sources or (format == "folder" and root is not None and has_sources(root))
     photos_alone = root is None and labels_root is None and labels is None
-    space = None if photos_alone else resolve_label_space(labels, format)
+    space = None if photos_alone or sources else resolve_label_space(labels, format)
     report = check_dataset(root, format, space, split, labels_root=labels_root, images_root=images_root)
     print(json.dumps(report.to_dict(), indent=2) if as_json else report)
     raise typer.Exit(0 if report.ok else 1)

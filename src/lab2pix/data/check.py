@@ -16,7 +16,7 @@ from rich.progress import track
 from torch import Tensor
 
 from lab2pix.data.datasets import check_sizes, size_text
-from lab2pix.data.files import to_photo
+from lab2pix.data.files import ARRAY_SUFFIX, to_photo
 from lab2pix.data.formats import Scan, scan, scan_sides
 from lab2pix.data.image_file import ImageFile, is_transparent, open_image
 from lab2pix.data.label_maps import decode_instances
@@ -30,9 +30,7 @@ from lab2pix.utils.threads import available_processors
 
 __all__ = ["DatasetReport", "check_dataset"]
 
-
-_SHOWN = 20
-"""Maximum number of classes and of lines per problem in a text report; JSON has all."""
+_SHOWN = 20  # classes, and lines per problem, in a text report; JSON has all
 
 _KINDS = {
     "unmatched": "without partner",
@@ -43,10 +41,9 @@ _KINDS = {
     "dim": "read as nearly black",
 }
 
-_ROLES = ("label maps", "photos", "instance maps")
+_ROLES = ("label maps", "source images", "photos", "instance maps")
 
-_DIM = 4096
-"""Number of levels of a photo of 16 bits up to which it is taken for one of 12 bits."""
+_DIM = 4096  # levels of a photo of 16 bits up to which it is taken for one of 12 bits
 
 
 @dataclass
@@ -59,8 +56,8 @@ class DatasetReport:
         label_space: name of the label space; empty for photos alone.
         paired: whether label maps and photos are pairs.
         counts: pairs per split (or first sub-folder); label maps and photos of unpaired data.
-        sizes: label maps per size, height x width.
-        kinds: number of files by what they are, for `label maps`, `photos` and `instance maps`.
+        sizes: label maps or source images per size, height x width.
+        kinds: number of files by what they are, for `label maps`, `source images`, `photos`, `instance maps`.
         examples: one file of each kind that is not the most frequent one.
         class_shares: fraction of all readable pixels per class, including `unknown` if the label space has it.
         notes: what may be wrong: differences within the set, transparency.
@@ -151,7 +148,7 @@ class _Finding:
 
     Attributes:
         pixels: pixels per canonical id.
-        size: size of the label map.
+        size: size of the label map or source image.
         kinds: what each file is, as role, kind and path.
         label: how the label map was read.
         transparent: roles of the files with transparent pixels.
@@ -180,7 +177,7 @@ def check_dataset(
     Args:
         root: folder of the dataset; None: the label maps or photos are in folders of their own.
         format: name of the format.
-        label_space: expected classes of the label maps; None for photos alone.
+        label_space: expected classes of the label maps; None for source images (`data.input=images`) in their place.
         split: the split; None: all.
         labels_root: separate folder of label maps.
         images_root: separate folder of photos, which do not belong to the label maps.
@@ -199,7 +196,8 @@ def check_dataset(
         raise DataError(f"Found no images of format '{format}' in {where}{passed}; check the folder and the format")
     report.unmatched = [_relative(path, folder) for path in found.unmatched]
     report.doubles = [_relative(path, folder) for path in found.doubles]
-    report.counts = dict(Counter(_part_name(pair, split, paired) for pair in found.pairs))
+    inputs = "source images" if label_space is None else "label maps"
+    report.counts = dict(Counter(_part_name(pair, split, paired, inputs) for pair in found.pairs))
     tally = _Tally(report, folder, label_space)
     for finding in _examine_all(found.pairs, label_space):
         tally.add(finding)
@@ -225,10 +223,10 @@ def _relative(path: Path, folder: Path | None) -> str:
     return str(path.relative_to(folder)) if folder is not None and path.is_relative_to(folder) else str(path)
 
 
-def _part_name(pair: Pair, split: str | None, paired: bool) -> str:
+def _part_name(pair: Pair, split: str | None, paired: bool, inputs: str) -> str:
     """Return the split or first sub-folder of a pair, or the side of unpaired data."""
     if not paired:
-        return "photos" if pair.photo_only else "label maps"
+        return "photos" if pair.photo_only else inputs
     return split or (pair.name.split("/", 1)[0] if "/" in pair.name else "all")
 
 
@@ -249,8 +247,9 @@ class _Tally:
 
     def add(self, finding: _Finding) -> None:
         """Add what was found in one sample."""
-        if finding.pixels is not None and finding.size is not None:
+        if finding.pixels is not None:
             self.pixels += finding.pixels
+        if finding.size is not None:
             self.sizes[finding.size] += 1
         for role, kind, path in finding.kinds:
             shown = _relative(path, self.folder)
@@ -322,8 +321,8 @@ def _examine_all(pairs: Sequence[Pair], label_space: LabelSpace | None) -> Itera
 def _examine(pair: Pair, label_space: LabelSpace | None) -> _Finding:
     """Read all files of a pair."""
     finding, label = _Finding(), None
-    if not pair.photo_only and label_space is not None:
-        label = _examine_label(pair, label_space, finding)
+    if not pair.photo_only:
+        label = _examine_source(pair, finding) if label_space is None else _examine_label(pair, label_space, finding)
     for role, path in (("photos", pair.image), ("instance maps", pair.instance)):
         if path is None:
             continue
@@ -360,6 +359,19 @@ def _examine_label(pair: Pair, label_space: LabelSpace, finding: _Finding) -> Te
     return found.ids
 
 
+def _examine_source(pair: Pair, finding: _Finding) -> Tensor | None:
+    try:
+        source = pair.read_source(None, None)
+        array = f"NumPy array, {source.shape[0]} channels"
+        kind = array if pair.label.suffix.lower() == ARRAY_SUFFIX else open_image(pair.label).describe()
+    except DataError as error:
+        finding.problems.append(("unreadable", str(error)))
+        return None
+    finding.size = size_text(source)
+    finding.kinds.append(("source images", kind, pair.label))
+    return source
+
+
 def _read_photo(pair: Pair, path: Path, finding: _Finding) -> Tensor:
     if pair.form != "files":
         return pair.read_image()
@@ -369,13 +381,8 @@ def _read_photo(pair: Pair, path: Path, finding: _Finding) -> Tensor:
     if is_transparent(file.image):
         finding.transparent.append("photos")
     if 0 < (most := _largest(file, photo)) < _DIM:
-        finding.problems.append(
-            (
-                "dim",
-                f"{path} has 16 bits, but its largest value is {most}, as of {most.bit_length()} bits; scale them to "
-                "0 to 65535, or save it with 8 bits",
-            )
-        )
+        text = f"{path} has 16 bits, but its largest value is {most}, as of {most.bit_length()} bits; scale them to "
+        finding.problems.append(("dim", f"{text}0 to 65535, or save it with 8 bits"))
     return photo
 
 
@@ -391,8 +398,3 @@ def _largest(file: ImageFile, photo: Tensor) -> int:
         return 0
     values = np.asarray(file.image) if file.wide is None else file.wide[..., :3]
     return int(values.max())
-
-
-def _head(texts: Sequence[str], count: int) -> str:
-    """Join the first `count` texts."""
-    return ", ".join(texts[:count]) + (f" and {len(texts) - count} more" if len(texts) > count else "")

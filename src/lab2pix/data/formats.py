@@ -208,8 +208,8 @@ def _match(
 def _note_unmatched(found: Scan, photos: _Part, labels: _Part) -> None:
     """Add the label maps and photos without a partner, and what may be wrong with their names."""
     found.unmatched += [*_without(labels, photos), *_without(photos, labels)]
-    lonely = (photos.suffixes.keys() - labels.suffixes.keys(), labels.suffixes.keys() - photos.suffixes.keys())
-    found.hints += likely_partners(*map(sorted, lonely))
+    lonely = photos.suffixes.keys() - labels.suffixes.keys(), labels.suffixes.keys() - photos.suffixes.keys()
+    found.hints += likely_partners(sorted(lonely[0]), sorted(lonely[1]))
 
 
 def _photos_alone(photos: _Part, prefix: str = "") -> PairList:
@@ -249,8 +249,13 @@ def _part(root: Path, *parts: str | None) -> Path:
 # --- the formats ----------------------------------------------------------------------------------------------------
 
 
+def has_sources(root: Path) -> bool:
+    """Return whether a dataset of format `folder` has images to generate from, `sources`, instead of label maps."""
+    return (root / "sources").is_dir() and not (root / "labels").is_dir()
+
+
 def scan_folder(root: Path, split: str | None, parts: Parts) -> Scan:
-    inputs = "sources" if (root / "sources").is_dir() and not (root / "labels").is_dir() else "labels"
+    inputs = "sources" if has_sources(root) else "labels"
     if parts == "labels" and not (root / inputs).is_dir():
         return _match((None, _part(root, split), None))
     if parts == "photos":

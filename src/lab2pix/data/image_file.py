@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import struct
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -16,10 +15,11 @@ from typing import Any, BinaryIO, cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from lab2pix.config.schema import Alpha
+from lab2pix.data.image_errors import Source, errors_named
 from lab2pix.errors import DataError
 from lab2pix.labels.colors import row_chunks
 
@@ -36,14 +36,12 @@ __all__ = [
 # Pillow warns of large images and damaged metadata; errors here say what matters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
-Source = Path | BinaryIO
-
 _LOSSY_FORMATS = frozenset({"AVIF", "JPEG", "JPEG2000", "MPO"})
 _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 _BITS = {"1": 1, "I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16, "I": 32, "F": 32}
 _REDUCED, _MASK = 1, 4
 """Bits of TIFF's NewSubfileType: a page that is a smaller copy, or a mask, of another one."""
-_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLES, _PLANAR, _SAMPLE_FORMAT = 254, 258, 262, 277, 284, 339
+_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 254, 258, 262, 284
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,7 @@ class ImageFile:
         white_is_zero: whether a gray file stores white as 0 (TIFF), which is undone here.
         source: the file; None for an image from memory.
         box: part of the file that `image` is (left, top, right, bottom); None: all.
+        white: value of white in the file if the decoder has stretched the values to 8 or 16 bits, else None.
     """
 
     image: Image.Image
@@ -67,6 +66,7 @@ class ImageFile:
     white_is_zero: bool = False
     source: Source | None = None
     box: tuple[int, int, int, int] | None = None
+    white: int | None = None
 
     @classmethod
     def of(cls, image: Image.Image) -> ImageFile:
@@ -79,7 +79,8 @@ class ImageFile:
             if name := getattr(image, "filename", ""):
                 return open_image(Path(name))
             raise DataError("the image has 16 bits per color, which Pillow reduces to 8; give its file or an array")
-        return cls(image, image.format, _BITS.get(image.mode, 8), image.format in _LOSSY_FORMATS)
+        bits, white = bits_per_channel(image), _white(image)
+        return cls(image, image.format, bits, image.format in _LOSSY_FORMATS, white=white)
 
     def crop(self, left: int, right: int) -> ImageFile:
         """Return a range of columns."""
@@ -97,7 +98,7 @@ class ImageFile:
         """
         if self.source is None or self.bits != 16 or self.image.mode not in ("RGB", "RGBA"):
             return None
-        with _errors_named(self.source):
+        with errors_named(self.source):
             pixels = _decode_wide(self.source, self.kind)
         if self.box is not None:
             left, top, right, bottom = self.box
@@ -125,9 +126,9 @@ def open_image(path: Path) -> ImageFile:
     Raises:
         DataError: the file is missing, damaged, not an image, of a kind that is not read, or has several pages.
     """
-    with _errors_named(path), _opened(path) as image:
+    with errors_named(path), _opened(path) as image:
         require_one_page(image, str(path))
-        bits, lossy = bits_per_channel(image), _is_lossy(image, path)
+        bits, white, lossy = bits_per_channel(image), _white(image), _is_lossy(image, path)
         _mend_planes(image)
         image.load()
         white_is_zero = image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == 0
@@ -136,7 +137,7 @@ def open_image(path: Path) -> ImageFile:
         if white_is_zero and image.mode.startswith("I;16"):  # Pillow inverts 8 bits only
             inverted = np.iinfo(np.uint16).max - np.asarray(image).astype(np.uint16)
             return ImageFile(Image.fromarray(inverted), kind, bits, lossy, white_is_zero, path)
-        return ImageFile(image, kind, bits, lossy, white_is_zero, path)
+        return ImageFile(image, kind, bits, lossy, white_is_zero, path, white=white)
 
 
 def flatten(image: Image.Image, alpha: Alpha) -> Image.Image:
@@ -236,9 +237,25 @@ def bits_per_channel(image: Image.Image) -> int:
     if image.format == "TIFF":
         per_sample = _tag(image, _BITS_PER_SAMPLE) or (1,)
         return int(max(per_sample))
-    if image.format == "PNG" and image.mode == "I":
+    if image.format in ("PNG", "PPM") and image.mode == "I":
         return 16
-    return _BITS.get(image.mode, 8)
+    white = _white(image)
+    return white.bit_length() if white is not None and image.mode == "L" else _BITS.get(image.mode, 8)
+
+
+def _white(image: Image.Image) -> int | None:
+    """Return the value of white in a file whose values the decoder stretches to 8 or 16 bits; None for others.
+
+    These are gray of 2 and 4 bits, and the PNM formats.
+    """
+    tile = next(iter(getattr(image, "tile", ())), None)
+    if tile is None:
+        return None
+    if tile[0].startswith("ppm"):
+        white = int(tile[3][-1])
+        return None if white == (65535 if image.mode == "I" else 255) else white
+    found = re.match(r"L;([24])", _rawmode(tile))
+    return None if found is None else 2 ** int(found[1]) - 1
 
 
 def _with_rawmode(tile: Any, rawmode: str) -> Any:
@@ -323,77 +340,3 @@ def _is_lossy_webp(file: BinaryIO) -> bool:
         # An animation frame has a header of 16 bytes before its chunks.
         file.seek(16 if head[:4] == b"ANMF" else size + size % 2, 1)
     return False
-
-
-# --- errors ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _errors_named(source: Source) -> Iterator[None]:
-    """Turn the errors of decoders into a `DataError` that says what the file is and what to do."""
-    name = str(source) if isinstance(source, Path) else "the image"
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise DataError(f"{name} is missing; put it back, or remove its partner") from error
-    except Image.DecompressionBombError as error:
-        count = int((re.search(r"\d+", str(error)) or ["0"])[0])
-        raise DataError(
-            f"{name} has {count / 1e6:.0f} million pixels, more than the {2 * _max_pixels() / 1e6:.0f} million that "
-            "are read; cut it into tiles or make it smaller"
-        ) from error
-    except UnidentifiedImageError as error:
-        raise DataError(f"{name} {_identify(source)}") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError) as error:
-        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"{name} cannot be read ({reason}); replace or remove it") from error
-
-
-def _max_pixels() -> int:
-    return Image.MAX_IMAGE_PIXELS or 0
-
-
-_BRANDS = {b"heic": "HEIC", b"heix": "HEIC", b"hevc": "HEIC", b"mif1": "HEIF", b"msf1": "HEIF", b"avif": "AVIF"}
-
-
-_STARTS = {
-    b"version https://git-lfs": "is a pointer of Git LFS instead of the file; fetch the files with `git lfs pull`",
-    b"<": "is a web page or other markup instead of an image; download it again",
-    b"\x93NUMPY": "is an array of NumPy; save it as an image, or name it .npy if it is an input image",
-}
-_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-
-
-def _identify(source: Source) -> str:
-    """Return what a file that Pillow cannot read is, and what to do, as the end of a sentence."""
-    if isinstance(source, Path):
-        with source.open("rb") as file:
-            return _identify(file)
-    source.seek(0)
-    head = source.read(512)
-    if head.startswith(_TIFF):
-        return _identify_tiff(source)
-    if head[4:8] == b"ftyp" and head[8:12] in _BRANDS:
-        return f"is {_BRANDS[head[8:12]]}, which cannot be read here; convert it to JPEG or PNG"
-    what = "is not an image, or a damaged one; replace or remove it" if head else "is empty; replace or remove it"
-    return next((text for start, text in _STARTS.items() if head.lstrip().startswith(start)), what)
-
-
-def _identify_tiff(file: BinaryIO) -> str:
-    """Describe the bands of a TIFF that Pillow does not read."""
-    file.seek(0)
-    try:
-        header = file.read(8)
-        header += file.read(8) if 43 in header[2:4] else b""  # BigTIFF
-        tags = TiffImagePlugin.ImageFileDirectory_v2(header)
-        file.seek(tags.next)
-        tags.load(file)
-        bands, bits = int(tags.get(_SAMPLES, 1)), int(max(tags[_BITS_PER_SAMPLE]))
-        kinds = {1: "whole numbers", 2: "signed whole numbers", 3: "fractions"}
-        what = kinds.get(int(max(tags.get(_SAMPLE_FORMAT, (1,)))), "other values")
-    except (OSError, SyntaxError, ValueError, TypeError, KeyError, struct.error):
-        return "is a damaged TIFF; replace or remove it"
-    return (
-        f"is a TIFF of {bands} band{'' if bands == 1 else 's'} of {what} with {bits} bits, which is not a gray, "
-        "palette or RGB image; save label maps as PNG, photos as RGB, each with 8 or 16 bits, and other inputs as .npy"
-    )

@@ -29,6 +29,8 @@ __all__ = [
 ID_MODES = frozenset({"1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow modes with one integer per pixel."""
 
+_ROUNDED = "colors of 0 to {}, which are rounded to 8 bits when they are read; save it as PNG"
+
 
 def read_label(path: Path, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
     """Read a label map by the rules of `decode_label`: `[H, W]` int64 canonical ids.
@@ -86,6 +88,10 @@ def decode_label(
     if file.white_is_zero and file.bits > 1:
         raise LabelError(f"{where} stores white as 0, so its values may be inverted ids; save label maps as PNG")
     decoder = LabelDecoder(label_space, where, file.lossy, dtype)
+    if file.white is not None:
+        if image.mode not in ID_MODES:
+            raise LabelError(f"{where} has {_ROUNDED.format(file.white)}")
+        return decoder.stretched(to_values(image), file.white)
     if image.mode in ("P", "PA"):
         flat = image.getpalette("RGB") or []
         return decoder.palette(to_values(image), list(zip(flat[0::3], flat[1::3], flat[2::3], strict=True)))
@@ -130,6 +136,8 @@ def read_instances(path: Path) -> Tensor:
 def decode_instances(file: ImageFile, path: Path) -> Tensor:
     """Decode an opened instance map; see `read_instances`."""
     mode = file.image.mode
+    if file.white is not None and mode not in ID_MODES:
+        raise DataError(f"{path} has {_ROUNDED.format(file.white)}")
     if file.lossy:
         raise DataError(f"{path} is compressed with loss, which does not keep instances exact; save it as PNG")
     if mode == "F":

@@ -78,7 +78,7 @@ class Pair:
         where = f"the {'right' if right else 'left'} half of {self.label}"
         return decode_label(half, label_space, where, lines=lines)
 
-    def read_source(self, channels: int, value_range: tuple[float, float] | None) -> Tensor:
+    def read_source(self, channels: int | None, value_range: tuple[float, float] | None) -> Tensor:
         """Read the source image `[C, H, W]` float32 that replaces the label map; see `source_images.read_source`.
 
         Raises:

@@ -160,31 +160,43 @@ class _Core:
     after: str
 
 
-def likely_partners(photos: Iterable[str], labels: Iterable[str]) -> list[str]:
+def likely_partners(
+    photos: Iterable[str], labels: Iterable[str], sides: tuple[str, str] = ("photos", "label maps")
+) -> list[str]:
     """Find pairs among names without a partner, and describe what makes them differ.
 
     Args:
         photos: names of photos without a label map, relative paths without suffix.
         labels: names of label maps without a photo.
+        sides: what the two are, in the plural.
 
     Returns:
         A sentence with the cure for each kind of difference.
     """
-    known: dict[str, _Core] = {}
-    for photo in photos:
-        for core in _matchable(photo):
-            known.setdefault(_folded(core), core)
+    ours, theirs = _by_core(photos), _by_core(labels)
     groups: dict[str, list[tuple[str, str]]] = defaultdict(list)
-    for label in labels:
-        for core in _matchable(label):
-            other = known.get(_folded(core))
-            if other is not None:
-                groups[_difference(other, core)].append((other.name, label))
-                break
+    matched: set[str] = set()
+    for text, core in theirs.items():
+        if text in ours and core.name not in matched:
+            matched.add(core.name)
+            groups[_difference(ours[text], core, sides)].append((ours[text].name, core.name))
+    one, other_one = (side.removesuffix("s") for side in sides)
     return [
-        f"{len(pairs)} may belong together, such as photo {pairs[0][0]} and label map {pairs[0][1]}: {difference}"
+        f"{len(pairs)} may belong together, such as {one} {pairs[0][0]} and {other_one} {pairs[0][1]}: {difference}"
         for difference, pairs in groups.items()
     ]
+
+
+def _by_core(names: Iterable[str]) -> dict[str, _Core]:
+    """Return the parts of names by which they may match, without those that several names share."""
+    found: dict[str, _Core] = {}
+    shared: set[str] = set()
+    for name in names:
+        for core in _matchable(name):
+            text = _folded(core)
+            if found.setdefault(text, core).name != name:
+                shared.add(text)
+    return {text: core for text, core in found.items() if text not in shared}
 
 
 def _matchable(name: str) -> Iterator[_Core]:
@@ -211,12 +223,12 @@ def _folded(core: _Core) -> str:
     return unicodedata.normalize("NFC", _text(core)).casefold().strip()
 
 
-def _difference(photo: _Core, label: _Core) -> str:
+def _difference(photo: _Core, label: _Core, sides: tuple[str, str]) -> str:
     """Describe what makes two matching names differ, and the cure."""
     found = []
     if "/" in photo.before + label.before:
         found.append("they are in different sub-folders; use the same ones on both sides")
-    for what, core in (("photos", photo), ("label maps", label)):
+    for what, core in zip(sides, (photo, label), strict=True):
         if core.after:
             found.append(f"{what} end in '{core.after}'; rename them without it")
         elif core.before and not core.before.endswith("/"):

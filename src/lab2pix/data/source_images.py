@@ -21,13 +21,13 @@ _GRAY = (0.299, 0.587, 0.114)
 """Luma weights of red, green and blue (ITU-R BT.601), as in Pillow."""
 
 
-def read_source(path: Path, channels: int, value_range: tuple[float, float] | None) -> Tensor:
+def read_source(path: Path, channels: int | None, value_range: tuple[float, float] | None) -> Tensor:
     """Read a source image: any image file with all of its bits, or `.npy` of shape `[H, W(, C)]`.
 
     Args:
         path: path of the file.
         channels: number of channels C; RGB is converted to gray, or gray to RGB, if needed. For C of 1 or 3, alpha is
-            dropped.
+            dropped. None: as in the file.
         value_range: file values that become -1 and 1; None: the full range of 8 or 16 bits, 0 to 1 for float.
 
     Returns:
@@ -45,13 +45,15 @@ def read_source(path: Path, channels: int, value_range: tuple[float, float] | No
             raise DataError(f"{path} is not a NumPy array, or is damaged; replace or remove it") from error
         return to_source(values, channels, value_range, str(path))
     file = open_image(path)
+    if file.white is not None and file.white > 255 and file.image.mode == "RGB":
+        raise DataError(f"{path} has colors of 0 to {file.white}, of which 8 bits are read; save it as PNG")
     if value_range is None and 8 < file.bits < 16:
         value_range = (0.0, float(2**file.bits - 1))
     return to_source(file.image if file.wide is None else file.wide, channels, value_range, str(path))
 
 
 def to_source(
-    image: Image.Image | NDArray[Any], channels: int, value_range: tuple[float, float] | None, where: str
+    image: Image.Image | NDArray[Any], channels: int | None, value_range: tuple[float, float] | None, where: str
 ) -> Tensor:
     """Convert an opened image or an array `[H, W(, C)]` to `[C, H, W]` float32 in [-1, 1]; see `read_source`.
 
@@ -82,8 +84,10 @@ def _full_range(values: NDArray[Any], where: str) -> tuple[float, float]:
     raise DataError(f"{where} holds {values.dtype}, whose range is unknown; set data.source.range")
 
 
-def _with_channels(image: Tensor, channels: int, where: str) -> Tensor:
+def _with_channels(image: Tensor, channels: int | None, where: str) -> Tensor:
     found = image.shape[0]
+    if channels is None:
+        return image.contiguous()
     if found in (2, 4) and channels in (1, 3):
         image, found = image[:-1], found - 1  # alpha
     if found == channels:

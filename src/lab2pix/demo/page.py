@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from lab2pix.data.transforms import to_pil
-from lab2pix.demo.pictures import Scene
+from lab2pix.demo.images import Scene
 from lab2pix.demo.timelapse import progress_frames
 from lab2pix.demo.variants import DemoVariant
 from lab2pix.inference import Synthesizer

@@ -13,8 +13,8 @@ from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.scenes.dataset import draw_scene
+from lab2pix.demo.images import Scene, draw_scenes, write_sheet
 from lab2pix.demo.page import write_page
-from lab2pix.demo.pictures import Scene, draw_scenes, write_sheet
 from lab2pix.demo.timelapse import save_progress_frame
 from lab2pix.demo.variants import DemoVariant, find_variant, variant_of
 from lab2pix.errors import ConfigError, OutputError

@@ -80,11 +80,11 @@ class MetricAccumulator:
     def _moments(self) -> dict[str, FeatureMoments]:
         return {network.name: FeatureMoments(network.dimension) for network in self.networks.features}
 
-    def update_real(self, names: Sequence[str], pictures: Tensor) -> None:
+    def update_real(self, names: Sequence[str], images: Tensor) -> None:
         """Add photos `[N, 3, H, W]` uint8."""
-        self.gradients[-1] += gradients_by_parity(pictures)
+        self.gradients[-1] += gradients_by_parity(images)
         for network in self.networks.features:
-            self.real[network.name].update(network(pictures), names)
+            self.real[network.name].update(network(images), names)
 
     def update(
         self, names: Sequence[str], samples: Sequence[Tensor], real: Tensor | None = None, label: Tensor | None = None
@@ -100,13 +100,13 @@ class MetricAccumulator:
         if real is not None:
             self.update_real(names, real)
         ranks: Tensor | None = None
-        for number, pictures in enumerate(samples):
-            self.gradients[number] += gradients_by_parity(pictures)
+        for number, images in enumerate(samples):
+            self.gradients[number] += gradients_by_parity(images)
             for network in self.networks.features:
-                self.generated[number][network.name].update(network(pictures), names)
-            likeness = self._compare(number, pictures, real)
+                self.generated[number][network.name].update(network(images), names)
+            likeness = self._compare(number, images, real)
             if label is not None and self.networks.segmenter is not None:
-                read = self.networks.segmenter(pictures, (label.shape[-2], label.shape[-1]))
+                read = self.networks.segmenter(images, (label.shape[-2], label.shape[-1]))
                 likeness = self.pixels[number].update(read, label)
             ranks = likeness if number == 0 else ranks
         if len(samples) > 1:
@@ -116,14 +116,14 @@ class MetricAccumulator:
         if ranks is not None:
             self.ranking += list(zip(names, ranks.tolist(), strict=True))
 
-    def _compare(self, number: int, pictures: Tensor, real: Tensor | None) -> Tensor | None:
+    def _compare(self, number: int, images: Tensor, real: Tensor | None) -> Tensor | None:
         if real is None:
             return None
-        likeness = ssim(pictures, real)
-        self._note("psnr", number, psnr(pictures, real))
+        likeness = ssim(images, real)
+        self._note("psnr", number, psnr(images, real))
         self._note("ssim", number, likeness)
         if self.networks.lpips is not None:
-            self._note(self.networks.lpips.name, number, self.networks.lpips(pictures, real))
+            self._note(self.networks.lpips.name, number, self.networks.lpips(images, real))
         return likeness
 
     def _note(self, name: str, number: int, values: Tensor | Sequence[float]) -> None:

@@ -88,11 +88,11 @@ def evaluate_folders(
     known = None if folders.statistics is None else _Statistics.load(folders.statistics, networks)
     with init_distributed(device) as distributed:
         networks.to(distributed.device)
-        judge, log = MetricAccumulator(networks, matches.samples, seed=protocol.seed), ReadingLog()
-        _update(judge, log, matches, space, protocol, distributed, on_progress)
-        gather(judge, log, distributed)
+        accumulator, log = MetricAccumulator(networks, matches.samples, seed=protocol.seed), ReadingLog()
+        _update(accumulator, log, matches, space, protocol, distributed, on_progress)
+        gather(accumulator, log, distributed)
         return distributed.run_on_main(
-            lambda: _conclude(judge, log, matches, folders, known, space, protocol, save_stats, name, distributed)
+            lambda: _conclude(accumulator, log, matches, folders, known, space, protocol, save_stats, name, distributed)
         )
 
 
@@ -167,7 +167,7 @@ def _check_options(folders: _Folders, protocol: Protocol) -> None:
 
 
 def _update(
-    judge: MetricAccumulator,
+    accumulator: MetricAccumulator,
     log: ReadingLog,
     matches: Matches,
     space: LabelSpace | None,
@@ -183,14 +183,14 @@ def _update(
         **{"skip_broken": protocol.skip_broken, "alpha": protocol.alpha},
     }
     for loaded in read_items(items, space, log, **how):
-        judge.update(loaded.names, loaded.samples, loaded.real, loaded.label)
+        accumulator.update(loaded.names, loaded.samples, loaded.real, loaded.label)
         done += len(loaded.names)
         if on_progress is not None:
             on_progress(done, total)
     loose = dict(list(matches.loose.items())[distributed.rank :: distributed.size])
     size = protocol.size or (_common_size(log, distributed) if matches.loose else None)
-    for names, pictures in read_photos(loose, log, **{**how, "size": size}):
-        judge.update_real(names, pictures)
+    for names, images in read_photos(loose, log, **{**how, "size": size}):
+        accumulator.update_real(names, images)
         done += len(names)
         if on_progress is not None:
             on_progress(min(done, total), total)
@@ -206,19 +206,19 @@ def _common_size(log: ReadingLog, distributed: DistributedContext) -> tuple[int,
     return sizes.pop() if len(sizes) == 1 else None
 
 
-def gather(judge: MetricAccumulator, log: ReadingLog, distributed: DistributedContext) -> None:
+def gather(accumulator: MetricAccumulator, log: ReadingLog, distributed: DistributedContext) -> None:
     """Merge all processes' statistics into those of process 0."""
     if distributed.size == 1:
         return
     parts: list[Any] | None = [None] * distributed.size if distributed.main else None
-    dist.gather_object((judge.state(), log), parts, dst=0)
+    dist.gather_object((accumulator.state(), log), parts, dst=0)
     for state, other in (parts or [])[1:]:
-        judge.merge(state)
+        accumulator.merge(state)
         log.merge(other)
 
 
 def _conclude(
-    judge: MetricAccumulator,
+    accumulator: MetricAccumulator,
     log: ReadingLog,
     matches: Matches,
     folders: _Folders,
@@ -236,15 +236,15 @@ def _conclude(
     size = list(protocol.size or sizes[0]) if len(sizes) == 1 or protocol.size else "various"
     if known is not None:
         check_statistics(known.meta, {"size": size}, known.file)
-    moments = None if known is None else {judge.networks.features[0].name: known.moments}
+    moments = None if known is None else {accumulator.networks.features[0].name: known.moments}
     sources = _sources(matches, folders, known, space, log)
     report = build_report(
-        judge, log, name or folders.generated.resolve().name, sources, protocol, size, distributed, space, moments
+        accumulator, log, name or folders.generated.resolve().name, sources, protocol, size, distributed, space, moments
     )
     if save_stats is not None:
-        view = {**_comparability_key(judge.networks.features[0]), "size": size}
+        view = {**_comparability_key(accumulator.networks.features[0]), "size": size}
         photos = {key: sources["real"][key] for key in ("count", "list_sha256")}
-        save_statistics(Path(save_stats), judge.real[view["features"]], {**view, **photos})
+        save_statistics(Path(save_stats), accumulator.real[view["features"]], {**view, **photos})
     items = {item.name: item for item in matches.items}
     report.show(lambda key: _files(items[key]))
     report.broken = sorted(log.broken, key=lambda item: item["file"])
@@ -255,7 +255,7 @@ def _conclude(
 
 
 def build_report(
-    judge: MetricAccumulator,
+    accumulator: MetricAccumulator,
     log: ReadingLog,
     name: str,
     sources: dict[str, Any],
@@ -268,7 +268,7 @@ def build_report(
     """Compute the scores and return them with their protocol.
 
     Args:
-        judge: accumulator of all images.
+        accumulator: accumulator of all images.
         log: record of the sizes.
         name: name of the method.
         sources: the compared data, for the protocol.
@@ -280,21 +280,21 @@ def build_report(
     """
     return Report(
         name=name,
-        scores=judge.compute(real),
-        protocol={**sources, **protocol_facts(judge, log, protocol, size, distributed)},
-        **_classes(judge),
-        pictures=_ranked(judge),
-        notes=judge.notes(),
+        scores=accumulator.compute(real),
+        protocol={**sources, **protocol_facts(accumulator, log, protocol, size, distributed)},
+        **_classes(accumulator),
+        pictures=_ranked(accumulator),
+        notes=accumulator.notes(),
         space=space,
     )
 
 
-def _classes(judge: MetricAccumulator) -> dict[str, Any]:
+def _classes(accumulator: MetricAccumulator) -> dict[str, Any]:
     """Return the scores of each class, over all sample sets."""
-    if not judge.pixels:
+    if not accumulator.pixels:
         return {}
-    joined = SegmentationScores(judge.pixels[0].classes)
-    for part in judge.pixels:
+    joined = SegmentationScores(accumulator.pixels[0].classes)
+    for part in accumulator.pixels:
         joined.merge(part)
     return {"classes": joined.per_class(), "left_out": joined.left_out()}
 
@@ -320,14 +320,17 @@ def _comparability_key(network: FeatureNetwork) -> dict[str, Any]:
     return {"features": network.name, "network": network.describe(), "resize": RESIZE}
 
 
-def _ranked(judge: MetricAccumulator) -> dict[str, Any]:
+def _ranked(accumulator: MetricAccumulator) -> dict[str, Any]:
     """Return the best, median and worst images of the first sample set, without their files."""
-    ranked = sorted((pair for pair in judge.ranking if pair[1] == pair[1]), key=lambda pair: (-pair[1], pair[0]))
+    ranked = sorted((pair for pair in accumulator.ranking if pair[1] == pair[1]), key=lambda pair: (-pair[1], pair[0]))
     if not ranked:
         return {}
     middle = max(0, len(ranked) // 2 - _SHOWN // 2)
     groups = {"best": ranked[:_SHOWN], "median": ranked[middle : middle + _SHOWN], "worst": ranked[::-1][:_SHOWN]}
-    return {"by": judge.ranked_by, **{key: [ReportImage(*pair, "") for pair in group] for key, group in groups.items()}}
+    return {
+        "by": accumulator.ranked_by,
+        **{key: [ReportImage(*pair, "") for pair in group] for key, group in groups.items()},
+    }
 
 
 def _files(item: Item) -> ReportFiles:

@@ -103,15 +103,15 @@ class ExportedModel:
             self.device = device
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """Return the output, float32 on the CPU, for `[N, 3, H, W]` uint8 RGB.
 
         Raises:
             WeightsError: the program fails on such images.
         """
         settings = self.settings
-        wanted = pictures.float()
-        if settings.size is not None and tuple(pictures.shape[-2:]) != settings.size:
+        wanted = images.float()
+        if settings.size is not None and tuple(images.shape[-2:]) != settings.size:
             wanted = F.interpolate(wanted, settings.size, mode="bicubic", antialias=True).clamp(0, 255)
         if settings.range != "0-255":
             wanted = wanted / 255 if settings.range == "0-1" else wanted / 127.5 - 1

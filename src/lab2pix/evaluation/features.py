@@ -47,7 +47,7 @@ class FeatureNetwork(ABC):
     device = torch.device("cpu")
 
     @abstractmethod
-    def __call__(self, pictures: Tensor) -> Tensor:
+    def __call__(self, images: Tensor) -> Tensor:
         """Return features `[N, dimension]` float32, on the CPU, of `[N, 3, H, W]` uint8."""
 
     @abstractmethod
@@ -81,11 +81,11 @@ class _Inception(FeatureNetwork):
         self.network, self.sha256 = network, file_sha256(file)
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        return map_chunks(self._look, (299, 299), self.device, pictures)
+    def __call__(self, images: Tensor) -> Tensor:
+        return map_chunks(self._extract, (299, 299), self.device, images)
 
-    def _look(self, pictures: Tensor) -> Tensor:
-        found: Tensor = self.network(pictures.to(self.device))[0]
+    def _extract(self, images: Tensor) -> Tensor:
+        found: Tensor = self.network(images.to(self.device))[0]
         return found.float().cpu()
 
     def describe(self) -> dict[str, Any]:
@@ -102,11 +102,11 @@ class _EfficientNet(FeatureNetwork):
         self.network = load_backbone(name)
 
     @torch.inference_mode()
-    def __call__(self, pictures: Tensor) -> Tensor:
-        return map_chunks(self._look, (pictures.shape[-2], pictures.shape[-1]), self.device, pictures)
+    def __call__(self, images: Tensor) -> Tensor:
+        return map_chunks(self._extract, (images.shape[-2], images.shape[-1]), self.device, images)
 
-    def _look(self, pictures: Tensor) -> Tensor:
-        image = self.network.normalize(uint8_to_float(pictures.to(self.device)))
+    def _extract(self, images: Tensor) -> Tensor:
+        image = self.network.normalize(uint8_to_float(images.to(self.device)))
         found: Tensor = self.network(image, levels=3).discriminator[-1].mean((2, 3))
         return found.float().cpu()
 
@@ -123,8 +123,8 @@ class _Exported(FeatureNetwork):
         self.network = ExportedModel(file, self.settings)
         self.dimension = self(torch.zeros(2, 3, *(self.settings.size or (64, 64)), dtype=torch.uint8)).shape[1]
 
-    def __call__(self, pictures: Tensor) -> Tensor:
-        found: Tensor = self.network(pictures)
+    def __call__(self, images: Tensor) -> Tensor:
+        found: Tensor = self.network(images)
         if found.ndim not in (2, 4):
             raise WeightsError(
                 f"{self.network.file} returns {list(found.shape)}, but features are [N, D] or [N, D, h, w]; set "

@@ -105,7 +105,7 @@ def score_names(
 
 
 def evaluate_generator(
-    judge: MetricAccumulator,
+    accumulator: MetricAccumulator,
     dataset: AnyDataset,
     draw: Callable[[Batch, Sequence[int], int], Tensor],
     *,
@@ -119,7 +119,7 @@ def evaluate_generator(
     """Accumulate metrics over held-out label maps; each process takes its share, and process 0 gets the sum.
 
     Args:
-        judge: an empty accumulator in every process.
+        accumulator: an empty accumulator in every process.
         dataset: the held-out part.
         draw: returns images `[N, 3, H, W]` uint8 of a batch, given the indices of its label maps and a seed.
         photos: held-out photos without label maps.
@@ -137,16 +137,16 @@ def evaluate_generator(
     for start in range(0, len(mine), batch_size):
         indices = mine[start : start + batch_size]
         batch = collate([dataset[(0, index)] for index in indices])
-        drawn = [draw(batch, indices, seed + number) for number in range(judge.sample_sets)]
+        drawn = [draw(batch, indices, seed + number) for number in range(accumulator.sample_sets)]
         real = None if batch.image is None else float_to_uint8(batch.image)
-        label = None if judge.networks.segmenter is None else batch.label
-        judge.update([sample_key(index) for index in indices], drawn, real, label)
+        label = None if accumulator.networks.segmenter is None else batch.label
+        accumulator.update([sample_key(index) for index in indices], drawn, real, label)
         log.sizes[(drawn[0].shape[-2], drawn[0].shape[-1])] += len(indices)
         if on_progress is not None:
             on_progress(start + len(indices), len(mine))
     if photos is not None:
-        _update_real(judge, photos, _share(len(photos), count, distributed), batch_size)
-    gather(judge, log, distributed)
+        _update_real(accumulator, photos, _share(len(photos), count, distributed), batch_size)
+    gather(accumulator, log, distributed)
     return log
 
 
@@ -155,11 +155,11 @@ def _share(length: int, count: int | None, distributed: DistributedContext) -> l
     return list(range(distributed.rank, length if count is None else min(count, length), distributed.size))
 
 
-def _update_real(judge: MetricAccumulator, photos: SampleSource, indices: Sequence[int], batch_size: int) -> None:
+def _update_real(accumulator: MetricAccumulator, photos: SampleSource, indices: Sequence[int], batch_size: int) -> None:
     for start in range(0, len(indices), batch_size):
         some = indices[start : start + batch_size]
-        pictures = [_photo(photos, index) for index in some]
-        judge.update_real([sample_key(index) for index in some], torch.stack(pictures))
+        images = [_photo(photos, index) for index in some]
+        accumulator.update_real([sample_key(index) for index in some], torch.stack(images))
 
 
 def _photo(photos: SampleSource, index: int) -> Tensor:

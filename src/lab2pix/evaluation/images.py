@@ -63,22 +63,22 @@ def evaluate_images(
     networks = load_networks(protocol, space)
     used = choose_device(device)
     networks.to(used)
-    judge, log, step = MetricAccumulator(networks, 1, seed=protocol.seed), ReadingLog(), protocol.batch_size
+    accumulator, log, step = MetricAccumulator(networks, 1, seed=protocol.seed), ReadingLog(), protocol.batch_size
     names = [f"{index:06d}" for index in range(max(len(pixels), 0 if photos is None else len(photos)))]
     for start in range(0, len(pixels), step):
         part = slice(start, start + step)
         pair = None if photos is None or unpaired else photos[part]
         shown = pixels[part]
-        judge.update(names[start : start + len(shown)], [shown], pair, None if ids is None else ids[part])
+        accumulator.update(names[start : start + len(shown)], [shown], pair, None if ids is None else ids[part])
     if photos is not None and unpaired:
         for start in range(0, len(photos), step):
             more = photos[start : start + step]
-            judge.update_real(names[start : start + len(more)], more)
+            accumulator.update_real(names[start : start + len(more)], more)
     size = (pixels.shape[-2], pixels.shape[-1])
     log.sizes[size] += len(pixels)
     counts = {"generated": {"count": len(pixels)}, "real": None if photos is None else {"count": len(photos)}}
     sources = {**counts, "labels": None if ids is None else {"count": len(ids)}, "sample_sets": 1}
-    return build_report(judge, log, name, sources, protocol, list(size), DistributedContext(0, 1, used), space)
+    return build_report(accumulator, log, name, sources, protocol, list(size), DistributedContext(0, 1, used), space)
 
 
 def _pixels(images: ImageBatch, what: str) -> Tensor:

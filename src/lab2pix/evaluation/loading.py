@@ -133,10 +133,10 @@ def read_photos(
 
     def load(entry: tuple[str, Pair]) -> _One:
         name, pair = entry
-        picture = _guard(name, pair.image or pair.label, lambda: pair.read_image(alpha))
+        image = _guard(name, pair.image or pair.label, lambda: pair.read_image(alpha))
         resized: Counter[str] = Counter()
-        picture = _resized(picture, size, "real", resized)
-        return _One(name, [picture], None, None, resized)
+        image = _resized(image, size, "real", resized)
+        return _One(name, [image], None, None, resized)
 
     for part in _batches(_ahead(load, list(photos.items()), "photos", log, batch_size, skip_broken), batch_size, log):
         yield [one.name for one in part], torch.stack([one.samples[0] for one in part])
@@ -194,11 +194,11 @@ def _guard(name: str, file: Path, read: Any) -> Any:
         raise _BrokenError(name, file, error) from error
 
 
-def _resized(picture: Tensor, size: tuple[int, int] | None, what: str, count: Counter[str]) -> Tensor:
-    if size is None or tuple(picture.shape[-2:]) == size:
-        return picture
+def _resized(image: Tensor, size: tuple[int, int] | None, what: str, count: Counter[str]) -> Tensor:
+    if size is None or tuple(image.shape[-2:]) == size:
+        return image
     count[what] += 1
-    return resize_image(picture, size)
+    return resize_image(image, size)
 
 
 def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None, alpha: Alpha) -> _One:
@@ -227,7 +227,7 @@ def _join(parts: Sequence[_One]) -> Loaded:
     labels = [part.label for part in parts if part.label is not None]
     return Loaded(
         names=[part.name for part in parts],
-        samples=[torch.stack(pictures) for pictures in zip(*(part.samples for part in parts), strict=True)],
+        samples=[torch.stack(images) for images in zip(*(part.samples for part in parts), strict=True)],
         real=torch.stack(reals) if reals else None,
         label=torch.stack(labels) if labels else None,
     )

@@ -11,6 +11,7 @@ from typing import Any
 from lab2pix.data.files import find_images
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
+from lab2pix.data.passed_over import likely_partners
 from lab2pix.errors import DataError
 
 __all__ = ["Item", "Matches", "count_samples", "is_plain", "list_sha256", "listed", "pair_files", "pictures_in"]
@@ -196,6 +197,12 @@ def _complaint(unmatched: list[str], sides: Mapping[str, Iterable[str]], samples
         else ""
     )
     hint = "" if incomplete and not lacking else "; if photos are not meant to pair, add --unpaired"
+    mine, *others_of = (set(names) for names in sides.values())
+    for names in others_of:
+        for near in likely_partners(
+            sorted(names - mine), sorted(mine - names), ("dataset's files", "generated images")
+        ):
+            hint = f"; {near}"
     return f"'{first}' {where}{more}; add what is missing, or --allow-missing to skip them{hint}"
 
 

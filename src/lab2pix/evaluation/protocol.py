@@ -100,17 +100,17 @@ def load_networks(protocol: Protocol, space: LabelSpace | None) -> Networks:
 
 
 def protocol_facts(
-    judge: MetricAccumulator, log: ReadingLog, protocol: Protocol, size: Any, distributed: DistributedContext
+    accumulator: MetricAccumulator, log: ReadingLog, protocol: Protocol, size: Any, distributed: DistributedContext
 ) -> dict[str, Any]:
     """Return the part of the protocol that folders and runs have in common."""
-    segmenter = judge.networks.segmenter
-    lpips = judge.networks.lpips
+    segmenter = accumulator.networks.segmenter
+    lpips = accumulator.networks.lpips
     return {
         "size": size,
         "sizes": {f"{height}x{width}": count for (height, width), count in sorted(log.sizes.items())},
         "resize": RESIZE,
         "resized": {what: log.resized[what] for what in ("generated", "real", "labels")},
-        "features": {network.name: network.describe() for network in judge.networks.features},
+        "features": {network.name: network.describe() for network in accumulator.networks.features},
         "kernel": {**KERNEL, "pool": KERNEL_POOL, "degree": 3},
         "segmenter": None if segmenter is None else segmenter.describe(),
         "lpips": None if lpips is None else lpips.name,

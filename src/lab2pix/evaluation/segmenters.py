@@ -59,12 +59,12 @@ class Segmenter(ABC):
     device = torch.device("cpu")
 
     @abstractmethod
-    def logits(self, pictures: Tensor) -> Tensor:
+    def logits(self, images: Tensor) -> Tensor:
         """Return the network's scores per class, `[N, C, h', w']` float32, of `[N, 3, h, w]` uint8 images."""
 
-    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
+    def __call__(self, images: Tensor, size: tuple[int, int]) -> Tensor:
         """Return canonical ids `[N, *size]` int64 (-1: none of the classes) of `[N, 3, h, w]` uint8 images."""
-        logits = self.logits(pictures)
+        logits = self.logits(images)
         return _read(logits, size, self.ids.to(logits.device)).cpu()
 
     @abstractmethod
@@ -84,9 +84,9 @@ def _read(logits: Tensor, size: tuple[int, int], ids: Tensor) -> Tensor:
     return ids[logits.argmax(1)]
 
 
-def normalize(pictures: Tensor, size: tuple[int, int]) -> Tensor:
+def normalize(images: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize `[N, 3, H, W]` uint8 images and normalize them by ImageNet's mean and deviation."""
-    image = pictures.float()
+    image = images.float()
     if tuple(image.shape[-2:]) != size:
         image = F.interpolate(image, size, mode="bicubic", antialias=True).clamp(0, 255)
     mean, std = (torch.tensor(part, device=image.device).view(3, 1, 1) * 255 for part in (IMAGENET_MEAN, IMAGENET_STD))
@@ -143,11 +143,11 @@ class _Trained(Segmenter):
         self.network.eval().requires_grad_(False)
 
     @torch.inference_mode()
-    def logits(self, pictures: Tensor) -> Tensor:
-        return cast(Tensor, self.network(normalize(pictures.to(self.device), self.size)))
+    def logits(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.network(normalize(images.to(self.device), self.size)))
 
-    def __call__(self, pictures: Tensor, size: tuple[int, int]) -> Tensor:
-        return map_chunks(lambda part: super(_Trained, self).__call__(part, size), self.size, self.device, pictures)
+    def __call__(self, images: Tensor, size: tuple[int, int]) -> Tensor:
+        return map_chunks(lambda part: super(_Trained, self).__call__(part, size), self.size, self.device, images)
 
     def describe(self) -> dict[str, Any]:
         keys = ("architecture", "encoder", "size", "held_out")
@@ -174,8 +174,8 @@ class _Exported(Segmenter):
         self.name = file.stem
         self.space, self.ids = _classes(self.settings.classes, space, str(file.with_suffix(".json")))
 
-    def logits(self, pictures: Tensor) -> Tensor:
-        logits: Tensor = self.network(pictures)
+    def logits(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.network(images)
         if logits.ndim != 4 or logits.shape[1] != len(self.ids):
             raise LabelError(
                 f"{self.network.file} returns {list(logits.shape)}, but {self.network.file.stem}.json names "
@@ -205,8 +205,8 @@ class _HuggingFace(Segmenter):
         self.space, self.ids = _classes(_matched([labels[i] for i in range(len(labels))], space), space, f"hf:{name}")
 
     @torch.inference_mode()
-    def logits(self, pictures: Tensor) -> Tensor:
-        inputs = self.processor(images=list(pictures.permute(0, 2, 3, 1).numpy()), return_tensors="pt").to(self.device)
+    def logits(self, images: Tensor) -> Tensor:
+        inputs = self.processor(images=list(images.permute(0, 2, 3, 1).numpy()), return_tensors="pt").to(self.device)
         return cast(Tensor, self.network(**inputs).logits.float().cpu())
 
     def describe(self) -> dict[str, Any]:
@@ -236,8 +236,8 @@ class _TorchVision(Segmenter):
         self.space, self.ids = _classes(_matched(names, space), space, f"torchvision:{name}")
 
     @torch.inference_mode()
-    def logits(self, pictures: Tensor) -> Tensor:
-        return cast(Tensor, self.network(self.transform(pictures).to(self.device))["out"].cpu())
+    def logits(self, images: Tensor) -> Tensor:
+        return cast(Tensor, self.network(self.transform(images).to(self.device))["out"].cpu())
 
     def describe(self) -> dict[str, Any]:
         return {"name": f"torchvision:{self.name}", "revision": self.revision, "classes": self.ids.tolist()}

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -31,8 +31,11 @@ __all__ = [
     "guarded",
     "one_by_one",
     "read_vectors",
+    "recorded_choice",
     "thinned",
 ]
+
+Choice = TypeVar("Choice")
 
 TOLERANCE = 1e-4
 """Largest difference allowed: absolute for tensors, relative for losses and gradient norms."""
@@ -72,6 +75,18 @@ def read_vectors(path: Path) -> Vectors:
     if not isinstance(values, dict) or not isinstance(values.get("config"), dict):
         raise CheckpointError(f"{path.with_suffix('.json')} has no section 'config'")
     return Vectors(tensors, values)
+
+
+def recorded_choice(recorded: Mapping[str, Any], name: str, known: Mapping[str, Choice], default: Any = None) -> Choice:
+    """Return what a setting of the recorded `config` stands for.
+
+    Raises:
+        CheckpointError: its value is unknown.
+    """
+    value = recorded.get(name, default)
+    if value not in known:
+        raise CheckpointError(f"config.{name} is {value!r}; known: {[*known]}")
+    return known[value]
 
 
 def one_by_one(image: Tensor, factor: int, weights: Mapping[str, Tensor], name: str) -> Tensor:

@@ -94,6 +94,18 @@ class LabelDecoder:
             self._refuse_two_readings(_used(values), {0: self.levels[0], 1: self.levels[255]})
         return LabelMap(self.space.decode_ids(values, self.where, dtype=self.dtype), "ids", {})
 
+    def stretched(self, values: Tensor, white: int) -> LabelMap:
+        """Decode gray values that the decoder has stretched from 0 to `white`, `[H, W]`: ids, or gray class colors."""
+        full = 255 if values.dtype == torch.uint8 else 65535
+        stored = (values.long() * white + full // 2) // full
+        used = torch.unique(stored).tolist()
+        if not set(used) <= self.space.file_values.keys():
+            return self.gray(values)
+        levels = {value: round(value * 255 / white) for value in used}
+        by_color = {value: self.levels[level] for value, level in levels.items() if level in self.levels}
+        self._refuse_two_readings(used, by_color)
+        return LabelMap(self.space.decode_ids(stored, self.where, dtype=self.dtype), "ids", {})
+
     def color(self, rgb: Tensor) -> LabelMap:
         """Decode `[3, H, W]` uint8: colors, or ids if all pixels are gray."""
         if bool((rgb[0] == rgb[1]).all()) and bool((rgb[0] == rgb[2]).all()):

@@ -195,6 +195,8 @@ class Method(ABC):
     """
 
     name: ClassVar[str]
+    systems: ClassVar[tuple[str, ...]] = ()
+    """First words of `system` in vector files of the method; empty: its name."""
     Config: ClassVar[type[RunConfig]]
     paired: ClassVar[bool] = True
     """Whether training uses pairs of input and image; otherwise images are random."""
@@ -309,13 +311,13 @@ class Method(ABC):
 
     @classmethod
     def reads_vectors(cls, vectors: Vectors) -> bool:
-        """Return whether a vector file belongs to this method: whether the first word of `system` is its name.
+        """Return whether a vector file belongs to this method: whether the first word of `system` names it.
 
         A vector file has inputs, weights and results recorded from official code (`lab2pix.interop.vectors`), with
         which `lab2pix parity` compares this package.
         """
         words = str(vectors.values.get("system", "")).lower().split()
-        return words[:1] == [cls.name]
+        return bool(words) and words[0] in (cls.systems or (cls.name,))
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.rules import check_first_scale, check_size
+from lab2pix.config.rules import check_size
 from lab2pix.config.schema import DataConfig, Section
 from lab2pix.interop import spade_weights
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
@@ -23,7 +23,12 @@ from lab2pix.interop.spade_weights import (
 )
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods.multiscale_gan import GeneratorTrainConfig, SemanticGANConfig, StyleLossConfig
+from lab2pix.methods.multiscale_gan import (
+    CheckpointingTrainConfig,
+    SemanticGANConfig,
+    SemanticGeneratorConfig,
+    StyleLossConfig,
+)
 from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
 from lab2pix.methods.replay import DiscriminatorRecord, layer_feature
 from lab2pix.methods.semantic_gan import SemanticGAN, semantic_generator_settings
@@ -36,10 +41,9 @@ __all__ = ["CCFPSE", "CCFPSEConfig", "generator_rules"]
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-class CCFPSEGeneratorConfig(Section):
+class CCFPSEGeneratorConfig(SemanticGeneratorConfig):
     """Generator and image encoder."""
 
-    width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
     num_upsamples: Literal[5, 6] = Field(
         5, description="How often the size doubles: 5 for 256x256, 6 for 256x512 (Cityscapes)."
     )
@@ -51,7 +55,6 @@ class CCFPSEGeneratorConfig(Section):
         description="Input of the first scale: the small label map; noise; or style, which an image encoder learns to "
         "read off photos and noise stands in for (`use_vae`, as published).",
     )
-    noise_dim: int = Field(256, ge=1, description="Length of the noise or style vector z.")
     spectral_norm: bool = Field(True, description="Spectral norm on the 1x1 convolutions of shortcuts.")
 
 
@@ -67,12 +70,6 @@ class CCFPSELossConfig(StyleLossConfig):
     feature_matching: float = Field(20.0, ge=0, description="Weight of feature matching; 0: off.")
 
 
-class CCFPSETrainConfig(GeneratorTrainConfig):
-    """Training duration, batch size, precision and initialization."""
-
-    gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
-
-
 class CCFPSEConfig(SemanticGANConfig):
     """Settings of CC-FPSE."""
 
@@ -80,7 +77,7 @@ class CCFPSEConfig(SemanticGANConfig):
     generator: CCFPSEGeneratorConfig = CCFPSEGeneratorConfig()
     discriminator: CCFPSEDiscriminatorConfig = CCFPSEDiscriminatorConfig()
     loss: CCFPSELossConfig = CCFPSELossConfig()
-    train: CCFPSETrainConfig = CCFPSETrainConfig()
+    train: CheckpointingTrainConfig = CheckpointingTrainConfig()
 
     def check_rules(self) -> None:
         """Check the image size against generator and discriminator."""
@@ -92,10 +89,6 @@ class CCFPSEConfig(SemanticGANConfig):
         stride = FPSEDiscriminator.STRIDE
         return max(stride, 2**self.generator.num_upsamples), 2 * stride
 
-    def check_samples_per_pass(self, samples: int, advice: str) -> None:
-        """Check that batch norm at the first scale has more than one value per channel."""
-        check_first_scale(self, self.generator.num_upsamples, samples, advice)
-
 
 # --- the method -------------------------------------------------------------------------------------------------------
 
@@ -105,6 +98,7 @@ class CCFPSE(SemanticGAN):
 
     name: ClassVar[str] = "cc-fpse"
     Config = CCFPSEConfig
+    systems = ("cc-fpse", "ccfpse")
     feature_matching_reduction = "layer-mean"
     config: CCFPSEConfig
 
@@ -135,12 +129,6 @@ class CCFPSE(SemanticGAN):
     def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
         """Return the format of the authors' generators."""
         return {"cc-fpse": CheckpointFormat(_matches, _convert)}
-
-    @classmethod
-    def reads_vectors(cls, vectors: Vectors) -> bool:
-        """Return whether a vector file is of CC-FPSE, whose name it may write without a hyphen."""
-        words = str(vectors.values.get("system", "")).lower().replace("-", "").split()
-        return words[:1] == ["ccfpse"]
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -15,13 +16,13 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, RunConfig, Section
-from lab2pix.errors import CheckpointError, ConfigError
+from lab2pix.errors import ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
 from lab2pix.interop.part_vectors import PartLosses, PartResults, check_parts
 from lab2pix.interop.step_vectors import numbered_space, to_image
-from lab2pix.interop.vectors import Row, Vectors
+from lab2pix.interop.vectors import Row, Vectors, recorded_choice
 from lab2pix.labels.space import LabelSpace
-from lab2pix.losses import patch_nce_loss
+from lab2pix.losses import ADVERSARIAL_TERMS, patch_nce_loss
 from lab2pix.methods.base import Losses, Method, OptimizerSpec, Phase, StepContext
 from lab2pix.methods.image_translation import (
     Encoding,
@@ -29,8 +30,7 @@ from lab2pix.methods.image_translation import (
     ResNetShape,
     adversarial,
     build_condition,
-    check_adversarial,
-    infer_inputs,
+    infer_config,
     infer_norm,
     load_released,
     plain_names,
@@ -155,15 +155,8 @@ def condition(config: ContrastiveConfig, label_space: LabelSpace) -> Condition:
 
 def build_generator(settings: ContrastiveGeneratorConfig, inputs: int, outputs: int) -> ResNetGenerator:
     """Build a generator with initial weights."""
-    return ResNetGenerator(
-        inputs,
-        outputs,
-        width=settings.width,
-        blocks=settings.depth,
-        norm=settings.norm,
-        antialias_down=settings.antialias_down,
-        antialias_up=settings.antialias_up,
-    )
+    options = settings.model_dump(exclude={"depth", "encoding"})
+    return ResNetGenerator(inputs, outputs, blocks=settings.depth, **options)
 
 
 def build_discriminator(settings: ContrastiveDiscriminatorConfig, channels: int) -> PatchGAN:
@@ -199,8 +192,6 @@ class ContrastiveMethod(Method):
     """
 
     paired: ClassVar[bool] = False
-    systems: ClassVar[tuple[str, ...]]
-    """First words of `system` in vector files."""
     vector_prefixes: ClassVar[Mapping[str, str]]
     """Prefix of weights in vector files, by name of the network."""
     config: Any
@@ -295,16 +286,7 @@ class ContrastiveMethod(Method):
             names = plain_names(state)
             return any(".conv_block." in name for name in names) and any(name.endswith(".filt") for name in names)
 
-        def convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
-            return _convert(cls, path, state, options)
-
-        return {cls.name: CheckpointFormat(matches, convert)}
-
-    @classmethod
-    def reads_vectors(cls, vectors: Vectors) -> bool:
-        """Return whether the first word of `system` is one of `systems`."""
-        words = str(vectors.values.get("system", "")).lower().split()
-        return words[:1] in [[name] for name in cls.systems]
+        return {cls.name: CheckpointFormat(matches, partial(_convert, cls))}
 
     @classmethod
     @abstractmethod
@@ -329,7 +311,7 @@ class ContrastiveMethod(Method):
             CheckpointError: weights, inputs or settings do not match the method.
         """
         recorded = vectors.values["config"]
-        check_adversarial(recorded["gan_mode"])
+        recorded_choice(recorded, "gan_mode", ADVERSARIAL_TERMS)
         parts = {name: plain_weights(vectors.part(f"{prefix}.")) for name, prefix in cls.vector_prefixes.items()}
         generator = next(parts[name] for name in parts if name.startswith("generator"))
         discriminator = next(parts[name] for name in parts if name.startswith("discriminator"))
@@ -360,13 +342,7 @@ class ContrastiveMethod(Method):
     def vector_results(cls, vectors: Vectors, *, fast: bool = False) -> PartResults:
         """Run the phases on a vector file, and return the results in and after the step."""
         method, batch = cls.from_vectors(vectors, fast=fast)
-        record = StepRecord(
-            method,
-            batch,
-            update=True,
-            names=lambda network: {name: name for name in network.state_dict()},
-            random=cls.vector_random(vectors),
-        )
+        record = StepRecord(method, batch, update=True, random=cls.vector_random(vectors))
         outputs, losses, loose = cls.vector_names(method, record)
         results = PartResults(tuple(cls.vector_prefixes.values()), outputs, losses, loose)
         results.states["after_step"] = {}
@@ -421,11 +397,6 @@ def _convert(
     """Convert a released generator; its inputs are images unless a label space is given."""
     weights = plain_weights(state)
     settings, inputs, outputs = infer_generator_settings(weights)
-    if outputs != 3:
-        raise CheckpointError(f"{path} draws images of {outputs} channels, but images here are RGB; take another one")
     generator = load_released(build_generator(settings, inputs, outputs), weights)
-    space, data, encoding = infer_inputs(path, inputs, options, 256)
-    settings = settings.model_copy(update={"encoding": encoding})
-    config = cls.Config.model_validate({"name": cls.name, "data": data, "generator": settings.model_dump()})
-    cls.build_sampling(config, space).check_size(*config.data.size)
+    config, space = infer_config(cls, path, settings, (inputs, outputs), options)
     return Converted(generator.eval(), config, space)

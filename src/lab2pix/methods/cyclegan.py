@@ -196,9 +196,9 @@ class CycleGAN(ImageTranslationMethod):
         return backward(losses, context.scale)
 
     def discriminators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Backpropagate the losses of both discriminators; see `judge_losses`."""
+        """Backpropagate the losses of both discriminators; see `discriminator_losses`."""
         real = {"b": require_images(batch), "a": self.sampling.condition(batch)}
-        return backward(self.judge_losses(self.cycle, real, context), context.scale)
+        return backward(self.discriminator_losses(self.cycle, real, context), context.scale)
 
     def cycle_losses(self, cycle: Cycle, a: Tensor, b: Tensor, context: StepContext) -> tuple[Losses, Losses]:
         """Return the adversarial, cycle-consistency and identity losses of both generators, and their images.
@@ -233,7 +233,7 @@ class CycleGAN(ImageTranslationMethod):
             losses["identity_b"] = self.identity * loss.cycle_a * mean_distance(identity_images[1], a)
         return losses, {"fake_a": fake_a.detach().float(), "fake_b": fake_b.detach().float()}
 
-    def judge_losses(self, cycle: Cycle, real: Mapping[str, Tensor], context: StepContext) -> Losses:
+    def discriminator_losses(self, cycle: Cycle, real: Mapping[str, Tensor], context: StepContext) -> Losses:
         """Return the halved discriminator losses on real images and on generated ones from the pools.
 
         Args:

@@ -63,6 +63,11 @@ class GlobalEncoderConfig(Section):
 
     width: int = Field(64, ge=1, description="Channels of the first convolution; they double with each stride.")
     max_width: int = Field(512, ge=1, description="Maximum number of channels of its convolutions.")
+    upsample: Literal["nearest", "bilinear"] = Field(
+        "nearest",
+        description="Upsampling of the global feature: nearest before the convolution of each scale, or, not in the "
+        "paper, bilinear after it, which leaves no edges of blocks in images.",
+    )
 
 
 class HierarchicalGANGeneratorConfig(Section):
@@ -219,6 +224,7 @@ def generator_settings(config: HierarchicalGANConfig) -> GeneratorSettings:
         modulation_hidden=settings.modulation_hidden,
         global_width=settings.global_encoder.width,
         global_max_width=settings.global_encoder.max_width,
+        global_upsample=settings.global_encoder.upsample,
         input=settings.input,
         noise_dim=settings.noise_dim,
         spectral_norm=settings.spectral_norm,

@@ -9,6 +9,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol, TypeVar
 
@@ -22,7 +23,7 @@ from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceCo
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
 from lab2pix.interop.step_vectors import StepResults, check_step, input_classes, numbered_space, without_dropout
-from lab2pix.interop.vectors import Row, Vectors
+from lab2pix.interop.vectors import Row, Vectors, recorded_choice
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import ADVERSARIAL_TERMS, AdversarialTerm
 from lab2pix.methods.base import Method, OptimizerSpec
@@ -49,9 +50,9 @@ __all__ = [
     "build_condition",
     "build_discriminator",
     "build_translator",
-    "check_adversarial",
     "check_encoding",
     "identity_weight",
+    "infer_config",
     "infer_inputs",
     "infer_norm",
     "load_released",
@@ -235,22 +236,11 @@ def mean_distance(images: Tensor, others: Tensor) -> Tensor:
 
 def build_translator(settings: ImageTranslationGeneratorConfig, inputs: int, outputs: int) -> nn.Module:
     """Build a generator from `inputs` to `outputs` channels."""
+    width, norm = settings.width, settings.norm
     if settings.network == "unet":
-        return UNetGenerator(
-            inputs,
-            outputs,
-            width=settings.width,
-            levels=settings.depth,
-            norm=settings.norm,
-            dropout=settings.dropout,
-        )
+        return UNetGenerator(inputs, outputs, width=width, levels=settings.depth, norm=norm, dropout=settings.dropout)
     return ResNetGenerator(
-        inputs,
-        outputs,
-        width=settings.width,
-        blocks=settings.depth,
-        norm=settings.norm,
-        dropout=settings.dropout or None,
+        inputs, outputs, width=width, blocks=settings.depth, norm=norm, dropout=settings.dropout or None
     )
 
 
@@ -311,7 +301,7 @@ class ImageTranslationMethod(Method):
             CheckpointError: weights, inputs or settings do not match the method.
         """
         recorded = vectors.values["config"]
-        check_adversarial(recorded["gan_mode"])
+        recorded_choice(recorded, "gan_mode", ADVERSARIAL_TERMS)
         networks: dict[str, nn.Module] = {}
         settings: dict[str, Section] = {}
         for name, prefix in cls.vector_prefixes.items():
@@ -378,20 +368,7 @@ class ImageTranslationMethod(Method):
             # The local enhancers of Pix2PixHD contain a generator of these names.
             return any(re.fullmatch(marker, name) for name in names) and "model1_1.1.weight" not in names
 
-        def convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
-            return _convert(cls, path, state, options)
-
-        return CheckpointFormat(matches, convert)
-
-
-def check_adversarial(recorded: object) -> None:
-    """Check the name of the adversarial loss in a vector file.
-
-    Raises:
-        CheckpointError: there is no such loss.
-    """
-    if recorded not in ADVERSARIAL_TERMS:
-        raise CheckpointError(f"config.gan_mode is {recorded!r}; known: {[*ADVERSARIAL_TERMS]}")
+        return CheckpointFormat(matches, partial(_convert, cls))
 
 
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
@@ -604,19 +581,46 @@ def infer_inputs(
     return fit.space, DataConfig(instance_edges=fit.edges, **data), "one-hot"
 
 
+def infer_config(
+    cls: type[Method],
+    path: Path,
+    settings: Section,
+    channels: tuple[int, int],
+    options: ConversionOptions,
+    *,
+    side: int = 256,
+) -> tuple[RunConfig, LabelSpace]:
+    """Return the configuration and label space of a converted generator; see `infer_inputs`.
+
+    Args:
+        cls: the method.
+        path: the checkpoint, for errors.
+        settings: settings of the generator; `encoding` is replaced.
+        channels: its input and output channels.
+        options: options of the conversion.
+        side: height and width if the options give none.
+
+    Raises:
+        CheckpointError: the generator makes no RGB images, or the label space does not fit.
+    """
+    inputs, outputs = channels
+    if outputs != 3:
+        raise CheckpointError(
+            f"{path} generates images with {outputs} channels, but lab2pix needs RGB; use another checkpoint"
+        )
+    space, data, encoding = infer_inputs(path, inputs, options, side)
+    generator = settings.model_dump() | {"encoding": encoding}
+    config = cls.Config.model_validate({"name": cls.name, "data": data, "generator": generator})
+    cls.build_sampling(config, space).check_size(*config.data.size)
+    return config, space
+
+
 def _convert(
     cls: type[ImageTranslationMethod], path: Path, state: dict[str, Tensor], options: ConversionOptions
 ) -> Converted:
     """Convert a released generator; its inputs are source images unless a label space is given."""
     generator, settings = read_generator(state)
     _, inputs, outputs = _infer_generator_settings(plain_weights(state))
-    if outputs != 3:
-        raise CheckpointError(
-            f"{path} generates images with {outputs} channels, but lab2pix needs RGB; use another checkpoint"
-        )
     side = 256 if settings.network == "resnet" else size_multiple(settings)
-    space, data, encoding = infer_inputs(path, inputs, options, side)
-    settings = settings.model_copy(update={"encoding": encoding})
-    config = cls.Config.model_validate({"name": cls.name, "data": data, "generator": settings.model_dump()})
-    cls.build_sampling(config, space).check_size(*config.data.size)
+    config, space = infer_config(cls, path, settings, (inputs, outputs), options, side=side)
     return Converted(generator.eval(), config, space)

@@ -77,6 +77,16 @@ _IMLE_GRID = 8
 # --- settings -------------------------------------------------------------------------------------------------------
 
 
+class V2GeneratorConfig(HierarchicalGANGeneratorConfig):
+    """Generator (3.1, 4.2.1)."""
+
+    upsample: Literal["nearest", "bilinear"] = Field(
+        "nearest",
+        description="Upsampling between the blocks: nearest, or, not in the paper, bilinear, which leaves less of a "
+        "pattern of two pixels in images.",
+    )
+
+
 class V2LossConfig(AdversarialLossConfig):
     """Loss terms and weights (Eq. 31)."""
 
@@ -100,6 +110,7 @@ class Lab2PixV2Config(HierarchicalGANConfig):
     """Settings of Lab2Pix-V2."""
 
     method: Literal["lab2pix-v2"] = Field("lab2pix-v2", description="Lab2Pix-V2: paired.")
+    generator: V2GeneratorConfig = V2GeneratorConfig()
     loss: V2LossConfig = V2LossConfig()
     augment: AugmentConfig = AugmentConfig()
 
@@ -217,7 +228,8 @@ class Lab2PixV2(HierarchicalGAN):
     def build_generator(cls, config: Lab2PixV2Config, label_space: LabelSpace) -> nn.Module:
         """Build the generator, initialized as in the official code or with `train.init_gain`."""
         channels = cls.build_sampling(config, label_space).condition.channels
-        generator = Lab2PixV2Generator(channels, generator_settings(config))
+        settings = replace(generator_settings(config), upsample=config.generator.upsample)
+        generator = Lab2PixV2Generator(channels, settings)
         generator.set_grad_checkpointing(config.train.gradient_checkpointing)
         init_from_config(generator, config, xavier_init)
         return generator
@@ -455,7 +467,7 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
     config = Lab2PixV2Config(
         name="lab2pix-v2-official",
         data=DataConfig(label_space=fit.space.name, size=size, instance_edges=fit.edges),
-        generator=HierarchicalGANGeneratorConfig(**settings, num_upsamples=num_upsamples, global_encoder=encoder),
+        generator=V2GeneratorConfig(**settings, num_upsamples=num_upsamples, global_encoder=encoder),
     )
     generator = Lab2PixV2.build_generator(config, fit.space)
     load_renamed(generator, official_rules(generator), state, "official generator")

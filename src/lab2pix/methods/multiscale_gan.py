@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
+from lab2pix.config.rules import check_first_scale
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
@@ -37,6 +38,7 @@ from lab2pix.nn.encoders import reparameterize
 from lab2pix.nn.fast import accelerate, to_low_precision
 
 __all__ = [
+    "CheckpointingTrainConfig",
     "EpochAdamConfig",
     "GeneratorTrainConfig",
     "ImageLossConfig",
@@ -49,6 +51,7 @@ __all__ = [
     "PerceptualLossConfig",
     "PerceptualNetwork",
     "SemanticGANConfig",
+    "SemanticGeneratorConfig",
     "StyleLossConfig",
     "adversarial_mean",
     "build_patch_discriminators",
@@ -125,6 +128,25 @@ class GeneratorTrainConfig(TrainConfig):
     init_gain: float = Field(0.02, gt=0, description="Gain of the initial weights, which are Xavier normal.")
 
 
+class CheckpointingTrainConfig(GeneratorTrainConfig):
+    """Training duration, batch size, precision and initialization."""
+
+    gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
+
+
+class SemanticGeneratorConfig(Section):
+    """Generator and image encoder."""
+
+    width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
+    num_upsamples: int = Field(5, ge=1, description="How often the size doubles.")
+    input: Literal["label", "noise", "style"] = Field(
+        "label",
+        description="Input of the first scale: the small label map; noise; or style, which an image encoder learns to "
+        "read off photos and noise stands in for (`use_vae`).",
+    )
+    noise_dim: int = Field(256, ge=1, description="Length of the noise or style vector z.")
+
+
 class PerceptualGANConfig(RunConfig):
     """Settings common to Pix2PixHD, SPADE, CC-FPSE, TSIT and OASIS."""
 
@@ -143,32 +165,42 @@ class MultiScaleGANConfig(PerceptualGANConfig):
 class SemanticGANConfig(MultiScaleGANConfig):
     """Settings common to the methods with an image encoder: SPADE, CC-FPSE and TSIT from label maps."""
 
+    generator: SemanticGeneratorConfig = SemanticGeneratorConfig()
     loss: StyleLossConfig = StyleLossConfig()
+
+    @property
+    def size_rule(self) -> tuple[int, int]:
+        """Divisor of the sides that the networks take, and the smallest side."""
+        return 2**self.generator.num_upsamples, 1
+
+    def check_samples_per_pass(self, samples: int, advice: str) -> None:
+        """Check that batch norm at the first scale has more than one value per channel."""
+        check_first_scale(self, self.generator.num_upsamples, samples, advice)
 
 
 # --- discriminators and losses ----------------------------------------------------------------------------------------
 
 
 def build_patch_discriminators(
-    settings: PatchDiscriminatorConfig, channels: int, *, full_size_layer: int | None = None
+    settings: PatchDiscriminatorConfig,
+    channels: int,
+    *,
+    full_size_layer: int | None = None,
+    spectral_norm: bool = True,
 ) -> MultiScaleDiscriminator:
-    """Build one PatchGAN with spectral and instance norm per scale, largest first; see `PatchDiscriminator`."""
+    """Build one PatchGAN per scale, largest first; see `PatchDiscriminator`."""
+    shape = settings.model_dump(exclude={"scales"})
     return MultiScaleDiscriminator(
         [
-            PatchDiscriminator(
-                channels,
-                width=settings.width,
-                max_width=settings.max_width,
-                layers=settings.layers,
-                full_size_layer=full_size_layer,
-            )
+            PatchDiscriminator(channels, **shape, full_size_layer=full_size_layer, spectral_norm=spectral_norm)
             for _ in range(settings.scales)
         ]
     )
 
 
-def discriminate(discriminator: MultiScaleDiscriminator, x: Tensor) -> list[ScaleOutput]:
-    """Run discriminators on an input at all of their scales."""
+def discriminate(discriminator: nn.Module, x: Tensor) -> list[ScaleOutput]:
+    """Run multi-scale discriminators on an input at all of their scales."""
+    assert isinstance(discriminator, MultiScaleDiscriminator)
     scales = len(discriminator.networks)
     outputs: list[ScaleOutput] = discriminator(pyramid(x, scales), [()] * scales)
     return outputs
@@ -213,13 +245,7 @@ class PerceptualNetwork(nn.Module):
 
 
 class PerceptualGAN(Method):
-    """GAN with a perceptual loss by a frozen network.
-
-    Args:
-        config: configuration of the run.
-        label_space: label space of the class ids.
-        pretrained: whether to load the pretrained weights of the perceptual network; otherwise they are random.
-    """
+    """GAN with a perceptual loss by a frozen network."""
 
     config: PerceptualGANConfig
 
@@ -271,11 +297,6 @@ class MultiScaleGAN(PerceptualGAN):
     with the updated generator, in train mode and with new noise; judge generated and real images in one pass; update.
     A subclass puts "generator" and "discriminator" into `networks`; the image encoder, if any, is the generator's
     `image_encoder`.
-
-    Args:
-        config: configuration of the run.
-        label_space: label space of the class ids.
-        pretrained: whether to load the pretrained weights of the perceptual network; otherwise they are random.
     """
 
     feature_matching_reduction: ClassVar[FeatureMatchingReduction] = "scale-mean"

@@ -11,12 +11,11 @@ import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.errors import CheckpointError
 from lab2pix.interop.keymap import Rules, load_renamed
 from lab2pix.interop.spade_weights import IMAGE_ENCODER_RULES, with_image_encoder
 from lab2pix.interop.step_vectors import numbered_space
 from lab2pix.interop.two_step_vectors import check_two_steps, recorded_batch
-from lab2pix.interop.vectors import Row, Vectors
+from lab2pix.interop.vectors import Row, Vectors, recorded_choice
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.multiscale_gan import MultiScaleGAN
 from lab2pix.methods.replay import DiscriminatorRecord, RecordedNetwork, StepReplay
@@ -51,16 +50,13 @@ def recorded_sections(vectors: Vectors) -> dict[str, Any]:
         CheckpointError: an unknown adversarial loss.
     """
     recorded, optimizer = vectors.values["config"], vectors.values["optimizer"]
-    adversarial = recorded.get("gan_mode", "hinge")
-    if adversarial not in _ADVERSARIAL:
-        raise CheckpointError(f"config.gan_mode is {adversarial!r}; known: {[*_ADVERSARIAL]}")
     return {
         "data": {
             "size": (recorded["height"], recorded["width"]),
             "instance_edges": not recorded.get("no_instance", False),
         },
         "loss": {
-            "adversarial": _ADVERSARIAL[adversarial],
+            "adversarial": recorded_choice(recorded, "gan_mode", _ADVERSARIAL, "hinge"),
             "feature_matching": 0 if recorded.get("no_ganFeat_loss") else recorded.get("lambda_feat", 10.0),
             "perceptual": 0,
             "kl_divergence": recorded.get("lambda_kld", 0.05),
@@ -130,7 +126,7 @@ def check_recording(
 
     def record_calls(calls: Sequence[Any]) -> DiscriminatorRecord:
         found = [[call] if isinstance(call, ScaleOutput) else call for call in calls]
-        return record(found[0], found[1] if len(found) > 1 else _judge_real(method, given))
+        return record(found[0], found[1] if len(found) > 1 else _discriminate_real(method, given))
 
     noises = {step: recorded[step] for step in _STEPS if step in recorded}
     replay = StepReplay(method, batch, networks, noises=noises, record=record_calls, terms=_TERMS)
@@ -143,7 +139,7 @@ def check_recording(
 
 
 @torch.no_grad()
-def _judge_real(method: MultiScaleGAN, batch: Batch) -> list[ScaleOutput]:
+def _discriminate_real(method: MultiScaleGAN, batch: Batch) -> list[ScaleOutput]:
     """Run a copy of the discriminators on real images, as the generator phase without feature matching does not."""
     own = method.networks["discriminator"]
     method.networks["discriminator"] = copy.deepcopy(own)

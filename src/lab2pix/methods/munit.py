@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig
-from lab2pix.errors import CheckpointError, ConfigError, WeightsError
+from lab2pix.errors import ConfigError, WeightsError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
 from lab2pix.interop.step_vectors import StepResults, check_step, input_classes, numbered_space
-from lab2pix.interop.vectors import Row, Vectors
+from lab2pix.interop.vectors import Row, Vectors, recorded_choice
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import Averaging, Losses, Method, OptimizerSpec, Phase, StepContext, require_images
@@ -28,7 +28,7 @@ from lab2pix.methods.image_translation import (
     adversarial,
     build_condition,
     check_encoding,
-    infer_inputs,
+    infer_config,
     load_released,
     mean_distance,
     plain_names,
@@ -496,15 +496,7 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
         settings, channels[domain] = _infer_settings(weights)
         build = MUNITGenerator.build(channels[domain], channels[domain], generator_settings(settings))
         networks[domain] = load_released(build, weights)
-    if channels[target] != 3:
-        raise CheckpointError(
-            f"{path} draws images of {channels[target]} channels in that direction, but images here are RGB; take "
-            "the other one, or another file"
-        )
-    space, data, encoding = infer_inputs(path, channels[source], options, 256)
-    generator = settings.model_dump() | {"encoding": encoding}
-    config = MUNITConfig.model_validate({"name": "munit", "data": data, "generator": generator})
-    MUNIT.build_sampling(config, space).check_size(*config.data.size)
+    config, space = infer_config(MUNIT, path, settings, (channels[source], channels[target]), options)
     return Converted(MUNITGenerator.translator(networks[source], networks[target]).eval(), config, space)
 
 
@@ -520,12 +512,6 @@ _NORMS = {"none": "none", "in": "instance", "bn": "batch", "ln": "layer"}
 _STYLES = ("s_a_dis", "s_b_dis", "s_a_gen", "s_b_gen")
 
 
-def _known(recorded: Mapping[str, Any], name: str, names: Mapping[str, str]) -> str:
-    if recorded[name] not in names:
-        raise CheckpointError(f"config.{name} is {recorded[name]!r}; known: {[*names]}")
-    return names[recorded[name]]
-
-
 def _vector_config(recorded: Mapping[str, Any], data: DataConfig, style_downsamples: int) -> MUNITConfig:
     """Return the configuration of a vector file."""
     gen, dis, lr = recorded["gen"], recorded["dis"], recorded["lr"]
@@ -539,19 +525,19 @@ def _vector_config(recorded: Mapping[str, Any], data: DataConfig, style_downsamp
                 "num_downsamples": gen["n_downsample"],
                 "blocks": gen["n_res"],
                 "style_downsamples": style_downsamples,
-                "activation": _known(gen, "activ", _ACTIVATIONS),
+                "activation": recorded_choice(gen, "activ", _ACTIVATIONS),
                 "padding": gen["pad_type"],
             },
             "discriminator": {
                 "width": dis["dim"],
                 "layers": dis["n_layer"],
                 "scales": dis["num_scales"],
-                "norm": _known(dis, "norm", _NORMS),
-                "activation": _known(dis, "activ", _ACTIVATIONS),
+                "norm": recorded_choice(dis, "norm", _NORMS),
+                "activation": recorded_choice(dis, "activ", _ACTIVATIONS),
                 "padding": dis["pad_type"],
             },
             "loss": {
-                "adversarial": _known(dis, "gan_type", _ADVERSARIAL),
+                "adversarial": recorded_choice(dis, "gan_type", _ADVERSARIAL),
                 "adversarial_weight": recorded["gan_w"],
                 "image": recorded["recon_x_w"],
                 "style": recorded["recon_s_w"],
@@ -597,7 +583,6 @@ def vector_results(vectors: Vectors, *, fast: bool) -> StepResults:
             method,
             batch,
             update=when == "step",
-            names=lambda network: {name: name for name in network.state_dict()},
             noise=codes[3],
             random=RecordedRandom(normal=codes[:3]),
         )

@@ -31,7 +31,7 @@ from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import feature_matching_loss
 from lab2pix.methods.backprop import backward, frozen, trainable
-from lab2pix.methods.base import Losses, OptimizerSpec, Phase, Progress, StepContext, require_images
+from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext, require_images
 from lab2pix.methods.image_translation import ImageTranslationTrainConfig, plain_weights
 from lab2pix.methods.multiscale_gan import (
     EpochAdamConfig,
@@ -40,12 +40,13 @@ from lab2pix.methods.multiscale_gan import (
     PerceptualGAN,
     PerceptualGANConfig,
     adversarial_mean,
+    build_patch_discriminators,
     discriminate,
 )
 from lab2pix.methods.replay import RecordedNetwork, StepReplay, record_scales
 from lab2pix.methods.sampling import INSTANCE_IDS, Condition, Sampling
 from lab2pix.methods.schedules import late_epoch_decay
-from lab2pix.nn.discriminators import MultiScaleDiscriminator, PatchDiscriminator, ScaleOutput
+from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput
 from lab2pix.nn.fast import accelerate
 from lab2pix.nn.image_pool import ImagePool
 from lab2pix.nn.init import init_weights
@@ -180,50 +181,16 @@ class Pix2PixHDConfig(PerceptualGANConfig):
 
 def _build_generator(settings: Pix2PixHDGeneratorConfig, channels: int) -> nn.Module:
     """Build the generator without its features."""
-    common = {
-        "width": settings.width,
-        "blocks": settings.blocks,
-        "downsamplings": settings.downsamplings,
-        "norm": settings.norm,
-    }
-    if settings.network == "global":
-        return ResNetGenerator(channels, **common, bias=True)  # type: ignore[arg-type]
-    return LocalEnhancer(
-        channels,
-        **common,  # type: ignore[arg-type]
-        enhancers=settings.enhancers,
-        enhancer_blocks=settings.enhancer_blocks,
-    )
+    if settings.network == "local":
+        return LocalEnhancer(channels, **settings.model_dump(exclude={"network"}))
+    options = settings.model_dump(exclude={"network", "enhancers", "enhancer_blocks"})
+    return ResNetGenerator(channels, **options, bias=True)
 
 
 def _build_encoder(settings: InstanceFeatureConfig, norm: NormName) -> nn.Module:
     """Build the encoder of instance features: a global generator without blocks."""
-    return ResNetGenerator(
-        3,
-        settings.channels,
-        width=settings.width,
-        blocks=0,
-        downsamplings=settings.downsamplings,
-        norm=norm,
-        bias=True,
-    )
-
-
-def _build_discriminator(settings: Pix2PixHDDiscriminatorConfig, channels: int) -> MultiScaleDiscriminator:
-    """Build one PatchGAN per size, largest first."""
-    return MultiScaleDiscriminator(
-        [
-            PatchDiscriminator(
-                channels,
-                width=settings.width,
-                max_width=settings.max_width,
-                layers=settings.layers,
-                norm=settings.norm,
-                spectral_norm=False,
-            )
-            for _ in range(settings.scales)
-        ]
-    )
+    options = settings.model_dump(include={"width", "downsamplings"})
+    return ResNetGenerator(3, settings.channels, blocks=0, **options, norm=norm, bias=True)
 
 
 # --- the method -------------------------------------------------------------------------------------------------------
@@ -246,7 +213,9 @@ class Pix2PixHD(PerceptualGAN):
         self.label_channels = condition.channels - condition.instance_ids
         self.networks = {
             "generator": self.build_generator(config, label_space),
-            "discriminator": _build_discriminator(config.discriminator, self.label_channels + 3),
+            "discriminator": build_patch_discriminators(
+                config.discriminator, self.label_channels + 3, spectral_norm=False
+            ),
         }
         for network in self.networks.values():
             init_weights(network, config.train.init, config.train.init_gain, biases=False)
@@ -339,19 +308,12 @@ class Pix2PixHD(PerceptualGAN):
     def phases(self) -> Sequence[Phase]:
         """The generator phase (in the first stage of the last local enhancer alone), then the discriminator phase."""
         epochs = self.config.optimizer.enhancer_epochs
-
-        def is_first_stage(progress: Progress) -> bool:
-            return progress.epoch < epochs
-
-        def is_second_stage(progress: Progress) -> bool:
-            return progress.epoch >= epochs
-
         discriminator = Phase("discriminator", self.discriminator_backward, ("discriminator",))
         if not epochs:
             return (Phase("generator", self.generator_backward, ("generator",)), discriminator)
         return (
-            Phase("enhancer", self.enhancer_backward, ("enhancer",), is_first_stage),
-            Phase("generator", self.generator_backward, ("generator",), is_second_stage),
+            Phase("enhancer", self.enhancer_backward, ("enhancer",), lambda progress: progress.epoch < epochs),
+            Phase("generator", self.generator_backward, ("generator",), lambda progress: progress.epoch >= epochs),
             discriminator,
         )
 
@@ -403,7 +365,7 @@ class Pix2PixHD(PerceptualGAN):
         labels = self.labels(self.sampling.condition(batch))
         pairs = self.pool.query(torch.cat([labels, context.cache.pop("fake")], 1), context.random.uniform)
         with context.autocast():
-            of_fake = self._judge(pairs)
+            of_fake = discriminate(self.networks["discriminator"], pairs)
             of_real = context.cache.pop("of_real", None)
             if of_real is None:
                 of_real = self.discriminate(labels, require_images(batch))
@@ -444,12 +406,7 @@ class Pix2PixHD(PerceptualGAN):
 
     def discriminate(self, labels: Tensor, image: Tensor) -> list[ScaleOutput]:
         """Run the discriminators on labels and images."""
-        return self._judge(torch.cat([labels, image], 1))
-
-    def _judge(self, pairs: Tensor) -> list[ScaleOutput]:
-        discriminator = self.networks["discriminator"]
-        assert isinstance(discriminator, MultiScaleDiscriminator)
-        return discriminate(discriminator, pairs)
+        return discriminate(self.networks["discriminator"], torch.cat([labels, image], 1))
 
     def _adversarial(self, outputs: Sequence[ScaleOutput], term: Literal["generator", "real", "fake"]) -> Tensor:
         """Return the adversarial loss, summed over the discriminators."""

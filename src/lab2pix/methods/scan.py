@@ -225,9 +225,9 @@ class SCAN(CycleGAN):
         return backward(losses, context.scale)
 
     def coarse_discriminators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
-        """Backpropagate the losses of the first stage's discriminators; see `judge_losses`."""
+        """Backpropagate the losses of the first stage's discriminators; see `discriminator_losses`."""
         a, b = self.halved(batch)
-        return backward(self.judge_losses(self.coarse_cycle, {"a": a, "b": b}, context), context.scale)
+        return backward(self.discriminator_losses(self.coarse_cycle, {"a": a, "b": b}, context), context.scale)
 
     def generators_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Backpropagate the losses of both stages' composition to the second stage; see `cycle_losses`."""
@@ -237,11 +237,11 @@ class SCAN(CycleGAN):
         with frozen(*(network.coarse for network in both)):
             return super().generators_backward(batch, noise, context)
 
-    def judge_losses(self, cycle: Cycle, real: Mapping[str, Tensor], context: StepContext) -> Losses:
+    def discriminator_losses(self, cycle: Cycle, real: Mapping[str, Tensor], context: StepContext) -> Losses:
         """Return the losses of CycleGAN's discriminators, and `penalty_a`, `penalty_b` if their weight is not 0."""
         weight = self.config.loss.gradient_penalty
         fakes = {domain: context.cache[f"fake_{domain}"] for domain in "ab"}
-        losses = super().judge_losses(cycle, real, context)
+        losses = super().discriminator_losses(cycle, real, context)
         if weight:
             for domain, network in (("b", cycle.discriminator_a), ("a", cycle.discriminator_b)):
                 share = context.random.uniform(len(real[domain]), 1, 1, 1)

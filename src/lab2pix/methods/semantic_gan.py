@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+import torch
+from torch import Tensor
+
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods.multiscale_gan import MultiScaleGAN
+from lab2pix.methods.multiscale_gan import MultiScaleGAN, discriminate
 from lab2pix.methods.sampling import Condition, Sampling
+from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.generators import GeneratorSettings
 
 __all__ = ["SemanticGAN", "semantic_generator_settings"]
@@ -30,6 +34,10 @@ class SemanticGAN(MultiScaleGAN):
             noise_channels=0 if settings.input == "label" else settings.noise_dim,
             style="optional" if settings.input == "style" else "none",
         )
+
+    def discriminate(self, condition: Tensor, image: Tensor) -> list[ScaleOutput]:
+        """Run the discriminators on label maps and images."""
+        return discriminate(self.networks["discriminator"], torch.cat([condition.to(image.dtype), image], 1))
 
 
 def semantic_generator_settings(config: Any, modulation_hidden: int) -> GeneratorSettings:

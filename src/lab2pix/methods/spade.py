@@ -6,13 +6,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.rules import check_first_scale, check_size
-from lab2pix.config.schema import DataConfig, Section
-from lab2pix.errors import CheckpointError
+from lab2pix.config.rules import check_size
+from lab2pix.config.schema import DataConfig
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
 from lab2pix.interop.keymap import Rules, load_renamed
 from lab2pix.interop.spade_weights import (
@@ -25,19 +23,18 @@ from lab2pix.interop.spade_weights import (
     patch_discriminator_rules,
     with_image_encoder,
 )
-from lab2pix.interop.vectors import Row, Vectors
+from lab2pix.interop.vectors import Row, Vectors, recorded_choice
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.multiscale_gan import (
-    GeneratorTrainConfig,
+    CheckpointingTrainConfig,
     PatchDiscriminatorConfig,
     SemanticGANConfig,
+    SemanticGeneratorConfig,
     build_patch_discriminators,
-    discriminate,
 )
 from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
 from lab2pix.methods.replay import record_scales
 from lab2pix.methods.semantic_gan import SemanticGAN, semantic_generator_settings
-from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import init_weights
 
@@ -46,27 +43,14 @@ __all__ = ["SPADE", "SPADEConfig", "recorded_config"]
 # --- settings ---------------------------------------------------------------------------------------------------------
 
 
-class SPADEGeneratorConfig(Section):
+class SPADEGeneratorConfig(SemanticGeneratorConfig):
     """Generator and image encoder."""
 
-    width: int = Field(64, ge=2, description="Channels at the last scale; the first has 16 times as many.")
     num_upsamples: Literal[5, 6, 7] = Field(
         5, description="How often the size doubles: 5 for 256x256, 6 for 256x512 (`more`), 7 for 512x512 (`most`)."
     )
     modulation_hidden: int = Field(128, ge=1, description="Channels between the label map and scale and shift.")
-    input: Literal["label", "noise", "style"] = Field(
-        "label",
-        description="Input of the first scale: the small label map; noise; or style, which an image encoder learns to "
-        "read off photos and noise stands in for (`use_vae`).",
-    )
-    noise_dim: int = Field(256, ge=1, description="Length of the noise or style vector z.")
     spectral_norm: bool = Field(True, description="Spectral norm on the convolutions of the blocks.")
-
-
-class SPADETrainConfig(GeneratorTrainConfig):
-    """Training duration, batch size, precision and initialization."""
-
-    gradient_checkpointing: bool = Field(False, description="Recompute the generator's blocks to save memory.")
 
 
 class SPADEConfig(SemanticGANConfig):
@@ -75,20 +59,11 @@ class SPADEConfig(SemanticGANConfig):
     method: Literal["spade"] = Field("spade", description="SPADE: paired.")
     generator: SPADEGeneratorConfig = SPADEGeneratorConfig()
     discriminator: PatchDiscriminatorConfig = PatchDiscriminatorConfig()
-    train: SPADETrainConfig = SPADETrainConfig()
+    train: CheckpointingTrainConfig = CheckpointingTrainConfig()
 
     def check_rules(self) -> None:
         """Check the image size against the generator."""
         check_size(self, f"generator.num_upsamples={self.generator.num_upsamples}")
-
-    @property
-    def size_rule(self) -> tuple[int, int]:
-        """Divisor of the sides that the generator takes, and the smallest side."""
-        return 2**self.generator.num_upsamples, 1
-
-    def check_samples_per_pass(self, samples: int, advice: str) -> None:
-        """Check that batch norm at the first scale has more than one value per channel."""
-        check_first_scale(self, self.generator.num_upsamples, samples, advice)
 
 
 # --- the method -------------------------------------------------------------------------------------------------------
@@ -119,12 +94,6 @@ class SPADE(SemanticGAN):
         init_weights(generator, "xavier", config.train.init_gain)
         return generator
 
-    def discriminate(self, condition: Tensor, image: Tensor) -> list[ScaleOutput]:
-        """Run the discriminators on label maps and images."""
-        discriminator = self.networks["discriminator"]
-        assert isinstance(discriminator, MultiScaleDiscriminator)
-        return discriminate(discriminator, torch.cat([condition.to(image.dtype), image], 1))
-
     # --- the authors' code ------------------------------------------------------------------------------------------
 
     @classmethod
@@ -154,13 +123,10 @@ _LABEL_WEIGHTS = r"^fc\.weight$|\.mlp_shared\.0\.weight$"
 def recorded_config(vectors: Vectors) -> SPADEConfig:
     """Return the settings of a recording."""
     recorded = vectors.values["config"]
-    upsampling = recorded.get("num_upsampling_layers", "normal")
-    if upsampling not in NUM_UPSAMPLES:
-        raise CheckpointError(f"config.num_upsampling_layers is {upsampling!r}; known: {[*NUM_UPSAMPLES]}")
     sections = recorded_sections(vectors)
     sections["generator"] = {
         "width": recorded["ngf"],
-        "num_upsamples": NUM_UPSAMPLES[upsampling],
+        "num_upsamples": recorded_choice(recorded, "num_upsampling_layers", NUM_UPSAMPLES, "normal"),
         "modulation_hidden": recorded.get("modulation_hidden", 128),
         "input": "style" if recorded.get("use_vae") else "label",
         "noise_dim": recorded.get("z_dim", 256),

@@ -15,6 +15,11 @@ from lab2pix.methods.base import Method, RandomSource, StepContext
 __all__ = ["RecordedRandom", "StepRecord"]
 
 
+def same_names(network: nn.Module) -> Mapping[str, str]:
+    """Return the names of a network's weights, for code of the authors that has the same."""
+    return {name: name for name in network.state_dict()}
+
+
 class RecordedRandom(RandomSource):
     """Random source that returns recorded numbers, in their order.
 
@@ -66,7 +71,7 @@ class StepRecord:
         batch: Batch,
         *,
         update: bool,
-        names: Callable[[nn.Module], Mapping[str, str]],
+        names: Callable[[nn.Module], Mapping[str, str]] = same_names,
         noise: Tensor | None = None,
         random: RandomSource | None = None,
     ) -> None:

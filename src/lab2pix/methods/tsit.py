@@ -43,6 +43,7 @@ from lab2pix.methods.multiscale_gan import (
     PatchDiscriminatorConfig,
     Posterior,
     SemanticGANConfig,
+    SemanticGeneratorConfig,
     StyleLossConfig,
     build_patch_discriminators,
     discriminate,
@@ -51,7 +52,7 @@ from lab2pix.methods.multiscale_vectors import check_recording, recorded_section
 from lab2pix.methods.replay import record_scales
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.methods.semantic_gan import SemanticGAN
-from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput
+from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.init import init_weights
 from lab2pix.nn.tsit import TSITGenerator, TSITSettings
 
@@ -65,8 +66,8 @@ _FULL_SIZE_LAYER = 3
 """Layer of the discriminators that keeps the size."""
 
 
-class TSITGeneratorConfig(Section):
-    """Generator and image encoder."""
+class TSITStreamsConfig(Section):
+    """Widths and depth of the generator and its streams."""
 
     width: int = Field(64, ge=1, description="Channels at full size; they double with each scale, to at most 16 times.")
     num_upsamples: int = Field(
@@ -74,23 +75,21 @@ class TSITGeneratorConfig(Section):
         ge=1,
         description="How often the size doubles: both sides are multiples of 2 to this power (7 as published: 128).",
     )
+
+
+class TSITGeneratorConfig(TSITStreamsConfig, SemanticGeneratorConfig):
+    """Generator and image encoder."""
+
     input: Literal["label", "noise", "style"] = Field(
         "style",
         description="Input of the first scale: the small label map; noise; or style, which an image encoder learns to "
         "read off photos and noise stands in for (`use_vae`).",
     )
-    noise_dim: int = Field(256, ge=1, description="Length of the noise or style vector z.")
 
 
-class TSITTransferGeneratorConfig(Section):
+class TSITTransferGeneratorConfig(TSITStreamsConfig):
     """Generator with a content stream and a style stream, and its sampling mode."""
 
-    width: int = Field(64, ge=1, description="Channels at full size; they double with each scale, to at most 16 times.")
-    num_upsamples: int = Field(
-        PUBLISHED_UPSAMPLES,
-        ge=1,
-        description="How often the size doubles: both sides are multiples of 2 to this power (7 as published: 128).",
-    )
     alpha: float = Field(1.0, ge=0, le=1, description="Strength of the style (FAdaIN).")
     sampling: Literal["train", "eval"] = Field(
         "eval", description="Batch norm by the statistics of the one image, or running statistics."
@@ -127,11 +126,6 @@ class TSITConfig(SemanticGANConfig):
     def check_rules(self) -> None:
         """Check the image size against the depth of the generator."""
         _check_size(self, self.generator.num_upsamples)
-
-    @property
-    def size_rule(self) -> tuple[int, int]:
-        """Divisor of the sides that the generator takes, and the smallest side."""
-        return 2**self.generator.num_upsamples, 1
 
 
 class TSITTransferConfig(MultiScaleGANConfig):
@@ -211,10 +205,6 @@ class TSIT(SemanticGAN):
         init_weights(generator, "xavier", config.train.init_gain)
         return generator
 
-    def discriminate(self, condition: Tensor, image: Tensor) -> list[ScaleOutput]:
-        """Run the discriminators on label maps and images."""
-        return discriminate(_discriminators(self), torch.cat([condition.to(image.dtype), image], 1))
-
     # --- the authors' code ------------------------------------------------------------------------------------------
 
     @classmethod
@@ -245,6 +235,7 @@ class TSITTransfer(MultiScaleGAN):
     """TSIT between photos: content stream, style stream and FAdaIN; discriminators see images alone."""
 
     name: ClassVar[str] = "tsit-transfer"
+    systems = ("tsit",)
     Config = TSITTransferConfig
     paired: ClassVar[bool] = False
     config: TSITTransferConfig
@@ -293,7 +284,7 @@ class TSITTransfer(MultiScaleGAN):
 
     def discriminate(self, condition: Tensor, image: Tensor) -> list[ScaleOutput]:
         """Run the discriminators on images."""
-        return discriminate(_discriminators(self), image)
+        return discriminate(self.networks["discriminator"], image)
 
     def perceptual_target(self, batch: Batch) -> Tensor:
         """Return the source images, whose content the perceptual loss keeps."""
@@ -318,8 +309,7 @@ class TSITTransfer(MultiScaleGAN):
     @classmethod
     def reads_vectors(cls, vectors: Vectors) -> bool:
         """Recognize recordings of arbitrary style transfer and of multi-modal image synthesis."""
-        words = str(vectors.values.get("system", "")).lower().split()
-        return words[:1] == ["tsit"] and vectors.values["config"].get("task") in ("AST", "MMIS")
+        return super().reads_vectors(vectors) and vectors.values["config"].get("task") in ("AST", "MMIS")
 
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
@@ -334,12 +324,6 @@ class TSITTransfer(MultiScaleGAN):
         empty = torch.empty(len(content), 0, 0, dtype=torch.int64)
         batch = Batch(empty, to_image(vectors.tensors["in.image"]), source=content)
         return check_recording(method, vectors, _rules(method), record_scales, fast=fast, batch=batch)
-
-
-def _discriminators(method: MultiScaleGAN) -> MultiScaleDiscriminator:
-    discriminator = method.networks["discriminator"]
-    assert isinstance(discriminator, MultiScaleDiscriminator)
-    return discriminator
 
 
 # --- the authors' code: names, settings and weights -------------------------------------------------------------------

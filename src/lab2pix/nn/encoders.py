@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,7 @@ class GlobalEncoder(nn.Module):
         max_width: upper limit of the channels.
         out_channels: channels of the global feature: the modulation's hidden width.
         outputs: how many scales get a feature, smallest first; None: all of them.
+        upsample: nearest neighbor before the convolutions of the scales (Eq. 2), or bilinear after them and the ReLU.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class GlobalEncoder(nn.Module):
         max_width: int = 512,
         out_channels: int = 128,
         outputs: int | None = None,
+        upsample: Literal["nearest", "bilinear"] = "nearest",
     ) -> None:
         super().__init__()
+        self.upsample = upsample
         widths = [min(width * 2**step, max_width) for step in range(num_upsamples + 1)]
         inputs = [label_channels, *widths[:-1]]
         self.down = nn.ModuleList(
@@ -102,6 +106,8 @@ class GlobalEncoder(nn.Module):
         x = label
         for conv in self.down:
             x = F.leaky_relu(conv(x), SLOPE)
+        if self.upsample == "bilinear":
+            return [upsample_bilinear(F.relu(conv(x)), 2**s) for s, conv in enumerate(self.scales)]
         return [F.relu(upsampled_conv(conv, x, 2**s)) for s, conv in enumerate(self.scales)]
 
 
@@ -142,6 +148,11 @@ class ImageEncoder(nn.Module):
 def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor | None) -> Tensor:
     """Return a sample of N(mean, exp(log_variance)), given one of N(0, 1); the mean if there is no noise."""
     return mean if noise is None else mean + torch.exp(0.5 * log_variance) * noise
+
+
+def upsample_bilinear(x: Tensor, factor: int) -> Tensor:
+    """Return `[N, C, h, w]` enlarged `factor` times by bilinear interpolation."""
+    return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 
 def upsampled_conv(conv: nn.Module, x: Tensor, factor: int) -> Tensor:

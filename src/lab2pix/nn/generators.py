@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from lab2pix.errors import ConfigError
 from lab2pix.nn.attention import LSCA
 from lab2pix.nn.blocks import SLOPE, GenResBlk
-from lab2pix.nn.encoders import GlobalEncoder, ImageEncoder, NoiseEncoder, SketchEncoder
+from lab2pix.nn.encoders import GlobalEncoder, ImageEncoder, NoiseEncoder, SketchEncoder, upsample_bilinear
 from lab2pix.nn.gradient_checkpointing import checkpointed
 from lab2pix.nn.normalization import resize_nearest
 
@@ -41,10 +41,12 @@ class GeneratorSettings:
         modulation_hidden: channels between the label map and scale and shift.
         global_width: channels of the global encoder's first convolution.
         global_max_width: upper limit of its channels.
+        global_upsample: upsampling of its features.
         input: input of the first scale: noise (Eq. 17, 21), or the label map alone (as in the official code).
         noise_dim: length of z.
         spectral_norm: whether the blocks' convolutions have spectral norm.
         image_encoder: channels of the image encoder's first convolution (V2, SPADE); 0: no image encoder.
+        upsample: upsampling between the blocks (V2).
     """
 
     width: int = 64
@@ -54,10 +56,12 @@ class GeneratorSettings:
     modulation_hidden: int = 128
     global_width: int = 64
     global_max_width: int = 512
+    global_upsample: Literal["nearest", "bilinear"] = "nearest"
     input: Literal["noise", "label"] = "noise"
     noise_dim: int = 128
     spectral_norm: bool = True
     image_encoder: int = 0
+    upsample: Literal["nearest", "bilinear"] = "nearest"
 
     def __post_init__(self) -> None:
         """Raise ConfigError for an impossible number of upsamplings or size."""
@@ -103,6 +107,7 @@ class GeneratorBase(nn.Module):
             num_upsamples=settings.num_upsamples,
             width=settings.global_width,
             max_width=settings.global_max_width,
+            upsample=settings.global_upsample,
             out_channels=settings.modulation_hidden,
             outputs=outputs,
         )
@@ -218,6 +223,12 @@ class Lab2PixV2Generator(GeneratorBase):
         x: Tensor = self.fc(label)
         return x
 
+    def upsample2x(self, x: Tensor) -> Tensor:
+        """Double height and width of a feature `[N, C, h, w]`, as the settings have it."""
+        if self.settings.upsample == "bilinear":
+            return upsample_bilinear(x, 2)
+        return F.interpolate(x, scale_factor=2.0, mode="nearest")
+
     def scale_features(self, condition: Tensor, scales: int) -> Sequence[Tensor | None]:
         """Return what guides the blocks at every scale in addition to the label map, smallest first."""
         if self.global_encoder is None:
@@ -247,7 +258,7 @@ class Lab2PixV2Generator(GeneratorBase):
         features = self.scale_features(condition, len(sizes))
         x, last = self.start(labels[0], noise), 0
         for block, scale in zip(self.blocks, self.block_scales, strict=True):
-            x = x if scale == last else F.interpolate(x, scale_factor=2.0, mode="nearest")
+            x = x if scale == last else self.upsample2x(x)
             x, last = self.run_block(block, x, labels[scale], features[scale]), scale
         return torch.tanh(self.to_image(F.leaky_relu(x, SLOPE)))
 

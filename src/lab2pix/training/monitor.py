@@ -29,13 +29,49 @@ from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.seeding import stable_seed
 
-__all__ = ["Monitor", "Validator"]
+__all__ = ["DiscriminatorWatch", "Monitor", "Validator"]
 
 Validator = Callable[[TrainingState, Path, int], dict[str, float]]
 """Returns scores of a state (with `sampling_generator` in evaluation mode), given the run folder and the step."""
 
 _SCORED = 64  # held-out images for validation scores
 _SCORED_AT_ONCE = 8
+_WON = 0.1  # sum of the real and fake terms; 1 to 2 where discriminators cannot tell images from photos
+_WON_FOR = 1000  # steps
+_WON_HINT = (
+    f"the discriminators have won: their losses on real and fake images have averaged less than {_WON} in total for "
+    f"{_WON_FOR:,} steps, so the generator learns little from them; start again with a lower learning rate of the "
+    "discriminators, narrower ones, or regularization (of lab2pix-v2: loss.r1, augment.discriminator)"
+)
+
+
+class DiscriminatorWatch:
+    """Watches the loss terms `real` and `fake` for discriminators that have won."""
+
+    def __init__(self) -> None:
+        self._mean: float | None = None
+        self._since: int | None = None
+        self._reported = False
+
+    def has_won(self, step: int, losses: Mapping[str, Mapping[str, float]]) -> bool:
+        """Return true once: when the running mean of both terms has been near 0 for long enough.
+
+        Args:
+            step: a logged step.
+            losses: its losses by phase; those of a Wasserstein loss, which can be negative, never count.
+        """
+        terms = next((terms for terms in losses.values() if {"real", "fake"} <= terms.keys()), None)
+        if terms is None:
+            return False
+        total = terms["real"] + terms["fake"]
+        self._mean = total if self._mean is None else 0.9 * self._mean + 0.1 * total
+        if min(terms["real"], terms["fake"]) < 0 or self._mean >= _WON:
+            self._since = None
+        elif self._since is None:
+            self._since = step
+        won = self._since is not None and step - self._since >= _WON_FOR and not self._reported
+        self._reported |= won
+        return won
 
 
 class Monitor:
@@ -68,6 +104,7 @@ class Monitor:
         self.scores: dict[str, float] = {}
         self.notes: list[str] = []
         self.data_wait = DataWaitMeter()
+        self.discriminators = DiscriminatorWatch()
         self.display = Display(total, state.step, active=dist.main)
         self.file = run / "log.jsonl"
         self.log = RunLog(self.file, state.step) if dist.main else None
@@ -111,6 +148,8 @@ class Monitor:
             self.display.losses(values, waiting)
             if self.log is not None:
                 self._write(values, waiting)
+            if self.discriminators.has_won(step, values):
+                self.note(_WON_HINT)
         # Scenes are rendered in the first epoch and cached.
         waiting_share = self.data_wait.data_bound(excused=self.config.data.format == "scenes" and not self._epoch())
         if waiting_share is not None:

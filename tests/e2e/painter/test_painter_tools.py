@@ -132,6 +132,11 @@ def test_photo_is_traced_instead_of_opened(visit: Visit, server: Any) -> None:
     api.expect(picture).to_be_visible()
     assert picture.evaluate("(one) => one.decode().then(() => one.naturalWidth / one.naturalHeight)") == 1
     assert cleo.page.evaluate(opacity) == "0.8"
+    cleo.page.keyboard.press("o")  # each drawing has a tracing picture of its own
+    cleo.page.get_by_role("button", name="New drawing").click()
+    api.expect(picture).to_be_hidden()
+    cleo.page.keyboard.press("Control+z")
+    api.expect(picture).to_be_visible()
     cleo.page.locator("#trace-menu summary").click()
     cleo.page.locator("#trace-remove").click()
     api.expect(picture).to_be_hidden()
@@ -158,9 +163,23 @@ def test_image_of_twice_the_size(visit: Visit, server: Any) -> None:
     ed = visit()
     ed.open(server.address)
     ids = ed.ids()
+    ed.expect_image(ids)
+    asked: list[str] = []
+
+    def refuse_once(route: Any) -> None:
+        asked.append(route.request.url)
+        if len(asked) == 1:
+            route.fulfill(status=429, headers={"retry-after": "1"}, json={"error": "The server is busy"})
+        else:
+            route.continue_()
+
+    ed.page.route("**/api/synthesize*scale=2*", refuse_once)
     large = np.asarray(Image.open(ed.download("#save-large"))).astype(int)
     expected = ed.model(ids.repeat(2, 0).repeat(2, 1), seed=1, keep_size=True).tensor[0].permute(1, 2, 0).numpy()
     assert large.shape == (2 * SIZE, 2 * SIZE, 3) and np.abs(large - expected).max() <= 2
+    assert len(asked) == 2
+    api.expect(ed.page.locator("#toast")).to_have_text("Downloaded the image at 128 × 128")
+    ed.browser_errors.clear()  # the browser logs the status
 
 
 # --- appearance -------------------------------------------------------------------------------------------------------

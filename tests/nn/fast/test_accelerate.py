@@ -83,6 +83,11 @@ CASES = {
     "global-encoder": Case(
         lambda: GlobalEncoder(3, num_upsamples=4, width=2, max_width=8, out_channels=4), lambda: (labels(),), half=False
     ),
+    "global-encoder-bilinear": Case(
+        lambda: GlobalEncoder(3, num_upsamples=4, width=2, max_width=8, out_channels=4, upsample="bilinear"),
+        lambda: (labels(),),
+        half=False,
+    ),
     "noise-encoder": Case(lambda: NoiseEncoder(8, 4, (2, 3)), lambda: (maps(8), (4, 4))),
     "icnet": Case(lambda: ICNet(3, width=4, blocks=(1, 1, 1, 1)), lambda: (maps(3, 32, 32),), half=False),
     "hierarchical": Case(

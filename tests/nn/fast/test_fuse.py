@@ -65,7 +65,8 @@ V2 = st.fixed_dictionaries(
         "width": st.sampled_from([2, 3, 8]), "num_upsamples": st.sampled_from([5, 5, 6]),
         "modulation": st.sampled_from(["dg-norm", "spade"]), "modulation_hidden": st.sampled_from([2, 5, 16]),
         "global_width": st.sampled_from([2, 6]), "input": st.sampled_from(["noise", "label"]),
-        "spectral_norm": st.booleans(),
+        "spectral_norm": st.booleans(), "global_upsample": st.sampled_from(["nearest", "bilinear"]),
+        "upsample": st.sampled_from(["nearest", "bilinear"]),
     }
 )  # fmt: skip
 V1 = st.fixed_dictionaries(

@@ -142,6 +142,13 @@ def test_missing_names_are_refused(build: Build, folders: dict[str, Path], tmp_p
     assert not (tmp_path / "study").exists()
 
 
+def test_names_that_nearly_match_are_named(build: Build, folders: dict[str, Path]) -> None:
+    for file in folders["spade"].iterdir():
+        file.rename(file.with_stem(f"{file.stem}_fake"))
+    with pytest.raises(DataError, match="images of 'spade' end in '_fake'; rename them without it"):
+        build()
+
+
 def test_too_few_names_are_refused(build: Build) -> None:
     with pytest.raises(DataError, match="share 6 names, but 7 are requested; lower --samples and --pool to at most 6"):
         build(samples=7, pool=None)

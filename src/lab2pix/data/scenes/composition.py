@@ -54,7 +54,7 @@ def compose(canvas: Canvas, rng: np.random.Generator, light: Palette | None = No
     _paint_far(world, kind, sunny)
     paint_meadow(world)
     shore = _paint_shore(world, kind, sunny)
-    road = _paint_way(world, kind)
+    road = _draw_road(world, kind)
     if rng.random() < 0.5 and kind != "coast":
         paint_flowers(world, world.between(0.25, 0.8))
     _paint_things(world, kind, shore, road)
@@ -100,7 +100,7 @@ def _paint_shore(world: SceneContext, kind: str, sunny: bool) -> Shore | None:
     return shore
 
 
-def _paint_way(world: SceneContext, kind: str) -> Road | None:
+def _draw_road(world: SceneContext, kind: str) -> Road | None:
     """Paint a road in some of the meadows, and return it; None if there is none."""
     rng = world.rng
     if kind != "meadow" or rng.random() > 0.72:

@@ -149,7 +149,7 @@ class LPIPS:
     @torch.inference_mode()
     def __call__(self, generated: Tensor, real: Tensor) -> Tensor:
         """Return the distance of each image, `[N]` float64, of `[N, 3, H, W]` uint8."""
-        a, b = (pictures.to(self.device).float() / 127.5 - 1 for pictures in (generated, real))
+        a, b = (images.to(self.device).float() / 127.5 - 1 for images in (generated, real))
         found: Tensor = self.network(a, b)
         return found.flatten().double().cpu()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import lab2pix
 from lab2pix.data.files import read_image
+from lab2pix.data.passed_over import likely_partners
 from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.pairing import count_samples, pictures_in
 from lab2pix.inference.folder import write_picture
@@ -218,10 +219,14 @@ def _match_names(
     missing = {what: sorted(union - set(found)) for what, found in files.items() if set(found) != union}
     if missing and not allow_missing:
         what, names = next(iter(missing.items()))
+        near: list[str] = []
+        for other, found in files.items():
+            lonely = sorted(set(found) - set(files[what])), sorted(set(files[what]) - set(found))
+            near += likely_partners(*lonely, sides=(other, what))
         others = f", and {plural(len(missing) - 1, 'other folder')} lack names too" if len(missing) > 1 else ""
         raise DataError(
             f"{sources[what]} ({what}) lacks {first_few(names, 5)}{others}; add the files, or leave such names out "
-            "with --allow-missing"
+            f"with --allow-missing{''.join(f'; {hint}' for hint in near[:1])}"
         )
     return sorted(common), sorted(union - common)
 

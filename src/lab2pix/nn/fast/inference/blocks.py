@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lab2pix.nn.attention import LSCA
 from lab2pix.nn.blocks import SLOPE, GenResBlk
+from lab2pix.nn.encoders import upsample_bilinear
 from lab2pix.nn.fast.inference.layers import (
     FoldedConv,
     LookupTable,
@@ -39,6 +40,9 @@ class ScaledLabelMap:
         pixels: the distinct values, `[S, C]`, in the type of the computation.
         encoded: output of the global encoder's strided convolutions, `[N, C, h0, w0]`, if there is one.
         conv: weight and bias of the global encoder's convolution for this scale.
+
+    Attributes:
+        bilinear: whether the global feature is upsampled by bilinear interpolation, so that its values differ.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class ScaledLabelMap:
         count, height, width = symbols.shape
         self.size = (count, height, width)
         self.num_pixels = count * height * width
+        self.bilinear = False
 
     @cached_property
     def patches3x3(self) -> tuple[Tensor, Tensor]:
@@ -97,8 +102,11 @@ class ScaledLabelMap:
     @cached_property
     def full_global(self) -> Tensor:
         """The global feature of every pixel, `[N, h, w, hidden]`."""
-        assert self.encoded is not None
+        assert self.encoded is not None and self.conv is not None
         factor = self.size[1] // self.encoded.shape[-2]
+        if self.bilinear:
+            feature = F.relu_(F.conv2d(self.encoded, *self.conv, padding=1))
+            return upsample_bilinear(feature, factor).permute(0, 2, 3, 1).contiguous()
         return self.short_global if factor == self.global_factor else self._global_feature(factor)
 
     @cached_property
@@ -192,7 +200,7 @@ class _FusedNorm:
         if not self.with_global or level.encoded is None:
             return level.is_sparse_5x5()
         rows, columns = level.encoded.shape[-2:]
-        return level.is_sparse_5x5(level.size[0] * rows * columns * level.global_factor**2)
+        return not level.bilinear and level.is_sparse_5x5(level.size[0] * rows * columns * level.global_factor**2)
 
     def build_table(self, level: ScaledLabelMap) -> LookupTable:
         """Return scale and shift of every pixel of a label map, `[N, h, w, C + O]`."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
 from lab2pix.nn.blocks import SLOPE, GenResBlk
-from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder
+from lab2pix.nn.encoders import GlobalEncoder, NoiseEncoder, upsample_bilinear
 from lab2pix.nn.fast.inference.blocks import FusedGenResBlk, FusedLSCA, LabelConv, ScaledLabelMap
 from lab2pix.nn.fast.inference.layers import FoldedConv, LookupTable, fold_conv, row_tiles, upsampled_rows
 from lab2pix.nn.fast.inference.patches import unique_pixels
@@ -62,6 +62,7 @@ class _FusedEncoder:
         convs = [cast(nn.Conv2d, conv) for conv in encoder.down]
         scales = [cast(nn.Conv2d, conv) for conv in encoder.scales]
         device = scales[0].weight.device
+        self.bilinear = encoder.upsample == "bilinear"
         self.first = LabelConv(convs[0], dtype)
         self.down = [FoldedConv(*fold_conv(conv), dtype=dtype, device=device, stride=2) for conv in convs[1:]]
         self.scales = [(conv.weight.detach().to(dtype), cast(Tensor, conv.bias).detach().to(dtype)) for conv in scales]
@@ -174,7 +175,7 @@ class FusedGenerator(nn.Module, ABC):
         if self.encoder is not None:
             encoded = self.encoder(levels[-1])
             for level, conv in zip(levels, self.encoder.scales, strict=False):
-                level.encoded, level.conv = encoded, conv
+                level.encoded, level.conv, level.bilinear = encoded, conv, self.encoder.bilinear
         return levels
 
     def _update_cache(self, latest: _LabelCache) -> None:
@@ -207,14 +208,18 @@ class FusedV2Generator(FusedGenerator):
         super().__init__(plain, dtype, cache_bytes)
         self.block_scales, self.start = plain.block_scales, plain.start
         self.from_label = not isinstance(plain.fc, NoiseEncoder)
+        self.bilinear = plain.settings.upsample == "bilinear"
         self.head = _FusedHead(plain.to_image, dtype, SLOPE)
 
     def _generate(self, condition: Tensor, noise: Tensor | None) -> list[Tensor]:
         cache = self._lookup_cache(condition)
         x, last = self._start(cache, condition, noise), 0
         for index, (block, scale) in enumerate(zip(self.blocks, self.block_scales, strict=True)):
-            x = block(x, 2 if scale > last else 1, self._tables(cache, f"block {index}", block, scale))
-            last = scale
+            factor, last = 2 if scale > last else 1, scale
+            if self.bilinear and factor == 2:
+                x = upsample_bilinear(x.permute(0, 3, 1, 2), factor).permute(0, 2, 3, 1).contiguous()
+                factor = 1
+            x = block(x, factor, self._tables(cache, f"block {index}", block, scale))
         self._update_cache(cache)
         return [self.head(x)]
 
