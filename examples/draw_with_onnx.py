@@ -37,7 +37,7 @@ def choose_size(label: Path, about: dict) -> tuple[int, int]:
 def main() -> None:
     """Read the words of the command line, draw, and write the picture."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("program", type=Path, help="NAME.onnx; NAME.json lies beside it")
+    parser.add_argument("program", type=Path, help="NAME.onnx; NAME.json is in the same folder")
     parser.add_argument("label", type=Path, help="label map, a PNG")
     parser.add_argument("picture", type=Path, help="where the picture goes")
     parser.add_argument("--seed", type=int, default=0, help="another seed, another picture")

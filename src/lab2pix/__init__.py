@@ -1,4 +1,4 @@
-"""Lab2Pix: semantic image synthesis, from label maps to photo-realistic images.
+"""Lab2Pix: semantic image synthesis, from label maps and sketches to images.
 
 Public names are imported lazily on first access, which keeps `import lab2pix` fast.
 """

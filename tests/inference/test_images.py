@@ -81,7 +81,8 @@ def test_images_in_memory_have_the_scores_of_their_files(tmp_path: Path) -> None
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(tmp_path / name / f"{index:06d}.png")
     files = lab2pix.evaluate_folders(tmp_path / "generated", tmp_path / "real", device="cpu")
     arrays = pixels[0].permute(0, 2, 3, 1).numpy()
-    for generated in (pixels[0], arrays, [Image.fromarray(image) for image in arrays]):
+    mixed = [Image.fromarray(arrays[0]), arrays[1], *pixels[0, 2:]]
+    for generated in (pixels[0], arrays, mixed):
         report = lab2pix.evaluate_images(generated, pixels[1], device="cpu")
         assert {name: score.mean for name, score in report.scores.items()} == pytest.approx(
             {name: score.mean for name, score in files.scores.items()}

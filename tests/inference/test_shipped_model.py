@@ -46,6 +46,22 @@ def test_shipped_model_is_small_and_contains_no_local_path() -> None:
     assert not paths
 
 
+def test_models_of_other_packages_are_found_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package, info = tmp_path / "lab2pix_meadows", tmp_path / "lab2pix_meadows-1.0.dist-info"
+    package.mkdir()
+    info.mkdir()
+    (package / "__init__.py").write_text("raise ImportError('looking for a model imports no package')")
+    (package / "model.safetensors").write_bytes(b"weights")
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lab2pix-meadows\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[lab2pix.models]\nmeadows = lab2pix_meadows\nscenes = lab2pix_meadows\nlost = lab2pix_lost\n"
+    )
+    before = weights.shipped_models()
+    monkeypatch.syspath_prepend(tmp_path)
+    assert weights.shipped_models() == {**before, "meadows": package / "model.safetensors"}
+    assert weights.find("meadows") == package / "model.safetensors"
+
+
 def strings(value: Any) -> list[str]:
     if isinstance(value, dict):
         return [text for inner in value.values() for text in strings(inner)]

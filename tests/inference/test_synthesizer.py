@@ -160,7 +160,7 @@ def test_a_shipped_model_goes_by_its_name(tmp_path: Path, monkeypatch: pytest.Mo
     assert "comes with the package" not in str(caught.value)
     shipped = make().save(tmp_path / "shipped" / "meadows") / "model.safetensors"
     assert weights.find("meadows") == shipped
-    with pytest.raises(CheckpointError, match="meadows, which comes with the package"):
+    with pytest.raises(CheckpointError, match="meadows, which is installed"):
         weights.find("medows")
     (tmp_path / "meadows").mkdir()  # a dataset may have the same name
     assert weights.find("meadows") == shipped

@@ -22,7 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
-    help="Generate photorealistic images from label maps with Lab2Pix.",
+    help="Turn label maps and sketches into images, with Lab2Pix and the systems it is compared with.",
 )
 app.add_typer(train.app)
 app.add_typer(generate.app)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from lab2pix.config.schema import RunConfig
@@ -202,9 +204,9 @@ def measure(config: RunConfig, device: str | None, at_most: float) -> MachineSpe
         if result.interrupted:
             return None
         lines = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines()]
-    seconds = {line["step"]: line["seconds"] for line in lines if "seconds" in line}
-    first, last = min(WARM_UP, result.step - 1), result.step
-    return MachineSpeed((seconds[last] - seconds.get(first, 0.0)) / (last - first), scene)
+    seconds = [0.0, *(line["seconds"] for line in lines if "seconds" in line)][min(WARM_UP, result.step - 1) :]
+    # The median passes over steps during which other programs kept the processor.
+    return MachineSpeed(statistics.median(after - before for before, after in pairwise(seconds)), scene)
 
 
 def plan_steps(config: RunConfig, pace: MachineSpeed, seconds: float) -> RunConfig:

@@ -79,7 +79,7 @@ _V2 = DemoVariant(
     "<code>mine/labels/train</code>, some of both in <code>val</code>, and a small YAML file that names the classes.",
     commands=(
         ("lab2pix data check mine --labels mine.yaml", "does everything fit together?"),
-        (f"lab2pix train v2-small {_FOLDER} data.size=[128,128] --out runs/mine", "train"),
+        (f"lab2pix train v2-small {_FOLDER} 'data.size=[128,128]' --out runs/mine", "train"),
         ("lab2pix generate runs/mine mine/labels/val --out images", "generate"),
     ),
 )
@@ -108,7 +108,7 @@ _V1 = DemoVariant(
     commands=(
         (
             "lab2pix train v1-small data.labels.root=maps data.images.root=shots data.label_space=mine.yaml "
-            "data.val_split=null data.size=[128,128] --out runs/mine",
+            "data.val_split=null 'data.size=[128,128]' --out runs/mine",
             "train",
         ),
         ("lab2pix generate runs/mine maps --out images", "generate"),
@@ -133,7 +133,7 @@ _V1_SKETCH = replace(
     commands=(
         (
             "lab2pix train v1-small-sketch data.images.root=shots data.sketch.from=photo "
-            "data.val_split=null data.size=[128,128] --out runs/mine",
+            "data.val_split=null 'data.size=[128,128]' --out runs/mine",
             "train",
         ),
         ("lab2pix generate runs/mine drawings --out images", "generate"),

@@ -23,8 +23,8 @@ from lab2pix.utils.distributed import DistributedContext, choose_device
 
 __all__ = ["ImageBatch", "evaluate_images"]
 
-ImageBatch = Tensor | NDArray[np.uint8] | Sequence[Image.Image]
-"""Images of one size: a uint8 tensor `[N, 3, H, W]`, a uint8 array `[N, H, W, 3]`, or a list of Pillow images."""
+ImageBatch = Tensor | NDArray[np.uint8] | Sequence[Image.Image | Tensor | NDArray[np.uint8]]
+"""Images of one size: a uint8 tensor `[N, 3, H, W]`, array `[N, H, W, 3]`, or list of single or Pillow images."""
 
 
 def evaluate_images(
@@ -88,7 +88,7 @@ def _pixels(images: ImageBatch, what: str) -> Tensor:
     elif isinstance(images, Tensor):
         pixels = images.cpu()
     else:
-        converted = [to_rgb(image) for image in images]
+        converted = [_one(image) for image in images]
         if len({image.shape for image in converted}) > 1:
             raise DataError(f"the {what} images differ in size; resize them to one size")
         pixels = torch.stack(converted) if converted else torch.empty(0)
@@ -98,6 +98,13 @@ def _pixels(images: ImageBatch, what: str) -> Tensor:
             f"3], not {pixels.dtype} {list(pixels.shape)}; convert them"
         )
     return pixels.contiguous()
+
+
+def _one(image: Image.Image | Tensor | NDArray[np.uint8]) -> Tensor:
+    """Return one image as `[3, H, W]`, if it is RGB."""
+    if isinstance(image, Tensor):
+        return image.cpu()
+    return torch.from_numpy(image).movedim(-1, 0) if isinstance(image, np.ndarray) else to_rgb(image)
 
 
 def _check(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import re
 from importlib import resources
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -22,12 +24,24 @@ from lab2pix.utils.files import atomic_write, expand_user
 from lab2pix.utils.tensors import load_tensors, save_tensors
 from lab2pix.utils.text import reason_of
 
-__all__ = ["CONFIG_FILE", "FORMAT", "WEIGHTS_FILE", "ModelInfo", "fetch", "find", "read", "shipped_models", "write"]
+__all__ = [
+    "CONFIG_FILE",
+    "FORMAT",
+    "WEIGHTS_FILE",
+    "ModelInfo",
+    "fetch",
+    "find",
+    "read",
+    "shipped_models",
+    "write",
+]
 
 FORMAT = "lab2pix-2"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
+_ENTRY_POINTS = "lab2pix.models"
+"""Entry-point group of packages with models."""
 _SHIPPED = Path(str(resources.files("lab2pix"))) / "weights"
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
@@ -96,8 +110,18 @@ class ModelInfo(NamedTuple):
 
 
 def shipped_models() -> dict[str, Path]:
-    """Return the weights files shipped with the package by model name."""
-    return {file.parent.name: file for file in sorted(_SHIPPED.glob(f"*/{WEIGHTS_FILE}"))}
+    """Return the weights files of installed models by name: of this package, and of packages with an entry point.
+
+    Such a package declares `NAME = "its_module"` in the group `lab2pix.models`; the module's folder holds
+    `model.safetensors` and `config.json`. A name of this package cannot be replaced.
+    """
+    found = {}
+    for entry in entry_points(group=_ENTRY_POINTS):
+        spec = find_spec(entry.value)
+        for folder in (spec and spec.submodule_search_locations) or ():
+            if Path(folder, WEIGHTS_FILE).is_file():
+                found[entry.name] = Path(folder, WEIGHTS_FILE)
+    return found | {file.parent.name: file for file in sorted(_SHIPPED.glob(f"*/{WEIGHTS_FILE}"))}
 
 
 def find(source: str | Path) -> Path | None:
@@ -125,7 +149,7 @@ def find(source: str | Path) -> Path | None:
     # A misspelled path must not trigger a download: `runs/mine` is a path if `runs` exists.
     if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not path.parent.exists():
         return None
-    names = "".join(f", or {name}, which comes with the package" for name in shipped)
+    names = "".join(f", or {name}, which is installed" for name in shipped)
     raise CheckpointError(
         f"there is no {path}; give a run folder, a checkpoint folder, a {WEIGHTS_FILE} or a hub name such as "
         f"org/name{names}"

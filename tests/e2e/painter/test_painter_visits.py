@@ -167,6 +167,7 @@ def test_drawing_by_touch(visit: Visit, server: Any) -> None:
     cy.page.locator("#clear").tap()
     tap("#tools label:has([value=box])")
     tap(f"#class-list label[data-id='{HOUSE}']")
+    assert cy.page.evaluate("scrollY") == 0  # choosing does not scroll the page
     for point in ((5, 5), (12, 20), (20, 33)):
         send("touchStart" if point == (5, 5) else "touchMove", point)
     send("touchEnd")

@@ -18,7 +18,7 @@ from lab2pix.web.painter.routes import openapi_schema
 from tests.helpers.painter import encode
 
 GUIDE = (Path(__file__).parents[3] / "docs" / "guide" / "paint.md").read_text(encoding="utf-8")
-CLIENT, USE = (block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "ainter" in block)
+CLIENT = next(block for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL) if "class PainterClient" in block)
 
 
 @pytest.fixture(scope="module")
@@ -49,16 +49,6 @@ def test_guide_client_generates_images(client: Any, synthesizer: Synthesizer, id
     assert client.generate(label, seed=3) == encode_png(synthesizer(ids, seed=3).tensor[0])
     assert client.blend(label, 1, 2, 1.0) == encode_png(synthesizer(ids, seed=2).tensor[0])
     assert client.blend(label, 1, 2, 0.5) == encode_png(synthesizer.interpolate(ids, 1, 2, 3).tensor[1])
-
-
-@pytest.mark.slow
-def test_guide_example_runs(
-    names: dict[str, Any], client: Any, label: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("label.png").write_bytes(label)
-    exec(USE, {**names, "PainterClient": lambda: client})
-    assert Path("image.png").read_bytes() == client.generate(label, seed=1)
 
 
 @pytest.mark.slow

@@ -24,25 +24,26 @@ from lab2pix.web.security import HEADERS, HostChecker, HostGuardMiddleware
 
 __all__ = ["create_app", "find_model", "serve_painter"]
 
-_SHIPPED = "scenes"
-"""Name of the model that comes with the package, the default."""
+_DEFAULTS = ("landscapes", "scenes")
+"""Installed models that the painter opens with: the first one found."""
 
 
 def find_model(model: str | None) -> str | Path:
-    """Return the given model, by default the one that comes with the package.
+    """Return the given model, by default the installed `landscapes`, or `scenes`, which comes with the package.
 
     Raises:
-        ConfigError: no model is given, and the package contains none.
+        ConfigError: no model is given, and none is installed.
     """
     if model is not None:
         return model
-    shipped = weights.shipped_models().get(_SHIPPED)
-    if shipped is None:
+    shipped = weights.shipped_models()
+    default = next((shipped[name] for name in _DEFAULTS if name in shipped), None)
+    if default is None:
         raise ConfigError(
             "this package contains no model; give a run, a checkpoint folder or a hub name, such as "
             "`lab2pix paint runs/mine`"
         )
-    return shipped.parent
+    return default.parent
 
 
 def serve_painter(
