@@ -18,7 +18,7 @@ from lab2pix.data.contact_sheet import contact_sheet
 from lab2pix.data.formats import find_pairs
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelClass, LabelSpace
-from tests.helpers.commands import Run
+from tests.helpers.commands import Run, sentence
 
 SPACE = LabelSpace(
     "three",
@@ -59,6 +59,7 @@ def test_source_images_are_not_read_as_label_maps(root: Path, run: Run) -> None:
     assert code == 0
     assert "source images: 8 bits" in output or "source images: PNG" in output
     assert "such as sources/train/0.png" in output
+    sentence(run("data", "preview", root, "--labels=scenes"), "has images in sources instead of label maps")
     Image.new("RGB", (4, 8)).save(root / "sources/val/1.png")
     report = check_dataset(root, "folder", None)
     assert report.counts == {"train": 4, "val": 2}

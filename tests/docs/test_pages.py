@@ -67,7 +67,7 @@ REPLACED: dict[str, dict[str, str]] = {
         "(2, 3, 512, 1024)": "(2, 3, 32, 64)",
         "(1, 3, 1024, 2048)": "(1, 3, 32, 64)",
     },
-    "study": {"--samples 100": "--samples 2", "samples=100": "samples=2"},
+    "study": {"--count 100": "--count 2", "samples=100": "samples=2"},
     "training": {
         "lab2pix train my-streets.yaml": f"lab2pix train my-streets.yaml {TINY}",
         '{"train.steps": 500}': str(TINY.split()),

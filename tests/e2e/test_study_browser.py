@@ -57,7 +57,7 @@ def study(run: Run, tmp_path: Path) -> Path:
     assert torch.unique(ids).numel() > 2
     words = [f"{method}={tmp_path / method}" for method in METHODS]
     folders = ("--labels", tmp_path / "labels", "--truth", tmp_path / "truth", "--label-space", "scenes")
-    code, _, errors = run("study", "make", *words, *folders, "--samples", SAMPLES, "--out", tmp_path / "study")
+    code, _, errors = run("study", "make", *words, *folders, "--count", SAMPLES, "--out", tmp_path / "study")
     assert code == 0, errors
     return tmp_path / "study"
 

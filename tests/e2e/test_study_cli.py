@@ -37,7 +37,7 @@ def make(run: Run, images: Path) -> Run:
     def call(*words: object) -> tuple[int, str, str]:
         named = [f"method-{method}={images / method}" for method in "ab"]
         folders = ("--labels", images / "labels", "--truth", images / "truth", "--label-space", "scenes")
-        return run("study", "make", *named, *folders, "--samples", 3, "--out", images / "study", *words)
+        return run("study", "make", *named, *folders, "--count", 3, "--out", images / "study", *words)
 
     return call
 

@@ -230,7 +230,7 @@ def test_every_kind_of_v2_and_spade_draws_as_before(
         expected = network(one_hot(batch.label, 4), noise)
     assert expected.std() > 1e-3
     assert (synthesizer.generate(batch, noise) - expected).abs().max() <= 1e-4
-    with pytest.raises(ConfigError, match=r"generates one image, not three sizes"):
+    with pytest.raises(ConfigError, match=r"generates images of one size"):
         synthesizer.generate_pyramid(batch, noise)
 
 

@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from lab2pix.batch import Batch
-from lab2pix.training import loader, progress, train
+from lab2pix.recipes import load_config
+from lab2pix.training import loader, loop, progress, train
 from lab2pix.training.loader import read_batches, read_in_turn
 from lab2pix.training.progress import DataWaitMeter, data_loading_hint
 from lab2pix.training.sampler import StreamSampler
+from lab2pix.utils.distributed import DistributedContext
 from tests.helpers.toy import ToyData, toy_config, use_toys
 
 
@@ -64,6 +66,21 @@ def test_the_next_batch_is_read_while_the_step_is_made() -> None:
     batches.close()
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("data")]
     assert len(data.asked) == 8
+
+
+@pytest.mark.slow
+def test_many_workers_are_noted_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    data = ToyData()
+    batches = read_batches(data, sampler(data, 1), 2)
+    monkeypatch.setattr("torch.utils.data.dataloader.os.sched_getaffinity", lambda _: {0}, raising=False)
+    assert len(list(batches)) == 1
+    assert not [warning for warning in recwarn if "DataLoader" in str(warning.message)]
+    config = load_config("v2-small", ["data.workers=3", "train.precision=fp32"])
+    monkeypatch.setattr(loop, "available_processors", lambda: 2)
+    notes = loop._machine_notes(config, DistributedContext(0, 1, torch.device("cpu")))
+    assert notes == ["data.workers=3 are more than the 2 processors here; lower it"]
 
 
 def test_reading_in_turn_reads_what_is_asked_for() -> None:

@@ -8,8 +8,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from lab2pix.utils.files import atomic_write, expand_user, lock_file
+from lab2pix.utils.files import atomic_write, expand_user, lock_file, write_png
 
 
 def test_atomic_write_replaces_files_together(tmp_path: Path) -> None:
@@ -90,3 +91,20 @@ def test_the_home_folder_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     assert expand_user(Path("~")) == Path("/home/ada")
     assert expand_user("a/~/b") == Path("a/~/b")
     assert expand_user("~nobody-of-this-name/x") == Path("~nobody-of-this-name/x")
+
+
+def test_png_is_complete_or_unchanged(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "a.png"
+    write_png(file, Image.new("RGB", (3, 2), (1, 2, 3)))
+    before = file.read_bytes()
+
+    class Broken:
+        @staticmethod
+        def save(path: Path, **_: object) -> None:
+            path.write_bytes(b"half")
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        write_png(file, Broken())  # type: ignore[arg-type]
+    assert file.read_bytes() == before
+    assert [path.name for path in file.parent.iterdir()] == ["a.png"]

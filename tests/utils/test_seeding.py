@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab2pix.utils.seeding import latent_generator, scene_generator, seeded_generator, stable_seed
+from lab2pix.utils.seeding import content_seed, latent_generator, scene_generator, seeded_generator, stable_seed
 
 
 def test_random_streams_keep_their_values() -> None:
@@ -13,3 +13,4 @@ def test_random_streams_keep_their_values() -> None:
     assert latent_generator(5, 7).initial_seed() == 3105688370026769582
     assert scene_generator(2, 9).integers(2**62) == 2354321188716396385
     assert scene_generator(2, 9, 1).integers(2**62) == 744921363872551749
+    assert content_seed(b"noise") == 8642780283255825643

@@ -58,7 +58,13 @@ def _data_preview(
 ) -> None:
     """Write a contact sheet: photos, colored label maps, overlays."""
     from lab2pix.data.contact_sheet import contact_sheet
+    from lab2pix.data.formats import has_sources
+    from lab2pix.errors import ConfigError
 
+    if format == "folder" and has_sources(root):
+        raise ConfigError(
+            f"{root} has images in sources instead of label maps, whose classes a preview shows; open them"
+        )
     print(contact_sheet(root, format, resolve_label_space(labels, format), out, split=split, count=count))
 
 

@@ -36,7 +36,11 @@ def _generate(
         bool, typer.Option("--keep-size", help="Generate at the size of each label map, not at the training size.")
     ] = False,
     scales: Annotated[
-        bool, typer.Option("--scales", help="Also write the smaller images of V1, NAME_x2.png and NAME_x1.png.")
+        bool,
+        typer.Option(
+            "--scales",
+            help="Also write the smaller images of a generator with several sizes, as NAME_x2.png, NAME_x1.png.",
+        ),
     ] = False,
     style: Annotated[
         Path | None, typer.Option(metavar="IMAGE", help="Draw in the style of this image (needs an image encoder).")
@@ -132,7 +136,7 @@ def _convert(
         str | None, typer.Option(metavar="HxW", help="Image height and width; default: the usual size.")
     ] = None,
     num_upsamples: Annotated[
-        int | None, typer.Option(help="Number of upsamplings, 5 or 6, which SPADE weights do not determine.")
+        int | None, typer.Option(help="Number of upsamplings, where the weights do not determine it.")
     ] = None,
     instance_edges: Annotated[
         bool | None,
@@ -140,7 +144,9 @@ def _convert(
             "--instance-edges/--no-instance-edges", help="Whether the last input channel marks instance boundaries."
         ),
     ] = None,
-    reverse: Annotated[bool, typer.Option("--reverse", help="Take MUNIT's generator from B to A.")] = False,
+    reverse: Annotated[
+        bool, typer.Option("--reverse", help="Take the generator from B to A, of a checkpoint with both directions.")
+    ] = False,
 ) -> None:
     """Convert a checkpoint of official code for `lab2pix generate`."""
     from lab2pix.inference import convert

@@ -56,7 +56,7 @@ def _label(
     from lab2pix.inference.label_classes import ClassMapping
     from lab2pix.inference.label_photos import CLASSES_FILE, LabelSettings, label_photos
     from lab2pix.utils.distributed import choose_device
-    from lab2pix.utils.files import atomic_write
+    from lab2pix.utils.files import write_png
 
     network = load_segmenter(segmenter, None)
     network.to(choose_device(device))
@@ -79,8 +79,7 @@ def _label(
             )
             for photo in doubtful
         ]
-        with atomic_write(out / "sheet.png") as [unfinished]:
-            draw_sheet(pairs, mapping.space).save(unfinished, format="PNG")
+        write_png(out / "sheet.png", draw_sheet(pairs, mapping.space))
         print(f"the {len(pairs)} most doubtful: {out / 'sheet.png'}")
     check = check_dataset(out, "folder", mapping.space)
     print(check)

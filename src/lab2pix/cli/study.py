@@ -35,7 +35,7 @@ def _make(
         ),
     ] = None,
     truth: Annotated[Path | None, typer.Option(help="Folder of the real images.")] = None,
-    samples: Annotated[int, typer.Option(min=1, help="Samples per participant.")] = 100,
+    count: Annotated[int, typer.Option(min=1, help="Number of label maps that each participant ranks.")] = 100,
     pool: Annotated[
         int | None,
         typer.Option(
@@ -59,7 +59,7 @@ def _make(
             folders,
             out,
             truth=truth,
-            samples=samples,
+            samples=count,
             pool=pool,
             seed=seed,
             allow_missing=allow_missing,

@@ -16,6 +16,7 @@ from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image, to_pil
 from lab2pix.errors import OutputError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.files import output_errors, write_png
 
 __all__ = ["contact_sheet", "draw_sheet"]
 
@@ -63,11 +64,8 @@ def contact_sheet(
     pairs = find_pairs(format, root, split)
     count = min(count, len(pairs))
     sheet = draw_sheet([pairs[index * len(pairs) // count] for index in range(count)], label_space)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        sheet.save(out, format="PNG")
-    except OSError as error:
-        raise OutputError(f"Cannot write {out} ({error.strerror or error}); choose another place") from error
+    with output_errors(out, "choose another place"):
+        write_png(out, sheet)
     return out
 
 

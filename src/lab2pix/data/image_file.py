@@ -31,6 +31,7 @@ __all__ = [
     "open_image",
     "require_one_page",
     "to_rgb",
+    "white_level",
 ]
 
 # Pillow warns of large images and damaged metadata; errors here say what matters.
@@ -79,7 +80,7 @@ class ImageFile:
             if name := getattr(image, "filename", ""):
                 return open_image(Path(name))
             raise DataError("the image has 16 bits per color, which Pillow reduces to 8; give its file or an array")
-        bits, white = bits_per_channel(image), _white(image)
+        bits, white = bits_per_channel(image), white_level(image)
         return cls(image, image.format, bits, image.format in _LOSSY_FORMATS, white=white)
 
     def crop(self, left: int, right: int) -> ImageFile:
@@ -105,6 +106,14 @@ class ImageFile:
             pixels = pixels[top:bottom, left:right]
         return pixels
 
+    def stored(self) -> NDArray[Any]:
+        """Return the gray values of the file, `[H, W]`, as they were before the decoder stretched them."""
+        values = np.array(self.image)
+        if self.white is None:
+            return values
+        full = 255 if values.dtype == np.uint8 else 65535
+        return ((values.astype(np.int64) * self.white + full // 2) // full).astype(values.dtype)
+
     @property
     def channels(self) -> str:
         """Name of the channels, for reports."""
@@ -128,7 +137,7 @@ def open_image(path: Path) -> ImageFile:
     """
     with errors_named(path), _opened(path) as image:
         require_one_page(image, str(path))
-        bits, white, lossy = bits_per_channel(image), _white(image), _is_lossy(image, path)
+        bits, white, lossy = bits_per_channel(image), white_level(image), _is_lossy(image, path)
         _mend_planes(image)
         image.load()
         white_is_zero = image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == 0
@@ -239,11 +248,11 @@ def bits_per_channel(image: Image.Image) -> int:
         return int(max(per_sample))
     if image.format in ("PNG", "PPM") and image.mode == "I":
         return 16
-    white = _white(image)
+    white = white_level(image)
     return white.bit_length() if white is not None and image.mode == "L" else _BITS.get(image.mode, 8)
 
 
-def _white(image: Image.Image) -> int | None:
+def white_level(image: Image.Image) -> int | None:
     """Return the value of white in a file whose values the decoder stretches to 8 or 16 bits; None for others.
 
     These are gray of 2 and 4 bits, and the PNM formats.

@@ -91,7 +91,7 @@ def decode_label(
     if file.white is not None:
         if image.mode not in ID_MODES:
             raise LabelError(f"{where} has {_ROUNDED.format(file.white)}")
-        return decoder.stretched(to_values(image), file.white)
+        return decoder.stretched(to_values(image), torch.from_numpy(file.stored().astype(np.int32)), file.white)
     if image.mode in ("P", "PA"):
         flat = image.getpalette("RGB") or []
         return decoder.palette(to_values(image), list(zip(flat[0::3], flat[1::3], flat[2::3], strict=True)))

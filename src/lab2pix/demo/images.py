@@ -18,6 +18,7 @@ from lab2pix.demo.variants import DemoVariant
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
 from lab2pix.reporting.grid import image_grid
+from lab2pix.utils.files import write_png
 
 _SIDE = 192  # pixels
 _PAPER = "#f7f6f3"
@@ -79,7 +80,7 @@ def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace, ki
     if not kind.unpaired:
         pairs = [[*itertools.chain(*rows[start : start + 2])] for start in range(0, len(rows), 2)]
         titles = ["label map", "generated", "real image"] * min(2, len(rows))
-        image_grid(pairs, titles, paper=_PAPER).save(file)
+        write_png(file, image_grid(pairs, titles, paper=_PAPER))
         return
     lines = (
         f"{kind.system} ({kind.preset}), trained without pairs: each {kind.condition} met scenes of others. None below "
@@ -90,9 +91,9 @@ def write_sheet(file: Path, scenes: Sequence[Scene], label_space: LabelSpace, ki
     above = image_grid(rows, titles, paper=_PAPER, lines=lines)
     assert scenes[0].generated is not None
     sizes = (*scenes[0].smaller[::-1], scenes[0].generated[0])
-    titles = ["one pass:", *(f"X{scale}, {x.shape[-1]} x {x.shape[-2]}" for scale, x in enumerate(sizes, start=1))]
+    titles = ["one pass:", *(f"X{scale}, {x.shape[-2]} x {x.shape[-1]}" for scale, x in enumerate(sizes, start=1))]
     below = image_grid([[rows[0][0], *(cell(x, Image.Resampling.NEAREST) for x in sizes)]], titles, paper=_PAPER)
     sheet = Image.new("RGB", (above.width, above.height + below.height), _PAPER)
     sheet.paste(above, (0, 0))
     sheet.paste(below, (0, above.height))
-    sheet.save(file)
+    write_png(file, sheet)

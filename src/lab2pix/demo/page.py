@@ -157,7 +157,7 @@ def _facts(
     yield "Training", f"{_training_time(log)}, {plural(synthesizer.step, 'step')} of {config.train.batch_size} scenes"
     yield "Machine", _machine(record)
     yield "System", f"{platform.system()}, Python {record['versions']['python']}, PyTorch {record['versions']['torch']}"
-    yield "Images", f"{width} x {height} pixels; {record['data']['samples']:,} scenes to train on"
+    yield "Images", f"{height} x {width} pixels (height x width); {record['data']['samples']:,} scenes to train on"
     if kind.unpaired:
         yield "Pairs", f"none: each {kind.condition} met a random scene of another one in every epoch"
     yield "Generator", f"{parameters:,} weights"

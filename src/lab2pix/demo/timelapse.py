@@ -12,6 +12,7 @@ from lab2pix.data.samples import collate
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.methods import generate, latent_from_seed
 from lab2pix.training.state import TrainingState
+from lab2pix.utils.files import write_png
 
 FILM = "film"
 FRAMES = 3
@@ -30,9 +31,7 @@ def save_progress_frame(state: TrainingState, run: Path, step: int) -> dict[str,
     shape = method.sampling.noise_shape(config.data.size)
     noise = None if shape is None else torch.stack([latent_from_seed(0, 0, shape)] * len(batch)).to(device)
     images = float_to_uint8(generate(generator, method.sampling, batch.to(device), noise))
-    folder = run / FILM
-    folder.mkdir(exist_ok=True)
-    to_pil(torch.cat(list(images), dim=1)).save(folder / f"step-{step:08d}.png")
+    write_png(run / FILM / f"step-{step:08d}.png", to_pil(torch.cat(list(images), dim=1)))
     return {}
 
 

@@ -25,6 +25,7 @@ from lab2pix.evaluation.report import Report, ReportFiles
 from lab2pix.inference.synthesizer import Synthesizer
 from lab2pix.methods import get_method
 from lab2pix.utils.distributed import init_distributed
+from lab2pix.utils.files import write_png
 
 __all__ = ["evaluate_run"]
 
@@ -172,11 +173,10 @@ def _write_sample(
     files: ReportFiles = {"name": batch.names[0]}
     if folder is None:
         return files
-    folder.mkdir(parents=True, exist_ok=True)
 
     def write(role: str, pixels: Tensor) -> str:
         target = folder / f"{sample_key(index)}-{role}.png"
-        to_pil(pixels).save(target)
+        write_png(target, to_pil(pixels))
         return str(target)
 
     files["file"] = write("generated", draw(batch, index))

@@ -14,23 +14,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, Self, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.export import Dim, ExportedProgram
-from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
 from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import ConfigError, OutputError, did_you_mean
+from lab2pix.inference.program import Inputs, Program
 from lab2pix.inference.synthesizer import Synthesizer
-from lab2pix.methods import Sampling
-from lab2pix.nn.encoders import NoiseEncoder
-from lab2pix.nn.fast.inference.layers import batch_norm_affine, fold_conv
-from lab2pix.nn.normalization import SPADE
 from lab2pix.utils.extras import install_command
 from lab2pix.utils.files import atomic_write
 from lab2pix.utils.text import reason_of
@@ -46,8 +41,6 @@ _DESCRIPTION = "lab2pix-program-1"
 _BOUNDS = {torch.float32: 1e-4, torch.float16: 3e-2}
 """Largest allowed difference from the generator, for images in [-1, 1], by dtype of the program."""
 _OPSET = 18
-
-Inputs = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,7 +92,7 @@ def export(
             f"this generator ({synthesizer.config.name}) samples with dropout and batch statistics, which no program "
             "can hold; draw with the package instead"
         )
-    program = _Program(synthesizer, torch.float16 if half else torch.float32, dynamic)
+    program = Program(synthesizer, torch.float16 if half else torch.float32, dynamic)
     shapes = [(1, *program.size)]
     if dynamic:  # the last shape is traced: a dimension of 1 would be specialized
         sides = (3 * program.stride, 4 * program.stride)
@@ -139,116 +132,12 @@ def _check(out: Path, form: str, overwrite: bool) -> None:
             raise ConfigError(f"exporting to ONNX needs the extra 'onnx': {install_command('onnx')}") from error
 
 
-# --- the network that is exported -----------------------------------------------------------------------------------
-
-
-class _DynamicNoiseEncoder(NoiseEncoder):
-    """Noise encoder f_z that always resizes, because a traced program has no branches; an identity at its own size."""
-
-    @classmethod
-    def of(cls, encoder: NoiseEncoder) -> Self:
-        made = cls(encoder.in_features, encoder.channels, encoder.size)
-        made.load_state_dict(encoder.state_dict())
-        return made
-
-    def forward(self, noise: Tensor, size: tuple[int, int] | None = None) -> Tensor:
-        """Map `[N, noise_dim]` to `[N, channels, h, w]`."""
-        x = super().forward(noise)
-        return F.interpolate(x, size=size or self.size, mode="bilinear", align_corners=False)
-
-
-class _Program(nn.Module):
-    """Copy of a generator that takes class ids and noise, with folded normalization.
-
-    Attributes:
-        stride: height and width must be multiples of it.
-        size: height and width of the model, padded to what the generator takes.
-    """
-
-    def __init__(self, synthesizer: Synthesizer, dtype: torch.dtype, dynamic: bool) -> None:
-        super().__init__()
-        self.name = synthesizer.config.name
-        self.sampling: Sampling = synthesizer.sampling
-        self.size = self.sampling.padded_size(synthesizer.size)
-        _ = synthesizer.label_space.palette  # A first access during tracing would cache a tensor without data.
-        self.dtype = dtype
-        # Not a deepcopy: removing the parametrization changes the class, which copies share with the original.
-        with torch.random.fork_rng(devices=[]):
-            self.generator = synthesizer.info.build().eval()
-        self.generator.load_state_dict(synthesizer.generator.state_dict())
-        self.stride = self.sampling.size_multiple
-        with torch.no_grad():
-            for module in list(self.generator.modules()):
-                _fold(module)
-                for name, child in module.named_children():
-                    if dynamic and isinstance(child, NoiseEncoder):
-                        setattr(module, name, _DynamicNoiseEncoder.of(child))
-        self.generator.to(dtype).requires_grad_(False)
-
-    def forward(
-        self,
-        label: Tensor | None = None,
-        noise: Tensor | None = None,
-        instances: Tensor | None = None,
-        source: Tensor | None = None,
-        style: Tensor | None = None,
-    ) -> Tensor:
-        """Return `[N, 3, H, W]` float32 in [-1, 1].
-
-        Args:
-            label: `[N, H, W]` int64 class ids.
-            noise: `[N, noise_dim]` float32, if the generator takes noise.
-            instances: `[N, H, W]` int64, if the generator takes instance edges.
-            source: `[N, C, H, W]` float32 in [-1, 1], instead of `label`, if the generator takes images.
-            style: `[N, 3, H, W]` float32 in [-1, 1], if the generator requires a style image.
-        """
-        given = label if source is None else source
-        assert given is not None
-        condition = self.sampling.condition.traceable(given, instances, self.dtype)
-        styles = {} if style is None else {"style": style.to(self.dtype)}
-        images = self.generator(condition, None if noise is None else noise.to(self.dtype), **styles)
-        return cast(Tensor, images if isinstance(images, Tensor) else images[0]).float()
-
-    def example(self, count: int, height: int, width: int) -> Inputs:
-        """Return random example inputs; label maps consist of 8x8 patches of random classes."""
-        random, condition = torch.Generator().manual_seed(count), self.sampling.condition
-        if condition.source == "images":
-            inputs = {"source": torch.rand(count, condition.channels, height, width, generator=random) * 2 - 1}
-        else:
-            channels = condition.label_space.num_channels
-            patches = torch.randint(channels, (count, -(-height // 8), -(-width // 8)), generator=random)
-            inputs = {"label": patches.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, :height, :width]}
-        if (shape := self.sampling.noise_shape((height, width))) is not None:
-            inputs["noise"] = torch.randn(count, *shape, generator=random)
-        if condition.edges or condition.instance_ids:
-            inputs["instances"] = inputs["label"].roll(4, -1)
-        if self.sampling.style == "required":
-            inputs["style"] = torch.rand(count, 3, height, width, generator=random) * 2 - 1
-        return inputs
-
-
-def _fold(module: nn.Module) -> None:
-    """Fold spectral norm into weights and the batch norm of SPADE into gamma and beta."""
-    if parametrize.is_parametrized(module, "weight"):
-        parametrize.remove_parametrizations(module, "weight", leave_parametrized=True)
-    if isinstance(module, SPADE):
-        factor, summand = batch_norm_affine(module.norm)
-        (scale, one), (shift, zero) = fold_conv(module.gamma), fold_conv(module.beta)
-        # (x * factor + summand) * (1 + gamma) + beta = x * (1 + gamma') + beta'
-        assert module.gamma.bias is not None and module.beta.bias is not None
-        module.gamma.weight.copy_(scale * factor.view(-1, 1, 1, 1))
-        module.gamma.bias.copy_((one + 1) * factor - 1)
-        module.beta.weight.copy_(shift + scale * summand.view(-1, 1, 1, 1))
-        module.beta.bias.copy_(zero + (one + 1) * summand)
-        module.norm = nn.Identity()  # type: ignore[assignment]
-
-
 # --- writing and running it ------------------------------------------------------------------------------------------
 
 Run = Callable[[Inputs], Tensor]
 
 
-def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: bool) -> Run:
+def _write(program: Program, example: Inputs, file: Path, form: str, dynamic: bool) -> Run:
     """Trace and write a program, and return a function that runs the written file."""
     try:
         # The tracer warns about its own internals.
@@ -273,7 +162,7 @@ def _write(program: _Program, example: Inputs, file: Path, form: str, dynamic: b
         ) from error
 
 
-def _shapes(program: _Program, example: Inputs) -> dict[str, dict[int, Any]]:
+def _shapes(program: Program, example: Inputs) -> dict[str, dict[int, Any]]:
     # Tracing specializes on dimensions of 1, which the program then rejects.
     count, height, width = (
         cast(Any, Dim(name, min=least)) for name, least in (("batch", 1), ("rows", 2), ("columns", 2))
@@ -333,7 +222,7 @@ def _open_torch(file: Path) -> Run:
     return run
 
 
-def _difference(synthesizer: Synthesizer, program: _Program, run: Run, shape: tuple[int, int, int]) -> float:
+def _difference(synthesizer: Synthesizer, program: Program, run: Run, shape: tuple[int, int, int]) -> float:
     """Return the largest difference between the images of a program and of the generator."""
     inputs = program.example(*shape)
     edges = instance_edges(inputs["instances"]) if "instances" in inputs else None
@@ -370,7 +259,7 @@ _MEANINGS = {
 
 
 def _describe(
-    synthesizer: Synthesizer, program: _Program, name: str, form: str, dynamic: bool, difference: float
+    synthesizer: Synthesizer, program: Program, name: str, form: str, dynamic: bool, difference: float
 ) -> dict[str, Any]:
     """Return the JSON description of a program: inputs, output, classes and precision."""
     height, width = program.size

@@ -21,7 +21,7 @@ from lab2pix.errors import DataError, Lab2PixError, LabelError, OutputError, Tra
 from lab2pix.inference.synthesizer import StyleSource, Synthesizer
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.files import atomic_write, output_errors
+from lab2pix.utils.files import output_errors, write_png
 from lab2pix.utils.text import plural
 
 __all__ = ["GenerateReport", "generate_folder"]
@@ -319,5 +319,5 @@ def write_picture(file: Path, picture: Tensor) -> None:
         OutputError: the file cannot be written.
     """
     advice = "fix this and repeat the command"
-    with output_errors(file, advice), atomic_write(file, sync=False) as [unfinished]:
-        to_pil(picture).save(unfinished, format="PNG")
+    with output_errors(file, advice):
+        write_png(file, to_pil(picture))

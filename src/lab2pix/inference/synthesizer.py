@@ -15,7 +15,7 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.transforms import float_to_uint8, instance_edges, resize_image, resize_nearest
-from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError
+from lab2pix.errors import CheckpointError, ConfigError, DataError
 from lab2pix.inference import weights
 from lab2pix.inference.images import GeneratedImages
 from lab2pix.inference.label_input import (
@@ -27,6 +27,7 @@ from lab2pix.inference.label_input import (
     read_source_image,
     read_style_image,
 )
+from lab2pix.inference.model_files import MODEL_CARD, ModelFiles
 from lab2pix.inference.modes import InferenceMode, Mode, choose
 from lab2pix.inference.weights import ModelInfo
 from lab2pix.labels.space import LabelSpace
@@ -35,34 +36,15 @@ from lab2pix.utils.distributed import choose_device
 
 __all__ = ["LabelSource", "StyleSource", "Synthesizer"]
 
-_MODEL_CARD = """---
-{{ card_data }}
----
-
-# Images from label maps
-
-A generator of [Lab2Pix](https://doi.org/10.1109/TPAMI.2022.3186752), trained with the package `lab2pix`. Weights are
-safetensors, settings and classes are JSON; loading executes nothing.
-
-```python
-from lab2pix import Synthesizer
-
-synthesizer = Synthesizer("ORG/NAME")
-output = synthesizer("label.png", seed=0, samples=4)
-output.images[0].save("image.png")  # Pillow images; output.tensor is uint8 [4, 3, H, W]
-```
-
-`synthesizer.label_space` names the classes and their colors.
-"""
-
 
 class Synthesizer(
+    ModelFiles,
     ModelHubMixin,
     library_name="lab2pix",
     license="apache-2.0",
     pipeline_tag="image-to-image",
     tags=["lab2pix", "semantic-image-synthesis", "label-to-image"],
-    model_card_template=_MODEL_CARD,
+    model_card_template=MODEL_CARD,
 ):
     """Trained generator with its configuration and label space, for sampling.
 
@@ -137,94 +119,6 @@ class Synthesizer(
         chosen = choose(self.generator, self.sampling, self.size, mode)
         self.mode, self._network = chosen.mode, chosen.generator
         return chosen
-
-    # --- weights --------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def load(
-        cls,
-        source: str | Path,
-        *,
-        device: str | torch.device | None = None,
-        expect_label_space: str | None = None,
-        optimize: Mode = "plain",
-    ) -> Self:
-        """Load a model.
-
-        Args:
-            source: a run folder (its newest checkpoint), a checkpoint or exported folder, a `model.safetensors` next
-                to its `config.json`, the name of a bundled model, or `org/name` on the Hugging Face hub.
-            device: device to run on; None: the best one available.
-            expect_label_space: shipped label space or YAML file that the weights must have been trained with.
-            optimize: inference mode; see `optimize`.
-
-        Raises:
-            CheckpointError: not found, damaged, of another format, or trained with another label space.
-            ConfigError: unknown device or inference mode.
-        """
-        file = weights.find(source) or weights.fetch(str(source))
-        return cls._from_file(file, device, expect_label_space, optimize)
-
-    @classmethod
-    def _from_file(
-        cls,
-        file: Path,
-        device: str | torch.device | None,
-        expect_label_space: str | None = None,
-        optimize: Mode = "plain",
-    ) -> Self:
-        generator, info = weights.read(file)
-        if expect_label_space is not None:
-            expected = LabelSpace.load(expect_label_space)
-            if expected.fingerprint() != info.label_space.fingerprint():
-                raise CheckpointError(
-                    f"{file} was trained with label space '{info.label_space.name}' of {info.label_space.num_classes} "
-                    f"classes, not with '{expected.name}' of {expected.num_classes}; give weights made for that one"
-                )
-        return cls(generator, info, device=device, optimize=optimize)
-
-    def save(self, folder: str | Path, *, overwrite: bool = False, half: bool = False) -> Path:
-        """Write `model.safetensors` and `config.json` for `load`; return the folder.
-
-        With `half`, weights are stored in float16; loading converts them back.
-
-        Raises:
-            OutputError: the folder holds a model or cannot be written, or a weight overflows float16.
-        """
-        folder = Path(folder)
-        if not overwrite and any((folder / name).exists() for name in (weights.WEIGHTS_FILE, weights.CONFIG_FILE)):
-            raise OutputError(f"{folder} holds a model already; choose another folder, or pass overwrite=True")
-        weights.write(folder, self.generator, self.info, half=half)
-        return folder
-
-    def _save_pretrained(self, save_directory: Path) -> None:
-        """Write the files that `ModelHubMixin` uploads."""
-        weights.write(save_directory, self.generator, self.info)
-
-    @classmethod
-    def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
-        device: str | torch.device | None = None,
-        optimize: Mode = "plain",
-        **_: Any,
-    ) -> Self:
-        """Load a local folder or a hub model for `ModelHubMixin.from_pretrained`."""
-        file = weights.find(model_id) or weights.fetch(
-            model_id,
-            revision=revision,
-            cache_dir=cache_dir,
-            force_download=force_download,
-            local_files_only=local_files_only,
-            token=token,
-        )
-        return cls._from_file(file, device, optimize=optimize)
 
     # --- images ---------------------------------------------------------------------------------------------------
 
@@ -395,7 +289,7 @@ class Synthesizer(
         return self._generate(batch, noise)[0]
 
     def generate_pyramid(self, batch: Batch, noise: Tensor) -> list[Tensor]:
-        """Generate a batch at all output scales of a progressive generator (Eq. 17).
+        """Generate a batch at all output scales of a generator with several (Eq. 17).
 
         Args:
             batch: inputs of equal size.
@@ -415,8 +309,8 @@ class Synthesizer(
         """Raise ConfigError if the generator has only one output size."""
         if self.sampling.outputs == 1:
             raise ConfigError(
-                f"this generator ({self.config.name}) generates one image, not three sizes; omit --scales, or "
-                "take one of Lab2Pix-V1 with generator.progressive"
+                f"this generator ({self.config.name}) generates images of one size; omit --scales, or give a model "
+                "that generates several"
             )
 
     def _generate(self, batch: Batch, noise: Tensor) -> list[Tensor]:

@@ -94,10 +94,8 @@ class LabelDecoder:
             self._refuse_two_readings(_used(values), {0: self.levels[0], 1: self.levels[255]})
         return LabelMap(self.space.decode_ids(values, self.where, dtype=self.dtype), "ids", {})
 
-    def stretched(self, values: Tensor, white: int) -> LabelMap:
-        """Decode gray values that the decoder has stretched from 0 to `white`, `[H, W]`: ids, or gray class colors."""
-        full = 255 if values.dtype == torch.uint8 else 65535
-        stored = (values.long() * white + full // 2) // full
+    def stretched(self, values: Tensor, stored: Tensor, white: int) -> LabelMap:
+        """Decode gray of a file whose `stored` values 0 to `white`, `[H, W]`, became 0 to 255 or 65535 as `values`."""
         used = torch.unique(stored).tolist()
         if not set(used) <= self.space.file_values.keys():
             return self.gray(values)
@@ -163,7 +161,8 @@ class LabelDecoder:
         """Decode palette indices `[H, W]` uint8, by the indices or by the colors of the palette."""
         used = _used(indices)
         colors = {index: entries[index] for index in used if index < len(entries)}
-        ramp = len(entries) > 1 and all(entry == (index,) * 3 for index, entry in enumerate(entries))
+        end = max((index for index, entry in enumerate(entries) if any(entry)), default=0)  # GIF fills up with black
+        ramp = end > 0 and all(entry == (index,) * 3 for index, entry in enumerate(entries[: end + 1]))
         if ramp:
             return self.gray(indices)
         empty = len(colors) < len(used) or (len(entries) > 1 and len(set(entries)) == 1)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from lab2pix.batch import Batch
 from lab2pix.data.transforms import float_to_uint8, instance_edges
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.seeding import latent_generator
+from lab2pix.utils.seeding import content_seed, latent_generator
 
 INSTANCE_IDS = 256
 """Instance ids in a condition are taken modulo this number, the largest range of integers that bfloat16 holds."""
@@ -278,11 +277,11 @@ def _generate_in_train_mode(
 ) -> list[Tensor]:
     """Generate the images of one sample with batch norm and dropout in train mode."""
     # Seed dropout with the noise, the only difference between two images of the same input.
-    digest = hashlib.sha256(b"" if noise is None else noise.cpu().contiguous().numpy().tobytes()).digest()
+    seed = content_seed(b"" if noise is None else noise.cpu().contiguous().numpy().tobytes())
     device = next(generator.parameters()).device
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices), _norms_and_dropout_in_train_mode(generator):
-        torch.manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        torch.manual_seed(seed)
         return generate_pyramid(generator, sampling, batch, noise)
 
 

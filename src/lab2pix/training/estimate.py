@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.flop_counter import flop_registry
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
@@ -74,17 +74,31 @@ class Estimate:
     where: str
 
 
-class _LiveMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts operations, the bytes of living meta tensors, and their peak."""
+def _zeros(value: Any) -> Any:
+    meta = isinstance(value, Tensor) and value.is_meta
+    return torch.zeros(value.shape, dtype=value.dtype) if meta else value
+
+
+def _on_meta(value: Any) -> Any:
+    return torch.empty_like(value, device="meta") if isinstance(value, Tensor) else value
+
+
+class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operations of any kind, floating-point operations, and the peak of the bytes of living meta tensors."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.calls = self.peak = self._now = 0
+        self.flops = self.calls = self.peak = self._now = 0
         self._storages: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += 1
-        result = func(*args, **(kwargs or {}))
+        try:
+            result = func(*args, **(kwargs or {}))
+        except (NotImplementedError, RuntimeError):  # the result depends on values: take zeros
+            result = tree_map(_on_meta, func(*tree_map(_zeros, args), **tree_map(_zeros, kwargs or {})))
+        if (count := flop_registry.get(func._overloadpacket)) is not None:
+            self.flops += count(*args, **(kwargs or {}), out_val=result)
         for tensor in tree_leaves(result):
             if isinstance(tensor, Tensor) and tensor.is_meta:
                 storage = tensor.untyped_storage()
@@ -111,7 +125,7 @@ def estimate_run(config: RunConfig, label_space: LabelSpace, *, device: str | No
         gpu: name in `GPUS`, to estimate for instead of measuring, at a utilization of 0.3.
 
     Raises:
-        ConfigError: unknown GPU or device, or a method whose operations cannot be counted.
+        ConfigError: unknown GPU or device.
     """
     if gpu is not None and gpu not in GPUS:
         raise ConfigError(f"unknown GPU '{gpu}'{did_you_mean(gpu, GPUS)}")
@@ -144,30 +158,25 @@ def _count(config: RunConfig, label_space: LabelSpace) -> Estimate:
     weights = sum(p.nbytes for network in method.networks.values() for p in network.parameters())
     batch, noise = _inputs(method)
     meta = torch.device("meta")
-    with _LiveMemory() as memory, FlopCounterMode(display=False) as flops:
+    with _Counter() as counter:
         method.to(meta, torch.preserve_format)
         state = build_state(method, meta)
-        fixed, memory.calls = memory.peak, 0
+        fixed, counter.calls = counter.peak, 0
         context = build_step_context(state, torch.device("cpu"))
         context = replace(context, progress=Progress(1, 3), random=RandomSource(meta), cache={})
         batch, noise = batch.to(meta), None if noise is None else noise.to(meta)
         for phase in method.phases:
             if phase.when(context.progress):
-                try:
-                    phase.backward(batch, noise, context)
-                except NotImplementedError as error:  # an operation whose result depends on values
-                    raise ConfigError(
-                        f"the operations of '{config.name}' cannot be counted; start it for some steps instead"
-                    ) from error
+                phase.backward(batch, noise, context)
     moments = sum(
         2 * p.nbytes for optimizer in state.optimizers.values() for g in optimizer.param_groups for p in g["params"]
     )
-    activations = (memory.peak - fixed) // (1 if config.train.precision == "fp32" else 2)
+    activations = (counter.peak - fixed) // (1 if config.train.precision == "fp32" else 2)
     averages = sum(p.nbytes for average in state.averages.values() for p in average.network.parameters())
     exported = averages or sum(p.nbytes for p in method.sampling_generator(method.networks).parameters())
     return Estimate(
-        flops=flops.get_total_flops() * config.train.accumulate,
-        launches=memory.calls * config.train.accumulate,
+        flops=counter.flops * config.train.accumulate,
+        launches=counter.calls * config.train.accumulate,
         seconds=None,
         memory=fixed + activations + moments,
         checkpoint=weights + moments + exported,

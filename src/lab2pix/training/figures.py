@@ -14,6 +14,7 @@ from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.methods import Method
 from lab2pix.reporting.grid import image_grid
 from lab2pix.training.log import read_log
+from lab2pix.utils.files import atomic_write
 
 __all__ = ["plot_losses", "sample_grid"]
 
@@ -90,4 +91,5 @@ def plot_losses(log: Path, file: Path) -> None:
         axes.set_xlabel("step")
         axes.grid(alpha=0.3)
         axes.legend(fontsize="small")
-    figure.savefig(file, dpi=100)
+    with atomic_write(file, sync=False) as [unfinished]:
+        figure.savefig(unfinished, dpi=100, format="png")

@@ -97,11 +97,10 @@ def _memory_advice(config: RunConfig, processes: int) -> str:
         advice.append(
             f"raise train.accumulate (now {train.accumulate}) or lower train.batch_size (now {train.batch_size})"
         )
-    if settings.get("train.gradient_checkpointing") is False:
-        advice.append("set train.gradient_checkpointing=true")
+    advice += [f"set {key}=true" for key, value in settings.items() if "checkpointing" in key and value is False]
     if train.precision == "fp32" and (torch.cuda.is_available() or computes_bfloat16()):
         advice.append("set train.precision=bf16")
-    width = f" or generator.width (now {settings['generator.width']})" if "generator.width" in settings else ""
+    width = next((f" or {key} (now {value})" for key, value in settings.items() if key.endswith(".width")), "")
     advice.append(f"lower data.size (now {list(config.data.size)}){width}")
     return "; ".join(advice)
 

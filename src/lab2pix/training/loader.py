@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -67,19 +68,22 @@ def read_in_turn(
     dataset: Dataset[Any], sampler: StreamSampler, workers: int, *, pin: bool = False
 ) -> Iterator[list[Batch]]:
     """Yield the same as `read_batches`, without prefetching if there are no workers."""
-    loader = DataLoader(
-        _ErrorsAsValues(dataset),
-        batch_sampler=sampler,
-        num_workers=workers,
-        collate_fn=_collate,
-        worker_init_fn=worker_ignore_signals,
-        pin_memory=pin,
-        # Its own generator: the default one is that of the training step, and the loader would advance it.
-        generator=torch.Generator(),
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "This DataLoader will create")  # the training loop says it in a sentence
+        loader = DataLoader(
+            _ErrorsAsValues(dataset),
+            batch_sampler=sampler,
+            num_workers=workers,
+            collate_fn=_collate,
+            worker_init_fn=worker_ignore_signals,
+            pin_memory=pin,
+            # Its own generator: the default one is that of the training step, and the loader would advance it.
+            generator=torch.Generator(),
+        )
+        samples = iter(loader)
     parts: list[Batch] = []
-    # One iterator for the whole run; workers end when this only reference to it is dropped.
-    for part in loader:
+    # One iterator for the whole run; workers end when it is dropped.
+    for part in samples:
         if isinstance(part, Lab2PixError):
             raise part
         parts.append(part)

@@ -40,6 +40,7 @@ from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed, was_restarted
 from lab2pix.utils.hardware import computes_bfloat16
 from lab2pix.utils.seeding import stable_seed
+from lab2pix.utils.threads import available_processors
 
 __all__ = ["RunResult", "train"]
 
@@ -150,9 +151,8 @@ def train(
             run, state, dist, context, total=total, samples=samples, validators=validators, evaluation=evaluation
         )
         stack.enter_context(monitor)
-        if config.train.precision == "bf16" and dist.device.type == "cpu" and not computes_bfloat16():
-            monitor.note("this processor emulates bfloat16, which is much slower than train.precision=fp32")
-        for note in [*notes, *inherited, *(biased_feature_warnings(state.method) if evaluation is not None else ())]:
+        biased = biased_feature_warnings(state.method) if evaluation is not None else ()
+        for note in [*_machine_notes(config, dist), *notes, *inherited, *biased]:
             monitor.note(note)
         stack.enter_context(stop)
         return _run_steps(batches, monitor, stop)
@@ -258,6 +258,16 @@ def _check_share(config: RunConfig, dist: DistributedContext) -> None:
     share = config.train.batch_size // (config.train.accumulate * dist.size)
     advice = f"set train.batch_size={2 * config.train.accumulate * dist.size} or more, or run fewer processes"
     config.check_samples_per_pass(share, advice)
+
+
+def _machine_notes(config: RunConfig, dist: DistributedContext) -> list[str]:
+    """Return what makes training slow on this machine."""
+    notes, processors = [], available_processors()
+    if config.train.precision == "bf16" and dist.device.type == "cpu" and not computes_bfloat16():
+        notes.append("this processor emulates bfloat16, which is much slower than train.precision=fp32")
+    if config.data.workers > processors:
+        notes.append(f"data.workers={config.data.workers} are more than the {processors} processors here; lower it")
+    return notes
 
 
 def _check_held_out(config: RunConfig, label_space: LabelSpace) -> None:

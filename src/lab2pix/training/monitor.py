@@ -27,6 +27,7 @@ from lab2pix.training.page import write_page
 from lab2pix.training.progress import DataWaitMeter, Display, data_loading_hint
 from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.distributed import DistributedContext
+from lab2pix.utils.files import write_png
 from lab2pix.utils.seeding import stable_seed
 
 __all__ = ["DiscriminatorWatch", "Monitor", "Validator"]
@@ -262,9 +263,7 @@ class Monitor:
         if not self.state.method.paired and self.config.data.val_split is None:
             batch = replace(batch, image=None)  # unrelated photos, which would be taken for the ground truth
         sheet = sample_grid(batch, images, self.state.method)
-        file = self.run / "samples" / f"step-{self.state.step:08d}.png"
-        file.parent.mkdir(exist_ok=True)
-        sheet.save(file)
+        write_png(self.run / "samples" / f"step-{self.state.step:08d}.png", sheet)
 
     def _score(self) -> dict[str, float]:
         if self.config.data.val_split is None:

@@ -11,9 +11,12 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from lab2pix.errors import OutputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 __all__ = [
     "UNFINISHED",
@@ -27,6 +30,7 @@ __all__ = [
     "sync_folder",
     "unfinished_path",
     "write_atomically",
+    "write_png",
 ]
 
 
@@ -145,6 +149,12 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_write(path) as [unfinished]:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def write_png(path: Path, image: Image) -> None:
+    """Write a Pillow image as PNG atomically, without flushing it to the disk."""
+    with atomic_write(path, sync=False) as [unfinished]:
+        image.save(unfinished, format="PNG")
 
 
 def escape_surrogates(text: object) -> str:

@@ -4,6 +4,7 @@
 |---|---|---|
 | initial weights, order of samples, noise of a training step, monitored samples | `stable_seed` | name, seed, step |
 | augmentation, random pairing of unpaired sets | `seeded_generator` | name, seed, epoch, index |
+| dropout of generated images | `content_seed` | noise of the image |
 | noise of generated images | `latent_generator` | seed, sample |
 | procedural scenes, their light and flips | `scene_generator` | seed, index |
 
@@ -19,13 +20,18 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["latent_generator", "scene_generator", "seeded_generator", "stable_seed"]
+__all__ = ["content_seed", "latent_generator", "scene_generator", "seeded_generator", "stable_seed"]
 
 
 def stable_seed(*key: object) -> int:
     """Return a 63-bit seed for a stream's name and key."""
     digest = hashlib.blake2b("/".join(map(str, key)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1
+
+
+def content_seed(content: bytes) -> int:
+    """Return a 63-bit seed that is determined by the bytes of an input."""
+    return int.from_bytes(hashlib.sha256(content).digest()[:8], "big") >> 1
 
 
 def seeded_generator(*key: object) -> torch.Generator:
@@ -36,8 +42,7 @@ def seeded_generator(*key: object) -> torch.Generator:
 
 def latent_generator(seed: int, sample: int) -> torch.Generator:
     """Return the noise generator of sample `sample` of a seed (Eq. 21)."""
-    digest = hashlib.sha256(f"lab2pix noise {seed} {sample}".encode()).digest()
-    return _generator(int.from_bytes(digest[:8], "big") >> 1)
+    return _generator(content_seed(f"lab2pix noise {seed} {sample}".encode()))
 
 
 def scene_generator(*key: int) -> np.random.Generator:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import zipfile
+import zlib
 from collections.abc import Callable
 from importlib import resources
 from io import BytesIO
@@ -214,6 +215,21 @@ def test_mix_interpolates_noise_on_the_sphere(
         assert response.status_code == 200
         assert torch.allclose(received[-1][1], path[place], atol=1e-6)
     assert torch.equal(received[-1][1], synthesizer.noise(8))
+
+
+def test_gray_of_four_bits_holds_ids(client: TestClient, received: list[tuple[Tensor, Tensor]]) -> None:
+    ids = squares(3)
+    image = Image.fromarray(ids, "P")
+    image.putpalette(range(48))
+    out = BytesIO()
+    image.save(out, "PNG", bits=4)
+    body = out.getvalue()
+    start, end = body.index(b"PLTE") - 4, body.index(b"IDAT") - 4
+    head = body[12:25] + b"\0" + body[26:29]  # the same indices, as gray without a palette
+    body = body[:12] + head + zlib.crc32(head).to_bytes(4, "big") + body[33:start] + body[end:]
+    for encoding in ("file", "ids"):
+        assert client.post(f"/api/synthesize?input_format={encoding}", content=body, headers=PNG).status_code == 200
+        assert np.array_equal(received[-1][0].numpy(), ids)
 
 
 @pytest.mark.parametrize("noise_shape", ["vector", "map"])

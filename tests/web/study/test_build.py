@@ -150,7 +150,7 @@ def test_names_that_nearly_match_are_named(build: Build, folders: dict[str, Path
 
 
 def test_too_few_names_are_refused(build: Build) -> None:
-    with pytest.raises(DataError, match="share 6 names, but 7 are requested; lower --samples and --pool to at most 6"):
+    with pytest.raises(DataError, match="share 6 names, but 7 are requested; lower --count and --pool to at most 6"):
         build(samples=7, pool=None)
     with pytest.raises(ConfigError, match="--pool is 3, but each participant ranks 4"):
         build(pool=3)

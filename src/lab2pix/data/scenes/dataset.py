@@ -22,7 +22,7 @@ from lab2pix.data.sketches import Sketcher
 from lab2pix.data.transforms import JointTransform, uint8_to_float
 from lab2pix.errors import ConfigError, OutputError
 from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.files import output_errors
+from lab2pix.utils.files import atomic_write, output_errors, write_png
 from lab2pix.utils.seeding import scene_generator
 
 __all__ = ["MAX_SIDE", "MIN_SIDE", "ScenesDataset", "draw_scene", "write_scenes"]
@@ -195,12 +195,11 @@ def write_scenes(
     files = {index: f"{_name(seed, index)}.png" for index in range(first, first + count)}
     with output_errors(out, "choose another folder"):
         _check_output(out, {Path(kind, file) for kind in ("images", "labels") for file in files.values()}, overwrite)
-        for kind in ("images", "labels"):
-            (out / kind).mkdir(parents=True, exist_ok=True)
         for index, file in files.items():
             image, label = _draw(seed, index, size, light)
-            Image.fromarray(image.transpose(1, 2, 0)).save(out / "images" / file)
-            write_label_png(out / "labels" / file, torch.from_numpy(label).long(), space)
+            write_png(out / "images" / file, Image.fromarray(image.transpose(1, 2, 0)))
+            with atomic_write(out / "labels" / file, sync=False) as [unfinished]:
+                write_label_png(unfinished, torch.from_numpy(label).long(), space)
 
 
 def _check_output(out: Path, ours: set[Path], overwrite: bool) -> None:

@@ -13,7 +13,7 @@ import torch
 from PIL import Image, ImageChops, ImageOps
 from torch import Tensor
 
-from lab2pix.data.image_file import ImageFile, bits_per_channel, require_one_page, to_rgb
+from lab2pix.data.image_file import ImageFile, bits_per_channel, require_one_page, to_rgb, white_level
 from lab2pix.data.label_maps import decode_label, write_label_png
 from lab2pix.data.line_drawings import SKETCH, resize_label
 from lab2pix.data.sketches import find_edges
@@ -75,12 +75,12 @@ def decode_image(body: bytes, media_type: str) -> ImageFile:
             image = Image.open(io.BytesIO(body), formats=(name,))
             _check_size(*image.size)
             require_one_page(image, "the image")
-            bits = bits_per_channel(image)
+            bits, white = bits_per_channel(image), white_level(image)
             image.load()
             if len(image.info.get("exif", b"")) > MAX_EXIF:
                 raise HTTPError(413, f"The image has more than {MAX_EXIF} bytes of EXIF data; save it without")
             ImageOps.exif_transpose(image, in_place=True)
-            return ImageFile(image, name, bits, name == "JPEG", source=io.BytesIO(body))
+            return ImageFile(image, name, bits, name == "JPEG", source=io.BytesIO(body), white=white)
     except (HTTPError, DataError):
         raise
     except Image.DecompressionBombError as error:
@@ -168,7 +168,7 @@ def _gray_values(file: ImageFile) -> np.ndarray[tuple[int, ...], np.dtype[np.uin
     """Return gray values or palette indices; browsers write gray as three equal channels and opaque alpha."""
     image = file.image
     if image.mode in ("L", "P"):
-        return np.array(image)
+        return file.stored()
     if image.mode in ("RGB", "RGBA") and file.bits == 8:
         gray = image.getchannel(0)
         equal = all(ImageChops.difference(gray, image.getchannel(index)).getbbox() is None for index in (1, 2))

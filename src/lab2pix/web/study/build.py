@@ -122,7 +122,7 @@ def build_study(
     _check_methods(folders)
     pool = samples if pool is None else pool
     if samples < 1 or pool < samples:
-        raise ConfigError(f"--pool is {pool}, but each participant ranks {samples}; raise it or lower --samples")
+        raise ConfigError(f"--pool is {pool}, but each participant ranks {samples}; raise it or lower --count")
     sources = {"label maps": Path(labels), **({"real images": Path(truth)} if truth is not None else {})}
     sources |= {f"images of '{name}'": folder for name, folder in folders.items()}
     files = {what: _find_images(folder, what) for what, folder in sources.items()}
@@ -130,7 +130,7 @@ def build_study(
     common, left_out = _match_names(files, sources, allow_missing)
     if len(common) < pool:
         raise DataError(
-            f"The folders share {plural(len(common), 'name')}, but {pool} are requested; lower --samples and --pool "
+            f"The folders share {plural(len(common), 'name')}, but {pool} are requested; lower --count and --pool "
             f"to at most {len(common)}"
         )
     chosen = seeded_shuffle(common, seed, "pool")[:pool]
