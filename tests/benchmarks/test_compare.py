@@ -181,9 +181,10 @@ def test_comparison_is_measured_trained_and_scored(tmp_path, capfd):
     file = tmp_path / "two.yaml"
     file.write_text(SMALL)
     common = [str(file), "--runs", str(tmp_path / "runs")]
-    assert compare.main(["time", *common, "--repeats", "1"]) == 0
+    assert compare.main(["time", *common, "--repeats", "1", "--plain"]) == 0
     costs = json.loads((tmp_path / "runs/two/costs.json").read_text())
     assert all(value > 0 for cost in costs.values() for value in cost.values())
+    assert all("step_plain_s" in cost and "image_fast_s" not in cost for cost in costs.values())
     assert compare.main(["train", *common, "--jobs", "2"]) == 0
     assert compare.main(["train", *common]) == 0
     assert capfd.readouterr().out.count("finished, 10 steps") == 2

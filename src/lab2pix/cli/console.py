@@ -18,8 +18,6 @@ from lab2pix.errors import ConfigError, did_you_mean
 if TYPE_CHECKING:
     from lab2pix.labels.space import LabelSpace
 
-__all__ = ["explain_os_error", "print_table", "read_seed_pair", "read_size", "resolve_label_space", "show_progress"]
-
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 _PERMISSION_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 

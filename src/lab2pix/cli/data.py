@@ -11,8 +11,6 @@ import typer
 from lab2pix.cli.console import print_table, read_size, resolve_label_space, show_progress
 from lab2pix.cli.options import FormatOption, Labels, Root, Seed, Split
 
-__all__ = ["data_app", "labels_app"]
-
 data_app = typer.Typer(no_args_is_help=True, help="Prepare, check and preview datasets, or create a procedural one.")
 labels_app = typer.Typer(help="List the shipped label spaces, or show one.")
 

@@ -10,9 +10,6 @@ import typer
 from lab2pix.cli.console import read_size, show_progress
 from lab2pix.cli.options import Device, Seed, Split
 
-__all__ = ["app"]
-
-
 app = typer.Typer()
 
 

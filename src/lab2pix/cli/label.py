@@ -10,8 +10,6 @@ import typer
 from lab2pix.cli.console import show_progress
 from lab2pix.cli.options import Device
 
-__all__ = ["app"]
-
 app = typer.Typer()
 
 

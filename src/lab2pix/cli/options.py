@@ -7,21 +7,6 @@ from typing import Annotated
 
 import typer
 
-__all__ = [
-    "AllowHost",
-    "Browser",
-    "Device",
-    "FormatOption",
-    "Host",
-    "Labels",
-    "Overrides",
-    "Port",
-    "Root",
-    "Seed",
-    "Source",
-    "Split",
-]
-
 Source = Annotated[str, typer.Argument(metavar="PRESET_OR_FILE", help="Preset (see `lab2pix presets`) or YAML file.")]
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to override, such as train.batch_size=4.")

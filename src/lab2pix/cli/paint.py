@@ -11,8 +11,6 @@ from lab2pix.cli.options import AllowHost, Browser, Device, Host, Port
 from lab2pix.utils.signals import exit_immediately, exit_on_signal
 from lab2pix.web import require_web_extra
 
-__all__ = ["app"]
-
 app = typer.Typer()
 
 

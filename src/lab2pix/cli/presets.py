@@ -7,9 +7,6 @@ import typer
 from lab2pix.cli.console import print_table
 from lab2pix.cli.options import Overrides, Source
 
-__all__ = ["presets_app"]
-
-
 presets_app = typer.Typer(help="List the shipped recipes, or show one.")
 
 

@@ -10,8 +10,6 @@ import typer
 from lab2pix.cli.console import read_size, show_progress
 from lab2pix.cli.options import Device, Seed
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True, help="Train segmentation networks for PPA, PCA and C-IoU.")
 
 

@@ -13,8 +13,6 @@ from lab2pix.cli.options import AllowHost, Browser, Host, Port, Seed
 from lab2pix.utils.signals import exit_on_signal
 from lab2pix.web import require_web_extra
 
-__all__ = ["app"]
-
 app = typer.Typer(no_args_is_help=True, help="User study: participants rank images of several methods (Table 6).")
 
 Folder = Annotated[Path, typer.Argument(metavar="STUDY", help="Folder of `lab2pix study make`.")]

@@ -10,9 +10,6 @@ import typer
 from lab2pix.cli.console import read_size
 from lab2pix.cli.options import Device, Overrides, Seed
 
-__all__ = ["app"]
-
-
 app = typer.Typer()
 
 

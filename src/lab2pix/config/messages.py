@@ -13,8 +13,6 @@ from lab2pix.errors import did_you_mean
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-__all__ = ["format_validation_error", "setting_groups", "setting_names"]
-
 _EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",

@@ -9,8 +9,6 @@ from lab2pix.config.sizes import nearest_size
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS, is_yaml, label_space_names
 
-__all__ = ["check_first_scale", "check_rules", "check_size"]
-
 
 def check_rules(config: RunConfig) -> None:
     """Check settings against each other, and names against what the package provides.

@@ -9,26 +9,6 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from lab2pix.config.sizes import padded_size
 
-__all__ = [
-    "FEATURE_NAMES",
-    "Alpha",
-    "Beta",
-    "CheckpointConfig",
-    "DataConfig",
-    "EvaluationConfig",
-    "LabelSpaceSource",
-    "Light",
-    "MonitorConfig",
-    "RunConfig",
-    "ScenesConfig",
-    "Section",
-    "SideConfig",
-    "SketchConfig",
-    "SourceConfig",
-    "TrainConfig",
-    "UserPath",
-]
-
 Light = Literal["sun", "any"]
 """Light of procedural scenes: set by the height of the sun, or random for any label map."""
 

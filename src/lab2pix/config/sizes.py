@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["nearest_size", "padded_size"]
-
 
 def nearest_size(size: tuple[int, int], multiple: int, least: int = 1) -> tuple[int, int]:
     """Return the nearest height and width that are multiples of `multiple` and at least `least`."""

@@ -9,8 +9,6 @@ from lab2pix.data.build import AnyDataset
 from lab2pix.data.datasets import UnpairedDataset
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["repeat_factors"]
-
 _SHARE = 0.01
 """Smallest share of an image's pixels for which a class counts as present."""
 

@@ -16,9 +16,6 @@ from lab2pix.data.transforms import JointTransform
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["AnyDataset", "build_dataset", "has_held_out_photos", "is_paired", "open_held_out_photos", "open_split"]
-
-
 AnyDataset: TypeAlias = PairDataset | ScenesDataset | UnpairedDataset
 """Datasets of `build_dataset`: sized, indexed by `index` or `(epoch, index)`, with a `file_hash()`."""
 

@@ -28,8 +28,6 @@ from lab2pix.labels.space import Color, LabelSpace
 from lab2pix.utils.text import first_few
 from lab2pix.utils.threads import available_processors
 
-__all__ = ["DatasetReport", "check_dataset"]
-
 _SHOWN = 20  # classes, and lines per problem, in a text report; JSON has all
 
 _KINDS = {

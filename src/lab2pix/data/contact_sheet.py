@@ -18,8 +18,6 @@ from lab2pix.errors import OutputError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.files import output_errors, write_png
 
-__all__ = ["contact_sheet", "draw_sheet"]
-
 _TILE = 300
 """Longest side of a tile in pixels."""
 _GAP = 10

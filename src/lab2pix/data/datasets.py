@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from lab2pix.config.schema import Alpha, SourceConfig
     from lab2pix.data.sketches import Sketcher
 
-__all__ = ["PairDataset", "SampleSource", "UnpairedDataset", "check_sizes", "random_pairing", "size_text"]
-
 
 class PairDataset(Dataset[Sample]):
     """Dataset of label maps with their photos.

@@ -13,18 +13,6 @@ from lab2pix.config.schema import Alpha
 from lab2pix.data.image_file import ImageFile, flatten, open_image, to_rgb
 from lab2pix.errors import DataError
 
-__all__ = [
-    "ARRAY_SUFFIX",
-    "IMAGE_SUFFIXES",
-    "find_images",
-    "list_files",
-    "list_images",
-    "list_inputs",
-    "path_prefix",
-    "read_image",
-    "to_photo",
-]
-
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"}
 )

@@ -20,8 +20,6 @@ from lab2pix.errors import DataError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS
 from lab2pix.utils.text import first_few
 
-__all__ = ["Scan", "find_pairs", "scan", "scan_sides"]
-
 Parts = Literal["pairs", "labels", "photos"]
 """Parts to find: label maps with their photos, only label maps, or only photos."""
 

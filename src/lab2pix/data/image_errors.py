@@ -13,8 +13,6 @@ from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
 from lab2pix.errors import DataError
 
-__all__ = ["Source", "errors_named"]
-
 Source = Path | BinaryIO
 
 _BITS_PER_SAMPLE, _SAMPLES, _SAMPLE_FORMAT = 258, 277, 339

@@ -23,17 +23,6 @@ from lab2pix.data.image_errors import Source, errors_named
 from lab2pix.errors import DataError
 from lab2pix.labels.colors import row_chunks
 
-__all__ = [
-    "ImageFile",
-    "bits_per_channel",
-    "flatten",
-    "is_transparent",
-    "open_image",
-    "require_one_page",
-    "to_rgb",
-    "white_level",
-]
-
 # Pillow warns of large images and damaged metadata; errors here say what matters.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 

@@ -16,16 +16,6 @@ from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelDecoder, LabelMap, to_8_bits
 from lab2pix.labels.space import LabelSpace
 
-__all__ = [
-    "decode_instances",
-    "decode_label",
-    "read_instances",
-    "read_label",
-    "read_tones",
-    "to_values",
-    "write_label_png",
-]
-
 ID_MODES = frozenset({"1", "L", "I", "I;16", "I;16L", "I;16B", "I;16N"})
 """Pillow modes with one integer per pixel."""
 

@@ -12,8 +12,6 @@ from lab2pix.errors import LabelError
 from lab2pix.labels.colors import row_chunks
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["JPEG_BLEED", "SKETCH", "Lines", "find_lines", "resize_label", "resize_lines"]
-
 Lines = Literal["auto", "dark", "light"]
 """Which pixels of a drawing are lines; auto: the rarer ones."""
 

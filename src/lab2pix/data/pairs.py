@@ -20,8 +20,6 @@ from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["Pair", "PairList", "PairStorage", "Row"]
-
 PairStorage = Literal["files", "photo-left", "sketch-left", "input-left"]
 """File layout of a pair: separate files, or one AB file with the photo, a sketch or another input at the left."""
 

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from lab2pix.data.files import ARRAY_SUFFIX, IMAGE_SUFFIXES, list_files, path_prefix
 
-__all__ = ["Looked", "likely_partners", "passed_over"]
-
 _MORE_IMAGES = frozenset(
     {
         *(".heic", ".heif", ".hif", ".jxl", ".j2k", ".jpf", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".pcx", ".dds"),

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from lab2pix.batch import Batch
 
-__all__ = ["Sample", "collate"]
-
 
 class Sample(TypedDict):
     """Training sample.

@@ -16,8 +16,6 @@ from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.extras import import_extra
 
-__all__ = ["Sketcher", "borders", "find_edges", "sketcher_of"]
-
 _PHOTO_EDGES = "finding edges in photos (data.sketch.from=photo)"
 
 

@@ -15,8 +15,6 @@ from lab2pix.data.files import ARRAY_SUFFIX
 from lab2pix.data.image_file import open_image, to_rgb
 from lab2pix.errors import DataError
 
-__all__ = ["read_source", "to_source"]
-
 _GRAY = (0.299, 0.587, 0.114)
 """Luma weights of red, green and blue (ITU-R BT.601), as in Pillow."""
 

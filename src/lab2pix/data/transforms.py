@@ -13,16 +13,6 @@ from torch import Tensor
 
 from lab2pix.errors import ConfigError
 
-__all__ = [
-    "JointTransform",
-    "float_to_uint8",
-    "instance_edges",
-    "resize_image",
-    "resize_nearest",
-    "to_pil",
-    "uint8_to_float",
-]
-
 
 @dataclass(frozen=True)
 class JointTransform:

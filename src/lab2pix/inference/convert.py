@@ -11,8 +11,6 @@ from lab2pix.interop.checkpoints import check_format, read_checkpoint
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
 from lab2pix.methods import get_method, method_names
 
-__all__ = ["checkpoint_formats", "convert"]
-
 
 def checkpoint_formats() -> dict[str, CheckpointFormat]:
     """Return the checkpoint formats of all methods by name."""

@@ -27,8 +27,6 @@ from lab2pix.methods import get_method
 from lab2pix.utils.distributed import init_distributed
 from lab2pix.utils.files import write_png
 
-__all__ = ["evaluate_run"]
-
 
 def evaluate_run(
     run: str | Path,

@@ -30,8 +30,6 @@ from lab2pix.utils.extras import install_command
 from lab2pix.utils.files import atomic_write
 from lab2pix.utils.text import reason_of
 
-__all__ = ["FORMATS", "Exported", "Format", "export"]
-
 Format = Literal["onnx", "torch"]
 FORMATS: tuple[str, ...] = get_args(Format)
 """Export formats: `onnx`, for ONNX Runtime and others, and `torch`, for `torch.export.load`."""

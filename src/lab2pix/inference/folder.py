@@ -24,8 +24,6 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.files import output_errors, write_png
 from lab2pix.utils.text import plural
 
-__all__ = ["GenerateReport", "generate_folder"]
-
 
 @dataclass
 class GenerateReport:

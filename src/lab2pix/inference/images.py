@@ -13,8 +13,6 @@ from torch import Tensor
 from lab2pix.data.transforms import to_pil
 from lab2pix.errors import ConfigError
 
-__all__ = ["GeneratedImages"]
-
 _SHOWN = 16
 _GAP = 4  # pixels
 

@@ -15,8 +15,6 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.text import reason_of
 from lab2pix.utils.yaml_text import parse_yaml
 
-__all__ = ["ClassMapping"]
-
 _UNKNOWN = 255
 
 

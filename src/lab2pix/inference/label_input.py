@@ -21,16 +21,6 @@ from lab2pix.data.transforms import resize_image, uint8_to_float
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelSpace
 
-__all__ = [
-    "InstanceSource",
-    "LabelSource",
-    "StyleSource",
-    "read_ids",
-    "read_instance_ids",
-    "read_source_image",
-    "read_style_image",
-]
-
 LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
 """A label map: class ids `[H, W]` as tensor or array, a Pillow image (ids, palette or colors), or a file; or a source
 image: a tensor `[C, H, W]`, an array `[H, W, C]`, a Pillow image or a file."""

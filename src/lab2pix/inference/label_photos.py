@@ -24,8 +24,6 @@ from lab2pix.inference.label_refinement import guided_filter, merge_small_region
 from lab2pix.utils.files import atomic_write, output_errors, write_atomically
 from lab2pix.utils.text import plural
 
-__all__ = ["LabelReport", "LabelSettings", "LabeledPhoto", "label_photos", "read_records"]
-
 SETTINGS_FILE, RECORDS_FILE, CLASSES_FILE = "labeling.json", "labeling.jsonl", "classes.yaml"
 _GRAY = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luma (ITU-R BT.601)."""

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from lab2pix.utils.extras import import_extra
 
-__all__ = ["guided_filter", "merge_small_regions"]
-
 
 def guided_filter(values: Tensor, guide: Tensor, radius: int, epsilon: float = 1e-3) -> Tensor:
     """Filter maps so that their edges follow a guide image (guided filter: He et al., 2013, Eq. 5, 6 and 8).

@@ -14,8 +14,6 @@ from lab2pix.inference.modes import Mode
 from lab2pix.inference.weights import ModelInfo
 from lab2pix.labels.space import LabelSpace
 
-__all__ = ["MODEL_CARD", "ModelFiles"]
-
 MODEL_CARD = """---
 {{ card_data }}
 ---

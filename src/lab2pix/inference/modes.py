@@ -14,8 +14,6 @@ from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.methods import Sampling, example_inputs, generate_deterministic
 from lab2pix.nn.fast import fuse
 
-__all__ = ["MODES", "InferenceMode", "Mode", "choose"]
-
 Mode = Literal["auto", "plain", "fast", "fast-bf16"]
 MODES: tuple[str, ...] = get_args(Mode)
 """Inference modes.

@@ -15,8 +15,6 @@ from lab2pix.nn.encoders import NoiseEncoder
 from lab2pix.nn.fast.inference.layers import batch_norm_affine, fold_conv
 from lab2pix.nn.normalization import SPADE
 
-__all__ = ["Inputs", "Program"]
-
 Inputs = dict[str, Tensor]
 """Inputs of a program by name."""
 

@@ -24,18 +24,6 @@ from lab2pix.utils.files import atomic_write, expand_user
 from lab2pix.utils.tensors import load_tensors, save_tensors
 from lab2pix.utils.text import reason_of
 
-__all__ = [
-    "CONFIG_FILE",
-    "FORMAT",
-    "WEIGHTS_FILE",
-    "ModelInfo",
-    "fetch",
-    "find",
-    "read",
-    "shipped_models",
-    "write",
-]
-
 FORMAT = "lab2pix-2"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"

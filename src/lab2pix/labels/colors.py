@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lab2pix.labels.reader import Color
 
-__all__ = ["BAND", "Colored", "generate_colors", "look_up", "match_colors", "row_chunks"]
-
 BAND = 2**18
 """Pixels per chunk."""
 

@@ -20,8 +20,6 @@ from lab2pix.errors import LabelError
 from lab2pix.labels.colors import look_up
 from lab2pix.labels.space import COLOR_TOLERANCE, Color, LabelClass, LabelSpace
 
-__all__ = ["LabelDecoder", "LabelMap", "Reading", "to_8_bits"]
-
 Reading = Literal["ids", "colors", "palette indices", "palette colors", "lines"]
 """How a label map was read."""
 

@@ -7,8 +7,6 @@ from typing import Any
 
 from lab2pix.errors import LabelError, did_you_mean
 
-__all__ = ["Color", "MappingReader"]
-
 Color = tuple[int, int, int]
 """8-bit RGB."""
 

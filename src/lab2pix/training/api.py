@@ -12,8 +12,6 @@ from lab2pix.training import loop
 from lab2pix.training.loop import RunResult
 from lab2pix.training.monitor import Validator
 
-__all__ = ["train"]
-
 
 def train(
     config: str | Path | Mapping[str, Any] | RunConfig,

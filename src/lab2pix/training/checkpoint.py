@@ -28,18 +28,6 @@ from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.files import UNFINISHED, sync_file, sync_folder
 from lab2pix.utils.tensors import load_tensors, save_tensors
 
-__all__ = [
-    "FORMAT",
-    "checkpoint_step",
-    "clean_checkpoints",
-    "is_disk_full",
-    "latest_checkpoint",
-    "list_checkpoints",
-    "load_checkpoint",
-    "prune_checkpoints",
-    "write_checkpoint",
-]
-
 FORMAT = "lab2pix-2"
 
 _FILES = ("model.safetensors", "config.json", "training.safetensors", "optimizer.pt")

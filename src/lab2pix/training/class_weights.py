@@ -11,8 +11,6 @@ from torch import Tensor
 from lab2pix.labels.space import LabelClass, LabelSpace
 from lab2pix.methods.base import Method
 
-__all__ = ["ClassAxis", "ClassMatch", "class_axes"]
-
 _VECTORS = ("_u", "_v")
 """Suffixes of the singular vectors of spectral norm; a new class has no part in them."""
 

@@ -14,8 +14,6 @@ from lab2pix.errors import ConfigError
 from lab2pix.methods import Method
 from lab2pix.nn.fast._torch import raise_recompile_limit
 
-__all__ = ["check_compiler", "compile_networks", "eager_mode"]
-
 _PROGRAMS = 64
 """Recompile limit per module: each input size, mode and set of inputs with gradients needs a graph."""
 

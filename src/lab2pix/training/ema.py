@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from lab2pix.methods import Averaging
 from lab2pix.nn.fast._torch import lerp_all_
 
-__all__ = ["ModelEma"]
-
 
 class ModelEma:
     """Copy of a network with exponentially averaged weights."""

@@ -24,8 +24,6 @@ from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, choose_device
 from lab2pix.utils.hardware import available_memory, peak_resident
 
-__all__ = ["GPUS", "Estimate", "Gpu", "estimate_run"]
-
 _STEPS = 3
 _SECONDS = 30.0  # seconds after which no further step is measured
 _CPU_WORK = 5e11  # operations of a step that a CPU makes in seconds; larger batches are measured in part

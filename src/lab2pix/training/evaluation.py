@@ -33,16 +33,6 @@ from lab2pix.reporting.scores import EVALUATION_TITLES, higher_is_better
 from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.distributed import DistributedContext
 
-__all__ = [
-    "Evaluation",
-    "biased_feature_warnings",
-    "build_evaluation",
-    "check_best",
-    "evaluation_names",
-    "is_better",
-    "validation_score_names",
-]
-
 _SEED = 0  # noise seed, the default of `lab2pix evaluate`; independent of the seed of the run
 
 

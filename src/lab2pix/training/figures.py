@@ -16,8 +16,6 @@ from lab2pix.reporting.grid import image_grid
 from lab2pix.training.log import read_log
 from lab2pix.utils.files import atomic_write
 
-__all__ = ["plot_losses", "sample_grid"]
-
 _LEGIBLE = 128  # pixels
 
 

@@ -18,8 +18,6 @@ from lab2pix.training.state import TrainingState
 from lab2pix.utils.files import expand_user
 from lab2pix.utils.tensors import load_tensors
 
-__all__ = ["init_from"]
-
 _MODEL, _TRAINING, _CONFIG = "model.safetensors", "training.safetensors", "config.json"
 
 

@@ -19,8 +19,6 @@ from lab2pix.training.checkpoint import is_disk_full
 from lab2pix.training.run_folder import flatten
 from lab2pix.utils.hardware import computes_bfloat16
 
-__all__ = ["TIMEOUT", "InterruptHandler", "translate_errors", "worker_ignore_signals"]
-
 TIMEOUT = 1
 """Pseudo signal number for an elapsed `train.max_minutes`."""
 

@@ -16,8 +16,6 @@ from lab2pix.errors import Lab2PixError
 from lab2pix.training.interrupts import worker_ignore_signals
 from lab2pix.training.sampler import StreamSampler
 
-__all__ = ["read_batches", "read_in_turn"]
-
 
 class _ErrorsAsValues(Dataset[Any]):
     """Dataset that returns errors as values, because a worker would wrap their message in a traceback."""

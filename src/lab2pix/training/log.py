@@ -9,8 +9,6 @@ from typing import Any
 
 from lab2pix.utils.files import flush_to_disk, write_atomically
 
-__all__ = ["RunLog", "read_log", "read_scores"]
-
 
 class RunLog:
     """Writer of `log.jsonl`, with one JSON object per line that has a `step`.

@@ -42,8 +42,6 @@ from lab2pix.utils.hardware import computes_bfloat16
 from lab2pix.utils.seeding import stable_seed
 from lab2pix.utils.threads import available_processors
 
-__all__ = ["RunResult", "train"]
-
 
 @dataclass(frozen=True)
 class RunResult:

@@ -30,8 +30,6 @@ from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.files import write_png
 from lab2pix.utils.seeding import stable_seed
 
-__all__ = ["DiscriminatorWatch", "Monitor", "Validator"]
-
 Validator = Callable[[TrainingState, Path, int], dict[str, float]]
 """Returns scores of a state (with `sampling_generator` in evaluation mode), given the run folder and the step."""
 

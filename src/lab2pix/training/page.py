@@ -18,8 +18,6 @@ from lab2pix.training.log import read_scores
 from lab2pix.training.run_folder import flatten
 from lab2pix.training.state import TrainingState
 
-__all__ = ["PAGE", "write_page"]
-
 PAGE = "index.html"
 _EARLIER = 16  # sample sheets in the strip
 

@@ -12,9 +12,6 @@ from rich.text import Text
 
 from lab2pix.utils.threads import available_processors
 
-__all__ = ["DataWaitMeter", "Display", "data_loading_hint"]
-
-
 _PLAIN_EVERY = 5.0  # seconds between plain lines
 _WORTH_SHOWING = 0.05  # share of time spent waiting for data
 

@@ -26,8 +26,6 @@ from lab2pix.recipes import keep_label_spaces, to_yaml
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.files import lock_file, output_errors, write_atomically
 
-__all__ = ["flatten", "lock_run", "read_run_config", "record_session", "resolve_run", "start_run"]
-
 _IGNORED = (".tmp-", ".lock")
 # Settings that may change on resume, because they do not affect weights. (Moved files are compared by hash.)
 _FREE = (

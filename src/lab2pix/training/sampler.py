@@ -15,8 +15,6 @@ from torch.utils.data import Sampler
 from lab2pix.errors import ConfigError
 from lab2pix.utils.seeding import stable_seed
 
-__all__ = ["StreamSampler", "draw_noise"]
-
 
 def draw_noise(seed: int, step: int, rank: int, count: int, shape: tuple[int, ...]) -> Tensor:
     """Sample z ~ N(0, I), `[count, *shape]` float32 (Eq. 21), for the share of one process in the batch of a step."""

@@ -7,8 +7,6 @@ import math
 from lab2pix.config.schema import TrainConfig
 from lab2pix.errors import ConfigError
 
-__all__ = ["total_steps"]
-
 
 def total_steps(train: TrainConfig, samples: int) -> int:
     """Return the number of optimizer steps of a complete run with the given number of training samples.

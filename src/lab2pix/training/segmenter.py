@@ -37,8 +37,6 @@ from lab2pix.utils.distributed import choose_device
 from lab2pix.utils.files import atomic_write, output_errors, write_atomically
 from lab2pix.utils.tensors import save_tensors
 
-__all__ = ["SegmenterResult", "SegmenterSettings", "held_out_batches", "train_segmenter"]
-
 STRIDE = 32
 """Height and width must be multiples of it, for every encoder."""
 

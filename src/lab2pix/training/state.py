@@ -19,8 +19,6 @@ from lab2pix.training.ema import ModelEma
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.seeding import stable_seed
 
-__all__ = ["Best", "TrainingState", "build_state", "build_training", "set_learning_rates"]
-
 
 @dataclass(frozen=True)
 class Best:

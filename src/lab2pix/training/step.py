@@ -18,8 +18,6 @@ from lab2pix.methods.base import PRECISIONS
 from lab2pix.training.state import TrainingState
 from lab2pix.utils.distributed import DistributedContext
 
-__all__ = ["build_step_context", "training_step"]
-
 
 def build_step_context(state: TrainingState, device: torch.device) -> StepContext:
     """Build the step context: autocast precision, and loss scaling for fp16 and gradient accumulation."""

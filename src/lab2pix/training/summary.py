@@ -14,8 +14,6 @@ from lab2pix.training.estimate import estimate_run
 from lab2pix.training.evaluation import check_best
 from lab2pix.training.schedule import total_steps
 
-__all__ = ["summarize_run"]
-
 
 def summarize_run(config: RunConfig, *, device: str | None = None, gpu: str | None = None) -> str:
     """Return the resolved settings, with sizes and an estimate of time, memory and disk space as comments.

@@ -16,9 +16,6 @@ from torch import distributed as dist
 
 from lab2pix.errors import ConfigError, Lab2PixError, did_you_mean
 
-__all__ = ["DistributedContext", "barrier", "choose_device", "init_distributed", "was_restarted"]
-
-
 Result = TypeVar("Result")
 
 _TIMEOUT = timedelta(hours=1)  # validation in process 0 can take long while the others wait

@@ -7,8 +7,6 @@ from typing import Any
 
 from lab2pix.errors import ConfigError
 
-__all__ = ["import_extra", "install_command"]
-
 
 def import_extra(module: str, extra: str, purpose: str) -> Any:
     """Import a module of an optional dependency.

@@ -18,22 +18,6 @@ from lab2pix.errors import OutputError
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = [
-    "UNFINISHED",
-    "atomic_write",
-    "escape_surrogates",
-    "expand_user",
-    "flush_to_disk",
-    "lock_file",
-    "output_errors",
-    "sync_file",
-    "sync_folder",
-    "unfinished_path",
-    "write_atomically",
-    "write_png",
-]
-
-
 UNFINISHED = ".tmp-"
 """Name prefix of temporary files and folders."""
 

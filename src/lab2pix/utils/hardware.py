@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["available_memory", "computes_bfloat16", "peak_resident"]
-
 _CPUINFO = Path("/proc/cpuinfo")
 _FLAGS = {"avx512_bf16", "amx_bf16", "avx_ne_convert", "bf16"}
 """Flags of x86 processors, and of Arm's, that multiply in bfloat16."""

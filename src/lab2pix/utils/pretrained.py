@@ -14,8 +14,6 @@ from urllib.error import URLError
 from lab2pix.errors import WeightsError
 from lab2pix.utils.tensors import load_tensors
 
-__all__ = ["WeightsFile", "file_sha256", "read_weights"]
-
 DOWNLOAD_TIMEOUT = 30.0
 """Seconds without a response after which a download fails."""
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib.resources import files
 
-__all__ = ["DATASET_FORMATS", "DatasetFormat", "is_yaml", "label_space_names"]
-
 
 @dataclass(frozen=True)
 class DatasetFormat:

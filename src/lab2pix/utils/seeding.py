@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-__all__ = ["content_seed", "latent_generator", "scene_generator", "seeded_generator", "stable_seed"]
-
 
 def stable_seed(*key: object) -> int:
     """Return a 63-bit seed for a stream's name and key."""

@@ -11,8 +11,6 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import NoReturn
 
-__all__ = ["exit_immediately", "exit_on_signal", "on_signals"]
-
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from lab2pix.errors import CheckpointError
 
-__all__ = ["load_tensors", "save_tensors"]
-
 
 def save_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
     """Write tensors to a safetensors file, readable by whom the umask allows.

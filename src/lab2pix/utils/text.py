@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-__all__ = ["first_few", "plural", "reason_of"]
-
 
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: `1 step`, `2,000 steps`."""

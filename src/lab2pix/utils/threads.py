@@ -7,8 +7,6 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-__all__ = ["available_processors", "configure_openmp"]
-
 _CGROUPS = Path("/sys/fs/cgroup")
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 

@@ -8,8 +8,6 @@ from typing import Any
 import yaml
 from yaml.constructor import ConstructorError
 
-__all__ = ["parse_yaml"]
-
 
 class _Loader(yaml.SafeLoader):
     """YAML loader with YAML 1.2 scalars and string keys; rejects duplicate keys."""
