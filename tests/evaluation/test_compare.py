@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,13 @@ def test_comparison_plot_escapes_names(tmp_path: Path) -> None:
     for name in names:
         assert name in (folder / "compare.html").read_text()
         assert name in (folder / "compare.md").read_text()
+
+
+def test_without_matplotlib_a_comparison_has_no_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules[compare.__module__], "find_spec", lambda name: None)
+    folder = compare([written(tmp_path / "a.json")]).write(tmp_path / "out")
+    assert sorted(file.name for file in folder.iterdir()) == ["compare.html", "compare.md"]
+    assert "<img" not in (folder / "compare.html").read_text("utf-8")
 
 
 def test_comparison_write_is_atomic(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from lab2pix.methods import build_method
 from lab2pix.reporting.chart import chart, ticks
 from lab2pix.training import evaluation, train
 from lab2pix.training import page as pages
+from lab2pix.training import figures
 from lab2pix.training.figures import plot_losses
 from lab2pix.training.log import read_scores
 from lab2pix.training.page import write_page
@@ -205,6 +206,13 @@ def test_plot_of_the_losses_leaves_the_evaluators_scores_out(tmp_path: Path) -> 
         with Image.open(tmp_path / "losses.png") as image:
             sizes.append(image.height)
     assert sizes[0] == sizes[1] < sizes[2]
+
+
+def test_without_matplotlib_there_is_no_plot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_log(tmp_path, {"step": 1, "losses": {"generator": {"pixel": 1.0}}})
+    monkeypatch.setattr(figures, "find_spec", lambda name: None)
+    plot_losses(tmp_path / "log.jsonl", tmp_path / "losses.png")
+    assert not (tmp_path / "losses.png").exists()
 
 
 @given(low=st.floats(-1e6, 1e6), span=st.floats(1e-3, 1e6), most=st.integers(2, 8))

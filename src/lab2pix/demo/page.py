@@ -36,8 +36,10 @@ def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synt
     record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
     log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     images = _Images(synthesizer, kind)
-    with Image.open(run / "losses.png") as plot:
-        losses = inline_image(plot, "Loss curves and validation scores", lossless=True, longest=4096, css="plot")
+    losses = None
+    if (run / "losses.png").exists():  # needs the extra `plots`
+        with Image.open(run / "losses.png") as plot:
+            losses = inline_image(plot, "Loss curves and validation scores", lossless=True, longest=4096, css="plot")
     with output_errors(file, "free some space or change its permissions"):
         write_html(
             file,

@@ -7,6 +7,7 @@ import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -103,20 +104,27 @@ class Comparison:
             raise OutputError(f"{folders[0]} is a folder, but would be a file; choose another --out")
         plot = self._plot()
         page = self._page(plot)
-        texts = (f"{self.markdown()}\n".encode(), page.encode(), plot)
-        files = [folder / name for name in FILES]
+        texts = [f"{self.markdown()}\n".encode(), page.encode(), *([] if plot is None else [plot])]
+        files = [folder / name for name in FILES[: len(texts)]]
         with output_errors(folder, "choose another folder"), atomic_write(*files) as unfinished:
             for file, text in zip(unfinished, texts, strict=True):
                 file.write_bytes(text)
         return folder
 
-    def _page(self, plot: bytes) -> str:
+    def _page(self, plot: bytes | None) -> str:
+        if plot is None:
+            return render("comparison.html", title="Comparison of scores", table=self, plot=None)
         with Image.open(BytesIO(plot)) as image:
             shown = inline_image(image, "The same scores as bars with deviations", longest=1400, css="plot")
         return render("comparison.html", title="Comparison of scores", table=self, plot=shown)
 
-    def _plot(self) -> bytes:
-        """Return a PNG of each score as bars with deviations; characters without a font are boxes."""
+    def _plot(self) -> bytes | None:
+        """Return a PNG of each score as bars with deviations; None without the extra `plots`.
+
+        Characters without a font are boxes.
+        """
+        if find_spec("matplotlib") is None:
+            return None
         from matplotlib import font_manager, rc_context
 
         installed = {entry.name for entry in font_manager.fontManager.ttflist}

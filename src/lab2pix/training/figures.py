@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,12 @@ def _smooth(values: Sequence[float]) -> list[float]:
 
 
 def plot_losses(log: Path, file: Path) -> None:
-    """Plot raw and smoothed curves of a log, with one panel per phase and one for validation scores."""
+    """Plot raw and smoothed curves of a log, with one panel per phase and one for validation scores.
+
+    Without the extra `plots` there is no plot.
+    """
+    if find_spec("matplotlib") is None:
+        return
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
