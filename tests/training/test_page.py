@@ -19,9 +19,8 @@ from lab2pix.evaluation.accumulator import Networks
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_method
 from lab2pix.reporting.chart import chart, ticks
-from lab2pix.training import evaluation, train
+from lab2pix.training import evaluation, figures, train
 from lab2pix.training import page as pages
-from lab2pix.training import figures
 from lab2pix.training.figures import plot_losses
 from lab2pix.training.log import read_scores
 from lab2pix.training.page import write_page
