@@ -12,7 +12,7 @@ from lab2pix.labels.space import LabelClass, LabelSpace
 from lab2pix.methods.base import Method
 
 _VECTORS = ("_u", "_v")
-"""Suffixes of the singular vectors of spectral norm; a new class has no part in them."""
+"""Suffixes of the singular vectors of spectral norm, which have unit length."""
 
 
 @dataclass(frozen=True)
@@ -100,16 +100,18 @@ class ClassMatch:
                 or tensor.shape[axis.dim] < (axis.offset + axis.places(self.source)) * axis.stride
             ):
                 return None
-            tensor = self._place(tensor, axis, name.endswith(_VECTORS))
+            tensor = self._place(tensor, axis)
+        if axes and name.endswith(_VECTORS):
+            tensor = torch.nn.functional.normalize(tensor, dim=0)
         return tensor if tensor.shape == like.shape else None
 
-    def _place(self, tensor: Tensor, axis: ClassAxis, is_vector: bool) -> Tensor:
+    def _place(self, tensor: Tensor, axis: ClassAxis) -> Tensor:
         before, after = axis.places(self.source), axis.places(self.target)
         first, last = axis.offset * axis.stride, (axis.offset + before) * axis.stride
         moved = tensor.movedim(axis.dim, 0)
         rows = moved[first:last].reshape(before, axis.stride, *moved.shape[1:])
         classes = rows[: self.source.num_classes]
-        fresh = torch.zeros_like(rows[0]) if is_vector else classes.float().mean(0).to(rows.dtype)
+        fresh = classes.float().mean(0).to(rows.dtype)
         names = self.source.names
         wanted = [self.chosen.get(item, item) for item in self.target.names]
         chosen = [classes[names.index(item)] if item in names else fresh for item in wanted]
