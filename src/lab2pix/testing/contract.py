@@ -253,12 +253,9 @@ def _check_classes(cls: type[Method], config: RunConfig, space: LabelSpace, gene
     axes = next((axes for name, axes in class_axes(method).items() if method.networks[name] is reordered), None)
     if not axes:  # a combination of networks, or one that does not depend on the number of classes
         return
-    match, current = ClassMatch(space, other, {}), reordered.state_dict()
-    state = {
-        name: match.place(tensor, current[name], axes.get(name, ()), name)
-        for name, tensor in generator.state_dict().items()
-    }
-    lost = {name for name, tensor in state.items() if tensor is None}
+    before = generator.state_dict()
+    state = ClassMatch(space, other, {}).place_all(before, reordered, axes)
+    lost = before.keys() - state.keys()
     _require(cls, not lost, f"classes of {_some(lost)} cannot be reordered")
     reordered.load_state_dict(state)
     inputs, noise = example_inputs(sampling, config.data.size, 1)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from lab2pix.labels.space import LabelClass, LabelSpace
 from lab2pix.methods.base import Method
@@ -43,7 +43,11 @@ def class_axes(method: Method) -> dict[str, dict[str, list[ClassAxis]]]:
     unknown = None if space.unknown_value is None else -1
     larger = replace(space, classes=(*space.classes, more), unknown_value=unknown, evaluation=None)
     toggled = replace(space, unknown_value=-1 if unknown is None else None)
-    own, with_class, with_unknown = (_shapes(method, one) for one in (space, larger, toggled))
+    own, with_class, with_unknown = (
+        _shapes(method),
+        _shapes(_rebuilt(method, larger)),
+        _shapes(_rebuilt(method, toggled)),
+    )
     found: dict[str, dict[str, list[ClassAxis]]] = {}
     for network, shapes in own.items():
         found[network] = {}
@@ -58,12 +62,16 @@ def class_axes(method: Method) -> dict[str, dict[str, list[ClassAxis]]]:
     return found
 
 
-def _shapes(method: Method, space: LabelSpace) -> dict[str, dict[str, torch.Size]]:
+def _rebuilt(method: Method, space: LabelSpace) -> Method:
     # Not on the meta device: power iterations of spectral norm take seconds there, even in narrow networks.
     with torch.random.fork_rng(devices=[]):
-        networks = type(method)(method.config, space, pretrained=False).networks
+        return type(method)(method.config, space, pretrained=False)
+
+
+def _shapes(method: Method) -> dict[str, dict[str, torch.Size]]:
     return {
-        name: {key: value.shape for key, value in network.state_dict().items()} for name, network in networks.items()
+        name: {key: value.shape for key, value in network.state_dict().items()}
+        for name, network in method.networks.items()
     }
 
 
@@ -85,6 +93,24 @@ class ClassMatch:
         """Return the classes that start from the mean of all classes."""
         return [name for name in self.target.names if self.chosen.get(name, name) not in self.source.names]
 
+    def place_all(
+        self, tensors: Mapping[str, Tensor], network: nn.Module, axes: Mapping[str, Sequence[ClassAxis]]
+    ) -> dict[str, Tensor]:
+        """Return tensors of the other run with the classes of this run, without those that have no place.
+
+        Args:
+            tensors: tensors of the other run by name; those without a dimension of classes stay as they are.
+            network: network of this run.
+            axes: its dimensions of classes, of `class_axes`.
+        """
+        current = network.state_dict()
+        placed = dict(tensors)
+        for name in axes.keys() & tensors.keys() & current.keys():
+            tensor = self.place(placed.pop(name), current[name], axes[name], name)
+            if tensor is not None:
+                placed[name] = tensor
+        return placed
+
     def place(self, tensor: Tensor, like: Tensor, axes: Sequence[ClassAxis], name: str) -> Tensor | None:
         """Return a tensor of the other run with the classes of this run, or None if its shape has another cause.
 
@@ -101,7 +127,7 @@ class ClassMatch:
             ):
                 return None
             tensor = self._place(tensor, axis)
-        if axes and name.endswith(_VECTORS):
+        if name.endswith(_VECTORS):
             tensor = torch.nn.functional.normalize(tensor, dim=0)
         return tensor if tensor.shape == like.shape else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -13,7 +12,7 @@ from lab2pix.errors import CheckpointError, ConfigError, did_you_mean
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.base import Method
 from lab2pix.training.checkpoint import latest_checkpoint
-from lab2pix.training.class_weights import ClassAxis, ClassMatch, class_axes
+from lab2pix.training.class_weights import ClassMatch, class_axes
 from lab2pix.training.state import TrainingState
 from lab2pix.utils.files import expand_user
 from lab2pix.utils.tensors import load_tensors
@@ -50,12 +49,13 @@ def init_from(state: TrainingState, source: str) -> list[str]:
     counts, generator = {}, method.sampling_generator(method.networks)
     for name, network in method.networks.items():
         own = {key.removeprefix(f"{name}."): t for key, t in trained.items() if key.startswith(f"{name}.")}
-        own = _place_classes(own, network, axes.get(name, {}), match)
+        if match is not None:
+            own = match.place_all(own, network, axes[name])
         counts[name] = _copy(network, own)
         if name in state.averages:
             _copy(state.averages[name].network, own)
-        if network is generator:
-            exported = _place_classes(exported, network, axes.get(name, {}), match)
+        if match is not None and network is generator:
+            exported = match.place_all(exported, network, axes[name])
     count = _copy(generator, exported)
     if not count:
         raise CheckpointError(
@@ -98,20 +98,6 @@ def _match_classes(method: Method, file: Path) -> ClassMatch | None:
                 )
     same = source.names == target.names and (source.unknown_value is None) == (target.unknown_value is None)
     return None if same and not chosen else ClassMatch(source, target, chosen)
-
-
-def _place_classes(
-    tensors: dict[str, Tensor], network: nn.Module, axes: Mapping[str, Sequence[ClassAxis]], match: ClassMatch | None
-) -> dict[str, Tensor]:
-    """Return tensors in which weights of classes are placed by name; those that cannot be placed are left out."""
-    current = network.state_dict()
-    placed = dict(tensors)
-    for name, own in axes.items():
-        if match is not None and name in tensors and name in current:
-            result = match.place(placed.pop(name), current[name], own, name)
-            if result is not None:
-                placed[name] = result
-    return placed
 
 
 def _find(path: Path) -> Path:
