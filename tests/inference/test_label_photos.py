@@ -109,6 +109,7 @@ def test_folders_that_cannot_be_labeled_are_refused(photos: Path, tmp_path: Path
     with pytest.raises(OutputError, match="other files"):
         label_photos(photos, photos / "sub", BrightestChannel(), mapping)
     halves((0, 0, 0), (0, 0, 0)).save(photos / "gray.jpg")
+    halves((0, 0, 0), (0, 0, 0)).save(photos / "gray.k.jpg")  # listed between the two of one name
     with pytest.raises(DataError, match="shares its name"):
         label_photos(photos, tmp_path / "set", BrightestChannel(), mapping)
 

@@ -49,7 +49,6 @@ def _label(
     """Label photos by semantic segmentation: write a dataset and a sheet to look at, and check it (exit status 1)."""
     from lab2pix.data.check import check_dataset
     from lab2pix.data.contact_sheet import draw_sheet
-    from lab2pix.data.pairs import Pair
     from lab2pix.evaluation.segmenters import load_segmenter
     from lab2pix.inference.label_classes import ClassMapping
     from lab2pix.inference.label_photos import CLASSES_FILE, LabelSettings, label_photos
@@ -67,16 +66,7 @@ def _label(
     with show_progress("Labeling") as progress:
         report = label_photos(photos, out, network, mapping, settings, on_progress=progress)
     print(report)
-    doubtful = report.photos[:8]
-    if doubtful:
-        pairs = [
-            Pair(
-                f"{photo.name}: {photo.certainty:.0%} sure",
-                out / "labels" / photo.split / f"{photo.name}.png",
-                out / photo.photo,
-            )
-            for photo in doubtful
-        ]
+    if pairs := report.doubtful_pairs(8):
         write_png(out / "sheet.png", draw_sheet(pairs, mapping.space))
         print(f"the {len(pairs)} most doubtful: {out / 'sheet.png'}")
     check = check_dataset(out, "folder", mapping.space)

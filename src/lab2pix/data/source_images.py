@@ -13,10 +13,8 @@ from torch import Tensor
 
 from lab2pix.data.files import ARRAY_SUFFIX
 from lab2pix.data.image_file import open_image, to_rgb
+from lab2pix.data.transforms import to_luma
 from lab2pix.errors import DataError
-
-_GRAY = (0.299, 0.587, 0.114)
-"""Luma weights of red, green and blue (ITU-R BT.601), as in Pillow."""
 
 
 def read_source(path: Path, channels: int | None, value_range: tuple[float, float] | None) -> Tensor:
@@ -93,7 +91,7 @@ def _with_channels(image: Tensor, channels: int | None, where: str) -> Tensor:
     if found == 1 and channels == 3:
         return image.expand(3, -1, -1).contiguous()
     if found == 3 and channels == 1:
-        return torch.einsum("chw,c->hw", image, image.new_tensor(_GRAY))[None]
+        return to_luma(image)[None]
     raise DataError(f"{where} has {found} channels, but data.source.channels is {channels}; set that, or convert it")
 
 

@@ -133,6 +133,11 @@ def float_to_uint8(image: Tensor) -> Tensor:
     return ((image.float().clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).cpu()
 
 
+def to_luma(image: Tensor) -> Tensor:
+    """Return the luma `[H, W]` (ITU-R BT.601, as in Pillow) of an RGB image `[3, H, W]` float32."""
+    return torch.einsum("chw,c->hw", image, image.new_tensor((0.299, 0.587, 0.114)))
+
+
 def to_pil(pixels: Tensor) -> Image.Image:
     """Convert `[3, H, W]` uint8 to a Pillow image."""
     return Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))

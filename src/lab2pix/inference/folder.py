@@ -22,7 +22,7 @@ from lab2pix.inference.synthesizer import StyleSource, Synthesizer
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.files import output_errors, write_png
-from lab2pix.utils.text import plural
+from lab2pix.utils.text import describe_failures, plural
 
 
 @dataclass
@@ -51,10 +51,7 @@ class GenerateReport:
         lines = [f"{plural(len(self.written), 'image')} written to {self.out}"]
         if self.skipped:
             lines[0] += f", {len(self.skipped)} existed already (--overwrite replaces them)"
-        if self.failed:
-            lines.append(f"{plural(len(self.failed), 'label map')} could not be used:")
-            lines += [f"  {'' if str(path) in reason else f'{path}: '}{reason}" for path, reason in self.failed]
-        return "\n".join(lines)
+        return "\n".join([*lines, *describe_failures(self.failed, "label map")])
 
 
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,17 +16,17 @@ from torch import Tensor
 
 from lab2pix.data.files import list_images, read_image
 from lab2pix.data.label_maps import write_label_png
-from lab2pix.data.transforms import resize_image, resize_nearest
+from lab2pix.data.pairs import Pair
+from lab2pix.data.transforms import resize_image, resize_nearest, to_luma
 from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.segmenters import Segmenter
 from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.inference.label_refinement import guided_filter, merge_small_regions
 from lab2pix.utils.files import atomic_write, output_errors, write_atomically
-from lab2pix.utils.text import plural
+from lab2pix.utils.seeding import content_seed
+from lab2pix.utils.text import describe_failures, plural
 
 SETTINGS_FILE, RECORDS_FILE, CLASSES_FILE = "labeling.json", "labeling.jsonl", "classes.yaml"
-_GRAY = (0.299, 0.587, 0.114)
-"""Weights of red, green and blue in luma (ITU-R BT.601)."""
 _ADVICE = "the same command goes on with the other photos"
 
 
@@ -67,6 +67,11 @@ class LabeledPhoto:
     certainty: float
     shares: dict[str, float]
 
+    @property
+    def label(self) -> str:
+        """Label map, below the output folder."""
+        return f"labels/{self.split}/{self.name}.png"
+
 
 @dataclass
 class LabelReport:
@@ -89,6 +94,13 @@ class LabelReport:
         """Whether every photo was labeled."""
         return not self.failed
 
+    def doubtful_pairs(self, count: int) -> list[Pair]:
+        """Return the most doubtful photos with their label maps, for a contact sheet."""
+        return [
+            Pair(f"{photo.name}: {photo.certainty:.0%} sure", self.out / photo.label, self.out / photo.photo)
+            for photo in self.photos[:count]
+        ]
+
     def shares(self) -> dict[str, float]:
         """Return the mean share of each class, the largest first."""
         total: dict[str, float] = {}
@@ -103,10 +115,7 @@ class LabelReport:
         if len(self.photos) > self.written:
             lines[0] += f", {len(self.photos) - self.written} were there already"
         lines.append("pixels: " + ", ".join(f"{name} {share:.1%}" for name, share in self.shares().items()))
-        if self.failed:
-            lines.append(f"{plural(len(self.failed), 'photo')} could not be used:")
-            lines += [f"  {'' if str(path) in reason else f'{path}: '}{reason}" for path, reason in self.failed]
-        return "\n".join(lines)
+        return "\n".join([*lines, *describe_failures(self.failed, "photo")])
 
 
 def label_photos(
@@ -140,9 +149,9 @@ def label_photos(
     found = [Path(stem + suffix) for stem, suffix in list_images(photos)]
     if not found:
         raise DataError(f"there are no photos in {photos}; give a folder of JPEG or PNG files")
-    stems = [path.with_suffix("") for path in found]
-    for path, stem, following in zip(found[1:], stems[1:], stems, strict=False):
-        if stem == following:
+    counts = Counter(path.with_suffix("") for path in found)
+    for path in found:
+        if counts[path.with_suffix("")] > 1:
             raise DataError(f"{photos / path} shares its name with another photo; rename one of them")
     if out.resolve() == photos.resolve() or out.resolve() in photos.resolve().parents:
         raise OutputError(f"{out} holds the photos themselves; choose another folder for the label maps")
@@ -155,7 +164,7 @@ def label_photos(
     for number, path in enumerate(found):
         name = path.with_suffix("").as_posix()
         record = records.get(name)
-        if record is None or not (out / "labels" / record.split / f"{name}.png").exists():
+        if record is None or not (out / record.label).exists():
             try:
                 record = _label(photos / path, path, splits[path], out, segmenter, mapping, settings)
                 report.written += 1
@@ -208,7 +217,7 @@ def _splits(paths: list[Path], share: float) -> dict[Path, str]:
 
 
 def _fraction(name: str) -> float:
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big") / 2**48
+    return content_seed(name.encode()) / 2**63
 
 
 def _label(
@@ -221,22 +230,21 @@ def _label(
     settings: LabelSettings,
 ) -> LabeledPhoto:
     """Label one photo: write its copy, its label map, and the record, in this order."""
-    photo = read_image(source)
-    ids, certainty = predict(photo, segmenter, mapping, settings)
-    name = path.with_suffix("").as_posix()
-    image, label = out / "images" / split / path, out / "labels" / split / f"{name}.png"
+    ids, certainty = predict(read_image(source), segmenter, mapping, settings)
+    names = [*mapping.space.names, "unknown"]
+    counts = torch.bincount(ids.flatten(), minlength=len(names)) / ids.numel()
+    shares = {name: round(float(share), 5) for name, share in zip(names, counts, strict=True) if share}
+    photo = f"images/{split}/{path.as_posix()}"
+    record = LabeledPhoto(path.with_suffix("").as_posix(), split, photo, round(certainty, 4), shares)
+    image = out / photo
     with output_errors(out, _ADVICE):
         if not image.exists():
             with atomic_write(image, sync=False) as [unfinished]:
                 unfinished.write_bytes(source.read_bytes())
-        with atomic_write(label, sync=False) as [unfinished]:
+        with atomic_write(out / record.label, sync=False) as [unfinished]:
             write_label_png(unfinished, ids, mapping.space)
-    names = [*mapping.space.names, "unknown"]
-    counts = torch.bincount(ids.flatten(), minlength=len(names)) / ids.numel()
-    shares = {name: round(float(share), 5) for name, share in zip(names, counts, strict=True) if share}
-    record = LabeledPhoto(name, split, image.relative_to(out).as_posix(), round(certainty, 4), shares)
-    with output_errors(out, _ADVICE), (out / RECORDS_FILE).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(asdict(record)) + "\n")
+        with (out / RECORDS_FILE).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(record)) + "\n")
     return record
 
 
@@ -251,7 +259,7 @@ def predict(
     own = segmenter.logits(small[None]).softmax(1)[:, segmenter.ids >= 0]
     merged = mapping.merge(own[0].cpu())
     probabilities = F.interpolate(merged[None], size, mode="bilinear", align_corners=False)[0]
-    guide = torch.einsum("chw,c->hw", small.float() / 255, torch.tensor(_GRAY))
+    guide = to_luma(small.float() / 255)
     radius = round(settings.snap / 1000 * max(size)) if settings.snap else 0
     probabilities = guided_filter(probabilities, guide, radius)
     values, ids = probabilities.max(0)

@@ -5,6 +5,7 @@
 | initial weights, order of samples, noise of a training step, monitored samples | `stable_seed` | name, seed, step |
 | augmentation, random pairing of unpaired sets | `seeded_generator` | name, seed, epoch, index |
 | dropout of generated images | `content_seed` | noise of the image |
+| split of a labeled photo | `content_seed` | its name |
 | noise of generated images | `latent_generator` | seed, sample |
 | procedural scenes, their light and flips | `scene_generator` | seed, index |
 

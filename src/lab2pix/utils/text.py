@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def plural(count: int, noun: str) -> str:
     """Return a count with its noun: `1 step`, `2,000 steps`."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def describe_failures(failed: Sequence[tuple[Path, str]], noun: str) -> list[str]:
+    """Return lines on files that could not be used, with the reason of each; nothing if there are none."""
+    lines = [f"{plural(len(failed), noun)} could not be used:"] if failed else []
+    return lines + [f"  {'' if str(path) in reason else f'{path}: '}{reason}" for path, reason in failed]
 
 
 def first_few(names: Sequence[object], count: int = 3) -> str:
