@@ -137,7 +137,8 @@ class _Trained(Segmenter):
         return cast(Tensor, self.network(normalize(images.to(self.device), self.size)))
 
     def __call__(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        return map_chunks(lambda part: super(_Trained, self).__call__(part, size), self.size, self.device, images)
+        read = super().__call__
+        return map_chunks(lambda part: read(part, size), self.size, self.device, images)
 
     def describe(self) -> dict[str, Any]:
         keys = ("architecture", "encoder", "size", "held_out")
