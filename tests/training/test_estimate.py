@@ -10,6 +10,7 @@ from torch import nn
 
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
+from lab2pix.methods import build_method
 from lab2pix.recipes import load_config
 from lab2pix.training import estimate
 from lab2pix.training.estimate import GPUS, estimate_run
@@ -22,7 +23,8 @@ def counted(*overrides: str, gpu: str | None = "a100") -> estimate.Estimate:
     config = load_config(
         "pix2pix-small", ["data.size=[64,64]", "generator.width=2", "discriminator.width=2", *overrides]
     )
-    return estimate_run(config, LabelSpace.load(config.data.label_space), device="cpu", gpu=gpu)
+    method = build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
+    return estimate_run(method, device="cpu", gpu=gpu)
 
 
 def test_operations_and_memory_grow_with_the_batch() -> None:

@@ -18,7 +18,7 @@ from lab2pix.batch import Batch
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Method, Progress, RandomSource, build_method, example_inputs
+from lab2pix.methods import Method, Progress, RandomSource, example_inputs
 from lab2pix.training.state import build_state, build_training
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, choose_device
@@ -113,12 +113,11 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._now -= size
 
 
-def estimate_run(config: RunConfig, label_space: LabelSpace, *, device: str | None, gpu: str | None) -> Estimate:
+def estimate_run(method: Method, *, device: str | None, gpu: str | None) -> Estimate:
     """Estimate the time and memory of a training step, with random inputs and random weights.
 
     Args:
-        config: settings of the run.
-        label_space: its label space.
+        method: method of the run, which cannot be used afterwards: its networks are moved to the meta device.
         device: device to measure on; None: the best one available.
         gpu: name in `GPUS`, to estimate for instead of measuring, at a utilization of 0.3.
 
@@ -127,8 +126,8 @@ def estimate_run(config: RunConfig, label_space: LabelSpace, *, device: str | No
     """
     if gpu is not None and gpu not in GPUS:
         raise ConfigError(f"unknown GPU '{gpu}'{did_you_mean(gpu, GPUS)}")
-    half = config.train.precision != "fp32"
-    counted = _count(config, label_space)
+    config, half = method.config, method.config.train.precision != "fp32"
+    counted = _count(method)
     if gpu is not None:
         rate = GPUS[gpu].half if half else GPUS[gpu].float32
         where = f"{gpu}, counted, at {_UTILIZATION:.0%} of {rate:g} TFLOP/s"
@@ -137,7 +136,7 @@ def estimate_run(config: RunConfig, label_space: LabelSpace, *, device: str | No
     target = choose_device(device)
     if counted.memory > available_memory(target):
         return replace(counted, where=f"{target}, which has {available_memory(target) / 2**30:.1f} GiB of memory")
-    return _measure(config, label_space, target, counted)
+    return _measure(config, method.label_space, target, counted)
 
 
 def _inputs(method: Method) -> tuple[Batch, Tensor | None]:
@@ -148,11 +147,11 @@ def _inputs(method: Method) -> tuple[Batch, Tensor | None]:
     return replace(batch, image=torch.rand(count, 3, *size) * 2 - 1), noise
 
 
-def _count(config: RunConfig, label_space: LabelSpace) -> Estimate:
+def _count(method: Method) -> Estimate:
     """Count a step's operations and memory on the meta device, where nothing is computed."""
+    config = method.config
     # Autocast does not reach the meta device: what is computed in 16 bits is counted in 32, and halved below.
-    single = config.model_copy(update={"train": config.train.model_copy(update={"precision": "fp32"})})
-    method = build_method(single, label_space, pretrained=False)
+    method.config = config.model_copy(update={"train": config.train.model_copy(update={"precision": "fp32"})})
     weights = sum(p.nbytes for network in method.networks.values() for p in network.parameters())
     batch, noise = _inputs(method)
     meta = torch.device("meta")

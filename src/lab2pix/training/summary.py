@@ -8,7 +8,7 @@ from typing import Literal
 from lab2pix.config.schema import RunConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_method, get_method
+from lab2pix.methods import Method, build_method, get_method
 from lab2pix.recipes import lacks_data_root, to_yaml
 from lab2pix.training.estimate import estimate_run
 from lab2pix.training.evaluation import check_best
@@ -35,23 +35,25 @@ def summarize_run(config: RunConfig, *, device: str | None = None, gpu: str | No
     numbers = {"train": train, "val": val}
     unknown = "unknown, data.root is not set"
     lines = [f"# {split} {unit}: {unknown if count is None else f'{count:,}'}" for split, count in numbers.items()]
-    lines += [f"# {name}: {count:,} parameters" for name, count in _parameters(config, label_space).items()]
+    method = build_method(config, label_space, pretrained=False)
+    check_best(method)
+    for name, network in method.networks.items():
+        lines.append(f"# {name}: {sum(p.numel() for p in network.parameters()):,} parameters")
     lines.append(f"# steps: {_steps(config, train, unit)}")
     known = train is not None or config.train.steps is not None
-    lines += _estimates(config, label_space, total_steps(config.train, train or 0) if known else None, device, gpu)
+    lines += _estimates(method, total_steps(config.train, train or 0) if known else None, device, gpu)
     return "\n".join([to_yaml(config).rstrip(), *lines])
 
 
-def _estimates(
-    config: RunConfig, label_space: LabelSpace, steps: int | None, device: str | None, gpu: str | None
-) -> list[str]:
-    """Return the lines on time, memory and disk space."""
-    found = estimate_run(config, label_space, device=device, gpu=gpu)
+def _estimates(method: Method, steps: int | None, device: str | None, gpu: str | None) -> list[str]:
+    """Return the lines on time, memory and disk space; see `estimate_run`."""
+    checkpoint = method.config.checkpoint
+    found = estimate_run(method, device=device, gpu=gpu)
     time = f"unknown; {found.where}"
     if found.seconds is not None:
         total = "" if steps is None else f", {timedelta(seconds=round(found.seconds * steps))} in all"
         time = f"{found.seconds:.2g} s a step{total} ({found.where})"
-    kept = config.checkpoint.keep + (config.checkpoint.best is not None)
+    kept = checkpoint.keep + (checkpoint.best is not None)
     return [
         f"# operations of a step: {found.flops / 1e12:.3g} TFLOP",
         f"# time: {time}",
@@ -68,12 +70,6 @@ def _count(config: RunConfig, split: Literal["train", "val"], label_space: Label
         return 0
     paired = get_method(config.method).paired
     return len(build_dataset(config.data, split, label_space, config.seed, paired=paired))
-
-
-def _parameters(config: RunConfig, label_space: LabelSpace) -> dict[str, int]:
-    method = build_method(config, label_space, pretrained=False)
-    check_best(method)
-    return {name: sum(p.numel() for p in network.parameters()) for name, network in method.networks.items()}
 
 
 def _steps(config: RunConfig, pairs: int | None, unit: str) -> str:
