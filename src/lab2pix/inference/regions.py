@@ -20,6 +20,7 @@ from lab2pix.data.transforms import resize_nearest
 from lab2pix.errors import ConfigError, DataError, LabelError, did_you_mean
 from lab2pix.inference.label_input import StyleSource
 from lab2pix.methods import Condition, Sampling
+from lab2pix.utils.extras import import_extra
 
 SeedSource = int | Mapping[str | None, int] | Tensor | NDArray[Any]
 """Seed of the noise; or seeds by class name, with that of all other classes under None (default 0); or a map of seeds
@@ -110,3 +111,19 @@ def paste(images: list[Tensor], new: list[Tensor], mask: Tensor) -> list[Tensor]
     """Return images `[3, H, W]` with the pixels of new ones inside a mask; the new ones if there are none yet."""
     inside = mask.to(new[0].device)
     return [torch.where(inside, *pair) for pair in zip(new, images, strict=True)] if images else new
+
+
+def connected_area(ids: Tensor, row: int, column: int) -> Tensor:
+    """Return the mask of the 4-connected area of one class around a pixel, `[H, W]` bool.
+
+    Args:
+        ids: `[H, W]` class ids.
+        row: row of the pixel.
+        column: column of the pixel.
+
+    Raises:
+        ConfigError: the extra `web` is not installed.
+    """
+    image = import_extra("scipy.ndimage", "web", "finding connected areas")
+    areas = torch.from_numpy(image.label((ids == ids[row, column]).numpy())[0])
+    return areas == areas[row, column]
