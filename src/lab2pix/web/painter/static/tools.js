@@ -11,7 +11,7 @@ export const TOOLS = {
   fill: "Click an area to fill it.",
   replace: "Click a class to replace all of it by the selected one.",
   move: "Click an area or drag around several, then drag to move.",
-  restyle: "Click an area, here or in the image, to give it another style.",
+  restyle: "Click an area, also in the image, to restyle it.",
   pick: "Click to select the class at that point.",
 };
 
