@@ -384,7 +384,7 @@ function controlShortcuts() {
     "Shift+z": () => undoOrRedo("redo"),
     y: () => undoOrRedo("redo"),
     s: () => (editor ? editor.save() : downloads.saveProject()),
-    ...(find("copy-image").hidden ? {} : { c: () => downloads.copy() }),
+    ...(editor || find("copy-image").hidden ? {} : { c: () => downloads.copy() }),
   };
 }
 

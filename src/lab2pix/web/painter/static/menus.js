@@ -2,7 +2,7 @@
 
 export function toggleMenu(menu) {
   menu.open = !menu.open;
-  if (menu.open) menu.querySelector("button").focus();
+  if (menu.open) [...menu.querySelectorAll("button, input")].find((one) => one.checkVisibility())?.focus();
 }
 
 // Closes menus and dialogs by a click elsewhere or on a button of theirs, and menus by Escape.
