@@ -111,6 +111,8 @@ def test_wrong_requests_are_refused(client: TestClient, root: Path) -> None:
 
 def test_folders_that_cannot_be_edited_are_refused(root: Path, tmp_path: Path) -> None:
     (root / "classes.yaml").unlink()
+    with pytest.raises(DataError, match="no folder"):
+        LabelSet(tmp_path / "none")
     with pytest.raises(ConfigError, match="--label-space"):
         LabelSet(root)
     assert LabelSet(root, "scenes").label_space.names == SPACE.names

@@ -45,11 +45,13 @@ class LabelSet:
 
     Raises:
         ConfigError: there is no `classes.yaml`, and no label space is given.
-        DataError: the folder has no pairs, or images to generate from instead of label maps.
+        DataError: there is no such folder, or it has no pairs, or images to generate from instead of label maps.
         LabelError: the label space cannot be read.
     """
 
     def __init__(self, root: Path, label_space: str | None = None) -> None:
+        if not root.is_dir():
+            raise DataError(f"there is no folder {root}; give a dataset, such as one of `lab2pix label`")
         if label_space is None and not (root / CLASSES_FILE).exists():
             raise ConfigError(f"there is no {CLASSES_FILE} in {root}; name its classes with --label-space")
         if has_sources(root):
