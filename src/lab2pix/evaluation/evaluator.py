@@ -248,7 +248,7 @@ def _conclude(
     report.broken = sorted(log.broken, key=lambda item: item["file"])
     report.unmatched = matches.unmatched
     if folders.real is None:
-        report.notes = []
+        report.notes = log.notes()
     return report
 
 
@@ -282,7 +282,7 @@ def build_report(
         protocol={**sources, **protocol_facts(accumulator, log, protocol, size, distributed)},
         **_classes(accumulator),
         pictures=_ranked(accumulator),
-        notes=accumulator.notes(),
+        notes=[*accumulator.notes(), *log.notes()],
         space=space,
     )
 
