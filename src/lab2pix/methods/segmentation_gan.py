@@ -37,7 +37,6 @@ from lab2pix.methods.multiscale_gan import GeneratorTrainConfig
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.methods.schedules import Progress
 from lab2pix.nn.init import init_weights
-from lab2pix.nn.oasis import OASISDiscriminator
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
@@ -207,11 +206,6 @@ class SegmentationGAN(Method):
     @abstractmethod
     def new_generator(cls, config: Any, channels: int) -> nn.Module:
         """Return the generator, for conditions of a number of channels, with PyTorch's initial weights."""
-
-    @classmethod
-    def new_segmenter(cls, settings: SegmenterConfig, classes: int) -> nn.Module:
-        """Return the segmenting network with PyTorch's initial weights."""
-        return OASISDiscriminator(classes, **settings.model_dump())
 
     def draw(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Return the images that the generator draws for a batch."""
