@@ -35,6 +35,13 @@ class StepResults:
     state: dict[str, Tensor] = field(default_factory=dict)
     other: dict[str, Any] = field(default_factory=dict)
 
+    def add_gradients(self, when: str, norms: Mapping[str, tuple[float, Mapping[str, float]]]) -> None:
+        """Add the norm of each network's gradient, in all and by tensor; `when` is `initial` or `step`."""
+        self.values[f"grad_norm.{when}"] = {prefix: total for prefix, (total, _) in norms.items()}
+        self.values[f"grad_norm_by_tensor.{when}"] = {
+            f"{prefix}.{name}": norm for prefix, (_, tensors) in norms.items() for name, norm in tensors.items()
+        }
+
 
 _SETTINGS = ("system", "format", "config", "tolerance", "measured", "after.tolerance", "after.unstable")
 """Entries of the JSON file that are not recorded results."""

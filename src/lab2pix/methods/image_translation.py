@@ -311,12 +311,8 @@ class ImageTranslationMethod(Method):
             method, batch = cls.from_vectors(vectors, fast=fast)
             record = StepRecord(method, batch, update=when == "step", names=released_names)
             results.values[f"loss.{when}"] = add_outputs("" if when == "initial" else "step.", record)
-            totals: dict[str, float] = {}
-            by_tensor: dict[str, float] = {}
-            for name, prefix in cls.vector_prefixes.items():
-                totals[prefix], norms = record.gradients[name]
-                by_tensor |= {f"{prefix}.{weight}": norm for weight, norm in norms.items()}
-            results.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
+            norms = {prefix: record.gradients[name] for name, prefix in cls.vector_prefixes.items()}
+            results.add_gradients(when, norms)
         for name, prefix in cls.vector_prefixes.items():
             state = rename(method.networks[name], released_rules(method.networks[name]))
             results.state |= {f"{prefix}.{weight}": tensor for weight, tensor in state.items()}

@@ -585,12 +585,8 @@ def vector_results(vectors: Vectors, *, fast: bool) -> StepResults:
             random=RecordedRandom(normal=codes[:3]),
         )
         results.values[f"loss.{when}"] = _vector_losses(method, record.losses)
-        totals: dict[str, float] = {}
-        by_tensor: dict[str, float] = {}
-        for name, prefix in _PREFIXES.items():
-            totals[prefix], norms = record.gradients[name]
-            by_tensor |= {f"{prefix}.{weight}": norm for weight, norm in norms.items()}
-        results.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
+        norms = {prefix: record.gradients[name] for name, prefix in _PREFIXES.items()}
+        results.add_gradients(when, norms)
     # The authors' adaptive instance norms have statistics that nothing uses or changes.
     results.state = {name: tensor for name, tensor in vectors.tensors.items() if name.endswith(STATISTICS)}
     for name, prefix in _PREFIXES.items():

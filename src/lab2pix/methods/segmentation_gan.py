@@ -239,15 +239,10 @@ class SegmentationGAN(Method):
         """The parts of a step, in order."""
 
     @property
-    @abstractmethod
-    def learning_rates(self) -> Mapping[str, float]:
-        """The learning rate of each network."""
-
-    @property
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
-        """One Adam optimizer per network."""
-        betas = self.config.optimizer.betas
-        return {name: OptimizerSpec((name,), lr, betas) for name, lr in self.learning_rates.items()}
+        """One Adam optimizer per network, whose learning rate is the setting `NETWORK_lr`."""
+        settings = self.config.optimizer
+        return {name: OptimizerSpec((name,), getattr(settings, f"{name}_lr"), settings.betas) for name in self.networks}
 
     @property
     def phases(self) -> Sequence[Phase]:
