@@ -15,7 +15,7 @@ from lab2pix.errors import CheckpointError, ConfigError, DataError
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.convert import convert
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Method, Progress, StepContext, build_method, example_inputs, generate_deterministic
+from lab2pix.methods import Method, Progress, StepContext, example_inputs, generate_deterministic
 from lab2pix.nn.instance_features import InstanceFeatureGenerator
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.recipes import load_config
@@ -46,13 +46,11 @@ def build(*settings: str) -> Method:
 @pytest.mark.slow
 def test_the_1024_preset_starts_from_the_weights_of_the_smaller_one() -> None:
     small, large = (
-        build_method(
-            load_config(name, ["generator.width=4", "discriminator.width=2", "data.size=[64,64]"] if "1024" not in name
-                        else ["generator.width=2", "discriminator.width=2", "data.size=[64,64]"]),
-            LabelSpace.load("cityscapes"), pretrained=False,
-        ).networks["generator"].state_dict()
-        for name in ("pix2pixhd-cityscapes", "pix2pixhd-cityscapes-1024")
-    )  # fmt: skip
+        narrow_method(preset, f"generator.width={width}", "discriminator.width=2", "data.size=[64,64]")
+        .networks["generator"]
+        .state_dict()
+        for preset, width in (("pix2pixhd-cityscapes", 4), ("pix2pixhd-cityscapes-1024", 2))
+    )
     shared = {name for name in small if name in large and small[name].shape == large[name].shape}
     assert {name for name in large if name.startswith("model.")} == shared
 
