@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from lab2pix.errors import ConfigError
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_method
 from lab2pix.recipes import load_config, preset_names
+from tests.helpers.methods import narrow_method
 
 CUT = ("generator.width=2", "generator.depth=1", "projection.patches=6", "projection.layers=[4,12]")
 CYCLEGAN = ("generator.width=2", "generator.depth=1", "generator.encoding=one-hot")
@@ -171,17 +170,14 @@ def test_settings_that_do_not_fit_are_named(preset: str, settings: list[str], me
     ],
 )
 def test_losses_between_domains_need_equal_channels(preset: str, settings: list[str], message: str) -> None:
-    config = load_config(preset, settings)
     with pytest.raises(ConfigError, match=message):
-        build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
+        narrow_method(preset, *settings)
 
 
 @pytest.mark.parametrize(("preset", "weight"), [("cyclegan-small", 0.5), ("dclgan-small", 1)])
 def test_identity_loss_is_on_where_channels_are_equal(preset: str, weight: float) -> None:
     for settings, expected in ((["generator.encoding=colors"], weight), (["generator.encoding=one-hot"], 0)):
-        config = load_config(preset, ["generator.width=2", *settings])
-        method = build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
-        assert method.identity == expected  # type: ignore[attr-defined]
+        assert narrow_method(preset, "generator.width=2", *settings).identity == expected
 
 
 @pytest.mark.parametrize(

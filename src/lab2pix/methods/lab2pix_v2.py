@@ -33,6 +33,7 @@ from lab2pix.interop.vectors import (
     failure,
     gradient_norm,
     one_by_one,
+    recorded_choice,
 )
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
@@ -516,24 +517,11 @@ class _Vectors:
 
     def _generator(self) -> Lab2PixV2Generator:
         config, weights = self.config, self.vectors.part("G.")
-        if config["num_upsampling_layers"] not in NUM_UPSAMPLES:
-            raise CheckpointError(
-                f"num_upsampling_layers is {config['num_upsampling_layers']!r}; known: {[*NUM_UPSAMPLES]}"
-            )
-        num_upsamples = NUM_UPSAMPLES[config["num_upsampling_layers"]]
-        first, shared = weights["fc.weight"], weights["head_0.norm_0.mlp_shared.0.weight"]
-        settings = GeneratorSettings(
-            width=config["ngf"],
-            num_upsamples=num_upsamples,
-            start_size=(config["height"] >> num_upsamples, config["width"] >> num_upsamples),
-            modulation="dg-norm" if any(name.startswith("fpencoder.") for name in weights) else "spade",
-            modulation_hidden=config["modulation_hidden"],
-            global_width=config["global_width"],
-            global_max_width=config["global_max_width"],
-            input="noise" if first.ndim == 2 else "label",
-            noise_dim=first.shape[1],
-        )
-        generator = Lab2PixV2Generator(shared.shape[1], settings)
+        num_upsamples = recorded_choice(config, "num_upsampling_layers", NUM_UPSAMPLES)
+        settings = infer_generator_settings(weights) | {"num_upsamples": num_upsamples}
+        start_size = (config["height"] >> num_upsamples, config["width"] >> num_upsamples)
+        channels = settings.pop("label_channels")
+        generator = Lab2PixV2Generator(channels, GeneratorSettings(**settings, start_size=start_size))
         load_renamed(generator, official_rules(generator), weights, "official generator")
         return generator.eval()
 

@@ -73,32 +73,23 @@ class OASIS(SegmentationGAN, PerceptualGAN):
 
     name: ClassVar[str] = "oasis"
     Config = OASISConfig
+    generator_class: ClassVar[type[nn.Module]] = OASISGenerator
+    discriminator_class: ClassVar[type[nn.Module]] = OASISDiscriminator
     weight_rules: ClassVar[Mapping[str, Rules]] = {"generator": GENERATOR_RULES, "discriminator": U_NET_RULES}
     config: Any
 
     def __init__(self, config: OASISConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(config, label_space, pretrained=pretrained)
-        discriminator = self.new_discriminator(config, label_space.num_channels)
+        discriminator = self.discriminator_class(label_space.num_channels, **config.discriminator.model_dump())
         init_weights(discriminator, "xavier", config.train.init_gain)
         self.networks = {"generator": self.build_generator(config, label_space), "discriminator": discriminator}
 
     @classmethod
     def new_generator(cls, config: Any, channels: int) -> nn.Module:
         """Return the generator with PyTorch's initial weights."""
-        return OASISGenerator(channels, **config.generator.model_dump())
-
-    @classmethod
-    def new_discriminator(cls, config: Any, classes: int) -> nn.Module:
-        """Return the discriminator with PyTorch's initial weights."""
-        return OASISDiscriminator(classes, **config.discriminator.model_dump())
+        return cls.generator_class(channels, **config.generator.model_dump())
 
     # --- training ---------------------------------------------------------------------------------------------------
-
-    @property
-    def learning_rates(self) -> Mapping[str, float]:
-        """Learning rate of each network."""
-        settings = self.config.optimizer
-        return {"generator": settings.generator_lr, "discriminator": settings.discriminator_lr}
 
     @property
     def parts(self) -> Sequence[Part]:

@@ -37,7 +37,6 @@ from lab2pix.methods.multiscale_gan import GeneratorTrainConfig
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.methods.schedules import Progress
 from lab2pix.nn.init import init_weights
-from lab2pix.nn.oasis import OASISDiscriminator
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
@@ -208,11 +207,6 @@ class SegmentationGAN(Method):
     def new_generator(cls, config: Any, channels: int) -> nn.Module:
         """Return the generator, for conditions of a number of channels, with PyTorch's initial weights."""
 
-    @classmethod
-    def new_segmenter(cls, settings: SegmenterConfig, classes: int) -> nn.Module:
-        """Return the segmenting network with PyTorch's initial weights."""
-        return OASISDiscriminator(classes, **settings.model_dump())
-
     def draw(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Return the images that the generator draws for a batch."""
         images: Tensor = self.networks["generator"](self.sampling.condition(batch), noise)
@@ -245,15 +239,10 @@ class SegmentationGAN(Method):
         """The parts of a step, in order."""
 
     @property
-    @abstractmethod
-    def learning_rates(self) -> Mapping[str, float]:
-        """The learning rate of each network."""
-
-    @property
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
-        """One Adam optimizer per network."""
-        betas = self.config.optimizer.betas
-        return {name: OptimizerSpec((name,), lr, betas) for name, lr in self.learning_rates.items()}
+        """One Adam optimizer per network, whose learning rate is the setting `NETWORK_lr`."""
+        settings = self.config.optimizer
+        return {name: OptimizerSpec((name,), getattr(settings, f"{name}_lr"), settings.betas) for name in self.networks}
 
     @property
     def phases(self) -> Sequence[Phase]:
