@@ -67,6 +67,11 @@ class LabeledPhoto:
     shares: dict[str, float]
 
     @property
+    def title(self) -> str:
+        """Name, and how sure the segmenter was unless it cannot be unsure."""
+        return self.name if self.certainty == 1 else f"{self.name}: {self.certainty:.0%} sure"
+
+    @property
     def label(self) -> str:
         """Label map, below the output folder."""
         return f"labels/{self.split}/{self.name}.png"
@@ -95,10 +100,7 @@ class LabelReport:
 
     def doubtful_pairs(self, count: int) -> list[Pair]:
         """Return the most doubtful photos with their label maps, for a contact sheet."""
-        return [
-            Pair(f"{photo.name}: {photo.certainty:.0%} sure", self.out / photo.label, self.out / photo.photo)
-            for photo in self.photos[:count]
-        ]
+        return [Pair(photo.title, self.out / photo.label, self.out / photo.photo) for photo in self.photos[:count]]
 
     def shares(self) -> dict[str, float]:
         """Return the mean share of each class, the largest first."""
