@@ -27,6 +27,7 @@ def _paint(
     port: Port = 8000,
     allow_host: AllowHost = None,
     browser: Browser = True,
+    follow: Annotated[bool, typer.Option("--follow", help="Take each new checkpoint of a run in training.")] = False,
     device: Device = None,
 ) -> None:
     """Serve a page to paint label maps and generate images from them, until Ctrl-C."""
@@ -41,6 +42,7 @@ def _paint(
             allow_hosts=allow_host or (),
             open_browser=browser,
             device=device,
+            follow=follow,
             echo=partial(print, flush=True),
         )
         exit_immediately()

@@ -145,7 +145,7 @@ def fingerprint_data(data: Dataset, space: LabelSpace, on_progress: Progress | N
             "more for good images"
         )
     pairs = [pair for part in data.labels.values() for pair in part]
-    everything = pairs if data.paired else [*pairs, *photos]
+    everything = pairs if data.paired else [*pairs, *(photo for part in data.photos.values() for photo in part)]
     chosen = everything[:: -(-len(everything) // (2 * _MOST_READ))]
     readings = []
     for number, reading in enumerate(_read_all(chosen, space)):

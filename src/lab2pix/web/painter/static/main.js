@@ -24,6 +24,7 @@ let saving = null; // promise of the running save
 let unsaved = false;
 let slowTimer = 0; // delays the message that an image is being generated
 let disconnected = false;
+const FOLLOW_MS = 5000; // pause between questions for a new checkpoint
 const settings = { tool: "brush", id: 0, size: 12 };
 
 // --- changes ------------------------------------------------------------------------------------------------------
@@ -254,7 +255,17 @@ async function start() {
   updateUndoButtons();
   find("welcome").hidden = isOff("welcome");
   document.body.dataset.ready = "yes";
+  if (model.following) setInterval(follow, FOLLOW_MS);
   await storage?.prune();
+}
+
+// Asks for the image again if the run that the server follows has a new checkpoint.
+async function follow() {
+  const { step } = await api.fetchModel().catch(() => model);
+  if (step === model.step) return;
+  model.step = step;
+  showModel();
+  preview.change(true);
 }
 
 function onOutline(points) {
