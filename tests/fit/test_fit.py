@@ -65,7 +65,7 @@ def test_photos_alone_are_labeled_first(draw: Draw, tmp_path: Path, run: Run, qu
     sentence(run("fit", root, "--plan", "--out", out), root, "--segmenter")
     assert not out.exists()
     names = list(LabelSpace.load("scenes").names)
-    reader = export(ColorReader(), tmp_path / "colors.pt2", {"size": [32, 32], "classes": names})
+    reader = export(ColorReader(), tmp_path / "colors.pt2", {"size": [32, 48], "classes": names})
     code, _, errors = run("fit", root, "--plan", "--out", out, "--segmenter", reader, "--device", "cpu")
     assert code == 0, errors
     assert read(out / "plan.yaml")["data"]["root"] == str(out / "data")
@@ -77,7 +77,7 @@ def test_a_fit_trains_shows_its_images_and_stays_as_it_is(
 ) -> None:
     root, out = draw(), tmp_path / "out"
     words = ("fit", root, "--out", out, "--minutes", 9, "--no-browser", "--device", "cpu", *SMALL, "train.steps=2")
-    code, output, errors = run(*words)
+    code, _, errors = run(*words)
     assert code == 0, errors
     assert latest_checkpoint(out / "run") == out / "run" / "checkpoints" / "step-00000002"
     page = (out / "index.html").read_text()
@@ -177,10 +177,9 @@ def test_measurement_counts_memory_before_it_tries(tmp_path: Path, draw: Draw) -
     data = arrange(find_data(draw()), tmp_path / "data")
     config = load_config("v2-small", {**data.settings, **dict(word.split("=") for word in SMALL[:3])})
     machine = MachineFingerprint.take(torch.device("cpu"), tmp_path)
-    found = planning.measure(config, machine)
-    assert 0 < found.seconds < 60
-    assert found.memory <= machine.memory
-    assert planning.measure(config, replace(machine, memory=2**20)).seconds == math.inf
+    found = planning.measure(config, replace(machine, memory=2**20))
+    assert found.seconds == math.inf
+    assert found.memory > 2**20
 
 
 def test_starts_are_installed_models_of_photographs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,7 @@ from lab2pix.recipes import load_config
 from lab2pix.training import RunResult, latest_checkpoint, train
 from lab2pix.training.checkpoint import checkpoint_step
 from lab2pix.utils.distributed import choose_device
+from lab2pix.utils.extras import install_command
 from lab2pix.utils.files import output_errors, write_atomically
 from lab2pix.utils.text import describe_failures
 
@@ -293,7 +294,7 @@ def _nothing() -> Iterator[None]:
 def _painter(run: Path) -> Iterator[None]:
     """Serve the painter in a process of its own from the first checkpoint on."""
     if find_spec("fastapi") is None or find_spec("uvicorn") is None:
-        say("The painter needs the extra `web`: pip install 'lab2pix[web]'")
+        say(f"The painter does not open, as the extra 'web' is not installed: {install_command('web')}")
         yield
         return
     ended = threading.Event()
