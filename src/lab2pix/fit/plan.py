@@ -142,7 +142,7 @@ def make_plan(
         machine: what the run can use.
         space: label space.
         where: its name or file.
-        seconds: seconds for training.
+        seconds: seconds for the trial steps and for training.
         overrides: `key=value` of the user, which replace what the rules choose; `base=PRESET` is one of them.
         name: name of the run.
 
@@ -150,6 +150,7 @@ def make_plan(
         ConfigError: an override is wrong, no time for a checkpoint, or no memory for the smallest networks.
         OutputError: no room for checkpoints.
     """
+    began = time.monotonic()
     bases = [text.removeprefix("base=") for text in overrides if text.startswith("base=")]
     own = tuple(text for text in overrides if not text.startswith("base="))
     base = bases[-1] if bases else "v2-small" if data.paired else "v1-small"
@@ -186,7 +187,8 @@ def make_plan(
             f"the disk has {machine.disk / 2**20:,.0f} MiB free, but the checkpoints take {needed / 2**20:,.0f} MiB; "
             "make room, or choose another --out"
         )
-    length = [choice for choice in rules.duration(seconds, found.seconds) if choice.key not in given]
+    left = seconds - (time.monotonic() - began)
+    length = [choice for choice in rules.duration(left, found.seconds) if choice.key not in given]
     return Plan(tuple(_sorted([*plan.choices, *length])))
 
 

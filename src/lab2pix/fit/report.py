@@ -84,11 +84,14 @@ def write_report(out: Path, run: Path, page: Path, scores: Mapping[str, float], 
     told = [(score_title(name), value, plain_words(name, value)) for name, value in found.items()]
     history = read_scores(run / "log.jsonl")
     name = next((name for name in ("perceptual", "cycle", "l1") if name in history), None)
-    target = out / "more"
+    plan, target = out / "plan.yaml", out / "more"
+    further = (f"lab2pix train {plan} train.init_from={run} --out {target}", "train on from these weights")
+    if config.train.steps is not None and synthesizer.step < config.train.steps:
+        further = (f"lab2pix train {plan} --resume --out {run}", "make the other steps")
     commands = [
         (f"lab2pix paint {run}", "paint label maps and see the images"),
         (f"lab2pix generate {run} LABELS --out images", "images of your label maps"),
-        (f"lab2pix train {out / 'plan.yaml'} train.init_from={run} --out {target}", "train on from these weights"),
+        further,
         (f"lab2pix export {run} {out / 'model.onnx'}", "a file for other programs"),
     ]
     with output_errors(page, "make room, and repeat the command"):
@@ -103,7 +106,7 @@ def write_report(out: Path, run: Path, page: Path, scores: Mapping[str, float], 
             classes=space.classes,
             scores=[row for row in told if row[2] is not None],
             trend=None if name is None else trend(history[name]),
-            plan=(out / "plan.yaml").read_text(encoding="utf-8"),
+            plan=plan.read_text(encoding="utf-8"),
             commands=commands,
         )
 

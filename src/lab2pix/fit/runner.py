@@ -247,8 +247,11 @@ def _label(session: _Session, found: Found, out: Path) -> Found:
     assert request.segmenter is not None
     network = load_segmenter(request.segmenter, None)
     network.to(choose_device(request.device))
-    keep = request.classes is None
-    mapping = ClassMapping.keep(network.space, out.name) if keep else ClassMapping.read(request.classes, network.space)
+    mapping = (
+        ClassMapping.keep(network.space, out.name)
+        if request.classes is None
+        else ClassMapping.read(request.classes, network.space)
+    )
     with session.bars("Labeling") as progress:
         report = label_photos(request.data, out, network, mapping, on_progress=progress)
     for line in describe_failures(report.failed, "photo"):

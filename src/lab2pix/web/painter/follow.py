@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -34,7 +35,7 @@ def followed(service: PainterService, run: Path, device: str | None) -> Iterator
             try:
                 synthesizer = Synthesizer.load(newest, device=device)
                 synthesizer.optimize(cast(Mode, service.synthesizer.mode))
-                service.queue.submit(lambda new=synthesizer: setattr(service, "synthesizer", new)).result()
+                service.queue.submit(partial(setattr, service, "synthesizer", synthesizer)).result()
             except (Lab2PixError, OSError, HTTPError):  # deleted meanwhile for a newer one, or a full queue
                 continue
 
