@@ -28,14 +28,16 @@ def followed(service: PainterService, run: Path, device: str | None) -> Iterator
     ended = threading.Event()
 
     def follow() -> None:
+        served = f"step-{service.synthesizer.step:08d}"
         while not ended.wait(POLL_SECONDS):
             newest = latest_checkpoint(run)
-            if newest is None or newest.name == f"step-{service.synthesizer.step:08d}":
+            if newest is None or newest.name == served:
                 continue
             try:
                 synthesizer = Synthesizer.load(newest, device=device)
                 synthesizer.optimize(cast(Mode, service.synthesizer.mode))
                 service.queue.submit(partial(setattr, service, "synthesizer", synthesizer)).result()
+                served = newest.name
             except (Lab2PixError, OSError, HTTPError):  # deleted meanwhile for a newer one, or a full queue
                 continue
 
