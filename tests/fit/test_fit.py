@@ -12,7 +12,9 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import Tensor
 
+from lab2pix.data.transforms import to_pil
 from lab2pix.fit import plan as planning
 from lab2pix.fit import runner
 from lab2pix.fit.fingerprint import MachineFingerprint
@@ -22,6 +24,7 @@ from lab2pix.inference import Synthesizer, weights
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config
 from lab2pix.training import latest_checkpoint
+from lab2pix.utils.files import write_png
 from tests.docs.given import TINY
 from tests.fit.conftest import Draw
 from tests.helpers.commands import Run, sentence
@@ -30,6 +33,11 @@ from tests.helpers.images import ColorReader, export
 
 SMALL = [word for word in TINY.split() if not word.startswith(("data.", "train.batch_size"))]
 SMALL_V1 = ["segmenter.width=4", "segmenter.blocks=[1,1,1,1]"]
+
+
+class SureReader(ColorReader):
+    def forward(self, image: Tensor) -> Tensor:
+        return 100 * super().forward(image)
 
 
 @pytest.fixture
@@ -64,12 +72,24 @@ def test_photos_alone_are_labeled_first(draw: Draw, tmp_path: Path, run: Run, qu
     root, out = draw("photos"), tmp_path / "out"
     sentence(run("fit", root, "--plan", "--out", out), root, "--segmenter")
     assert not out.exists()
-    names = list(LabelSpace.load("scenes").names)
-    reader = export(ColorReader(), tmp_path / "colors.pt2", {"size": [32, 48], "classes": names})
+    scenes = LabelSpace.load("scenes")
+    for number, file in enumerate(sorted(root.iterdir())):
+        ids = torch.zeros(64, 64, dtype=torch.int64)
+        ids[:, : 2 * number + 4] = 5
+        write_png(file, to_pil(scenes.to_colors(ids)))
+    names = list(scenes.names)
+    unsure, reader = (
+        export(reader, tmp_path / f"{number}.pt2", {"size": [32, 48], "classes": names})
+        for number, reader in enumerate((ColorReader(), SureReader()))
+    )
+    sentence(run("fit", root, "--plan", "--out", tmp_path / "unsure", "--segmenter", unsure), "knows nothing")
     code, _, errors = run("fit", root, "--plan", "--out", out, "--segmenter", reader, "--device", "cpu")
     assert code == 0, errors
     assert read(out / "plan.yaml")["data"]["root"] == str(out / "data")
     assert len(list((out / "data" / "labels").rglob("*.png"))) == 24
+    kept = read(out / "labeled-classes.yaml")["classes"]
+    assert kept == [names[0], names[5]]
+    assert list(LabelSpace.load(out / "data" / "classes.yaml").names) == kept
 
 
 def test_a_fit_trains_shows_its_images_and_stays_as_it_is(

@@ -16,15 +16,19 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import torch
+import yaml
+
 from lab2pix.config.schema import RunConfig
-from lab2pix.errors import ConfigError, OutputError
-from lab2pix.evaluation.segmenters import load_segmenter
+from lab2pix.data.files import read_image
+from lab2pix.errors import ConfigError, DataError, OutputError
+from lab2pix.evaluation.segmenters import Segmenter, load_segmenter
 from lab2pix.fit.dataset import CLASSES_FILE, Found, arrange, find_data, find_label_space
 from lab2pix.fit.fingerprint import MachineFingerprint, fingerprint_data
 from lab2pix.fit.plan import Plan, make_plan
 from lab2pix.fit.report import write_report
 from lab2pix.inference.label_classes import ClassMapping
-from lab2pix.inference.label_photos import label_photos
+from lab2pix.inference.label_photos import LabelSettings, label_photos, predict
 from lab2pix.recipes import load_config
 from lab2pix.training import RunResult, latest_checkpoint, train
 from lab2pix.training.checkpoint import checkpoint_step
@@ -33,10 +37,14 @@ from lab2pix.utils.extras import install_command
 from lab2pix.utils.files import output_errors, write_atomically
 from lab2pix.utils.text import describe_failures
 
-PLAN_FILE, PAGE, REQUEST_FILE = "plan.yaml", "index.html", "fit.json"
+PLAN_FILE, PAGE, REQUEST_FILE, KEPT_FILE = "plan.yaml", "index.html", "fit.json", "labeled-classes.yaml"
 FINISH_SECONDS = 20.0
 """Seconds for the last checkpoint, the scores and the page."""
 _POLL_SECONDS = 1.0
+_LOOKED_AT = 32
+"""Photos by which the classes of a segmenter are chosen."""
+_LEAST_SHARE = 0.002
+"""Smallest share of their pixels for which a class is kept."""
 
 Bars = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]
 """Opens a progress bar, and gives the callback that takes the number done and the total."""
@@ -247,16 +255,37 @@ def _label(session: _Session, found: Found, out: Path) -> Found:
     assert request.segmenter is not None
     network = load_segmenter(request.segmenter, None)
     network.to(choose_device(request.device))
-    mapping = (
-        ClassMapping.keep(network.space, out.name)
-        if request.classes is None
-        else ClassMapping.read(request.classes, network.space)
-    )
+    classes = request.classes or request.out / KEPT_FILE
+    if not classes.exists():
+        names = _frequent_classes(list(found.photos.values()), network)
+        write_atomically(classes, yaml.safe_dump({"name": request.data.resolve().name, "classes": names}))
+    mapping = ClassMapping.read(classes, network.space)
     with session.bars("Labeling") as progress:
         report = label_photos(request.data, out, network, mapping, on_progress=progress)
     for line in describe_failures(report.failed, "photo"):
         say(line)
     return find_data(out)
+
+
+def _frequent_classes(photos: Sequence[Path], network: Segmenter) -> list[str]:
+    """Return the segmenter's classes that have more than a few pixels in some of the photos; all others would be idle.
+
+    Raises:
+        DataError: none has.
+    """
+    everything, counts = ClassMapping.keep(network.space, "all"), torch.zeros(network.space.num_classes + 1)
+    for path in photos[:: -(-len(photos) // _LOOKED_AT)]:
+        with suppress(DataError):  # reported when it is labeled
+            ids, _ = predict(read_image(path), network, everything, LabelSettings(least_region=0, snap=0))
+            counts += torch.bincount(ids.flatten(), minlength=len(counts)) / ids.numel()
+    shares = counts[:-1] / counts.sum().clamp(min=1)
+    names = [name for name, share in zip(network.space.names, shares, strict=True) if share >= _LEAST_SHARE]
+    if not names:
+        raise DataError(
+            f"{network.name} knows nothing in the photos of {photos[0].parent}; give another --segmenter, or the "
+            "classes to look for as --classes"
+        )
+    return names
 
 
 # --- training -------------------------------------------------------------------------------------------------------
