@@ -251,9 +251,7 @@ def duration(seconds: float, step_seconds: float) -> Iterator[Choice]:
         "train.steps", steps, f"{seconds / 60:.3g} minutes at {step_seconds:.2g} s a step, with a tenth to spare"
     )
     every = min(steps, max(steps // CHECKPOINTS, math.ceil(CHECKPOINT_SECONDS / step_seconds)))
-    yield Choice(
-        "checkpoint.every", every, f"a checkpoint every {every * step_seconds / 60:.2g} minutes, for the painter"
-    )
+    yield Choice("checkpoint.every", every, f"every {every * step_seconds / 60:.2g} min, for the painter to follow")
     yield Choice("monitor.sample_every", every, "a sheet of samples with each checkpoint")
 
 
