@@ -239,3 +239,9 @@ def test_trend_says_whether_more_time_helps() -> None:
 def test_painter_follows_the_run(tmp_path: Path) -> None:
     words = runner.painter_command(tmp_path)
     assert words[2:] == ["lab2pix", "paint", str(tmp_path), "--follow", "--port", "0"]
+
+
+def test_too_few_photos_are_refused_before_they_are_labeled(draw: Draw, tmp_path: Path, run: Run) -> None:
+    words = ("fit", draw("photos", count=5), "--out", tmp_path / "out", "--segmenter", "nothing")
+    sentence(run(*words), "5 photos are too few", "200 or more")
+    assert not (tmp_path / "out").exists()

@@ -125,6 +125,15 @@ class _Reading:
     error: str | None = None
 
 
+def check_count(photos: int) -> None:
+    """Raise DataError for too few photos."""
+    if photos < LEAST_PHOTOS:
+        raise DataError(
+            f"{plural(photos, 'photo')} are too few to learn from; give {LEAST_PHOTOS} at least, and {ENOUGH_PHOTOS} "
+            "or more for good images"
+        )
+
+
 def fingerprint_data(data: Dataset, space: LabelSpace, on_progress: Progress | None = None) -> DataFingerprint:
     """Read label maps and photos, and check that they can be learned from.
 
@@ -138,12 +147,7 @@ def fingerprint_data(data: Dataset, space: LabelSpace, on_progress: Progress | N
         LabelError: label maps with ids or colors outside the label space.
     """
     photos = data.photos["train"]
-    total = len(photos) + len(data.photos["val"])
-    if total < LEAST_PHOTOS:
-        raise DataError(
-            f"{plural(total, 'photo')} are too few to learn from; give {LEAST_PHOTOS} at least, and {ENOUGH_PHOTOS} or "
-            "more for good images"
-        )
+    check_count(len(photos) + len(data.photos["val"]))
     pairs = [pair for part in data.labels.values() for pair in part]
     everything = pairs if data.paired else [*pairs, *(photo for part in data.photos.values() for photo in part)]
     chosen = everything[:: -(-len(everything) // (2 * _MOST_READ))]

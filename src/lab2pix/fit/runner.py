@@ -24,7 +24,7 @@ from lab2pix.data.files import read_image
 from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.segmenters import Segmenter, load_segmenter
 from lab2pix.fit.dataset import CLASSES_FILE, Found, arrange, find_data, find_label_space
-from lab2pix.fit.fingerprint import MachineFingerprint, fingerprint_data
+from lab2pix.fit.fingerprint import MachineFingerprint, check_count, fingerprint_data
 from lab2pix.fit.plan import Plan, make_plan
 from lab2pix.fit.report import write_report
 from lab2pix.inference.label_classes import ClassMapping
@@ -221,6 +221,7 @@ def _prepare(session: _Session, stored: dict[str, Any]) -> None:
     """Look at the data, label photos, choose settings and write the plan."""
     request, out = session.request, session.request.out
     found = find_data(request.data)
+    check_count(len(found.photos))
     if found.form == "photos" and request.segmenter is None:
         raise ConfigError(
             f"{request.data} has photos without label maps, and no model to label them is given; add --segmenter, such "
