@@ -37,8 +37,9 @@ def _write(file: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(file)
 
 
-def _pairs(root: Path) -> None:
-    for split, names in (("train", TRAIN), ("val", VAL)):
+def _pairs(root: Path, count: int = len(TRAIN)) -> None:
+    """Write pairs, `count` to train on."""
+    for split, names in (("train", tuple(f"{number:04}" for number in range(1, count + 1))), ("val", VAL)):
         for name in names:
             _write(root / f"images/{split}/{name}.jpg", _pixels(int(name)))
             _write(root / f"labels/{split}/{name}.png", _label_map(int(name)))
@@ -96,6 +97,7 @@ class Given:
         self.folder = folder
         self._makers: dict[str, Callable[[Path], None]] = {
             "mine": _pairs,
+            "many": lambda root: _pairs(root, 20),
             "mine.yaml": lambda file: _text(file, ROBOTS),
             "cityscapes": _cityscapes,
             "coco": _coco,

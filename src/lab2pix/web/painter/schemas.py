@@ -167,6 +167,7 @@ class ModelDescription(_Schema):
 
     name: str
     step: int
+    following: bool = Field(description="Whether each new checkpoint of its run replaces it.")
     label_space: str
     size: tuple[int, int] = Field(description="Height and width of the images.")
     classes: list[LabelClassInfo] = Field(description="All classes; unknown comes last if there is one.")

@@ -50,6 +50,11 @@ Result = TypeVar("Result")
 class PainterService:
     """Handles the painter's requests.
 
+    Args:
+        synthesizer: the model.
+        capacity: requests that can wait.
+        following: whether the model is replaced by each new checkpoint of its run.
+
     Attributes:
         queue: runs the heavy work; the application starts and closes it.
 
@@ -57,9 +62,10 @@ class PainterService:
         ConfigError: the model has more classes than 8 bits can encode.
     """
 
-    def __init__(self, synthesizer: Synthesizer, *, capacity: int = CAPACITY) -> None:
+    def __init__(self, synthesizer: Synthesizer, *, capacity: int = CAPACITY, following: bool = False) -> None:
         require_8_bits(synthesizer.label_space)
         self.synthesizer = synthesizer
+        self.following = following
         self.queue = JobQueue(capacity)
         self._budget = MemoryBudget(MAX_BODY_BYTES)
         self._styles: OrderedDict[str, Tensor] = OrderedDict()  # by token, latest use last; used in the queue's thread
@@ -73,6 +79,7 @@ class PainterService:
         return schemas.ModelDescription(
             name=synthesizer.config.name,
             step=synthesizer.step,
+            following=self.following,
             label_space=space.name,
             size=synthesizer.size,
             classes=schemas.describe_classes(space),
