@@ -91,7 +91,15 @@ def _generate(
 def _export(
     weights: Annotated[str, typer.Argument(metavar="MODEL", help="Run, checkpoint, weights file or hub name.")],
     *,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="Output file, .onnx or .pt2, or a folder for weights.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Output file, .onnx or .pt2, or a folder for weights.")
+    ] = None,
+    web: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write the painter as a web page without a server; needs --ort.")
+    ] = None,
+    ort: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Unpacked npm package onnxruntime-web, for --web.")
+    ] = None,
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="onnx, torch (.pt2 of torch.export) or weights.")
     ] = "onnx",
@@ -99,11 +107,20 @@ def _export(
     fp16: Annotated[bool, typer.Option("--fp16", help="Store float16: half the file size; equal to 3e-2.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Export a model to ONNX or torch.export, or only its weights for `lab2pix generate`."""
+    """Export a model to ONNX, torch.export or a web page, or only its weights for `lab2pix generate`."""
     from lab2pix.errors import ConfigError
     from lab2pix.inference import Synthesizer
     from lab2pix.inference.export import export
 
+    if web is not None:
+        if out is not None or dynamic or fp16 or form != "onnx":
+            raise ConfigError("--web writes a page of its own form; omit --out, --format, --dynamic and --fp16")
+        if ort is None:
+            raise ConfigError("--web needs --ort, the folder of ONNX Runtime Web; see `npm pack onnxruntime-web`")
+        _export_page(weights, web, ort, overwrite)
+        return
+    if out is None or ort is not None:
+        raise ConfigError("give --out FILE, or --web FOLDER with --ort FOLDER")
     synthesizer = Synthesizer.load(weights, device="cpu")
     if form == "weights":
         if dynamic:
@@ -111,6 +128,16 @@ def _export(
         print(f"{synthesizer.save(out, overwrite=overwrite, half=fp16)} contains model.safetensors and config.json")
         return
     print(export(synthesizer, out, form=form, dynamic=dynamic, half=fp16, overwrite=overwrite))
+
+
+def _export_page(model: str, out: Path, ort: Path, overwrite: bool) -> None:
+    from lab2pix.inference import Synthesizer
+    from lab2pix.web import require_web_extra
+
+    require_web_extra()
+    from lab2pix.web.standalone import export_page
+
+    print(export_page(Synthesizer.load(model, device="cpu"), out, ort, overwrite=overwrite))
 
 
 @app.command("convert")
