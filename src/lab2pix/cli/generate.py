@@ -95,7 +95,8 @@ def _export(
         Path | None, typer.Option(metavar="PATH", help="Output file, .onnx or .pt2, or a folder for weights.")
     ] = None,
     web: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Write the painter as a web page without a server; needs --ort.")
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the painter as a web page without a server; needs --ort."),
     ] = None,
     ort: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Unpacked npm package onnxruntime-web, for --web.")

@@ -34,7 +34,7 @@ _RUNTIME = {
     "wasm": ("ort.wasm.min.mjs", f"{_LOADER}.mjs", f"{_LOADER}.wasm"),
     "webgpu": ("ort.webgpu.min.mjs", f"{_LOADER}.asyncify.mjs", f"{_LOADER}.asyncify.wasm"),
 }
-"""Files of the package by backend: module, loader and WebAssembly. Without those of WebGPU, the page has WebAssembly."""
+"""Files of the package by backend: module, loader and WebAssembly. Those of WebGPU may be missing."""
 _RUNTIME_NAMES = ("{}.js", "{}-loader.js", "{}.wasm")
 """Their names in the page: some hosts serve `.mjs` with a media type that browsers refuse."""
 _HEAD = """<link rel="manifest" href="manifest.json">
@@ -70,7 +70,9 @@ class StandalonePage:
         )
 
 
-def export_page(synthesizer: Synthesizer, out: str | Path, runtime: str | Path, *, overwrite: bool = False) -> StandalonePage:
+def export_page(
+    synthesizer: Synthesizer, out: str | Path, runtime: str | Path, *, overwrite: bool = False
+) -> StandalonePage:
     """Export a model as a folder of static files: the painter's page, which generates images in the browser.
 
     The program has weights in float16 and computes in float32. All addresses are relative, so any static host serves
@@ -121,8 +123,8 @@ def _find_runtime(package: Path) -> dict[str, list[Path]]:
     found = {backend: [folder / name for name in names] for backend, names in _RUNTIME.items()}
     if missing := [file.name for file in found["wasm"] if not file.is_file()]:
         raise DataError(
-            f"{folder} has no {missing[0]} of ONNX Runtime Web; get it with `npm pack {RUNTIME_PACKAGE}`, unpack it, and "
-            "give its folder"
+            f"{folder} has no {missing[0]} of ONNX Runtime Web; get it with `npm pack {RUNTIME_PACKAGE}`, unpack it, "
+            "and give its folder"
         )
     return {backend: files for backend, files in found.items() if all(file.is_file() for file in files)}
 

@@ -68,14 +68,14 @@ function run(job) {
 
 // Returns the image of a PNG of ids, at `scale` times the model's size. Images are generated one after the other; a
 // newer request with the same `purpose` replaces one that waits.
-export async function synthesize(png, { seed, blend }, purpose, scale) {
+export async function synthesize(png, { seed, blend, regions }, purpose, scale) {
   const ticket = {};
   newest.set(purpose, ticket);
   const label = await decodeIds(png);
   if (!worker) startWorker();
   const image = busy.then(() => {
     if (newest.get(purpose) !== ticket) throw new ServerError("A newer request replaced this one.", 409);
-    return run({ label, seed, blend, scale });
+    return run({ label, seed, blend, regions, scale });
   });
   busy = image.catch(() => {});
   return image;

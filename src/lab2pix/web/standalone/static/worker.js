@@ -3,6 +3,7 @@
 import { resized } from "./label_canvas.js";
 import { blendNoise, noiseOf } from "./noise.js";
 import { encodePng, RGB } from "./png.js";
+import { flooded } from "./raster.js";
 
 const MAX_THREADS = 8;
 
@@ -11,7 +12,8 @@ let runtime = null;
 let session = null;
 
 async function start() {
-  if (program.webgpu && (await navigator.gpu?.requestAdapter().catch(() => null))) {
+  const adapter = program.webgpu && (await navigator.gpu?.requestAdapter().catch(() => null));
+  if (adapter && !adapter.info?.isFallbackAdapter) {
     try {
       return await open("webgpu");
     } catch (error) {
@@ -51,24 +53,39 @@ function noiseTensor(seed, blend, shape) {
   return new runtime.Tensor("float32", drawn, [1, ...shape]);
 }
 
-async function generate({ label, seed, blend, scale = 1 }) {
+// Returns the pixels of an image: red, green and blue, row by row.
+async function draw(label, seed, blend, scale) {
   const { padded, noise } = program.sizes[scale];
   const given = labelTensor(label, scale, padded);
   const inputs = { label: given, instances: given };
   if (noise) inputs.noise = noiseTensor(seed, blend, noise);
   const feeds = Object.fromEntries(session.inputNames.map((name) => [name, inputs[name]]));
   const { picture } = await session.run(feeds);
-  const [width, height] = [scale * label.width, scale * label.height];
   const values = await picture.getData();
+  const [width, height] = [scale * label.width, scale * label.height];
   const [rows, columns] = padded;
-  const bytes = new Uint8ClampedArray(3 * width * height); // rounds
+  const pixels = new Uint8ClampedArray(3 * width * height); // rounds
   for (let channel = 0; channel < 3; channel++) {
     for (let y = 0; y < height; y++) {
       const row = (channel * rows + y) * columns;
-      for (let x = 0; x < width; x++) bytes[3 * (y * width + x) + channel] = (values[row + x] + 1) * 127.5;
+      for (let x = 0; x < width; x++) pixels[3 * (y * width + x) + channel] = (values[row + x] + 1) * 127.5;
     }
   }
-  return encodePng(new Uint8Array(bytes.buffer), width, height, { kind: RGB });
+  return pixels;
+}
+
+// Draws the whole image for each seed; a region takes its pixels from the image of its seed.
+async function generate({ label, seed, blend, regions, scale = 1 }) {
+  const [width, height] = [scale * label.width, scale * label.height];
+  const pixels = await draw(label, seed, blend, scale);
+  const drawn = new Map();
+  for (const region of regions) {
+    if (!drawn.has(region.seed)) drawn.set(region.seed, await draw(label, region.seed, null, scale));
+    const others = drawn.get(region.seed);
+    const inside = resized(flooded(label, [region.x, region.y]), [label.width, label.height], [width, height]);
+    inside.forEach((is, at) => is && pixels.set(others.subarray(3 * at, 3 * at + 3), 3 * at));
+  }
+  return encodePng(new Uint8Array(pixels.buffer), width, height, { kind: RGB });
 }
 
 self.onmessage = async ({ data }) => {
