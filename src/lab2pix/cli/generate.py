@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -42,6 +43,11 @@ def _generate(
     style: Annotated[
         Path | None, typer.Option(metavar="IMAGE", help="Draw in the style of this image (needs an image encoder).")
     ] = None,
+    frames: Annotated[
+        bool,
+        typer.Option("--frames", help="Also write the images, sorted by name, as the film OUT/frames.mp4 or .webp."),
+    ] = False,
+    fps: Annotated[int, typer.Option(min=1, max=240, help="Frames per second of the film.")] = 24,
     label_space: Annotated[
         str | None,
         typer.Option(help="Require weights of this label space, and take the numbers of label maps for its ids."),
@@ -55,10 +61,17 @@ def _generate(
     """Generate images from label maps."""
     from lab2pix.errors import ConfigError
     from lab2pix.inference import Mode, Synthesizer, generate_folder
+    from lab2pix.inference.film import film_path, write_film
     from lab2pix.utils.distributed import barrier
 
     if fast and optimize == "plain":
         raise ConfigError("--fast and --optimize plain contradict each other; omit one of them")
+    if frames and (samples > 1 or interpolate or scales or "RANK" in os.environ):
+        raise ConfigError(
+            "--frames is a film of one image per label map by one process; omit --samples, --interpolate, "
+            "--scales and torchrun"
+        )
+    film = film_path(out, overwrite=overwrite) if frames else None
     synthesizer = Synthesizer.load(weights, device=device, expect_label_space=label_space)
     if fast or optimize:
         print(f"mode: {synthesizer.optimize(cast(Mode, optimize or 'auto'))}")
@@ -83,6 +96,9 @@ def _generate(
             on_progress=on_progress,
         )
     print(report)
+    if film is not None and report.ok:
+        write_film(film, [*report.written, *report.skipped], fps)
+        print(f"{film} written")
     barrier()
     raise typer.Exit(0 if report.ok else 1)
 
