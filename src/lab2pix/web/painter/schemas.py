@@ -175,6 +175,7 @@ class ModelDescription(_Schema):
     sketch: bool = Field(description="Whether it generates from line drawings: id 0 is paper, 1 is line.")
     noise: bool = Field(description="Whether the image depends on the seed.")
     style: Literal["none", "optional", "required"] = Field(description="Whether it takes a style image.")
+    random: bool = Field(description="Whether random scenes have its classes.")
     mode: str = Field(description="Inference mode: plain, fast, or fast-bf16.")
     limits: Limits
     queue: QueueInfo

@@ -22,7 +22,7 @@ from lab2pix.errors import ConfigError, DataError, Lab2PixError, LabelError
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.regions import connected_area, paste
 from lab2pix.web.painter import schemas
-from lab2pix.web.painter.examples import Example, find_examples, random_scene
+from lab2pix.web.painter.examples import Example, find_examples, has_scenes, random_scene
 from lab2pix.web.painter.formats import FORMATS
 from lab2pix.web.painter.images import (
     MAX_BYTES,
@@ -87,6 +87,7 @@ class PainterService:
             sketch=space.name == SKETCH,
             noise=synthesizer.sampling.noise_channels > 0,
             style=synthesizer.sampling.style,
+            random=has_scenes(space),
             mode=synthesizer.mode,
             limits=schemas.Limits(),
             queue=schemas.QueueInfo(waiting=self.queue.waiting, capacity=self.queue.capacity),
