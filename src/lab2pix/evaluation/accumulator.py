@@ -24,7 +24,7 @@ from lab2pix.evaluation.metrics.image import (
 )
 from lab2pix.evaluation.metrics.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.report import Score
-from lab2pix.evaluation.segmenters import Segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
 
 KERNEL = {"subsets": 100, "subset_size": 1000}
 """Sampling of the kernel distance, as in the usual protocol of KID."""
@@ -68,8 +68,10 @@ class MetricAccumulator:
         self.seed = seed
         self.generated = [self._moments() for _ in range(sample_sets)]
         self.real = self._moments()
-        space = None if networks.segmenter is None else networks.segmenter.space
-        self.pixels = [SegmentationScores(ScoredClasses.of(space)) for _ in range(sample_sets)] if space else []
+        self.pixels: list[SegmentationScores] = []
+        if networks.segmenter is not None:
+            classes, absent = ScoredClasses.of(networks.segmenter.space), networks.segmenter.absent
+            self.pixels = [SegmentationScores(classes, absent) for _ in range(sample_sets)]
         # Values by score and sample set; diversity has only the first set.
         self.each: dict[str, list[list[float]]] = {}
         self.ranking: list[tuple[str, float]] = []
@@ -93,7 +95,7 @@ class MetricAccumulator:
             names: names of the label maps.
             samples: images `[N, 3, H, W]` uint8 of each sample set.
             real: their photos, of the same size; they are added as by `update_real` too.
-            label: `[N, H, W]` canonical ids.
+            label: `[N, h, w]` canonical ids, of the segmenter's `label_size` if it has one.
         """
         if real is not None:
             self.update_real(names, real)

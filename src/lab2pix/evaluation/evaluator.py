@@ -180,7 +180,9 @@ def _update(
         **{"size": protocol.size, "batch_size": protocol.batch_size},
         **{"skip_broken": protocol.skip_broken, "alpha": protocol.alpha},
     }
-    for loaded in read_items(items, space, log, **how):
+    segmenter = accumulator.networks.segmenter
+    label_size = None if segmenter is None else segmenter.label_size
+    for loaded in read_items(items, space, log, **how, label_size=label_size):
         accumulator.update(loaded.names, loaded.samples, loaded.real, loaded.label)
         done += len(loaded.names)
         if on_progress is not None:

@@ -55,7 +55,7 @@ class Loaded:
         names: names of the label maps.
         samples: images `[N, 3, H, W]` uint8 of each sample set.
         real: `[N, 3, H, W]` uint8, or None.
-        label: `[N, H, W]` canonical ids, or None.
+        label: `[N, H, W]` canonical ids, or `label_size` of `read_items`, or None.
     """
 
     names: list[str]
@@ -92,6 +92,7 @@ def read_items(
     batch_size: int,
     skip_broken: bool,
     alpha: Alpha = "drop",
+    label_size: tuple[int, int] | None = None,
 ) -> Iterator[Loaded]:
     """Yield images with their photos and label maps, in order.
 
@@ -105,13 +106,14 @@ def read_items(
         batch_size: largest number of label maps per batch.
         skip_broken: leave out samples of which a file cannot be read.
         alpha: what becomes of the transparency of images and photos.
+        label_size: height and width of the label maps; None: those of their image.
 
     Raises:
         DataError, LabelError: a file cannot be read.
     """
 
     def load(item: Item) -> _One:
-        return _load(item, space, size, alpha)
+        return _load(item, space, size, alpha, label_size)
 
     for part in _batches(_ahead(load, items, "label maps", log, batch_size, skip_broken), batch_size, log):
         log.sizes[(part[0].samples[0].shape[-2], part[0].samples[0].shape[-1])] += len(part)
@@ -199,7 +201,13 @@ def _resized(image: Tensor, size: tuple[int, int] | None, what: str, count: Coun
     return resize_image(image, size)
 
 
-def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None, alpha: Alpha) -> _One:
+def _load(
+    item: Item,
+    space: LabelSpace | None,
+    size: tuple[int, int] | None,
+    alpha: Alpha,
+    label_size: tuple[int, int] | None,
+) -> _One:
     resized: Counter[str] = Counter()
     samples = []
     for file in item.generated:
@@ -214,7 +222,7 @@ def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None, al
     if item.label is not None and space is not None:
         other = item.label
         ids = _guard(item.name, other.label, lambda: other.read_label(space))
-        here = (samples[0].shape[-2], samples[0].shape[-1])
+        here = label_size or (samples[0].shape[-2], samples[0].shape[-1])
         resized["labels"] += tuple(ids.shape) != here
         label = resize_label(ids, here, space)
     return _One(item.name, samples, real, label, resized)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from lab2pix.config.schema import Alpha
 from lab2pix.errors import ConfigError
@@ -16,10 +16,17 @@ from lab2pix.evaluation.features import load_features
 from lab2pix.evaluation.loading import ReadingLog
 from lab2pix.evaluation.metrics.distribution import KERNEL_POOL
 from lab2pix.evaluation.metrics.image import LPIPS
+from lab2pix.evaluation.metrics.segmentation import AbsentClasses
+from lab2pix.evaluation.published import protocol_settings
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext
 
+ABSENT: dict[AbsentClasses, str] = {
+    "predicted": "not in the means",
+    "labeled": "not in the means, even if predicted",
+    "zero": "0 in the means",
+}
 RESIZE = "antialiased bicubic (label maps: nearest neighbor)"
 
 
@@ -55,6 +62,21 @@ class Protocol:
     allow_missing: bool = False
     skip_broken: bool = False
     alpha: Alpha = "drop"
+
+    @classmethod
+    def published(cls, name: str, weights: str | Path | None = None, **settings: Any) -> Self:
+        """Return a published protocol (5.3): its segmenter, and Inception's features where the paper reports FID.
+
+        Args:
+            name: see `PROTOCOLS`.
+            weights: the segmenter's weights of its authors: a file, or the folder of UperNet's two files.
+            settings: further settings; they replace those of the protocol.
+
+        Raises:
+            ConfigError: the protocol is unknown, or has no segmenter.
+            WeightsError: the segmenter's weights are not given.
+        """
+        return cls(**{**protocol_settings(name, weights), **settings})
 
     def check(self) -> None:
         """Raise ConfigError where a file of weights belongs to a network that is not used."""
@@ -113,7 +135,7 @@ def protocol_facts(
         "segmenter": None if segmenter is None else segmenter.describe(),
         "lpips": None if lpips is None else lpips.name,
         "ssim": "Gaussian window 11x11, sigma 1.5, borders omitted, mean over colors",
-        "classes_without_pixels": "not in the means",
+        "classes_without_pixels": ABSENT["predicted" if segmenter is None else segmenter.absent],
         "seed": protocol.seed,
         "skip_broken": protocol.skip_broken,
         "alpha": protocol.alpha,
