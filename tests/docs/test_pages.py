@@ -45,6 +45,12 @@ REPLACED: dict[str, dict[str, str]] = {
         "--size 256x256": "--size 32x32",
     },
     "quickstart": {"train.batch_size=8": "train.batch_size=2"},
+    "augment": {
+        "--samples 4": "--samples 1 --tolerance 100",
+        "segmenter train --root": f"segmenter train {SMALL_SEGMENTER} --root",
+        "--photos mine/images/train": "--photos mine/images/train --max-distance 1e9",
+        "--split train --out more": "--split train --out more --samples 1",
+    },
     "configuration": {
         "lab2pix train mine.yaml": f"lab2pix train mine.yaml {TINY}",
         "root: /path/to/mine": "root: mine",
@@ -103,6 +109,7 @@ GIVEN: dict[str, dict[str, str]] = {
         "my-photos": "mine/images/val",
     },
     "quickstart": {"mine": "mine"},
+    "augment": {"mine": "mine", "runs/mine": "run", "segmenters/mine": "segmenter"},
     "configuration": {"mine": "mine", "mine-classes.yaml": "mine.yaml"},
     "convert": {"checkpoints/city": "official-v1", "cityscapes": "cityscapes"},
     "data": {

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import lab2pix
-from lab2pix.cli import data, evaluate, generate, label, paint, presets, segmenter, study, train
+from lab2pix.cli import augment, data, evaluate, generate, label, paint, presets, segmenter, study, train
 from lab2pix.cli.console import explain_os_error
 from lab2pix.errors import Lab2PixError, OutputError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 )
 app.add_typer(train.app)
 app.add_typer(generate.app)
+app.add_typer(augment.app)
 app.add_typer(label.app)
 app.add_typer(paint.app)
 app.add_typer(evaluate.app)

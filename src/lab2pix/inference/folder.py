@@ -155,7 +155,7 @@ def generate_folder(
             continue
         try:
             batch = _read(synthesizer, pair, style, keep_size, allow_bare_ids)
-        except _BareIdsError:
+        except BareIdsError:
             raise
         except Lab2PixError as error:
             if len(sources) == 1 and sources[0].is_file():
@@ -256,18 +256,28 @@ def _read(
         settings = synthesizer.config.data.source
         source = pair.read_source(settings.channels, settings.range)
         return synthesizer.source_batch(source, style=style, keep_size=keep_size)
+    ids = read_label_ids(synthesizer, pair, allow_bare_ids)
+    return synthesizer.read(ids, instances=pair.instance, style=style, keep_size=keep_size)
+
+
+def read_label_ids(synthesizer: Synthesizer, pair: Pair, allow_bare_ids: bool) -> Tensor:
+    """Read a label map for a model: `[H, W]` int64 canonical ids.
+
+    Raises:
+        DataError, LabelError: unreadable file, other classes, or bare ids that are not allowed.
+    """
     space = synthesizer.label_space
     label = pair.decode_label(space, synthesizer.config.data.sketch.lines)
     if not allow_bare_ids and _is_bare(label, space):
         meaning = ", ".join(f"{value} {name}" for value, name in zip(_file_values(space), space.names, strict=False))
-        raise _BareIdsError(
+        raise BareIdsError(
             f"{pair.label} holds class numbers, and nothing says that they are those of label space '{space.name}' "
             f"({meaning}); if they are, add --label-space {space.name}"
         )
-    return synthesizer.read(label.ids, instances=pair.instance, style=style, keep_size=keep_size)
+    return label.ids
 
 
-class _BareIdsError(LabelError):
+class BareIdsError(LabelError):
     """A label map whose numbers may be those of another label space."""
 
 

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +21,7 @@ from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.segmenters import Segmenter
 from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.inference.label_refinement import guided_filter, merge_small_regions
-from lab2pix.utils.files import atomic_write, output_errors, write_atomically
+from lab2pix.utils.files import atomic_write, claim_folder, output_errors, read_json_lines, write_atomically
 from lab2pix.utils.seeding import content_seed
 from lab2pix.utils.text import describe_failures, plural
 
@@ -156,7 +155,6 @@ def label_photos(
     if out.resolve() == photos.resolve() or out.resolve() in photos.resolve().parents:
         raise OutputError(f"{out} holds the photos themselves; choose another folder for the label maps")
     with output_errors(out, _ADVICE):
-        out.mkdir(parents=True, exist_ok=True)
         _check_settings(out, segmenter, mapping, settings)
         records = {photo.name: photo for photo in read_records(out)}
     report = LabelReport(out, [])
@@ -179,13 +177,8 @@ def label_photos(
 
 
 def read_records(out: Path) -> Iterator[LabeledPhoto]:
-    """Yield the records of a dataset that `label_photos` wrote; a line that a crash cut off is passed over."""
-    file = out / RECORDS_FILE
-    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
-        try:
-            yield LabeledPhoto(**json.loads(line))
-        except (ValueError, TypeError):
-            continue
+    """Yield the records of a dataset that `label_photos` wrote."""
+    return (LabeledPhoto(**line) for line in read_json_lines(out / RECORDS_FILE))
 
 
 def _check_settings(out: Path, segmenter: Segmenter, mapping: ClassMapping, settings: LabelSettings) -> None:
@@ -196,17 +189,9 @@ def _check_settings(out: Path, segmenter: Segmenter, mapping: ClassMapping, sett
         "from": mapping.table.tolist(),
         **asdict(settings),
     }
-    file = out / SETTINGS_FILE
-    if file.exists():
-        before: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        changed = [key for key in given if json.loads(json.dumps(given[key])) != before.get(key)]
-        if changed:
-            raise OutputError(f"{out} was labeled with another '{changed[0]}'; choose another folder, or remove it")
-        return
-    if any(out.iterdir()):
-        raise OutputError(f"{out} holds other files; choose an empty folder")
-    write_atomically(out / CLASSES_FILE, yaml.safe_dump(mapping.space.to_dict(), sort_keys=False))
-    write_atomically(file, json.dumps(given, indent=2) + "\n")
+    if claim_folder(out, SETTINGS_FILE, given, "labeled"):
+        write_atomically(out / CLASSES_FILE, yaml.safe_dump(mapping.space.to_dict(), sort_keys=False))
+        write_atomically(out / SETTINGS_FILE, json.dumps(given, indent=2) + "\n")
 
 
 def _splits(paths: list[Path], share: float) -> dict[Path, str]:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -133,6 +134,44 @@ def write_atomically(path: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_write(path) as [unfinished]:
         unfinished.write_text(text, encoding="utf-8")
+
+
+def claim_folder(folder: Path, file: str, settings: Mapping[str, Any], made: str) -> bool:
+    """Create a folder for files that settings determine, or compare the settings with those of an earlier call.
+
+    The caller writes the settings, as JSON, to `folder / file`, which marks the folder.
+
+    Args:
+        folder: new or empty, or with the same settings.
+        file: name of the settings file.
+        settings: JSON-serializable values.
+        made: what happened to the folder with other settings, such as `labeled`.
+
+    Returns:
+        Whether the folder is new.
+
+    Raises:
+        OutputError: it holds other files, or was made with other settings.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / file).exists():
+        before: dict[str, Any] = json.loads((folder / file).read_text(encoding="utf-8"))
+        changed = [key for key, value in settings.items() if json.loads(json.dumps(value)) != before.get(key)]
+        if changed:
+            raise OutputError(f"{folder} was {made} with another '{changed[0]}'; choose another folder, or remove it")
+        return False
+    if any(folder.iterdir()):
+        raise OutputError(f"{folder} holds other files; choose an empty folder")
+    return True
+
+
+def read_json_lines(file: Path) -> Iterator[dict[str, Any]]:
+    """Yield the objects of a JSON Lines file, none if it is missing; a line that a crash cut off is passed over."""
+    for line in file.read_text(encoding="utf-8").splitlines() if file.exists() else []:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue
 
 
 def write_png(path: Path, image: Image) -> None:
