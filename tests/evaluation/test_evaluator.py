@@ -293,3 +293,11 @@ def test_transparent_images_are_scored_on_the_background_that_is_asked_for(
     assert evaluate("--overwrite")[0] == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["protocol"]["alpha"] == "drop" and report["scores"]["ssim"]["mean"] < 0.1
+
+
+def test_precision_and_recall_are_scored_where_asked_for(evaluate: Run, tmp_path: Path) -> None:
+    assert evaluate("--precision-recall")[0] == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"precision_means", "recall_means"} <= set(report["scores"])
+    assert report["scores"]["recall_means"]["better"] == "higher"
+    assert report["protocol"]["precision_recall"] == {"neighbors": 3}

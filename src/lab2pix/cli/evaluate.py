@@ -40,11 +40,14 @@ def _evaluate(
     features: Annotated[
         list[str] | None,
         typer.Option(
-            help="inception (FID, KID), efficientnet-lite0 or an exported program; repeatable. Default: "
-            "efficientnet-lite0, or those of --protocol."
+            help="inception (FID, KID), efficientnet-lite0, dinov2, dinov2:FILE, segmenter:FOLDER or an exported "
+            "program; repeatable. Default: efficientnet-lite0, or those of --protocol."
         ),
     ] = None,
     inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception.")] = None,
+    precision_recall: Annotated[
+        bool, typer.Option("--precision-recall", help="Also score precision and recall in the same features.")
+    ] = False,
     lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.")] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.")] = None,
     samples: Annotated[
@@ -111,6 +114,7 @@ def _evaluate(
     settings = {
         **({"features": features} if features else {}),
         **{"lpips": lpips, "inception_weights": inception_weights, "lpips_weights": lpips_weights},
+        **{"precision_recall": precision_recall},
         **{"size": None if size is None else read_size(size), "batch_size": batch_size, "seed": seed},
         **{"style_from": style_from, "allow_missing": allow_missing, "skip_broken": skip_broken, "alpha": alpha},
     }

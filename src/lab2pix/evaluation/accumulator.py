@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab2pix.errors import DataError
 from lab2pix.evaluation.features import FeatureNetwork, distance_names
-from lab2pix.evaluation.metrics.distribution import FeatureMoments, frechet_distance, kernel_distance
+from lab2pix.evaluation.metrics.distribution import FeatureMoments, frechet_distance, kernel_distance, precision_recall
 from lab2pix.evaluation.metrics.image import (
     LPIPS,
     checkerboard_ratio,
@@ -60,12 +60,16 @@ class MetricAccumulator:
         networks: the networks.
         sample_sets: images per label map.
         seed: selects the subsets of the kernel distance.
+        precision_recall: also compute precision and recall in the features of each network.
     """
 
-    def __init__(self, networks: Networks, sample_sets: int = 1, *, seed: int = 0) -> None:
+    def __init__(
+        self, networks: Networks, sample_sets: int = 1, *, seed: int = 0, precision_recall: bool = False
+    ) -> None:
         self.networks = networks
         self.sample_sets = sample_sets
         self.seed = seed
+        self.precision_recall = precision_recall
         self.generated = [self._moments() for _ in range(sample_sets)]
         self.real = self._moments()
         self.pixels: list[SegmentationScores] = []
@@ -199,10 +203,15 @@ class MetricAccumulator:
         kernel = [kernel_distance(part, real, **KERNEL, seed=self.seed) for part in sets]
         names = distance_names(name)
         spread = [round(deviation, 10) for _, deviation in kernel]
-        return {
+        found = {
             names[0]: Score.of_sets(frechet),
             names[1]: Score.of_sets([mean for mean, _ in kernel], std_over_subsets=spread),
         }
+        if self.precision_recall:
+            pairs = [precision_recall(part, real) for part in sets]
+            found |= {f"precision_{name}": Score.of_sets([precision for precision, _ in pairs])}
+            found |= {f"recall_{name}": Score.of_sets([recall for _, recall in pairs])}
+        return found
 
     def notes(self) -> list[str]:
         """Return remarks on the reliability of the scores."""

@@ -86,7 +86,7 @@ def evaluate_folders(
     known = None if folders.statistics is None else _Statistics.load(folders.statistics, networks)
     with init_distributed(device) as distributed:
         networks.to(distributed.device)
-        accumulator, log = MetricAccumulator(networks, matches.samples, seed=protocol.seed), ReadingLog()
+        accumulator, log = MetricAccumulator(networks, matches.samples, **protocol.scoring), ReadingLog()
         _update(accumulator, log, matches, space, protocol, distributed, on_progress)
         gather(accumulator, log, distributed)
         return distributed.run_on_main(

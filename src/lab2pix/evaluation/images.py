@@ -62,7 +62,7 @@ def evaluate_images(
     networks = load_networks(protocol, space)
     used = choose_device(device)
     networks.to(used)
-    accumulator, log, step = MetricAccumulator(networks, 1, seed=protocol.seed), ReadingLog(), protocol.batch_size
+    accumulator, log, step = MetricAccumulator(networks, 1, **protocol.scoring), ReadingLog(), protocol.batch_size
     names = [f"{index:06d}" for index in range(max(len(pixels), 0 if photos is None else len(photos)))]
     for start in range(0, len(pixels), step):
         part = slice(start, start + step)

@@ -14,7 +14,7 @@ from lab2pix.errors import ConfigError
 from lab2pix.evaluation.accumulator import KERNEL, MetricAccumulator, Networks
 from lab2pix.evaluation.features import load_features
 from lab2pix.evaluation.loading import ReadingLog
-from lab2pix.evaluation.metrics.distribution import KERNEL_POOL
+from lab2pix.evaluation.metrics.distribution import KERNEL_POOL, NEIGHBORS
 from lab2pix.evaluation.metrics.image import LPIPS
 from lab2pix.evaluation.metrics.segmentation import AbsentClasses
 from lab2pix.evaluation.published import protocol_settings
@@ -39,6 +39,7 @@ class Protocol:
         segmenter: predicts label maps from images; see `load_segmenter`.
         lpips: network of LPIPS; None leaves it out.
         inception_weights, lpips_weights: files of weights; None: the torch hub cache, downloaded where missing.
+        precision_recall: also score precision and recall in the features of each network.
         size: height and width to which all images are resized; None: each image's own. Folders only.
         batch_size: images per batch; changes speed and memory only.
         seed: selects the subsets of the kernel distance, and the noise of a run's first sample set.
@@ -55,6 +56,7 @@ class Protocol:
     lpips: Literal["alex", "vgg"] | None = None
     inception_weights: str | Path | None = None
     lpips_weights: str | Path | None = None
+    precision_recall: bool = False
     size: tuple[int, int] | None = None
     batch_size: int = 32
     seed: int = 0
@@ -78,10 +80,17 @@ class Protocol:
         """
         return cls(**{**protocol_settings(name, weights), **settings})
 
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """Settings of `MetricAccumulator`."""
+        return {"seed": self.seed, "precision_recall": self.precision_recall}
+
     def check(self) -> None:
         """Raise ConfigError where a file of weights belongs to a network that is not used."""
         if self.lpips_weights is not None and self.lpips is None:
             raise ConfigError("--lpips-weights have no effect without --lpips; add --lpips or omit them")
+        if self.precision_recall and not self.features:
+            raise ConfigError("--precision-recall needs features; add --features, or omit it")
         if self.inception_weights is not None and "inception" not in self.features:
             raise ConfigError("--inception-weights have no effect without --features inception; add it or omit them")
 
@@ -133,6 +142,7 @@ def protocol_facts(
         "features": {network.name: network.describe() for network in accumulator.networks.features},
         "kernel": {**KERNEL, "pool": KERNEL_POOL, "degree": 3},
         "segmenter": None if segmenter is None else segmenter.describe(),
+        "precision_recall": {"neighbors": NEIGHBORS} if protocol.precision_recall else None,
         "lpips": None if lpips is None else lpips.name,
         "ssim": "Gaussian window 11x11, sigma 1.5, borders omitted, mean over colors",
         "classes_without_pixels": ABSENT["predicted" if segmenter is None else segmenter.absent],

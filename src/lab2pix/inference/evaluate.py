@@ -77,7 +77,7 @@ def evaluate_run(
         networks.to(dist.device)
         label_size = None if networks.segmenter is None else networks.segmenter.label_size
         labels = None if label_size is None else _held_out(synthesizer, split, label_size)[0]
-        accumulator = MetricAccumulator(networks, samples, seed=protocol.seed)
+        accumulator = MetricAccumulator(networks, samples, **protocol.scoring)
 
         def generate(batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
             return _generate(synthesizer, with_styles(batch, indices, origin, photos), indices, seed)
