@@ -77,19 +77,6 @@ def _official_v1(root: Path) -> None:
     torch.save(network.state_dict(), root / "latest_net_G.pth")
 
 
-def _drn(root: Path) -> None:
-    """Stand in for the published code and weights of DRN-D-105."""
-    root.mkdir()
-    (root / "segment.py").write_text(
-        "import torch\n\n\nclass DRNSeg(torch.nn.Module):\n"
-        "    def __init__(self, name, classes, pretrained):\n"
-        "        super().__init__()\n        self.seg = torch.nn.Conv2d(3, classes, 1)\n\n"
-        "    def forward(self, x):\n        return self.seg(x).log_softmax(1), self.seg(x)\n"
-    )
-    state = torch.nn.Conv2d(3, 19, 1).state_dict()
-    torch.save({f"module.seg.{name}": tensor for name, tensor in state.items()}, root / "drn_d_105.pth")
-
-
 class Given:
     """Makes things once per session, below one folder, and copies them to where a page expects them."""
 
@@ -103,7 +90,6 @@ class Given:
             "coco": _coco,
             "edges2shoes": _shoes,
             "official-v1": _official_v1,
-            "drn": _drn,
             "sunset.jpg": lambda file: _write(file, _pixels(7)),
             "run": self._run,
             "city": lambda folder: tiny_synthesizer("cityscapes").save(folder),

@@ -72,7 +72,6 @@ REPLACED: dict[str, dict[str, str]] = {
         "--size 512x1024": "--size 32x64",
         "[512, 1024]": "[32, 64]",
         "(2, 3, 512, 1024)": "(2, 3, 32, 64)",
-        "(1, 3, 1024, 2048)": "(1, 3, 32, 64)",
     },
     "study": {"--count 100": "--count 2", "samples=100": "samples=2"},
     "training": {
@@ -145,7 +144,6 @@ GIVEN: dict[str, dict[str, str]] = {
     },
     "segmenters": {
         **{"mine": "mine", "mine.yaml": "mine.yaml", "cityscapes": "cityscapes"},
-        **{name: f"drn/{name}" for name in ("segment.py", "drn_d_105.pth")},
     },
     "study": {
         **dict.fromkeys(("cityscapes/labels", "labels"), "mine/labels/val"),

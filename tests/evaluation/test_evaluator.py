@@ -307,3 +307,11 @@ def test_transparent_label_maps_are_noted(evaluate: Run, folders: Folders, reade
     code, output, errors = evaluate("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader)
     assert code == 0, errors
     assert f"label maps with transparent pixels: 1, such as {file}; transparency is ignored there" in output
+
+
+def test_precision_and_recall_are_scored_where_asked_for(evaluate: Run, tmp_path: Path) -> None:
+    assert evaluate("--precision-recall")[0] == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"precision_means", "recall_means"} <= set(report["scores"])
+    assert report["scores"]["recall_means"]["better"] == "higher"
+    assert report["protocol"]["precision_recall"] == {"neighbors": 3}

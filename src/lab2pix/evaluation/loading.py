@@ -69,7 +69,7 @@ class Loaded:
         names: names of the label maps.
         samples: images `[N, 3, H, W]` uint8 of each sample set.
         real: `[N, 3, H, W]` uint8, or None.
-        label: `[N, H, W]` canonical ids, or None.
+        label: `[N, H, W]` canonical ids, or `label_size` of `read_items`, or None.
     """
 
     names: list[str]
@@ -107,6 +107,7 @@ def read_items(
     batch_size: int,
     skip_broken: bool,
     alpha: Alpha = "drop",
+    label_size: tuple[int, int] | None = None,
 ) -> Iterator[Loaded]:
     """Yield images with their photos and label maps, in order.
 
@@ -120,13 +121,14 @@ def read_items(
         batch_size: largest number of label maps per batch.
         skip_broken: leave out samples of which a file cannot be read.
         alpha: what becomes of the transparency of images and photos.
+        label_size: height and width of the label maps; None: those of their image.
 
     Raises:
         DataError, LabelError: a file cannot be read.
     """
 
     def load(item: Item) -> _One:
-        return _load(item, space, size, alpha)
+        return _load(item, space, size, alpha, label_size)
 
     for part in _batches(_ahead(load, items, "label maps", log, batch_size, skip_broken), batch_size, log):
         log.sizes[(part[0].samples[0].shape[-2], part[0].samples[0].shape[-1])] += len(part)
@@ -238,7 +240,13 @@ def _read_label(pair: Pair, space: LabelSpace, transparent: list[tuple[str, Path
     return pair.decode_label(space, file=file).ids
 
 
-def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None, alpha: Alpha) -> _One:
+def _load(
+    item: Item,
+    space: LabelSpace | None,
+    size: tuple[int, int] | None,
+    alpha: Alpha,
+    label_size: tuple[int, int] | None,
+) -> _One:
     resized: Counter[str] = Counter()
     transparent: list[tuple[str, Path]] = []
     samples = []
@@ -255,7 +263,7 @@ def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None, al
     if item.label is not None and space is not None:
         other = item.label
         ids = _guard(item.name, other.label, lambda: _read_label(other, space, transparent))
-        here = (samples[0].shape[-2], samples[0].shape[-1])
+        here = label_size or (samples[0].shape[-2], samples[0].shape[-1])
         resized["labels"] += tuple(ids.shape) != here
         label = resize_label(ids, here, space)
     return _One(item.name, samples, real, label, resized, transparent)
