@@ -14,7 +14,7 @@ from lab2pix.batch import Batch
 from lab2pix.recipes import load_config
 from lab2pix.training import loader, loop, progress, train
 from lab2pix.training.loader import read_batches, read_in_turn
-from lab2pix.training.progress import DataWaitMeter, data_loading_hint
+from lab2pix.training.progress import ContentionMeter, DataWaitMeter, contention_hint, data_loading_hint
 from lab2pix.training.sampler import StreamSampler
 from lab2pix.utils.distributed import DistributedContext
 from tests.helpers.toy import ToyData, toy_config, use_toys
@@ -79,7 +79,7 @@ def test_many_workers_are_noted_in_one_sentence(
     assert not [warning for warning in recwarn if "DataLoader" in str(warning.message)]
     config = load_config("v2-small", ["data.workers=3", "train.precision=fp32"])
     monkeypatch.setattr(loop, "available_processors", lambda: 2)
-    notes = loop._machine_notes(config, DistributedContext(0, 1, torch.device("cpu")))
+    notes = loop._machine_notes(config, DistributedContext(0, 1, torch.device("cpu")), most=1)
     assert notes == ["data.workers=3 are more than the 2 processors here; lower it"]
 
 
@@ -193,3 +193,19 @@ def test_log_terminal_and_page_tell_of_waiting(
     assert len(notes) == 1 and "of the last minute was spent waiting for data: --resume with data.workers" in notes[0]
     assert notes[0] in capsys.readouterr().err.replace("\n", "")
     assert "% of the latest session waiting for data" in (slow / "index.html").read_text()
+
+
+def test_contention_is_reported_once_and_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds, free = [30.0], [1.0]
+    monkeypatch.setattr(progress.ProcessorMeter, "seconds", property(lambda self: seconds[0]))
+    monkeypatch.setattr(progress.ProcessorMeter, "free", lambda self: free[0])
+    meter, alone = ContentionMeter(2), ContentionMeter(1)
+    assert meter.contended() is None  # too soon to say
+    seconds[0] = 61
+    free[0] = 1.8
+    assert meter.contended() is None
+    free[0] = 1.3
+    assert alone.contended() is None  # no other thread waits for it
+    assert meter.contended() == 1.3
+    assert meter.contended() is None  # has been said
+    assert "train.threads=1" in contention_hint(1.3, 2) and "train.threads=3" in contention_hint(2.6, 4)

@@ -18,6 +18,7 @@ from lab2pix.errors import CheckpointError, ConfigError, DataError, OutputError,
 from lab2pix.training import latest_checkpoint, read_run_config, run_folder, state, train
 from lab2pix.training.checkpoint import list_checkpoints
 from lab2pix.training.state import TrainingState
+from lab2pix.utils import threads
 from tests.helpers.toy import (
     PATCHED,
     SAMPLES,
@@ -110,6 +111,32 @@ def test_resume_after_a_signal_is_bit_exact(unbroken: Path, tmp_path: Path, step
     assert (result.step, result.interrupted, result.exit_code) == (12, False, 0)
     assert_same_run(unbroken, run, 12)
     assert [session["from_step"] for session in json.loads((run / "run.json").read_text())["sessions"]] == [0, step + 1]
+
+
+@pytest.mark.slow
+def test_a_resumed_run_keeps_its_number_of_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seen = tmp_path / "run", []
+
+    def look(*_: object) -> dict[str, float]:
+        seen.append(torch.get_num_threads())
+        return {}
+
+    def part(number: int, free: int, **settings: int) -> str:
+        seen.clear()
+        monkeypatch.setattr(threads, "choose_threads", lambda most: min(most, free))
+        config = toy_config(monitor__sample_every=1, **settings)
+        train(config, run, resume=number > 0, validators=[look, stop_at(2 * number + 1)])
+        assert torch.get_num_threads() == 3
+        return [line["note"] for line in lines(run, "note") if "thread" in line["note"]][-1]
+
+    with threads.limit_threads(3):
+        note = "this run computes with 2 of 3 threads, as many as there were free processors when it began"
+        assert part(0, free=2) == f"{note}; train.threads=3 takes all"
+        assert seen == [2, 2]
+        assert part(1, free=3).startswith(note) and seen == [2, 2]
+        assert "was started with 2 threads and goes on with 1" in part(2, free=3, train__threads=1) and seen == [1, 1]
+    record = json.loads((run / "run.json").read_text())
+    assert record["threads"] == 2 and [session["threads"] for session in record["sessions"]] == [2, 2, 1]
 
 
 def test_train_ends_cleanly_on_ctrl_c(tmp_path: Path) -> None:

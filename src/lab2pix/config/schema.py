@@ -141,6 +141,12 @@ class TrainConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field("fp32", description="Precision of forward passes.")
     channels_last: bool = Field(False, description="Channels-last memory format, which is faster on many devices.")
     compile: bool = Field(False, description="Compile the networks with torch.compile.")
+    threads: int | None = Field(
+        None,
+        ge=1,
+        description="Number of CPU threads of a process; null: that of OMP_NUM_THREADS, or else the processors that "
+        "other programs leave free when the run starts.",
+    )
     ema_decay: float | None = Field(
         None, gt=0, lt=1, description="Decay of the exponential moving average of the generator's weights; null: off."
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -29,6 +29,8 @@ from lab2pix.inference.label_input import (
 )
 from lab2pix.inference.model_files import MODEL_CARD, ModelFiles
 from lab2pix.inference.modes import InferenceMode, Mode, choose
+from lab2pix.inference.noise import slerp
+from lab2pix.inference.regions import RegionStyle, SeedSource, paste, split_regions
 from lab2pix.inference.weights import ModelInfo
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Sampling, build_sampling, generate_deterministic, latent_from_seed
@@ -126,39 +128,47 @@ class Synthesizer(
         self,
         label: LabelSource | Sequence[LabelSource],
         *,
-        seed: int = 0,
+        seed: SeedSource = 0,
         samples: int = 1,
         instances: InstanceSource | Sequence[InstanceSource] | None = None,
-        style: StyleSource | None = None,
+        style: RegionStyle | None = None,
         keep_size: bool = False,
     ) -> GeneratedImages:
         """Generate images from a label map, or a list of them.
 
         Args:
             label: class ids `[H, W]`, an image or a file, or a list of these; see `read`.
-            seed: seed of the noise, the same for each label map.
+            seed: seed of the noise, the same for each label map; or seeds of regions, see `lab2pix.inference.regions`:
+                `{"tree": 3}` by class name, with that of all other classes under None, or a map `[H, W]` of seeds.
             samples: number of images per label map; the first ones do not depend on it.
             instances: instance map, or one per label map, for a generator with instance edges; see `read`.
-            style: style image, for a generator with an image encoder; see `read`.
+            style: style image, for a generator with an image encoder; see `read`; or style images by class name.
             keep_size: generate at the size of the label map.
 
         Returns:
             The images, by label map, then sample: `.images` are Pillow images, `.tensor` is `[N, 3, H, W]` uint8 RGB.
 
         Raises:
-            ConfigError: several samples from a generator without noise, an unsupported size, or not as many instance
-                maps as label maps.
-            DataError: unreadable file.
-            LabelError: ids or colors that the label space does not define.
+            ConfigError: several samples or seeds from a generator without noise, an unsupported size, or not as many
+                instance maps as label maps.
+            DataError: unreadable file, or a map of seeds of another size than the label map.
+            LabelError: ids, colors or class names that the label space does not define.
         """
         labels: list[Any] = list(label) if isinstance(label, list | tuple) else [label]
         maps: list[Any] = list(instances) if isinstance(instances, list | tuple) else [instances] * len(labels)
         if len(maps) != len(labels):
             raise ConfigError(f"{len(labels)} label maps and {len(maps)} instance maps do not pair; give one for each")
+        first = next(iter(style.values()), None) if isinstance(style, Mapping) else style
         pixels: list[Tensor] = []
         for one, instance_map in zip(labels, maps, strict=True):
-            batch = self.read(one, instances=instance_map, style=style, keep_size=keep_size)
-            pixels += self._generate_one(batch, self.noise_samples(seed, samples, batch.size))
+            batch, input_size = self._read(one, instance_map, first, keep_size)
+            images: list[Tensor] = []
+            for region in split_regions(seed, style, self.sampling, batch, input_size):
+                if isinstance(style, Mapping):
+                    batch = replace(batch, style=self.read_style(region.style, batch.size))
+                new = self._generate_one(batch, self.noise_samples(region.seed, samples, batch.size))
+                images = paste(images, new, region.mask)
+            pixels += images
         return GeneratedImages(pixels)
 
     def interpolate(
@@ -179,8 +189,8 @@ class Synthesizer(
             seed_a: seed of the first image.
             seed_b: seed of the last image.
             steps: number of images, including both ends.
-            instances: instance map, for a generator with instance edges; see `read`.
-            style: style image, for a generator with an image encoder; see `read`.
+            instances: instance map; see `read`.
+            style: style image; see `read`.
             keep_size: generate at the size of the label map.
 
         Returns:
@@ -218,11 +228,19 @@ class Synthesizer(
             DataError: unreadable file, or an instance map of another size.
             LabelError: ids or colors that the label space does not define.
         """
+        return self._read(label, instances, style, keep_size)[0]
+
+    def _read(
+        self, label: LabelSource, instances: InstanceSource | None, style: StyleSource | None, keep_size: bool
+    ) -> tuple[Batch, tuple[int, int]]:
+        """Return the batch of `read`, and the input's height and width before it was resized."""
         if self.sampling.condition.source == "images":
             source = read_source_image(label, self.config.data.source)
-            return self.source_batch(source, style=style, keep_size=keep_size)
+            batch = self.source_batch(source, style=style, keep_size=keep_size)
+            return batch, (int(source.shape[1]), int(source.shape[2]))
         ids = read_ids(label, self.label_space, self.config.data.sketch.lines)
-        size = (int(ids.shape[0]), int(ids.shape[1])) if keep_size else self.size
+        input_size = (int(ids.shape[0]), int(ids.shape[1]))
+        size = input_size if keep_size else self.size
         self.sampling.check_size(*size)
         edges = resized = None
         if self.config.data.instance_edges:
@@ -235,7 +253,8 @@ class Synthesizer(
             resized = resize_nearest(instance_ids, size)[None]
             edges = instance_edges(resized)
         label_map = resize_label(ids, size, self.label_space)[None]
-        return Batch(label=label_map, edges=edges, instances=resized, style=self.read_style(style, size))
+        style_image = self.read_style(style, size)
+        return Batch(label=label_map, edges=edges, instances=resized, style=style_image), input_size
 
     def source_batch(self, source: Tensor, *, style: StyleSource | None = None, keep_size: bool = False) -> Batch:
         """Return a source image, `[C, H, W]` in [-1, 1], as a batch of one for `generate`.
@@ -262,15 +281,13 @@ class Synthesizer(
             ConfigError: a style image for a generator that takes none, or None for one that requires it.
             DataError: unreadable file, or not an RGB image.
         """
-        wants = self.sampling.style
+        wants, who = self.sampling.style, f"this generator ({self.config.name})"
         if style is None:
             if wants == "required":
-                raise ConfigError(f"this generator ({self.config.name}) needs a style image; give one with --style")
+                raise ConfigError(f"{who} needs a style image; give one with --style")
             return None
         if wants == "none":
-            raise ConfigError(
-                f"this generator ({self.config.name}) has no image encoder for a style image; leave out --style"
-            )
+            raise ConfigError(f"{who} has no image encoder for a style image; leave out --style")
         return read_style_image(style, size or self.size)[None]
 
     def generate(self, batch: Batch, noise: Tensor) -> Tensor:
@@ -373,14 +390,7 @@ class Synthesizer(
         self._require_noise(True, "it generates one image per label map, so there is nothing to interpolate")
         shape = self.noise(seed_a, size=size).shape
         a, b = (self.noise(seed, size=size).double().flatten() for seed in (seed_a, seed_b))
-        cosine = float(torch.dot(a, b) / (a.norm() * b.norm()))
-        angle = math.acos(max(-1.0, min(1.0, cosine)))
-        if math.sin(angle) < 1e-6:  # the same seed twice
-            return a.float().expand(len(parts), -1).reshape(len(parts), *shape).clone()
-        t = parts[:, None]
-        path = (torch.sin((1 - t) * angle) * a + torch.sin(t * angle) * b) / math.sin(angle)
-        path[parts == 0], path[parts == 1] = a, b
-        return path.float().view(len(parts), *shape)
+        return slerp(a, b, parts).float().view(len(parts), *shape)
 
     def _require_noise(self, wanted: bool, because: str) -> None:
         if wanted and not self.sampling.noise_channels:

@@ -23,6 +23,7 @@ from lab2pix.training.state import build_state, build_training
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, choose_device
 from lab2pix.utils.hardware import available_memory, peak_resident
+from lab2pix.utils.threads import limit_threads
 
 _STEPS = 3
 _SECONDS = 30.0  # seconds after which no further step is measured
@@ -136,7 +137,8 @@ def estimate_run(method: Method, *, device: str | None, gpu: str | None) -> Esti
     target = choose_device(device)
     if counted.memory > available_memory(target):
         return replace(counted, where=f"{target}, which has {available_memory(target) / 2**30:.1f} GiB of memory")
-    return _measure(config, method.label_space, target, counted)
+    with limit_threads(config.train.threads):
+        return _measure(config, method.label_space, target, counted)
 
 
 def _inputs(method: Method) -> tuple[Batch, Tensor | None]:

@@ -32,7 +32,7 @@ from lab2pix.training.init_from import init_from
 from lab2pix.training.interrupts import TIMEOUT, InterruptHandler, translate_errors
 from lab2pix.training.loader import read_batches
 from lab2pix.training.monitor import Monitor, Validator
-from lab2pix.training.run_folder import lock_run, record_session, resolve_run, start_run
+from lab2pix.training.run_folder import lock_run, record_session, recorded_threads, resolve_run, start_run
 from lab2pix.training.sampler import StreamSampler, draw_noise
 from lab2pix.training.schedule import total_steps
 from lab2pix.training.state import TrainingState, build_training, set_learning_rates
@@ -40,7 +40,8 @@ from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed, was_restarted
 from lab2pix.utils.hardware import computes_bfloat16
 from lab2pix.utils.seeding import stable_seed
-from lab2pix.utils.threads import available_processors
+from lab2pix.utils.text import plural
+from lab2pix.utils.threads import available_processors, limit_threads
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ def train(
         stack.enter_context(translate_errors(config, dist.size))
 
         _check_share(config, dist)
+        # The other processes of a run would count as other programs, so these take what they have.
+        earlier = recorded_threads(run) if dist.size == 1 else torch.get_num_threads()
+        most = stack.enter_context(limit_threads(config.train.threads, earlier))
         method = get_method(config.method)
         if config.train.compile:
             check_compiler(dist.device)
@@ -150,7 +154,7 @@ def train(
         )
         stack.enter_context(monitor)
         biased = biased_feature_warnings(state.method) if evaluation is not None else ()
-        for note in [*_machine_notes(config, dist), *notes, *inherited, *biased]:
+        for note in [*_machine_notes(config, dist, most), *notes, *inherited, *biased]:
             monitor.note(note)
         stack.enter_context(stop)
         return _run_steps(batches, monitor, stop)
@@ -258,9 +262,14 @@ def _check_share(config: RunConfig, dist: DistributedContext) -> None:
     config.check_samples_per_pass(share, advice)
 
 
-def _machine_notes(config: RunConfig, dist: DistributedContext) -> list[str]:
-    """Return what makes training slow on this machine."""
-    notes, processors = [], available_processors()
+def _machine_notes(config: RunConfig, dist: DistributedContext, most: int) -> list[str]:
+    """Return what makes training slow on this machine, where PyTorch would take `most` threads."""
+    notes, processors, threads = [], available_processors(), torch.get_num_threads()
+    if config.train.threads is None and threads < most:
+        notes.append(
+            f"this run computes with {threads} of {plural(most, 'thread')}, as many as there were free processors when "
+            f"it began; train.threads={most} takes all"
+        )
     if config.train.precision == "bf16" and dist.device.type == "cpu" and not computes_bfloat16():
         notes.append("this processor emulates bfloat16, which is much slower than train.precision=fp32")
     if config.data.workers > processors:

@@ -24,7 +24,7 @@ from lab2pix.training.evaluation import Evaluation, evaluation_names, is_better
 from lab2pix.training.figures import plot_losses, sample_grid
 from lab2pix.training.log import RunLog
 from lab2pix.training.page import write_page
-from lab2pix.training.progress import DataWaitMeter, Display, data_loading_hint
+from lab2pix.training.progress import ContentionMeter, DataWaitMeter, Display, contention_hint, data_loading_hint
 from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.files import write_png
@@ -103,6 +103,9 @@ class Monitor:
         self.scores: dict[str, float] = {}
         self.notes: list[str] = []
         self.data_wait = DataWaitMeter()
+        # Workers and other processes of the run would count as other programs.
+        alone = dist.size == 1 and dist.device.type == "cpu" and not self.config.data.workers
+        self.contention = ContentionMeter(torch.get_num_threads() if alone else 1)
         self.discriminators = DiscriminatorWatch()
         self.display = Display(total, state.step, active=dist.main)
         self.file = run / "log.jsonl"
@@ -153,6 +156,9 @@ class Monitor:
         waiting_share = self.data_wait.data_bound(excused=self.config.data.format == "scenes" and not self._epoch())
         if waiting_share is not None:
             self.note(data_loading_hint(waiting_share, self.config.data.workers))
+        left = self.contention.contended()
+        if left is not None:
+            self.note(contention_hint(left, torch.get_num_threads()))
         self.display.update(step)
 
     def _epoch(self) -> int:

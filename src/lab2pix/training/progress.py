@@ -1,4 +1,4 @@
-"""Progress display of training, and measurement of the time spent waiting for data."""
+"""Progress display of training, and measurement of what it waits for: data, and other programs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from lab2pix.utils.threads import available_processors
+from lab2pix.utils.threads import ProcessorMeter, available_processors
 
 _PLAIN_EVERY = 5.0  # seconds between plain lines
 _WORTH_SHOWING = 0.05  # share of time spent waiting for data
@@ -75,7 +75,7 @@ class Display:
             self._progress.stop()
 
 
-_WINDOW = 60.0  # seconds of training per check of the waiting time
+_WINDOW = 60.0  # seconds of training per check of the waiting time, and of the processors
 _TOO_MUCH = 0.2  # share of waiting
 
 
@@ -131,3 +131,29 @@ def data_loading_hint(share: float, workers: int) -> str:
         else f"data.workers={workers} keep all processors busy, so store the files at about data.size"
     )
     return f"{share:.0%} of the last minute was spent waiting for data: {advice}"
+
+
+class ContentionMeter:
+    """Meter of the processors that other programs leave to the threads of this run."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._processors = ProcessorMeter()
+
+    def contended(self) -> float | None:
+        """Return the processors left in the last minute the first time that some thread had to share, else None."""
+        if self._threads == 1 or self._processors.seconds < _WINDOW:
+            return None
+        left = self._processors.free()
+        if left is None or left > self._threads - 0.5:
+            return None
+        self._threads = 1  # report once
+        return left
+
+
+def contention_hint(left: float, threads: int) -> str:
+    """Return advice on training beside other programs."""
+    return (
+        f"other programs left {left:.1f} processors to {threads} threads in the last minute, and all threads wait for "
+        f"the slowest: stop this run, and --resume it with train.threads={max(1, round(left))} or when they are done"
+    )

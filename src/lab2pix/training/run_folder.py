@@ -25,11 +25,13 @@ from lab2pix.methods import read_config
 from lab2pix.recipes import keep_label_spaces, to_yaml
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.files import lock_file, output_errors, write_atomically
+from lab2pix.utils.text import plural
 
 _IGNORED = (".tmp-", ".lock")
-# Settings that may change on resume, because they do not affect weights. (Moved files are compared by hash.)
+# Settings that may change on resume, because they do not affect weights. (Moved files are compared by hash. Another
+# number of threads changes the order of sums, and the log says so.)
 _FREE = (
-    *("monitor.", "checkpoint.", "data.workers"),
+    *("monitor.", "checkpoint.", "data.workers", "train.threads"),
     *("data.root", "data.labels.root", "data.images.root", "data.source.root"),
     *("backbone.weights", "train.max_minutes", "train.evaluate_every", "evaluation."),
 )
@@ -75,6 +77,14 @@ def resolve_run(config: RunConfig | None, run: Path, *, resume: bool) -> RunConf
         raise ConfigError("a new run needs a configuration; name a preset or a file")
     _check_free(run)
     return keep_label_spaces(config)
+
+
+def recorded_threads(run: Path) -> int | None:
+    """Return the number of threads that a run was started with; None for a new run."""
+    try:
+        return int(json.loads((run / "run.json").read_text(encoding="utf-8"))["threads"])
+    except FileNotFoundError:
+        return None
 
 
 def start_run(config: RunConfig, run: Path) -> None:
@@ -228,6 +238,11 @@ def record_session(
             notes.append(
                 f"the run was started on {record['processes']} process(es) and goes on with {dist.size}: batch "
                 "statistics and noise differ from those of the unbroken run, and so will its results"
+            )
+        if record["threads"] != session["threads"]:
+            notes.append(
+                f"the run was started with {plural(record['threads'], 'thread')} and goes on with "
+                f"{session['threads']}: its results will differ from those of the unbroken run by rounding"
             )
     record["sessions"].append(session)
     write_atomically(file, json.dumps(record, indent=2, ensure_ascii=False) + "\n")

@@ -16,6 +16,10 @@ MAX_SCALE = 2
 MAX_SEED = 2**53 - 1
 """Largest integer that JavaScript represents exactly."""
 
+MAX_REGIONS = 64
+"""Regions of an image with seeds of their own; each seed takes the time of an image."""
+
+_REGION = "(0|[1-9][0-9]{0,4}),(0|[1-9][0-9]{0,4}),(0|[1-9][0-9]{0,14})"
 _INTEGER = re.compile(r"0|[1-9][0-9]{0,15}")
 _DECIMAL = re.compile(r"[0-9]{1,20}(\.[0-9]{1,30})?([eE][+-]?[0-9]{1,3})?")
 
@@ -86,6 +90,12 @@ class SynthesizeQuery(_Schema):
     style: str | None = Field(
         None, pattern=r"^[0-9a-f]{16}$", description="Token of a style image, as /api/styles returns it."
     )
+    regions: str | None = Field(
+        None,
+        pattern=f"^{_REGION}(;{_REGION}){{0,{MAX_REGIONS - 1}}}$",
+        description="Seeds of regions, as X,Y,SEED;X,Y,SEED: a region is the connected area of one class around column "
+        "X and row Y, in pixels of the model's size.",
+    )
     channel: str | None = Field(
         None,
         pattern=r"^[0-9a-z]{8,32}$",
@@ -99,6 +109,12 @@ class SynthesizeQuery(_Schema):
         if self.mix is not None and self.samples > 1:
             raise ValueError("'mix' gives one image; remove 'samples'")
         return self
+
+    @property
+    def region_seeds(self) -> list[tuple[int, int, int]]:
+        """Column, row and seed of each region."""
+        parts = [part.split(",") for part in self.regions.split(";")] if self.regions else []
+        return [(int(column), int(row), int(seed)) for column, row, seed in parts]
 
 
 def quote(text: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -15,10 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from torch import Tensor
 
+from lab2pix.batch import Batch
 from lab2pix.data.line_drawings import SKETCH
 from lab2pix.data.transforms import float_to_uint8, resize_nearest
 from lab2pix.errors import ConfigError, DataError, Lab2PixError, LabelError
 from lab2pix.inference import Synthesizer
+from lab2pix.inference.regions import connected_area, paste
 from lab2pix.web.painter import schemas
 from lab2pix.web.painter.examples import Example, find_examples, random_scene
 from lab2pix.web.painter.formats import FORMATS
@@ -119,7 +121,11 @@ class PainterService:
             ids = read_label_map(decode_image(body, media_type), self.synthesizer, query.input_format)
             style = None if query.style is None else self._style(query.style)
             batch = self.synthesizer.read(resize_nearest(ids, size), style=style, keep_size=True)
-            images = [encode_png(float_to_uint8(self.synthesizer.generate(batch, row[None]))[0]) for row in noise]
+            pixels = [self._generate(batch, row) for row in noise]
+            for mask, seed in self._masks(ids, query):
+                part = self._generate(batch, self.synthesizer.noise(seed, size=size))
+                pixels = paste(pixels, [part] * len(pixels), resize_nearest(mask, size))
+            images = [encode_png(image) for image in pixels]
             return images, round(1000 * (time.perf_counter() - begun))
 
         with self._budget.share() as reserve:
@@ -130,6 +136,29 @@ class PainterService:
             return Response(images[0], media_type="image/png", headers=headers)
         files = {f"seed-{query.seed + index}.png": image for index, image in enumerate(images)}
         return Response(encode_zip(files), media_type="application/zip", headers=headers)
+
+    def _generate(self, batch: Batch, noise: Tensor) -> Tensor:
+        """Return an image, `[3, H, W]` uint8."""
+        return float_to_uint8(self.synthesizer.generate(batch, noise[None]))[0]
+
+    def _masks(self, ids: Tensor, query: schemas.SynthesizeQuery) -> Iterator[tuple[Tensor, int]]:
+        """Yield mask and seed of the requested regions, joined by seed.
+
+        Raises:
+            HTTPError: 400, a region is outside the label map, or the model has no noise.
+        """
+        masks: dict[int, Tensor] = {}
+        height, width = ids.shape
+        for column, row, seed in query.region_seeds:
+            if not self.synthesizer.sampling.noise_channels:
+                raise HTTPError(400, "This model takes no noise, so regions have no seeds; remove 'regions'")
+            if column >= width or row >= height:
+                raise HTTPError(400, f"There is no column {column}, row {row} in {width}x{height} (width x height)")
+            area = connected_area(ids, row, column)
+            for other, mask in masks.items():
+                masks[other] = mask & ~area
+            masks[seed] = masks.get(seed, torch.zeros_like(area)) | area
+        yield from ((mask, seed) for seed, mask in masks.items())
 
     async def labels(self, request: Request, query: schemas.LabelsQuery) -> Response:
         """Convert a label map, or for a sketch model a photo, to a label map of the model's size."""

@@ -70,13 +70,14 @@ export async function retryWhileBusy(action, isWanted = () => true) {
 
 // Returns the image of a PNG of ids, at `scale` times the model's size. A newer request with the same `purpose` replaces one that is still queued. A style
 // image that the server no longer has, as after a restart, is sent again.
-export async function synthesize(png, { seed, blend, image }, purpose, scale) {
+export async function synthesize(png, { seed, blend, image, regions }, purpose, scale) {
   const query = new URLSearchParams({ seed, scale, input_format: "ids", channel: TOKEN + purpose });
   if (blend) {
     query.set("seed_b", blend.seed);
     query.set("mix", blend.mix);
   }
   if (image) query.set("style", image.token);
+  if (regions.length) query.set("regions", regions.map((one) => [one.x, one.y, one.seed].join()).join(";"));
   try {
     return (await post(`api/synthesize?${query}`, png)).blob();
   } catch (error) {

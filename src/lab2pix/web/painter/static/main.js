@@ -12,6 +12,7 @@ import { isOff, turn } from "./preferences.js";
 import { listenToShortcuts } from "./shortcuts.js";
 import { StartMenu } from "./start_menu.js";
 import { DrawingStorage } from "./storage.js";
+import { presentRegions } from "./regions.js";
 import { Styles, isStyle } from "./styles.js";
 import { Tools } from "./tools.js";
 import { Tracing } from "./tracing.js";
@@ -31,6 +32,7 @@ const settings = { tool: "brush", id: 0, size: 12 };
 function onDrawingChange(done) {
   viewport.paint();
   styles.markOutdated();
+  if (done) styles.showRegions();
   preview.change(done);
   if (done) scheduleSave();
   updateUndoButtons();
@@ -81,6 +83,7 @@ async function saveDrawing() {
 // Replaces the drawing in one step.
 function replaceDrawing({ ids, style = null, what }) {
   tools.cancel();
+  if (!style && styles.style.regions.length) style = withoutRegions();
   labelCanvas.replace(ids, style && currentContext());
   if (style) styles.set(style);
   onDrawingChange(true);
@@ -105,7 +108,9 @@ function clear() {
 // --- the image ----------------------------------------------------------------------------------------------------
 
 async function generate(style, purpose, scale = 1) {
-  return api.synthesize(await encodeIds(labelCanvas.ids, labelCanvas.width, labelCanvas.height), style, purpose, scale);
+  const regions = presentRegions(style.regions, labelCanvas);
+  const png = await encodeIds(labelCanvas.ids, labelCanvas.width, labelCanvas.height);
+  return api.synthesize(png, { ...style, regions }, purpose, scale);
 }
 
 async function showImage(blob) {
@@ -186,7 +191,12 @@ async function switchTo(record, message) {
 
 const open = (record) => switchTo(record, "Opened the stored drawing");
 
-const openNew = () => switchTo({ ids: new Uint8Array(labelCanvas.ids.length) }, "Started a new drawing");
+function openNew() {
+  return switchTo({ ids: new Uint8Array(labelCanvas.ids.length), style: withoutRegions() }, "Started a new drawing");
+}
+
+// The style for another drawing, which has other areas.
+const withoutRegions = () => ({ ...styles.style, regions: [] });
 
 // --- start --------------------------------------------------------------------------------------------------------
 
@@ -234,12 +244,13 @@ async function start() {
   settings.size = model.sketch ? 2 : Math.max(2, Math.round(Math.min(width, height) / 12));
   settings.id = model.sketch ? 1 : 0;
   viewport = new Viewport(labelCanvas, model.classes.map(({ color }) => color));
-  styles = new Styles(model, { onChange: onStyleChange, generate });
+  styles = new Styles(model, labelCanvas, { onChange: onStyleChange, onShow: onShowRegion, generate });
   preview = new LivePreview({ request: () => generate(styles.style, "live"), show: showImage, onState: onPreviewState });
   downloads = new Downloads(model, labelCanvas, styles, generate);
   tracing = new Tracing(labelCanvas, scheduleSave);
   const onPick = (id) => palette.chooseClass(id);
-  tools = new Tools(labelCanvas, settings, { onChange: onDrawingChange, onPick, onOutline, onSelect });
+  const onRestyle = (point) => styles.restyle(point);
+  tools = new Tools(labelCanvas, settings, { onChange: onDrawingChange, onPick, onRestyle, onOutline, onSelect });
   palette = new Palette(model.classes, settings, labelCanvas, onSettingsChange);
   pointer = new PointerInput(viewport, tools, settings, (id) => model.classes[id].name);
   viewport.resetZoom();
@@ -265,6 +276,10 @@ function onOutline(points) {
 function onSelect(path, dx, dy) {
   viewport.showSelection(path, dx, dy);
   find("remove-selection").hidden = !tools.mover.selection;
+}
+
+function onShowRegion(path) {
+  if (!tools.mover.selection) viewport.showSelection(path);
 }
 
 // The hint for new visitors is not shown again.
@@ -296,6 +311,9 @@ function listen() {
   onClick("open-help", () => find("help").showModal());
   find("compare").addEventListener("change", ({ target }) => compare(target.checked));
   find("compare-position").addEventListener("input", moveDivider);
+  find("image-stage").addEventListener("click", (event) => {
+    if (settings.tool === "restyle") tools.down(viewport.point(event, find("image")));
+  });
   listenToMenus();
   listenToToolKeys();
   listenToShortcuts({ plain: plainShortcuts(), control: controlShortcuts(), onPan: (on) => (pointer.pan = on) });
@@ -313,6 +331,7 @@ function listenToToolKeys() {
 
 function plainShortcuts() {
   const letters = { b: "brush", l: "line", r: "box", p: "polygon", f: "fill", c: "replace", g: "move", i: "pick" };
+  if (model.noise) letters.e = "restyle";
   const chooseTool = Object.entries(letters).map(([key, name]) => [key, () => palette.chooseTool(name)]);
   const chooseClass = [..."123456789"].map((key) => [key, () => palette.chooseClass(Number(key) - 1)]);
   return {

@@ -1,9 +1,12 @@
-// Style of the image: a seed or a blend of two seeds, a style image, and eight variations to choose from.
+// Style of the image: a seed or a blend of two seeds, a style image, regions with seeds of their own, and eight
+// variations to choose from.
 
 import * as api from "./api.js";
 import { announce, attempt, drawBlob, find, make } from "./dom.js";
 import { toAcceptedImage } from "./file_types.js";
 import { Gallery } from "./gallery.js";
+import { flooded, outline } from "./raster.js";
+import { isRegion, presentRegions, restyled } from "./regions.js";
 
 const MAX_SEED = Number.MAX_SAFE_INTEGER; // also the server's limit
 const SLIDER_SEEDS = 1000; // number of seeds of the slider and the random button
@@ -13,21 +16,24 @@ const isSeed = (seed) => Number.isSafeInteger(seed) && seed >= 0;
 
 const nextSeed = (seed, count) => (seed > MAX_SEED - count ? seed - MAX_SEED + count - 1 : seed + count);
 
-// Tells whether a value is a style: {seed, blend, image}, where blend is null or {seed, mix}, and image is missing, null
-// or {token, url}.
+const randomSeed = () => Math.floor(Math.random() * SLIDER_SEEDS);
+
+// Tells whether a value is a style: {seed, blend, image, regions}, where blend is null or {seed, mix}, image is missing,
+// null or {token, url}, and regions may be missing.
 export function isStyle(style) {
-  const { blend, image } = style ?? {};
+  const { blend, image, regions = [] } = style ?? {};
   const known = typeof image?.token === "string" && image.url?.startsWith?.("data:image/png;base64,");
-  if (image && !known) return false;
+  if ((image && !known) || !Array.isArray(regions) || !regions.every(isRegion)) return false;
   return isSeed(style?.seed) && (blend === null || (isSeed(blend?.seed) && blend.mix >= 0 && blend.mix <= 1));
 }
 
 export class Styles {
-  // `onChange()` is called when the style changes; `generate(style, purpose)` returns a promise of an image.
-  constructor(model, { onChange, generate }) {
-    Object.assign(this, { model, onChange, generate });
+  // `onChange()` is called when the style changes, `onShow(path)` to show the border of a region, "" for none;
+  // `generate(style, purpose)` returns a promise of an image.
+  constructor(model, labelCanvas, { onChange, onShow, generate }) {
+    Object.assign(this, { model, labelCanvas, onChange, onShow, generate });
     this.gallery = new Gallery((seed) => this.take(seed));
-    this.style = { seed: 1, blend: null, image: null };
+    this.style = { seed: 1, blend: null, image: null, regions: [] };
     this.round = 0; // of variations; a newer round cancels the one before
     for (const id of ["seed", "seed-number"]) find(id).addEventListener("input", ({ target }) => this.setSeed(target));
     // Leaving a field with an invalid number restores the current one.
@@ -42,8 +48,8 @@ export class Styles {
   }
 
   // A style image is dropped where the model takes none.
-  set({ seed, blend, image = null }) {
-    this.style = { seed, blend, image: this.model.style === "none" ? null : image };
+  set({ seed, blend, image = null, regions = [] }) {
+    this.style = { seed, blend, image: this.model.style === "none" ? null : image, regions };
     this.show();
   }
 
@@ -65,6 +71,7 @@ export class Styles {
     for (const button of find("variations").children) {
       button.setAttribute("aria-pressed", blend === null && Number(button.dataset.seed) === seed);
     }
+    this.showRegions();
   }
 
   choose(seed) {
@@ -77,23 +84,63 @@ export class Styles {
   }
 
   setBlend() {
-    const { seed, blend, image } = this.style;
+    const { seed, blend } = this.style;
     if (!find("blend-on").checked) {
-      this.set({ seed, blend: null, image });
+      this.set({ ...this.style, blend: null });
     } else if (blend === null) {
       const other = ((seed % SLIDER_SEEDS) + 1 + Math.floor(Math.random() * (SLIDER_SEEDS - 1))) % SLIDER_SEEDS;
-      this.set({ seed, blend: { seed: other, mix: 0.5 }, image });
+      this.set({ ...this.style, blend: { seed: other, mix: 0.5 } });
     } else {
       const { value } = find("blend-seed");
       const other = value !== "" && isSeed(Number(value)) ? Number(value) : blend.seed;
-      this.set({ seed, blend: { seed: other, mix: Number(find("mix").value) / 100 }, image });
+      this.set({ ...this.style, blend: { seed: other, mix: Number(find("mix").value) / 100 } });
     }
     this.onChange();
   }
 
   randomize() {
-    this.choose(Math.floor(Math.random() * SLIDER_SEEDS));
+    this.choose(randomSeed());
     announce(`Style ${this.style.seed}`);
+  }
+
+  // --- regions -----------------------------------------------------------------------------------------------------------
+
+  // Gives the area around a point another style.
+  restyle(point) {
+    if (!this.model.noise) return;
+    const regions = restyled(this.style.regions, this.labelCanvas, point, randomSeed());
+    const { id, seed } = regions.at(-1);
+    this.setRegions(regions, `Style ${seed} for this area: ${this.model.classes[id].name}`);
+  }
+
+  setRegions(regions, message) {
+    this.set({ ...this.style, regions });
+    this.onChange();
+    announce(message);
+  }
+
+  // Shows a button for each region of the drawing, which removes its style.
+  showRegions() {
+    const regions = presentRegions(this.style.regions, this.labelCanvas);
+    find("regions").hidden = regions.length === 0;
+    find("region-list").replaceChildren(...regions.map((region) => this.makeRegion(region)));
+  }
+
+  makeRegion(region) {
+    const { name, color } = this.model.classes[region.id];
+    const swatch = make("i", { ariaHidden: "true" });
+    swatch.style.background = `rgb(${color})`;
+    const parts = [swatch, make("span", { textContent: `${name} ${region.seed}` }), make("b", { textContent: "×", ariaHidden: "true" })];
+    const button = make("button", { type: "button", className: "small", title: "Back to the style of the image" }, ...parts);
+    button.setAttribute("aria-label", `Remove style ${region.seed} of this area: ${name}`);
+    const show = () => this.onShow(outline(this.labelCanvas, flooded(this.labelCanvas, [region.x, region.y])));
+    for (const event of ["pointerenter", "focus"]) button.addEventListener(event, show);
+    for (const event of ["pointerleave", "blur"]) button.addEventListener(event, () => this.onShow(""));
+    button.addEventListener("click", () => {
+      this.onShow("");
+      this.setRegions(this.style.regions.filter((one) => one !== region), "The area has the style of the image");
+    });
+    return button;
   }
 
   // --- the style image ---------------------------------------------------------------------------------------------------

@@ -11,14 +11,15 @@ export const TOOLS = {
   fill: "Click an area to fill it.",
   replace: "Click a class to replace all of it by the selected one.",
   move: "Click an area or drag around several, then drag to move.",
+  restyle: "Click an area, also in the image, to restyle it.",
   pick: "Click to select the class at that point.",
 };
 
 export class Tools {
   // `settings` is {tool, id, size}; `onChange(done)` is called when ids change, `onPick(id)` when a class is picked,
-  // `onOutline(points)` when a polygon's corners change, `onSelect(path, dx, dy)` when the selection does.
-  constructor(labelCanvas, settings, { onChange, onPick, onOutline, onSelect }) {
-    Object.assign(this, { labelCanvas, settings, onChange, onPick, onOutline });
+  // `onRestyle(point)` when an area gets another style, `onOutline(points)` when a polygon's corners change, `onSelect(path, dx, dy)` when the selection does.
+  constructor(labelCanvas, settings, { onChange, onPick, onRestyle, onOutline, onSelect }) {
+    Object.assign(this, { labelCanvas, settings, onChange, onPick, onRestyle, onOutline });
     this.mover = new MoveTool(labelCanvas, settings, { onChange, onSelect });
     this.start = null; // first point of a stroke
     this.last = null;
@@ -48,6 +49,7 @@ export class Tools {
     const inside = x >= 0 && y >= 0 && x < labelCanvas.width && y < labelCanvas.height;
     if (tool === "polygon") return this.addCorner(point, near);
     if (tool === "pick") return inside && this.onPick(labelCanvas.at(x, y));
+    if (tool === "restyle") return inside && this.onRestyle(point);
     if (tool === "fill") return inside && this.apply(() => flood(labelCanvas, point, settings.id));
     if (tool === "replace") return inside && this.apply(() => replaceClass(labelCanvas, labelCanvas.at(x, y), settings.id));
     this.start = this.last = point;

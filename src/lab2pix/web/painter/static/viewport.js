@@ -30,9 +30,9 @@ export class Viewport {
     });
   }
 
-  // Converts a pointer position to pixels of the drawing, with fractions.
-  point({ clientX, clientY }) {
-    const frame = find("canvas").getBoundingClientRect();
+  // Converts a pointer position on the drawing, or on its image, to pixels of the drawing, with fractions.
+  point({ clientX, clientY }, canvas = find("canvas")) {
+    const frame = canvas.getBoundingClientRect();
     const { width, height } = this.labelCanvas;
     return [((clientX - frame.left) / frame.width) * width, ((clientY - frame.top) / frame.height) * height];
   }
