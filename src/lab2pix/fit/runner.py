@@ -22,7 +22,8 @@ import yaml
 from lab2pix.config.schema import RunConfig
 from lab2pix.data.files import read_image
 from lab2pix.errors import ConfigError, DataError, OutputError
-from lab2pix.evaluation.segmenters import Segmenter, load_segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
+from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.fit.dataset import CLASSES_FILE, Found, arrange, find_data, find_label_space
 from lab2pix.fit.fingerprint import MachineFingerprint, check_count, fingerprint_data
 from lab2pix.fit.plan import Plan, make_plan

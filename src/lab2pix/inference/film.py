@@ -60,7 +60,7 @@ def write_film(film: Path, files: Sequence[Path], fps: int) -> None:
         OutputError: the film cannot be written.
     """
     ordered = sorted(files, key=frame_order)
-    sizes = {}
+    sizes: dict[tuple[int, int], Path] = {}
     for file in ordered:
         with Image.open(file) as image:
             sizes.setdefault(image.size, file)

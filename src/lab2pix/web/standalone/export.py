@@ -19,7 +19,7 @@ from lab2pix.inference import Synthesizer
 from lab2pix.inference.export import export
 from lab2pix.utils.files import output_errors, sync_folder, unfinished_path
 from lab2pix.web.painter.examples import find_examples
-from lab2pix.web.painter.images import encode_label_map
+from lab2pix.web.painter.images import OutputFormat, encode_label_map
 from lab2pix.web.painter.schemas import MAX_SCALE
 from lab2pix.web.painter.service import PainterService
 
@@ -176,7 +176,8 @@ def _write_examples(synthesizer: Synthesizer, folder: Path) -> list[dict[str, st
     folder.mkdir()
     examples = find_examples(synthesizer)
     for example in examples:
-        for encoding, ending in (("palette", ""), ("ids", "-ids")):
+        endings: dict[OutputFormat, str] = {"palette": "", "ids": "-ids"}
+        for encoding, ending in endings.items():
             content = encode_label_map(example.ids, synthesizer.label_space, encoding)
             (folder / f"{example.token}{ending}.png").write_bytes(content)
     return [{"name": example.name, "token": example.token} for example in examples]
