@@ -14,7 +14,8 @@ from torch import Tensor
 from lab2pix.data.build import build_dataset
 from lab2pix.data.label_maps import read_label
 from lab2pix.errors import DataError, LabelError, OutputError
-from lab2pix.evaluation.segmenters import Segmenter, load_segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
+from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.inference.label_photos import LabelSettings, label_photos, predict, read_records
 from lab2pix.inference.label_refinement import guided_filter, merge_small_regions

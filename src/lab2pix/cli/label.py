@@ -57,7 +57,8 @@ def _label(
     _check_options(context, lines, segmenter)
     from lab2pix.data.check import check_dataset
     from lab2pix.data.contact_sheet import draw_sheet
-    from lab2pix.evaluation.segmenters import Segmenter, load_segmenter
+    from lab2pix.evaluation.segmenter_base import Segmenter
+    from lab2pix.evaluation.segmenters import load_segmenter
     from lab2pix.inference.label_classes import ClassMapping
     from lab2pix.inference.label_edges import EdgeDetector
     from lab2pix.inference.label_photos import CLASSES_FILE, LabelSettings, label_photos

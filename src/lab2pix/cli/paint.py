@@ -37,6 +37,7 @@ def _paint(
     port: Port = 8000,
     allow_host: AllowHost = None,
     browser: Browser = True,
+    follow: Annotated[bool, typer.Option("--follow", help="Take each new checkpoint of a run in training.")] = False,
     device: Device = None,
 ) -> None:
     """Serve a page to paint label maps and generate images from them, or to correct those of a dataset."""
@@ -49,10 +50,10 @@ def _paint(
         if edit is None:
             if label_space is not None:
                 raise ConfigError("--label-space names the classes of --edit SET; a model has its own, so leave it out")
-            serve = partial(serve_painter, find_model(model), device=device)
+            serve = partial(serve_painter, find_model(model), device=device, follow=follow)
         else:
-            if model is not None or device is not None:
-                raise ConfigError("--edit needs no model and no device; leave them out")
+            if model is not None or device is not None or follow:
+                raise ConfigError("--edit needs no model, no device and no --follow; leave them out")
             serve = partial(serve_editor, edit, label_space)
         serve(
             host=host,

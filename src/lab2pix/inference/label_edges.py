@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lab2pix.data.line_drawings import SKETCH
 from lab2pix.data.sketches import find_edges
-from lab2pix.evaluation.segmenters import Segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
 from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.labels.space import LabelSpace
 

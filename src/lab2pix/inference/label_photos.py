@@ -18,7 +18,7 @@ from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image, resize_nearest, to_luma
 from lab2pix.errors import DataError, OutputError
-from lab2pix.evaluation.segmenters import Segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
 from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.inference.label_refinement import guided_filter, merge_small_regions
 from lab2pix.utils.files import atomic_write, claim_folder, output_errors, read_json_lines, write_atomically

@@ -167,6 +167,7 @@ class ModelDescription(_Schema):
 
     name: str
     step: int
+    following: bool = Field(description="Whether each new checkpoint of its run replaces it.")
     label_space: str
     size: tuple[int, int] = Field(description="Height and width of the images.")
     classes: list[LabelClassInfo] = Field(description="All classes; unknown comes last if there is one.")
@@ -174,6 +175,7 @@ class ModelDescription(_Schema):
     sketch: bool = Field(description="Whether it generates from line drawings: id 0 is paper, 1 is line.")
     noise: bool = Field(description="Whether the image depends on the seed.")
     style: Literal["none", "optional", "required"] = Field(description="Whether it takes a style image.")
+    random: bool = Field(description="Whether random scenes have its classes.")
     mode: str = Field(description="Inference mode: plain, fast, or fast-bf16.")
     limits: Limits
     queue: QueueInfo

@@ -22,7 +22,7 @@ from lab2pix.errors import ConfigError, DataError, Lab2PixError, LabelError
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.regions import connected_area, paste
 from lab2pix.web.painter import schemas
-from lab2pix.web.painter.examples import Example, find_examples, random_scene
+from lab2pix.web.painter.examples import Example, find_examples, has_scenes, random_scene
 from lab2pix.web.painter.formats import FORMATS
 from lab2pix.web.painter.images import (
     MAX_BYTES,
@@ -50,6 +50,11 @@ Result = TypeVar("Result")
 class PainterService:
     """Handles the painter's requests.
 
+    Args:
+        synthesizer: the model.
+        capacity: requests that can wait.
+        following: whether the model is replaced by each new checkpoint of its run.
+
     Attributes:
         queue: runs the heavy work; the application starts and closes it.
 
@@ -57,9 +62,10 @@ class PainterService:
         ConfigError: the model has more classes than 8 bits can encode.
     """
 
-    def __init__(self, synthesizer: Synthesizer, *, capacity: int = CAPACITY) -> None:
+    def __init__(self, synthesizer: Synthesizer, *, capacity: int = CAPACITY, following: bool = False) -> None:
         require_8_bits(synthesizer.label_space)
         self.synthesizer = synthesizer
+        self.following = following
         self.queue = JobQueue(capacity)
         self._budget = MemoryBudget(MAX_BODY_BYTES)
         self._styles: OrderedDict[str, Tensor] = OrderedDict()  # by token, latest use last; used in the queue's thread
@@ -73,6 +79,7 @@ class PainterService:
         return schemas.ModelDescription(
             name=synthesizer.config.name,
             step=synthesizer.step,
+            following=self.following,
             label_space=space.name,
             size=synthesizer.size,
             classes=schemas.describe_classes(space),
@@ -80,6 +87,7 @@ class PainterService:
             sketch=space.name == SKETCH,
             noise=synthesizer.sampling.noise_channels > 0,
             style=synthesizer.sampling.style,
+            random=has_scenes(space),
             mode=synthesizer.mode,
             limits=schemas.Limits(),
             queue=schemas.QueueInfo(waiting=self.queue.waiting, capacity=self.queue.capacity),

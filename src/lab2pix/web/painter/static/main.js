@@ -28,6 +28,7 @@ let saving = null; // promise of the running save
 let unsaved = false;
 let slowTimer = 0; // delays the message that an image is being generated
 let disconnected = false;
+const FOLLOW_MS = 5000; // pause between questions for a new checkpoint
 const settings = { tool: "brush", id: 0, size: 12 };
 
 // --- changes ------------------------------------------------------------------------------------------------------
@@ -267,6 +268,7 @@ async function start() {
   updateUndoButtons();
   find("welcome").hidden = Boolean(editor) || isOff("welcome");
   document.body.dataset.ready = "yes";
+  if (model.following) setInterval(follow, FOLLOW_MS);
   await storage?.prune();
 }
 
@@ -290,6 +292,15 @@ async function showDrawing() {
   if (stored?.ids?.length === labelCanvas.ids.length) resume(stored);
   await attempt(() => startMenu.loadExamples());
   if (!stored) await startMenu.first();
+}
+
+// Asks for the image again if the run that the server follows has a new checkpoint.
+async function follow() {
+  const { step } = await api.fetchModel().catch(() => model);
+  if (step === model.step) return;
+  model.step = step;
+  showModel();
+  preview.change(true);
 }
 
 function onOutline(points) {
