@@ -252,7 +252,8 @@ async function start() {
   settings.size = model.sketch ? 2 : Math.max(2, Math.round(Math.min(width, height) / 12));
   settings.id = model.sketch ? 1 : 0;
   viewport = new Viewport(labelCanvas, model.classes.map(({ color }) => color));
-  styles = new Styles(model, labelCanvas, { onChange: onStyleChange, onShow: onShowRegion, generate });
+  const onShow = (path) => tools.mover.selection || viewport.showSelection(path);
+  styles = new Styles(model, labelCanvas, { onChange: onStyleChange, onShow, generate });
   preview = new LivePreview({ request: () => generate(styles.style, "live"), show: showImage, onState: onPreviewState });
   downloads = new Downloads(model, labelCanvas, styles, generate);
   tracing = new Tracing(labelCanvas, scheduleSave);
@@ -311,10 +312,6 @@ function onOutline(points) {
 function onSelect(path, dx, dy) {
   viewport.showSelection(path, dx, dy);
   find("remove-selection").hidden = !tools.mover.selection;
-}
-
-function onShowRegion(path) {
-  if (!tools.mover.selection) viewport.showSelection(path);
 }
 
 // The hint for new visitors is not shown again.
