@@ -136,6 +136,7 @@ def test_all_presets_of_a_paper_share_what_its_table_says_of_all() -> None:
         ("pix2pix-small", ["generator.depth=1"], "a U-Net has at least 2 levels"),
         ("pix2pix-edges2shoes", ["generator.encoding=colors"], "generates from line drawings"),
         ("cyclegan-facades", ["data.size=[12,50]", "data.resize=null"], r"at least 24.*valid size is \[24, 52\]"),
+        ("v2-small", ["loss.labelmix=1"], r"loss\.segmentation is 0; set"),
         ("v2-small", ["data.input=images"], "method 'lab2pix-v2' generates from label maps"),
         ("munit-edges2shoes", ["data.size=[30,64]"], r"multiples of 4 of at least 64 pixels .*size is \[64, 64\]"),
         (
@@ -185,3 +186,8 @@ def test_identity_loss_is_on_where_channels_are_equal(preset: str, weight: float
 )
 def test_training_pads_other_sizes(preset: str, size: list[int], padded: tuple[int, int]) -> None:
     assert load_config(preset, [f"data.size={size}"]).padded_size == padded
+
+
+@pytest.mark.parametrize(("weight", "padded"), [(0, (64, 96)), (1, (64, 128))])
+def test_training_pads_to_the_sides_of_the_segmentation_discriminator(weight: int, padded: tuple[int, int]) -> None:
+    assert load_config("v2-small", ["data.size=[64,96]", f"loss.segmentation={weight}"]).padded_size == padded

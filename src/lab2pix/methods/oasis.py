@@ -28,6 +28,8 @@ from lab2pix.methods.segmentation_gan import (
     count_blocks,
     fake_loss,
     infer_u_net,
+    labelmix_loss,
+    labelmix_mask,
 )
 from lab2pix.methods.segmentation_vectors import Recording, method_of_recording, replay
 from lab2pix.nn.init import init_weights
@@ -128,17 +130,11 @@ class OASIS(SegmentationGAN, PerceptualGAN):
             terms = {"fake": fake_loss(_logits(of_fake)), "real": self.label_loss(_logits(of_real), batch.label)}
             terms |= self.discriminator_score_terms(of_fake, of_real)
             if self.config.loss.labelmix > 0:
-                mask = self.labelmix_mask(batch, context)
+                mask = labelmix_mask(batch.label, context.random.uniform(self.label_space.num_channels))
                 of_mixed = discriminator(torch.where(mask, real, fake.to(real.dtype)))
-                mixed = torch.where(mask, _logits(of_real).float(), _logits(of_fake).float())
-                difference = (mixed - _logits(of_mixed).float()).square().mean()
+                difference = labelmix_loss(mask, _logits(of_real), _logits(of_fake), _logits(of_mixed))
                 terms["labelmix"] = self.config.loss.labelmix * difference
         return terms
-
-    def labelmix_mask(self, batch: Batch, context: StepContext) -> Tensor:
-        """Return where mixtures show the real image, `[N, 1, H, W]`: all pixels of a class or none, by a fair coin."""
-        coins = context.random.uniform(self.label_space.num_channels) < 0.5
-        return coins[batch.label].unsqueeze(1)
 
     # --- other programs ---------------------------------------------------------------------------------------------
 

@@ -140,6 +140,29 @@ def segmentation_loss(logits: Tensor, label: Tensor, weights: Tensor) -> Tensor:
     return total / label.numel()
 
 
+def labelmix_mask(label: Tensor, uniform: Tensor) -> Tensor:
+    """Return where mixtures show the real image, `[N, 1, H, W]`: all pixels of a class or none, by a fair coin.
+
+    Args:
+        label: `[N, H, W]` ids.
+        uniform: a random number in [0, 1) for each id.
+    """
+    return (uniform < 0.5)[label].unsqueeze(1)
+
+
+def labelmix_loss(mask: Tensor, of_real: Tensor, of_fake: Tensor, of_mixed: Tensor) -> Tensor:
+    """Return the mean squared difference of the logits of mixed images and the mixed logits (LabelMix).
+
+    Args:
+        mask: see `labelmix_mask`.
+        of_real: logits `[N, K + 1, H, W]` of the real images.
+        of_fake: logits of the generated ones.
+        of_mixed: logits of `where(mask, real, fake)`.
+    """
+    mixed = torch.where(mask, of_real.float(), of_fake.float())
+    return (mixed - of_mixed.float()).square().mean()
+
+
 def fake_loss(logits: Tensor) -> Tensor:
     """Return the mean cross-entropy of every pixel against "fake", channel 0 of `[N, K + 1, H, W]` logits."""
     return -logits.float().log_softmax(1)[:, 0].mean()

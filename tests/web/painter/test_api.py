@@ -81,6 +81,7 @@ def test_model_description(client: TestClient) -> None:
     assert model == {
         "name": "tiny",
         "step": 7,
+        "following": False,
         "label_space": "scenes",
         "size": [64, 64],
         "unknown": None,
