@@ -145,6 +145,7 @@ GIVEN: dict[str, dict[str, str]] = {
         **{"mine": "mine", "mine.yaml": "mine.yaml", "cityscapes": "cityscapes"},
         **{name: f"drn/{name}" for name in ("segment.py", "drn_d_105.pth")},
     },
+    "share": {"runs/mine": "run", "onnxruntime-web": "onnxruntime-web"},
     "study": {
         **dict.fromkeys(("cityscapes/labels", "labels"), "mine/labels/val"),
         **dict.fromkeys(("cityscapes/photos", "photos"), "mine/images/val"),
@@ -199,6 +200,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "export": ("",),
     "generate": ("torchrun",),
     "segmenters": ("lab2pix segmenter train --format cityscapes",),
+    "share": ("",),
     "training": (
         *("torchrun", "lab2pix train v2-cityscapes", "lab2pix train my-streets.yaml", "def parameters"),
         *("lab2pix train v2-small --out runs/scored", "lab2pix evaluate runs/scored"),

@@ -30,7 +30,7 @@ _FORMAT = "lab2pix-page-1"
 _DESCRIPTION = "model/model.json"
 _PROGRAM = "model.onnx"
 _LOADER = "ort-wasm-simd-threaded"
-_RUNTIME = {
+RUNTIME_FILES = {
     "wasm": ("ort.wasm.min.mjs", f"{_LOADER}.mjs", f"{_LOADER}.wasm"),
     "webgpu": ("ort.webgpu.min.mjs", f"{_LOADER}.asyncify.mjs", f"{_LOADER}.asyncify.wasm"),
 }
@@ -120,7 +120,7 @@ def _check_model(synthesizer: Synthesizer) -> None:
 def _find_runtime(package: Path) -> dict[str, list[Path]]:
     """Return the files of ONNX Runtime Web by backend."""
     folder = package / "dist" if (package / "dist").is_dir() else package
-    found = {backend: [folder / name for name in names] for backend, names in _RUNTIME.items()}
+    found = {backend: [folder / name for name in names] for backend, names in RUNTIME_FILES.items()}
     if missing := [file.name for file in found["wasm"] if not file.is_file()]:
         raise DataError(
             f"{folder} has no {missing[0]} of ONNX Runtime Web; get it with `npm pack {RUNTIME_PACKAGE}`, unpack it, "
