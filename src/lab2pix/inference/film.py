@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,9 +26,7 @@ def find_encoder() -> str | None:
         return program
     if find_spec("imageio_ffmpeg") is None:
         return None
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    return str(get_ffmpeg_exe())
+    return str(import_module("imageio_ffmpeg").get_ffmpeg_exe())
 
 
 def film_path(folder: Path, *, overwrite: bool) -> Path:
@@ -60,7 +59,7 @@ def write_film(film: Path, files: Sequence[Path], fps: int) -> None:
         OutputError: the film cannot be written.
     """
     ordered = sorted(files, key=frame_order)
-    sizes = {}
+    sizes: dict[tuple[int, int], Path] = {}
     for file in ordered:
         with Image.open(file) as image:
             sizes.setdefault(image.size, file)

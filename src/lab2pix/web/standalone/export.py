@@ -19,7 +19,7 @@ from lab2pix.inference import Synthesizer
 from lab2pix.inference.export import export
 from lab2pix.utils.files import output_errors, sync_folder, unfinished_path
 from lab2pix.web.painter.examples import find_examples
-from lab2pix.web.painter.images import encode_label_map
+from lab2pix.web.painter.images import OutputFormat, encode_label_map
 from lab2pix.web.painter.schemas import MAX_SCALE
 from lab2pix.web.painter.service import PainterService
 
@@ -37,6 +37,7 @@ RUNTIME_FILES = {
 """Files of the package by backend: module, loader and WebAssembly. Those of WebGPU may be missing."""
 _RUNTIME_NAMES = ("{}.js", "{}-loader.js", "{}.wasm")
 """Their names in the page: some hosts serve `.mjs` with a media type that browsers refuse."""
+_ENCODINGS: tuple[OutputFormat, OutputFormat] = ("palette", "ids")
 _HEAD = """<link rel="manifest" href="manifest.json">
 <meta name="description" content="Paint a label map and watch the generated image change.">
 </head>"""
@@ -176,9 +177,9 @@ def _write_examples(synthesizer: Synthesizer, folder: Path) -> list[dict[str, st
     folder.mkdir()
     examples = find_examples(synthesizer)
     for example in examples:
-        for encoding, ending in (("palette", ""), ("ids", "-ids")):
-            content = encode_label_map(example.ids, synthesizer.label_space, encoding)
-            (folder / f"{example.token}{ending}.png").write_bytes(content)
+        shown, ids = (encode_label_map(example.ids, synthesizer.label_space, form) for form in _ENCODINGS)
+        (folder / f"{example.token}.png").write_bytes(shown)
+        (folder / f"{example.token}-ids.png").write_bytes(ids)
     return [{"name": example.name, "token": example.token} for example in examples]
 
 
