@@ -73,7 +73,7 @@ def test_jobs_run_in_order_once_and_after_a_failure_go_on(tmp_path):
 def write_pairs(data: Path) -> None:
     """Write a dataset of format `folder` with both splits."""
     for split, names in (("train", "abcdef"), ("val", "uv")):
-        made = write_set(data.parent / f"{data.name}-{split}", tuple(names), size=(64, 64))
+        made = write_set(data.parent / f"made-{data.name}-{split}", tuple(names), size=(64, 64))
         for part, folder in (("images", made.real), ("labels", made.labels)):
             (data / part).mkdir(parents=True, exist_ok=True)
             folder.rename(data / part / split)
