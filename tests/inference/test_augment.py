@@ -17,7 +17,7 @@ from lab2pix.data.formats import find_pairs
 from lab2pix.data.label_maps import read_label
 from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.features import FeatureNetwork
-from lab2pix.evaluation.segmenters import Segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
 from lab2pix.inference import augment as module
 from lab2pix.inference.augment import Augmenter, AugmentReport, AugmentSettings, augment, with_unknown
 from lab2pix.inference.label_agreement import (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, cast
 
@@ -42,6 +43,11 @@ def _generate(
     style: Annotated[
         Path | None, typer.Option(metavar="IMAGE", help="Draw in the style of this image (needs an image encoder).")
     ] = None,
+    frames: Annotated[
+        bool,
+        typer.Option("--frames", help="Also write the images, sorted by name, as the film OUT/frames.mp4 or .webp."),
+    ] = False,
+    fps: Annotated[int, typer.Option(min=1, max=240, help="Frames per second of the film.")] = 24,
     label_space: Annotated[
         str | None,
         typer.Option(help="Require weights of this label space, and take the numbers of label maps for its ids."),
@@ -55,10 +61,17 @@ def _generate(
     """Generate images from label maps."""
     from lab2pix.errors import ConfigError
     from lab2pix.inference import Mode, Synthesizer, generate_folder
+    from lab2pix.inference.film import film_path, write_film
     from lab2pix.utils.distributed import barrier
 
     if fast and optimize == "plain":
         raise ConfigError("--fast and --optimize plain contradict each other; omit one of them")
+    if frames and (samples > 1 or interpolate or scales or "RANK" in os.environ):
+        raise ConfigError(
+            "--frames is a film of one image per label map by one process; omit --samples, --interpolate, "
+            "--scales and torchrun"
+        )
+    film = film_path(out, overwrite=overwrite) if frames else None
     synthesizer = Synthesizer.load(weights, device=device, expect_label_space=label_space)
     if fast or optimize:
         print(f"mode: {synthesizer.optimize(cast(Mode, optimize or 'auto'))}")
@@ -83,6 +96,9 @@ def _generate(
             on_progress=on_progress,
         )
     print(report)
+    if film is not None and report.ok:
+        write_film(film, [*report.written, *report.skipped], fps)
+        print(f"{film} written")
     barrier()
     raise typer.Exit(0 if report.ok else 1)
 
@@ -91,7 +107,16 @@ def _generate(
 def _export(
     weights: Annotated[str, typer.Argument(metavar="MODEL", help="Run, checkpoint, weights file or hub name.")],
     *,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="Output file, .onnx or .pt2, or a folder for weights.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Output file, .onnx or .pt2, or a folder for weights.")
+    ] = None,
+    web: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Write the painter as a web page without a server; needs --ort."),
+    ] = None,
+    ort: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Unpacked npm package onnxruntime-web, for --web.")
+    ] = None,
     form: Annotated[
         str, typer.Option("--format", metavar="FORMAT", help="onnx, torch (.pt2 of torch.export) or weights.")
     ] = "onnx",
@@ -99,11 +124,20 @@ def _export(
     fp16: Annotated[bool, typer.Option("--fp16", help="Store float16: half the file size; equal to 3e-2.")] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")] = False,
 ) -> None:
-    """Export a model to ONNX or torch.export, or only its weights for `lab2pix generate`."""
+    """Export a model to ONNX, torch.export or a web page, or only its weights for `lab2pix generate`."""
     from lab2pix.errors import ConfigError
     from lab2pix.inference import Synthesizer
     from lab2pix.inference.export import export
 
+    if web is not None:
+        if out is not None or dynamic or fp16 or form != "onnx":
+            raise ConfigError("--web writes a page of its own form; omit --out, --format, --dynamic and --fp16")
+        if ort is None:
+            raise ConfigError("--web needs --ort, the folder of ONNX Runtime Web; see `npm pack onnxruntime-web`")
+        _export_page(weights, web, ort, overwrite)
+        return
+    if out is None or ort is not None:
+        raise ConfigError("give --out FILE, or --web FOLDER with --ort FOLDER")
     synthesizer = Synthesizer.load(weights, device="cpu")
     if form == "weights":
         if dynamic:
@@ -111,6 +145,16 @@ def _export(
         print(f"{synthesizer.save(out, overwrite=overwrite, half=fp16)} contains model.safetensors and config.json")
         return
     print(export(synthesizer, out, form=form, dynamic=dynamic, half=fp16, overwrite=overwrite))
+
+
+def _export_page(model: str, out: Path, ort: Path, overwrite: bool) -> None:
+    from lab2pix.inference import Synthesizer
+    from lab2pix.web import require_web_extra
+
+    require_web_extra()
+    from lab2pix.web.standalone import export_page
+
+    print(export_page(Synthesizer.load(model, device="cpu"), out, ort, overwrite=overwrite))
 
 
 @app.command("convert")

@@ -67,6 +67,7 @@ def export(
     form: str = "onnx",
     dynamic: bool = False,
     half: bool = False,
+    half_weights: bool = False,
     overwrite: bool = False,
 ) -> Exported:
     """Export a generator, and verify that the program reproduces its images.
@@ -77,6 +78,7 @@ def export(
         form: one of `FORMATS`.
         dynamic: export dynamic shapes (batch, height, width); otherwise a batch of one at the size of the model.
         half: weights and computation in float16; noise and images stay float32.
+        half_weights: weights in float16 and computation in float32, for ONNX: runtimes convert the weights at load.
         overwrite: replace existing files.
 
     Raises:
@@ -97,9 +99,9 @@ def export(
         shapes.append((2, *(sides if sides != program.size else sides[::-1])))
     try:
         with atomic_write(out.with_suffix(".json"), out) as (description, unfinished):
-            run = _write(program, program.example(*shapes[-1]), unfinished, form, dynamic)
+            run = _write(program, program.example(*shapes[-1]), unfinished, form, dynamic, half_weights)
             difference = max(_difference(synthesizer, program, run, shape) for shape in shapes)
-            bound = _BOUNDS[program.dtype]
+            bound = _BOUNDS[torch.float16 if half_weights else program.dtype]
             if not difference <= bound:
                 raise OutputError(
                     f"the program for {out} differs from lab2pix by {difference:.1e} (allowed: {bound:.0e}), so it was "
@@ -135,7 +137,7 @@ def _check(out: Path, form: str, overwrite: bool) -> None:
 Run = Callable[[Inputs], Tensor]
 
 
-def _write(program: Program, example: Inputs, file: Path, form: str, dynamic: bool) -> Run:
+def _write(program: Program, example: Inputs, file: Path, form: str, dynamic: bool, half_weights: bool) -> Run:
     """Trace and write a program, and return a function that runs the written file."""
     try:
         # The tracer warns about its own internals.
@@ -148,7 +150,7 @@ def _write(program: Program, example: Inputs, file: Path, form: str, dynamic: bo
             if form == "torch":
                 torch.export.save(traced, file)
             else:
-                _write_onnx(traced, list(example), file)
+                _write_onnx(traced, list(example), file, half_weights)
             return _open_onnx(file) if form == "onnx" else _open_torch(file)
     except OSError:
         raise
@@ -175,7 +177,7 @@ def _shapes(program: Program, example: Inputs) -> dict[str, dict[int, Any]]:
     return {name: shape(name, tensor) for name, tensor in example.items()}
 
 
-def _write_onnx(traced: ExportedProgram, names: list[str], file: Path) -> None:
+def _write_onnx(traced: ExportedProgram, names: list[str], file: Path, half_weights: bool) -> None:
     import onnx
 
     made = torch.onnx.export(
@@ -193,7 +195,20 @@ def _write_onnx(traced: ExportedProgram, names: list[str], file: Path) -> None:
         for place, side in sides.items():
             if dims[place].dim_param:
                 dims[place].dim_param = side
+    if half_weights:
+        _halve_weights(graph)
     onnx.save(program, str(file))
+
+
+def _halve_weights(graph: Any) -> None:
+    """Store the weights of an ONNX graph in float16, each with a cast to float32, which runtimes fold at load."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    for weight in graph.initializer:
+        if weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1:
+            name, values = weight.name, numpy_helper.to_array(weight).astype(np.float16)
+            weight.CopyFrom(numpy_helper.from_array(values, f"{name}.half"))
+            graph.node.insert(0, helper.make_node("Cast", [weight.name], [name], to=TensorProto.FLOAT))
 
 
 def _open_onnx(file: Path) -> Run:

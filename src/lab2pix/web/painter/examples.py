@@ -41,7 +41,8 @@ class Example:
     ids: Tensor
 
 
-def _has_scenes(label_space: LabelSpace) -> bool:
+def has_scenes(label_space: LabelSpace) -> bool:
+    """Return whether random scenes can be drawn for a label space: it is that of the procedural scenes."""
     return label_space.fingerprint() == LabelSpace.load("scenes").fingerprint()
 
 
@@ -51,7 +52,7 @@ def random_scene(synthesizer: Synthesizer, seed: int, index: int = 0) -> Tensor:
     Raises:
         HTTPError: 404, the model has another label space.
     """
-    if not _has_scenes(synthesizer.label_space):
+    if not has_scenes(synthesizer.label_space):
         raise HTTPError(404, f"There are no scenes in label space '{synthesizer.label_space.name}'; upload a label map")
     height, width = synthesizer.size
     _, ids = draw_scene(seed, index, (max(height, MIN_SIDE), max(width, MIN_SIDE)))
@@ -65,7 +66,7 @@ def find_examples(synthesizer: Synthesizer) -> list[Example]:
     The list is empty if the data are not on this machine.
     """
     space = synthesizer.label_space
-    if _has_scenes(space):
+    if has_scenes(space):
         scenes = [random_scene(synthesizer, _SEED, index) for index in range(MAX_EXAMPLES)]
         return _make_examples([(_describe(ids, space), ids) for ids in scenes])
     found: list[tuple[str, Tensor]] = []

@@ -3,7 +3,8 @@
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const GRAY = 0;
-const PALETTE = 3;
+export const RGB = 2;
+export const PALETTE = 3;
 
 const CRC = Uint32Array.from({ length: 256 }, (_, byte) => {
   let rest = byte;
@@ -31,20 +32,25 @@ function chunk(name, content) {
   return bytes;
 }
 
-// Returns a PNG as a Blob, whose gray values are the ids.
-export async function encodeIds(ids, width, height) {
+// Returns a PNG as a Blob. `bytes` are the samples of all rows; `palette` has three bytes per index.
+export async function encodePng(bytes, width, height, { kind = GRAY, depth = 8, palette = [] } = {}) {
   const header = new Uint8Array(13);
   const view = new DataView(header.buffer);
   view.setUint32(0, width);
   view.setUint32(4, height);
-  header[8] = 8;
-  header[9] = GRAY;
-  const rows = new Uint8Array((width + 1) * height); // each row starts with its filter type, 0 for none
-  for (let y = 0; y < height; y++) rows.set(ids.subarray(y * width, (y + 1) * width), y * (width + 1) + 1);
+  header[8] = depth;
+  header[9] = kind;
+  const length = bytes.length / height;
+  const rows = new Uint8Array((length + 1) * height); // each row starts with its filter type, 0 for none
+  for (let y = 0; y < height; y++) rows.set(bytes.subarray(y * length, (y + 1) * length), y * (length + 1) + 1);
   const data = chunk("IDAT", await pass(rows, new CompressionStream("deflate")));
-  const parts = [Uint8Array.from(SIGNATURE), chunk("IHDR", header), data, chunk("IEND", new Uint8Array())];
+  const colors = kind === PALETTE ? [chunk("PLTE", palette)] : [];
+  const parts = [Uint8Array.from(SIGNATURE), chunk("IHDR", header), ...colors, data, chunk("IEND", new Uint8Array())];
   return new Blob(parts, { type: "image/png" });
 }
+
+// Returns a PNG as a Blob, whose gray values are the ids.
+export const encodeIds = (ids, width, height) => encodePng(ids, width, height);
 
 // Returns {ids, width, height} of a PNG of gray values or palette indices.
 export async function decodeIds(blob) {

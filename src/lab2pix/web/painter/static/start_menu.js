@@ -23,7 +23,7 @@ export class StartMenu {
   }
 
   async loadExamples() {
-    find("start-random").hidden = this.model.label_space !== "scenes";
+    find("start-random").hidden = !this.model.random;
     this.examples = await api.fetchExamples();
     const tiles = this.examples.map(({ name, token }) => {
       const image = make("img", { src: api.exampleUrl(token), alt: "" });
