@@ -44,6 +44,14 @@ class Row(_Part):
     settings: tuple[str, ...] = ()
 
 
+class Judge(_Part):
+    """The segmenter that scores: trained on the real pairs alone, with an encoder that learns from nothing."""
+
+    architecture: str = "unet"
+    encoder: str = "resnet18"
+    steps: int = Field(1200, ge=1)
+
+
 class Comparison(_Part):
     """A comparison, as its YAML file has it.
 
@@ -59,6 +67,8 @@ class Comparison(_Part):
         seeds: seeds of each method.
         scores: columns of the table in `COLUMNS`; none: costs and images only.
         reference: method whose training time is 1 in the column `time_ratio`.
+        judge: segmenter of PPA, PCA and C-IoU, and of the distances in its features, `frechet_segmenter` and
+            `kernel_segmenter`.
         settings: settings of all methods.
         methods: the methods, by title.
         split: the split of a folder that has none.
@@ -71,6 +81,7 @@ class Comparison(_Part):
     seeds: tuple[int, ...] = (0,)
     scores: tuple[str, ...] = ()
     reference: str | None = None
+    judge: Judge = Judge()
     settings: tuple[str, ...]
     methods: dict[str, Row] = Field(min_length=1)
     split: Split | None = None

@@ -193,15 +193,28 @@ def wanted(args: argparse.Namespace, runs: Iterable[Run]) -> list[Run]:
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def segmenter_for(args: argparse.Namespace, table: str, settings: Sequence[str]) -> Path:
-    """Return the segmenter of a table's data; train it on real pairs if it is missing."""
+def segmenter_for(
+    args: argparse.Namespace, table: str, settings: Sequence[str], training: SegmenterSettings | None = None
+) -> Path:
+    """Return the segmenter of a table's data; train it on real pairs, from nothing, if it is missing.
+
+    Raises:
+        ValueError: the segmenter has another architecture or encoder, or was trained for another number of steps.
+    """
     folder: Path = args.runs / "segmenters" / table
+    if training is None:
+        training = SegmenterSettings(steps=args.segmenter_steps)
+    elif (folder / "segmenter.json").exists():
+        info = json.loads((folder / "segmenter.json").read_text(encoding="utf-8"))
+        known = info["architecture"], info["encoder"], info["training"]["steps"]
+        if known != (training.architecture, training.encoder, training.steps):
+            raise ValueError(f"{folder} is another judge, {known}; correct `judge`, or choose another --runs")
     if not (folder / "segmenter.json").exists():
         data = load_config(settings[0], list(settings[1:])).data
         scenes = ScenesConfig(seed=SEGMENTER_WORLD, val_count=128)
         names = ("format", "root", "label_space", "size")
         config = DataConfig.model_validate({name: getattr(data, name) for name in names} | {"scenes": scenes})
-        print(train_segmenter(config, folder, SegmenterSettings(steps=args.segmenter_steps)), flush=True)
+        print(train_segmenter(config, folder, training), flush=True)
     return folder
 
 

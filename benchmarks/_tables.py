@@ -41,6 +41,8 @@ COLUMNS = {
     "ssim": Column("SSIM", 3, "higher"),
     "frechet_efficientnet_lite0": Column("Fréchet", 1, "lower"),
     "kernel_efficientnet_lite0": Column("Kernel", 2, "lower"),
+    "frechet_segmenter": Column("Fréchet, judge", 2, "lower"),
+    "kernel_segmenter": Column("Kernel, judge", 3, "lower"),
     "checkerboard": Column("checkerboard", 3, "higher"),
     "discriminator_real": Column("D, real", 3),
     "discriminator_fake": Column("D, fake", 3),

@@ -9,9 +9,12 @@ A comparison is a YAML file: see `Comparison`. Training resumes with the same co
 schedules know the end of a run, and the result does not depend on what else the machine does.
 
 `score` generates one image of each held-out label map and scores all methods by the same label maps, photos and
-networks. A segmenter is trained on real pairs only. Each image is also scored against another image's label map:
-a method whose PPA does not exceed that does not follow its label maps, and `score` ends with exit code 1.
-Written to `--out`: `compare-NAME.json`, `.md`, `.tex` and `.jpg`, NAME being that of the YAML file.
+networks. The judge, a segmenter, is trained on real pairs only. `--files even` scores the even-numbered held-out files,
+counted from 0, for the choice of a recipe, and `--files odd` the others, for reports.
+Each image is also scored against another image's label map: a method whose PPA does not exceed that does not follow its
+label maps, and `score` ends with exit code 1.
+Written to `--out`: `compare-NAME.json`, `.md`, `.tex` and `.jpg`, NAME being that of the YAML file, with `-even` or
+`-odd` after it if there are only such files.
 """
 
 from __future__ import annotations
@@ -53,9 +56,14 @@ from lab2pix.nn.fast import fuse
 from lab2pix.recipes import load_config
 from lab2pix.training import latest_checkpoint
 from lab2pix.training.log import read_log
+from lab2pix.training.segmenter import SegmenterSettings
 from lab2pix.utils.files import write_atomically
 from lab2pix.utils.pretrained import file_sha256
 
+JUDGED = {"frechet_segmenter", "kernel_segmenter"}
+"""Distances in the features of the segmenter."""
+FILES = {"all": slice(None), "even": slice(0, None, 2), "odd": slice(1, None, 2)}
+"""Held-out files that `score` uses, by `--files`."""
 SEGMENTED = {"ppa", "pca", "ciou"}
 """Scores that need a segmenter."""
 REAL = "real photos"
@@ -166,10 +174,10 @@ def train_runs(folder: Path, runs: Sequence[Run], jobs: int) -> int:
 # --- scores -------------------------------------------------------------------------------------------------------
 
 
-def held_out(config: Any, space: Any, count: int) -> Batch:
-    """Return the first held-out inputs with their photos."""
+def held_out(config: Any, space: Any, count: int, files: str = "all") -> Batch:
+    """Return the first held-out inputs with their photos, or every other one of them."""
     dataset = build_dataset(config.data, "val", space, config.seed, paired=True)
-    return collate([dataset[(0, place)] for place in range(min(count, len(dataset)))])
+    return collate([dataset[(0, place)] for place in range(min(count, len(dataset)))[FILES[files]]])
 
 
 @torch.no_grad()
@@ -184,7 +192,9 @@ def generate(synthesizer: Synthesizer, batch: Batch) -> Tensor:
 def score_images(images: Tensor, batch: Batch, space: Any, segmenter: Path | None, names: Sequence[str]) -> Any:
     """Return some scores of images, and `shuffled_ppa`, their PPA against label maps half the list away."""
     assert batch.image is not None
-    protocol = Protocol(features=("efficientnet-lite0",), segmenter=segmenter)
+    features = ["efficientnet-lite0"] if any(name.endswith("efficientnet_lite0") for name in names) else []
+    features += [f"segmenter:{segmenter}"] if JUDGED & set(names) else []
+    protocol = Protocol(features=features, segmenter=segmenter)
     labels = {} if segmenter is None else {"labels": batch.label, "label_space": space}
     report = evaluate_images(images, float_to_uint8(batch.image), protocol, **labels, device="cpu")
     found = {name: report.scores[name].mean for name in names if name in report.scores}
@@ -195,21 +205,31 @@ def score_images(images: Tensor, batch: Batch, space: Any, segmenter: Path | Non
     return found
 
 
-def score_run(folder: Path, segmenter: Path | None, names: Sequence[str], count: int) -> dict[str, float]:
-    """Return the scores of a run, from `scores.json` in its folder if that is of the same checkpoint and networks."""
+def score_run(
+    folder: Path, segmenter: Path | None, names: Sequence[str], count: int, files: str = "all"
+) -> dict[str, float]:
+    """Return the scores of a run, from `scores.json` in its folder if that is of the same checkpoint and networks.
+
+    The scores of even or odd files are in `scores-even.json` or `scores-odd.json`.
+    """
     checkpoint = latest_checkpoint(folder)
     assert checkpoint is not None
     weights = None if segmenter is None else file_sha256(segmenter / WEIGHTS_FILE)
     key = {"checkpoint": checkpoint.name, "segmenter": weights, "count": count, "names": list(names)}
-    file = folder / "scores.json"
+    file = folder / f"scores{suffix(files)}.json"
     known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if known.get("of") != key:
         synthesizer = Synthesizer.load(folder, device="cpu")
-        batch = held_out(synthesizer.config, synthesizer.label_space, count)
+        batch = held_out(synthesizer.config, synthesizer.label_space, count, files)
         found = score_images(generate(synthesizer, batch), batch, synthesizer.label_space, segmenter, names)
         known = {"of": key, "scores": found}
         write_json(file, known)
     return dict(known["scores"])
+
+
+def suffix(files: str) -> str:
+    """Return what the names of files with the scores of some held-out files end in."""
+    return "" if files == "all" else f"-{files}"
 
 
 def discriminator_terms(folder: Path) -> dict[str, float]:
@@ -255,8 +275,9 @@ def score(args: argparse.Namespace, comparison: Comparison) -> int:
     costs = read_costs(args, comparison)
     runs = comparison.runs(costs)
     segmenter = None
-    if SEGMENTED & set(comparison.scores):
-        segmenter = segmenter_for(args, comparison.name, runs[0].settings())
+    if (SEGMENTED | JUDGED) & set(comparison.scores):
+        judge = SegmenterSettings(**comparison.judge.model_dump())
+        segmenter = segmenter_for(args, comparison.name, runs[0].settings(), judge)
     by_seed: BySeed = {}
     folders: dict[str, Path] = {}
     titles = {slug(title): title for title in comparison.methods}
@@ -265,7 +286,7 @@ def score(args: argparse.Namespace, comparison: Comparison) -> int:
         if not finished(folder, run.settings()):
             print(f"{folder} has not ended, so it is left out", flush=True)
             continue
-        found = score_run(folder, segmenter, comparison.scores, args.count) if comparison.scores else {}
+        found = score_run(folder, segmenter, comparison.scores, args.count, args.files) if comparison.scores else {}
         found |= {name: value for name, value in discriminator_terms(folder).items() if name in comparison.scores}
         by_seed.setdefault(title, {})[run.seed] = found
         folders.setdefault(title, folder)
@@ -274,12 +295,13 @@ def score(args: argparse.Namespace, comparison: Comparison) -> int:
         raise ValueError("no run has ended; run the verb `train` first")
     table = rows_of(comparison, by_seed, costs, {titles[run.row]: run.steps for run in runs})
     if segmenter is not None:
-        table[REAL] = {"data": "–", "reference": True, **real_scores(comparison, segmenter, args.count)}
+        table[REAL] = {"data": "–", "reference": True, **real_scores(comparison, segmenter, args.count, args.files)}
     shown = [name for name in COLUMNS if any(name in row for row in table.values())]
     wrong = faults(by_seed)
-    record = {**environment(), "comparison": portable(comparison), "label_maps_at_most": args.count, "costs": costs}
+    record = {**environment(), "comparison": portable(comparison), "label_maps_at_most": args.count}
+    record |= {"files": args.files, "costs": costs}
     record |= {"segmenter": segmenter and facts_of(segmenter), "runs": by_seed, "rows": table, "faults": wrong}
-    start = args.out / f"compare-{comparison.name}"
+    start = args.out / f"compare-{comparison.name}{suffix(args.files)}"
     write_json(start.with_suffix(".json"), record)
     text = markdown(table, shown)
     write_atomically(start.with_suffix(".md"), f"{comparison.title}\n\n{text}\n")
@@ -307,12 +329,12 @@ def rows_of(
     return found
 
 
-def real_scores(comparison: Comparison, segmenter: Path, count: int) -> dict[str, float]:
+def real_scores(comparison: Comparison, segmenter: Path, count: int, files: str = "all") -> dict[str, float]:
     """Return the segmenter's scores of the photos themselves."""
     preset, *settings = comparison.words(next(iter(comparison.methods)))
     config = load_config(preset, settings)
     space = LabelSpace.load(config.data.label_space)
-    batch = held_out(config, space, count)
+    batch = held_out(config, space, count, files)
     assert batch.image is not None
     names = [name for name in comparison.scores if name in {*SEGMENTED, "checkerboard"}]
     found: dict[str, float] = score_images(float_to_uint8(batch.image), batch, space, segmenter, names)
@@ -334,7 +356,7 @@ def main(given: Sequence[str] | None = None) -> int:
     scoring = verbs.add_parser("score", help="score the runs that have ended")
     scoring.add_argument("--out", type=Path, required=True, help="folder for tables and images")
     scoring.add_argument("--count", type=int, default=256, help="held-out label maps at most")
-    scoring.add_argument("--segmenter-steps", type=int, default=1200, help="of the segmenter, if it is missing")
+    scoring.add_argument("--files", choices=FILES, default="all", help="which of the held-out files to score")
     scoring.add_argument("--without-data", action="store_true", help="leave inputs and photos out of the sheet")
     for verb in (timing, training, scoring):
         verb.add_argument("comparison", type=Path, help="YAML file, such as benchmarks/compare/facades.yaml")

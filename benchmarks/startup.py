@@ -2,7 +2,7 @@
 
     python benchmarks/startup.py --reference ../lab2pix-0.1.0 --out benchmarks/results/startup.json
 
-Checkouts take turns, in processes of their own with two OpenMP threads and no setting of how these wait. `import` is
+Checkouts take turns, in processes of their own whose environment sets nothing of OpenMP. `import` is
 `import lab2pix; lab2pix.Synthesizer`, `first image` is `lab2pix generate scenes MAP` from the command to its end.
 `step` is a step of v2-small, `generate` the command with eight samples, `painter` one request to `lab2pix paint`;
 each is measured alone and beside a process that does nothing but compute. Seconds are by the clock, so run it on an
@@ -32,7 +32,7 @@ from PIL import Image
 
 from lab2pix.data.scenes.dataset import draw_scene
 
-WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
+OPENMP = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 TRAIN = ("v2-small", "train.steps=5", "monitor.log_every=1", "data.val_split=null", "monitor.tensorboard=false")
 SAMPLES, REQUESTS = 8, 5
 
@@ -42,8 +42,8 @@ class Checkout:
 
     def __init__(self, root: Path, label_map: Path) -> None:
         self.label_map = label_map
-        kept = {name: value for name, value in os.environ.items() if name not in WAITING}
-        self.environment = kept | {"PYTHONPATH": str(root / "src"), "OMP_NUM_THREADS": "2"}
+        kept = {name: value for name, value in os.environ.items() if name not in OPENMP}
+        self.environment = kept | {"PYTHONPATH": str(root / "src")}
 
     def run(self, *words: str | Path) -> float:
         """Run Python, and return the seconds."""
@@ -157,7 +157,7 @@ def main(given: Sequence[str] | None = None) -> None:
         Image.fromarray(draw_scene(0, 123_456, (256, 256))[1].byte().numpy()).save(label_map)
         roots = {"this": Path(__file__).parents[1]} | ({} if args.reference is None else {"reference": args.reference})
         rows = measure({name: Checkout(root.absolute(), label_map) for name, root in roots.items()}, args.repeats)
-    write_json(args.out, environment() | {"threads": 2, "samples": SAMPLES, "rows": rows})
+    write_json(args.out, environment() | {"samples": SAMPLES, "rows": rows})
 
 
 if __name__ == "__main__":

@@ -206,7 +206,8 @@ def sharpness_loss(
 # --- losses against the real image (Eq. 28, 29) ---------------------------------------------------------
 
 
-def _l1_distance(x: Tensor, y: Tensor) -> Tensor:
+def l1_distance(x: Tensor, y: Tensor) -> Tensor:
+    """Return the mean absolute difference, computed in float32."""
     return (x.float() - y.float()).abs().mean()
 
 
@@ -221,7 +222,7 @@ def perceptual_loss(generated: Sequence[Tensor], real: Sequence[Tensor]) -> Tens
         Mean absolute differences weighted by `PERCEPTUAL_WEIGHTS`, summed.
     """
     return torch.stack(
-        [weight * _l1_distance(*pair) for weight, *pair in zip(PERCEPTUAL_WEIGHTS, generated, real, strict=True)]
+        [weight * l1_distance(*pair) for weight, *pair in zip(PERCEPTUAL_WEIGHTS, generated, real, strict=True)]
     ).sum()
 
 
@@ -239,7 +240,7 @@ def feature_matching_loss(
             over discriminators, as in the code of Lab2Pix, SPADE and TSIT.
     """
     per_scale = [
-        torch.stack([_l1_distance(*pair) for pair in zip(*layers, strict=True)])
+        torch.stack([l1_distance(*pair) for pair in zip(*layers, strict=True)])
         for layers in zip(generated, real, strict=True)
     ]
     if reduction == "scale-mean":

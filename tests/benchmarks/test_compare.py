@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import compare
 import pytest
 import torch
 from _comparison import Comparison, link_split, portable, slug
+from _runs import segmenter_for
 from _tables import latex, markdown, side_by_side
 from PIL import Image
 
+from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config
+from lab2pix.training.segmenter import SegmenterSettings
 
 FILES = sorted(
     file for file in (Path(compare.__file__).parent / "compare").glob("*.yaml") if "methods:" in file.read_text()
@@ -154,13 +158,34 @@ def test_equal_time_needs_costs(tmp_path, capsys):
     assert slug("SCAN (our reading)") == "scan-our-reading"
 
 
+def test_even_and_odd_files_share_none():
+    config = load_config("pix2pix-small", ["data.size=[64,64]", "data.scenes.val_count=5"])
+    space = LabelSpace.load("scenes")
+    parts = {files: compare.held_out(config, space, 5, files) for files in compare.FILES}
+    assert [len(part) for part in parts.values()] == [5, 3, 2]
+    assert torch.equal(parts["even"].label, parts["all"].label[::2])
+    assert torch.equal(parts["odd"].label, parts["all"].label[1::2])
+
+
+def test_another_judge_than_that_of_the_file_is_refused(tmp_path):
+    folder = tmp_path / "segmenters" / "one"
+    folder.mkdir(parents=True)
+    info = {"architecture": "unet", "encoder": "resnet18", "training": {"steps": 5}}
+    (folder / "segmenter.json").write_text(json.dumps(info))
+    args = SimpleNamespace(runs=tmp_path)
+    assert segmenter_for(args, "one", [], SegmenterSettings(steps=5)) == folder
+    with pytest.raises(ValueError, match=r"is another judge, .*'resnet18', 5"):
+        segmenter_for(args, "one", [], SegmenterSettings(steps=6))
+
+
 # --- a whole comparison -------------------------------------------------------------------------------------------
 
 SMALL = """
 title: Two methods on scenes
 minutes: 0.001
 reference: Pix2Pix
-scores: [ppa, pca, ciou, psnr, ssim, kernel_efficientnet_lite0, checkerboard, discriminator_real]
+scores: [ppa, pca, ciou, psnr, ssim, kernel_efficientnet_lite0, kernel_segmenter, checkerboard, discriminator_real]
+judge: {steps: 2}
 settings:
   - data.size=[64,64]
   - data.scenes.train_count=4
@@ -189,14 +214,14 @@ def test_comparison_is_measured_trained_and_scored(tmp_path, capfd):
     assert compare.main(["train", *common, "--jobs", "2"]) == 0
     assert compare.main(["train", *common]) == 0
     assert capfd.readouterr().out.count("finished, 10 steps") == 2
-    score = ["score", *common, "--out", str(tmp_path / "out"), "--count", "6", "--segmenter-steps", "2"]
+    score = ["score", *common, "--out", str(tmp_path / "out"), "--count", "6"]
     code = compare.main(score)
     record = json.loads((tmp_path / "out/compare-two.json").read_text())
     assert code == bool(record["faults"])
     assert list(record["rows"]) == ["Pix2Pix", "SCAN (our reading)", "real photos"]
     row = record["rows"]["SCAN (our reading)"]
     assert row["data"] == "unpaired" and row["steps"] == 10 and row["time_ratio"] > 0
-    assert {"ppa", "pca", "ciou", "psnr", "ssim", "shuffled_ppa", "checkerboard"} <= row.keys()
+    assert {"kernel_segmenter", "ppa", "pca", "ciou", "psnr", "ssim", "shuffled_ppa", "checkerboard"} <= row.keys()
     assert record["rows"]["Pix2Pix"]["discriminator_real"]["mean"] > 0
     assert 0.9 < record["rows"]["real photos"]["checkerboard"] <= 1
     assert record["rows"]["Pix2Pix"]["time_ratio"] == 1
@@ -207,5 +232,7 @@ def test_comparison_is_measured_trained_and_scored(tmp_path, capfd):
     known = json.loads(scored.read_text())
     known["scores"]["ppa"] = 2
     scored.write_text(json.dumps(known))
+    compare.main([*score, "--files", "odd"])
+    assert (tmp_path / "out/compare-two-odd.md").exists() and scored.with_name("scores-odd.json").exists()
     compare.main(score)  # it reads the scores of the same checkpoint again
     assert json.loads((tmp_path / "out/compare-two.json").read_text())["runs"]["Pix2Pix"]["0"]["ppa"] == 2

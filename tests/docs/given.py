@@ -38,8 +38,9 @@ def _write(file: Path, pixels: np.ndarray) -> None:
     Image.fromarray(pixels).save(file)
 
 
-def _pairs(root: Path) -> None:
-    for split, names in (("train", TRAIN), ("val", VAL)):
+def _pairs(root: Path, count: int = len(TRAIN)) -> None:
+    """Write pairs, `count` to train on."""
+    for split, names in (("train", tuple(f"{number:04}" for number in range(1, count + 1))), ("val", VAL)):
         for name in names:
             _write(root / f"images/{split}/{name}.jpg", _pixels(int(name)))
             _write(root / f"labels/{split}/{name}.png", _label_map(int(name)))
@@ -84,19 +85,6 @@ def _official_v1(root: Path) -> None:
     torch.save(network.state_dict(), root / "latest_net_G.pth")
 
 
-def _drn(root: Path) -> None:
-    """Stand in for the published code and weights of DRN-D-105."""
-    root.mkdir()
-    (root / "segment.py").write_text(
-        "import torch\n\n\nclass DRNSeg(torch.nn.Module):\n"
-        "    def __init__(self, name, classes, pretrained):\n"
-        "        super().__init__()\n        self.seg = torch.nn.Conv2d(3, classes, 1)\n\n"
-        "    def forward(self, x):\n        return self.seg(x).log_softmax(1), self.seg(x)\n"
-    )
-    state = torch.nn.Conv2d(3, 19, 1).state_dict()
-    torch.save({f"module.seg.{name}": tensor for name, tensor in state.items()}, root / "drn_d_105.pth")
-
-
 class Given:
     """Makes things once per session, below one folder, and copies them to where a page expects them."""
 
@@ -104,12 +92,12 @@ class Given:
         self.folder = folder
         self._makers: dict[str, Callable[[Path], None]] = {
             "mine": _pairs,
+            "many": lambda root: _pairs(root, 20),
             "mine.yaml": lambda file: _text(file, ROBOTS),
             "cityscapes": _cityscapes,
             "coco": _coco,
             "edges2shoes": _shoes,
             "official-v1": _official_v1,
-            "drn": _drn,
             "onnxruntime-web": _ort_web,
             "sunset.jpg": lambda file: _write(file, _pixels(7)),
             "run": self._run,

@@ -35,6 +35,7 @@ REPLACED: dict[str, dict[str, str]] = {
         "lab2pix train v2-coco-stuff": f"lab2pix train v2-coco-stuff {TINY} {FULL}",
         "lab2pix train v2-cityscapes": f"lab2pix train v2-cityscapes {TINY} {FULL}",
         "lab2pix train v1-edges2shoes": f"lab2pix train v1-edges2shoes {TINY_V1} {FULL} 'data.size=[64,64]'",
+        "lab2pix fit mine": f"lab2pix fit mine --no-browser --device cpu {TINY}",
         "lab2pix demo": f"lab2pix demo {TINY} --minutes 0.1",
         "lab2pix paint": f"lab2pix paint --port {PORT}",
         "study serve study": f"study serve study --port {PORT}",
@@ -71,7 +72,6 @@ REPLACED: dict[str, dict[str, str]] = {
         "--size 512x1024": "--size 32x64",
         "[512, 1024]": "[32, 64]",
         "(2, 3, 512, 1024)": "(2, 3, 32, 64)",
-        "(1, 3, 1024, 2048)": "(1, 3, 32, 64)",
     },
     "study": {"--count 100": "--count 2", "samples=100": "samples=2"},
     "training": {
@@ -104,7 +104,7 @@ def replaced(page: str, text: str) -> str:
 
 GIVEN: dict[str, dict[str, str]] = {
     "README": {
-        "mine": "mine",
+        "mine": "many",
         "mine.yaml": "mine.yaml",
         "my-labels": "mine/labels/val",
         "my-photos": "mine/images/val",
@@ -127,6 +127,7 @@ GIVEN: dict[str, dict[str, str]] = {
         "label.png": "mine/labels/val/0901.png",
         "draw_with_onnx.py": "examples/draw_with_onnx.py",
     },
+    "fit": {"mine": "many"},
     "fast": {"runs/mine": "run", "labels": "mine/labels/val"},
     "generate": {
         **{"mine": "mine", "runs/mine": "run", "runs/v1": "v1", "runs/style": "style", "sunset.jpg": "sunset.jpg"},
@@ -143,7 +144,6 @@ GIVEN: dict[str, dict[str, str]] = {
     },
     "segmenters": {
         **{"mine": "mine", "mine.yaml": "mine.yaml", "cityscapes": "cityscapes"},
-        **{name: f"drn/{name}" for name in ("segment.py", "drn_d_105.pth")},
     },
     "share": {"runs/mine": "run", "onnxruntime-web": "onnxruntime-web"},
     "study": {
@@ -198,6 +198,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "quickstart": ("make demo", "make paint", "lab2pix train v2-coco-stuff"),
     "evaluate": ("torchrun",),
     "export": ("",),
+    "fit": ("lab2pix fit mine --minutes 60 --out",),
     "generate": ("torchrun",),
     "segmenters": ("lab2pix segmenter train --format cityscapes",),
     "share": ("",),

@@ -66,12 +66,12 @@ def test_a_run_and_a_folder_of_the_same_data_are_alike(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scores": {}}, "it has no 'scores'"),
-        ({"scores": {"a": 1}}, "its score 'a' has no list of numbers as 'values'"),
-        ({"scores": {"a": {"values": ["x"]}}}, "its score 'a' has no list of numbers"),
-        ({"scores": {"a": {"values": [float("nan")]}}}, "its score 'a' has no list of numbers"),
-        ({"protocol": None}, "it has no 'protocol'"),
-        ({"name": 7}, "it has no 'name'"),
+        ({"scores": {}}, "'scores': Dictionary should have at least 1 item"),
+        ({"scores": {"a": 1}}, "'scores.a'"),
+        ({"scores": {"a": {"values": ["x"]}}}, "'scores.a.values.0': Input should be a valid number"),
+        ({"scores": {"a": {"values": [float("nan")]}}}, "'scores.a.values.0': Input should be a finite number"),
+        ({"protocol": None}, "'protocol': Input should be a valid dictionary"),
+        ({"name": 7}, "'name': Input should be a valid string"),
     ],
 )
 def test_a_report_that_lacks_something_is_one_sentence(

@@ -264,12 +264,12 @@ def test_evaluation_reads_only_a_few_files_ahead(folders: Folders, monkeypatch: 
     item = Item("a", (folders.generated / "a.png",))
     opened = 0
 
-    def counted(path: Path, alpha: str) -> torch.Tensor:
+    def counted(path: Path, *_: object) -> torch.Tensor:
         nonlocal opened
         opened += 1
         return torch.zeros(3, 16, 16, dtype=torch.uint8)
 
-    monkeypatch.setattr(loading, "read_image", counted)
+    monkeypatch.setattr(loading, "_read_image", counted)
     seen = 0
     log = ReadingLog()
     for loaded in read_items([item] * 500, None, log, size=None, batch_size=8, skip_broken=False):
@@ -289,7 +289,29 @@ def test_transparent_images_are_scored_on_the_background_that_is_asked_for(
         Image.new("RGB", size, "white").save(folders.real / file.relative_to(folders.generated))
     assert evaluate("--alpha", "white")[0] == 0
     report = json.loads((tmp_path / "report.json").read_text())
+    assert not [note for note in report["notes"] if "transparent" in note]
     assert report["protocol"]["alpha"] == "white" and report["scores"]["ssim"]["mean"] == pytest.approx(1)
     assert evaluate("--overwrite")[0] == 0
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["protocol"]["alpha"] == "drop" and report["scores"]["ssim"]["mean"] < 0.1
+    [note] = [note for note in report["notes"] if "transparent" in note]
+    assert note.startswith("generated images with transparent pixels: ") and "unless --alpha is white" in note
+
+
+@pytest.mark.slow
+def test_transparent_label_maps_are_noted(evaluate: Run, folders: Folders, reader: Path) -> None:
+    file = sorted(folders.labels.rglob("*.png"))[1]
+    image = Image.open(file).convert("RGBA")
+    image.putpixel((0, 0), (*image.getpixel((0, 0))[:3], 0))
+    image.save(file)
+    code, output, errors = evaluate("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader)
+    assert code == 0, errors
+    assert f"label maps with transparent pixels: 1, such as {file}; transparency is ignored there" in output
+
+
+def test_precision_and_recall_are_scored_where_asked_for(evaluate: Run, tmp_path: Path) -> None:
+    assert evaluate("--precision-recall")[0] == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert {"precision_means", "recall_means"} <= set(report["scores"])
+    assert report["scores"]["recall_means"]["better"] == "higher"
+    assert report["protocol"]["precision_recall"] == {"neighbors": 3}

@@ -1,17 +1,29 @@
 import hashlib
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
 from lab2pix.errors import ConfigError, WeightsError
 from lab2pix.evaluation import features
 from lab2pix.evaluation.features import INCEPTION, load_features
-from tests.helpers.images import Means, export
+from lab2pix.evaluation.segmenters import (
+    SEGMENTER_FILE,
+    SEGMENTER_FORMAT,
+    WEIGHTS_FILE,
+    build_network,
+    load_segmenter,
+    normalize,
+)
+from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
+from lab2pix.utils.tensors import save_tensors
+from tests.helpers.images import SPACE, Means, export
 
 
 def pictures(count: int = 3, size: tuple[int, int] = (32, 48)) -> Tensor:
@@ -153,3 +165,64 @@ def test_what_is_no_feature_network_is_refused(tmp_path: Path) -> None:
     (tmp_path / "net.pt2").write_bytes(b"junk")
     with pytest.raises(WeightsError, match=r"net\.pt2 cannot be read as an exported program"):
         load_features(str(tmp_path / "net.pt2"))
+
+
+# --- DINOv2 and segmenters ---------------------------------------------------------------------------------------
+
+
+def dinov2(side: int) -> VisionTransformer:
+    torch.manual_seed(0)
+    return VisionTransformer(
+        img_size=side, patch_size=14, embed_dim=64, depth=2, num_heads=1, init_values=0.5, num_classes=0
+    ).eval()
+
+
+def test_dinov2_reads_its_authors_file(tmp_path: Path) -> None:
+    theirs, file = dinov2(224), tmp_path / "dinov2_tiny.pth"
+    torch.save({**theirs.state_dict(), "mask_token": torch.zeros(1, 64)}, file)
+    network = load_features(f"dinov2:{file}")
+    assert (network.name, network.dimension, features.feature_name(f"dinov2:{file}")) == ("dinov2", 64, "dinov2")
+    images = pictures(size=(224, 224))
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (IMAGENET_MEAN, IMAGENET_STD))
+    with torch.inference_mode():
+        wanted = theirs.forward_features((images / 255 - mean) / std)[:, 0]
+    torch.testing.assert_close(network(images), wanted, atol=1e-4, rtol=1e-4)
+    assert float(wanted.std()) > 0
+    # Positions of the published files, at 518x518, are interpolated.
+    torch.save(dinov2(518).state_dict(), file)
+    assert load_features(f"dinov2:{file}")(pictures(2)).shape == (2, 64)
+
+
+def test_dinov2_without_its_file_says_what_to_fetch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WeightsError, match=r"no file .*x\.pth; fetch https://dl\.fbaipublicfiles\.com/dinov2"):
+        load_features(f"dinov2:{tmp_path / 'x.pth'}")
+    torch.save({"patch_embed.proj.weight": torch.zeros(64, 3, 14, 14)}, tmp_path / "half.pth")
+    with pytest.raises(WeightsError, match=r"half\.pth cannot be read as weights of DINOv2"):
+        load_features(f"dinov2:{tmp_path / 'half.pth'}")
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr("timm.create_model", offline)
+    with pytest.raises(WeightsError, match=r"could not be downloaded \(no network\); fetch .* --features dinov2:FILE"):
+        load_features("dinov2")
+
+
+def test_a_segmenter_sees_the_last_stage_of_its_encoder(tmp_path: Path) -> None:
+    folder = tmp_path / "judge"
+    folder.mkdir()
+    network = build_network("fpn", "resnet18", SPACE.num_classes)
+    save_tensors(network.state_dict(), folder / WEIGHTS_FILE)
+    about = {"format": SEGMENTER_FORMAT, "architecture": "fpn", "encoder": "resnet18", "size": [32, 32]}
+    (folder / SEGMENTER_FILE).write_text(json.dumps({**about, "label_space": SPACE.to_dict()}))
+    network = load_features(f"segmenter:{folder}")
+    assert (network.name, network.dimension) == ("segmenter", 512)
+    assert features.feature_name(f"segmenter:{folder}") == "segmenter"
+    images = pictures(size=(32, 32))
+    with torch.inference_mode():
+        own = load_segmenter(folder, None).network
+        wanted = own.encoder(normalize(images, (32, 32)))[-1].mean((2, 3))
+    torch.testing.assert_close(network(images), wanted, atol=1e-4, rtol=1e-4)
+    assert network.describe()["encoder"] == "resnet18"
+    with pytest.raises(ConfigError, match=r"there is no folder .*none"):
+        load_features(f"segmenter:{tmp_path / 'none'}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,13 @@ def write_vectors(folder: Path, tensors: dict[str, Tensor], values: dict[str, An
     save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, path)
     path.with_suffix(".json").write_text(json.dumps(values))
     return path
+
+
+def copied(source: Path, folder: Path) -> Path:
+    """Copy a vector file into a folder."""
+    for file in (source, source.with_suffix(".json")):
+        shutil.copyfile(file, folder / file.name)
+    return folder / source.name
 
 
 def failures(rows: list[Row]) -> dict[str, str]:

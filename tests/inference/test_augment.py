@@ -15,9 +15,9 @@ from torch import Tensor
 
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.label_maps import read_label
-from lab2pix.errors import ConfigError, OutputError
+from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.features import FeatureNetwork
-from lab2pix.evaluation.segmenters import Segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
 from lab2pix.inference import augment as module
 from lab2pix.inference.augment import Augmenter, AugmentReport, AugmentSettings, augment, with_unknown
 from lab2pix.inference.label_agreement import (
@@ -235,6 +235,8 @@ def test_images_far_from_the_photos_are_dropped(synthesizer, labels: Path, tmp_p
     assert all(image.distance <= limit for image in fewer.kept)
     own = torch.from_numpy(np.array(Image.open(photos / "a.png").resize((64, 64)))).permute(2, 0, 1)
     assert distance(own) < 1
+    with pytest.raises(DataError, match="0 photos"):
+        PhotoDistance.of(GridMeans(), tmp_path / "nowhere", (64, 64))
 
 
 def test_unusable_label_maps_are_reported(synthesizer, labels: Path, tmp_path: Path) -> None:

@@ -11,13 +11,16 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from lab2pix.data.build import build_dataset
 from lab2pix.data.label_maps import read_label
 from lab2pix.errors import DataError, LabelError, OutputError
-from lab2pix.evaluation.segmenters import Segmenter, load_segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
+from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.inference.label_photos import LabelSettings, label_photos, predict, read_records
 from lab2pix.inference.label_refinement import guided_filter, merge_small_regions
 from lab2pix.labels.space import LabelSpace
+from lab2pix.recipes import load_config
 from tests.helpers.commands import Run, sentence
 from tests.helpers.images import ColorReader, export
 
@@ -184,6 +187,39 @@ def test_label_command_writes_sheet_and_check(reader: Path, photos: Path, tmp_pa
     settings = json.loads((tmp_path / "set" / "labeling.json").read_text())
     assert settings["segmenter"]["weights_sha256"]
     sentence(run("label", photos, "--out", tmp_path / "x", "--segmenter", "torchvision:fcn_resnet5"), "fcn_resnet50")
+
+
+def test_edges_of_photos_become_sketches(photos: Path, tmp_path: Path, run: Run) -> None:
+    pytest.importorskip("skimage", reason="the extra 'sketches' is not installed")
+    halves((250, 0, 0), (0, 0, 250), (600, 800)).save(photos / "large.png")
+    out = tmp_path / "set"
+    code, output, errors = run("label", photos, "--out", out, "--lines", "--sigma", 1)
+    assert (code, errors) == (0, "")
+    assert "% sure" not in output
+    space = LabelSpace.load(out / "classes.yaml")
+    [record] = [record for record in read_records(out) if record.name == "large"]
+    ids = read_label(out / record.label, space)
+    assert ids.shape == (600, 800)
+    assert set(ids[:, 390:410].unique().tolist()) == {0, 1}  # the border of the halves
+    assert ids[:, :380].sum() + ids[:, 420:].sum() == 0
+    # The command that it prints trains on the sketches.
+    settings = output.split("lab2pix train ")[1].split(" --out")[0].split()
+    config = load_config(settings[0], settings[1:])
+    dataset = build_dataset(config.data, "train", LabelSpace.load("sketch"), 0, paired=True)
+    assert {tuple(dataset[index]["label"].shape) for index in range(len(dataset))} == {(128, 128)}
+    # The same again; other settings ask for another folder.
+    assert "0 label maps written" in run("label", photos, "--out", out, "--lines", "--sigma", 1)[1]
+    sentence(run("label", photos, "--out", out, "--lines"), "another 'segmenter'")
+
+
+def test_options_without_effect_are_refused(photos: Path, tmp_path: Path, run: Run) -> None:
+    for words, message in (
+        ((), "--segmenter NAME for classes, or --lines"),
+        (("--lines", "--segmenter", "x"), "--segmenter NAME for classes, or --lines"),
+        (("--lines", "--least-region", 3), "--least-region has no effect with --lines"),
+        (("--segmenter", "x", "--sigma", 3), "--sigma has no effect without --lines"),
+    ):
+        sentence(run("label", photos, "--out", tmp_path / "x", *words), message)
 
 
 def test_segmenters_without_class_names_are_refused(reader: Path, tmp_path: Path) -> None:

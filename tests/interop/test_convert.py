@@ -421,7 +421,7 @@ FORMS = {"v1": "lab2pix-v1-official", "v2": "lab2pix-v2-official"}
         ("v1-short.pth", "v1", "-own4", "lacks SPADEResBlock_5_fusion.mask"),
         ("v1-shorter.pth", "v1", "-own4", "lacks the weight 'SPADEResBlock_3"),
         ("v1-long.pth", "v1", "-own4", "has the unknown extra.weight"),
-        ("v1-bent.pth", "v1", "-own4", "out_5.0.weight of [3, 9, 3, 3]"),
+        ("v1-bent.pth", "v1", "-own4", "out_5.0.weight is [3, 9, 3, 3], but"),
         ("v1-flat.pth", "v1", "-own4", "weights of shapes that no generator of format 'lab2pix-v1-off"),
         ("v1-scalar.pth", "v1", "-own4", "holds weights of shapes that no generator"),
         ("v1-hollow.pth", "v1", "-own4", "holds weights of shapes that no generator"),

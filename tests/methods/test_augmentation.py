@@ -6,8 +6,8 @@ import torch
 from lab2pix.methods import StepContext, build_method
 from lab2pix.methods.augmentation import DiffAugment, random_offsets, shift
 from lab2pix.methods.base import RandomSource
-from tests.helpers.tiny import generator_half
-from tests.methods.test_lab2pix_v2 import SPACE, batch, noise, tiny
+from tests.helpers.tiny import batch, generator_half
+from tests.methods.test_lab2pix_v2 import SPACE, tiny
 
 ALL = ("color", "translation", "cutout")
 
@@ -51,10 +51,10 @@ def test_diff_augment_moves_colors_and_cuts_as_published():
 @pytest.mark.parametrize("policy", [(), ("translation",), ALL])
 def test_label_maps_and_masks_move_with_what_discriminators_see(policy):
     method = build_method(tiny("augment.shift=5", f"augment.discriminator=[{','.join(policy)}]"), SPACE)
-    data = batch()
+    data = batch(method.config)
     data.image[:] = (data.label / SPACE.num_classes)[:, None]
     torch.manual_seed(3)
-    outputs, _ = generator_half(method, data, noise())
+    outputs, _ = generator_half(method, data)
     seen = outputs.conditions[0].argmax(1)
     assert not torch.equal(seen, data.label)
     assert torch.equal(outputs.mask, method._mask(type(data)(label=seen)))
@@ -68,7 +68,7 @@ def test_the_perceptual_loss_sees_images_before_diff_augment():
     for policy in ("[]", "[color,cutout]"):
         torch.manual_seed(0)
         method = build_method(tiny("loss.cycle=10", f"augment.discriminator={policy}"), SPACE)
-        losses[policy] = generator_half(method, batch(), noise(), StepContext())[1]
+        losses[policy] = generator_half(method, context=StepContext())[1]
     for name, value in losses["[]"].items():
         same = torch.allclose(value, losses["[color,cutout]"][name])
         assert same == (name in ("perceptual", "cycle", "cycle_real")), name

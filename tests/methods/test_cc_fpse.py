@@ -5,11 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lab2pix.batch import Batch
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import StepContext, build_method
-from lab2pix.methods.cc_fpse import CCFPSE
-from lab2pix.recipes import load_config
+from lab2pix.methods import StepContext
+from tests.helpers.methods import narrow_method, training_inputs
 
 NARROW = (
     *("data.size=[64,64]", "generator.width=2", "generator.predictor_width=2", "discriminator.width=2"),
@@ -17,23 +14,10 @@ NARROW = (
 )
 
 
-def build(*settings: str) -> CCFPSE:
-    torch.manual_seed(0)
-    method = build_method(load_config("cc-fpse-small", [*NARROW, *settings]), LabelSpace.load("scenes"))
-    assert isinstance(method, CCFPSE)
-    return method
-
-
-def batch() -> Batch:
-    random = torch.Generator().manual_seed(0)
-    label = torch.randint(0, 14, (2, 8, 8), generator=random).repeat_interleave(8, 1).repeat_interleave(8, 2)
-    return Batch(label, torch.rand(2, 3, 64, 64, generator=random) * 2 - 1)
-
-
 def test_losses_are_means_over_predictions_and_layers() -> None:
-    method = build("loss.feature_matching=20")
+    method = narrow_method("cc-fpse-small", *NARROW, "loss.feature_matching=20")
     discriminator = method.networks["discriminator"].eval()
-    data = batch()
+    data, _ = training_inputs(method)
     condition = method.sampling.condition(data)
     with torch.no_grad():
         fake, _ = method.draw(data, condition, None)

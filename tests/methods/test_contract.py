@@ -12,7 +12,8 @@ import torch
 
 from lab2pix.config.schema import RunConfig
 from lab2pix.errors import ConfigError
-from lab2pix.methods import Method, Phase, get_method, method_names, register
+from lab2pix.methods import Method, Phase, features, get_method, method_names, register
+from lab2pix.methods.features import load_backbone
 from lab2pix.recipes import load_config
 from lab2pix.testing import check_method, check_processes
 from tests.helpers.toy import ToyMethod, toy_config
@@ -46,6 +47,7 @@ NARROW_SEGMENTATION = (
     *("data.size=[16,16]", "generator.width=2", "generator.num_upsamples=2", "generator.noise_dim=2"),
     *("train.ema_decay=0.9", "train.batch_size=2"),
 )
+SEGMENTATION = ("segmentation_discriminator.widths=[2,3,4]", "segmentation_discriminator.last_width=2")
 NARROW_U_NET = ("discriminator.widths=[2,3,4]", "discriminator.last_width=2")
 CASES: dict[str, tuple[str, tuple[str, ...]]] = {
     "cc-fpse": (
@@ -165,12 +167,21 @@ def test_built_in_method_keeps_the_contract(name: str) -> None:
         ("tsit", ["generator.input=style", "data.instance_edges=true", "discriminator.layers=4"]),
         ("tsit-transfer", ["generator.sampling=train", "generator.alpha=0.5", "train.accumulate=2"]),
         ("usis", ["generator.network=wavelet", "generator.num_upsamples=1", "generator.width=1", "loss.r1_interval=1"]),
+        ("lab2pix-v2", [*SEGMENTATION, "loss.segmentation=1", "loss.labelmix=10", "train.accumulate=2"]),
         ("pix2pixhd", ["features.per=class", "features.width=2", "features.downsamplings=1", "features.channels=2"]),
     ],
 )
 def test_input_and_sampling_of_choice_keep_the_contract(name: str, settings: list[str]) -> None:
     preset, own = CASES[name]
     check_method(get_method(name), load_config(preset, [*own, *settings]))
+
+
+@pytest.mark.slow
+def test_channel_mixing_keeps_the_contract(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(features, "load_backbone", lambda name, *_, **__: load_backbone(name))  # alike in each run
+    preset, own = CASES["lab2pix-v2"]
+    settings = ["discriminator.kind=hierarchical", "discriminator.scales=1", "backbone.channel_mixing=true"]
+    check_method(get_method("lab2pix-v2"), load_config(preset, [*own, *settings]))
 
 
 @pytest.mark.slow

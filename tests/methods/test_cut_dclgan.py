@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +13,10 @@ from lab2pix.batch import Batch
 from lab2pix.errors import ConfigError
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Progress, StepContext, build_method, example_inputs
+from lab2pix.methods import Progress, StepContext, build_method
 from lab2pix.methods.step_record import RecordedRandom
 from lab2pix.recipes import load_config
+from tests.helpers.methods import narrow_method, training_inputs
 
 SMALL = (
     *("monitor.tensorboard=false", "data.size=[32,32]", "train.batch_size=2", "train.ema_decay=null"),
@@ -26,15 +26,7 @@ SMALL = (
 
 
 def build(preset: str, *settings: str) -> Any:
-    config = load_config(preset, [*SMALL, *settings])
-    torch.manual_seed(0)
-    return build_method(config, LabelSpace.load(config.data.label_space))
-
-
-def inputs(method: Any, count: int = 2) -> Batch:
-    batch, _ = example_inputs(method.sampling, method.config.data.size, count)
-    torch.manual_seed(1)
-    return replace(batch, image=torch.rand(count, 3, *method.config.data.size) * 2 - 1)
+    return narrow_method(preset, *SMALL, *settings)
 
 
 def step(method: Any, batch: Batch, context: StepContext) -> dict[str, float]:
@@ -78,7 +70,7 @@ def test_losses_have_their_weights() -> None:
     found = []
     for settings in ([], ["loss.nce=3"], ["loss.identity=false"], ["loss.adversarial_weight=3"]):
         method = build("cut-small", *settings)
-        batch = inputs(method)
+        batch = training_inputs(method)[0]
         torch.manual_seed(2)
         found.append(step(method, batch, StepContext()))
     base, nce, alone, adversarial = found
@@ -91,7 +83,7 @@ def test_losses_have_their_weights() -> None:
 @pytest.mark.parametrize("coin", [0.75, 0.25])
 def test_fastcut_mirrors_inputs_and_mirrors_features_of_their_images_back(coin: float) -> None:
     method = build("cut-small", "loss.identity=false", "loss.flip=true")
-    generator, batch = method.networks["generator"], inputs(method)
+    generator, batch = method.networks["generator"], training_inputs(method)[0]
     a, given, contrasted = method.sampling.condition(batch), [], []
     generator.register_forward_pre_hook(lambda _, args: given.append(args[0]))
     method.networks["projection"].register_forward_pre_hook(lambda _, args: contrasted.append(args[0]))
@@ -112,7 +104,7 @@ def test_keys_are_of_the_domain_that_an_image_comes_from() -> None:
     seen: list[tuple[str, int]] = []
     for name in ("projection_a", "projection_b"):
         method.networks[name].register_forward_hook(lambda *_, name=name: seen.append((name, torch.is_grad_enabled())))
-    step(method, inputs(method), StepContext())
+    step(method, training_inputs(method)[0], StepContext())
     assert seen == [
         ("projection_a", False), ("projection_b", True), ("projection_b", False), ("projection_a", True)
     ]  # fmt: skip
@@ -122,7 +114,7 @@ def test_fewer_pixels_than_patches_are_all_taken() -> None:
     method = build("cut-small", "projection.patches=100")
     rows: list[int] = []
     method.networks["projection"].register_forward_hook(lambda _, __, output: rows.extend(len(one) for one in output))
-    step(method, inputs(method), StepContext())
+    step(method, training_inputs(method)[0], StepContext())
     assert rows == [200, 128] * 4
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,16 +13,16 @@ from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.convert import convert
+from lab2pix.interop.keymap import rename
 from lab2pix.interop.vectors import read_vectors
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import StepContext, build_method, example_inputs
-from lab2pix.methods.image_translation import released_names
+from lab2pix.methods import StepContext
+from lab2pix.methods.image_translation import released_rules
 from lab2pix.methods.step_record import RecordedRandom
 from lab2pix.nn.munit import MUNITGenerator, MUNITSettings
 from lab2pix.nn.patchgan import PatchGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
-from lab2pix.recipes import load_config
+from tests.helpers.methods import narrow_method, training_inputs
 
 QUICK = ("train.batch_size=2", "data.size=[16,16]", "generator.width=2", "discriminator.width=2")
 PATCHES = ("projection.width=4", "projection.patches=6", "projection.layers=[4,12]")
@@ -48,11 +47,8 @@ SETTINGS = {
     ],
 )
 def test_networks_run_as_rarely_as_micro_batches_allow(preset: str, part: str, passes: tuple[int, int]) -> None:
-    config = load_config(preset, SETTINGS[preset])
-    torch.manual_seed(0)
-    method = build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
-    batch, noise = example_inputs(method.sampling, (16, 16), 2)
-    batch = replace(batch, image=torch.rand(2, 3, 16, 16) * 2 - 1, style=None)
+    method = narrow_method(preset, *SETTINGS[preset])
+    batch, noise = training_inputs(method)
     codes, places = [torch.randn(2, 8) for _ in range(3)], [torch.randperm(16)[:6] for _ in range(4)]
     network, _, path = part.partition(".")
     ran: list[int] = []
@@ -80,16 +76,11 @@ def munit_checkpoint() -> dict[str, torch.Tensor]:
     return {f"{domain}.module.{name}": weight for domain in "ab" for name, weight in sides[domain].items()}
 
 
-def checkpoint(network: nn.Module) -> dict[str, torch.Tensor]:
-    names = released_names(network)
-    return {names[name]: weight for name, weight in network.state_dict().items()}
-
-
 @pytest.mark.parametrize(
     ("form", "weights"),
     [
-        ("pix2pix", lambda: checkpoint(UNetGenerator(3, width=2, levels=4))),
-        ("cyclegan", lambda: checkpoint(ResNetGenerator(3, width=2, blocks=1))),
+        ("pix2pix", lambda: rename(unet := UNetGenerator(3, width=2, levels=4), released_rules(unet))),
+        ("cyclegan", lambda: ResNetGenerator(3, width=2, blocks=1).state_dict()),
         (
             "cut",
             lambda: ResNetGenerator(3, width=2, blocks=1, antialias_down=True, antialias_up=True).state_dict(),

@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from lab2pix.errors import CheckpointError
-from lab2pix.methods.image_translation import read_discriminator, read_generator, released_names
+from lab2pix.interop.keymap import rename
+from lab2pix.methods.image_translation import read_discriminator, read_generator, released_names, released_rules
 from lab2pix.nn.normalization import Norm
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
@@ -18,18 +19,15 @@ NORMS: tuple[Norm, ...] = ("batch", "instance", "none")
 
 def released(network: nn.Module) -> dict[str, Tensor]:
     """Return random weights of a network under their names in the authors' code."""
-    names = released_names(network)
-    return {
-        names[name]: torch.randn_like(weight.float()).to(weight.dtype) for name, weight in network.state_dict().items()
-    }
+    weights = rename(network, released_rules(network))
+    return {name: torch.randn_like(weight.float()).to(weight.dtype) for name, weight in weights.items()}
 
 
 def check_reads_back(network: nn.Module, reader: object) -> None:
     weights = released(network)
     read, _ = reader({f"module.{name}": weight for name, weight in weights.items()})  # type: ignore[operator]
     assert str(read) == str(network)
-    names = released_names(read)
-    assert all(torch.equal(weights[names[name]], weight) for name, weight in read.state_dict().items())
+    assert all(torch.equal(weights[name], weight) for name, weight in rename(read, released_rules(read)).items())
 
 
 @pytest.mark.parametrize(("norm", "levels"), list(product(NORMS, (2, 3, 7))))
@@ -79,7 +77,7 @@ def test_released_names_nest_the_levels_of_a_unet() -> None:
 
 
 @pytest.mark.parametrize(
-    ("without", "message"), [("model.1.weight", "neither"), ("model.4.weight", r"do not fit ResNetGenerator.*model\.4")]
+    ("without", "message"), [("model.1.weight", "neither"), ("model.4.weight", r"generator lacks model\.4")]
 )
 def test_read_generator_refuses_incomplete_weights(without: str, message: str) -> None:
     weights = released(ResNetGenerator(3, width=2, blocks=1))

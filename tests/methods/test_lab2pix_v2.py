@@ -5,14 +5,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from lab2pix.batch import Batch
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Progress, StepContext, build_method, build_sampling
 from lab2pix.methods.lab2pix_v2 import _Scale
 from lab2pix.nn.discriminators import ScaleOutput, pyramid
 from lab2pix.recipes import load_config
-from tests.helpers.tiny import discriminator_half, generator_half, step
+from tests.helpers.tiny import batch, discriminator_half, generator_half, noise, step
 
 SMALL = {
     "base": "v2-small",
@@ -26,19 +25,6 @@ SPACE = LabelSpace.load("scenes")
 
 def tiny(*overrides: str):
     return load_config(SMALL, list(overrides))
-
-
-def batch(count: int = 2, size: tuple[int, int] = (64, 64), seed: int = 0, edges: bool = False) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    small = torch.randint(0, SPACE.num_classes, (count, size[0] // 16, size[1] // 16), generator=generator)
-    label = small.repeat_interleave(16, 1).repeat_interleave(16, 2)
-    image = torch.rand(count, 3, *size, generator=generator) * 2 - 1
-    marks = (torch.rand(count, 1, *size, generator=generator) > 0.9).float() if edges else None
-    return Batch(label=label, image=image, edges=marks)
-
-
-def noise(count: int = 2, seed: int = 1) -> torch.Tensor:
-    return torch.randn(count, 128, generator=torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.slow
@@ -65,7 +51,7 @@ def noise(count: int = 2, seed: int = 1) -> torch.Tensor:
 def test_v2_step_updates_every_parameter(overrides):
     config = tiny(*overrides)
     method = build_method(config, SPACE)
-    data = batch(size=config.data.size, edges=config.data.instance_edges)
+    data = batch(config)
     generator_losses, discriminator_losses, untouched = step(method, data, noise())
     assert untouched, "the generator's half must not fill discriminator gradients"
     for player in method.networks.values():
@@ -98,7 +84,7 @@ def test_v2_gradients_equal_those_of_one_autograd_graph(overrides):
     method = build_method(config, SPACE, pretrained=False)
     method.networks["generator"].eval()
     method.networks["discriminator"].eval()
-    data, z = batch(), noise()
+    data, z = batch(method.config), noise()
     generator_half(method, data, z)
     ours = {name: p.grad.clone() for name, p in method.networks["generator"].named_parameters()}
 
@@ -123,7 +109,7 @@ def test_segmentation_head_learns_from_photos_and_generator_from_its_errors():
     method = build_method(config, SPACE)
     head = method.networks["segmentation_head"]
     method.networks["generator"].eval()
-    data, z = batch(), noise()
+    data, z = batch(method.config), noise()
     generator_half(method, data, z)
     ours = [p.grad.clone() for p in head.parameters()]
     assert all(p.requires_grad for p in head.parameters())
@@ -162,7 +148,7 @@ def test_official_perceptual_loss_compares_the_full_size_only():
         calls = []
         (network,) = method.feature_extractors.networks.values()
         network.register_forward_hook(lambda _, given, out, calls=calls: calls.append(bool(out.perceptual)))
-        generator_half(method, batch(), noise())
+        generator_half(method)
         found[variant] = calls
     assert found == {"paper": [True] * 4, "official": [True, True, False, False, False, False]}
 
@@ -175,7 +161,7 @@ def test_v2_holds_each_backbone_once_and_runs_it_once_per_image(cycle):
     calls: list[int] = []
     (network,) = method.feature_extractors.networks.values()
     network.register_forward_hook(lambda module, args, output: calls.append(args[0].shape[0]))
-    step(method, batch(), noise())
+    step(method)
     # generated, real and blurred, two samples each, at two scales
     assert calls == [2] * 6
 
@@ -188,7 +174,7 @@ def test_the_generator_runs_once_and_the_discriminators_judge_in_one_pass():
     method.networks["discriminator"].register_forward_hook(
         lambda m, args, out: runs["discriminator"].append(args[0][0].shape[0])
     )
-    step(method, batch(), noise())
+    step(method)
     assert runs == {"generator": 1, "discriminator": [6]}
 
 
@@ -202,7 +188,7 @@ def test_v2_loss_scale_reaches_every_gradient(cycle):
         method = build_method(config, SPACE)
         method.networks["generator"].eval()
         method.networks["discriminator"].eval()
-        step(method, batch(), noise(), StepContext(scale=lambda loss, factor=factor: loss * factor))
+        step(method, context=StepContext(scale=lambda loss, factor=factor: loss * factor))
         grads.append([p.grad for player in method.networks.values() for p in player.parameters()])
     for single, fourfold in zip(*grads, strict=True):
         torch.testing.assert_close(fourfold, 4 * single, atol=1e-5, rtol=1e-3)
@@ -219,7 +205,7 @@ def test_v2_bfloat16_step_is_finite_and_near_float32(cycle):
         context = (
             StepContext(autocast=lambda dtype=dtype: torch.autocast("cpu", dtype=dtype)) if dtype else StepContext()
         )
-        ours, theirs, _ = step(method, batch(), noise(), context)
+        ours, theirs, _ = step(method, context=context)
         totals.append(torch.stack([*ours.values(), *theirs.values()]).float())
     assert totals[1].isfinite().all()
     torch.testing.assert_close(totals[1], totals[0], atol=0.15, rtol=0.1)
@@ -227,7 +213,7 @@ def test_v2_bfloat16_step_is_finite_and_near_float32(cycle):
 
 @pytest.mark.slow
 def test_the_foreground_mask_follows_background_ids_and_rate():
-    data = batch()
+    data = batch(tiny())
     assert build_method(tiny("loss.foreground_rate=1"), SPACE)._mask(data) is None
     everything = build_method(tiny("loss.background_ids=[]"), SPACE)._mask(data)
     torch.testing.assert_close(everything, torch.ones_like(everything))
@@ -243,7 +229,7 @@ def test_r1_penalty_of_a_known_discriminator():
     """Mean prediction 2 * mean pixel: each gradient is 2 / n for n = 3 * 64 * 64 values, the squared norm 4 / n."""
     patch = ("discriminator.kind=patch", "discriminator.scales=1")
     method = build_method(tiny(*patch, "loss.r1=10", "loss.r1_interval=2", "optimizer.discriminator_interval=3"), SPACE)
-    carry, _ = generator_half(method, batch(), noise())
+    carry, _ = generator_half(method)
     method.networks["discriminator"] = TwiceTheMean()
     for update, due in ((1, False), (2, True), (3, False), (4, True)):
         losses = discriminator_half(method, carry, StepContext(progress=Progress(3 * update - 1, 100)))
@@ -265,7 +251,7 @@ def test_r1_penalty_has_gradients_and_leaves_the_discriminators_plain():
     method = build_method(tiny("loss.r1=1e6", "loss.r1_interval=1"), SPACE)
     assert method.plain_networks == ("discriminator",)
     assert not any(network in method.compile_targets for network in method.networks["discriminator"].networks)
-    carry, _ = generator_half(method, batch(), noise())
+    carry, _ = generator_half(method)
     losses = discriminator_half(method, carry, StepContext())
     assert losses["r1"] > 0
     assert all(p.grad.isfinite().all() for p in method.networks["discriminator"].parameters())
@@ -291,13 +277,13 @@ def test_released_discriminator_sum_is_the_papers_rescaled():
 
 def test_missing_instance_edges_are_one_sentence():
     with pytest.raises(DataError, match="instance_edges"):
-        build_sampling(tiny("data.instance_edges=true"), SPACE).condition(batch())
+        build_sampling(tiny("data.instance_edges=true"), SPACE).condition(batch(tiny()))
 
 
 @pytest.mark.slow
 def test_validation_scores_are_zero_for_the_truth():
     method = build_method(tiny(), SPACE)
-    data = batch()
+    data = batch(method.config)
     perfect = method.validation_scores(data, data.image)
     wrong = method.validation_scores(data, -data.image)
     assert set(perfect) == {"l1", "perceptual"}
@@ -338,7 +324,7 @@ def test_v2_step_with_imle_is_reproducible():
     )
     for _ in range(2):
         torch.manual_seed(5)
-        step(method, batch(), noise())
+        step(method)
     assert [(len(given), learning) for given, learning in used] == [(6, False), (2, True)] * 2
     candidates = used[0][0].unflatten(0, (3, 2))
     assert all(any(torch.equal(used[1][0][place], row[place]) for row in candidates) for place in range(2))

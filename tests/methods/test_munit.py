@@ -16,10 +16,9 @@ from lab2pix.errors import CheckpointError, ConfigError, WeightsError
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.convert import convert
 from lab2pix.inference.export import export
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Progress, StepContext, build_method, example_inputs, generate, step_decay
+from lab2pix.methods import Progress, StepContext, generate, step_decay
 from lab2pix.methods.munit import MUNIT, load_perceptual
-from lab2pix.recipes import load_config
+from tests.helpers.methods import narrow_method, training_inputs
 
 SMALL = (
     *("monitor.tensorboard=false", "data.size=[16,16]", "train.batch_size=2", "generator.width=2"),
@@ -29,18 +28,7 @@ SMALL = (
 
 
 def build(*settings: str) -> MUNIT:
-    config = load_config("munit-small", [*SMALL, *settings])
-    torch.manual_seed(0)
-    method = build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
-    assert isinstance(method, MUNIT)
-    return method
-
-
-def inputs(method: MUNIT) -> tuple[Batch, Tensor]:
-    batch, noise = example_inputs(method.sampling, method.config.data.size, 2)
-    torch.manual_seed(1)
-    assert noise is not None
-    return replace(batch, image=torch.rand(2, 3, *method.config.data.size) * 2 - 1, style=None), noise
+    return narrow_method("munit-small", *SMALL, *settings)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -51,7 +39,7 @@ def test_smallest_size_that_the_rules_allow_trains() -> None:
         method = build(*settings, "generator.style_downsamples=3", "generator.num_downsamples=2")
         assert method.config.padded_size == method.config.data.size
         for phase in method.phases:
-            phase.backward(*inputs(method), StepContext())
+            phase.backward(*training_inputs(method), StepContext())
 
 
 def test_rates_halve_first_in_the_step_before_a_whole_interval() -> None:
@@ -70,17 +58,17 @@ def test_optimizers_have_weight_decay() -> None:
 @pytest.mark.slow
 def test_losses_have_their_weights_and_optional_terms() -> None:
     method = build("loss.cycle=0")
-    losses = method.generators_backward(*inputs(method), StepContext())
+    losses = method.generators_backward(*training_inputs(method), StepContext())
     names = {"adversarial", "image", "style", "content"}
     assert set(losses) == {f"{name}_{domain}" for name in names for domain in "ab"}
     for settings, changed in (("loss.image=30", "image_a"), ("loss.adversarial_weight=3", "adversarial_b")):
         torch.manual_seed(5)
-        before = build("loss.cycle=0").generators_backward(*inputs(method), StepContext())
-        after = build("loss.cycle=0", settings).generators_backward(*inputs(method), StepContext())
+        before = build("loss.cycle=0").generators_backward(*training_inputs(method), StepContext())
+        after = build("loss.cycle=0", settings).generators_backward(*training_inputs(method), StepContext())
         assert float(after[changed]) == pytest.approx(3 * float(before[changed]), rel=1e-5)
         assert float(after["content_a"]) == pytest.approx(float(before["content_a"]), rel=1e-5)
     method = build("loss.cycle=10", "loss.perceptual=2")
-    losses = method.generators_backward(*inputs(method), StepContext())
+    losses = method.generators_backward(*training_inputs(method), StepContext())
     assert {"cycle_a", "cycle_b", "perceptual_a", "perceptual_b"} <= set(losses)
     assert float(losses["perceptual_a"]) > 0
     assert method.feature_networks() == {"vgg16-caffe": "loss.perceptual"}
@@ -106,7 +94,8 @@ def test_perceptual_weights_are_checked(tmp_path: Path) -> None:
 
 def test_sampling_draws_styles_or_takes_them_from_images() -> None:
     method = build()
-    batch, noise = inputs(method)
+    batch, noise = training_inputs(method)
+    batch = replace(batch, style=None)
     generator = method.sampling_generator(method.networks).eval()
     style = torch.rand(2, 3, 24, 16)
     with torch.no_grad():
@@ -184,7 +173,7 @@ def test_convert_refuses_other_files_in_one_sentence(golden_root: Path, tmp_path
         convert(tmp_path / "gen.pt", "cyclegan", tmp_path / "out")
     del sides["b"]["dec.model.2.conv.bias"]
     torch.save(sides, tmp_path / "part.pt")
-    with pytest.raises(CheckpointError, match="do not fit MUNITGenerator"):
+    with pytest.raises(CheckpointError, match=r"generator 'b' lacks dec\.model\.2\.conv\.bias"):
         convert(tmp_path / "part.pt", "munit", tmp_path / "out")
 
 

@@ -17,8 +17,7 @@ from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.convert import convert
 from lab2pix.interop.keymap import rename
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Progress, StepContext, build_method, example_inputs
+from lab2pix.methods import Progress, StepContext, example_inputs
 from lab2pix.methods.oasis import OASIS
 from lab2pix.methods.segmentation_gan import class_weights, fake_loss, segmentation_loss
 from lab2pix.methods.step_record import RecordedRandom
@@ -26,6 +25,7 @@ from lab2pix.nn.dp_gan import DPGANDiscriminator, DPGANGenerator
 from lab2pix.nn.oasis import OASISDiscriminator, OASISGenerator
 from lab2pix.nn.usis import WaveletDiscriminator, WaveletGenerator, haar, inverse_haar
 from lab2pix.recipes import load_config, preset_names
+from tests.helpers.methods import narrow_method, training_inputs
 
 COMMON = ("monitor.tensorboard=false", "data.size=[16,16]", "train.batch_size=2", "generator.width=1")
 COMMON = (*COMMON, "generator.num_upsamples=2", "generator.noise_dim=3")
@@ -41,14 +41,7 @@ SMALL = {
 
 
 def build(name: str, *settings: str) -> Any:
-    config = load_config(f"{name}-small", [*SMALL[name], *settings])
-    torch.manual_seed(0)
-    return build_method(config, LabelSpace.load(config.data.label_space))
-
-
-def inputs(method: Any, count: int = 2) -> tuple[Batch, Tensor | None]:
-    batch, noise = example_inputs(method.sampling, method.config.data.size, count)
-    return replace(batch, image=torch.rand(count, 3, *method.config.data.size) * 2 - 1), noise
+    return narrow_method(f"{name}-small", *SMALL[name], *settings)
 
 
 def count_weights(network: nn.Module) -> int:
@@ -127,7 +120,7 @@ def test_segmentation_loss_is_a_mean_over_all_pixels() -> None:
 
 def test_labelmix_pastes_whole_classes_by_a_coin_each() -> None:
     method, seen = build("oasis"), []
-    batch, noise = inputs(method)
+    batch, noise = training_inputs(method)
     coins = torch.ones(14)
     coins[int(batch.label[0, 0, 0])] = 0
     method.networks["discriminator"].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
@@ -146,7 +139,7 @@ def test_labelmix_pastes_whole_classes_by_a_coin_each() -> None:
 @pytest.mark.parametrize("variant", ["official", "paper"])
 def test_heads_learn_only_as_the_paper_means_it(variant: str) -> None:
     method = build("dp-gan", f"loss.variant={variant}", "data.size=[32,32]")
-    batch, noise = inputs(method)
+    batch, noise = training_inputs(method)
     generator, discriminator = (phase.backward(batch, noise, StepContext()) for phase in method.phases)
     assert {"scores", "alignment"} <= set(generator) and {"scores_fake", "scores_real"} <= set(discriminator)
     network = method.networks["discriminator"]
@@ -176,7 +169,7 @@ def test_usis_penalizes_gradients_every_fourth_step_of_an_epoch() -> None:
     assert penalty.optimizers == ("discriminator",)
     assert [step for step in range(12) if penalty.when(Progress(step, 12, 12, 2))] == [0, 4, 6, 10]
     assert not build("usis", "loss.r1=0").phases[-1].when(Progress(0, 12, 12, 2))
-    batch, noise = inputs(method)
+    batch, noise = training_inputs(method)
     image = batch.image.clone().requires_grad_()
     method.networks["discriminator"](image).sum().backward()
     expected = 10 * image.grad.square().sum((1, 2, 3)).mean()
@@ -185,7 +178,7 @@ def test_usis_penalizes_gradients_every_fourth_step_of_an_epoch() -> None:
 
 def test_segmenter_of_usis_sees_generated_images_of_new_noise_only() -> None:
     method, drawn = build("usis"), []
-    batch, noise = inputs(method)
+    batch, noise = training_inputs(method)
     method.networks["generator"].register_forward_pre_hook(lambda _, args: drawn.append(args[1]))
     images: list[Tensor] = []
     method.networks["segmenter"].register_forward_pre_hook(lambda _, args: images.append(args[0]))
@@ -202,7 +195,7 @@ def test_average_takes_over_statistics_of_training_batches() -> None:
     assert method.refresh_batches == 3 and build("oasis", "train.ema_decay=null").refresh_batches == 0
     generator = method.build_generator(method.config, method.label_space)
     before = {name: weight.clone() for name, weight in generator.state_dict().items()}
-    batch, noise = inputs(method)
+    batch, noise = training_inputs(method)
     method.refresh(generator, [(batch, noise)] * 3)
     moved = {name for name, weight in generator.state_dict().items() if not torch.equal(weight, before[name])}
     assert moved and all(

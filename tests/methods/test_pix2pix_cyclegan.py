@@ -14,10 +14,10 @@ from safetensors.torch import load_file
 
 from lab2pix.errors import CheckpointError, DataError
 from lab2pix.inference import Synthesizer
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Progress, StepContext, build_method, epoch_decay, example_inputs, generate_deterministic
+from lab2pix.methods import Progress, StepContext, epoch_decay, example_inputs, generate_deterministic
 from lab2pix.recipes import load_config
 from lab2pix.training.loop import train
+from tests.helpers.methods import narrow_method
 
 QUICK = ("monitor.tensorboard=false", "train.batch_size=2", "data.size=[16,16]", "train.ema_decay=null")
 TINY = (*QUICK, "generator.width=2", "discriminator.width=2", "discriminator.layers=1")
@@ -25,12 +25,6 @@ PIX2PIX, CYCLEGAN = (
     (*TINY, "generator.depth=4"),
     (*TINY, "generator.depth=1", "generator.encoding=one-hot", "loss.pool_size=2"),
 )
-
-
-def build(preset: str, *settings: str):
-    config = load_config(preset, settings)
-    torch.manual_seed(0)
-    return build_method(config, LabelSpace.load(config.data.label_space))
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -50,8 +44,8 @@ def test_epoch_decay_falls_once_per_epoch_to_its_last_value(reach_zero: bool, fi
 
 
 def test_pix2pix_samples_in_train_mode_by_the_noise() -> None:
-    method = build("pix2pix-small", *PIX2PIX, "generator.sampling=train", "generator.dropout=0.5", "data.size=[64,64]",
-                   "generator.depth=6")  # fmt: skip
+    settings = ("generator.sampling=train", "generator.dropout=0.5", "data.size=[64,64]", "generator.depth=6")
+    method = narrow_method("pix2pix-small", *PIX2PIX, *settings)
     generator = method.networks["generator"].eval()
     batch, noise = example_inputs(method.sampling, (64, 64), 1)
     assert noise is not None and noise.shape == (1, 1)
@@ -64,7 +58,7 @@ def test_pix2pix_samples_in_train_mode_by_the_noise() -> None:
 
 @pytest.mark.slow
 def test_cyclegan_shows_discriminators_images_of_the_pool() -> None:
-    method = build("cyclegan-small", *CYCLEGAN)
+    method = narrow_method("cyclegan-small", *CYCLEGAN)
     torch.manual_seed(0)
     for step in range(6):
         batch, _ = example_inputs(method.sampling, (16, 16), 2, seed=step)

@@ -11,12 +11,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, DataError
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.convert import convert
 from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Method, Progress, StepContext, build_method, example_inputs, generate_deterministic
+from lab2pix.methods import Method, Progress, StepContext, example_inputs, generate_deterministic
 from lab2pix.nn.instance_features import InstanceFeatureGenerator
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.recipes import load_config
@@ -24,6 +23,7 @@ from lab2pix.training.loop import train
 from lab2pix.training.state import build_state
 from lab2pix.training.step import training_step
 from lab2pix.utils.distributed import DistributedContext
+from tests.helpers.methods import narrow_method, training_inputs
 
 TINY = (
     *("monitor.tensorboard=false", "train.batch_size=2", "train.ema_decay=null", "data.size=[16,16]"),
@@ -37,15 +37,7 @@ CPU = torch.device("cpu")
 
 
 def build(*settings: str) -> Method:
-    config = load_config("pix2pixhd-small", [*TINY, *settings])
-    torch.manual_seed(0)
-    return build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
-
-
-def inputs(method: Method, count: int = 2, seed: int = 0) -> Batch:
-    batch, _ = example_inputs(method.sampling, (16, 16), count, seed)
-    image = torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
-    return replace(batch, image=image)
+    return narrow_method("pix2pixhd-small", *TINY, *settings)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -54,13 +46,11 @@ def inputs(method: Method, count: int = 2, seed: int = 0) -> Batch:
 @pytest.mark.slow
 def test_the_1024_preset_starts_from_the_weights_of_the_smaller_one() -> None:
     small, large = (
-        build_method(
-            load_config(name, ["generator.width=4", "discriminator.width=2", "data.size=[64,64]"] if "1024" not in name
-                        else ["generator.width=2", "discriminator.width=2", "data.size=[64,64]"]),
-            LabelSpace.load("cityscapes"), pretrained=False,
-        ).networks["generator"].state_dict()
-        for name in ("pix2pixhd-cityscapes", "pix2pixhd-cityscapes-1024")
-    )  # fmt: skip
+        narrow_method(preset, f"generator.width={width}", "discriminator.width=2", "data.size=[64,64]")
+        .networks["generator"]
+        .state_dict()
+        for preset, width in (("pix2pixhd-cityscapes", 4), ("pix2pixhd-cityscapes-1024", 2))
+    )
     shared = {name for name in small if name in large and small[name].shape == large[name].shape}
     assert {name for name in large if name.startswith("model.")} == shared
 
@@ -95,7 +85,7 @@ def test_discriminators_see_conditions_and_images_of_the_pool() -> None:
     for step in range(6):
         context = StepContext()
         for phase in method.phases:
-            phase.backward(inputs(method, seed=step), None, context)
+            phase.backward(training_inputs(method, seed=step)[0], None, context)
     pool = method.extra_state()["pool"]
     assert pool.shape == (3, method.sampling.condition.channels + 3, 16, 16)
     with pytest.raises(CheckpointError, match="lacks Pix2PixHD's image pool"):
@@ -113,7 +103,7 @@ def test_first_epochs_train_the_local_enhancer_and_then_all_with_a_fresh_optimiz
     def moved(step: int) -> set[str]:
         before = {name: weight.clone() for name, weight in generator.named_parameters()}
         context = StepContext(progress=Progress(step, total=4, samples=4, batch_size=2))
-        losses = training_step(state, [(inputs(method), None)], context, dist)
+        losses = training_step(state, [(training_inputs(method)[0], None)], context, dist)
         assert set(losses) == {"enhancer" if step < 2 else "generator", "discriminator"}
         return {name for name, weight in generator.named_parameters() if not torch.equal(weight, before[name])}
 
@@ -133,7 +123,7 @@ def test_perceptual_loss_takes_images_as_they_are() -> None:
     assert method.feature_networks() == {"vgg19": "backbone.perceptual"}
     seen: list[Tensor] = []
     method.perceptual.network.register_forward_hook(lambda _, given, __: seen.append(given[0]))  # type: ignore[attr-defined]
-    batch = inputs(method)
+    batch = training_inputs(method)[0]
     losses = method.generator_backward(batch, None, StepContext())  # type: ignore[attr-defined]
     assert set(losses) == {"adversarial", "perceptual"}
     assert any(torch.equal(image, batch.image) for image in seen)
@@ -150,13 +140,13 @@ def test_refresh_clusters_the_features_of_training_instances() -> None:
     generator = method.sampling_generator(method.networks)
     batch, noise = example_inputs(method.sampling, (16, 16), 1)
     plain = generate_deterministic(generator, method.sampling, replace(batch, style=None), noise)[0]
-    method.refresh(generator, [(inputs(method, seed=seed), None) for seed in range(2)])
+    method.refresh(generator, [(training_inputs(method, seed=seed)[0], None) for seed in range(2)])
     assert isinstance(generator, InstanceFeatureGenerator)
     assert int(generator.counts.sum()) > 0
-    classes = inputs(method).label.unique()
+    classes = training_inputs(method)[0].label.unique()
     assert set(generator.counts.nonzero().flatten().tolist()) <= {
         *classes.tolist(),
-        *inputs(method, seed=1).label.unique().tolist(),
+        *training_inputs(method, seed=1)[0].label.unique().tolist(),
     }
     drawn = generate_deterministic(generator, method.sampling, replace(batch, style=None), noise)[0]
     assert not torch.equal(drawn, plain)
@@ -165,7 +155,7 @@ def test_refresh_clusters_the_features_of_training_instances() -> None:
 def test_instance_features_need_instance_maps() -> None:
     method = build(*INSTANCES)
     with pytest.raises(DataError, match="no instance map"):
-        method.generator_backward(replace(inputs(method), instances=None), None, StepContext())  # type: ignore[attr-defined]
+        method.generator_backward(replace(training_inputs(method)[0], instances=None), None, StepContext())  # type: ignore[attr-defined]
 
 
 def write_pairs(root: Path, names: str) -> None:

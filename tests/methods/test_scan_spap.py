@@ -6,15 +6,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.inference import Synthesizer
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Progress, StepContext, build_method, example_inputs
+from lab2pix.methods import Progress, StepContext
 from lab2pix.methods.scan import SCAN, gradient_penalty
 from lab2pix.nn.spap import PyramidAttention
 from lab2pix.recipes import load_config
 from lab2pix.training.loop import train
+from tests.helpers.methods import narrow_method, training_inputs
 
 TINY = (
     *("data.size=[16,16]", "generator.width=2", "generator.depth=1", "generator.encoding=one-hot", "loss.pool_size=2"),
@@ -23,23 +22,12 @@ TINY = (
 TINY_SCAN = (*TINY, "generator.refine_depth=1", "generator.fusion_width=2", "loss.identity=0")
 
 
-def build(preset: str, *settings: str):
-    config = load_config(preset, settings)
-    torch.manual_seed(0)
-    return build_method(config, LabelSpace.load(config.data.label_space))
-
-
-def batch_of(method) -> Batch:
-    batch, _ = example_inputs(method.sampling, (16, 16), 2)
-    return type(batch)(label=batch.label, image=torch.rand(2, 3, 16, 16) * 2 - 1)
-
-
 @pytest.mark.parametrize(
     ("freeze", "expected"),
     [("true", [2, 2, 2, 2, 2, 2]), ("false", [2, 2, 2, 4, 4, 4])],
 )
 def test_scan_trains_one_stage_after_the_other(freeze: str, expected: list[int]) -> None:
-    method = build("scan-small", *TINY_SCAN, f"stages.freeze={freeze}")
+    method = narrow_method("scan-small", *TINY_SCAN, f"stages.freeze={freeze}")
     steps = [Progress(step, 6, 6, 1) for step in range(6)]
     running = [[phase.name for phase in method.phases if phase.when(step)] for step in steps]
     assert [len(names) for names in running] == expected
@@ -48,7 +36,7 @@ def test_scan_trains_one_stage_after_the_other(freeze: str, expected: list[int])
 
 
 def test_scan_lets_rates_fall_within_each_stage() -> None:
-    method = build("scan-small", *TINY_SCAN, "optimizer.decay_fraction=0.5")
+    method = narrow_method("scan-small", *TINY_SCAN, "optimizer.decay_fraction=0.5")
     steps = [Progress(step, 16, 2, 1) for step in range(16)]  # four epochs of two steps per stage
     rates = {name: [spec.schedule(step) for step in steps] for name, spec in method.optimizers.items() if "gen" in name}
     expected = [1, 1, 1, 1, 2 / 3, 2 / 3, 1 / 3, 1 / 3]
@@ -57,11 +45,11 @@ def test_scan_lets_rates_fall_within_each_stage() -> None:
 
 
 def test_scan_freezes_the_first_stage_and_trains_the_second_by_both_cycles() -> None:
-    method = build("scan-small", *TINY_SCAN)
+    method = narrow_method("scan-small", *TINY_SCAN)
     assert isinstance(method, SCAN)
     generators = [method.stacked(name) for name in ("generator_a", "generator_b")]
     assert [float(network.stages) for network in generators] == [1, 1]
-    losses = method.generators_backward(batch_of(method), None, StepContext())
+    losses = method.generators_backward(training_inputs(method)[0], None, StepContext())
     assert set(losses) == {"adversarial_a", "adversarial_b", "cycle_a", "cycle_b"}
     for network in generators:
         assert float(network.stages) == 2
@@ -90,7 +78,7 @@ def test_scan_run_ends_with_both_stages(tmp_path) -> None:
 
 def test_scan_needs_its_pools_to_resume() -> None:
     with pytest.raises(CheckpointError, match="lacks SCAN's image pool 'coarse_a'"):
-        build("scan-small", *TINY_SCAN).load_extra_state({})
+        narrow_method("scan-small", *TINY_SCAN).load_extra_state({})
 
 
 def test_gradient_penalty_is_that_of_a_linear_discriminator() -> None:
@@ -110,7 +98,7 @@ def test_scan_names_the_multiple_of_valid_sizes() -> None:
 
 
 def test_spap_has_a_pyramid_in_each_network() -> None:
-    method = build("spap-small", *TINY, "pyramid.order=fine-to-coarse")
+    method = narrow_method("spap-small", *TINY, "pyramid.order=fine-to-coarse")
     for name, network in method.networks.items():
         [place] = [place for place, layer in enumerate(network.model) if isinstance(layer, PyramidAttention)]
         before, after = network.model[place - 1], network.model[place + 1]

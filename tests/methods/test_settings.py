@@ -8,9 +8,8 @@ from typing import Any
 import pytest
 
 from lab2pix.errors import ConfigError
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_method
 from lab2pix.recipes import load_config, preset_names
+from tests.helpers.methods import narrow_method
 
 CUT = ("generator.width=2", "generator.depth=1", "projection.patches=6", "projection.layers=[4,12]")
 CYCLEGAN = ("generator.width=2", "generator.depth=1", "generator.encoding=one-hot")
@@ -137,6 +136,7 @@ def test_all_presets_of_a_paper_share_what_its_table_says_of_all() -> None:
         ("pix2pix-small", ["generator.depth=1"], "a U-Net has at least 2 levels"),
         ("pix2pix-edges2shoes", ["generator.encoding=colors"], "generates from line drawings"),
         ("cyclegan-facades", ["data.size=[12,50]", "data.resize=null"], r"at least 24.*valid size is \[24, 52\]"),
+        ("v2-small", ["loss.labelmix=1"], r"loss\.segmentation is 0; set"),
         ("v2-small", ["data.input=images"], "method 'lab2pix-v2' generates from label maps"),
         ("munit-edges2shoes", ["data.size=[30,64]"], r"multiples of 4 of at least 64 pixels .*size is \[64, 64\]"),
         (
@@ -171,17 +171,14 @@ def test_settings_that_do_not_fit_are_named(preset: str, settings: list[str], me
     ],
 )
 def test_losses_between_domains_need_equal_channels(preset: str, settings: list[str], message: str) -> None:
-    config = load_config(preset, settings)
     with pytest.raises(ConfigError, match=message):
-        build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
+        narrow_method(preset, *settings)
 
 
 @pytest.mark.parametrize(("preset", "weight"), [("cyclegan-small", 0.5), ("dclgan-small", 1)])
 def test_identity_loss_is_on_where_channels_are_equal(preset: str, weight: float) -> None:
     for settings, expected in ((["generator.encoding=colors"], weight), (["generator.encoding=one-hot"], 0)):
-        config = load_config(preset, ["generator.width=2", *settings])
-        method = build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
-        assert method.identity == expected  # type: ignore[attr-defined]
+        assert narrow_method(preset, "generator.width=2", *settings).identity == expected
 
 
 @pytest.mark.parametrize(
@@ -189,3 +186,8 @@ def test_identity_loss_is_on_where_channels_are_equal(preset: str, weight: float
 )
 def test_training_pads_other_sizes(preset: str, size: list[int], padded: tuple[int, int]) -> None:
     assert load_config(preset, [f"data.size={size}"]).padded_size == padded
+
+
+@pytest.mark.parametrize(("weight", "padded"), [(0, (64, 96)), (1, (64, 128))])
+def test_training_pads_to_the_sides_of_the_segmentation_discriminator(weight: int, padded: tuple[int, int]) -> None:
+    assert load_config("v2-small", ["data.size=[64,96]", f"loss.segmentation={weight}"]).padded_size == padded

@@ -10,12 +10,12 @@ from lab2pix.batch import Batch
 from lab2pix.errors import ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import kl_divergence
-from lab2pix.methods import Progress, StepContext, build_method, late_epoch_decay
+from lab2pix.methods import Progress, StepContext, late_epoch_decay
 from lab2pix.methods.multiscale_gan import adversarial_mean
 from lab2pix.methods.spade import SPADE
 from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.fast import fuse
-from lab2pix.recipes import load_config
+from tests.helpers.methods import narrow_method
 
 NARROW = (
     *("data.size=[64,64]", "generator.width=2", "generator.modulation_hidden=2", "discriminator.width=2"),
@@ -25,11 +25,7 @@ STYLE = ("generator.input=style", "generator.noise_dim=4")
 
 
 def build(*settings: str) -> SPADE:
-    torch.manual_seed(0)
-    config = load_config("spade-small", [*NARROW, *settings])
-    method = build_method(config, LabelSpace.load("scenes"), pretrained=False)
-    assert isinstance(method, SPADE)
-    return method
+    return narrow_method("spade-small", *NARROW, *settings)
 
 
 def batch(seed: int = 0) -> Batch:

@@ -11,20 +11,19 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError, ConfigError, DataError
 from lab2pix.inference import Synthesizer
 from lab2pix.inference.convert import convert
 from lab2pix.interop.keymap import rename
 from lab2pix.interop.vectors import read_vectors
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import Method, StepContext, build_method, example_inputs
+from lab2pix.methods import Method, StepContext
 from lab2pix.methods.tsit import _GENERATOR_RULES
 from lab2pix.nn.init import init_weights
 from lab2pix.nn.tsit import TSITGenerator, TSITSettings
 from lab2pix.recipes import load_config
 from lab2pix.training.loop import train
 from tests.helpers.checkpoints import space_file, write_networks
+from tests.helpers.methods import narrow_method, training_inputs
 
 TINY = (
     *("monitor.tensorboard=false", "train.batch_size=2", "train.ema_decay=null", "data.size=[16,16]"),
@@ -33,14 +32,7 @@ TINY = (
 
 
 def build(preset: str, *settings: str) -> Method:
-    config = load_config(preset, [*TINY, *settings])
-    torch.manual_seed(0)
-    return build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
-
-
-def inputs(method: Method) -> tuple[Batch, Tensor | None]:
-    batch, noise = example_inputs(method.sampling, (16, 16), 2)
-    return replace(batch, image=torch.rand(2, 3, 16, 16) * 2 - 1), noise
+    return narrow_method(preset, *TINY, *settings)
 
 
 # --- settings -----------------------------------------------------------------------------------------------------
@@ -52,7 +44,7 @@ def inputs(method: Method) -> tuple[Batch, Tensor | None]:
 @pytest.mark.slow
 def test_style_mode_learns_an_encoder_with_a_divergence() -> None:
     method = build("tsit-small", "generator.input=style", "generator.noise_dim=4")
-    batch, noise = inputs(method)
+    batch, noise = training_inputs(method)
     losses = [phase.backward(batch, noise, StepContext()) for phase in method.phases]
     assert set(losses[0]) == {"kl_divergence", "adversarial", "feature_matching"}
     encoder = method.networks["generator"].image_encoder
@@ -63,7 +55,7 @@ def test_transfer_judges_images_alone_with_the_style_image_as_real() -> None:
     method = build("tsit-transfer-small", "data.resize=null")
     seen: list[Tensor] = []
     method.networks["discriminator"].register_forward_hook(lambda _, given, __: seen.append(given[0][0]))
-    batch, noise = inputs(method)
+    batch, noise = training_inputs(method)
     for phase in method.phases:
         phase.backward(batch, noise, StepContext())
     assert [tuple(one.shape) for one in seen] == [(2, 3, 16, 16), (2, 3, 16, 16), (4, 3, 16, 16)]
@@ -73,7 +65,7 @@ def test_transfer_judges_images_alone_with_the_style_image_as_real() -> None:
 
 def test_transfer_compares_content_with_the_source_image() -> None:
     method = build("tsit-transfer-small", "data.resize=null", "loss.perceptual=1")
-    batch, _ = inputs(method)
+    batch, _ = training_inputs(method)
     assert torch.equal(method.perceptual_target(batch), batch.source)  # type: ignore[attr-defined,arg-type]
     assert method.score_names == ("perceptual",)
     assert method.validation_scores(batch, batch.source)["perceptual"] == 0

@@ -39,7 +39,6 @@ def test_global_encoder_matches_eq2_as_released() -> None:
 
 
 def test_bilinear_global_features_have_no_edges_of_blocks() -> None:
-    torch.manual_seed(0)
     label, rows = torch.rand(1, 3, 64, 64), {}
     for upsample in ("nearest", "bilinear"):
         torch.manual_seed(1)
@@ -68,7 +67,6 @@ def test_global_encoder_receptive_field_is_the_whole_map() -> None:
 
 def test_global_encoder_returns_as_many_scales_as_requested() -> None:
     label = torch.rand(1, 2, 32, 64)
-    torch.manual_seed(0)
     encoder = GlobalEncoder(2, num_upsamples=5, width=2, max_width=4, out_channels=3, outputs=5)
     assert [feature.shape[-2:] for feature in encoder(label)] == [(1 << scale, 2 << scale) for scale in range(5)]
     assert len(encoder.scales) == 5

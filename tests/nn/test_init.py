@@ -42,7 +42,6 @@ def test_init_keeps_norms(initialize: Callable[[nn.Module], None]) -> None:
 def test_init_finds_the_singular_vectors_of_the_new_weight(
     training: bool, initialize: Callable[[nn.Module], None]
 ) -> None:
-    torch.manual_seed(0)
     layer = spectral_norm(nn.Conv2d(4, 8, 3)).train(training)
     initialize(layer)
     assert layer.parametrizations.weight.original.std() < 0.03

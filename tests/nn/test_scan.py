@@ -13,7 +13,6 @@ from lab2pix.nn.scan import AdaptiveFusion, StackedGenerator
 
 @pytest.fixture
 def generator() -> StackedGenerator:
-    torch.manual_seed(0)
     coarse, refine = ResNetGenerator(5, width=2, blocks=1), ResNetGenerator(8, width=2, blocks=1)
     return StackedGenerator(coarse, refine, AdaptiveFusion(11, width=3))
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 
 import pytest
+
+from tests.helpers.vectors import copied
 
 
 @pytest.fixture
 def made(original: Path, tmp_path: Path) -> Path:
     """A copy of the module's vector file, `original`."""
-    for file in (original, original.with_suffix(".json")):
-        shutil.copy(file, tmp_path / file.name)
-    return tmp_path / original.name
+    return copied(original, tmp_path)

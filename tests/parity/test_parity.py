@@ -364,7 +364,7 @@ def test_parity_fails_for_nan(made: Path) -> None:
         ({"D.discriminator_0.gcb1.0.0.weight_orig": None}, {}, "made.safetensors", "lacks discriminator_0.gcb1"),
         ({"in.label": None}, {}, "made.safetensors", "in.label"),
         ({"in.label": torch.full((2, 1, 64, 64), 9)}, {}, "made.safetensors", "ids up to 9"),
-        ({}, {"config": {}}, "made.safetensors", "lacks"),
+        ({}, {"config": {}}, "made.safetensors", "num_upsampling_layers is None"),
         ({}, {"config": None}, "made.safetensors", "config"),
     ],
 )

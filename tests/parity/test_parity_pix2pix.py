@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab2pix.methods.image_translation import released_names
+from lab2pix.interop.keymap import rename
+from lab2pix.methods.image_translation import released_rules
 from lab2pix.nn.patchgan import PatchGAN, PixelGAN
 from lab2pix.nn.resnet import ResNetGenerator
 from lab2pix.nn.unet import UNetGenerator
@@ -57,8 +58,7 @@ def stored(networks: dict[str, nn.Module]) -> dict[str, Tensor]:
             if isinstance(layer, nn.Dropout):
                 layer.p = 0
         lively(network)
-        names = released_names(network)
-        tensors |= {f"{prefix}.{names[name]}": weight.clone() for name, weight in network.state_dict().items()}
+        tensors |= {f"{prefix}.{name}": weight for name, weight in rename(network, released_rules(network)).items()}
     return tensors
 
 
@@ -66,10 +66,9 @@ def after(networks: dict[str, nn.Module]) -> dict[str, Any]:
     """Return sums of the weights after the step; biases before instance norms, which have no gradient, are unstable."""
     sums = {}
     for prefix, network in networks.items():
-        names = released_names(network)
-        for name, weight in network.state_dict().items():
+        for name, weight in rename(network, released_rules(network)).items():
             double = weight.double()
-            sums[f"{prefix}.{names[name]}"] = [double.sum().item(), double.abs().sum().item()]
+            sums[f"{prefix}.{name}"] = [double.sum().item(), double.abs().sum().item()]
     return {
         "tolerance": TOLERANCE,
         "after.sums": sums,

@@ -344,7 +344,7 @@ def test_each_batch_statistic_counts(made: Path) -> None:
         ({}, {"background_ids": None}, "out.enhance_mask", "background_ids"),
         ({"G.surprise": torch.zeros(1)}, {}, "made.safetensors", "unknown surprise"),
         ({"D2.gcb1.0.bias": None}, {}, "made.safetensors", "lacks gcb1.0.bias"),
-        ({"G.out_5.0.weight": torch.zeros(3, 9, 3, 3)}, {}, "made.safetensors", "other weights need"),
+        ({"G.out_5.0.weight": torch.zeros(3, 9, 3, 3)}, {}, "made.safetensors", "configured network needs"),
         ({"in.label": None}, {}, "made.safetensors", "in.label"),
         ({"in.label": torch.full((2, 128, 128), 9)}, {}, "made.safetensors", "ids up to 9"),
         ({}, {"config": {}}, "made.safetensors", "lacks"),

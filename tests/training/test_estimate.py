@@ -9,21 +9,17 @@ import torch
 from torch import nn
 
 from lab2pix.errors import ConfigError
-from lab2pix.labels.space import LabelSpace
-from lab2pix.methods import build_method
-from lab2pix.recipes import load_config
 from lab2pix.training import estimate
 from lab2pix.training.estimate import GPUS, estimate_run
 from lab2pix.utils.hardware import peak_resident
+from tests.helpers.methods import narrow_method
 
 pytestmark = pytest.mark.slow
 
 
 def counted(*overrides: str, gpu: str | None = "a100") -> estimate.Estimate:
-    config = load_config(
-        "pix2pix-small", ["data.size=[64,64]", "generator.width=2", "discriminator.width=2", *overrides]
-    )
-    method = build_method(config, LabelSpace.load(config.data.label_space), pretrained=False)
+    narrow = ("data.size=[64,64]", "generator.width=2", "discriminator.width=2")
+    method = narrow_method("pix2pix-small", *narrow, *overrides)
     return estimate_run(method, device="cpu", gpu=gpu)
 
 

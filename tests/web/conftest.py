@@ -26,6 +26,7 @@ from lab2pix.web.security import HostChecker
 from lab2pix.web.serving import Server, listen
 from lab2pix.web.study.build import BuiltStudy, build_study
 from lab2pix.web.study.samples import Study
+from lab2pix.web.study.store import AnswerStore
 
 METHODS = ("spade", "lab2pix-v2", "no norm")
 NAMES = ("a", "b", "city/c", "d", "e", "f")
@@ -78,6 +79,13 @@ def study_folder(build: Callable[..., BuiltStudy]) -> Path:
 def study(study_folder: Path) -> Study:
     """The study in that folder."""
     return Study.load(study_folder)
+
+
+@pytest.fixture
+def store(study_folder: Path, study: Study) -> Iterator[AnswerStore]:
+    """The answers to that study."""
+    with AnswerStore(study_folder, study) as opened:
+        yield opened
 
 
 # --- the painter ----------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Annotated, NoReturn
 import typer
 
 import lab2pix
-from lab2pix.cli import augment, data, evaluate, generate, label, paint, presets, segmenter, study, train
+from lab2pix.cli import augment, data, evaluate, fit, generate, label, paint, presets, segmenter, study, train
 from lab2pix.cli.console import explain_os_error
 from lab2pix.errors import Lab2PixError, OutputError
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     help="Turn label maps and sketches into images, with Lab2Pix and the systems it is compared with.",
 )
 app.add_typer(train.app)
+app.add_typer(fit.app)
 app.add_typer(generate.app)
 app.add_typer(augment.app)
 app.add_typer(label.app)

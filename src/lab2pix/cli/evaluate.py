@@ -27,13 +27,27 @@ def _evaluate(
     real: Annotated[Path | None, typer.Option(help="Real images, or a file of --save-stats.")] = None,
     labels: Annotated[Path | None, typer.Option(help="Label maps.")] = None,
     label_space: Annotated[str | None, typer.Option(help="Label space of --labels.")] = None,
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            help="Published protocol: cityscapes, cityscapes-fcn, ade20k, coco-stuff or facades; --segmenter names the "
+            "weights of its segmenter."
+        ),
+    ] = None,
     segmenter: Annotated[
         str | None, typer.Option(help="Segmenter of PPA, PCA, C-IoU: folder, exported program or hf:NAME.")
     ] = None,
     features: Annotated[
-        list[str], typer.Option(help="inception (FID, KID), efficientnet-lite0 or an exported program; repeatable.")
-    ] = ["efficientnet-lite0"],  # noqa: B006 - Typer requires a list as the default of a repeatable option
+        list[str] | None,
+        typer.Option(
+            help="inception (FID, KID), efficientnet-lite0, dinov2, dinov2:FILE, segmenter:FOLDER or an exported "
+            "program; repeatable. Default: efficientnet-lite0, or those of --protocol."
+        ),
+    ] = None,
     inception_weights: Annotated[Path | None, typer.Option(help="Weights of Inception.")] = None,
+    precision_recall: Annotated[
+        bool, typer.Option("--precision-recall", help="Also score precision and recall in the same features.")
+    ] = False,
     lpips: Annotated[str | None, typer.Option(help="Network of LPIPS: alex or vgg.")] = None,
     lpips_weights: Annotated[Path | None, typer.Option(help="Weights of --lpips.")] = None,
     samples: Annotated[
@@ -97,29 +111,25 @@ def _evaluate(
     if generated is not None and count is not None:
         raise ConfigError("--count belongs to a run; omit it, as all images of --generated are evaluated")
     check_output_path(out, overwrite=overwrite)
-    protocol = Protocol(
-        features=features,
-        segmenter=segmenter,
-        lpips=lpips,  # type: ignore[arg-type]
-        inception_weights=inception_weights,
-        lpips_weights=lpips_weights,
-        size=None if size is None else read_size(size),
-        batch_size=batch_size,
-        seed=seed,
-        style_from=style_from,  # type: ignore[arg-type]
-        allow_missing=allow_missing,
-        skip_broken=skip_broken,
-        alpha=alpha,
-    )
+    settings = {
+        **({"features": features} if features else {}),
+        **{"lpips": lpips, "inception_weights": inception_weights, "lpips_weights": lpips_weights},
+        **{"precision_recall": precision_recall},
+        **{"size": None if size is None else read_size(size), "batch_size": batch_size, "seed": seed},
+        **{"style_from": style_from, "allow_missing": allow_missing, "skip_broken": skip_broken, "alpha": alpha},
+    }
+    chosen = Protocol(segmenter=segmenter, **settings)  # type: ignore[arg-type]
+    if protocol is not None:
+        chosen = Protocol.published(protocol, segmenter, **settings)
     with show_progress("label maps") as on_progress:
         shared = {"split": split, "name": name, "device": device, "on_progress": on_progress}
         if run is not None:
             pictures = picture_folder(out, overwrite=overwrite)
-            report = evaluate_run(run, protocol, samples=samples or 1, count=count, pictures=pictures, **shared)  # type: ignore[arg-type]
+            report = evaluate_run(run, chosen, samples=samples or 1, count=count, pictures=pictures, **shared)  # type: ignore[arg-type]
         else:
             assert generated is not None
             report = evaluate_folders(
-                generated, real, protocol, samples=samples, labels=labels, label_space=label_space, unpaired=unpaired,
+                generated, real, chosen, samples=samples, labels=labels, label_space=label_space, unpaired=unpaired,
                 format=format, save_stats=save_stats, **shared,  # type: ignore[arg-type]
             )  # fmt: skip
     if DistributedContext.is_first():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lab2pix.config.schema import FEATURE_NAMES, RunConfig
+from lab2pix.config.schema import FEATURE_NAMES, FEATURE_PREFIXES, RunConfig
 from lab2pix.config.sizes import nearest_size
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS, is_yaml, label_space_names
@@ -111,9 +111,10 @@ def _check_evaluation(config: RunConfig) -> None:
     """Check the settings of scoring during training, so that a run fails at the start and not at its first scores."""
     evaluation = config.evaluation
     for name in evaluation.features:
-        if name.endswith((".pt2", ".onnx")):
-            if not Path(name).is_file():
-                raise ConfigError(f"evaluation.features names '{name}', but there is no such file")
+        path = name.partition(":")[2] if name.startswith(FEATURE_PREFIXES) else name
+        if path != name or name.endswith((".pt2", ".onnx")):
+            if not Path(path).exists():
+                raise ConfigError(f"evaluation.features names '{path}', but there is no such file or folder")
         elif name not in FEATURE_NAMES:
             raise ConfigError(
                 f"evaluation.features names '{name}', which is neither a known network nor an exported program "

@@ -21,8 +21,10 @@ LabelSpaceSource = UserPath | dict[str, Any]
 Alpha = Literal["drop", "white", "black"]
 """What becomes of transparency in photos."""
 
-FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1")
+FEATURE_NAMES = ("inception", "efficientnet-lite0", "efficientnet-lite1", "dinov2")
 """Names of the built-in feature networks of `lab2pix.evaluation`."""
+FEATURE_PREFIXES = ("dinov2:", "segmenter:")
+"""Beginnings of names of feature networks that a path follows: weights of DINOv2, or the folder of a segmenter."""
 
 
 class Section(BaseModel):
@@ -172,7 +174,7 @@ class EvaluationConfig(Section):
     features: tuple[UserPath, ...] = Field(
         ("efficientnet-lite0",),
         description="Feature networks of the Fréchet and kernel distances: inception (FID, KID), efficientnet-lite0, "
-        "efficientnet-lite1, or exported programs (.pt2, .onnx).",
+        "efficientnet-lite1, dinov2 or dinov2:FILE, segmenter:FOLDER, or exported programs (.pt2, .onnx).",
     )
     segmenter: UserPath | None = Field(
         None,

@@ -18,7 +18,7 @@ from torch import Tensor
 from lab2pix.data.datasets import check_sizes, size_text
 from lab2pix.data.files import ARRAY_SUFFIX, to_photo
 from lab2pix.data.formats import Scan, scan, scan_sides
-from lab2pix.data.image_file import ImageFile, is_transparent, open_image
+from lab2pix.data.image_file import ImageFile, is_transparent, open_image, transparency_notes
 from lab2pix.data.label_maps import decode_instances
 from lab2pix.data.pairs import Pair
 from lab2pix.data.passed_over import passed_over
@@ -292,14 +292,7 @@ class _Tally:
                 f"palettes differ, but their indices are read as ids: {self.palettes_differ}; give the classes their "
                 "colors in the label space, or save all label maps with one palette"
             )
-        for role, (count, example) in self.transparent.items():
-            if role == "photos":
-                yield (
-                    f"photos with transparent pixels: {count}, such as {example}; their hidden colors are trained on, "
-                    "unless data.alpha is white or black"
-                )
-            else:
-                yield f"{role} with transparent pixels: {count}, such as {example}; transparency is ignored there"
+        yield from transparency_notes(self.transparent, "trained on", "data.alpha")
 
 
 def _examine_all(pairs: Sequence[Pair], label_space: LabelSpace | None) -> Iterator[_Finding]:

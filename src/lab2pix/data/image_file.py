@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -152,6 +152,22 @@ def is_transparent(image: Image.Image) -> bool:
         return False
     extrema: Any = image.convert("RGBA").getchannel("A").getextrema()
     return bool(extrema[0] < 255)
+
+
+def transparency_notes(found: Mapping[str, tuple[int, str]], used: str, setting: str) -> Iterator[str]:
+    """Describe the files with transparent pixels.
+
+    Args:
+        found: number of files and an example, by what the files are.
+        used: what is done with the hidden colors of photos and images.
+        setting: setting that puts these on a background instead.
+    """
+    for role, (count, example) in found.items():
+        what = f"{role} with transparent pixels: {count}, such as {example}"
+        if role in ("photos", "generated images"):
+            yield f"{what}; their hidden colors are {used}, unless {setting} is white or black"
+        else:
+            yield f"{what}; transparency is ignored there"
 
 
 def to_rgb(image: Image.Image, bits: int = 16) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lab2pix.errors import DataError
 from lab2pix.evaluation.features import FeatureNetwork, distance_names
-from lab2pix.evaluation.metrics.distribution import FeatureMoments, frechet_distance, kernel_distance
+from lab2pix.evaluation.metrics.distribution import FeatureMoments, frechet_distance, kernel_distance, precision_recall
 from lab2pix.evaluation.metrics.image import (
     LPIPS,
     checkerboard_ratio,
@@ -24,7 +24,7 @@ from lab2pix.evaluation.metrics.image import (
 )
 from lab2pix.evaluation.metrics.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.report import Score
-from lab2pix.evaluation.segmenters import Segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
 
 KERNEL = {"subsets": 100, "subset_size": 1000}
 """Sampling of the kernel distance, as in the usual protocol of KID."""
@@ -60,16 +60,22 @@ class MetricAccumulator:
         networks: the networks.
         sample_sets: images per label map.
         seed: selects the subsets of the kernel distance.
+        precision_recall: also compute precision and recall in the features of each network.
     """
 
-    def __init__(self, networks: Networks, sample_sets: int = 1, *, seed: int = 0) -> None:
+    def __init__(
+        self, networks: Networks, sample_sets: int = 1, *, seed: int = 0, precision_recall: bool = False
+    ) -> None:
         self.networks = networks
         self.sample_sets = sample_sets
         self.seed = seed
+        self.precision_recall = precision_recall
         self.generated = [self._moments() for _ in range(sample_sets)]
         self.real = self._moments()
-        space = None if networks.segmenter is None else networks.segmenter.space
-        self.pixels = [SegmentationScores(ScoredClasses.of(space)) for _ in range(sample_sets)] if space else []
+        self.pixels: list[SegmentationScores] = []
+        if networks.segmenter is not None:
+            classes, absent = ScoredClasses.of(networks.segmenter.space), networks.segmenter.absent
+            self.pixels = [SegmentationScores(classes, absent) for _ in range(sample_sets)]
         # Values by score and sample set; diversity has only the first set.
         self.each: dict[str, list[list[float]]] = {}
         self.ranking: list[tuple[str, float]] = []
@@ -93,7 +99,7 @@ class MetricAccumulator:
             names: names of the label maps.
             samples: images `[N, 3, H, W]` uint8 of each sample set.
             real: their photos, of the same size; they are added as by `update_real` too.
-            label: `[N, H, W]` canonical ids.
+            label: `[N, h, w]` canonical ids, of the segmenter's `label_size` if it has one.
         """
         if real is not None:
             self.update_real(names, real)
@@ -197,10 +203,15 @@ class MetricAccumulator:
         kernel = [kernel_distance(part, real, **KERNEL, seed=self.seed) for part in sets]
         names = distance_names(name)
         spread = [round(deviation, 10) for _, deviation in kernel]
-        return {
+        found = {
             names[0]: Score.of_sets(frechet),
             names[1]: Score.of_sets([mean for mean, _ in kernel], std_over_subsets=spread),
         }
+        if self.precision_recall:
+            pairs = [precision_recall(part, real) for part in sets]
+            found |= {f"precision_{name}": Score.of_sets([precision for precision, _ in pairs])}
+            found |= {f"recall_{name}": Score.of_sets([recall for _, recall in pairs])}
+        return found
 
     def notes(self) -> list[str]:
         """Return remarks on the reliability of the scores."""

@@ -86,7 +86,7 @@ def evaluate_folders(
     known = None if folders.statistics is None else _Statistics.load(folders.statistics, networks)
     with init_distributed(device) as distributed:
         networks.to(distributed.device)
-        accumulator, log = MetricAccumulator(networks, matches.samples, seed=protocol.seed), ReadingLog()
+        accumulator, log = MetricAccumulator(networks, matches.samples, **protocol.scoring), ReadingLog()
         _update(accumulator, log, matches, space, protocol, distributed, on_progress)
         gather(accumulator, log, distributed)
         return distributed.run_on_main(
@@ -180,7 +180,9 @@ def _update(
         **{"size": protocol.size, "batch_size": protocol.batch_size},
         **{"skip_broken": protocol.skip_broken, "alpha": protocol.alpha},
     }
-    for loaded in read_items(items, space, log, **how):
+    segmenter = accumulator.networks.segmenter
+    label_size = None if segmenter is None else segmenter.label_size
+    for loaded in read_items(items, space, log, **how, label_size=label_size):
         accumulator.update(loaded.names, loaded.samples, loaded.real, loaded.label)
         done += len(loaded.names)
         if on_progress is not None:
@@ -248,7 +250,7 @@ def _conclude(
     report.broken = sorted(log.broken, key=lambda item: item["file"])
     report.unmatched = matches.unmatched
     if folders.real is None:
-        report.notes = []
+        report.notes = log.notes()
     return report
 
 
@@ -282,7 +284,7 @@ def build_report(
         protocol={**sources, **protocol_facts(accumulator, log, protocol, size, distributed)},
         **_classes(accumulator),
         pictures=_ranked(accumulator),
-        notes=accumulator.notes(),
+        notes=[*accumulator.notes(), *log.notes()],
         space=space,
     )
 

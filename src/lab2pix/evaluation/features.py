@@ -1,4 +1,4 @@
-"""Feature networks of the Fréchet and kernel distances: Inception-V3, EfficientNet-Lite, or an exported network."""
+"""Feature networks of the distances: Inception-V3, EfficientNet-Lite, DINOv2, a segmenter, or an exported network."""
 
 from __future__ import annotations
 
@@ -10,14 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lab2pix.config.schema import FEATURE_NAMES
+from lab2pix.config.schema import FEATURE_NAMES, FEATURE_PREFIXES
 from lab2pix.data.transforms import uint8_to_float
 from lab2pix.errors import ConfigError, WeightsError, did_you_mean
 from lab2pix.evaluation.batching import map_chunks
 from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, read_settings
+from lab2pix.evaluation.segmenters import load_segmenter, normalize
 from lab2pix.methods.features import load_backbone
 from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import WeightsFile, file_sha256, read_weights
+from lab2pix.utils.text import reason_of
 
 INCEPTION = WeightsFile(
     "Inception-V3 (as FID uses it)",
@@ -112,6 +114,98 @@ class _EfficientNet(FeatureNetwork):
         return {"weights": self.name, "input": "the image size", "dimension": self.dimension}
 
 
+class _DINOv2(FeatureNetwork):
+    """The class token of DINOv2 (Oquab et al., 2024) at 224x224: ViT-L/14 from the hub, or the size of a file."""
+
+    name = "dinov2"
+
+    def __init__(self, file: Path | None) -> None:
+        self.weights: str = DINOV2_NAME if file is None else file_sha256(_existing(file))
+        try:
+            self.network = _pretrained_dinov2() if file is None else _read_dinov2(file)
+        except Exception as error:  # the hub and damaged files raise any error
+            if file is not None:
+                raise WeightsError(
+                    f"{file} cannot be read as weights of DINOv2 without registers ({reason_of(error)}); give "
+                    f"{DINOV2_FILE}"
+                ) from error
+            raise WeightsError(
+                f"DINOv2 is not in the cache of the Hugging Face hub and could not be downloaded ({reason_of(error)}); "
+                f"fetch {DINOV2_FILE}, and pass --features dinov2:FILE"
+            ) from error
+        self.network.eval().requires_grad_(False)
+        self.dimension = int(self.network.num_features)
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        return map_chunks(self._extract, _DINOV2_SIZE, self.device, images)
+
+    def _extract(self, images: Tensor) -> Tensor:
+        found: Tensor = self.network(normalize(images.to(self.device), _DINOV2_SIZE))
+        return found.float().cpu()
+
+    def describe(self) -> dict[str, Any]:
+        return {"weights": self.weights, "input": "224x224, bicubic", "dimension": self.dimension}
+
+
+DINOV2_NAME = "vit_large_patch14_dinov2.lvd142m"
+"""timm's name of the network that published distances in DINOv2's features use (Stein et al., 2023)."""
+DINOV2_FILE = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitl14/dinov2_vitl14_pretrain.pth"
+_DINOV2_SIZE = (224, 224)
+
+
+def _pretrained_dinov2() -> Any:
+    from timm import create_model
+
+    return create_model(DINOV2_NAME, pretrained=True, img_size=_DINOV2_SIZE[0], num_classes=0)
+
+
+def _read_dinov2(file: Path) -> Any:
+    """Return the vision transformer of a file of the authors or of timm; its size follows from the shapes."""
+    from timm.models.vision_transformer import VisionTransformer, checkpoint_filter_fn
+
+    state = read_weights(file)
+    width, patch = state["patch_embed.proj.weight"].shape[0], state["patch_embed.proj.weight"].shape[-1]
+    depth = len({name.split(".")[1] for name in state if name.startswith("blocks.")})
+    network = VisionTransformer(
+        img_size=_DINOV2_SIZE, patch_size=patch, embed_dim=width, depth=depth, num_heads=max(1, width // 64),
+        init_values=1e-5, num_classes=0,
+    )  # fmt: skip
+    network.load_state_dict(checkpoint_filter_fn(state, network))
+    return network
+
+
+def _existing(file: Path) -> Path:
+    if not file.is_file():
+        raise WeightsError(f"there is no file {file}; fetch {DINOV2_FILE}, and pass --features dinov2:FILE")
+    return file
+
+
+class _SegmenterFeatures(FeatureNetwork):
+    """The last stage of a trained segmenter's encoder, averaged over all pixels."""
+
+    name = "segmenter"
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise ConfigError(f"there is no folder {folder}; pass that of `lab2pix segmenter train` to segmenter:")
+        self.segmenter = load_segmenter(folder, None)
+        self.network = self.segmenter.network
+        self.size = tuple(self.segmenter.describe()["size"])
+        self.dimension = int(self.network.encoder.out_channels[-1])
+
+    @torch.inference_mode()
+    def __call__(self, images: Tensor) -> Tensor:
+        return map_chunks(self._extract, self.size, self.device, images)
+
+    def _extract(self, images: Tensor) -> Tensor:
+        found: Tensor = self.network.encoder(normalize(images.to(self.device), self.size))[-1].mean((2, 3))
+        return found.float().cpu()
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.segmenter.describe(), "dimension": self.dimension}
+
+
 class _Exported(FeatureNetwork):
     """An exported program with output `[N, D]`, or `[N, D, h, w]`, which is averaged over pixels."""
 
@@ -137,6 +231,7 @@ class _Exported(FeatureNetwork):
 
 def feature_name(spec: str) -> str:
     """Return the name of a feature network in scores; `spec` is that of `load_features`."""
+    spec = spec.partition(":")[0] if spec.startswith(FEATURE_PREFIXES) else spec
     return re.sub(r"\W+", "_", Path(spec).stem if spec.endswith(PROGRAM_SUFFIXES) else spec).lower()
 
 
@@ -149,7 +244,8 @@ def load_features(spec: str, *, weights: str | Path | None = None) -> FeatureNet
     """Return a feature network.
 
     Args:
-        spec: one of `FEATURE_NAMES`, or an exported program (`.pt2`, `.onnx`) with its JSON file.
+        spec: one of `FEATURE_NAMES`; `dinov2:FILE` with weights of DINOv2; `segmenter:FOLDER`, the encoder of a
+            segmenter of `lab2pix segmenter train`; or an exported program (`.pt2`, `.onnx`) with its JSON file.
         weights: Inception's weights; None: the torch hub cache, downloaded where missing.
 
     Raises:
@@ -158,9 +254,16 @@ def load_features(spec: str, *, weights: str | Path | None = None) -> FeatureNet
     """
     if spec == "inception":
         return _Inception(None if weights is None else Path(weights))
+    kind, _, path = spec.partition(":")
+    if kind == "dinov2":
+        return _DINOv2(Path(path) if path else None)
+    if kind == "segmenter" and path:
+        return _SegmenterFeatures(Path(path))
     if spec in FEATURE_NAMES:
         return _EfficientNet(spec)
     if spec.endswith(PROGRAM_SUFFIXES):
         return _Exported(Path(spec))
     hint = did_you_mean(spec, FEATURE_NAMES)
-    raise ConfigError(f"no feature network is called '{spec}'{hint}, or give an exported program (.pt2, .onnx)")
+    raise ConfigError(
+        f"no feature network is called '{spec}'{hint}, or give segmenter:FOLDER or an exported program (.pt2, .onnx)"
+    )

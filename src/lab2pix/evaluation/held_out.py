@@ -99,6 +99,7 @@ def evaluate_generator(
     draw: Callable[[Batch, Sequence[int], int], Tensor],
     *,
     photos: SampleSource | None = None,
+    labels: AnyDataset | None = None,
     count: int | None = None,
     seed: int,
     batch_size: int,
@@ -112,6 +113,7 @@ def evaluate_generator(
         dataset: the held-out part.
         draw: returns images `[N, 3, H, W]` uint8 of a batch, given the indices of its label maps and a seed.
         photos: held-out photos without label maps.
+        labels: the held-out part at the segmenter's `label_size`; None: `dataset`.
         count: number of label maps, and of these photos, the first ones; None: all.
         seed: seed of the first sample set; the next ones count up.
         batch_size: images per batch.
@@ -128,7 +130,9 @@ def evaluate_generator(
         batch = collate([dataset[(0, index)] for index in indices])
         drawn = [draw(batch, indices, seed + number) for number in range(accumulator.sample_sets)]
         real = None if batch.image is None else float_to_uint8(batch.image)
-        label = None if accumulator.networks.segmenter is None else batch.label
+        label = None
+        if accumulator.networks.segmenter is not None:
+            label = batch.label if labels is None else collate([labels[(0, index)] for index in indices]).label
         accumulator.update([sample_key(index) for index in indices], drawn, real, label)
         log.sizes[(drawn[0].shape[-2], drawn[0].shape[-1])] += len(indices)
         if on_progress is not None:

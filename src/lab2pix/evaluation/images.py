@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -61,13 +62,16 @@ def evaluate_images(
     networks = load_networks(protocol, space)
     used = choose_device(device)
     networks.to(used)
-    accumulator, log, step = MetricAccumulator(networks, 1, seed=protocol.seed), ReadingLog(), protocol.batch_size
+    accumulator, log, step = MetricAccumulator(networks, 1, **protocol.scoring), ReadingLog(), protocol.batch_size
     names = [f"{index:06d}" for index in range(max(len(pixels), 0 if photos is None else len(photos)))]
     for start in range(0, len(pixels), step):
         part = slice(start, start + step)
         pair = None if photos is None or unpaired else photos[part]
-        shown = pixels[part]
-        accumulator.update(names[start : start + len(shown)], [shown], pair, None if ids is None else ids[part])
+        shown, label = pixels[part], None if ids is None else ids[part]
+        if label is not None and networks.segmenter is not None and networks.segmenter.label_size is not None:
+            resized = F.interpolate(label[:, None].float(), networks.segmenter.label_size, mode="nearest-exact")
+            label = resized[:, 0].long()
+        accumulator.update(names[start : start + len(shown)], [shown], pair, label)
     if photos is not None and unpaired:
         for start in range(0, len(photos), step):
             more = photos[start : start + step]

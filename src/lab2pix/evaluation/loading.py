@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from lab2pix.config.schema import Alpha
-from lab2pix.data.files import read_image
+from lab2pix.data.files import to_photo
+from lab2pix.data.image_file import is_transparent, open_image, transparency_notes
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image
@@ -32,19 +33,32 @@ class ReadingLog:
     Attributes:
         resized: number of `generated` and `real` images, and `labels`, that were resized.
         sizes: number of images at each height and width.
+        transparent: number of files with transparent pixels, and an example, by what the files are.
         broken: samples that were left out because a file cannot be read: `name`, `of` ("label maps", or "photos" for
             unpaired ones), `file` and `reason`.
     """
 
     resized: Counter[str] = field(default_factory=Counter)
     sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
+    transparent: dict[str, tuple[int, str]] = field(default_factory=dict)
     broken: list[dict[str, str]] = field(default_factory=list)
+
+    def notes(self) -> list[str]:
+        """Return remarks on files with transparent pixels."""
+        return list(transparency_notes(self.transparent, "compared", "--alpha"))
 
     def merge(self, other: ReadingLog) -> None:
         """Add the record of another process."""
         self.resized += other.resized
         self.sizes += other.sizes
+        for role, (count, example) in other.transparent.items():
+            self.count_transparent(role, example, count)
         self.broken += other.broken
+
+    def count_transparent(self, role: str, example: str, count: int = 1) -> None:
+        """Count files with transparent pixels."""
+        before, first = self.transparent.get(role, (0, example))
+        self.transparent[role] = (before + count, first)
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ class Loaded:
         names: names of the label maps.
         samples: images `[N, 3, H, W]` uint8 of each sample set.
         real: `[N, 3, H, W]` uint8, or None.
-        label: `[N, H, W]` canonical ids, or None.
+        label: `[N, H, W]` canonical ids, or `label_size` of `read_items`, or None.
     """
 
     names: list[str]
@@ -71,6 +85,7 @@ class _One:
     real: Tensor | None
     label: Tensor | None
     resized: Counter[str]
+    transparent: list[tuple[str, Path]]
 
 
 class _BrokenError(Exception):
@@ -92,6 +107,7 @@ def read_items(
     batch_size: int,
     skip_broken: bool,
     alpha: Alpha = "drop",
+    label_size: tuple[int, int] | None = None,
 ) -> Iterator[Loaded]:
     """Yield images with their photos and label maps, in order.
 
@@ -105,13 +121,14 @@ def read_items(
         batch_size: largest number of label maps per batch.
         skip_broken: leave out samples of which a file cannot be read.
         alpha: what becomes of the transparency of images and photos.
+        label_size: height and width of the label maps; None: those of their image.
 
     Raises:
         DataError, LabelError: a file cannot be read.
     """
 
     def load(item: Item) -> _One:
-        return _load(item, space, size, alpha)
+        return _load(item, space, size, alpha, label_size)
 
     for part in _batches(_ahead(load, items, "label maps", log, batch_size, skip_broken), batch_size, log):
         log.sizes[(part[0].samples[0].shape[-2], part[0].samples[0].shape[-1])] += len(part)
@@ -131,10 +148,11 @@ def read_photos(
 
     def load(entry: tuple[str, Pair]) -> _One:
         name, pair = entry
-        image = _guard(name, pair.image or pair.label, lambda: pair.read_image(alpha))
+        transparent: list[tuple[str, Path]] = []
+        image = _guard(name, pair.image or pair.label, lambda: _read_photo(pair, alpha, transparent))
         resized: Counter[str] = Counter()
         image = _resized(image, size, "real", resized)
-        return _One(name, [image], None, None, resized)
+        return _One(name, [image], None, None, resized, transparent)
 
     for part in _batches(_ahead(load, list(photos.items()), "photos", log, batch_size, skip_broken), batch_size, log):
         yield [one.name for one in part], torch.stack([one.samples[0] for one in part])
@@ -149,6 +167,8 @@ def _batches(ones: Iterable[_One], batch_size: int, log: ReadingLog) -> Iterator
             waiting = []
         waiting.append(one)
         log.resized += one.resized
+        for role, file in one.transparent:
+            log.count_transparent(role, str(file))
     if waiting:
         yield waiting
 
@@ -199,25 +219,54 @@ def _resized(image: Tensor, size: tuple[int, int] | None, what: str, count: Coun
     return resize_image(image, size)
 
 
-def _load(item: Item, space: LabelSpace | None, size: tuple[int, int] | None, alpha: Alpha) -> _One:
+def _read_image(path: Path, alpha: Alpha, role: str, transparent: list[tuple[str, Path]]) -> Tensor:
+    """Read an image, and note it if its hidden colors show."""
+    file = open_image(path)
+    if alpha == "drop" and is_transparent(file.image):
+        transparent.append((role, path))
+    return to_photo(file, path, alpha)
+
+
+def _read_photo(pair: Pair, alpha: Alpha, transparent: list[tuple[str, Path]]) -> Tensor:
+    if pair.form != "files" or pair.image is None:
+        return pair.read_image(alpha)
+    return _read_image(pair.image, alpha, "photos", transparent)
+
+
+def _read_label(pair: Pair, space: LabelSpace, transparent: list[tuple[str, Path]]) -> Tensor:
+    file = open_image(pair.label)
+    if is_transparent(file.image):
+        transparent.append(("label maps", pair.label))
+    return pair.decode_label(space, file=file).ids
+
+
+def _load(
+    item: Item,
+    space: LabelSpace | None,
+    size: tuple[int, int] | None,
+    alpha: Alpha,
+    label_size: tuple[int, int] | None,
+) -> _One:
     resized: Counter[str] = Counter()
+    transparent: list[tuple[str, Path]] = []
     samples = []
     for file in item.generated:
         # All samples of a label map have the first one's size.
-        samples.append(_resized(_guard(item.name, file, partial(read_image, file, alpha)), size, "generated", resized))
+        image = _guard(item.name, file, partial(_read_image, file, alpha, "generated images", transparent))
+        samples.append(_resized(image, size, "generated", resized))
         size = size or (samples[0].shape[-2], samples[0].shape[-1])
     real = label = None
     if item.real is not None:
         pair = item.real
-        photo = _guard(item.name, pair.image or pair.label, lambda: pair.read_image(alpha))
+        photo = _guard(item.name, pair.image or pair.label, lambda: _read_photo(pair, alpha, transparent))
         real = _resized(photo, size, "real", resized)
     if item.label is not None and space is not None:
         other = item.label
-        ids = _guard(item.name, other.label, lambda: other.read_label(space))
-        here = (samples[0].shape[-2], samples[0].shape[-1])
+        ids = _guard(item.name, other.label, lambda: _read_label(other, space, transparent))
+        here = label_size or (samples[0].shape[-2], samples[0].shape[-1])
         resized["labels"] += tuple(ids.shape) != here
         label = resize_label(ids, here, space)
-    return _One(item.name, samples, real, label, resized)
+    return _One(item.name, samples, real, label, resized, transparent)
 
 
 def _join(parts: Sequence[_One]) -> Loaded:

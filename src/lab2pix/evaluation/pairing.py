@@ -118,7 +118,7 @@ def pair_files(
     else:
         files = pictures_in(generated, "generated images")
         samples = samples or count_samples(files, maps or ({} if unpaired else photos))
-        sets = _by_sample(files, samples, generated)
+        sets = _by_sample(files, samples)
     sides: dict[str, Iterable[str]] = {str(generated): sets}
     if real is not None and not unpaired:
         sides[str(real)] = photos
@@ -166,7 +166,7 @@ def _photos_of(root: Path, format: str, split: str | None, samples: int) -> dict
     return {name: {0: pair.image or pair.label} for name, pair in photos.items()}
 
 
-def _by_sample(files: Mapping[str, Path], samples: int, folder: Path) -> dict[str, dict[int, Path]]:
+def _by_sample(files: Mapping[str, Path], samples: int) -> dict[str, dict[int, Path]]:
     """Return the images of each label map by sample number."""
     if samples == 1:
         return {name: {0: file} for name, file in files.items()}

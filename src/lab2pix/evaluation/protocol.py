@@ -7,19 +7,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from lab2pix.config.schema import Alpha
 from lab2pix.errors import ConfigError
 from lab2pix.evaluation.accumulator import KERNEL, MetricAccumulator, Networks
 from lab2pix.evaluation.features import load_features
 from lab2pix.evaluation.loading import ReadingLog
-from lab2pix.evaluation.metrics.distribution import KERNEL_POOL
+from lab2pix.evaluation.metrics.distribution import KERNEL_POOL, NEIGHBORS
 from lab2pix.evaluation.metrics.image import LPIPS
+from lab2pix.evaluation.metrics.segmentation import AbsentClasses
+from lab2pix.evaluation.published import protocol_settings
 from lab2pix.evaluation.segmenters import load_segmenter
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext
 
+ABSENT: dict[AbsentClasses, str] = {
+    "predicted": "not in the means",
+    "labeled": "not in the means, even if predicted",
+    "zero": "0 in the means",
+}
 RESIZE = "antialiased bicubic (label maps: nearest neighbor)"
 
 
@@ -32,6 +39,7 @@ class Protocol:
         segmenter: predicts label maps from images; see `load_segmenter`.
         lpips: network of LPIPS; None leaves it out.
         inception_weights, lpips_weights: files of weights; None: the torch hub cache, downloaded where missing.
+        precision_recall: also score precision and recall in the features of each network.
         size: height and width to which all images are resized; None: each image's own. Folders only.
         batch_size: images per batch; changes speed and memory only.
         seed: selects the subsets of the kernel distance, and the noise of a run's first sample set.
@@ -48,6 +56,7 @@ class Protocol:
     lpips: Literal["alex", "vgg"] | None = None
     inception_weights: str | Path | None = None
     lpips_weights: str | Path | None = None
+    precision_recall: bool = False
     size: tuple[int, int] | None = None
     batch_size: int = 32
     seed: int = 0
@@ -56,10 +65,32 @@ class Protocol:
     skip_broken: bool = False
     alpha: Alpha = "drop"
 
+    @classmethod
+    def published(cls, name: str, weights: str | Path | None = None, **settings: Any) -> Self:
+        """Return a published protocol (5.3): its segmenter, and Inception's features where the paper reports FID.
+
+        Args:
+            name: see `PROTOCOLS`.
+            weights: the segmenter's weights of its authors: a file, or the folder of UperNet's two files.
+            settings: further settings; they replace those of the protocol.
+
+        Raises:
+            ConfigError: the protocol is unknown, or has no segmenter.
+            WeightsError: the segmenter's weights are not given.
+        """
+        return cls(**{**protocol_settings(name, weights), **settings})
+
+    @property
+    def scoring(self) -> dict[str, Any]:
+        """Settings of `MetricAccumulator`."""
+        return {"seed": self.seed, "precision_recall": self.precision_recall}
+
     def check(self) -> None:
         """Raise ConfigError where a file of weights belongs to a network that is not used."""
         if self.lpips_weights is not None and self.lpips is None:
             raise ConfigError("--lpips-weights have no effect without --lpips; add --lpips or omit them")
+        if self.precision_recall and not self.features:
+            raise ConfigError("--precision-recall needs features; add --features, or omit it")
         if self.inception_weights is not None and "inception" not in self.features:
             raise ConfigError("--inception-weights have no effect without --features inception; add it or omit them")
 
@@ -111,9 +142,10 @@ def protocol_facts(
         "features": {network.name: network.describe() for network in accumulator.networks.features},
         "kernel": {**KERNEL, "pool": KERNEL_POOL, "degree": 3},
         "segmenter": None if segmenter is None else segmenter.describe(),
+        "precision_recall": {"neighbors": NEIGHBORS} if protocol.precision_recall else None,
         "lpips": None if lpips is None else lpips.name,
         "ssim": "Gaussian window 11x11, sigma 1.5, borders omitted, mean over colors",
-        "classes_without_pixels": "not in the means",
+        "classes_without_pixels": ABSENT["predicted" if segmenter is None else segmenter.absent],
         "seed": protocol.seed,
         "skip_broken": protocol.skip_broken,
         "alpha": protocol.alpha,

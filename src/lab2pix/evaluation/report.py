@@ -8,7 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import Any, Literal, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
+
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
 
 from lab2pix.errors import DataError, OutputError
 from lab2pix.evaluation.page import write_page
@@ -244,6 +246,18 @@ def _printable_parts(value: Any) -> Any:
     return escape_surrogates(value) if isinstance(value, str) else value
 
 
+class _StoredScore(BaseModel):
+    values: list[FiniteFloat]
+
+
+class _StoredReport(BaseModel):
+    """Parts of a report that a comparison with others needs."""
+
+    name: str
+    protocol: dict[str, Any]
+    scores: Annotated[dict[str, _StoredScore], Field(min_length=1)]
+
+
 def read_report(path: Path | str) -> dict[str, Any]:
     """Read the JSON file of a report.
 
@@ -258,27 +272,12 @@ def read_report(path: Path | str) -> dict[str, Any]:
         ) from error
     if not isinstance(report, dict) or report.get("format") != REPORT_FORMAT:
         raise DataError(f"{path} is not a report of `lab2pix evaluate` ({REPORT_FORMAT}); give one")
-    wrong = _wrong_part(report)
-    if wrong is not None:
-        raise DataError(f"{path} is not a complete report of `lab2pix evaluate`: {wrong}; evaluate again")
+    try:
+        _StoredReport.model_validate(report, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise DataError(
+            f"{path} is not a complete report of `lab2pix evaluate` ('{key}': {first['msg']}); evaluate again"
+        ) from error
     return report
-
-
-def _wrong_part(report: Mapping[str, Any]) -> str | None:
-    """Return what is missing for a comparison with other reports."""
-    if not isinstance(report.get("name"), str):
-        return "it has no 'name'"
-    if not isinstance(report.get("protocol"), dict):
-        return "it has no 'protocol'"
-    scores = report.get("scores")
-    if not isinstance(scores, dict) or not scores:
-        return "it has no 'scores'"
-    for name, score in scores.items():
-        values = score.get("values") if isinstance(score, dict) else None
-        if not isinstance(values, list) or not all(map(_is_number, values)):
-            return f"its score '{name}' has no list of numbers as 'values'"
-    return None
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

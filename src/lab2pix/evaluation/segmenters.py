@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import re
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +17,8 @@ from torch import Tensor, nn
 from lab2pix.errors import ConfigError, LabelError, WeightsError, did_you_mean
 from lab2pix.evaluation.batching import map_chunks
 from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, Whole, read_settings
-from lab2pix.evaluation.metrics.segmentation import ScoredClasses
+from lab2pix.evaluation.published import PUBLISHED, load_published
+from lab2pix.evaluation.segmenter_base import Segmenter, map_classes
 from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
 from lab2pix.utils.extras import import_extra
@@ -29,49 +29,6 @@ from lab2pix.utils.text import reason_of
 SEGMENTER_FORMAT = "lab2pix-segmenter/1"
 SEGMENTER_FILE = "segmenter.json"
 WEIGHTS_FILE = "model.safetensors"
-
-
-class Segmenter(ABC):
-    """Predicts label maps from images.
-
-    Attributes:
-        name: name in reports.
-        space: label space of its predictions.
-        ids: canonical id of each output channel, -1 for none of the classes.
-        network: the network.
-        device: its device.
-    """
-
-    name: str
-    space: LabelSpace
-    ids: Tensor
-    network: Any
-    device = torch.device("cpu")
-
-    @abstractmethod
-    def logits(self, images: Tensor) -> Tensor:
-        """Return the network's scores per class, `[N, C, h', w']` float32, of `[N, 3, h, w]` uint8 images."""
-
-    def __call__(self, images: Tensor, size: tuple[int, int]) -> Tensor:
-        """Return canonical ids `[N, *size]` int64 (-1: none of the classes) of `[N, 3, h, w]` uint8 images."""
-        logits = self.logits(images)
-        return _read(logits, size, self.ids.to(logits.device)).cpu()
-
-    @abstractmethod
-    def describe(self) -> dict[str, Any]:
-        """Return everything that must be equal for two scores to be comparable."""
-
-    def to(self, device: torch.device) -> None:
-        """Move to a device."""
-        self.network.to(device)
-        self.device = device
-
-
-def _read(logits: Tensor, size: tuple[int, int], ids: Tensor) -> Tensor:
-    """Upsample logits `[N, C, h, w]` bilinearly, and return the class ids of the largest channels."""
-    if tuple(logits.shape[-2:]) != size:
-        logits = F.interpolate(logits, size, mode="bilinear", align_corners=False)
-    return ids[logits.argmax(1)]
 
 
 def normalize(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -250,7 +207,7 @@ def _classes(classes: Sequence[str | int | None], space: LabelSpace | None, wher
             names.
     """
     if space is not None:
-        return space, _mapping(classes, space, where)
+        return space, map_classes(classes, space, where)
     if not all(isinstance(name, str) and not re.fullmatch(r"LABEL_\d+", name) for name in classes):
         raise LabelError(f"{where} gives its classes no names; give a segmenter that names them")
     names = [str(name) for name in classes]
@@ -263,39 +220,13 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _mapping(classes: Sequence[str | int | None], space: LabelSpace, where: str) -> Tensor:
-    """Return the class id of each output channel, -1 for none.
-
-    Raises:
-        LabelError: a name or id that the label space does not have, or a scored class without a channel.
-    """
-    ids = []
-    for entry in classes:
-        if isinstance(entry, str) and entry not in space.names:
-            raise LabelError(
-                f"{where}: label space '{space.name}' has no class '{entry}'; write one of its names, or null"
-            )
-        if isinstance(entry, int) and not 0 <= entry < space.num_classes:
-            raise LabelError(f"{where}: label space '{space.name}' has ids 0 to {space.num_classes - 1}, not {entry}")
-        ids.append(space.names.index(entry) if isinstance(entry, str) else -1 if entry is None else entry)
-    scored = ScoredClasses.of(space)
-    covered = {int(scored.table[number]) for number in ids if number >= 0}
-    lacking = [name for number, name in enumerate(scored.names) if number not in covered]
-    if lacking:
-        raise LabelError(
-            f"{where} predicts {len(covered - {-1})} of the {len(scored.names)} classes that label space "
-            f"'{space.name}' scores and lacks '{lacking[0]}'; give a segmenter made for that label space"
-        )
-    return torch.tensor(ids)
-
-
 def load_segmenter(source: str | Path, expected: LabelSpace | None) -> Segmenter:
     """Load a segmenter.
 
     Args:
         source: a folder of `lab2pix segmenter train`; an exported program (`.pt2`, `.onnx`) with its JSON file;
-            `hf:NAME`, a semantic-segmentation model of the Hugging Face hub or a folder of one; or
-            `torchvision:NAME`.
+            `hf:NAME`, a semantic-segmentation model of the Hugging Face hub or a folder of one;
+            `torchvision:NAME`; or `NAME:WEIGHTS`, a network of `PUBLISHED` with its authors' weights.
         expected: label space of the label maps; None: the network's own classes.
 
     Raises:
@@ -308,13 +239,17 @@ def load_segmenter(source: str | Path, expected: LabelSpace | None) -> Segmenter
         return _HuggingFace(text.removeprefix("hf:"), expected)
     if text.startswith("torchvision:"):
         return _TorchVision(text.removeprefix("torchvision:"), expected)
+    name, colon, weights = text.partition(":")
+    if colon and name in PUBLISHED:
+        return load_published(name, Path(weights), expected)
     path = Path(source)
     if path.suffix in PROGRAM_SUFFIXES:
         return _Exported(path, expected)
     if not path.is_dir():
         raise ConfigError(
             f"there is no segmenter {path}; give a folder of `lab2pix segmenter train`, an exported program "
-            f"({', '.join(PROGRAM_SUFFIXES)}), hf:NAME or torchvision:NAME"
+            f"({', '.join(PROGRAM_SUFFIXES)}), hf:NAME, torchvision:NAME, or WEIGHTS of {', '.join(PUBLISHED)} as "
+            "NAME:WEIGHTS"
         )
     segmenter = _Trained(path)
     if expected is not None and segmenter.space.names != expected.names:

@@ -21,7 +21,7 @@ from lab2pix.data.layouts import Layout, LayoutSettings, vary_layout
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, Lab2PixError, OutputError
-from lab2pix.evaluation.segmenters import Segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
 from lab2pix.inference.folder import BareIdsError, read_label_ids, write_picture
 from lab2pix.inference.label_agreement import (
     ClassDifficulty,

@@ -75,7 +75,9 @@ def evaluate_run(
             raise ConfigError("the run generates from inputs without classes to segment; omit --segmenter")
         networks = load_networks(protocol, space)
         networks.to(dist.device)
-        accumulator = MetricAccumulator(networks, samples, seed=protocol.seed)
+        label_size = None if networks.segmenter is None else networks.segmenter.label_size
+        labels = None if label_size is None else _held_out(synthesizer, split, label_size)[0]
+        accumulator = MetricAccumulator(networks, samples, **protocol.scoring)
 
         def generate(batch: Batch, indices: Sequence[int], seed: int) -> Tensor:
             return _generate(synthesizer, with_styles(batch, indices, origin, photos), indices, seed)
@@ -84,7 +86,7 @@ def evaluate_run(
             return generate(batch, [index], protocol.seed)[0]
 
         log = evaluate_generator(
-            accumulator, dataset, generate, photos=photos, count=count, seed=protocol.seed,
+            accumulator, dataset, generate, photos=photos, labels=labels, count=count, seed=protocol.seed,
             batch_size=protocol.batch_size, distributed=dist, on_progress=on_progress,
         )  # fmt: skip
         about = {
@@ -108,10 +110,13 @@ def evaluate_run(
         return dist.run_on_main(conclude)
 
 
-def _held_out(synthesizer: Synthesizer, split: str | None) -> tuple[AnyDataset, SampleSource | None]:
-    """Open the held-out data of a run, and the held-out photos of an unpaired run."""
+def _held_out(
+    synthesizer: Synthesizer, split: str | None, size: tuple[int, int] | None = None
+) -> tuple[AnyDataset, SampleSource | None]:
+    """Open the held-out data of a run, at its own size or another, and the held-out photos of an unpaired run."""
     config = synthesizer.config
     data = config.data if split is None else config.data.model_copy(update={"val_split": split})
+    data = data if size is None else data.model_copy(update={"size": size})
     own = config.data.val_split or "val"
     if data.format == "scenes" and split not in (None, own):
         raise ConfigError(f"run '{config.name}' has format 'scenes', whose only held-out split is '{own}'")

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lab2pix.evaluation.segmenters import Segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.extras import import_extra
 

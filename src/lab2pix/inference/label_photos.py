@@ -18,7 +18,7 @@ from lab2pix.data.label_maps import write_label_png
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image, resize_nearest, to_luma
 from lab2pix.errors import DataError, OutputError
-from lab2pix.evaluation.segmenters import Segmenter
+from lab2pix.evaluation.segmenter_base import Segmenter
 from lab2pix.inference.label_classes import ClassMapping
 from lab2pix.inference.label_refinement import guided_filter, merge_small_regions
 from lab2pix.utils.files import atomic_write, claim_folder, output_errors, read_json_lines, write_atomically
@@ -67,6 +67,11 @@ class LabeledPhoto:
     shares: dict[str, float]
 
     @property
+    def title(self) -> str:
+        """Name, and how sure the segmenter was unless it cannot be unsure."""
+        return self.name if self.certainty == 1 else f"{self.name}: {self.certainty:.0%} sure"
+
+    @property
     def label(self) -> str:
         """Label map, below the output folder."""
         return f"labels/{self.split}/{self.name}.png"
@@ -95,10 +100,7 @@ class LabelReport:
 
     def doubtful_pairs(self, count: int) -> list[Pair]:
         """Return the most doubtful photos with their label maps, for a contact sheet."""
-        return [
-            Pair(f"{photo.name}: {photo.certainty:.0%} sure", self.out / photo.label, self.out / photo.photo)
-            for photo in self.photos[:count]
-        ]
+        return [Pair(photo.title, self.out / photo.label, self.out / photo.photo) for photo in self.photos[:count]]
 
     def shares(self) -> dict[str, float]:
         """Return the mean share of each class, the largest first."""

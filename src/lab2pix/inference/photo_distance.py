@@ -29,14 +29,9 @@ class PhotoDistance:
 
     Attributes:
         unit: the median distance.
-
-    Raises:
-        DataError: fewer than two photos.
     """
 
     def __init__(self, network: FeatureNetwork, photos: Tensor) -> None:
-        if len(photos) < 2:
-            raise DataError("the distance to photos is relative to that between photos; give at least two of them")
         self.network, self.photos = network, photos.double()
         apart = torch.cdist(self.photos, self.photos).fill_diagonal_(torch.inf)
         self.unit = float(apart.amin(1).median().clamp(min=1e-12))
@@ -49,10 +44,14 @@ class PhotoDistance:
             DataError: fewer than two photos, or an unreadable one.
         """
         photos = list(find_images(folder))
+        if len(photos) < 2:
+            raise DataError(
+                f"there are {len(photos)} photos in {folder}, but distances are relative to that between photos; give "
+                "a folder with at least two"
+            )
         count = min(len(photos), MOST_PHOTOS)
         chosen = (photos[place * len(photos) // count] for place in range(count))
-        features = [network(resize_image(read_image(photo), size)[None]) for photo in chosen]
-        return cls(network, torch.cat(features) if features else torch.empty(0, 1))
+        return cls(network, torch.cat([network(resize_image(read_image(photo), size)[None]) for photo in chosen]))
 
     def __call__(self, image: Tensor) -> float:
         """Return the distance of `[3, H, W]` uint8: about 1 for photos, more for images unlike them."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lab2pix.config.schema import RunConfig
+from lab2pix.config.schema import DataConfig, RunConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.registry import label_space_names
@@ -103,6 +103,11 @@ class LabelFit:
     space: LabelSpace
     edges: bool
     without_unknown: bool
+
+    def data(self, size: tuple[int, int], options: ConversionOptions) -> DataConfig:
+        """Return the section `data` of a converted generator."""
+        name = options.label_space or self.space.name
+        return DataConfig(label_space=name, size=size, instance_edges=self.edges)
 
     def pad_unknown_channel(self, state: dict[str, Tensor], pattern: str) -> int:
         """Insert a channel of zero weights for unknown pixels if the checkpoint has none.

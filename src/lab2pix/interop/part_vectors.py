@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from lab2pix.interop.vectors import Row, Vectors, failure, thinned
+from lab2pix.interop.vectors import Row, Vectors, failure, limited, relative_difference, thinned
 
 PartLosses = dict[str, dict[str, float | list[float]]]
 """Losses, or lists of losses, by part of the step and name."""
@@ -23,8 +23,6 @@ _LOSS, _LOSS_AFTER_STEP = 1e-4, 5e-3
 _NORM, _NORM_AFTER_STEP = 1e-3, 1e-2
 _NORM_OF_PARAMETER, _SHARE_OF_NETWORK = 5e-3, 1e-4
 _SUM = 1e-4
-_SMALL = 1e-3
-"""Floor of the denominator of relative differences."""
 
 
 @dataclass
@@ -84,7 +82,7 @@ def _check_output(name: str, computed: Tensor | None, recorded: Tensor, toleranc
     computed = thinned(computed.detach(), recorded) if recorded.ndim == 4 else computed.detach()
     if computed is None or computed.shape != recorded.shape:
         return failure(f"out.{name}", f"recorded as {list(recorded.shape)}, computed has another shape")
-    return _row(f"out.{name}", (computed - recorded).abs().max().item(), limit)
+    return limited(f"out.{name}", (computed - recorded).abs().max().item(), limit)
 
 
 def _check_losses(recorded: Mapping[str, Mapping[str, Any]], results: PartResults) -> Iterator[Row]:
@@ -96,8 +94,8 @@ def _check_losses(recorded: Mapping[str, Mapping[str, Any]], results: PartResult
                 yield failure(f"loss.{part}.{name}", "cannot check: no such value is known")
                 continue
             limit = _LOSS_AFTER_STEP if f"{part}.{name}" in results.loose else _LOSS
-            difference = max(_relative(one, other) for one, other in zip(numbers, values, strict=True))
-            yield _row(f"loss.{part}.{name}", difference, limit)
+            difference = max(relative_difference(one, other) for one, other in zip(numbers, values, strict=True))
+            yield limited(f"loss.{part}.{name}", difference, limit)
 
 
 def _check_norms(recorded: Mapping[str, Mapping[str, float]], results: PartResults) -> Iterator[Row]:
@@ -108,7 +106,7 @@ def _check_norms(recorded: Mapping[str, Mapping[str, float]], results: PartResul
                 yield failure(name, "cannot check: no such value is known")
                 continue
             total = sum(norm**2 for norm in norms.values()) ** 0.5
-            yield _row(name, _relative(total, value), _NORM_AFTER_STEP if index else _NORM)
+            yield limited(name, relative_difference(total, value), _NORM_AFTER_STEP if index else _NORM)
 
 
 def _check_parameter_norms(
@@ -125,9 +123,9 @@ def _check_parameter_norms(
                 if name not in computed:
                     yield failure(where, "cannot check: no such parameter is known")
                 elif norm is None:
-                    yield _row(where, computed[name], 0.0)
+                    yield limited(where, computed[name], 0.0)
                 else:
-                    yield _row(where, abs(computed[name] - norm) / max(norm, floor), _NORM_OF_PARAMETER)
+                    yield limited(where, abs(computed[name] - norm) / max(norm, floor), _NORM_OF_PARAMETER)
 
 
 def _check_sums(
@@ -147,7 +145,7 @@ def _check_sums(
                 continue
             exact = weight.double()
             difference = max(abs(exact.sum().item() - total), abs(exact.abs().sum().item() - absolute))
-            yield _row(where, difference, tolerances.get(name, _SUM * max(1.0, absolute)))
+            yield limited(where, difference, tolerances.get(name, _SUM * max(1.0, absolute)))
 
 
 def _without_gradient(values: Mapping[str, Any], network: str) -> set[str]:
@@ -165,12 +163,4 @@ def _check_features(
         for index, ((total, absolute), feature) in enumerate(zip(layers, computed[name], strict=True)):
             exact = feature.double()
             difference = max(abs(exact.sum().item() - total), abs(exact.abs().sum().item() - absolute)) / absolute
-            yield _row(f"feature_checksums.{name}.{index}", difference, limit)
-
-
-def _relative(computed: float, recorded: float) -> float:
-    return abs(computed - recorded) / max(abs(recorded), _SMALL)
-
-
-def _row(name: str, difference: float, limit: float) -> Row:
-    return Row(name, difference, limit, difference <= limit)
+            yield limited(f"feature_checksums.{name}.{index}", difference, limit)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.errors import CheckpointError
-from lab2pix.interop.vectors import Row, Vectors, failure
+from lab2pix.interop.vectors import Row, Vectors, failure, limited
 from lab2pix.labels.colors import generate_colors
 from lab2pix.labels.space import LabelClass, LabelSpace
 
@@ -34,6 +34,13 @@ class StepResults:
     values: dict[str, dict[str, float]] = field(default_factory=dict)
     state: dict[str, Tensor] = field(default_factory=dict)
     other: dict[str, Any] = field(default_factory=dict)
+
+    def add_gradients(self, when: str, norms: Mapping[str, tuple[float, Mapping[str, float]]]) -> None:
+        """Add the norm of each network's gradient, in all and by tensor; `when` is `initial` or `step`."""
+        self.values[f"grad_norm.{when}"] = {prefix: total for prefix, (total, _) in norms.items()}
+        self.values[f"grad_norm_by_tensor.{when}"] = {
+            f"{prefix}.{name}": norm for prefix, (_, tensors) in norms.items() for name, norm in tensors.items()
+        }
 
 
 _SETTINGS = ("system", "format", "config", "tolerance", "measured", "after.tolerance", "after.unstable")
@@ -96,9 +103,9 @@ def _check_output(
     difference = (computed - recorded).abs()
     after = name.startswith("out.after.")
     limit = tolerance["out.after_max"] if after else tolerance["out"] * max(1.0, recorded.abs().max().item())
-    yield _row(name, difference.max().item(), limit)
+    yield limited(name, difference.max().item(), limit)
     if after:
-        yield _row(f"{name} (mean)", difference.mean().item(), tolerance["out.after_mean"])
+        yield limited(f"{name} (mean)", difference.mean().item(), tolerance["out.after_mean"])
 
 
 def _check_values(
@@ -112,7 +119,9 @@ def _check_values(
         if name not in computed:
             yield failure(f"{group}.{name}", "cannot check: no such value is known")
             continue
-        yield _row(f"{group}.{name}", abs(computed[name] - value) / max(abs(value), tolerance["relative_floor"]), limit)
+        yield limited(
+            f"{group}.{name}", abs(computed[name] - value) / max(abs(value), tolerance["relative_floor"]), limit
+        )
 
 
 def _check_sums(
@@ -127,11 +136,7 @@ def _check_sums(
         weight = state[name].double()
         computed = (weight.sum().item(), weight.abs().sum().item())
         difference = max(abs(first - second) for first, second in zip(computed, sums, strict=True))
-        yield _row(f"after.sums.{name}", difference, values["after.tolerance"][name])
-
-
-def _row(name: str, difference: float, limit: float) -> Row:
-    return Row(name, difference, limit, difference <= limit)
+        yield limited(f"after.sums.{name}", difference, values["after.tolerance"][name])
 
 
 # --- helpers of readers -------------------------------------------------------------------------------------------

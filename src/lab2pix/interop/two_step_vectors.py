@@ -14,7 +14,7 @@ from lab2pix.batch import Batch
 from lab2pix.data.transforms import instance_edges
 from lab2pix.errors import CheckpointError
 from lab2pix.interop.step_vectors import to_image
-from lab2pix.interop.vectors import Row, Vectors, compare, compare_value, failure
+from lab2pix.interop.vectors import Row, Vectors, compare, compare_value, failure, limited
 from lab2pix.labels.space import LabelSpace
 
 
@@ -165,8 +165,7 @@ def _check_sums(recorded: Mapping[str, Mapping[str, Any]], states: Sequence[Mapp
         weight = after[name].double()
         ours = (weight.sum(), weight.abs().sum(), moved.sum(), moved.abs().sum())
         for kind, value, tolerance in zip(_SUMS, ours, sums["tolerance"], strict=True):
-            difference = abs(value.item() - sums[kind])
-            yield Row(f"after_step.{name}.{kind}", difference, tolerance, difference <= tolerance)
+            yield limited(f"after_step.{name}.{kind}", abs(value.item() - sums[kind]), tolerance)
 
 
 def _moved(states: Sequence[Mapping[str, Tensor]], prefix: str, without: set[str]) -> float:

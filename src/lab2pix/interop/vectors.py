@@ -101,14 +101,21 @@ def failure(output: str, reason: str) -> Row:
     return Row(output, math.nan, TOLERANCE, False, reason)
 
 
+def limited(output: str, difference: float, tolerance: float) -> Row:
+    return Row(output, difference, tolerance, difference <= tolerance)
+
+
+def relative_difference(computed: float, recorded: float) -> float:
+    return abs(computed - recorded) / max(abs(recorded), _SMALL)
+
+
 def compare(output: str, computed: Tensor, recorded: Tensor, tolerance: float = TOLERANCE) -> Row:
     """Compare tensors; if the recording is subsampled to every s-th pixel, the computed one is, too."""
     recorded = recorded.float()
     kept = thinned(computed.detach(), recorded)
     if kept is None:
         return failure(output, f"recorded as {list(recorded.shape)}, computed is {list(computed.shape)}")
-    difference = (kept - recorded).abs().max().item()
-    return Row(output, difference, tolerance, difference <= tolerance)
+    return limited(output, (kept - recorded).abs().max().item(), tolerance)
 
 
 def thinned(computed: Tensor, recorded: Tensor) -> Tensor | None:
@@ -123,8 +130,7 @@ def thinned(computed: Tensor, recorded: Tensor) -> Tensor | None:
 def compare_value(output: str, computed: float, recorded: object, tolerance: float = TOLERANCE) -> Row:
     if not isinstance(recorded, int | float):
         return failure(output, f"recorded as {recorded!r}, which is not a number")
-    difference = abs(computed - recorded) / max(abs(recorded), _SMALL)
-    return Row(output, difference, tolerance, difference <= tolerance)
+    return limited(output, relative_difference(computed, recorded), tolerance)
 
 
 def gradient_norm(loss: Tensor, network: nn.Module) -> float:

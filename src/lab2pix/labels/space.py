@@ -369,10 +369,6 @@ class LabelSpace:
         shape = (ids.shape[0], self.num_channels, *ids.shape[1:])
         return torch.zeros(shape, device=ids.device).scatter_(1, ids.unsqueeze(1), 1.0)
 
-    def to_ids(self, one_hot: Tensor) -> Tensor:
-        """Convert one-hot labels or scores `[N, num_channels, H, W]` to canonical ids `[N, H, W]` int64."""
-        return one_hot.argmax(dim=1)
-
     def foreground(self, ids: Tensor, background_ids: Sequence[int] | None = None) -> Tensor:
         """Return the foreground mask (Eq. 9).
 

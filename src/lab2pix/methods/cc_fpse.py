@@ -11,16 +11,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.config.rules import check_size
-from lab2pix.config.schema import DataConfig, Section
+from lab2pix.config.schema import Section
 from lab2pix.interop import spade_weights
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
-from lab2pix.interop.keymap import SPECTRAL_NORM, Rules, load_renamed
-from lab2pix.interop.spade_weights import (
-    IMAGE_ENCODER_RULES,
-    choose_geometry,
-    find_image_encoder,
-    with_image_encoder,
-)
+from lab2pix.interop.keymap import SPECTRAL_NORM, Rules
+from lab2pix.interop.spade_weights import IMAGE_ENCODER_RULES, choose_geometry
 from lab2pix.interop.vectors import Row, Vectors
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.multiscale_gan import (
@@ -31,7 +26,7 @@ from lab2pix.methods.multiscale_gan import (
 )
 from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
 from lab2pix.methods.replay import DiscriminatorRecord, layer_feature
-from lab2pix.methods.semantic_gan import SemanticGAN, semantic_generator_settings
+from lab2pix.methods.semantic_gan import SemanticGAN, convert_generator, semantic_generator_settings
 from lab2pix.nn.cc_fpse import CCFPSEGenerator, FPSEDiscriminator
 from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.init import xavier_init
@@ -182,12 +177,9 @@ def _recorded_config(vectors: Vectors) -> CCFPSEConfig:
     """Return the settings of a recording."""
     recorded = vectors.values["config"]
     sections = recorded_sections(vectors)
-    sections["generator"] = {
-        "width": recorded["ngf"],
+    sections["generator"] |= {
         "num_upsamples": 6 if recorded.get("dataset_mode") == "cityscapes" else 5,
         "predictor_width": recorded.get("modulation_hidden", 128),
-        "input": "style" if recorded.get("use_vae") else "label",
-        "noise_dim": recorded.get("z_dim", 256),
     }
     sections["discriminator"] = {"width": recorded["ndf"]}
     return CCFPSEConfig.model_validate(sections)
@@ -216,21 +208,13 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
     fit = fit_label_space(path, channels, options, edges_possible=True)
     fit.pad_unknown_channel(state, _LABEL_WEIGHTS)
     fit.move_unknown_last(state, _LABEL_WEIGHTS)
-    first, known = state["fc.weight"], 6 if "labelenc7.0.0.weight_orig" in state else 5
-    num_upsamples, size = choose_geometry(first, width, known, fit, options)
-    encoder = find_image_encoder(path) if first.ndim == 2 else None
-    config = CCFPSEConfig(
-        name="cc-fpse",
-        data=DataConfig(label_space=options.label_space or fit.space.name, size=size, instance_edges=fit.edges),
-        generator=CCFPSEGeneratorConfig(
-            width=width,
-            num_upsamples=num_upsamples,
-            predictor_width=state["head_0.gen_weights1.0.weight"].shape[0],
-            input="label" if first.ndim == 4 else "noise" if encoder is None else "style",
-            noise_dim=first.shape[1] if first.ndim == 2 else 256,
-            spectral_norm="up_0.conv_s.weight_orig" in state,
-        ),
-    )
-    generator = CCFPSE.build_generator(config, fit.space)
-    load_renamed(generator, generator_rules(num_upsamples), with_image_encoder(state, encoder), "generator")
-    return Converted(generator.eval(), config, fit.space)
+    known = 6 if "labelenc7.0.0.weight_orig" in state else 5
+    num_upsamples, size = choose_geometry(state["fc.weight"], width, known, fit, options)
+    settings = {
+        "width": width,
+        "num_upsamples": num_upsamples,
+        "predictor_width": state["head_0.gen_weights1.0.weight"].shape[0],
+        "spectral_norm": "up_0.conv_s.weight_orig" in state,
+    }
+    rules = generator_rules(num_upsamples)
+    return convert_generator(CCFPSE, path, state, fit.data(size, options), fit.space, settings, rules)

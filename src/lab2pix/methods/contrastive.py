@@ -18,6 +18,7 @@ from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, RunConfig, Section
 from lab2pix.errors import ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
+from lab2pix.interop.keymap import load_renamed
 from lab2pix.interop.part_vectors import PartLosses, PartResults, check_parts
 from lab2pix.interop.step_vectors import numbered_space, to_image
 from lab2pix.interop.vectors import Row, Vectors, recorded_choice
@@ -32,7 +33,6 @@ from lab2pix.methods.image_translation import (
     build_condition,
     infer_config,
     infer_norm,
-    load_released,
     plain_names,
     plain_weights,
 )
@@ -320,7 +320,7 @@ class ContrastiveMethod(Method):
         )
         method = cls(config, numbered_space(0))
         for name, weights in parts.items():
-            load_released(method.networks[name], weights)
+            load_renamed(method.networks[name], (), weights, name)
             if fast:
                 accelerate(method.networks[name], torch.device("cpu"))
         source, image = (to_image(vectors.tensors[f"in.{domain}"]) for domain in "AB")
@@ -385,6 +385,7 @@ def _convert(
     """Convert a released generator; its inputs are images unless a label space is given."""
     weights = plain_weights(state)
     settings, inputs, outputs = infer_generator_settings(weights)
-    generator = load_released(build_generator(settings, inputs, outputs), weights)
+    generator = build_generator(settings, inputs, outputs)
+    load_renamed(generator, (), weights, "generator")
     config, space = infer_config(cls, path, settings, (inputs, outputs), options)
     return Converted(generator.eval(), config, space)

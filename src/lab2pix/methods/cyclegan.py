@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config.schema import Section
 from lab2pix.errors import CheckpointError
-from lab2pix.interop.conversion import CheckpointFormat
 from lab2pix.interop.step_vectors import StepResults
 from lab2pix.interop.vectors import Vectors
 from lab2pix.labels.space import LabelSpace
+from lab2pix.losses import l1_distance
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import Averaging, Losses, OptimizerSpec, Phase, RandomSource, StepContext, require_images
 from lab2pix.methods.image_translation import (
@@ -30,8 +30,6 @@ from lab2pix.methods.image_translation import (
     build_discriminator,
     build_translator,
     identity_weight,
-    mean_distance,
-    size_multiple,
 )
 from lab2pix.methods.sampling import Sampling
 from lab2pix.methods.step_record import StepRecord
@@ -117,6 +115,7 @@ class CycleGAN(ImageTranslationMethod):
         **{"generator_a": "G_A", "generator_b": "G_B"},
         **{"discriminator_a": "D_A", "discriminator_b": "D_B"},
     }
+    released_weight: ClassVar[str | None] = r"model\.10\.conv_block\.1\.weight"
     config: CycleGANConfig
 
     def __init__(self, config: CycleGANConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
@@ -134,7 +133,7 @@ class CycleGAN(ImageTranslationMethod):
     @classmethod
     def build_sampling(cls, config: CycleGANConfig, label_space: LabelSpace) -> Sampling:
         """Return the sampling: one image per input, in eval mode."""
-        return Sampling(build_condition(config, label_space), size_multiple=size_multiple(config.generator))
+        return Sampling(build_condition(config, label_space), size_multiple=config.size_rule[0])
 
     @classmethod
     def build_generator(cls, config: CycleGANConfig, label_space: LabelSpace) -> nn.Module:
@@ -216,12 +215,12 @@ class CycleGAN(ImageTranslationMethod):
         losses = {
             "adversarial_a": self.adversarial(logits_a, "generator"),
             "adversarial_b": self.adversarial(logits_b, "generator"),
-            "cycle_a": loss.cycle_a * mean_distance(cycled_a, a),
-            "cycle_b": loss.cycle_b * mean_distance(cycled_b, b),
+            "cycle_a": loss.cycle_a * l1_distance(cycled_a, a),
+            "cycle_b": loss.cycle_b * l1_distance(cycled_b, b),
         }
         if identity_images is not None:
-            losses["identity_a"] = self.identity * loss.cycle_b * mean_distance(identity_images[0], b)
-            losses["identity_b"] = self.identity * loss.cycle_a * mean_distance(identity_images[1], a)
+            losses["identity_a"] = self.identity * loss.cycle_b * l1_distance(identity_images[0], b)
+            losses["identity_b"] = self.identity * loss.cycle_a * l1_distance(identity_images[1], a)
         return losses, {"fake_a": fake_a.detach().float(), "fake_b": fake_b.detach().float()}
 
     def discriminator_losses(self, cycle: Cycle, real: Mapping[str, Tensor], context: StepContext) -> Losses:
@@ -264,14 +263,9 @@ class CycleGAN(ImageTranslationMethod):
     @torch.no_grad()
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
         """Return `cycle`, the mean absolute difference between the input and F of the generated images."""
-        return {"cycle": mean_distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
+        return {"cycle": l1_distance(self.networks["generator_b"](generated), self.sampling.condition(batch))}
 
     # --- other programs ---------------------------------------------------------------------------------------------
-
-    @classmethod
-    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
-        """Return the format of the authors' ResNet generator."""
-        return {"cyclegan": cls.checkpoint_format(r"model\.10\.conv_block\.1\.weight")}
 
     @classmethod
     def vector_settings(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from lab2pix.config.schema import Beta, Section
 from lab2pix.interop.part_vectors import PartLosses
 from lab2pix.interop.vectors import Vectors
 from lab2pix.labels.space import LabelSpace
-from lab2pix.losses import patch_nce_loss
+from lab2pix.losses import l1_distance, patch_nce_loss
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import Averaging, Losses, StepContext, require_images
 from lab2pix.methods.contrastive import (
@@ -28,7 +28,7 @@ from lab2pix.methods.contrastive import (
     build_generator,
     build_projection,
 )
-from lab2pix.methods.image_translation import identity_weight, mean_distance
+from lab2pix.methods.image_translation import identity_weight
 from lab2pix.methods.step_record import RecordedRandom, StepRecord
 
 
@@ -156,7 +156,7 @@ class DCLGAN(ContrastiveMethod):
             losses[f"nce_{domain}"] = 0.5 * loss.nce * nce.mean()
             if self.identity:
                 same = images[f"same_{domain}"]
-                losses[f"identity_{domain}"] = 0.5 * self.identity * mean_distance(same, real[domain])
+                losses[f"identity_{domain}"] = 0.5 * self.identity * l1_distance(same, real[domain])
         return backward(losses, context.scale)
 
     def _view(self, domain: str, image: Tensor) -> View:

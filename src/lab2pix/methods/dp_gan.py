@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from lab2pix.batch import Batch
 from lab2pix.errors import ConfigError
@@ -89,6 +89,8 @@ class DPGAN(OASIS):
 
     name: ClassVar[str] = "dp-gan"
     Config = DPGANConfig
+    generator_class = DPGANGenerator
+    discriminator_class = DPGANDiscriminator
     weight_rules: ClassVar[Mapping[str, Rules]] = {
         "generator": [*GENERATOR_RULES, (r"^pyramid\.", "seg_pyrmid.")],
         "discriminator": [*U_NET_RULES, (r"^heads\.", "dis.")],
@@ -100,16 +102,6 @@ class DPGAN(OASIS):
         assert isinstance(discriminator, DPGANDiscriminator)
         self.learn_scores = config.loss.variant == "paper" and config.loss.scores > 0
         discriminator.heads.requires_grad_(self.learn_scores)
-
-    @classmethod
-    def new_generator(cls, config: Any, channels: int) -> nn.Module:
-        """Return the generator with PyTorch's initial weights."""
-        return DPGANGenerator(channels, **config.generator.model_dump())
-
-    @classmethod
-    def new_discriminator(cls, config: Any, classes: int) -> nn.Module:
-        """Return the discriminator with PyTorch's initial weights."""
-        return DPGANDiscriminator(classes, **config.discriminator.model_dump())
 
     def generator_score_terms(self, of_fake: DPGANOutput, batch: Batch) -> Losses:
         """Return `alignment`, the mean squared difference summed over five features, and `scores`, unless 0."""

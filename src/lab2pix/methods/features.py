@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+import torch
+import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -106,6 +108,11 @@ class BackboneConfig(Section):
     weights: dict[BackboneName, UserPath] = Field(
         default_factory=dict, description="File with the weights, by network; else the torch hub cache or the package."
     )
+    channel_mixing: bool = Field(
+        False,
+        description="Not in the paper: fixed random 1x1 convolutions of the features before the hierarchical "
+        "discriminators, so that these look at all channels (Projected GAN; Sauer et al., 2021).",
+    )
 
 
 class FeatureExtractors(nn.Module):
@@ -152,6 +159,7 @@ class FeatureExtractors(nn.Module):
         self.discriminator_channels: tuple[int, ...] = (
             self._network(settings.discriminator).discriminator_channels if levels else ()
         )
+        self.mixing = nn.ParameterList(_mixing(settings, self.discriminator_channels))
         self.perceptual_channels: tuple[int, ...] = (
             self._network(settings.perceptual).perceptual_channels if settings.perceptual in names else ()
         )
@@ -173,16 +181,23 @@ class FeatureExtractors(nn.Module):
             consistency: whether to return the five features of image consistency.
         """
         if self.shared and (levels or perceptual or consistency):
-            return self._extract(
-                self.discriminator_name, self.normalize_perceptual, image, levels, perceptual, consistency
-            )
+            both = (levels, perceptual, consistency)
+            return self._mix(self._extract(self.discriminator_name, self.normalize_perceptual, image, *both))
         features = BackboneFeatures([], [], [])
         if levels:
-            features = self._extract(self.discriminator_name, self.normalize_discriminator, image, levels, False, False)
+            name, normal = self.discriminator_name, self.normalize_discriminator
+            features = self._mix(self._extract(name, normal, image, levels, False, False))
         if perceptual or consistency:
             other = self._extract(self.perceptual_name, self.normalize_perceptual, image, 0, perceptual, consistency)
             features = other._replace(discriminator=features.discriminator)
         return features
+
+    def _mix(self, features: BackboneFeatures) -> BackboneFeatures:
+        """Mix the channels of the discriminator features, if there are weights for that."""
+        if not self.mixing:
+            return features
+        pairs = zip(features.discriminator, self.mixing, strict=False)
+        return features._replace(discriminator=[F.conv2d(x, weight.to(x.dtype)) for x, weight in pairs])
 
     def _extract(
         self, name: str, normal: bool, image: Tensor, levels: int, perceptual: bool, consistency: bool
@@ -201,3 +216,12 @@ class FeatureExtractors(nn.Module):
             features.perceptual if perceptual else [],
             features.perceptual if first else features.consistency,
         )
+
+
+def _mixing(settings: BackboneConfig, channels: Sequence[int]) -> list[nn.Parameter]:
+    """Return 1x1 convolutions with random orthogonal weights, which keep lengths; the same ones in each run."""
+    if not settings.channel_mixing:
+        return []
+    random = torch.Generator().manual_seed(0)
+    matrices = [torch.linalg.qr(torch.randn(count, count, generator=random))[0] for count in channels]
+    return [nn.Parameter(matrix[:, :, None, None].contiguous(), requires_grad=False) for matrix in matrices]

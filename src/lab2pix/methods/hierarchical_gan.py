@@ -287,6 +287,8 @@ class HierarchicalGAN(Method):
     """
 
     variants: ClassVar[Mapping[str, LossVariant]]
+    discriminators: tuple[str, ...] = ("discriminator",)
+    """Networks that learn in the discriminator phase."""
     config: HierarchicalGANConfig
 
     def __init__(
@@ -335,11 +337,11 @@ class HierarchicalGAN(Method):
         """One Adam optimizer for the generator and networks trained with it, and one for the discriminators."""
         settings = self.config.optimizer
         schedule = linear_decay(settings.decay_fraction)
-        learners = tuple(name for name in self.networks if name != "discriminator")
+        learners = tuple(name for name in self.networks if name not in self.discriminators)
         return {
             "generator": OptimizerSpec(learners, settings.generator_lr, settings.betas, schedule=schedule),
             "discriminator": OptimizerSpec(
-                ("discriminator",), settings.discriminator_lr, settings.betas, schedule=schedule
+                self.discriminators, settings.discriminator_lr, settings.betas, schedule=schedule
             ),
         }
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from pydantic import Field
@@ -22,6 +22,7 @@ from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig, TrainConfig
 from lab2pix.errors import CheckpointError, ConfigError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
+from lab2pix.interop.keymap import Rules, load_renamed, rename, weight_names
 from lab2pix.interop.step_vectors import StepResults, check_step, input_classes, numbered_space, without_dropout
 from lab2pix.interop.vectors import Row, Vectors, recorded_choice
 from lab2pix.labels.space import LabelSpace
@@ -200,11 +201,6 @@ def adversarial(kind: str, role: Literal["generator", "real", "fake"], logits: T
     return term(logits.float()).mean()
 
 
-def mean_distance(images: Tensor, others: Tensor) -> Tensor:
-    """Return the mean absolute difference, computed in float32."""
-    return (images.float() - others.float()).abs().mean()
-
-
 # --- networks ---------------------------------------------------------------------------------------------------------
 
 
@@ -233,6 +229,8 @@ class ImageTranslationMethod(Method):
 
     vector_prefixes: ClassVar[Mapping[str, str]]
     """Prefix of weights in vector files, by name of the network."""
+    released_weight: ClassVar[str | None]
+    """Pattern for the name of a weight that only the authors' generators have; None: they published none."""
     config: Any
 
     def init_networks(self) -> None:
@@ -313,15 +311,11 @@ class ImageTranslationMethod(Method):
             method, batch = cls.from_vectors(vectors, fast=fast)
             record = StepRecord(method, batch, update=when == "step", names=released_names)
             results.values[f"loss.{when}"] = add_outputs("" if when == "initial" else "step.", record)
-            totals: dict[str, float] = {}
-            by_tensor: dict[str, float] = {}
-            for name, prefix in cls.vector_prefixes.items():
-                totals[prefix], norms = record.gradients[name]
-                by_tensor |= {f"{prefix}.{weight}": norm for weight, norm in norms.items()}
-            results.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
+            norms = {prefix: record.gradients[name] for name, prefix in cls.vector_prefixes.items()}
+            results.add_gradients(when, norms)
         for name, prefix in cls.vector_prefixes.items():
-            names, state = released_names(method.networks[name]), method.networks[name].state_dict()
-            results.state |= {f"{prefix}.{names[weight]}": tensor.clone() for weight, tensor in state.items()}
+            state = rename(method.networks[name], released_rules(method.networks[name]))
+            results.state |= {f"{prefix}.{weight}": tensor for weight, tensor in state.items()}
         for group, evaluated in (("after.eval.", method), ("eval.", cls.from_vectors(vectors, fast=fast)[0])):
             for network in evaluated.networks.values():
                 network.eval()
@@ -334,20 +328,21 @@ class ImageTranslationMethod(Method):
         return check_step(vectors, cls.vector_results(vectors, fast=fast))
 
     @classmethod
-    def checkpoint_format(cls, marker: str) -> CheckpointFormat:
-        """Return the format of the authors' generators, recognized by the name of a weight."""
+    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
+        """Return the format of the authors' generators, if they published some."""
+        marker = cls.released_weight
+        if marker is None:
+            return {}
 
         def matches(state: Mapping[str, Tensor]) -> bool:
             names = plain_names(state)
             # The local enhancers of Pix2PixHD contain a generator of these names.
             return any(re.fullmatch(marker, name) for name in names) and "model1_1.1.weight" not in names
 
-        return CheckpointFormat(matches, partial(_convert, cls))
+        return {cls.name: CheckpointFormat(matches, partial(_convert, cls))}
 
 
 # --- released weights: settings are inferred from names and shapes ----------------------------------------------------
-
-Network = TypeVar("Network", bound=nn.Module)
 
 _WRAPPERS = re.compile(r"(^|(?<=\.))((module|_orig_mod)\.)+")
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -362,7 +357,9 @@ def read_generator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, ImageTrans
     """
     weights = plain_weights(weights)
     settings, inputs, outputs = _infer_generator_settings(weights)
-    return _filled(build_translator(settings, inputs, outputs), weights), settings
+    network = build_translator(settings, inputs, outputs)
+    load_renamed(network, released_rules(network), weights, "generator")
+    return network, settings
 
 
 def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, ImageTranslationDiscriminatorConfig]:
@@ -381,22 +378,29 @@ def read_discriminator(weights: Mapping[str, Tensor]) -> tuple[nn.Module, ImageT
         )
     else:
         raise CheckpointError("the weights are not those of a PatchGAN, which has a convolution 'model.0' or 'net.0'")
-    return _filled(build_discriminator(settings, first[1]), weights), settings
+    network = build_discriminator(settings, first[1])
+    load_renamed(network, (), weights, "discriminator")
+    return network, settings
+
+
+def released_rules(network: nn.Module) -> Rules:
+    """Return the rules from our names of weights to the authors', who nest the levels of a U-Net."""
+    if not isinstance(network, UNetGenerator):
+        return ()
+    innermost = len(network.down) - 1
+
+    def nested(match: re.Match[str]) -> str:
+        level, norm = int(match[2]), match[3] == "norm"
+        prefix = "model.model" + ".1.model" * (level > 0) + ".3.model" * (level - 1)
+        place = int(level > 0) if match[1] == "down" else 5 if 0 < level < innermost else 3
+        return f"{prefix}.{place + norm}."
+
+    return [(r"^(down|up)\.(\d+)\.(conv|norm)\.", nested)]
 
 
 def released_names(network: nn.Module) -> dict[str, str]:
-    """Return the name in the authors' code of every weight; U-Net levels are nested there."""
-    if not isinstance(network, UNetGenerator):
-        return {name: name for name in network.state_dict()}
-    layers: dict[str, str] = {}
-    prefix, innermost = "model.model", len(network.down) - 1
-    for level in range(len(network.down)):
-        down, up = int(level > 0), 5 if 0 < level < innermost else 3
-        layers |= {f"down.{level}.conv": f"{prefix}.{down}", f"down.{level}.norm": f"{prefix}.{down + 1}"}
-        layers |= {f"up.{level}.conv": f"{prefix}.{up}", f"up.{level}.norm": f"{prefix}.{up + 1}"}
-        prefix += ".3.model" if level else ".1.model"
-    split = ((name, *name.rpartition(".")) for name in network.state_dict())
-    return {name: f"{layers[layer]}.{parameter}" for name, layer, _, parameter in split}
+    """Return the name in the authors' code of every weight."""
+    return weight_names(network, released_rules(network))
 
 
 def plain_names(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -496,25 +500,6 @@ class ResNetShape:
             antialias_down=3 in filters,
             antialias_up=4 in filters,
         )
-
-
-def load_released(network: Network, weights: Mapping[str, Tensor]) -> Network:
-    """Load weights with this package's names strictly, and return the network.
-
-    Raises:
-        CheckpointError: a weight is missing, unexpected or of another shape.
-    """
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        first = str(error).splitlines()[1].strip()
-        raise CheckpointError(f"the released weights do not fit {type(network).__name__}: {first}") from error
-    return network
-
-
-def _filled(network: Network, weights: Mapping[str, Tensor]) -> Network:
-    names = {released: name for name, released in released_names(network).items()}
-    return load_released(network, {names.get(name, name): weight for name, weight in weights.items()})
 
 
 def infer_inputs(

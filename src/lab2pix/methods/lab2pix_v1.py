@@ -24,6 +24,7 @@ from lab2pix.interop.conversion import (
     check_num_upsamples,
     fit_label_space,
 )
+from lab2pix.interop.keymap import load_renamed
 from lab2pix.interop.vectors import Row, Vectors, check_case, compare, compare_value, failure, one_by_one
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
@@ -474,32 +475,6 @@ def _discriminator_settings(state: Mapping[str, Tensor]) -> dict[str, Any]:
     }
 
 
-@torch.no_grad()
-def _load_official(network: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
-    """Load an official state dict strictly.
-
-    Args:
-        network: network with the same settings.
-        state: state dict under the official names; weights of a frozen backbone (`backboneNet.`) are skipped.
-        what: name of the network in errors.
-
-    Raises:
-        CheckpointError: a weight is missing, unexpected or of another shape.
-    """
-    given = {name: tensor for name, tensor in state.items() if not name.startswith("backboneNet.")}
-    own = network.state_dict()
-    for names, text in ((own.keys() - given.keys(), "lacks"), (given.keys() - own.keys(), "has the unknown")):
-        if names:
-            raise CheckpointError(f"{what} {text} {', '.join(sorted(names)[:3])}; check that it is whole")
-    for name, tensor in given.items():
-        if tensor.shape != own[name].shape:
-            raise CheckpointError(
-                f"{what} has {name} of {list(tensor.shape)}, but its other weights need {list(own[name].shape)}; "
-                "check that all weights are of one network"
-            )
-    network.load_state_dict({name: tensor.to(own[name].dtype) for name, tensor in given.items()})
-
-
 def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -> Converted:
     settings = _infer_generator_settings(state)
     sketch = settings["task"] == "sketch"
@@ -537,7 +512,7 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
     )
     Lab2PixV1.build_sampling(config, space).check_size(*size)
     generator = Lab2PixV1.build_generator(config, space)
-    _load_official(generator, state, f"{path}")
+    load_renamed(generator, (), state, f"generator in {path}")
     return Converted(generator.eval(), config, space)
 
 
@@ -625,13 +600,13 @@ class _Vectors:
         if settings["task"] == "sketch":  # the start map is unused, so any shape of this area works
             start = (1, weights["noise_process.weight"].shape[0] // (16 * settings["width"]))
         generator = OfficialV1Generator(**settings, start_size=start)
-        _load_official(generator, weights, "the generator")
+        load_renamed(generator, (), weights, "generator")
         return generator.eval()
 
     def _discriminator(self, scale: int) -> OfficialV1Discriminator:
-        weights = self._part(scale)
+        weights = {name: weight for name, weight in self._part(scale).items() if not name.startswith("backboneNet.")}
         discriminator = OfficialV1Discriminator(**_discriminator_settings(weights))
-        _load_official(discriminator, weights, f"D{scale}")
+        load_renamed(discriminator, (), weights, f"discriminator D{scale}")
         return discriminator.eval()
 
     def _condition(self) -> Tensor:

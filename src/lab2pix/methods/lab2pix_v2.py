@@ -33,6 +33,7 @@ from lab2pix.interop.vectors import (
     failure,
     gradient_norm,
     one_by_one,
+    recorded_choice,
 )
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
@@ -47,7 +48,7 @@ from lab2pix.losses import (
     perceptual_loss,
 )
 from lab2pix.methods.augmentation import AugmentConfig, DiffAugment, random_offsets, shift
-from lab2pix.methods.backprop import ImageGradients
+from lab2pix.methods.backprop import ImageGradients, backward
 from lab2pix.methods.base import Losses, StepContext, require_images
 from lab2pix.methods.hierarchical_gan import (
     AdversarialLossConfig,
@@ -62,6 +63,8 @@ from lab2pix.methods.hierarchical_gan import (
     init_from_config,
 )
 from lab2pix.methods.sampling import Condition, Sampling
+from lab2pix.methods.segmentation_discriminator import SegmentationDiscriminatorLoss
+from lab2pix.methods.segmentation_gan import SegmenterConfig
 from lab2pix.nn.backbones import Backbone, BackboneFeatures
 from lab2pix.nn.discriminators import MultiScaleDiscriminator, ScaleOutput, downsample, num_levels, pyramid
 from lab2pix.nn.fast import accelerate, fuse
@@ -102,6 +105,18 @@ class V2LossConfig(AdversarialLossConfig):
         description="Not in the paper: weight of cycle segmentation by a head on the perceptual network, which is "
         "trained on real images; 0: off.",
     )
+    segmentation: float = Field(
+        0.0,
+        ge=0,
+        description="Not in the paper: weight of a segmentation discriminator's loss, as in OASIS, beside the others: "
+        "a cross-entropy over the classes, balanced by their areas, and fake; 0: off.",
+    )
+    labelmix: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of LabelMix on the segmentation discriminator, relative to `segmentation`: consistency "
+        "of its logits with those of mixed images; 0: off.",
+    )
 
 
 class Lab2PixV2Config(HierarchicalGANConfig):
@@ -111,6 +126,13 @@ class Lab2PixV2Config(HierarchicalGANConfig):
     generator: V2GeneratorConfig = V2GeneratorConfig()
     loss: V2LossConfig = V2LossConfig()
     augment: AugmentConfig = AugmentConfig()
+    segmentation_discriminator: SegmenterConfig = SegmenterConfig()
+
+    @property
+    def size_rule(self) -> tuple[int, int]:
+        """Divisor of valid sides, also for the segmentation discriminator, and the smallest one."""
+        divisor, least = super().size_rule
+        return max(divisor, 2 ** len(self.segmentation_discriminator.widths) * (self.loss.segmentation > 0)), least
 
     def check_rules(self) -> None:
         """Check losses, generator and image size against each other."""
@@ -123,6 +145,11 @@ class Lab2PixV2Config(HierarchicalGANConfig):
             raise ConfigError(
                 "loss.imle_candidates needs noise, but generator.input is 'label', which uses none; set "
                 "loss.imle_candidates=1 or generator.input=noise"
+            )
+        if self.loss.labelmix > 0 and self.loss.segmentation == 0:
+            raise ConfigError(
+                "loss.labelmix mixes images for the segmentation discriminator, but loss.segmentation is 0; set "
+                "loss.labelmix=0 or loss.segmentation above 0"
             )
         if self.augment.shift >= min(self.data.size):
             raise ConfigError(
@@ -211,6 +238,14 @@ class Lab2PixV2(HierarchicalGAN):
             self.head = FPNHead(self.feature_extractors.perceptual_channels, label_space.num_classes)
         learners = {} if self.head is None else {"segmentation_head": self.head}
         self.networks = {"generator": generator, **learners, **self.networks}
+        self.segmentation: SegmentationDiscriminatorLoss | None = None
+        if config.loss.segmentation > 0:
+            loss = config.loss
+            settings = config.segmentation_discriminator
+            self.segmentation = SegmentationDiscriminatorLoss(settings, label_space, loss.segmentation, loss.labelmix)
+            init_from_config(self.segmentation.network, config, xavier_init)
+            self.networks["segmentation_discriminator"] = self.segmentation.network
+            self.discriminators = ("discriminator", "segmentation_discriminator")
 
     @classmethod
     def build_sampling(cls, config: Lab2PixV2Config, label_space: LabelSpace) -> Sampling:
@@ -240,7 +275,7 @@ class Lab2PixV2(HierarchicalGAN):
         Returns:
             Weighted terms `adversarial` (Eq. 24), `perceptual` (Eq. 28) and `feature_matching` (Eq. 29), except those
             of weight 0; with `loss.cycle` > 0 also the segmentation losses `cycle` of the generated image and
-            `cycle_real` of the real one.
+            `cycle_real` of the real one, and with `loss.segmentation` > 0 `segmentation`.
         """
         condition, real = self.sampling.condition(batch), require_images(batch)
         if self.config.loss.imle_candidates > 1:
@@ -272,11 +307,14 @@ class Lab2PixV2(HierarchicalGAN):
         mask = self._mask(replace(batch, label=view.move(batch.label)))
         features: list[tuple[list[Tensor], list[Tensor]]] = []
         with ExitStack() as stack:
-            for network in (self.networks["discriminator"], *([] if self.head is None else [self.head])):
+            others = [] if self.head is None else [self.head]
+            for network in (*(self.networks[name] for name in self.discriminators), *others):
                 stack.enter_context(frozen_and_cached(network))
             for index, inputs in enumerate(zip(generated, real_images, conditions, strict=True)):
                 scale = _Scale(index, *inputs, real_features if index == 0 else None, unaugmented[index])
                 features.append(self._scale_backward(gradients, scale, batch.label, mask, context))
+            if self.segmentation is not None:
+                gradients.backward(self.segmentation.generator_losses(generated[0], view.move(batch.label), context))
         seg = {} if logits is None else {"cycle_real": cycle_segmentation_loss([logits], batch.label, self.ignored)}
         gradients.flush(seg)
         context.cache["outputs"] = GeneratorOutputs(
@@ -287,7 +325,21 @@ class Lab2PixV2(HierarchicalGAN):
             real_features=[pair[1] for pair in features],
             mask=mask,
         )
+        context.cache["label"] = view.move(batch.label)
         return gradients.losses
+
+    def discriminator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
+        """Backpropagate the hierarchical discriminators' loss, then that of the segmentation discriminator."""
+        losses = super().discriminator_backward(batch, noise, context)
+        if self.segmentation is not None:
+            outputs, label = context.cache["outputs"], context.cache["label"]
+            terms = self.segmentation.discriminator_losses(outputs.generated[0], outputs.real[0], label, context)
+            losses |= backward(terms, context.scale)
+        return losses
+
+    def class_offset(self, network: str, tensor: str) -> int:
+        """Return the number of places before the first class: one for "fake" in the segmentation discriminator."""
+        return int(network == "segmentation_discriminator")
 
     @torch.no_grad()
     def _select_imle_noise(self, condition: Tensor, noise: Tensor, real: Tensor, context: StepContext) -> Tensor:
@@ -516,24 +568,11 @@ class _Vectors:
 
     def _generator(self) -> Lab2PixV2Generator:
         config, weights = self.config, self.vectors.part("G.")
-        if config["num_upsampling_layers"] not in NUM_UPSAMPLES:
-            raise CheckpointError(
-                f"num_upsampling_layers is {config['num_upsampling_layers']!r}; known: {[*NUM_UPSAMPLES]}"
-            )
-        num_upsamples = NUM_UPSAMPLES[config["num_upsampling_layers"]]
-        first, shared = weights["fc.weight"], weights["head_0.norm_0.mlp_shared.0.weight"]
-        settings = GeneratorSettings(
-            width=config["ngf"],
-            num_upsamples=num_upsamples,
-            start_size=(config["height"] >> num_upsamples, config["width"] >> num_upsamples),
-            modulation="dg-norm" if any(name.startswith("fpencoder.") for name in weights) else "spade",
-            modulation_hidden=config["modulation_hidden"],
-            global_width=config["global_width"],
-            global_max_width=config["global_max_width"],
-            input="noise" if first.ndim == 2 else "label",
-            noise_dim=first.shape[1],
-        )
-        generator = Lab2PixV2Generator(shared.shape[1], settings)
+        num_upsamples = recorded_choice(config, "num_upsampling_layers", NUM_UPSAMPLES)
+        settings = infer_generator_settings(weights) | {"num_upsamples": num_upsamples}
+        start_size = (config["height"] >> num_upsamples, config["width"] >> num_upsamples)
+        channels = settings.pop("label_channels")
+        generator = Lab2PixV2Generator(channels, GeneratorSettings(**settings, start_size=start_size))
         load_renamed(generator, official_rules(generator), weights, "official generator")
         return generator.eval()
 

@@ -42,7 +42,7 @@ def recorded_space(vectors: Vectors) -> LabelSpace:
 
 
 def recorded_sections(vectors: Vectors) -> dict[str, Any]:
-    """Return the sections `data`, `loss` and `optimizer` of a recording.
+    """Return the settings of a recording that are common to SPADE, CC-FPSE and TSIT.
 
     Raises:
         CheckpointError: an unknown adversarial loss.
@@ -52,6 +52,16 @@ def recorded_sections(vectors: Vectors) -> dict[str, Any]:
         "data": {
             "size": (recorded["height"], recorded["width"]),
             "instance_edges": not recorded.get("no_instance", False),
+        },
+        "generator": {
+            "width": recorded["ngf"],
+            "input": "style" if recorded.get("use_vae") else "label",
+            "noise_dim": recorded.get("z_dim", 256),
+        },
+        "discriminator": {
+            "scales": recorded.get("num_D", 2),
+            "width": recorded["ndf"],
+            "layers": recorded.get("n_layers_D", 4),
         },
         "loss": {
             "adversarial": recorded_choice(recorded, "gan_mode", _ADVERSARIAL, "hinge"),

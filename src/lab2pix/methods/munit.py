@@ -17,9 +17,11 @@ from lab2pix.config.rules import check_size
 from lab2pix.config.schema import Beta, DataConfig, RunConfig, Section, SourceConfig
 from lab2pix.errors import ConfigError, WeightsError
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted
+from lab2pix.interop.keymap import load_renamed
 from lab2pix.interop.step_vectors import StepResults, check_step, input_classes, numbered_space
 from lab2pix.interop.vectors import Row, Vectors, recorded_choice
 from lab2pix.labels.space import LabelSpace
+from lab2pix.losses import l1_distance
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import Averaging, Losses, Method, OptimizerSpec, Phase, StepContext, require_images
 from lab2pix.methods.image_translation import (
@@ -29,8 +31,6 @@ from lab2pix.methods.image_translation import (
     build_condition,
     check_encoding,
     infer_config,
-    load_released,
-    mean_distance,
     plain_names,
 )
 from lab2pix.methods.sampling import Sampling
@@ -378,20 +378,20 @@ class MUNIT(Method):
         self, found: Translation, a: Tensor, b: Tensor, style_a: Tensor, style_b: Tensor
     ) -> dict[str, Tensor]:
         return {
-            "image_a": mean_distance(found.same_a, a),
-            "image_b": mean_distance(found.same_b, b),
-            "style_a": mean_distance(found.style_a_again, style_a),
-            "style_b": mean_distance(found.style_b_again, style_b),
-            "content_a": mean_distance(found.content_a_again, found.content_a),
-            "content_b": mean_distance(found.content_b_again, found.content_b),
+            "image_a": l1_distance(found.same_a, a),
+            "image_b": l1_distance(found.same_b, b),
+            "style_a": l1_distance(found.style_a_again, style_a),
+            "style_b": l1_distance(found.style_b_again, style_b),
+            "content_a": l1_distance(found.content_a_again, found.content_a),
+            "content_b": l1_distance(found.content_b_again, found.content_b),
         }
 
     def _optional_terms(self, found: Translation, a: Tensor, b: Tensor) -> dict[str, Tensor]:
         of_a, of_b = _both(self.networks)
         terms = {}
         if self.config.loss.cycle:
-            terms["cycle_a"] = mean_distance(of_a.decode(found.content_a_again, found.style_a), a)
-            terms["cycle_b"] = mean_distance(of_b.decode(found.content_b_again, found.style_b), b)
+            terms["cycle_a"] = l1_distance(of_a.decode(found.content_a_again, found.style_a), a)
+            terms["cycle_b"] = l1_distance(of_b.decode(found.content_b_again, found.style_b), b)
         if self.perceptual is not None:
             terms["perceptual_a"] = self._perceptual_distance(self.perceptual, found.fake_a, b)
             terms["perceptual_b"] = self._perceptual_distance(self.perceptual, found.fake_b, a)
@@ -428,7 +428,7 @@ class MUNIT(Method):
     def validation_scores(self, batch: Batch, generated: Tensor) -> dict[str, Tensor]:
         """Return `cycle`, the mean absolute difference between the input and the generated image translated back."""
         (of_a, of_b), a = _both(self.networks), self.sampling.condition(batch)
-        return {"cycle": mean_distance(of_a.decode(of_b.enc_content(generated), of_a.enc_style(a)), a)}
+        return {"cycle": l1_distance(of_a.decode(of_b.enc_content(generated), of_a.enc_style(a)), a)}
 
     def feature_networks(self) -> Mapping[str, str]:
         """Return the network of the perceptual loss, if it is used."""
@@ -492,8 +492,8 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
     channels: dict[str, int] = {}
     for domain, weights in sides.items():
         settings, channels[domain] = _infer_settings(weights)
-        build = MUNITGenerator.build(channels[domain], channels[domain], generator_settings(settings))
-        networks[domain] = load_released(build, weights)
+        networks[domain] = MUNITGenerator.build(channels[domain], channels[domain], generator_settings(settings))
+        load_renamed(networks[domain], (), weights, f"generator '{domain}'")
     config, space = infer_config(MUNIT, path, settings, (channels[source], channels[target]), options)
     return Converted(MUNITGenerator.translator(networks[source], networks[target]).eval(), config, space)
 
@@ -564,7 +564,7 @@ def _from_vectors(vectors: Vectors, *, fast: bool) -> tuple[MUNIT, Batch, list[T
     for name, prefix in _PREFIXES.items():
         weights = vectors.part(f"{prefix}.")
         network = method.networks[name]
-        load_released(network, _generator_weights(weights) if name.startswith("generator") else weights)
+        load_renamed(network, (), _generator_weights(weights) if name.startswith("generator") else weights, name)
         if fast:
             accelerate(network, torch.device("cpu"))
     return method, batch, [vectors.tensors[f"in.{name}"].flatten(1) for name in _STYLES]
@@ -585,12 +585,8 @@ def vector_results(vectors: Vectors, *, fast: bool) -> StepResults:
             random=RecordedRandom(normal=codes[:3]),
         )
         results.values[f"loss.{when}"] = _vector_losses(method, record.losses)
-        totals: dict[str, float] = {}
-        by_tensor: dict[str, float] = {}
-        for name, prefix in _PREFIXES.items():
-            totals[prefix], norms = record.gradients[name]
-            by_tensor |= {f"{prefix}.{weight}": norm for weight, norm in norms.items()}
-        results.values |= {f"grad_norm.{when}": totals, f"grad_norm_by_tensor.{when}": by_tensor}
+        norms = {prefix: record.gradients[name] for name, prefix in _PREFIXES.items()}
+        results.add_gradients(when, norms)
     # The authors' adaptive instance norms have statistics that nothing uses or changes.
     results.state = {name: tensor for name, tensor in vectors.tensors.items() if name.endswith(STATISTICS)}
     for name, prefix in _PREFIXES.items():

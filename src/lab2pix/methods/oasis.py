@@ -28,6 +28,8 @@ from lab2pix.methods.segmentation_gan import (
     count_blocks,
     fake_loss,
     infer_u_net,
+    labelmix_loss,
+    labelmix_mask,
 )
 from lab2pix.methods.segmentation_vectors import Recording, method_of_recording, replay
 from lab2pix.nn.init import init_weights
@@ -73,32 +75,23 @@ class OASIS(SegmentationGAN, PerceptualGAN):
 
     name: ClassVar[str] = "oasis"
     Config = OASISConfig
+    generator_class: ClassVar[type[nn.Module]] = OASISGenerator
+    discriminator_class: ClassVar[type[nn.Module]] = OASISDiscriminator
     weight_rules: ClassVar[Mapping[str, Rules]] = {"generator": GENERATOR_RULES, "discriminator": U_NET_RULES}
     config: Any
 
     def __init__(self, config: OASISConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(config, label_space, pretrained=pretrained)
-        discriminator = self.new_discriminator(config, label_space.num_channels)
+        discriminator = self.discriminator_class(label_space.num_channels, **config.discriminator.model_dump())
         init_weights(discriminator, "xavier", config.train.init_gain)
         self.networks = {"generator": self.build_generator(config, label_space), "discriminator": discriminator}
 
     @classmethod
     def new_generator(cls, config: Any, channels: int) -> nn.Module:
         """Return the generator with PyTorch's initial weights."""
-        return OASISGenerator(channels, **config.generator.model_dump())
-
-    @classmethod
-    def new_discriminator(cls, config: Any, classes: int) -> nn.Module:
-        """Return the discriminator with PyTorch's initial weights."""
-        return OASISDiscriminator(classes, **config.discriminator.model_dump())
+        return cls.generator_class(channels, **config.generator.model_dump())
 
     # --- training ---------------------------------------------------------------------------------------------------
-
-    @property
-    def learning_rates(self) -> Mapping[str, float]:
-        """Learning rate of each network."""
-        settings = self.config.optimizer
-        return {"generator": settings.generator_lr, "discriminator": settings.discriminator_lr}
 
     @property
     def parts(self) -> Sequence[Part]:
@@ -137,17 +130,11 @@ class OASIS(SegmentationGAN, PerceptualGAN):
             terms = {"fake": fake_loss(_logits(of_fake)), "real": self.label_loss(_logits(of_real), batch.label)}
             terms |= self.discriminator_score_terms(of_fake, of_real)
             if self.config.loss.labelmix > 0:
-                mask = self.labelmix_mask(batch, context)
+                mask = labelmix_mask(batch.label, context.random.uniform(self.label_space.num_channels))
                 of_mixed = discriminator(torch.where(mask, real, fake.to(real.dtype)))
-                mixed = torch.where(mask, _logits(of_real).float(), _logits(of_fake).float())
-                difference = (mixed - _logits(of_mixed).float()).square().mean()
+                difference = labelmix_loss(mask, _logits(of_real), _logits(of_fake), _logits(of_mixed))
                 terms["labelmix"] = self.config.loss.labelmix * difference
         return terms
-
-    def labelmix_mask(self, batch: Batch, context: StepContext) -> Tensor:
-        """Return where mixtures show the real image, `[N, 1, H, W]`: all pixels of a class or none, by a fair coin."""
-        coins = context.random.uniform(self.label_space.num_channels) < 0.5
-        return coins[batch.label].unsqueeze(1)
 
     # --- other programs ---------------------------------------------------------------------------------------------
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import Section
-from lab2pix.interop.conversion import CheckpointFormat
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext, require_images
@@ -66,6 +65,7 @@ class Pix2Pix(ImageTranslationMethod):
     name: ClassVar[str] = "pix2pix"
     Config = Pix2PixConfig
     vector_prefixes: ClassVar[Mapping[str, str]] = {"generator": "G", "discriminator": "D"}
+    released_weight = r"model\.model\.0\.weight"
     config: Pix2PixConfig
 
     def __init__(self, config: Pix2PixConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
@@ -153,11 +153,6 @@ class Pix2Pix(ImageTranslationMethod):
         return {"l1": (generated - require_images(batch)).abs().mean()}
 
     # --- other programs ---------------------------------------------------------------------------------------------
-
-    @classmethod
-    def checkpoint_formats(cls) -> Mapping[str, CheckpointFormat]:
-        """Return the format of the authors' U-Net."""
-        return {"pix2pix": cls.checkpoint_format(r"model\.model\.0\.weight")}
 
     @classmethod
     def vector_settings(cls, recorded: Mapping[str, Any]) -> dict[str, Any]:

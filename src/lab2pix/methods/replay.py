@@ -17,7 +17,7 @@ from lab2pix.batch import Batch
 from lab2pix.interop.keymap import Rules, weight_names
 from lab2pix.interop.two_step_vectors import LayerFeature, TwoStepResults
 from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext
-from lab2pix.methods.step_record import RecordedRandom
+from lab2pix.methods.step_record import RecordedRandom, collected_outputs
 from lab2pix.nn.discriminators import ScaleOutput
 
 
@@ -174,11 +174,8 @@ class StepReplay:
 
     def _generator_phase(self, step: int, results: TwoStepResults, context: StepContext) -> Losses:
         """Fill the gradients of the generator's losses, also those of the discriminator."""
-        outputs: dict[str, list[Any]] = {"generator": [], "discriminator": []}
-        hooks = [self.method.networks[name].register_forward_hook(_collector(kept)) for name, kept in outputs.items()]
-        losses = self.method.generator_losses(self.batch, self._noise(step), context)
-        for hook in hooks:
-            hook.remove()
+        with collected_outputs(self.method.networks) as outputs:
+            losses = self.method.generator_losses(self.batch, self._noise(step), context)
         torch.stack(list(losses.values())).sum().backward()  # type: ignore[no-untyped-call]
         if step == 1:
             record = self.record(outputs["discriminator"])
@@ -208,7 +205,3 @@ class StepReplay:
     def _adam(self, name: str) -> torch.optim.Adam:
         spec = self.method.optimizers[name]
         return torch.optim.Adam(spec.parameters(self.method.networks), lr=spec.lr, betas=spec.betas)
-
-
-def _collector(kept: list[Any]) -> Callable[[nn.Module, Any, Any], None]:
-    return lambda module, inputs, output: kept.append(output)

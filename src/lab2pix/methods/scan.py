@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config.schema import Section
-from lab2pix.interop.conversion import CheckpointFormat
-from lab2pix.labels.space import LabelSpace
 from lab2pix.methods.backprop import backward, frozen
 from lab2pix.methods.base import Losses, OptimizerSpec, Phase, StepContext, require_images
 from lab2pix.methods.cyclegan import (
@@ -28,8 +26,7 @@ from lab2pix.methods.cyclegan import (
     CycleGANGeneratorConfig,
     CycleGANLossConfig,
 )
-from lab2pix.methods.image_translation import build_condition, build_discriminator, build_translator
-from lab2pix.methods.sampling import Sampling
+from lab2pix.methods.image_translation import build_discriminator, build_translator
 from lab2pix.methods.schedules import Progress, epoch_decay
 from lab2pix.nn.scan import AdaptiveFusion, StackedGenerator
 
@@ -106,17 +103,13 @@ class SCAN(CycleGAN):
 
     name: ClassVar[str] = "scan"
     Config = SCANConfig
+    released_weight = None
     pool_names: ClassVar[tuple[str, ...]] = ("coarse_a", "coarse_b", "a", "b")
     plain_networks: tuple[str, ...] = (
         *("coarse_discriminator_a", "coarse_discriminator_b"),
         *("discriminator_a", "discriminator_b"),
     )
     config: SCANConfig
-
-    @classmethod
-    def build_sampling(cls, config: SCANConfig, label_space: LabelSpace) -> Sampling:  # type: ignore[override]
-        """Return the sampling: one image per input, in eval mode."""
-        return Sampling(build_condition(config, label_space), size_multiple=_MULTIPLE)
 
     @classmethod
     def build_translator(cls, config: SCANConfig, inputs: int, outputs: int) -> nn.Module:  # type: ignore[override]
@@ -245,13 +238,6 @@ class SCAN(CycleGAN):
                 share = context.random.uniform(len(real[domain]), 1, 1, 1)
                 losses[f"penalty_{domain}"] = weight * gradient_penalty(network, real[domain], fakes[domain], share)
         return losses
-
-    # --- other programs ---------------------------------------------------------------------------------------------
-
-    @classmethod
-    def checkpoint_formats(cls) -> dict[str, CheckpointFormat]:
-        """Return no format: there are no checkpoints of the authors."""
-        return {}
 
 
 def gradient_penalty(discriminator: nn.Module, real: Tensor, fake: Tensor, share: Tensor) -> Tensor:

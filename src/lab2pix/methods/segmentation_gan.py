@@ -37,7 +37,6 @@ from lab2pix.methods.multiscale_gan import GeneratorTrainConfig
 from lab2pix.methods.sampling import Condition, Sampling
 from lab2pix.methods.schedules import Progress
 from lab2pix.nn.init import init_weights
-from lab2pix.nn.oasis import OASISDiscriminator
 
 # --- settings ---------------------------------------------------------------------------------------------------------
 
@@ -141,6 +140,29 @@ def segmentation_loss(logits: Tensor, label: Tensor, weights: Tensor) -> Tensor:
     return total / label.numel()
 
 
+def labelmix_mask(label: Tensor, uniform: Tensor) -> Tensor:
+    """Return where mixtures show the real image, `[N, 1, H, W]`: all pixels of a class or none, by a fair coin.
+
+    Args:
+        label: `[N, H, W]` ids.
+        uniform: a random number in [0, 1) for each id.
+    """
+    return (uniform < 0.5)[label].unsqueeze(1)
+
+
+def labelmix_loss(mask: Tensor, of_real: Tensor, of_fake: Tensor, of_mixed: Tensor) -> Tensor:
+    """Return the mean squared difference of the logits of mixed images and the mixed logits (LabelMix).
+
+    Args:
+        mask: see `labelmix_mask`.
+        of_real: logits `[N, K + 1, H, W]` of the real images.
+        of_fake: logits of the generated ones.
+        of_mixed: logits of `where(mask, real, fake)`.
+    """
+    mixed = torch.where(mask, of_real.float(), of_fake.float())
+    return (mixed - of_mixed.float()).square().mean()
+
+
 def fake_loss(logits: Tensor) -> Tensor:
     """Return the mean cross-entropy of every pixel against "fake", channel 0 of `[N, K + 1, H, W]` logits."""
     return -logits.float().log_softmax(1)[:, 0].mean()
@@ -208,11 +230,6 @@ class SegmentationGAN(Method):
     def new_generator(cls, config: Any, channels: int) -> nn.Module:
         """Return the generator, for conditions of a number of channels, with PyTorch's initial weights."""
 
-    @classmethod
-    def new_segmenter(cls, settings: SegmenterConfig, classes: int) -> nn.Module:
-        """Return the segmenting network with PyTorch's initial weights."""
-        return OASISDiscriminator(classes, **settings.model_dump())
-
     def draw(self, batch: Batch, noise: Tensor | None) -> Tensor:
         """Return the images that the generator draws for a batch."""
         images: Tensor = self.networks["generator"](self.sampling.condition(batch), noise)
@@ -245,15 +262,10 @@ class SegmentationGAN(Method):
         """The parts of a step, in order."""
 
     @property
-    @abstractmethod
-    def learning_rates(self) -> Mapping[str, float]:
-        """The learning rate of each network."""
-
-    @property
     def optimizers(self) -> Mapping[str, OptimizerSpec]:
-        """One Adam optimizer per network."""
-        betas = self.config.optimizer.betas
-        return {name: OptimizerSpec((name,), lr, betas) for name, lr in self.learning_rates.items()}
+        """One Adam optimizer per network, whose learning rate is the setting `NETWORK_lr`."""
+        settings = self.config.optimizer
+        return {name: OptimizerSpec((name,), getattr(settings, f"{name}_lr"), settings.betas) for name in self.networks}
 
     @property
     def phases(self) -> Sequence[Phase]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -22,7 +21,7 @@ from lab2pix.interop.vectors import Vectors
 from lab2pix.methods.backprop import backward
 from lab2pix.methods.base import StepContext, require_images
 from lab2pix.methods.segmentation_gan import Part, SegmentationGAN
-from lab2pix.methods.step_record import RecordedRandom
+from lab2pix.methods.step_record import RecordedRandom, collected_outputs
 from lab2pix.nn.fast import accelerate
 
 _COUNTER = ".first_norm.num_batches_tracked"
@@ -129,7 +128,7 @@ def _run_part(
 ) -> dict[str, float]:
     """Backpropagate a part's losses to all networks, also those that it does not train, and record what they return."""
     name, images = names.parts[part.name]
-    with _collected(method.networks) as outputs:
+    with collected_outputs(method.networks) as outputs:
         terms = part.losses(batch, noise, context)
     backward(terms, context.scale)
     gradients = results.gradients.setdefault(name, {})
@@ -188,20 +187,6 @@ def _add(results: PartResults, name: str, output: Any) -> None:
     results.outputs[name] = logits.detach()
     results.outputs |= {f"{name}.score{index}": score.detach() for index, score in enumerate(scores)}
     results.features[f"out.{name}"] = [feature.detach() for feature in features]
-
-
-@contextmanager
-def _collected(networks: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
-    """Collect the results of all forward passes within the context, by network."""
-    outputs: dict[str, list[Any]] = {name: [] for name in networks}
-
-    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, inputs, output: outputs[name].append(output)
-
-    hooks = [network.register_forward_hook(hook(name)) for name, network in networks.items()]
-    yield outputs
-    for handle in hooks:
-        handle.remove()
 
 
 def _states(

@@ -10,18 +10,15 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.config.rules import check_size
-from lab2pix.config.schema import DataConfig
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
-from lab2pix.interop.keymap import Rules, load_renamed
+from lab2pix.interop.keymap import Rules
 from lab2pix.interop.spade_weights import (
     IMAGE_ENCODER_RULES,
     NUM_UPSAMPLES,
     choose_geometry,
-    find_image_encoder,
     generator_rules,
     infer_generator_settings,
     patch_discriminator_rules,
-    with_image_encoder,
 )
 from lab2pix.interop.vectors import Row, Vectors, recorded_choice
 from lab2pix.labels.space import LabelSpace
@@ -34,7 +31,7 @@ from lab2pix.methods.multiscale_gan import (
 )
 from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
 from lab2pix.methods.replay import record_scales
-from lab2pix.methods.semantic_gan import SemanticGAN, semantic_generator_settings
+from lab2pix.methods.semantic_gan import SemanticGAN, convert_generator, semantic_generator_settings
 from lab2pix.nn.generators import Lab2PixV2Generator
 from lab2pix.nn.init import init_weights
 
@@ -122,17 +119,9 @@ def recorded_config(vectors: Vectors) -> SPADEConfig:
     """Return the settings of a recording."""
     recorded = vectors.values["config"]
     sections = recorded_sections(vectors)
-    sections["generator"] = {
-        "width": recorded["ngf"],
+    sections["generator"] |= {
         "num_upsamples": recorded_choice(recorded, "num_upsampling_layers", NUM_UPSAMPLES, "normal"),
         "modulation_hidden": recorded.get("modulation_hidden", 128),
-        "input": "style" if recorded.get("use_vae") else "label",
-        "noise_dim": recorded.get("z_dim", 256),
-    }
-    sections["discriminator"] = {
-        "scales": recorded.get("num_D", 2),
-        "width": recorded["ndf"],
-        "layers": recorded.get("n_layers_D", 4),
     }
     return SPADEConfig.model_validate(sections)
 
@@ -150,21 +139,10 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
     fit = fit_label_space(path, settings["label_channels"], options, edges_possible=True)
     fit.pad_unknown_channel(state, _LABEL_WEIGHTS)
     fit.move_unknown_last(state, _LABEL_WEIGHTS)
-    first, known = state["fc.weight"], settings["num_upsamples"]
-    num_upsamples, size = choose_geometry(first, settings["width"], known, fit, options)
-    encoder = find_image_encoder(path) if first.ndim == 2 else None
-    kept = {key: settings[key] for key in ("width", "modulation_hidden", "spectral_norm")}
-    config = SPADEConfig(
-        name="spade",
-        data=DataConfig(label_space=options.label_space or fit.space.name, size=size, instance_edges=fit.edges),
-        generator=SPADEGeneratorConfig(
-            **kept,
-            num_upsamples=num_upsamples,
-            input="label" if first.ndim == 4 else "noise" if encoder is None else "style",
-            noise_dim=first.shape[1] if first.ndim == 2 else 256,
-        ),
+    num_upsamples, size = choose_geometry(
+        state["fc.weight"], settings["width"], settings["num_upsamples"], fit, options
     )
-    generator = SPADE.build_generator(config, fit.space)
+    kept = {key: settings[key] for key in ("width", "modulation_hidden", "spectral_norm")}
+    kept["num_upsamples"] = num_upsamples
     rules = [*generator_rules(num_upsamples), *IMAGE_ENCODER_RULES]
-    load_renamed(generator, rules, with_image_encoder(state, encoder), "generator")
-    return Converted(generator.eval(), config, fit.space)
+    return convert_generator(SPADE, path, state, fit.data(size, options), fit.space, kept, rules)

@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import nn
 
 from lab2pix.config.schema import Section
-from lab2pix.interop.conversion import CheckpointFormat
 from lab2pix.methods.cyclegan import (
     CycleGAN,
     CycleGANConfig,
@@ -65,6 +64,7 @@ class SPAP(CycleGAN):
 
     name: ClassVar[str] = "spap"
     Config = SPAPConfig
+    released_weight = None
     config: SPAPConfig
 
     @classmethod
@@ -82,11 +82,6 @@ class SPAP(CycleGAN):
         """Return PatchGANs with a pyramid before the last convolution."""
         networks = {"discriminator_a": 3, "discriminator_b": channels}
         return {name: _discriminator(config, own) for name, own in networks.items()}
-
-    @classmethod
-    def checkpoint_formats(cls) -> dict[str, CheckpointFormat]:
-        """Return no format: there are no checkpoints of the authors."""
-        return {}
 
 
 def _discriminator(config: SPAPConfig, channels: int) -> nn.Module:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -16,6 +17,20 @@ from lab2pix.methods.base import Method, RandomSource, StepContext
 def same_names(network: nn.Module) -> Mapping[str, str]:
     """Return the names of a network's weights, for code of the authors that has the same."""
     return {name: name for name in network.state_dict()}
+
+
+@contextmanager
+def collected_outputs(networks: Mapping[str, nn.Module]) -> Iterator[dict[str, list[Any]]]:
+    """Collect the results of all forward passes within the context, in order, by network."""
+    outputs: dict[str, list[Any]] = {name: [] for name in networks}
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        return lambda module, inputs, output: outputs[name].append(output)
+
+    hooks = [network.register_forward_hook(hook(name)) for name, network in networks.items()]
+    yield outputs
+    for handle in hooks:
+        handle.remove()
 
 
 class RecordedRandom(RandomSource):
@@ -73,30 +88,25 @@ class StepRecord:
         noise: Tensor | None = None,
         random: RandomSource | None = None,
     ) -> None:
-        self.outputs: dict[str, list[Any]] = {name: [] for name in method.networks}
         self.losses: dict[str, float] = {}
         self.gradients: dict[str, tuple[float, dict[str, float]]] = {}
-        hooks = [network.register_forward_hook(self._hook(name)) for name, network in method.networks.items()]
         specs = method.optimizers
         context = StepContext(random=random or RandomSource())
-        for phase in method.phases:
-            terms = phase.backward(batch, noise, context)
-            self.losses |= {f"{phase.name}.{name}": value.item() for name, value in terms.items()}
-            for spec in (specs[name] for name in phase.optimizers):
-                networks = {name: method.networks[name] for name in spec.networks}
-                for name, network in networks.items():
-                    self.gradients[name] = gradient_norms(network, names(network))
-                if update:
-                    weights = [weight for network in networks.values() for weight in network.parameters()]
-                    adam = torch.optim.Adam(weights, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
-                    adam.step()
-            for network in method.networks.values():
-                network.zero_grad()
-        for hook in hooks:
-            hook.remove()
-
-    def _hook(self, name: str) -> Callable[[nn.Module, Any, Any], None]:
-        return lambda module, inputs, output: self.outputs[name].append(_detached(output))
+        with collected_outputs(method.networks) as outputs:
+            for phase in method.phases:
+                terms = phase.backward(batch, noise, context)
+                self.losses |= {f"{phase.name}.{name}": value.item() for name, value in terms.items()}
+                for spec in (specs[name] for name in phase.optimizers):
+                    networks = {name: method.networks[name] for name in spec.networks}
+                    for name, network in networks.items():
+                        self.gradients[name] = gradient_norms(network, names(network))
+                    if update:
+                        weights = [weight for network in networks.values() for weight in network.parameters()]
+                        adam = torch.optim.Adam(weights, lr=spec.lr, betas=spec.betas, weight_decay=spec.weight_decay)
+                        adam.step()
+                for network in method.networks.values():
+                    network.zero_grad()
+        self.outputs: dict[str, list[Any]] = {name: _detached(results) for name, results in outputs.items()}
 
 
 def _detached(output: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -27,10 +27,8 @@ from lab2pix.interop.conversion import (
 from lab2pix.interop.keymap import Rules, load_renamed
 from lab2pix.interop.spade_weights import (
     IMAGE_ENCODER_RULES,
-    find_image_encoder,
     generator_rules,
     patch_discriminator_rules,
-    with_image_encoder,
 )
 from lab2pix.interop.step_vectors import numbered_space, to_image
 from lab2pix.interop.vectors import Row, Vectors
@@ -51,7 +49,7 @@ from lab2pix.methods.multiscale_gan import (
 from lab2pix.methods.multiscale_vectors import check_recording, recorded_sections, recorded_space
 from lab2pix.methods.replay import record_scales
 from lab2pix.methods.sampling import Condition, Sampling
-from lab2pix.methods.semantic_gan import SemanticGAN
+from lab2pix.methods.semantic_gan import SemanticGAN, convert_generator
 from lab2pix.nn.discriminators import ScaleOutput
 from lab2pix.nn.init import init_weights
 from lab2pix.nn.tsit import TSITGenerator, TSITSettings
@@ -218,14 +216,7 @@ class TSIT(SemanticGAN):
     @classmethod
     def check_vectors(cls, vectors: Vectors, *, fast: bool = False) -> Iterator[Row]:
         """Compare outputs, losses, gradients and the weights after one and two steps with a vector file."""
-        recorded, sections = vectors.values["config"], recorded_sections(vectors)
-        sections["generator"] = {
-            "width": recorded["ngf"],
-            "input": "style" if recorded.get("use_vae") else "label",
-            "noise_dim": recorded.get("z_dim", 256),
-        }
-        sections["discriminator"] = _recorded_discriminator(recorded, recorded.get("n_layers_D", 4))
-        method = cls(TSITConfig.model_validate(sections), recorded_space(vectors))
+        method = cls(TSITConfig.model_validate(recorded_sections(vectors)), recorded_space(vectors))
         return check_recording(method, vectors, _rules(method), record_scales, fast=fast)
 
 
@@ -317,7 +308,7 @@ class TSITTransfer(MultiScaleGAN):
         sections["data"] = {"input": "images", "size": sections["data"]["size"]}
         sections["loss"].pop("kl_divergence")
         sections["generator"] = {"width": recorded["ngf"], "alpha": recorded.get("alpha", 1.0)}
-        sections["discriminator"] = _recorded_discriminator(recorded, 3)
+        sections["discriminator"]["layers"] = 3
         method = cls(TSITTransferConfig.model_validate(sections), numbered_space(1))
         empty = torch.empty(len(content), 0, 0, dtype=torch.int64)
         batch = Batch(empty, to_image(vectors.tensors["in.image"]), source=content)
@@ -325,10 +316,6 @@ class TSITTransfer(MultiScaleGAN):
 
 
 # --- the authors' code: names, settings and weights -------------------------------------------------------------------
-
-
-def _recorded_discriminator(recorded: Mapping[str, Any], layers: int) -> dict[str, int]:
-    return {"scales": recorded.get("num_D", 2), "width": recorded["ndf"], "layers": layers}
 
 
 def _rules(method: TSIT | TSITTransfer) -> dict[str, Rules]:
@@ -354,7 +341,6 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
     """Convert a generator and, in style mode, the image encoder in the file next to it."""
     check_num_upsamples(options, {PUBLISHED_UPSAMPLES})
     width = state["conv_img.weight"].shape[1]
-    config: TSITConfig | TSITTransferConfig
     if any(name.startswith("style_stream.") for name in state):
         space = LabelSpace.load(options.label_space or DataConfig().label_space)
         channels = state["content_stream.res_0.conv_0.weight_orig"].shape[1]
@@ -371,25 +357,8 @@ def _convert(path: Path, state: dict[str, Tensor], options: ConversionOptions) -
         return Converted(generator.eval(), config, space)
     fit = fit_label_space(path, state["content_stream.res_0.conv_0.weight_orig"].shape[1], options, edges_possible=True)
     _fit_channels(state, fit)
-    first = state["fc.weight"]
-    encoder = find_image_encoder(path) if first.ndim == 2 else None
-    config = TSITConfig(
-        name="tsit",
-        data=DataConfig(
-            label_space=options.label_space or fit.space.name,
-            size=_size(first, width, fit, options),
-            instance_edges=fit.edges,
-        ),
-        generator=TSITGeneratorConfig(
-            width=width,
-            input="label" if first.ndim == 4 else "noise" if encoder is None else "style",
-            noise_dim=first.shape[1] if first.ndim == 2 else 256,
-        ),
-    )
-    TSIT.build_sampling(config, fit.space).check_size(*config.data.size)
-    generator = TSIT.build_generator(config, fit.space)
-    load_renamed(generator, _GENERATOR_RULES, with_image_encoder(state, encoder), "generator")
-    return Converted(generator.eval(), config, fit.space)
+    data = fit.data(_size(state["fc.weight"], width, fit, options), options)
+    return convert_generator(TSIT, path, state, data, fit.space, {"width": width}, _GENERATOR_RULES)
 
 
 def _size(first: Tensor, width: int, fit: LabelFit, options: ConversionOptions) -> tuple[int, int]:

@@ -143,16 +143,6 @@ class USIS(SegmentationGAN):
     # --- training ---------------------------------------------------------------------------------------------------
 
     @property
-    def learning_rates(self) -> Mapping[str, float]:
-        """Learning rate of each network."""
-        settings = self.config.optimizer
-        return {
-            "generator": settings.generator_lr,
-            "segmenter": settings.segmenter_lr,
-            "discriminator": settings.discriminator_lr,
-        }
-
-    @property
     def parts(self) -> Sequence[Part]:
         """Generator, segmenter, discriminator, and in some steps the discriminator's gradient penalty."""
         return (

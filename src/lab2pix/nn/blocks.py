@@ -8,12 +8,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from lab2pix.nn.normalization import SPADE, DGNorm, DirectSPADE
+from lab2pix.nn.normalization import SPADE, DGNorm
 
 SLOPE = 0.2
 """Negative slope of every LeakyReLU."""
-
-_NORMS: dict[str, type[SPADE]] = {"dg-norm": DGNorm, "spade": SPADE, "direct": DirectSPADE}
 
 
 def conv2d(
@@ -30,14 +28,15 @@ class GenResBlk(nn.Module):
     """Conditional residual block (Eq. 1, 6): twice norm, LeakyReLU, 3x3 convolution; plus a shortcut.
 
     The shortcut is the identity where widths agree, else norm and a 1x1 convolution without bias. Its norm gets no
-    global feature, as in the official networks. The middle width is the smaller of the two.
+    global feature, as in the official networks.
 
     Args:
         in_channels: channels of the input.
         out_channels: channels of the result.
         label_channels: channels of the one-hot label map.
-        hidden: hidden width of the modulation.
-        modulation: DG-Norm, SPADE without the global feature, or SPADE without a hidden layer.
+        hidden: hidden width of the modulation; 0: no hidden layer.
+        middle: channels between the convolutions; 0: the smaller number of the other two.
+        modulation: DG-Norm, or SPADE without the global feature.
         spectral_norm: whether the convolutions have spectral norm.
     """
 
@@ -48,12 +47,13 @@ class GenResBlk(nn.Module):
         label_channels: int,
         *,
         hidden: int = 128,
-        modulation: Literal["dg-norm", "spade", "direct"] = "dg-norm",
+        middle: int = 0,
+        modulation: Literal["dg-norm", "spade"] = "dg-norm",
         spectral_norm: bool = True,
     ) -> None:
         super().__init__()
-        middle = min(in_channels, out_channels)
-        norm = _NORMS[modulation]
+        middle = middle or min(in_channels, out_channels)
+        norm = DGNorm if modulation == "dg-norm" else SPADE
         self.norm_0 = norm(in_channels, label_channels, hidden=hidden)
         self.conv_0 = conv2d(in_channels, middle, 3, spectral_norm=spectral_norm)
         self.norm_1 = norm(middle, label_channels, hidden=hidden)

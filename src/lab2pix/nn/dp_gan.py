@@ -58,7 +58,8 @@ class DPGANGenerator(nn.Module):
         )
         self.fc = nn.Conv2d(channels, widths[0], 3, padding=1)
         self.blocks = nn.ModuleList(
-            GenResBlk(before, after, 2 * pyramid_width, modulation="direct") for before, after in pairwise(widths)
+            GenResBlk(before, after, 2 * pyramid_width, hidden=0, modulation="spade")
+            for before, after in pairwise(widths)
         )
         self.to_image = nn.Conv2d(widths[-1], 3, 3, padding=1)
 

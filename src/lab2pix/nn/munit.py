@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lab2pix.nn.normalization import ImageLayerNorm
+from lab2pix.nn.discriminators import pyramid
+from lab2pix.nn.normalization import ImageLayerNorm, norm2d
 from lab2pix.nn.resample import ReplicationPad
 
 Activation = Literal["relu", "leaky-relu", "none"]
@@ -31,11 +32,7 @@ def _activation(name: Activation) -> nn.Module:
 
 
 def _norm(name: Norm, channels: int) -> nn.Module:
-    if name == "layer":
-        return ImageLayerNorm(channels)
-    if name == "batch":
-        return nn.BatchNorm2d(channels)
-    return nn.InstanceNorm2d(channels) if name == "instance" else nn.Identity()
+    return ImageLayerNorm(channels) if name == "layer" else norm2d(name, channels)
 
 
 class ConvBlock(nn.Module):
@@ -379,9 +376,4 @@ class MUNITDiscriminator(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map `[N, in_channels, H, W]` to logits `[N, 1, h, w]` per scale, largest first."""
-        logits = []
-        for scale, network in enumerate(self.cnns):
-            if scale:
-                x = F.avg_pool2d(x, 3, stride=2, padding=1, count_include_pad=False)
-            logits.append(network(x))
-        return logits
+        return [network(image) for network, image in zip(self.cnns, pyramid(x, len(self.cnns)), strict=True)]

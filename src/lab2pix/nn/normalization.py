@@ -40,20 +40,19 @@ class SPADE(nn.Module):
     Args:
         channels: channels of the feature to normalize.
         label_channels: channels of the one-hot label map.
-        hidden: channels between the label map and scale and shift.
+        hidden: channels between the label map and scale and shift; 0: no hidden layer, for features of the label map.
     """
 
     def __init__(self, channels: int, label_channels: int, *, hidden: int = 128) -> None:
         super().__init__()
         self.norm = nn.BatchNorm2d(channels, affine=False)
-        self.shared = nn.Conv2d(label_channels, hidden, 3, padding=1)
-        self.gamma = nn.Conv2d(hidden, channels, 3, padding=1)
-        self.beta = nn.Conv2d(hidden, channels, 3, padding=1)
+        self.shared = nn.Conv2d(label_channels, hidden, 3, padding=1) if hidden else None
+        self.gamma = nn.Conv2d(hidden or label_channels, channels, 3, padding=1)
+        self.beta = nn.Conv2d(hidden or label_channels, channels, 3, padding=1)
 
     def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
         """Return the `[N, hidden, h, w]` feature from which scale and shift are predicted."""
-        del global_feature
-        return F.relu(self.shared(label))
+        return label if self.shared is None else F.relu(self.shared(label))
 
     def forward(self, x: Tensor, label: Tensor, global_feature: Tensor | None = None) -> Tensor:
         """Return `norm(x) * (1 + gamma) + beta` (Eq. 3-5), `[N, channels, h, w]`.
@@ -72,26 +71,8 @@ class DGNorm(SPADE):
 
     def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
         """Return label feature plus global feature; the label feature alone without one (shortcuts)."""
-        hidden = F.relu(self.shared(label))
+        hidden = super().guidance(label, None)
         return hidden if global_feature is None else hidden + global_feature
-
-
-class DirectSPADE(SPADE):
-    """SPADE whose scale and shift are predicted from features of the label map by one convolution each (DP-GAN).
-
-    Args:
-        channels: channels of the feature to normalize.
-        label_channels: channels of the features of the label map.
-        hidden: unused; as `SPADE` has it.
-    """
-
-    def __init__(self, channels: int, label_channels: int, *, hidden: int = 128) -> None:
-        super().__init__(channels, 1, hidden=label_channels)
-        del self.shared
-
-    def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
-        """Return the features as they are."""
-        return label
 
 
 class ImageLayerNorm(nn.Module):

@@ -11,56 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.errors import ConfigError
-from lab2pix.nn.blocks import SLOPE, conv2d
+from lab2pix.nn.blocks import SLOPE, GenResBlk, conv2d
 from lab2pix.nn.encoders import ImageEncoder, NoiseEncoder
 from lab2pix.nn.normalization import resize_nearest
-
-
-class FADE(nn.Module):
-    """Feature-adaptive denormalization: batch norm, then scale and shift per pixel, predicted from a feature.
-
-    Args:
-        channels: channels of the feature to normalize, and of the feature to predict from.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm = nn.BatchNorm2d(channels, affine=False)
-        self.gamma = nn.Conv2d(channels, channels, 3, padding=1)
-        self.beta = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor, feature: Tensor) -> Tensor:
-        """Return `norm(x) * (1 + gamma(feature)) + beta(feature)`; all are `[N, channels, h, w]`."""
-        return torch.addcmul(self.beta(feature), self.norm(x), 1 + self.gamma(feature))
-
-
-class FADEResBlk(nn.Module):
-    """Residual block of the generator: twice FADE, LeakyReLU, 3x3 convolution; plus a shortcut.
-
-    The shortcut is the identity where widths agree, else FADE and a 1x1 convolution without bias. The middle width is
-    that of the input.
-
-    Args:
-        in_channels: channels of the input and of the content feature.
-        out_channels: channels of the result.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.norm_0, self.conv_0 = FADE(in_channels), conv2d(in_channels, in_channels, 3)
-        self.norm_1, self.conv_1 = FADE(in_channels), conv2d(in_channels, out_channels, 3)
-        self.norm_s: FADE | None = None
-        self.conv_s: nn.Conv2d | None = None
-        if in_channels != out_channels:
-            self.norm_s, self.conv_s = FADE(in_channels), conv2d(in_channels, out_channels, 1, bias=False)
-
-    def forward(self, x: Tensor, feature: Tensor) -> Tensor:
-        """Map `[N, in_channels, h, w]`, with a feature of the same shape, to `[N, out_channels, h, w]`."""
-        h = self.conv_0(F.leaky_relu(self.norm_0(x, feature), SLOPE))
-        h = self.conv_1(F.leaky_relu(self.norm_1(h, feature), SLOPE))
-        shortcut = x if self.norm_s is None or self.conv_s is None else self.conv_s(self.norm_s(x, feature))
-        result: Tensor = h + shortcut
-        return result
 
 
 class StreamBlock(nn.Module):
@@ -177,7 +130,11 @@ class TSITGenerator(nn.Module):
             self.image_encoder = ImageEncoder(settings.image_encoder, settings.noise_dim)
         self.content = FeatureStream(in_channels, widths)
         self.style = FeatureStream(3, widths) if settings.style_stream else None
-        self.blocks = nn.ModuleList(FADEResBlk(before, after) for before, after in pairwise(widths[::-1]))
+        # FADE, feature-adaptive denormalization: SPADE directly from a feature of the content stream.
+        self.blocks = nn.ModuleList(
+            GenResBlk(before, after, before, hidden=0, middle=before, modulation="spade")
+            for before, after in pairwise(widths[::-1])
+        )
         self.to_image = nn.Conv2d(widths[0], 3, 3, padding=1)
 
     def forward(self, condition: Tensor, noise: Tensor | None = None, style: Tensor | None = None) -> Tensor:

@@ -17,7 +17,7 @@ EVALUATION_TITLES = {
     "diversity_lpips_vgg": "Diversity, LPIPS (VGG16)",
     "checkerboard": "Gradients at even and at odd pixels, the smaller to the larger (1: no checkerboard)",
 }
-"""Scores of `lab2pix.evaluation`; distances in other features are named `frechet_NAME` and `kernel_NAME`."""
+"""Scores of `lab2pix.evaluation`; in other features, `frechet_`, `kernel_`, `precision_` and `recall_NAME`."""
 
 VALIDATION_TITLES = {
     "l1": "Mean difference of pixels in [-1, 1]",
@@ -27,12 +27,15 @@ VALIDATION_TITLES = {
 }
 """Scores that methods compute themselves; lower is better."""
 
-_DISTANCES = {"frechet_": "Fréchet distance", "kernel_": "Kernel distance"}
+_IN_FEATURES = {
+    **{"frechet_": "Fréchet distance", "kernel_": "Kernel distance"},
+    **{"precision_": "Precision", "recall_": "Recall"},
+}
 
 
 def score_title(name: str) -> str:
     """Return a score's title; its name where it has none."""
-    for start, title in _DISTANCES.items():
+    for start, title in _IN_FEATURES.items():
         if name.startswith(start):
             return f"{title}, {name.removeprefix(start)} features"
     return EVALUATION_TITLES.get(name) or VALIDATION_TITLES.get(name, name)
@@ -40,4 +43,6 @@ def score_title(name: str) -> str:
 
 def higher_is_better(name: str) -> bool:
     """Return the direction in which a score improves; lower is better for names that are not known."""
-    return name in ("ppa", "pca", "ciou", "psnr", "ssim", "checkerboard") or name.startswith("diversity_")
+    return name in ("ppa", "pca", "ciou", "psnr", "ssim", "checkerboard") or name.startswith(
+        ("diversity_", "precision_", "recall_")
+    )

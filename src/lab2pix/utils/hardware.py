@@ -45,6 +45,24 @@ def available_memory(device: torch.device) -> int:
     return min(limits)
 
 
+def free_memory(device: torch.device) -> int:
+    """Return the memory that a process can still take, in bytes: of a GPU, or of the machine and the control group."""
+    available = available_memory(device)
+    meminfo = Path("/proc/meminfo")
+    if device.type == "cuda" or not meminfo.exists():
+        return available
+    found = re.search(r"^MemAvailable:\s*(\d+)", meminfo.read_text(encoding="utf-8"), re.MULTILINE)
+    free = available if found is None else int(found[1]) * 1024
+    for group in (Path("/sys/fs/cgroup/memory.current"), Path("/sys/fs/cgroup/memory/memory.usage_in_bytes")):
+        if group.exists():  # without files that the kernel can drop from memory
+            cached = re.search(
+                r"^(?:total_)?inactive_file (\d+)", group.with_name("memory.stat").read_text(), re.MULTILINE
+            )
+            used = int(group.read_text(encoding="ascii")) - (0 if cached is None else int(cached[1]))
+            free = min(free, max(0, available - used))
+    return free
+
+
 def peak_resident() -> int:
     """Return the peak resident memory of this process, in bytes.
 

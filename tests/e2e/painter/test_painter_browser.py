@@ -197,7 +197,7 @@ def test_downloads_can_be_opened(visit: Visit, server: Any, tmp_path: Path) -> N
     np.testing.assert_array_equal(read_label(labels, SPACE), ids)
     project = gus.download("#save-project").read_bytes()
     content = json.loads(project)
-    assert content["style"] == {"seed": 42, "blend": None, "image": None}
+    assert content["style"] == {"seed": 42, "blend": None, "image": None, "regions": []}
     np.testing.assert_array_equal(np.asarray(Image.open(io.BytesIO(base64.b64decode(content["ids"])))), ids)
 
     other = visit()

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from lab2pix.errors import DataError
-from lab2pix.evaluation.metrics.distribution import FeatureMoments, frechet_distance, kernel_distance
+from lab2pix.evaluation.metrics.distribution import FeatureMoments, frechet_distance, kernel_distance, precision_recall
 
 
 def features(seed: int, count: int, dimension: int = 12, shift: float = 0.0) -> Tensor:
@@ -92,3 +92,22 @@ def test_frechet_distance_of_one_image_is_refused() -> None:
         frechet_distance(taken(features(0, 1)), taken(features(1, 9)))
     with pytest.raises(DataError, match="kernel distance"):
         kernel_distance(taken(features(0, 4)), taken(features(1, 0)))
+
+
+# --- precision and recall ----------------------------------------------------------------------------------------
+
+
+def test_precision_and_recall_are_shares_within_the_balls_of_the_other_set() -> None:
+    fake, real = features(0, 40, 3, shift=0.7), features(0, 1030, 3)
+    apart = np.linalg.norm(fake.double().numpy()[:, None] - real.double().numpy()[None], axis=2)
+
+    def radii(rows: Tensor) -> np.ndarray:
+        points = rows.double().numpy()
+        return np.sort(np.linalg.norm(points[:, None] - points[None], axis=2), axis=1)[:, 3]  # 0: itself
+
+    precision, recall = (apart <= radii(real)).any(1).mean(), (apart <= radii(fake)[:, None]).any(0).mean()
+    assert precision_recall(taken(fake), taken(real)) == pytest.approx((precision, recall))
+    assert 0 < precision < recall < 1
+    assert precision_recall(taken(real), taken(real)) == (1, 1)
+    with pytest.raises(DataError, match="take sets of more than 3 images, not of 3"):
+        precision_recall(taken(fake[:3]), taken(real))

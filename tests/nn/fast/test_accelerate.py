@@ -72,6 +72,7 @@ CASES = {
     "spectral-conv-small-map": Case(lambda: conv2d(6, 8, 3, stride=2, bias=False), lambda: (maps(6, 4, 4),)),
     "spectral-conv-1x1": Case(lambda: conv2d(48, 8, 1), lambda: (maps(48, 3, 3),)),
     "spade": Case(lambda: SPADE(4, 3, hidden=8), lambda: (maps(4, 16, 16), labels(32))),
+    "spade-direct": Case(lambda: SPADE(4, 3, hidden=0), lambda: (maps(4, 16, 16), labels(32))),
     "dgnorm": Case(lambda: DGNorm(4, 3, hidden=8), lambda: (maps(4, 16, 16), labels(16), maps(8, 16, 16))),
     "dgnorm-shortcut": Case(lambda: DGNorm(4, 3, hidden=8), lambda: (maps(4, 16, 16), labels(16))),
     "genresblk": Case(lambda: GenResBlk(6, 4, 3, hidden=8), lambda: (maps(6, 8, 8), labels(), maps(8, 8, 8))),

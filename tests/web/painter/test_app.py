@@ -31,6 +31,7 @@ import lab2pix
 from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.inference import Synthesizer, modes, weights
 from lab2pix.web.painter import app as module
+from lab2pix.web.painter import follow
 from lab2pix.web.painter.app import find_model, serve_painter
 from lab2pix.web.painter.service import PainterService
 from tests.helpers.generators import tiny_synthesizer
@@ -285,3 +286,23 @@ def test_model_with_more_than_256_classes_is_refused(tmp_path: Path) -> None:
     file.write_text("classes: [" + ", ".join(f"class{number}" for number in range(257)) + "]\n")
     with pytest.raises(ConfigError, match="has 257 classes"):
         PainterService(tiny_synthesizer(str(file)))
+
+
+def test_painter_follows_the_checkpoints_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(follow, "POLL_SECONDS", 0.01)
+    old, new = tiny_synthesizer(), tiny_synthesizer(lively=False)
+    service = PainterService(old, following=True)
+    service.queue.start()
+    with follow.followed(service, tmp_path, "cpu"):
+        wait_until(lambda: service.queue.waiting == 0)
+        assert service.synthesizer is old
+        new.save(tmp_path / "checkpoints" / "step-00000009")
+        wait_until(lambda: service.synthesizer is not old)
+        assert service.model().following
+        assert service.synthesizer.mode == old.mode
+    service.queue.close()
+
+
+def test_painter_follows_runs_alone(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="not a run, so there are no new checkpoints"):
+        serve_painter(tmp_path, follow=True)

@@ -21,6 +21,7 @@ from lab2pix.web.study.app import MAX_BODY, create_app, serve_study
 from lab2pix.web.study.build import BuiltStudy
 from lab2pix.web.study.samples import Study
 from lab2pix.web.study.store import FILE_NAME, AnswerStore, read_answers
+from tests.helpers.painter import static_files
 
 Post = Callable[..., tuple[int, dict[str, Any]]]
 ANYTHING = [HealthCheck.function_scoped_fixture]
@@ -29,12 +30,6 @@ JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner),
 )
-
-
-@pytest.fixture
-def store(study_folder: Path, study: Study) -> Iterator[AnswerStore]:
-    with AnswerStore(study_folder, study) as opened:
-        yield opened
 
 
 @pytest.fixture
@@ -72,19 +67,8 @@ def answer(post: Post) -> dict[str, Any]:
 
 
 def test_page_includes_all_static_files(client: TestClient) -> None:
-    page = client.get("/")
-    assert page.headers["content-type"].startswith("text/html")
-    names = set(re.findall(r'(?:src|href)="static/([\w.]+)"', page.text))
-    loaded = set()
-    while names:
-        name = names.pop()
-        response = client.get(f"/static/{name}")
-        assert response.status_code == 200, name
-        kind = "text/css" if name.endswith(".css") else "text/javascript"
-        assert response.headers["content-type"].startswith(kind)
-        loaded.add(name)
-        names |= set(re.findall(r'from "\./([\w.]+)"', response.text)) - loaded
-    assert loaded == {"base.css", "style.css", "main.js", "api.js", "dom.js", "drag.js", "ranking.js", "viewport.js"}
+    names = {"base.css", "style.css", "main.js", "api.js", "dom.js", "drag.js", "ranking.js", "viewport.js"}
+    assert static_files(client) == names
 
 
 def test_participant_gets_samples_in_shuffled_order(post: Post, study: Study) -> None:

@@ -7,7 +7,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -21,12 +20,6 @@ from lab2pix.web.study.samples import Study
 from lab2pix.web.study.store import FILE_NAME, AnswerStore, read_answers
 
 BEST_FIRST = ["spade", "lab2pix-v2", "no norm"]
-
-
-@pytest.fixture
-def store(study_folder: Path, study: Study) -> Iterator[AnswerStore]:
-    with AnswerStore(study_folder, study) as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -14,6 +14,10 @@ from lab2pix.errors import DataError
 
 KERNEL_POOL = 10_000
 """Largest number of feature vectors that are kept for the kernel distance."""
+NEIGHBORS = 3
+"""Neighbors k of precision and recall, as published."""
+_ROWS = 1000
+"""Features whose distances to all others are computed at a time."""
 _DIGITS = 15  # hexadecimal digits of a hash that fit into 64 bits
 
 
@@ -170,6 +174,36 @@ def _discrepancy(x: Tensor, y: Tensor) -> float:
 
     within = sum(float(k.sum() - k.diag().sum()) for k in (kernel(x, x), kernel(y, y)))
     return within / (count * (count - 1)) - 2 * float(kernel(x, y).mean())
+
+
+def precision_recall(
+    generated: FeatureMoments, real: FeatureMoments, neighbors: int = NEIGHBORS
+) -> tuple[float, float]:
+    """Return improved precision and recall (Kynkäänniemi et al., 2019) of the kept features.
+
+    Precision is the share of generated images that are nearer to some photo than its k-th nearest other photo; recall
+    is that of photos, with the roles exchanged.
+
+    Raises:
+        DataError: a set of `neighbors` images or fewer.
+    """
+    fewest = min(generated.count, real.count)
+    if fewest <= neighbors:
+        raise DataError(
+            f"precision and recall take sets of more than {neighbors} images, not of {fewest}; give more, or omit "
+            "--precision-recall"
+        )
+    fake, photos = generated.sample().double(), real.sample().double()
+    return _share_within(fake, photos, neighbors), _share_within(photos, fake, neighbors)
+
+
+def _share_within(points: Tensor, centers: Tensor, neighbors: int) -> float:
+    """Return the share of points within the distance of a center to its k-th nearest other center."""
+    parts = torch.split(centers, _ROWS)
+    # The nearest center of all is the center itself.
+    radii = torch.cat([torch.cdist(part, centers).kthvalue(neighbors + 1, dim=1).values for part in parts])
+    inside = [(torch.cdist(part, centers) <= radii).any(1) for part in torch.split(points, _ROWS)]
+    return float(torch.cat(inside).double().mean())
 
 
 def _require_two(a: FeatureMoments, b: FeatureMoments, what: str) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
 
 from lab2pix.errors import DataError
 from lab2pix.labels.space import LabelSpace
+
+AbsentClasses = Literal["predicted", "labeled", "zero"]
+"""Classes in the means: those in label maps or (C-IoU) predictions, those in label maps, or all, absent ones as 0."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,12 @@ class SegmentationScores:
 
     Args:
         classes: the scored classes.
+        absent: which classes are in the means.
     """
 
-    def __init__(self, classes: ScoredClasses) -> None:
+    def __init__(self, classes: ScoredClasses, absent: AbsentClasses = "predicted") -> None:
         self.classes = classes
+        self.absent = absent
         count = len(classes.names)
         # Rows: labels. Columns: predictions; the last one is for everything else than scored classes.
         self.table = torch.zeros(count, count + 1, dtype=torch.int64)
@@ -85,7 +90,8 @@ class SegmentationScores:
 
         Returns:
             `ppa`: share of correct pixels; `pca`: mean accuracy over the classes in label maps; `ciou`: mean
-            intersection over union over the classes in label maps or predictions (all in 0 to 1).
+            intersection over union over the classes in label maps or predictions (all in 0 to 1), unless `absent`
+            says otherwise.
 
         Raises:
             DataError: no pixel counted.
@@ -96,10 +102,12 @@ class SegmentationScores:
                 "give label maps of the label space that was named"
             )
         right, there, union = self._parts()
+        every = torch.full_like(there, self.absent == "zero", dtype=torch.bool)
+        united = there if self.absent == "labeled" else union
         return {
             "ppa": float(right.sum() / there.sum()),
-            "pca": float((right / there)[there > 0].mean()),
-            "ciou": float((right / union)[union > 0].mean()),
+            "pca": float((right / there.clamp(min=1))[every | (there > 0)].mean()),
+            "ciou": float((right / union.clamp(min=1))[every | (united > 0)].mean()),
         }
 
     def per_class(self) -> list[dict[str, Any]]:

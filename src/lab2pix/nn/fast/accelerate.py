@@ -21,7 +21,7 @@ from lab2pix.nn.fast.memory_format import is_channels_last, memory_format_of
 from lab2pix.nn.fast.spectral_norm import FastSpectralConv2d, FastSpectralNorm, has_spectral_norm
 from lab2pix.nn.fast.upsample_conv import upsample2x_conv3x3, upsample_conv3x3_relu
 from lab2pix.nn.generators import GeneratorBase, Lab2PixV1Generator, Lab2PixV2Generator
-from lab2pix.nn.normalization import SPADE, DGNorm, DirectSPADE, resize_nearest
+from lab2pix.nn.normalization import SPADE, DGNorm, resize_nearest
 
 
 class FastSPADE(SPADE):
@@ -29,8 +29,7 @@ class FastSPADE(SPADE):
 
     def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
         """See `SPADE.guidance`; computed in place."""
-        del global_feature
-        return F.relu_(self.shared(label))
+        return label if self.shared is None else F.relu_(self.shared(label))
 
     def modulate(self, x: Tensor, label: Tensor, global_feature: Tensor | None, slope: float = 1.0) -> Tensor:
         """Return `leaky_relu(spade(x), slope)`; x is `[k * N, channels, h, w]` for k noises per label map."""
@@ -53,14 +52,9 @@ class FastDGNorm(FastSPADE, DGNorm):
 
     def guidance(self, label: Tensor, global_feature: Tensor | None) -> Tensor:
         """See `SPADE.guidance`; computed in place."""
-        hidden = self.shared(label)
-        return F.relu_(hidden) if global_feature is None else relu_add_(hidden, global_feature)
-
-
-class FastDirectSPADE(FastSPADE, DirectSPADE):
-    """SPADE without a hidden layer."""
-
-    guidance = DirectSPADE.guidance
+        if self.shared is None or global_feature is None:
+            return super().guidance(label, None)
+        return relu_add_(self.shared(label), global_feature)
 
 
 class FastGenResBlk(GenResBlk):
@@ -184,7 +178,6 @@ class FastBackbone(Backbone):
 _FAST: dict[type[nn.Module], type[nn.Module]] = {
     SPADE: FastSPADE,
     DGNorm: FastDGNorm,
-    DirectSPADE: FastDirectSPADE,
     GenResBlk: FastGenResBlk,
     LSCA: FastLSCA,
     GlobalEncoder: FastGlobalEncoder,

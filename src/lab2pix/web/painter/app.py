@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from pathlib import Path
 
 from fastapi import FastAPI
@@ -17,6 +17,7 @@ from starlette.responses import Response
 from lab2pix.errors import ConfigError, Lab2PixError
 from lab2pix.inference import Synthesizer, weights
 from lab2pix.web import serving
+from lab2pix.web.painter.follow import followed
 from lab2pix.web.painter.routes import openapi_schema, parameter_error, router
 from lab2pix.web.painter.service import PainterService, painter_error_response
 from lab2pix.web.responses import HTTPError, static_routes
@@ -52,6 +53,7 @@ def serve_painter(
     allow_hosts: Sequence[str] = (),
     open_browser: bool = True,
     device: str | None = None,
+    follow: bool = False,
     echo: Callable[[str], None] = print,
 ) -> None:
     """Serve the painter until Ctrl-C or SIGTERM.
@@ -66,19 +68,22 @@ def serve_painter(
         allow_hosts: additional host names of the server, such as a proxy's.
         open_browser: open the page in the browser.
         device: device of the model; None takes the best available.
+        follow: take each new checkpoint of the run `model`.
         echo: called with each line of output.
 
     Raises:
         CheckpointError: there is no such model.
-        ConfigError: there is no such device, or the model has too many classes.
+        ConfigError: there is no such device, `follow` without a run, or the model has too many classes.
         OutputError: the address is not available.
     """
+    if follow and not (Path(model) / "config.yaml").is_file():
+        raise ConfigError(f"{model} is not a run, so there are no new checkpoints to follow; leave out --follow")
     with serving.listen(host, port) as listening:
         synthesizer = Synthesizer.load(model, device=device)
         if synthesizer.sampling.condition.source == "images":
             raise ConfigError(f"{model} generates from images, not from label maps; use `lab2pix generate` instead")
         mode = synthesizer.optimize("auto")
-        service = PainterService(synthesizer)
+        service = PainterService(synthesizer, following=follow)
         app = create_app(service, HostChecker(host, allow_hosts))
 
         url = serving.server_url(host, listening.getsockname()[1])
@@ -86,7 +91,8 @@ def serve_painter(
         echo(f"mode: {mode}")
         if open_browser:
             serving.open_browser_soon(url)
-        serving.run(app, listening, service.queue.close)
+        with followed(service, Path(model), device) if follow else nullcontext():
+            serving.run(app, listening, service.queue.close)
         echo("Stopped")
 
 

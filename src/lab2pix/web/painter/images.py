@@ -18,7 +18,7 @@ from lab2pix.data.label_maps import decode_label, write_label_png
 from lab2pix.data.line_drawings import SKETCH, resize_label
 from lab2pix.data.sketches import find_edges
 from lab2pix.data.transforms import resize_image, to_pil
-from lab2pix.errors import DataError, LabelError
+from lab2pix.errors import ConfigError, DataError, LabelError
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
 from lab2pix.web.painter.formats import FORMATS, MAX_EXIF, check_jpeg, strip_png
@@ -128,16 +128,39 @@ def read_label_map(file: ImageFile, synthesizer: Synthesizer, encoding: InputFor
             if space.name == SKETCH or not is_photo(file.image):
                 raise
             raise HTTPError(400, _PHOTO, PHOTO_HEADER) from error
-    elif file.lossy:
-        raise LabelError("the label map is compressed with loss, which does not keep ids exact; send ids as PNG")
     else:
-        ids = torch.from_numpy(_gray_values(file))
-        if (largest := int(ids.max())) >= space.num_channels:
-            raise LabelError(
-                f"the label map holds id {largest}, but label space '{space.name}' has 0 to {space.num_channels - 1}; "
-                "send ids of that space"
-            )
+        ids = read_ids(file, space)
     return resize_label(ids, synthesizer.size, space).long()
+
+
+def read_ids(file: ImageFile, space: LabelSpace) -> Tensor:
+    """Return the canonical ids of a file whose gray values they are, `[H, W]` uint8.
+
+    Raises:
+        LabelError: the file is lossy or not gray, or has ids that the label space does not have.
+    """
+    if file.lossy:
+        raise LabelError("the label map is compressed with loss, which does not keep ids exact; send ids as PNG")
+    ids = torch.from_numpy(_gray_values(file))
+    if (largest := int(ids.max())) >= space.num_channels:
+        raise LabelError(
+            f"the label map holds id {largest}, but label space '{space.name}' has 0 to {space.num_channels - 1}; "
+            "send ids of that space"
+        )
+    return ids
+
+
+def require_8_bits(space: LabelSpace) -> None:
+    """Check that the page's label maps, which have 8 bits, hold all classes.
+
+    Raises:
+        ConfigError: there are too many.
+    """
+    if space.num_channels > 256:
+        raise ConfigError(
+            f"label space '{space.name}' has {space.num_channels} classes, but the painter's label maps hold 256; "
+            "use `lab2pix generate` instead"
+        )
 
 
 def is_photo(image: Image.Image) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal, Self
 
+import torch
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+from lab2pix.labels.space import LabelSpace
 from lab2pix.web.painter.images import MAX_BYTES, MAX_PIXELS, InputFormat, OutputFormat
 
 MAX_SAMPLES = 16
@@ -135,6 +137,16 @@ class LabelClassInfo(_Schema):
     foreground: bool
 
 
+def describe_classes(space: LabelSpace) -> list[LabelClassInfo]:
+    """Describe the classes of a label space, with unknown at the end if there is one."""
+    names = [*space.names, "unknown"][: space.num_channels]
+    foreground = space.foreground(torch.arange(space.num_channels)).tolist()
+    return [
+        LabelClassInfo(id=index, name=name, color=tuple(space.palette[index].tolist()), foreground=marked)
+        for index, (name, marked) in enumerate(zip(names, foreground, strict=True))
+    ]
+
+
 class Limits(_Schema):
     """Limits of a request body, and the number of images per request."""
 
@@ -155,6 +167,7 @@ class ModelDescription(_Schema):
 
     name: str
     step: int
+    following: bool = Field(description="Whether each new checkpoint of its run replaces it.")
     label_space: str
     size: tuple[int, int] = Field(description="Height and width of the images.")
     classes: list[LabelClassInfo] = Field(description="All classes; unknown comes last if there is one.")
@@ -166,6 +179,28 @@ class ModelDescription(_Schema):
     mode: str = Field(description="Inference mode: plain, fast, or fast-bf16.")
     limits: Limits
     queue: QueueInfo
+
+
+class PairInfo(_Schema):
+    """A pair whose label map can be corrected."""
+
+    name: str
+    token: str
+    corrected: bool
+
+
+class LabelSetDescription(_Schema):
+    """The dataset whose label maps are corrected; for the page it is a model without images."""
+
+    name: str
+    label_space: str
+    classes: list[LabelClassInfo]
+    unknown: int | None
+    sketch: bool
+    noise: Literal[False] = False
+    style: Literal["none"] = "none"
+    limits: Limits = Limits()
+    pairs: list[PairInfo]
 
 
 class ExampleInfo(_Schema):

@@ -32,6 +32,7 @@ from lab2pix.web.painter.images import (
     encode_zip,
     read_label_map,
     read_photo,
+    require_8_bits,
     to_label_map,
 )
 from lab2pix.web.painter.queue import CAPACITY, JobQueue
@@ -49,6 +50,11 @@ Result = TypeVar("Result")
 class PainterService:
     """Handles the painter's requests.
 
+    Args:
+        synthesizer: the model.
+        capacity: requests that can wait.
+        following: whether the model is replaced by each new checkpoint of its run.
+
     Attributes:
         queue: runs the heavy work; the application starts and closes it.
 
@@ -56,14 +62,10 @@ class PainterService:
         ConfigError: the model has more classes than 8 bits can encode.
     """
 
-    def __init__(self, synthesizer: Synthesizer, *, capacity: int = CAPACITY) -> None:
-        space = synthesizer.label_space
-        if space.num_channels > 256:
-            raise ConfigError(
-                f"label space '{space.name}' has {space.num_channels} classes, but the painter's label maps hold 256; "
-                "use `lab2pix generate` instead"
-            )
+    def __init__(self, synthesizer: Synthesizer, *, capacity: int = CAPACITY, following: bool = False) -> None:
+        require_8_bits(synthesizer.label_space)
         self.synthesizer = synthesizer
+        self.following = following
         self.queue = JobQueue(capacity)
         self._budget = MemoryBudget(MAX_BODY_BYTES)
         self._styles: OrderedDict[str, Tensor] = OrderedDict()  # by token, latest use last; used in the queue's thread
@@ -74,20 +76,14 @@ class PainterService:
     def model(self) -> schemas.ModelDescription:
         """Describe the model."""
         synthesizer, space = self.synthesizer, self.synthesizer.label_space
-        unknown = None if space.unknown_value is None else space.num_classes
-        names = [*space.names, *(["unknown"] if unknown is not None else [])]
-        foreground = space.foreground(torch.arange(space.num_channels)).tolist()
-        classes = [
-            schemas.LabelClassInfo(id=index, name=name, color=tuple(space.palette[index].tolist()), foreground=marked)
-            for index, (name, marked) in enumerate(zip(names, foreground, strict=True))
-        ]
         return schemas.ModelDescription(
             name=synthesizer.config.name,
             step=synthesizer.step,
+            following=self.following,
             label_space=space.name,
             size=synthesizer.size,
-            classes=classes,
-            unknown=unknown,
+            classes=schemas.describe_classes(space),
+            unknown=None if space.unknown_value is None else space.num_classes,
             sketch=space.name == SKETCH,
             noise=synthesizer.sampling.noise_channels > 0,
             style=synthesizer.sampling.style,

@@ -186,6 +186,7 @@ class _FusedNorm:
             shift, shift_bias = torch.einsum("oc,chkl->ohkl", shortcut, shift), shortcut @ shift_bias
         weight, bias = torch.cat([scale, shift]), torch.cat([scale_bias, shift_bias])
         self.with_global = with_global and isinstance(norm, DGNorm)
+        assert norm.shared is not None
         self.hidden = LabelConv(norm.shared, dtype)
         device = norm.gamma.weight.device
         self.dense = FoldedConv(weight, bias, dtype=dtype, device=device)

@@ -49,6 +49,14 @@ export const readLabels = async (image) => (await post("api/labels?output_format
 // Converts a PNG of ids to a label file.
 export const writeLabels = async (png) => (await post("api/labels?input_format=ids", png)).blob();
 
+// Of `lab2pix paint --edit`: label map and photo of a pair, and its corrected label map as a PNG of ids.
+
+export const fetchPairLabels = async (token) => (await request(`api/pairs/${token}.png`)).blob();
+
+export const fetchPairPhoto = async (token) => (await request(`api/pairs/${token}.jpg`)).blob();
+
+export const savePair = async (token, png) => (await post(`api/pairs/${token}`, png)).json();
+
 // Sends a style image; returns it at the model's size as {token, url}, where url is a data URL.
 export async function sendStyle(image) {
   const response = await post("api/styles", image);

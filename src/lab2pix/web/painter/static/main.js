@@ -3,8 +3,10 @@
 import * as api from "./api.js";
 import { announce, attempt, clearError, drawBlob, find, showError } from "./dom.js";
 import { Downloads } from "./downloads.js";
+import { LabelEditor } from "./editing.js";
 import { LabelCanvas } from "./label_canvas.js";
 import { LivePreview } from "./live_preview.js";
+import { listenToMenus, toggleMenu } from "./menus.js";
 import { Palette } from "./palette.js";
 import { encodeIds } from "./png.js";
 import { PointerInput } from "./pointer.js";
@@ -20,11 +22,13 @@ import { Viewport } from "./viewport.js";
 
 let model = null; // the server's description
 let storage = null; // null if the browser stores nothing
+let editor = null; // of the label maps of a dataset, instead of a model
 let labelCanvas, viewport, tools, palette, styles, preview, startMenu, pointer, downloads, tracing;
 let saving = null; // promise of the running save
 let unsaved = false;
 let slowTimer = 0; // delays the message that an image is being generated
 let disconnected = false;
+const FOLLOW_MS = 5000; // pause between questions for a new checkpoint
 const settings = { tool: "brush", id: 0, size: 12 };
 
 // --- changes ------------------------------------------------------------------------------------------------------
@@ -34,7 +38,7 @@ function onDrawingChange(done) {
   styles.markOutdated();
   if (done) styles.showRegions();
   preview.change(done);
-  if (done) scheduleSave();
+  if (done) editor ? editor.change(true) : scheduleSave();
   updateUndoButtons();
   if (document.body.dataset.ready) closeWelcome();
 }
@@ -57,6 +61,7 @@ function showNotSaved(message) {
 
 // Saves at once; changes during a save are saved after it.
 function scheduleSave() {
+  editor?.change(false);
   if (!storage) return;
   storage.saveSettings({ style: styles.style, settings: { ...settings } });
   unsaved = true;
@@ -108,6 +113,7 @@ function clear() {
 // --- the image ----------------------------------------------------------------------------------------------------
 
 async function generate(style, purpose, scale = 1) {
+  if (editor) return editor.photo;
   const regions = presentRegions(style.regions, labelCanvas);
   const png = await encodeIds(labelCanvas.ids, labelCanvas.width, labelCanvas.height);
   return api.synthesize(png, { ...style, regions }, purpose, scale);
@@ -214,7 +220,8 @@ async function fetchModel() {
 function showModel() {
   document.title = `Painter – ${model.name}`;
   find("model").textContent = model.name;
-  find("model").title = `${model.name}, step ${model.step}, ${model.size[0]} × ${model.size[1]} pixels (height × width)`;
+  const step = editor ? "" : `step ${model.step}, `;
+  find("model").title = `${model.name}, ${step}${model.size[0]} × ${model.size[1]} pixels (height × width)`;
   const styled = model.style !== "none";
   find("style").hidden = !model.noise && !styled;
   find("style-image").hidden = !styled;
@@ -238,6 +245,7 @@ async function openStorage() {
 async function start() {
   model = await fetchModel();
   clearError();
+  if (model.pairs && !(await openEditor())) return;
   showModel();
   const [height, width] = model.size;
   labelCanvas = new LabelCanvas(width, height);
@@ -255,17 +263,44 @@ async function start() {
   pointer = new PointerInput(viewport, tools, settings, (id) => model.classes[id].name);
   viewport.resetZoom();
   listen();
+  await (editor ? showPair() : showDrawing());
+  labelCanvas.done = []; // the first drawing cannot be undone
+  updateUndoButtons();
+  find("welcome").hidden = Boolean(editor) || isOff("welcome");
+  document.body.dataset.ready = "yes";
+  if (model.following) setInterval(follow, FOLLOW_MS);
+  await storage?.prune();
+}
+
+async function openEditor() {
+  editor = new LabelEditor(model.pairs);
+  return attempt(async () => (model.size = await editor.load()));
+}
+
+async function showPair() {
+  await editor.show(labelCanvas, tracing, settings);
+  palette.show();
+  viewport.paint();
+  preview.change(true);
+}
+
+// Shows the drawing of an earlier visit, or the first example.
+async function showDrawing() {
   const stored = await openStorage();
   const trace = (file) => tracing.open([file]);
   startMenu = new StartMenu(model, labelCanvas, storage, { replace: replaceDrawing, open, openNew, trace });
   if (stored?.ids?.length === labelCanvas.ids.length) resume(stored);
   await attempt(() => startMenu.loadExamples());
   if (!stored) await startMenu.first();
-  labelCanvas.done = []; // the first drawing cannot be undone
-  updateUndoButtons();
-  find("welcome").hidden = isOff("welcome");
-  document.body.dataset.ready = "yes";
-  await storage?.prune();
+}
+
+// Asks for the image again if the run that the server follows has a new checkpoint.
+async function follow() {
+  const { step } = await api.fetchModel().catch(() => model);
+  if (step === model.step) return;
+  model.step = step;
+  showModel();
+  preview.change(true);
 }
 
 function onOutline(points) {
@@ -350,6 +385,7 @@ function plainShortcuts() {
     m: () => !find("compare").disabled && compare(!find("compare").checked),
     ...(model.noise ? { s: () => styles.randomize(), v: () => styles.vary() } : {}),
     "Shift+Delete": clear,
+    ...(editor ? { PageUp: () => editor.go(-1), PageDown: () => editor.go(1) } : {}),
   };
 }
 
@@ -358,32 +394,9 @@ function controlShortcuts() {
     z: () => undoOrRedo("undo"),
     "Shift+z": () => undoOrRedo("redo"),
     y: () => undoOrRedo("redo"),
-    s: () => downloads.saveProject(),
-    ...(find("copy-image").hidden ? {} : { c: () => downloads.copy() }),
+    s: () => (editor ? editor.save() : downloads.saveProject()),
+    ...(editor || find("copy-image").hidden ? {} : { c: () => downloads.copy() }),
   };
-}
-
-function toggleMenu(menu) {
-  menu.open = !menu.open;
-  if (menu.open) menu.querySelector("button").focus();
-}
-
-function listenToMenus() {
-  for (const menu of document.querySelectorAll(".menu")) {
-    document.addEventListener("click", ({ target }) => {
-      if (!menu.contains(target) || target.closest("button")) menu.open = false;
-    });
-    menu.addEventListener("keydown", (event) => {
-      if (event.key !== "Escape" || !menu.open) return;
-      menu.open = false;
-      menu.querySelector("summary").focus();
-    });
-  }
-  for (const dialog of document.querySelectorAll("dialog")) {
-    dialog.addEventListener("click", ({ target }) => {
-      if (target === dialog || target.closest("[data-close]")) dialog.close();
-    });
-  }
 }
 
 start();

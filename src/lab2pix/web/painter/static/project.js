@@ -2,6 +2,7 @@
 
 import { resized } from "./label_canvas.js";
 import { decodeIds, encodeIds } from "./png.js";
+import { isRegion } from "./regions.js";
 import { isStyle } from "./styles.js";
 
 const FORMAT = "lab2pix-painter";
@@ -48,13 +49,14 @@ export async function readProject(file, labelCanvas, model) {
     throw new Error(`${file.name} contains the class ${project.classes[unknown] ?? unknown}, which this model does not have.`);
   }
   const ids = resized(png.ids.map((id) => table[id]), [png.width, png.height], [labelCanvas.width, labelCanvas.height]);
-  return { ids, style: { ...project.style, regions: movedRegions(project, table, labelCanvas) } };
+  return { ids, style: { ...project.style, regions: movedRegions(project.style.regions, table, png, labelCanvas) } };
 }
 
-// Returns the regions of a project with the classes and pixels of this drawing.
-function movedRegions({ style, size: [height, width] }, table, labelCanvas) {
+// Returns the regions of a project's label map, `png`, with the classes and pixels of this drawing.
+function movedRegions(regions = [], table, png, labelCanvas) {
   const move = (at, length, own) => Math.min(own - 1, Math.floor(((at + 0.5) * own) / length));
-  return (style.regions ?? []).map(({ x, y, id, seed }) => {
-    return { x: move(x, width, labelCanvas.width), y: move(y, height, labelCanvas.height), id: table[id], seed };
+  const moved = regions.map(({ x, y, id, seed }) => {
+    return { x: move(x, png.width, labelCanvas.width), y: move(y, png.height, labelCanvas.height), id: table[id], seed };
   });
+  return moved.filter(isRegion);
 }
