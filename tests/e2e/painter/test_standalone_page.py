@@ -129,7 +129,7 @@ def test_page_works_without_a_connection_after_the_first_visit(host: Host, visit
     guest.expect_image(ids)
     guest.page.locator("#open-start").click()
     guest.page.locator("#examples .tile").nth(1).click()
-    guest.page.locator("#image-stage[aria-busy=false]").wait_for()
+    guest.page.locator("#live", has_text="Loaded: ").wait_for(state="attached")
     assert not np.array_equal(guest.ids(), ids)
 
 

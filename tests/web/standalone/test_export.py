@@ -74,6 +74,14 @@ def test_every_file_that_the_page_names_is_in_the_folder(page: StandalonePage) -
     assert "/api/" not in (page.folder / "static" / "api.js").read_text().replace("painter's api.js", "")
 
 
+def test_page_has_all_of_the_painters_functions_that_its_model_can_need(page: StandalonePage) -> None:
+    static = page.folder / "static"
+    used = {name for file in static.glob("*.js") for name in re.findall(r"\bapi\.(\w+)\(", file.read_text())}
+    has = set(re.findall(r"^export (?:async function|const) (\w+)", (static / "api.js").read_text(), re.MULTILINE))
+    of_server = {"fetchRandom", "sendStyle", "fetchPairLabels", "fetchPairPhoto", "savePair"}
+    assert used - has == of_server
+
+
 def test_service_worker_keeps_all_files_but_the_large_ones(page: StandalonePage) -> None:
     version, files = (page.folder / "service_worker.js").read_text().split("\n")[:2]
     assert re.fullmatch(r'const VERSION = "[0-9a-f]{16}";', version)

@@ -37,7 +37,6 @@ RUNTIME_FILES = {
 """Files of the package by backend: module, loader and WebAssembly. Those of WebGPU may be missing."""
 _RUNTIME_NAMES = ("{}.js", "{}-loader.js", "{}.wasm")
 """Their names in the page: some hosts serve `.mjs` with a media type that browsers refuse."""
-_ENCODINGS: tuple[OutputFormat, OutputFormat] = ("palette", "ids")
 _HEAD = """<link rel="manifest" href="manifest.json">
 <meta name="description" content="Paint a label map and watch the generated image change.">
 </head>"""
@@ -177,9 +176,10 @@ def _write_examples(synthesizer: Synthesizer, folder: Path) -> list[dict[str, st
     folder.mkdir()
     examples = find_examples(synthesizer)
     for example in examples:
-        shown, ids = (encode_label_map(example.ids, synthesizer.label_space, form) for form in _ENCODINGS)
-        (folder / f"{example.token}.png").write_bytes(shown)
-        (folder / f"{example.token}-ids.png").write_bytes(ids)
+        endings: dict[OutputFormat, str] = {"palette": "", "ids": "-ids"}
+        for encoding, ending in endings.items():
+            content = encode_label_map(example.ids, synthesizer.label_space, encoding)
+            (folder / f"{example.token}{ending}.png").write_bytes(content)
     return [{"name": example.name, "token": example.token} for example in examples]
 
 
