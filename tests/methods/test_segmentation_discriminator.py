@@ -99,7 +99,7 @@ def test_channel_mixing_turns_the_features_of_discriminators_alone() -> None:
     plain, mixed = build(), build("backbone.channel_mixing=true")
     again = build("backbone.channel_mixing=true", "seed=3")
     mixed.feature_extractors.networks.load_state_dict(plain.feature_extractors.networks.state_dict())
-    data = batch(plain.config)
+    data = batch(tiny())
     with torch.no_grad():
         before = plain.feature_extractors(data.image, levels=num_levels(0), perceptual=True)
         after = mixed.feature_extractors(data.image, levels=num_levels(0), perceptual=True)
@@ -120,7 +120,7 @@ def test_channel_mixing_changes_gradients_of_the_generator() -> None:
     found = []
     for mixing in ("false", "true"):
         method = build(f"backbone.channel_mixing={mixing}", "loss.perceptual=0", "train.init_gain=1")
-        generator_half(method, batch(method.config), noise())
+        generator_half(method)
         found.append(gradients(method)["generator.to_image.weight"])
     assert not torch.allclose(*found)
 

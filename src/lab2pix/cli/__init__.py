@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -14,8 +15,12 @@ import lab2pix
 from lab2pix.cli import augment, data, evaluate, fit, generate, label, paint, presets, segmenter, study, train
 from lab2pix.cli.console import explain_os_error
 from lab2pix.errors import Lab2PixError, OutputError
+from lab2pix.utils.logs import configure_logging
 
 __all__ = ["app", "main"]
+
+_VERBOSE = ("--verbose", "-v")
+_ANYWHERE = ("--debug", "--quiet", *_VERBOSE, "-vv")
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -46,9 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     _print_whatever_the_encoding()
     words = [_expand_home(word) for word in (sys.argv[1:] if arguments is None else arguments)]
-    debug = "--debug" in words  # accepted at any position
+    debug = "--debug" in words  # these options are accepted at any position
+    configure_logging(_log_level(words))
     try:
-        app(args=[word for word in words if word != "--debug"], prog_name="lab2pix")
+        app(args=[word for word in words if word not in _ANYWHERE], prog_name="lab2pix")
     except Lab2PixError as error:
         if debug:
             raise
@@ -60,6 +66,19 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         print(f"error: {explain_os_error(error)}", file=sys.stderr)
         raise SystemExit(OutputError.exit_code) from error
     raise SystemExit(0)
+
+
+def _log_level(words: Sequence[str]) -> int:
+    """Return the level of messages that the options ask for.
+
+    Raises:
+        SystemExit: options that contradict each other.
+    """
+    quiet, verbose = "--quiet" in words, sum(word in _VERBOSE for word in words) + 2 * words.count("-vv")
+    if quiet and verbose:
+        print("error: --quiet and -v contradict each other; omit one of them", file=sys.stderr)
+        raise SystemExit(2)
+    return logging.ERROR if quiet else {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
 
 
 def _print_whatever_the_encoding() -> None:
@@ -89,5 +108,7 @@ def _global_options(
         bool, typer.Option("--version", help="Print the version and exit.", is_eager=True, callback=_show_version)
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Show results and errors only.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say what happens; -vv: in detail.")] = False,
 ) -> None:
-    """Declare the global options; `main` handles --debug before parsing."""
+    """Declare the global options; `main` handles all but --version before parsing."""

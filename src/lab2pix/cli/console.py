@@ -14,6 +14,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from lab2pix.errors import ConfigError, did_you_mean
+from lab2pix.utils.logs import shows_progress
 
 if TYPE_CHECKING:
     from lab2pix.labels.space import LabelSpace
@@ -37,7 +38,7 @@ def print_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 def show_progress(what: str) -> Iterator[Callable[[int, int], None]]:
     """Show a progress bar on a terminal, and yield a callback that takes the number done and the total."""
     console = Console(stderr=True)
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as progress:
+    with Progress(console=console, disable=not (console.is_terminal and shows_progress()), transient=True) as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
 

@@ -37,6 +37,9 @@ def _train(
     scenes_seed: Annotated[
         int, typer.Option(min=0, help="Seed of format scenes; use another seed than in your runs.")
     ] = 7919,
+    color_jitter: Annotated[
+        float, typer.Option(min=0, max=1, help="Largest change of brightness, contrast and saturation; 0: none.")
+    ] = 0.0,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing segmenter.")] = False,
     device: Device = None,
@@ -57,7 +60,8 @@ def _train(
         workers=workers,
         scenes=ScenesConfig(seed=scenes_seed, val_count=128),
     )
-    settings = SegmenterSettings(architecture, encoder, encoder_weights, steps, batch_size, learning_rate, seed)
+    rates = (steps, batch_size, learning_rate, seed, color_jitter)
+    settings = SegmenterSettings(architecture, encoder, encoder_weights, *rates)
     with show_progress("steps") as on_progress:
         result = train_segmenter(data, out, settings, device=device, overwrite=overwrite, on_progress=on_progress)
     print(result)

@@ -202,12 +202,16 @@ class CheckpointConfig(Section):
 
 
 class MonitorConfig(Section):
-    """Logs, sample sheets and TensorBoard files during training."""
+    """Logs, sample sheets and loggers during training."""
 
     log_every: int = Field(10, ge=1, description="Steps between log lines.")
     sample_every: int = Field(500, ge=1, description="Steps between sample sheets, loss plots and validation scores.")
     samples: int = Field(8, ge=1, description="Number of label maps on the sample sheet.")
     tensorboard: bool = Field(True, description="Write TensorBoard files if the package is installed.")
+    mlflow: str | None = Field(None, description="Tracking URI of MLflow to log to, such as file:mlruns; null: none.")
+    wandb: Literal["offline", "online"] | None = Field(
+        None, description="Log to Weights & Biases, in the run folder or also to its server; null: off."
+    )
 
 
 class RunConfig(Section):

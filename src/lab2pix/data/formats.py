@@ -5,6 +5,7 @@ Paths stay strings for speed: 120,000 pairs are found in a second or two.
 
 from __future__ import annotations
 
+import logging
 import os
 import pkgutil
 from collections.abc import Callable, Iterable
@@ -19,6 +20,8 @@ from lab2pix.data.passed_over import Looked, likely_partners
 from lab2pix.errors import DataError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS
 from lab2pix.utils.text import first_few
+
+_LOG = logging.getLogger(__name__)
 
 Parts = Literal["pairs", "labels", "photos"]
 """Parts to find: label maps with their photos, only label maps, or only photos."""
@@ -113,6 +116,7 @@ def find_pairs(
         place = root if split is None else f"split '{split}' of {root}"
         what = "label maps" if not need_images else "pairs" if need_labels else "photos"
         raise DataError(f"Found no {what} of format '{format}' in {place}")
+    _LOG.info("found %d samples of format '%s' in %s", len(found.pairs), format, root)
     return found.pairs
 
 

@@ -26,6 +26,8 @@ from lab2pix.utils.pretrained import file_sha256
 from lab2pix.utils.tensors import load_tensors
 from lab2pix.utils.text import reason_of
 
+_LOG = logging.getLogger(__name__)
+
 SEGMENTER_FORMAT = "lab2pix-segmenter/1"
 SEGMENTER_FILE = "segmenter.json"
 WEIGHTS_FILE = "model.safetensors"
@@ -234,6 +236,7 @@ def load_segmenter(source: str | Path, expected: LabelSpace | None) -> Segmenter
         LabelError: it has other classes.
         WeightsError: its files are damaged or missing.
     """
+    _LOG.info("loading segmenter %s", source)
     text = str(source)
     if text.startswith("hf:"):
         return _HuggingFace(text.removeprefix("hf:"), expected)

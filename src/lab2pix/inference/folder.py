@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.files import output_errors, write_png
 from lab2pix.utils.text import describe_failures, plural
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass
@@ -326,3 +329,4 @@ def write_picture(file: Path, picture: Tensor) -> None:
     advice = "fix this and repeat the command"
     with output_errors(file, advice):
         write_png(file, to_pil(picture))
+    _LOG.debug("wrote %s", file)

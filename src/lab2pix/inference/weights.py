@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 from importlib import resources
 from importlib.metadata import entry_points
@@ -23,6 +24,8 @@ from lab2pix.methods import build_generator, read_config
 from lab2pix.utils.files import atomic_write, expand_user
 from lab2pix.utils.tensors import load_tensors, save_tensors
 from lab2pix.utils.text import reason_of
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT = "lab2pix-2"
 WEIGHTS_FILE = "model.safetensors"
@@ -202,6 +205,7 @@ def read(file: Path) -> tuple[nn.Module, ModelInfo]:
     Raises:
         CheckpointError: a file is missing or damaged, or weights and metadata do not match.
     """
+    _LOG.info("reading weights %s", file)
     info = ModelInfo.read(file.with_name(CONFIG_FILE))
     try:
         tensors = load_tensors(file)

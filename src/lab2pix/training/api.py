@@ -9,6 +9,7 @@ from typing import Any
 from lab2pix.config.schema import RunConfig
 from lab2pix.recipes import load_config, require_data_root
 from lab2pix.training import loop
+from lab2pix.training.callbacks import Callback
 from lab2pix.training.loop import RunResult
 from lab2pix.training.monitor import Validator
 
@@ -21,6 +22,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     validators: Sequence[Validator] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Train a method, in a single process or distributed under torchrun.
 
@@ -31,6 +33,7 @@ def train(
         resume: continue from the latest checkpoint, with the same results as an uninterrupted run.
         device: `cpu`, `cuda`, `cuda:1` or `mps`; None: the best one available.
         validators: functions of state, run folder and step that return more validation scores.
+        callbacks: hooks of the session, in process 0, besides the loggers of the settings.
 
     Returns:
         The result, with the run folder as `path`, for `Synthesizer(result.path)`.
@@ -41,6 +44,5 @@ def train(
     """
     loaded = load_config(config, overrides)
     require_data_root(loaded)
-    return loop.train(
-        loaded, Path("runs", loaded.name) if out is None else out, resume=resume, device=device, validators=validators
-    )
+    run = Path("runs", loaded.name) if out is None else out
+    return loop.train(loaded, run, resume=resume, device=device, validators=validators, callbacks=callbacks)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -27,6 +28,8 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.training.state import Best, TrainingState
 from lab2pix.utils.files import UNFINISHED, sync_file, sync_folder
 from lab2pix.utils.tensors import load_tensors, save_tensors
+
+_LOG = logging.getLogger(__name__)
 
 FORMAT = "lab2pix-2"
 
@@ -137,6 +140,7 @@ def write_checkpoint(run: Path, state: TrainingState, extra: Sequence[Mapping[st
             f"cannot write checkpoint {path}: {reason}; {kept.name if kept else 'no older checkpoint'} is kept, so "
             "make room or fix the folder, and go on with --resume"
         ) from error
+    _LOG.info("wrote %s", path)
     return path
 
 
@@ -192,6 +196,7 @@ def load_checkpoint(path: Path, state: TrainingState, rank: int = 0) -> None:
     Raises:
         CheckpointError: a file is missing or unreadable, or the label space or a network differs.
     """
+    _LOG.info("continuing from %s", path)
     description = _read(path, "config.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
     if description.get("format") != FORMAT:
         raise CheckpointError(f"{path / 'config.json'} is not of format '{FORMAT}'; it was made by another program")

@@ -19,6 +19,7 @@ from lab2pix.data.build import AnyDataset, build_dataset
 from lab2pix.data.samples import collate
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Losses, Progress, get_method
+from lab2pix.training.callbacks import Callback, configured_callbacks
 from lab2pix.training.checkpoint import (
     clean_checkpoints,
     latest_checkpoint,
@@ -84,6 +85,7 @@ def train(
     resume: bool = False,
     device: str | None = None,
     validators: Sequence[Validator] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> RunResult:
     """Train a method, in a single process or distributed under torchrun.
 
@@ -93,6 +95,7 @@ def train(
         resume: continue from the latest checkpoint, with the same results as an uninterrupted run.
         device: `cpu`, `cuda`, `cuda:1` or `mps`; None: the best one available.
         validators: functions of state, run folder and step that return more validation scores.
+        callbacks: hooks of the session, in process 0, besides the loggers of the settings.
 
     Returns:
         The result. Ctrl-C, SIGTERM and `train.max_minutes` end training early, with a checkpoint.
@@ -113,6 +116,7 @@ def train(
         stack.enter_context(translate_errors(config, dist.size))
 
         _check_share(config, dist)
+        hooks = [*callbacks, *configured_callbacks(config)] if dist.main else []
         # The other processes of a run would count as other programs, so these take what they have.
         earlier = recorded_threads(run) if dist.size == 1 else torch.get_num_threads()
         most = stack.enter_context(limit_threads(config.train.threads, earlier))
@@ -150,7 +154,15 @@ def train(
         sampler.steps = range(state.step, total)
         batches = stack.enter_context(closing(_batches(dataset, sampler, config, dist)))
         monitor = Monitor(
-            run, state, dist, context, total=total, samples=samples, validators=validators, evaluation=evaluation
+            run,
+            state,
+            dist,
+            context,
+            total=total,
+            samples=samples,
+            validators=validators,
+            callbacks=hooks,
+            evaluation=evaluation,
         )
         stack.enter_context(monitor)
         biased = biased_feature_warnings(state.method) if evaluation is not None else ()
@@ -300,7 +312,9 @@ def _save(run: Path, state: TrainingState, monitor: Monitor) -> None:
     def write() -> None:
         if monitor.log is not None:
             monitor.log.sync()
-        write_checkpoint(run, state, extra)
+        folder = write_checkpoint(run, state, extra)
         prune_checkpoints(run, state.method.config.checkpoint.keep, state.best)
+        for callback in monitor.callbacks:
+            callback.on_checkpoint(state.step, folder)
 
     monitor.dist.run_on_main(write)

@@ -1,4 +1,4 @@
-"""Monitoring of a run: terminal, log, TensorBoard, sample sheets, loss plot, scores and HTML page."""
+"""Monitoring of a run: terminal, log, callbacks, sample sheets, loss plot, scores and HTML page."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from lab2pix.evaluation.held_out import style_origin, with_styles
 from lab2pix.evaluation.metrics.image import checkerboard_ratio, gradients_by_parity
 from lab2pix.methods import Losses, StepContext, generate
 from lab2pix.reporting.html import number
+from lab2pix.training.callbacks import Callback
 from lab2pix.training.evaluation import Evaluation, evaluation_names, is_better
 from lab2pix.training.figures import plot_losses, sample_grid
 from lab2pix.training.log import RunLog
@@ -89,6 +90,7 @@ class Monitor:
         total: int,
         samples: int,
         validators: Sequence[Validator] = (),
+        callbacks: Sequence[Callback] = (),
         evaluation: Evaluation | None = None,
     ) -> None:
         self.run = run
@@ -98,6 +100,7 @@ class Monitor:
         self.total = total
         self.samples = samples
         self.validators = validators
+        self.callbacks = callbacks if dist.main else ()
         self.evaluation = evaluation
         self.config: RunConfig = state.method.config
         self.scores: dict[str, float] = {}
@@ -110,20 +113,24 @@ class Monitor:
         self.display = Display(total, state.step, active=dist.main)
         self.file = run / "log.jsonl"
         self.log = RunLog(self.file, state.step) if dist.main else None
-        self._board = _open_tensorboard(run / "tensorboard", state.step, self.config) if dist.main else None
+        self._started: list[Callback] = []
         self._held_out: Any = None
         self._photos: Any = None
 
     def __enter__(self) -> Monitor:
-        """Return the monitor."""
+        """Start the callbacks, and return the monitor."""
+        for callback in self.callbacks:
+            callback.on_start(self.run, self.config, self.state.step)
+            self._started.append(callback)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """Close the display and all files."""
+        """Close the display and the log, and end the callbacks that have started."""
         self.display.close()
-        for file in (self.log, self._board):
-            if file is not None:
-                file.close()
+        if self.log is not None:
+            self.log.close()
+        for callback in self._started:
+            callback.on_end(self.state.step)
 
     def note(self, text: str) -> None:
         """Show a message on the terminal, in the log and on the page."""
@@ -170,14 +177,10 @@ class Monitor:
         rates = {name: optimizer.param_groups[0]["lr"] for name, optimizer in state.optimizers.items()}
         line = {"step": state.step, "epoch": self._epoch(), "losses": losses, "lr": rates}
         self.log.write(line | {"seconds": round(state.seconds, 3), "waiting": round(waiting, 4)})
-        for phase, terms in losses.items():
-            self._chart({f"{phase}/{term}": value for term, value in terms.items()})
-        self._chart({f"lr/{name}": rate for name, rate in rates.items()} | {"waiting": waiting})
-
-    def _chart(self, values: Mapping[str, float]) -> None:
-        if self._board is not None:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, self.state.step)
+        values = {f"{phase}/{term}": value for phase, terms in losses.items() for term, value in terms.items()}
+        values |= {f"lr/{name}": rate for name, rate in rates.items()} | {"waiting": waiting}
+        for callback in self.callbacks:
+            callback.on_log(state.step, values)
 
     def maybe_evaluate(self, *, ends: bool) -> bool:
         """Write samples and compute scores if they are due after a step; collective over all processes.
@@ -249,7 +252,8 @@ class Monitor:
         self.scores.update(scores)
         if scores and self.log is not None:
             self.log.write({"step": self.state.step, kind: scores})
-            self._chart({f"scores/{name}": value for name, value in scores.items()})
+            for callback in self.callbacks:
+                callback.on_scores(self.state.step, scores)
         name = self.config.checkpoint.best
         if name is None or name not in scores or not is_better(name, scores[name], self.state.best):
             return False
@@ -267,7 +271,10 @@ class Monitor:
         if not self.state.method.paired and self.config.data.val_split is None:
             batch = replace(batch, image=None)  # unrelated photos, which would be taken for the ground truth
         sheet = sample_grid(batch, images, self.state.method)
-        write_png(self.run / "samples" / f"step-{self.state.step:08d}.png", sheet)
+        file = self.run / "samples" / f"step-{self.state.step:08d}.png"
+        write_png(file, sheet)
+        for callback in self.callbacks:
+            callback.on_samples(self.state.step, file)
 
     def _score(self) -> dict[str, float]:
         if self.config.data.val_split is None:
@@ -322,13 +329,3 @@ def _evaluation_mode(state: TrainingState) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
-
-
-def _open_tensorboard(folder: Path, step: int, config: RunConfig) -> Any:
-    if not config.monitor.tensorboard:
-        return None
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from lab2pix.utils.logs import shows_progress
 from lab2pix.utils.threads import ProcessorMeter, available_processors
 
 _PLAIN_EVERY = 5.0  # seconds between plain lines
@@ -26,6 +27,7 @@ class Display:
     """Progress bar with rate, losses and remaining time, on standard error."""
 
     def __init__(self, total: int, start: int, *, active: bool = True) -> None:
+        active = active and shows_progress()
         self.console = Console(stderr=True, quiet=not active)
         self.total = total
         self._start = start

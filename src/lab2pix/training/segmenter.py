@@ -52,7 +52,8 @@ class SegmenterSettings:
         steps: optimizer steps.
         batch_size: images per step.
         learning_rate: peak learning rate of AdamW, reached after a tenth of the steps (one cycle).
-        seed: seed of weights, order and flips.
+        seed: seed of weights, order, flips and jitter.
+        color_jitter: largest relative change of brightness, contrast and saturation of a photo; 0: none.
     """
 
     architecture: str = "unet"
@@ -62,6 +63,7 @@ class SegmenterSettings:
     batch_size: int = 16
     learning_rate: float = 2e-3
     seed: int = 0
+    color_jitter: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,7 @@ def train_segmenter(
             "learning_rate": settings.learning_rate,
             "encoder_weights": settings.encoder_weights,
             "seed": settings.seed,
+            "color_jitter": settings.color_jitter,
             "format": data.format,
             "pairs": len(train),
             "losses": losses,
@@ -179,7 +182,7 @@ def _optimize(
     sums, every = torch.zeros(10, dtype=torch.float64), torch.zeros(10)
     with closing(read_batches(dataset, sampler, data.workers)) as batches:
         for step, [batch] in enumerate(batches):
-            loss = _loss(network, batch.to(device), data.size, space)
+            loss = _loss(network, batch.to(device), data.size, space, settings.color_jitter)
             if not bool(loss.isfinite()):
                 raise TrainingError(f"the segmenter's loss is not finite at step {step + 1}; lower --learning-rate")
             optimizer.zero_grad(set_to_none=True)
@@ -194,11 +197,30 @@ def _optimize(
     return [round(value, 4) for value in (sums / every.clamp(min=1)).tolist()]
 
 
-def _loss(network: nn.Module, batch: Batch, size: tuple[int, int], space: LabelSpace) -> Tensor:
+def _loss(network: nn.Module, batch: Batch, size: tuple[int, int], space: LabelSpace, jitter: float) -> Tensor:
     if batch.image is None:
         raise ConfigError("a segmenter learns from pairs, but this dataset has label maps without photos")
-    logits = network(normalize(float_to_uint8(batch.image).to(batch.label.device), size))
-    return F.cross_entropy(logits, batch.label, ignore_index=space.num_classes)
+    images = float_to_uint8(jitter_colors(batch.image, jitter)).to(batch.label.device)
+    return F.cross_entropy(network(normalize(images, size)), batch.label, ignore_index=space.num_classes)
+
+
+def jitter_colors(images: Tensor, strength: float) -> Tensor:
+    """Change brightness, contrast and saturation of each image by random factors.
+
+    Args:
+        images: `[N, 3, H, W]` float32 in [-1, 1].
+        strength: factors are drawn from `1 - strength` to `1 + strength`; 0 returns the images.
+
+    Returns:
+        `[N, 3, H, W]` float32, not clipped.
+    """
+    if not strength:
+        return images
+    factors = 1 + strength * (2 * torch.rand(3, len(images), 1, 1, 1) - 1)
+    brightness, contrast, saturation = factors.to(images.device)
+    images = (images + 1) * brightness - 1
+    images = images.mean((1, 2, 3), keepdim=True).lerp(images, contrast)
+    return images.mean(1, keepdim=True).lerp(images, saturation)
 
 
 def held_out_batches(dataset: AnyDataset, at_once: int) -> Iterator[Batch]:
