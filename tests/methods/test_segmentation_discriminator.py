@@ -123,3 +123,18 @@ def test_channel_mixing_changes_gradients_of_the_generator() -> None:
         generator_half(method)
         found.append(gradients(method)["generator.to_image.weight"])
     assert not torch.allclose(*found)
+
+
+@pytest.mark.slow
+def test_all_parts_train_together_with_augmentation() -> None:
+    augment = ("augment.shift=4", "augment.discriminator=[color,translation,cutout]", "loss.cycle=10", "loss.r1=1")
+    parts = ("loss.segmentation=1", "loss.labelmix=10", "backbone.channel_mixing=true", "loss.r1_interval=1")
+    method = build(*augment, *parts, *U_NET)
+    context = StepContext(cache={})
+    losses = method.generator_backward(batch(method.config), noise(), context)
+    losses |= method.discriminator_backward(batch(method.config), None, context)
+    assert {"segmentation", "segmentation_real", "segmentation_fake", "labelmix", "r1", "cycle"} <= set(losses)
+    assert all(bool(value.isfinite()) for value in losses.values())
+    for name, network in method.networks.items():
+        missing = [key for key, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+        assert not missing, name
