@@ -5,7 +5,8 @@
 A window moves over a larger drawn scene, so each label map is the one before it, shifted. MODEL, by default the shipped
 one, generates the frames. The warped difference is the mean absolute difference, in 8-bit levels, of two consecutive
 frames where they show the same place: 0 for a camera that moves over a photo. Frames of one seed are compared with
-frames that have a seed each, and with frames that are not warped, whose difference is mostly the move.
+frames that have a seed each, and with frames that are not warped: where the warped difference is as large, textures
+stay at their place in the image instead of moving along.
 """
 
 from __future__ import annotations

@@ -70,10 +70,21 @@ def test_scores_that_the_method_cannot_have_are_refused(preset: str, overrides: 
 @pytest.mark.parametrize("suffix", PROGRAM_SUFFIXES)
 def test_exported_evaluation_networks_must_exist(tmp_path: Path, suffix: str) -> None:
     file = tmp_path / f"own{suffix}"
-    with pytest.raises(ConfigError, match=r"^evaluation.features names '.*own.*', but there is no such file$"):
+    with pytest.raises(
+        ConfigError, match=r"^evaluation.features names '.*own.*', but there is no such file or folder$"
+    ):
         load_config("v2-small", [f"evaluation.features=[{file}]"])
     file.touch()
     assert load_config("v2-small", [f"evaluation.features=[{file}]"]).evaluation.features == (str(file),)
+
+
+@pytest.mark.parametrize("kind", ["segmenter", "dinov2"])
+def test_paths_of_feature_networks_must_exist(tmp_path: Path, kind: str) -> None:
+    spec = f"{kind}:{tmp_path / 'own'}"
+    with pytest.raises(ConfigError, match=r"names '.*own', but there is no such file or folder$"):
+        load_config("v2-small", [f"evaluation.features=['{spec}']"])
+    (tmp_path / "own").mkdir()
+    assert load_config("v2-small", [f"evaluation.features=['{spec}']"]).evaluation.features == (spec,)
 
 
 def test_disabled_evaluation_settings_conflict_with_nothing() -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from lab2pix import Protocol, evaluate_folders, train
 from lab2pix.cli import main
 from lab2pix.nn.official_v1 import OfficialV1Generator
+from lab2pix.web.standalone.export import RUNTIME_FILES
 from tests.docs.blocks import ROOT, blocks
 from tests.helpers.generators import tiny_synthesizer
 
@@ -71,6 +72,13 @@ def _shoes(root: Path) -> None:
             _write(root / f"{split}/{name}.jpg", np.hstack([drawing, _pixels(int(name))]))
 
 
+def _ort_web(root: Path) -> None:
+    """Stand in for the npm package onnxruntime-web."""
+    (root / "dist").mkdir(parents=True)
+    for name in (file for files in RUNTIME_FILES.values() for file in files):
+        _text(root / "dist" / name, name)
+
+
 def _official_v1(root: Path) -> None:
     root.mkdir(parents=True)
     network = OfficialV1Generator(35, width=2, hidden=3, norm="batch", noise_dim=8, start_size=(2, 4))
@@ -90,6 +98,7 @@ class Given:
             "coco": _coco,
             "edges2shoes": _shoes,
             "official-v1": _official_v1,
+            "onnxruntime-web": _ort_web,
             "sunset.jpg": lambda file: _write(file, _pixels(7)),
             "run": self._run,
             "city": lambda folder: tiny_synthesizer("cityscapes").save(folder),

@@ -145,6 +145,7 @@ GIVEN: dict[str, dict[str, str]] = {
     "segmenters": {
         **{"mine": "mine", "mine.yaml": "mine.yaml", "cityscapes": "cityscapes"},
     },
+    "share": {"runs/mine": "run", "onnxruntime-web": "onnxruntime-web"},
     "study": {
         **dict.fromkeys(("cityscapes/labels", "labels"), "mine/labels/val"),
         **dict.fromkeys(("cityscapes/photos", "photos"), "mine/images/val"),
@@ -200,6 +201,7 @@ SLOW: dict[str, tuple[str, ...]] = {
     "fit": ("lab2pix fit mine --minutes 60 --out",),
     "generate": ("torchrun",),
     "segmenters": ("lab2pix segmenter train --format cityscapes",),
+    "share": ("",),
     "training": (
         *("torchrun", "lab2pix train v2-cityscapes", "lab2pix train my-streets.yaml", "def parameters"),
         *("lab2pix train v2-small --out runs/scored", "lab2pix evaluate runs/scored"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -13,13 +14,15 @@ import torch
 import yaml
 from PIL import Image
 from torch import Tensor
+from typer.main import get_command
 
+from lab2pix import cli
 from lab2pix.data.transforms import to_pil
 from lab2pix.fit import plan as planning
 from lab2pix.fit import runner
 from lab2pix.fit.fingerprint import MachineFingerprint
 from lab2pix.fit.plan import Measurement, installed_starts
-from lab2pix.fit.report import plain_words, trend
+from lab2pix.fit.report import next_commands, plain_words, trend
 from lab2pix.inference import Synthesizer, weights
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config
@@ -234,6 +237,18 @@ def test_trend_says_whether_more_time_helps() -> None:
     assert "get worse" in str(trend({10: 5.0, 20: 4.0, 30: 3.0, 40: 4.0}))
     assert "hardly" in str(trend({10: 5.0, 20: 4.0, 30: 3.0, 40: 3.0}))
     assert trend({10: 1.0}) is None
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_next_commands_are_commands(finished: bool, tmp_path: Path) -> None:
+    commands = get_command(cli.app).commands  # type: ignore[attr-defined]
+    found = [
+        shlex.split(command) for command, _ in next_commands(tmp_path / "a b", tmp_path / "a b/run", finished=finished)
+    ]
+    for program, name, *words in found:
+        assert program == "lab2pix"
+        commands[name].make_context(name, words)
+    assert any("--resume" in words for words in found) != finished
 
 
 def test_painter_follows_the_run(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from torch import Tensor
 from lab2pix.methods import StepContext, build_method
 from lab2pix.methods.segmentation_gan import class_weights, fake_loss, labelmix_loss, labelmix_mask, segmentation_loss
 from lab2pix.nn.discriminators import num_levels
-from tests.helpers.tiny import generator_half
-from tests.methods.test_lab2pix_v2 import SPACE, batch, noise, tiny
+from tests.helpers.tiny import batch, generator_half, noise
+from tests.methods.test_lab2pix_v2 import SPACE, tiny
 
 PATCH = ("discriminator.kind=patch", "loss.perceptual=0", "loss.feature_matching=0", "loss.sharpness=0")
 U_NET = ("segmentation_discriminator.widths=[2,3,4]", "segmentation_discriminator.last_width=2")
@@ -35,7 +35,7 @@ def gradients(method) -> dict[str, Tensor]:
 
 @pytest.mark.slow
 def test_the_generator_learns_from_the_segmentation_of_its_images() -> None:
-    method, data, z = build(*PATCH, *U_NET, "loss.segmentation=3", "train.init_gain=1"), batch(), noise()
+    method, data, z = build(*PATCH, *U_NET, "loss.segmentation=3", "train.init_gain=1"), batch(tiny()), noise()
     _, losses = generator_half(method, data, z)
     ours = gradients(method)
     loss, method.segmentation = method.segmentation, None
@@ -58,7 +58,7 @@ def test_the_generator_learns_from_the_segmentation_of_its_images() -> None:
 
 @pytest.mark.parametrize("labelmix", [0, 10])
 def test_the_segmentation_discriminator_learns_photos_fakes_and_mixtures(labelmix: int) -> None:
-    method, data = build(*PATCH, *U_NET, "loss.segmentation=3", f"loss.labelmix={labelmix}"), batch()
+    method, data = build(*PATCH, *U_NET, "loss.segmentation=3", f"loss.labelmix={labelmix}"), batch(tiny())
     context = StepContext(cache={})
     method.generator_backward(data, noise(), context)
     for network in method.networks.values():
@@ -99,7 +99,7 @@ def test_channel_mixing_turns_the_features_of_discriminators_alone() -> None:
     plain, mixed = build(), build("backbone.channel_mixing=true")
     again = build("backbone.channel_mixing=true", "seed=3")
     mixed.feature_extractors.networks.load_state_dict(plain.feature_extractors.networks.state_dict())
-    data = batch()
+    data = batch(tiny())
     with torch.no_grad():
         before = plain.feature_extractors(data.image, levels=num_levels(0), perceptual=True)
         after = mixed.feature_extractors(data.image, levels=num_levels(0), perceptual=True)
@@ -120,6 +120,6 @@ def test_channel_mixing_changes_gradients_of_the_generator() -> None:
     found = []
     for mixing in ("false", "true"):
         method = build(f"backbone.channel_mixing={mixing}", "loss.perceptual=0", "train.init_gain=1")
-        generator_half(method, batch(), noise())
+        generator_half(method)
         found.append(gradients(method)["generator.to_image.weight"])
     assert not torch.allclose(*found)

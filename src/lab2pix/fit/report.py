@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -60,6 +61,32 @@ def trend(values: Mapping[int, float]) -> str | None:
     return "the images get worse: more photos help, more time does not" if change > 0.03 else "the images hardly change"
 
 
+def next_commands(out: Path, run: Path, *, finished: bool) -> list[tuple[str, str]]:
+    """Return commands with their purposes.
+
+    Args:
+        out: folder of the fit.
+        run: its run.
+        finished: whether all steps of the plan were made.
+    """
+    train = ["lab2pix", "train", str(out / "plan.yaml")]
+    further = (
+        ([*train, f"train.init_from={run}", "--out", str(out / "more")], "train on from these weights")
+        if finished
+        else ([*train, "--resume", "--out", str(run)], "make the other steps of the plan")
+    )
+    commands = [
+        (["lab2pix", "paint", str(run)], "paint label maps and see the images"),
+        (["lab2pix", "generate", str(run), "LABELS", "--out", "images"], "images of your label maps"),
+        further,
+        (
+            ["lab2pix", "export", str(run), "--web", str(out / "web"), "--ort", "ONNXRUNTIME_WEB"],
+            "a page to share, which needs no server",
+        ),
+    ]
+    return [(shlex.join(words), purpose) for words, purpose in commands]
+
+
 def write_report(out: Path, run: Path, page: Path, scores: Mapping[str, float], *, device: str | None = None) -> None:
     """Write `sheet.png`, `scores.json` with its page, and the page of the fit.
 
@@ -84,16 +111,6 @@ def write_report(out: Path, run: Path, page: Path, scores: Mapping[str, float], 
     told = [(score_title(name), value, plain_words(name, value)) for name, value in found.items()]
     history = read_scores(run / "log.jsonl")
     name = next((name for name in ("perceptual", "cycle", "l1") if name in history), None)
-    plan, target = out / "plan.yaml", out / "more"
-    further = (f"lab2pix train {plan} train.init_from={run} --out {target}", "train on from these weights")
-    if config.train.steps is not None and synthesizer.step < config.train.steps:
-        further = (f"lab2pix train {plan} --resume --out {run}", "make the other steps")
-    commands = [
-        (f"lab2pix paint {run}", "paint label maps and see the images"),
-        (f"lab2pix generate {run} LABELS --out images", "images of your label maps"),
-        further,
-        (f"lab2pix export {run} {out / 'model.onnx'}", "a file for other programs"),
-    ]
     with output_errors(page, "make room, and repeat the command"):
         write_html(
             page,
@@ -106,8 +123,8 @@ def write_report(out: Path, run: Path, page: Path, scores: Mapping[str, float], 
             classes=space.classes,
             scores=[row for row in told if row[2] is not None],
             trend=None if name is None else trend(history[name]),
-            plan=plan.read_text(encoding="utf-8"),
-            commands=commands,
+            plan=(out / "plan.yaml").read_text(encoding="utf-8"),
+            commands=next_commands(out, run, finished=config.train.steps in (None, synthesizer.step)),
         )
 
 

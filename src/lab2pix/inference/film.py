@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Sequence
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,9 +26,7 @@ def find_encoder() -> str | None:
         return program
     if find_spec("imageio_ffmpeg") is None:
         return None
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    return str(get_ffmpeg_exe())
+    return str(import_module("imageio_ffmpeg").get_ffmpeg_exe())
 
 
 def film_path(folder: Path, *, overwrite: bool) -> Path:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
-from lab2pix.nn.normalization import SPADE, DGNorm
+from lab2pix.nn.normalization import SPADE, DGNorm, Norm, norm2d
 
 SLOPE = 0.2
 """Negative slope of every LeakyReLU."""
@@ -82,13 +82,24 @@ class GenResBlk(nn.Module):
 class ConvNormAct(nn.Sequential):
     """Convolution with spectral norm, instance norm, LeakyReLU: the block of the discriminators (3.2.1).
 
-    No bias and no affine weights: the norm would remove a bias.
+    With spectral norm the convolution has no bias, which the norm would remove.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        norm: Norm = "instance",
+        spectral_norm: bool = True,
+    ) -> None:
         super().__init__(
-            conv2d(in_channels, out_channels, kernel, stride=stride, bias=False),
-            nn.InstanceNorm2d(out_channels),
+            conv2d(
+                in_channels, out_channels, kernel, stride=stride, bias=not spectral_norm, spectral_norm=spectral_norm
+            ),
+            norm2d(norm, out_channels),
             nn.LeakyReLU(SLOPE, inplace=True),
         )
 

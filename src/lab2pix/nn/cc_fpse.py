@@ -89,17 +89,6 @@ class PredictedConvBlock(nn.Module):
         return result
 
 
-class _ConvBatchNormAct(nn.Sequential):
-    """Convolution with spectral norm and no bias, batch norm, LeakyReLU."""
-
-    def __init__(self, in_channels: int, out_channels: int, kernel: int, *, stride: int = 1) -> None:
-        super().__init__(
-            conv2d(in_channels, out_channels, kernel, stride=stride, bias=False),
-            nn.BatchNorm2d(out_channels),
-            nn.LeakyReLU(SLOPE, inplace=True),
-        )
-
-
 class LabelPyramid(nn.Module):
     """Feature pyramid of the label map: 3x3 convolutions down to the first scale, and up again with lateral 1x1 ones.
 
@@ -112,11 +101,11 @@ class LabelPyramid(nn.Module):
     def __init__(self, label_channels: int, width: int, levels: int) -> None:
         super().__init__()
         self.down = nn.ModuleList(
-            _ConvBatchNormAct(label_channels if level == 0 else width, width, 3, stride=1 if level == 0 else 2)
+            ConvNormAct(label_channels if level == 0 else width, width, 3, stride=1 if level == 0 else 2, norm="batch")
             for level in range(levels)
         )
-        self.lateral = nn.ModuleList(_ConvBatchNormAct(width, width, 1) for _ in range(levels - 1))
-        self.up = nn.ModuleList(_ConvBatchNormAct(width, width, 3) for _ in range(levels - 1))
+        self.lateral = nn.ModuleList(ConvNormAct(width, width, 1, norm="batch") for _ in range(levels - 1))
+        self.up = nn.ModuleList(ConvNormAct(width, width, 3, norm="batch") for _ in range(levels - 1))
 
     def forward(self, label: Tensor) -> list[Tensor]:
         """Return a feature `[N, width, h, w]` per scale of `[N, label_channels, H, W]`, smallest first."""

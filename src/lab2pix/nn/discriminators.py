@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.nn.blocks import SLOPE, ConvNormAct, MiniInception, conv2d
-from lab2pix.nn.normalization import Norm, norm2d
+from lab2pix.nn.normalization import Norm
 
 
 class ScaleOutput(NamedTuple):
@@ -152,15 +152,7 @@ class PatchDiscriminator(nn.Module):
         self.layers = nn.ModuleList([nn.Sequential(first, nn.LeakyReLU(SLOPE, inplace=True))])
         for step, (before, after) in enumerate(pairwise(widths), start=1):
             stride = 1 if step == (layers - 1 if full_size_layer is None else full_size_layer) else 2
-            self.layers.append(
-                ConvNormAct(before, after, 4, stride=stride)
-                if spectral_norm and norm == "instance"
-                else nn.Sequential(
-                    conv2d(before, after, 4, stride=stride, bias=not spectral_norm, spectral_norm=spectral_norm),
-                    norm2d(norm, after),
-                    nn.LeakyReLU(SLOPE, inplace=True),
-                )
-            )
+            self.layers.append(ConvNormAct(before, after, 4, stride=stride, norm=norm, spectral_norm=spectral_norm))
         self.head = conv2d(widths[-1], 1, 4, spectral_norm=False)
 
     def forward(self, x: Tensor, backbone_features: Sequence[Tensor] = ()) -> ScaleOutput:

@@ -79,6 +79,9 @@ CASES = {
     "genresblk-identity": Case(
         lambda: GenResBlk(4, 4, 3, hidden=8, modulation="spade", spectral_norm=False), lambda: (maps(4, 8, 8), labels())
     ),
+    "convnormact-batch": Case(
+        lambda: ConvNormAct(6, 8, 3, norm="batch", spectral_norm=False), lambda: (maps(6, 8, 8),)
+    ),
     "convnormact": Case(lambda: ConvNormAct(6, 8, 3, stride=2), lambda: (maps(6, 8, 8),)),
     "lsca": Case(lambda: LSCA(6, 4, 3), lambda: (maps(6, 4, 4), maps(4, 8, 8), labels(8))),
     "global-encoder": Case(

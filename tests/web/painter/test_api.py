@@ -88,6 +88,7 @@ def test_model_description(client: TestClient) -> None:
         "sketch": False,
         "noise": True,
         "style": "none",
+        "random": True,
         "mode": "plain",
         "limits": {"bytes": 8388608, "pixels": 16000000, "samples": 16},
         "queue": {"waiting": 0, "capacity": 8},

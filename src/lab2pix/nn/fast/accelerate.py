@@ -81,8 +81,7 @@ class FastConvNormAct(ConvNormAct):
         """Map `[N, in_channels, h, w]` to `[N, out_channels, h / stride, w / stride]`."""
         conv, norm, act = self
         x = conv(x)
-        assert isinstance(norm, nn.InstanceNorm2d)
-        if self.training and torch.is_grad_enabled() and is_channels_last(x):
+        if isinstance(norm, nn.InstanceNorm2d) and self.training and torch.is_grad_enabled() and is_channels_last(x):
             return instance_norm_leaky_relu(x, norm.eps, SLOPE)
         result: Tensor = act(norm(x))
         return result

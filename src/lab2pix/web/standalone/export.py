@@ -30,13 +30,14 @@ _FORMAT = "lab2pix-page-1"
 _DESCRIPTION = "model/model.json"
 _PROGRAM = "model.onnx"
 _LOADER = "ort-wasm-simd-threaded"
-_RUNTIME = {
+RUNTIME_FILES = {
     "wasm": ("ort.wasm.min.mjs", f"{_LOADER}.mjs", f"{_LOADER}.wasm"),
     "webgpu": ("ort.webgpu.min.mjs", f"{_LOADER}.asyncify.mjs", f"{_LOADER}.asyncify.wasm"),
 }
 """Files of the package by backend: module, loader and WebAssembly. Those of WebGPU may be missing."""
 _RUNTIME_NAMES = ("{}.js", "{}-loader.js", "{}.wasm")
 """Their names in the page: some hosts serve `.mjs` with a media type that browsers refuse."""
+_ENCODINGS: tuple[OutputFormat, OutputFormat] = ("palette", "ids")
 _HEAD = """<link rel="manifest" href="manifest.json">
 <meta name="description" content="Paint a label map and watch the generated image change.">
 </head>"""
@@ -120,7 +121,7 @@ def _check_model(synthesizer: Synthesizer) -> None:
 def _find_runtime(package: Path) -> dict[str, list[Path]]:
     """Return the files of ONNX Runtime Web by backend."""
     folder = package / "dist" if (package / "dist").is_dir() else package
-    found = {backend: [folder / name for name in names] for backend, names in _RUNTIME.items()}
+    found = {backend: [folder / name for name in names] for backend, names in RUNTIME_FILES.items()}
     if missing := [file.name for file in found["wasm"] if not file.is_file()]:
         raise DataError(
             f"{folder} has no {missing[0]} of ONNX Runtime Web; get it with `npm pack {RUNTIME_PACKAGE}`, unpack it, "
@@ -176,10 +177,9 @@ def _write_examples(synthesizer: Synthesizer, folder: Path) -> list[dict[str, st
     folder.mkdir()
     examples = find_examples(synthesizer)
     for example in examples:
-        endings: dict[OutputFormat, str] = {"palette": "", "ids": "-ids"}
-        for encoding, ending in endings.items():
-            content = encode_label_map(example.ids, synthesizer.label_space, encoding)
-            (folder / f"{example.token}{ending}.png").write_bytes(content)
+        shown, ids = (encode_label_map(example.ids, synthesizer.label_space, form) for form in _ENCODINGS)
+        (folder / f"{example.token}.png").write_bytes(shown)
+        (folder / f"{example.token}-ids.png").write_bytes(ids)
     return [{"name": example.name, "token": example.token} for example in examples]
 
 
