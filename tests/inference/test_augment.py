@@ -19,7 +19,8 @@ from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.features import FeatureNetwork
 from lab2pix.evaluation.segmenter_base import Segmenter
 from lab2pix.inference import augment as module
-from lab2pix.inference.augment import Augmenter, AugmentReport, AugmentSettings, augment, with_unknown
+from lab2pix.inference.augment import Augmenter, augment, with_unknown
+from lab2pix.inference.augment_report import AugmentReport, AugmentSettings
 from lab2pix.inference.label_agreement import (
     ClassDifficulty,
     agreeing_pixels,

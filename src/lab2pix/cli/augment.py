@@ -83,10 +83,10 @@ def _augment(
         CLASSES_FILE,
         SPLIT,
         Augmenter,
-        AugmentSettings,
         augment,
         find_label_maps,
     )
+    from lab2pix.inference.augment_report import AugmentSettings
     from lab2pix.inference.photo_distance import PhotoDistance
     from lab2pix.utils.distributed import init_distributed
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,12 @@ from torch import Tensor
 from lab2pix.batch import Batch
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.label_maps import read_instances, write_label_png
-from lab2pix.data.layouts import Layout, LayoutSettings, vary_layout
+from lab2pix.data.layouts import Layout, vary_layout
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, Lab2PixError, OutputError
 from lab2pix.evaluation.segmenter_base import Segmenter
+from lab2pix.inference.augment_report import AugmentedImage, AugmentReport, AugmentSettings
 from lab2pix.inference.folder import BareIdsError, read_label_ids, write_picture
 from lab2pix.inference.label_agreement import (
     ClassDifficulty,
@@ -36,104 +37,12 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.files import atomic_write, claim_folder, output_errors, read_json_lines, write_atomically
 from lab2pix.utils.seeding import seeded_generator, stable_seed
-from lab2pix.utils.text import describe_failures, plural
 
 SETTINGS_FILE, MANIFEST, CLASSES_FILE = "augment.json", "manifest.jsonl", "classes.yaml"
 SPLIT = "train"
 _PARTS = "manifest-*.part"
 _CALIBRATION = 200  # label maps whose images measure the difficulty of classes
 _ADVICE = "the same command goes on with the other images"
-
-
-@dataclass(frozen=True)
-class AugmentSettings:
-    """How a set of label maps is augmented.
-
-    Attributes:
-        samples: images per label map, on average if difficult label maps are drawn more often.
-        seed: determines layouts and noise.
-        layout: how layouts vary; the first image of each label map has its layout unchanged.
-        tolerance: a pixel becomes unknown if its loss exceeds the mean loss of its class by this factor.
-        region_share: a region becomes unknown if the segmenter agrees with fewer of its pixels.
-        least_agreement: an image is dropped if the segmenter agrees with a smaller share of the known pixels.
-        resample: how much more often difficult label maps are drawn; 0: all alike.
-        max_distance: an image is dropped if its distance to the nearest photo is larger.
-        batch_size: images per batch.
-    """
-
-    samples: int = 4
-    seed: int = 0
-    layout: LayoutSettings = field(default_factory=LayoutSettings)
-    tolerance: float = 1.25
-    region_share: float = 0.5
-    least_agreement: float = 0.5
-    resample: float = 0.5
-    max_distance: float = 2.0
-    batch_size: int = 8
-
-
-@dataclass(frozen=True)
-class AugmentedImage:
-    """A line of the manifest.
-
-    Attributes:
-        name: name of image and label map, below their folders and without suffix.
-        source: name of the label map.
-        seed: seed of the noise.
-        run: the model: its name, training step and a hash of its weights.
-        layout: what was done to the layout; empty if nothing.
-        kept: whether image and label map were written.
-        agreement: share of the known pixels that the segmenter agrees with; None without a segmenter.
-        distance: distance to the nearest photo; None without photos.
-    """
-
-    name: str
-    source: str
-    seed: int
-    run: str
-    layout: dict[str, Any]
-    kept: bool
-    agreement: float | None = None
-    distance: float | None = None
-
-
-@dataclass
-class AugmentReport:
-    """Result of an augmentation.
-
-    Attributes:
-        out: the dataset.
-        images: the manifest.
-        written: images written now.
-        failed: label maps that could not be used, with the reason.
-    """
-
-    out: Path
-    images: list[AugmentedImage] = field(default_factory=list)
-    written: int = 0
-    failed: list[tuple[Path, str]] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether no label map failed."""
-        return not self.failed
-
-    @property
-    def kept(self) -> list[AugmentedImage]:
-        """The images that were not dropped."""
-        return [image for image in self.images if image.kept]
-
-    def __str__(self) -> str:
-        """Return a line of counts, the mean scores, and a line per failed label map."""
-        kept = self.kept
-        lines = [f"{plural(len(kept), 'pair')} in {self.out}, {self.written} of them written now"]
-        if dropped := len(self.images) - len(kept):
-            lines[0] += f"; {plural(dropped, 'image')} dropped"
-        for name in ("agreement", "distance"):
-            values = [value for image in self.images if (value := getattr(image, name)) is not None]
-            if values:
-                lines.append(f"{name}: mean {sum(values) / len(values):.3f}, {min(values):.3f} to {max(values):.3f}")
-        return "\n".join([*lines, *describe_failures(self.failed, "label map")])
 
 
 @dataclass(frozen=True)
