@@ -164,6 +164,7 @@ READ_ONLY = ("bibtex", "json", "nginx", "text")
 FOREIGN_OPTIONS = {
     *("--nproc-per-node", "--nnodes", "--rdzv-backend", "--rdzv-endpoint", "--max-restarts"),  # torchrun
     *("--use_vae", "--data-binary"),  # the code of SPADE; curl
+    *("--runs", "--directory"),  # scripts of benchmarks/; http.server
 }
 """Options of other programs that the pages name."""
 

@@ -148,7 +148,9 @@ def test_train_ends_cleanly_on_ctrl_c(tmp_path: Path) -> None:
 
 def test_the_validator_of_the_guide_counts_the_parameters_of_the_generator(tmp_path):
     guide = (Path(__file__).parents[2] / "docs" / "guide" / "training.md").read_text(encoding="utf-8")
-    source = guide.split("```python\n")[-1].split("\n\n\ntrain(")[0]
+    source = next(text for text in guide.split("```python\n") if text.startswith("def parameters")).split(
+        "\n\n\ntrain("
+    )[0]
     names: dict[str, Any] = {}
     exec(source, names)
     states: list[TrainingState] = []
