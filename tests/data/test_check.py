@@ -19,6 +19,7 @@ from lab2pix.data.formats import find_pairs
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelClass, LabelSpace
 from tests.helpers.commands import Run, sentence
+from tests.helpers.png import GRAY_ALPHA, RGB, write_png
 
 SPACE = LabelSpace(
     "three",
@@ -220,6 +221,19 @@ def test_check_dataset_finds_photos_that_use_a_part_of_16_bits(root: Path, bits:
     tifffile.imwrite(path, values << (16 - bits), photometric="rgb" if color else None)
     tifffile.imwrite(path, (values << (16 - bits))[..., 0], photometric="minisblack")
     assert check_dataset(root, "folder", SPACE).ok
+
+
+@pytest.mark.slow
+def test_check_dataset_leaves_alpha_out_of_the_depth_of_photos_and_notes_14_bits(root: Path) -> None:
+    path = root / "images/train/0.png"
+    (root / "images/train/0.jpg").unlink()
+    write_png(path, np.full((8, 12), 4080, dtype=np.uint16), GRAY_ALPHA)
+    report = check_dataset(root, "folder", SPACE)
+    assert "largest value is 4080, as of 12 bits" in report.dim[0]
+    assert "PNG, gray and alpha, 16 bits" in report.kinds["photos"]
+    write_png(path, np.full((8, 12), 2**14 - 1, dtype=np.uint16), RGB)
+    report = check_dataset(root, "folder", SPACE)
+    assert report.ok and "as of 14 bits" in report.notes[0] and report.notes[0].endswith("unless the photo is dark")
 
 
 def rename(path: Path, name: str) -> None:

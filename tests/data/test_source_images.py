@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.io import write_file
 from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 from lab2pix.config.schema import DataConfig, SideConfig, SourceConfig
@@ -15,23 +14,10 @@ from lab2pix.data.samples import collate
 from lab2pix.data.source_images import read_source
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
+from tests.helpers.png import RGB, write_png
 
 SPACE = LabelSpace.load("scenes")
 RAMP = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
-
-
-def png_16_bits(path: Path, pixels: np.ndarray) -> None:
-    """Write `[H, W, 3]` uint16, which Pillow cannot, as a PNG without filters."""
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
-    head = struct.pack(">IIBBBBB", pixels.shape[1], pixels.shape[0], 16, 2, 0, 0, 0)
-    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
-    write_file(str(path), torch.frombuffer(bytearray(data), dtype=torch.uint8))
 
 
 def test_read_source_maps_the_whole_range_of_each_type(tmp_path: Path) -> None:
@@ -50,7 +36,7 @@ def test_read_source_maps_the_whole_range_of_each_type(tmp_path: Path) -> None:
 
 def test_read_source_keeps_16_bits_per_color(tmp_path: Path) -> None:
     pixels = np.array([[[0, 257, 65535], [1, 2, 3]]], np.uint16)
-    png_16_bits(tmp_path / "color.png", pixels)
+    write_png(tmp_path / "color.png", pixels, RGB)
     read = read_source(tmp_path / "color.png", 3, None)
     assert torch.allclose((read + 1) * 32767.5, torch.from_numpy(pixels.astype(np.float32)).permute(2, 0, 1), atol=0.01)
 

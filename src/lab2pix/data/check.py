@@ -41,7 +41,7 @@ _KINDS = {
 
 _ROLES = ("label maps", "source images", "photos", "instance maps")
 
-_DIM = 4096  # levels of a photo of 16 bits up to which it is taken for one of 12 bits
+_DIM, _DARK = 4096, 16384  # levels of a photo of 16 bits up to which it has 12 bits, or may have 14
 
 
 @dataclass
@@ -150,7 +150,7 @@ class _Finding:
         kinds: what each file is, as role, kind and path.
         label: how the label map was read.
         transparent: roles of the files with transparent pixels.
-        problems: categories and messages.
+        problems: categories, `notes` or lists of problems of the report, and messages.
     """
 
     pixels: Tensor | None = None
@@ -281,7 +281,7 @@ class _Tally:
             report.kinds[role][kind] = count
         shares = (self.pixels.double() / max(1, int(self.pixels.sum()))).tolist()
         report.class_shares = dict(zip(self.names, shares, strict=True))
-        report.notes = list(self._notes())
+        report.notes += self._notes()
 
     def _notes(self) -> Iterator[str]:
         if len(self.readings) > 1:
@@ -371,9 +371,10 @@ def _read_photo(pair: Pair, path: Path, finding: _Finding) -> Tensor:
     finding.kinds.append(("photos", file.describe(), path))
     if is_transparent(file.image):
         finding.transparent.append("photos")
-    if 0 < (most := _largest(file, photo)) < _DIM:
+    if 0 < (most := _largest(file, photo)) < _DARK:
         text = f"{path} has 16 bits, but its largest value is {most}, as of {most.bit_length()} bits; scale them to "
-        finding.problems.append(("dim", f"{text}0 to 65535, or save it with 8 bits"))
+        kind, unless = ("dim", "") if most < _DIM else ("notes", ", unless the photo is dark")
+        finding.problems.append((kind, f"{text}0 to 65535, or save it with 8 bits{unless}"))
     return photo
 
 
@@ -385,7 +386,8 @@ def _read_instances(path: Path, finding: _Finding) -> Tensor:
 
 def _largest(file: ImageFile, photo: Tensor) -> int:
     """Return the largest value of a photo of 16 bits per channel; 0 for others and where that is clearly bright."""
-    if file.bits != 16 or int(photo.max()) >= _DIM // 256:
+    if file.bits != 16 or int(photo.max()) >= _DARK // 256:
         return 0
-    values = np.asarray(file.image) if file.wide is None else file.wide[..., :3]
-    return int(values.max())
+    if file.wide is None:
+        return int(np.asarray(file.image).max())
+    return int(file.wide[..., : 1 if file.wide.shape[2] == 2 else 3].max())  # without alpha

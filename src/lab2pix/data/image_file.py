@@ -111,6 +111,8 @@ class ImageFile:
             return "palette"
         if mode in _BITS or mode == "L":
             return "gray"
+        if self.wide is not None and self.wide.shape[2] == 2:
+            return "gray and alpha"
         return {"LA": "gray and alpha", "RGBA": "RGB and alpha"}.get(mode, mode)
 
     def describe(self) -> str:
