@@ -75,7 +75,7 @@ class _Item:
 
 
 def generate_folder(
-    synthesizer: Synthesizer,
+    model: Synthesizer | str | Path,
     labels: Path | str | Sequence[Path | str],
     out: Path | str,
     *,
@@ -100,7 +100,7 @@ def generate_folder(
     ...). Under torchrun the label maps are split over the processes.
 
     Args:
-        synthesizer: the model.
+        model: the model, or what `Synthesizer` loads it from, such as `scenes` or a run folder.
         labels: folder of label maps, a single one, the root of a dataset in `format`, or several of these.
         out: output folder.
         seed: seed of the noise, which is the same for each label map.
@@ -128,6 +128,7 @@ def generate_folder(
         DataError: no label maps, an unreadable style image, or two label maps with the same output file.
         OutputError: images would be written among the label maps, or cannot be written.
     """
+    synthesizer = model if isinstance(model, Synthesizer) else Synthesizer(model)
     sources = [Path(labels)] if isinstance(labels, str | Path) else [Path(source) for source in labels]
     out = Path(out)
     listed = [find_pairs(format, source, split, need_images=False) for source in sources]
