@@ -290,6 +290,8 @@ def _work(job: dict[str, Any]) -> int:
 def _serve() -> None:
     torch.set_num_threads(1)
     for line in sys.stdin:
+        if line == "\n":
+            break
         jobs = json.loads(line)
         pids = []
         for job in jobs:

@@ -49,6 +49,12 @@ class Server:
         assert self.process.stdout
         return json.loads(self.process.stdout.readline())
 
+    def end(self) -> None:
+        """Ask the process to end; closing the pipe is not enough while a forked data loader holds a copy of it."""
+        assert self.process.stdin
+        self.process.stdin.write("\n")
+        self.process.stdin.close()
+
     def run(self, *jobs: dict[str, Any]) -> list[int]:
         """Start and wait."""
         self.start(*jobs)
@@ -62,6 +68,5 @@ def server() -> Iterator[Server]:
         pytest.skip("this system cannot fork")
     server = Server()
     yield server
-    assert server.process.stdin
-    server.process.stdin.close()
+    server.end()
     server.process.wait(20)

@@ -36,6 +36,19 @@ def repeat_factors(dataset: AnyDataset, label_space: LabelSpace, threshold: floa
     for index in range(len(source)):
         label = source.read_label(index)[0]
         counts = torch.bincount(label.flatten(), minlength=label_space.num_channels)
-        present[index] = counts[: label_space.num_classes] >= _SHARE * label.numel()
+        present[index] = present_classes(counts, label_space.num_classes)
     factors = (threshold / present.float().mean(0)).sqrt().clamp(min=1)
     return torch.where(present, factors, 1.0).amax(1)
+
+
+def present_classes(counts: Tensor, num_classes: int) -> Tensor:
+    """Return which classes an image has, without those of a few pixels.
+
+    Args:
+        counts: `[..., C]` pixels by class id, those of unknown last.
+        num_classes: number of classes K.
+
+    Returns:
+        `[..., K]` bool.
+    """
+    return counts[..., :num_classes] >= _SHARE * counts.sum(-1, keepdim=True)

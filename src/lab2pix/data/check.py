@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import Color, LabelSpace
 from lab2pix.utils.text import first_few
-from lab2pix.utils.threads import available_processors
+from lab2pix.utils.threads import map_in_threads
 
 _SHOWN = 20  # classes, and lines per problem, in a text report; JSON has all
 
@@ -298,15 +297,8 @@ class _Tally:
 def _examine_all(pairs: Sequence[Pair], label_space: LabelSpace | None) -> Iterator[_Finding]:
     """Read pairs in parallel threads and yield the findings in order."""
     console = Console(stderr=True)
-    with ThreadPoolExecutor(min(8, available_processors())) as pool:
-
-        def findings() -> Iterator[_Finding]:
-            for start in range(0, len(pairs), 256):  # in chunks, to bound the memory of pending results
-                yield from pool.map(lambda pair: _examine(pair, label_space), pairs[start : start + 256])
-
-        yield from track(
-            findings(), "Reading", len(pairs), console=console, transient=True, disable=not console.is_terminal
-        )
+    findings = map_in_threads(lambda pair: _examine(pair, label_space), pairs)
+    yield from track(findings, "Reading", len(pairs), console=console, transient=True, disable=not console.is_terminal)
 
 
 def _examine(pair: Pair, label_space: LabelSpace | None) -> _Finding:

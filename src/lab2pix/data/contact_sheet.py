@@ -17,6 +17,7 @@ from lab2pix.data.transforms import resize_image, to_pil
 from lab2pix.errors import OutputError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.files import output_errors, write_png
+from lab2pix.utils.sequences import evenly_spaced
 
 _TILE = 300
 """Longest side of a tile in pixels."""
@@ -60,8 +61,7 @@ def contact_sheet(
     if out.exists() and not overwrite:
         raise OutputError(f"{out} is there already; choose another name, or remove it")
     pairs = find_pairs(format, root, split)
-    count = min(count, len(pairs))
-    sheet = draw_sheet([pairs[index * len(pairs) // count] for index in range(count)], label_space)
+    sheet = draw_sheet([pairs[index] for index in evenly_spaced(len(pairs), count)], label_space)
     with output_errors(out, "choose another place"):
         write_png(out, sheet)
     return out

@@ -20,6 +20,7 @@ from lab2pix.demo.variants import DemoVariant
 from lab2pix.inference import Synthesizer
 from lab2pix.reporting.html import inline_image, write_html
 from lab2pix.reporting.scores import score_title
+from lab2pix.training.log import read_log
 from lab2pix.utils.files import output_errors
 from lab2pix.utils.text import plural
 
@@ -34,7 +35,7 @@ def write_page(file: Path, run: Path, scenes: Sequence[Scene], synthesizer: Synt
         OutputError: the file cannot be written.
     """
     record: dict[str, Any] = json.loads((run / "run.json").read_text(encoding="utf-8"))
-    log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    log = list(read_log(run / "log.jsonl"))
     images = _Images(synthesizer, kind)
     losses = None
     if (run / "losses.png").exists():  # needs the extra `plots`

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import tempfile
 import time
@@ -25,6 +24,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import get_method, read_config
 from lab2pix.recipes import load_config
 from lab2pix.training import RunResult, latest_checkpoint, read_run_config, train
+from lab2pix.training.log import read_log
 
 CALIBRATION_STEPS = 16
 WARM_UP = 4
@@ -201,7 +201,7 @@ def measure(config: RunConfig, device: str | None, at_most: float) -> MachineSpe
         result = train(short, Path(folder, "run"), device=device)
         if result.interrupted:
             return None
-        lines = [json.loads(line) for line in Path(folder, "run", "log.jsonl").read_text().splitlines()]
+        lines = list(read_log(Path(folder, "run", "log.jsonl")))
     seconds = [0.0, *(line["seconds"] for line in lines if "seconds" in line)][min(WARM_UP, result.step - 1) :]
     # The median passes over steps during which other programs kept the processor.
     return MachineSpeed(statistics.median(after - before for before, after in pairwise(seconds)), scene)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,6 +11,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from lab2pix.data.balance import present_classes
 from lab2pix.data.datasets import check_sizes
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import resize_image, to_luma
@@ -21,15 +21,13 @@ from lab2pix.fit.rules import RARE_SHARE, SIDES
 from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.hardware import computes_bfloat16, free_memory
 from lab2pix.utils.text import first_few, plural
-from lab2pix.utils.threads import available_processors
+from lab2pix.utils.threads import available_processors, map_in_threads
 
 LEAST_PHOTOS = 20
 """Photos without which there is nothing to learn."""
 ENOUGH_PHOTOS = 200
 _MOST_READ = 2000
 """Files of each kind that are read; of more, every n-th."""
-_PRESENT = 0.01
-"""Smallest share of a label map's pixels for which a class counts as present, as in `data.repeat_threshold`."""
 _THUMBNAIL = (8, 8)
 _LEVELS = 16
 
@@ -100,9 +98,10 @@ class MachineFingerprint:
     def take(cls, device: torch.device, out: Path) -> MachineFingerprint:
         """Look at the machine; `out` is on the disk whose space counts."""
         folder = next(path for path in (out.absolute(), *out.absolute().parents) if path.is_dir())
-        bfloat16 = computes_bfloat16() if device.type == "cpu" else False
         if device.type == "cuda":
             bfloat16 = torch.cuda.get_device_capability(device) >= (8, 0)
+        else:
+            bfloat16 = device.type == "cpu" and computes_bfloat16()
         free = shutil.disk_usage(folder).free
         return cls(device, available_processors(), free_memory(device), free, bfloat16)
 
@@ -152,7 +151,7 @@ def fingerprint_data(data: Dataset, space: LabelSpace, on_progress: Progress | N
     everything = pairs if data.paired else [*pairs, *(photo for part in data.photos.values() for photo in part)]
     chosen = everything[:: -(-len(everything) // (2 * _MOST_READ))]
     readings = []
-    for number, reading in enumerate(_read_all(chosen, space)):
+    for number, reading in enumerate(map_in_threads(lambda pair: _read(pair, space), chosen)):
         readings.append(reading)
         if on_progress is not None:
             on_progress(number + 1, len(chosen))
@@ -160,19 +159,13 @@ def fingerprint_data(data: Dataset, space: LabelSpace, on_progress: Progress | N
     counts = torch.stack([reading.counts for reading in readings if reading.counts is not None])
     classes = counts[:, : space.num_classes]
     sums = classes.sum(0).double() / max(1, int(counts.sum()))
-    present = (classes >= _PRESENT * counts.sum(1, keepdim=True)).double().mean(0)
+    present = present_classes(counts, space.num_classes).double().mean(0)
     shares = dict(sorted(zip(space.names, sums.tolist(), strict=True), key=lambda item: -item[1]))
     height, width = (int(median(side)) for side in zip(*_sizes(readings), strict=True))
     return DataFingerprint(
         len(data.labels["train"]), len(data.labels["val"]), len(photos), height, width, shares,
         dict(zip(space.names, present.tolist(), strict=True)),
     )  # fmt: skip
-
-
-def _read_all(pairs: Sequence[Pair], space: LabelSpace) -> Iterator[_Reading]:
-    with ThreadPoolExecutor(min(8, available_processors())) as pool:
-        for start in range(0, len(pairs), 256):  # in chunks, to bound the memory of pending results
-            yield from pool.map(lambda pair: _read(pair, space), pairs[start : start + 256])
 
 
 def _read(pair: Pair, space: LabelSpace) -> _Reading:

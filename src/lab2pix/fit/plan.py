@@ -25,6 +25,7 @@ from lab2pix.recipes import load_config
 from lab2pix.training.estimate import estimate_run
 from lab2pix.training.run_folder import flatten
 from lab2pix.utils.hardware import peak_resident
+from lab2pix.utils.sequences import evenly_spaced
 
 _LEAST_STEPS = 10
 """Steps without which a checkpoint is not worth its name."""
@@ -102,11 +103,11 @@ def measure(config: RunConfig, machine: MachineFingerprint) -> Measurement:
 def _sample_seconds(config: RunConfig, space: LabelSpace) -> float:
     """Return the seconds to read and transform a sample."""
     dataset = build_dataset(config.data, "train", space, config.seed, paired=get_method(config.method).paired)
-    count = min(_SAMPLES_READ, len(dataset))
+    places = evenly_spaced(len(dataset), _SAMPLES_READ)
     began = time.perf_counter()
-    for index in range(count):
-        dataset[(0, index * len(dataset) // count)]
-    return (time.perf_counter() - began) / count
+    for index in places:
+        dataset[(0, index)]
+    return (time.perf_counter() - began) / len(places)
 
 
 def installed_starts() -> tuple[Start, ...]:
@@ -156,7 +157,8 @@ def make_plan(
     base = bases[-1] if bases else "v2-small" if data.paired else "v1-small"
     fixed = {**data.settings, "data.label_space": where}
     draft = load_config(base, [*(f"{key}={value}" for key, value in fixed.items()), *own])
-    given = _given(draft, own)
+    settings = dict(flatten(draft.model_dump(mode="json")))
+    given = {key: settings.get(key) for key in (text.partition("=")[0] for text in own)}
     first = [
         Choice("base", base, "given") if bases else rules.preset(data.paired),
         Choice("name", name, "name of the folder"),
@@ -170,7 +172,7 @@ def make_plan(
     )  # fmt: skip
 
     def choose(facts: Facts) -> dict[str, Choice]:
-        ruled = (choice for choice in rules.apply(facts, given) if _has(draft, choice.key))
+        ruled = (choice for choice in rules.apply(facts, given) if choice.key in settings)
         return {choice.key: choice for choice in [*first, *ruled]}
 
     smallest, found = _fit_memory(choose(facts), given, facts, machine)
@@ -190,17 +192,6 @@ def make_plan(
     left = seconds - (time.monotonic() - began)
     length = [choice for choice in rules.duration(left, found.seconds) if choice.key not in given]
     return Plan(tuple(_sorted([*plan.choices, *length])))
-
-
-def _given(config: RunConfig, overrides: Iterable[str]) -> dict[str, Any]:
-    """Return the user's settings as plain values by key."""
-    values = dict(flatten(config.model_dump(mode="json")))
-    return {key: values.get(key) for key in (text.partition("=")[0] for text in overrides)}
-
-
-def _has(config: RunConfig, key: str) -> bool:
-    """Return whether a method has a setting."""
-    return key in dict(flatten(config.model_dump(mode="json")))
 
 
 def _reason_of_data(key: str, data: Dataset) -> str:

@@ -21,6 +21,7 @@ from lab2pix.reporting.html import inline_image, write_html
 from lab2pix.reporting.scores import score_title
 from lab2pix.training.log import read_scores
 from lab2pix.utils.files import output_errors, write_png
+from lab2pix.utils.sequences import evenly_spaced
 
 _SHOWN = 8
 _TILE = 192  # pixels of the longest side
@@ -141,9 +142,8 @@ def _sheet(synthesizer: Synthesizer) -> Image.Image:
         return to_pil(pixels).resize(tile[::-1], mode)
 
     rows = []
-    count = min(_SHOWN, len(held_out))
-    for place in range(count):
-        sample = held_out[(0, place * len(held_out) // count)]
+    for place, index in enumerate(evenly_spaced(len(held_out), _SHOWN)):
+        sample = held_out[(0, index)]
         label, image = sample["label"], sample["image"]
         row = [cell(space.to_colors(label), Image.Resampling.NEAREST)]
         row += [cell(synthesizer(label, seed=seed).tensor[0]) for seed in range(1 if paired else 2)]
@@ -156,5 +156,5 @@ def _sheet(synthesizer: Synthesizer) -> Image.Image:
     titles = ["label map", *(["generated"] if paired else ["seed 0", "seed 1"]), last]
     if paired and max(tile) * 3 < 900:
         rows = [[image for row in rows[start : start + 2] for image in row] for start in range(0, len(rows), 2)]
-        titles = titles * min(2, count)
+        titles = titles * min(2, len(held_out))
     return image_grid(rows, titles)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,7 +35,7 @@ from lab2pix.training import RunResult, latest_checkpoint, train
 from lab2pix.training.checkpoint import checkpoint_step
 from lab2pix.utils.distributed import choose_device
 from lab2pix.utils.extras import install_command
-from lab2pix.utils.files import output_errors, write_atomically
+from lab2pix.utils.files import output_errors, read_json_lines, write_atomically
 from lab2pix.utils.text import describe_failures
 
 PLAN_FILE, PAGE, REQUEST_FILE, KEPT_FILE = "plan.yaml", "index.html", "fit.json", "labeled-classes.yaml"
@@ -176,13 +176,9 @@ def _check_folder(request: Request) -> dict[str, Any]:
         raise OutputError(f"{out} is the folder of the data itself; choose another --out")
     file = out / REQUEST_FILE
     if not file.exists():
-        entry = (
-            next((path for path in sorted(out.iterdir()) if not path.name.startswith(".")), None)
-            if out.is_dir()
-            else None
-        )
-        if entry is not None:
-            raise OutputError(f"{out} holds something else than a fit ('{entry.name}'); choose another --out")
+        for entry in sorted(out.iterdir()) if out.is_dir() else []:
+            if not entry.name.startswith("."):
+                raise OutputError(f"{out} holds something else than a fit ('{entry.name}'); choose another --out")
         return {}
     stored: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     changed = [key for key, value in request.record().items() if stored.get(key) != value]
@@ -302,26 +298,16 @@ def _train(session: _Session, config: RunConfig, run: Path) -> RunResult:
         say(f"Going on with the fit in {request.out} ...")
     limit = {"train.max_minutes": max(0.05, left / 60)}
     config = load_config(config, limit)
-    with _painter(run) if request.browser else _nothing():
+    with _painter(run) if request.browser else nullcontext():
         return train(config, run, resume=resume, device=request.device)
 
 
 def _trained_seconds(run: Path) -> float:
     """Return the training time of a run up to its latest checkpoint, from its log."""
-    checkpoint, log, seconds = latest_checkpoint(run), run / "log.jsonl", 0.0
-    if checkpoint is None or not log.exists():
-        return seconds
-    for text in log.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError):  # a line that a killed process cut off
-            line = json.loads(text)
-            if line["step"] <= (checkpoint_step(checkpoint) or 0):
-                seconds = max(seconds, line.get("seconds", 0.0))
-    return seconds
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield
+    checkpoint = latest_checkpoint(run)
+    step = 0 if checkpoint is None else checkpoint_step(checkpoint) or 0
+    lines = read_json_lines(run / "log.jsonl")
+    return max((line.get("seconds", 0.0) for line in lines if line["step"] <= step), default=0.0)
 
 
 @contextmanager

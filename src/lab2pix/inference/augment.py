@@ -37,6 +37,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.utils.distributed import DistributedContext
 from lab2pix.utils.files import atomic_write, claim_folder, output_errors, read_json_lines, write_atomically
 from lab2pix.utils.seeding import seeded_generator, stable_seed
+from lab2pix.utils.sequences import evenly_spaced
 
 SETTINGS_FILE, MANIFEST, CLASSES_FILE = "augment.json", "manifest.jsonl", "classes.yaml"
 SPLIT = "train"
@@ -115,9 +116,8 @@ class Augmenter:
         """Measure the difficulty of the classes on the first image of some label maps; None without a segmenter."""
         if self.segmenter is None:
             return None
-        difficulty, count = ClassDifficulty(self.space.num_classes), min(len(self.pairs), _CALIBRATION)
-        items = (_Item(self.pairs[place * len(self.pairs) // count], 0) for place in range(count))
-        for item in items:
+        difficulty = ClassDifficulty(self.space.num_classes)
+        for item in (_Item(self.pairs[place], 0) for place in evenly_spaced(len(self.pairs), _CALIBRATION)):
             try:
                 layout, _ = self._layout(item)
             except BareIdsError:

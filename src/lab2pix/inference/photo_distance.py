@@ -12,6 +12,7 @@ from lab2pix.data.files import find_images, read_image
 from lab2pix.data.transforms import resize_image
 from lab2pix.errors import DataError
 from lab2pix.evaluation.features import FeatureNetwork
+from lab2pix.utils.sequences import evenly_spaced
 
 MOST_PHOTOS = 2000
 """Photos that are compared with, evenly spaced in their list."""
@@ -49,8 +50,7 @@ class PhotoDistance:
                 f"there are {len(photos)} photos in {folder}, but distances are relative to that between photos; give "
                 "a folder with at least two"
             )
-        count = min(len(photos), MOST_PHOTOS)
-        chosen = (photos[place * len(photos) // count] for place in range(count))
+        chosen = (photos[place] for place in evenly_spaced(len(photos), MOST_PHOTOS))
         return cls(network, torch.cat([network(resize_image(read_image(photo), size)[None]) for photo in chosen]))
 
     def __call__(self, image: Tensor) -> float:

@@ -49,7 +49,15 @@ class Callback:
         """End the session, also after an error; `step` is the last one."""
 
 
-class TensorBoard(Callback):
+class Logger(Callback):
+    """A callback that logs scores as it logs losses, by the names `scores/NAME`."""
+
+    def on_scores(self, step: int, scores: Mapping[str, float]) -> None:
+        """Log the scores."""
+        self.on_log(step, {f"scores/{name}": value for name, value in scores.items()})
+
+
+class TensorBoard(Logger):
     """Writes TensorBoard files to `RUN/tensorboard`."""
 
     def on_start(self, run: Path, config: RunConfig, step: int) -> None:
@@ -63,16 +71,12 @@ class TensorBoard(Callback):
         for name, value in values.items():
             self._writer.add_scalar(name, value, step)
 
-    def on_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Write each score as a chart."""
-        self.on_log(step, {f"scores/{name}": value for name, value in scores.items()})
-
     def on_end(self, step: int) -> None:
         """Close the files."""
         self._writer.close()
 
 
-class MLflow(Callback):
+class MLflow(Logger):
     """Logs settings, losses, scores and sample sheets to an MLflow run, which a resumed run continues.
 
     Args:
@@ -109,10 +113,6 @@ class MLflow(Callback):
         now, metric = int(time.time() * 1000), self._mlflow.entities.Metric
         self._client.log_batch(self._id, metrics=[metric(name, value, now, step) for name, value in values.items()])
 
-    def on_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Log each score as a metric."""
-        self.on_log(step, {f"scores/{name}": value for name, value in scores.items()})
-
     def on_samples(self, step: int, sheet: Path) -> None:
         """Log the sheet as an artifact."""
         self._client.log_artifact(self._id, str(sheet), "samples")
@@ -122,7 +122,7 @@ class MLflow(Callback):
         self._client.set_terminated(self._id)
 
 
-class WandB(Callback):
+class WandB(Logger):
     """Logs settings, losses, scores and sample sheets to a run of Weights & Biases, which a resumed run continues.
 
     Args:
@@ -156,10 +156,6 @@ class WandB(Callback):
     def on_log(self, step: int, values: Mapping[str, float]) -> None:
         """Log the values, with their step."""
         self._run.log({"step": step, **values})
-
-    def on_scores(self, step: int, scores: Mapping[str, float]) -> None:
-        """Log the scores, with their step."""
-        self.on_log(step, {f"scores/{name}": value for name, value in scores.items()})
 
     def on_samples(self, step: int, sheet: Path) -> None:
         """Log the sheet as an image."""

@@ -17,6 +17,7 @@ from lab2pix.reporting.scores import higher_is_better, score_title
 from lab2pix.training.log import read_scores
 from lab2pix.training.run_folder import flatten
 from lab2pix.training.state import TrainingState
+from lab2pix.utils.sequences import evenly_spaced
 
 PAGE = "index.html"
 _EARLIER = 16  # sample sheets in the strip
@@ -30,7 +31,6 @@ def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[s
     config = state.method.config
     sheets = list(_sheets(run / "samples"))
     earlier = sheets[:-1]
-    count = min(len(earlier), _EARLIER)
     preset = config.name in preset_names()
     write_html(
         run / PAGE,
@@ -47,7 +47,7 @@ def write_page(run: Path, state: TrainingState, *, total: int, notes: Sequence[s
         scores=list(_scores(run)),
         kept=state.best,
         latest=sheets[-1] if sheets else None,
-        earlier=[earlier[index * len(earlier) // count] for index in range(count)],
+        earlier=[earlier[index] for index in evenly_spaced(len(earlier), _EARLIER)],
         losses=(run / "losses.png").exists(),
         commands=_commands(run, config, done=state.step >= total),
         base=f"preset {config.name}" if preset else "the defaults",

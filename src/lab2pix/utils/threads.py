@@ -5,10 +5,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Callable, Iterator, MutableMapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 _CGROUPS = Path("/sys/fs/cgroup")
 _STAT = Path("/proc/stat")
@@ -64,6 +68,13 @@ def choose_threads(most: int) -> int:
         with suppress(AttributeError, OSError):  # Windows, or a container that hides it
             free = processors - os.getloadavg()[0]
     return max(1, min(most, processors, math.floor(free + 0.5)))
+
+
+def map_in_threads(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+    """Yield the results of a function that reads files, computed in parallel threads, in the order of the items."""
+    with ThreadPoolExecutor(min(8, available_processors())) as pool:
+        for start in range(0, len(items), 256):  # in chunks, to bound the memory of pending results
+            yield from pool.map(function, items[start : start + 256])
 
 
 @contextmanager

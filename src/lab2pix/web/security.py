@@ -14,8 +14,14 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 from typing import Any
 
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute
 
+from lab2pix.errors import Lab2PixError
 from lab2pix.web.responses import HTTPError, error_response
 
 __all__ = [
@@ -28,6 +34,7 @@ __all__ = [
     "Receive",
     "Scope",
     "Send",
+    "guarded_app",
     "read_body",
 ]
 
@@ -232,3 +239,25 @@ async def read_body(
     except TimeoutError as error:
         raise HTTPError(408, f"The body did not arrive within {seconds:g} seconds") from error
     return bytes(body), media_type
+
+
+# --- applications -----------------------------------------------------------------------------------------------------
+
+
+def guarded_app(routes: Sequence[BaseRoute], hosts: HostChecker, respond: Callable[[Exception], Response]) -> Starlette:
+    """Return a web application that answers only requests to its own hosts.
+
+    Args:
+        routes: its routes.
+        hosts: tells which hosts and origins are this server's.
+        respond: returns the response for an `HTTPError`, `Lab2PixError` or exception of Starlette.
+    """
+
+    async def refuse(_: Request, error: Exception) -> Response:
+        return respond(error)
+
+    return Starlette(
+        routes=routes,
+        exception_handlers=dict.fromkeys((HTTPError, Lab2PixError, HTTPException), refuse),
+        middleware=[Middleware(HostGuardMiddleware, hosts=hosts)],
+    )

@@ -7,14 +7,11 @@ from pathlib import Path
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from lab2pix.data.line_drawings import SKETCH
-from lab2pix.errors import Lab2PixError
 from lab2pix.web import serving
 from lab2pix.web.painter import schemas
 from lab2pix.web.painter.formats import FORMATS
@@ -22,7 +19,7 @@ from lab2pix.web.painter.images import MAX_BYTES, decode_image, encode_label_map
 from lab2pix.web.painter.label_set import FIRST_FOLDER, LabelSet
 from lab2pix.web.painter.service import painter_error_response
 from lab2pix.web.responses import HTTPError, static_routes
-from lab2pix.web.security import HostChecker, HostGuardMiddleware, read_body
+from lab2pix.web.security import HostChecker, guarded_app, read_body
 
 
 def serve_editor(
@@ -64,22 +61,15 @@ def serve_editor(
 
 def create_editor_app(labels: LabelSet, hosts: HostChecker) -> Starlette:
     """Return the web application of an editor."""
-
-    async def refuse(_: Request, error: Exception) -> Response:
-        return painter_error_response(error)
-
     service = _EditorService(labels)
-    return Starlette(
-        routes=[
-            *static_routes("lab2pix.web.painter"),
-            Route("/api/model", service.describe, methods=["GET"]),
-            Route("/api/pairs/{token}.png", service.label, methods=["GET"]),
-            Route("/api/pairs/{token}.jpg", service.photo, methods=["GET"]),
-            Route("/api/pairs/{token}", service.save, methods=["POST"]),
-        ],
-        exception_handlers=dict.fromkeys((HTTPError, Lab2PixError, HTTPException), refuse),
-        middleware=[Middleware(HostGuardMiddleware, hosts=hosts)],
-    )
+    routes = [
+        *static_routes("lab2pix.web.painter"),
+        Route("/api/model", service.describe, methods=["GET"]),
+        Route("/api/pairs/{token}.png", service.label, methods=["GET"]),
+        Route("/api/pairs/{token}.jpg", service.photo, methods=["GET"]),
+        Route("/api/pairs/{token}", service.save, methods=["POST"]),
+    ]
+    return guarded_app(routes, hosts, painter_error_response)
 
 
 class _EditorService:

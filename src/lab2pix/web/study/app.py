@@ -14,8 +14,6 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
-from starlette.exceptions import HTTPException
-from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -23,7 +21,7 @@ from starlette.routing import Route
 from lab2pix.errors import Lab2PixError, OutputError
 from lab2pix.web import serving
 from lab2pix.web.responses import HTTPError, error_response, exception_response, static_routes
-from lab2pix.web.security import HostChecker, HostGuardMiddleware, read_body
+from lab2pix.web.security import HostChecker, guarded_app, read_body
 from lab2pix.web.study.samples import MAX_METHODS, Study, Task, participant_name
 from lab2pix.web.study.store import MAX_SECONDS, AnswerStore
 
@@ -89,23 +87,20 @@ def create_app(folder: Path, study: Study, store: AnswerStore, hosts: HostChecke
         DataError: an image is missing.
     """
 
-    async def refuse(_: Request, error: Exception) -> Response:
+    def respond(error: Exception) -> Response:
         if isinstance(error, OutputError):
             message = "The answer could not be written to the disk; tell the organizer of the study, then try again"
             return error_response(507, message)
         return error_response(400, str(error)) if isinstance(error, Lab2PixError) else exception_response(error)
 
     service = _StudyService(folder, study, store)
-    return Starlette(
-        routes=[
-            *static_routes("lab2pix.web.study"),
-            Route("/images/{token}.png", service.image, methods=["GET"]),
-            Route("/api/participant", service.participant, methods=["POST"]),
-            Route("/api/answers", service.answer, methods=["POST"]),
-        ],
-        exception_handlers=dict.fromkeys((HTTPError, Lab2PixError, HTTPException), refuse),
-        middleware=[Middleware(HostGuardMiddleware, hosts=hosts)],
-    )
+    routes = [
+        *static_routes("lab2pix.web.study"),
+        Route("/images/{token}.png", service.image, methods=["GET"]),
+        Route("/api/participant", service.participant, methods=["POST"]),
+        Route("/api/answers", service.answer, methods=["POST"]),
+    ]
+    return guarded_app(routes, hosts, respond)
 
 
 class _StudyService:
