@@ -14,7 +14,7 @@ from PIL import Image
 import lab2pix
 from lab2pix import cli
 from lab2pix.data.formats import scan
-from lab2pix.errors import CheckpointError, DataError, Lab2PixError
+from lab2pix.errors import CheckpointError, ConfigError, DataError, Lab2PixError
 from lab2pix.inference import Synthesizer, generate_folder, weights
 from lab2pix.recipes import load_config
 from lab2pix.training.run_folder import _check_same

@@ -40,7 +40,7 @@ from lab2pix.utils.distributed import choose_device
 __all__ = ["LabelSource", "StyleSource", "Synthesizer"]
 
 
-class Synthesizer(
+class Synthesizer(  # type: ignore[misc]  # from_pretrained refuses options that it does not know
     ModelFiles,
     ModelHubMixin,
     library_name="lab2pix",

@@ -145,10 +145,10 @@ def find(source: str | Path) -> Path | None:
     # A misspelled path must not trigger a download: `runs/mine` is a path if `runs` exists.
     if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not path.parent.exists():
         return None
-    names = ", ".join(shipped)
+    installed = f"the name of an installed one ({', '.join(shipped)}), " if shipped else ""
     raise CheckpointError(
-        f"there is no model {source}; give the name of an installed one ({names}), a run folder, a checkpoint folder, "
-        f"a {WEIGHTS_FILE} or a hub name such as org/name"
+        f"there is no model {source}; give {installed}a run folder, a checkpoint folder, a {WEIGHTS_FILE} or a hub "
+        "name such as org/name"
     )
 
 
