@@ -10,11 +10,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from lab2pix.errors import OutputError
 from lab2pix.training import train
 from lab2pix.training.checkpoint import list_checkpoints
-from tests.helpers.toy import assert_same_run, jobs, lines, toy_config
+from tests.helpers.toy import assert_same_run, jobs, lines, toy_config, weights
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +100,16 @@ def test_pair_differs_from_one_and_says_so_on_resume(server, whole: tuple[int, P
     server.wait()
     assert server.run(*jobs(1, out=str(run), config=CONFIG, resume=True)) == [0]
     assert any("started on 2 process(es) and goes on with 1" in line["note"] for line in lines(run, "note"))
+
+
+def test_one_two_and_four_processes_train_the_same_weights(server, tmp_path: Path) -> None:
+    config = {"train__steps": 5, "norm": "instance"}  # batch norm is over the samples of a process
+    for size in (1, 2, 4):
+        assert server.run(*jobs(size, out=str(tmp_path / str(size)), config=config)) == [0] * size
+    alone = weights(tmp_path / "1", 5)
+    for size in (2, 4):
+        for name, tensor in weights(tmp_path / str(size), 5).items():
+            torch.testing.assert_close(tensor, alone[name], atol=1e-5, rtol=1e-4, msg=lambda text, at=name: at + text)
 
 
 def test_second_training_in_one_folder_is_refused(server, toys, tmp_path: Path) -> None:
