@@ -84,8 +84,9 @@ def measure(args: argparse.Namespace, folder: Path) -> dict[str, Any]:
             )
             images = args.count - FEW
             rate = {key: images / (many[key] - few[key]) for key in many}
-            row = {"engine": engine, "processes": processes, "start_s": few["wall_s"], "total_s": many["wall_s"]}
-            rows.append({**row, "images_per_s": rate["wall_s"], "images_per_core_s": rate["processor_s"]})
+            row = {"engine": engine, "processes": processes, "start_s": few["wall_s"], "images_per_s": rate["wall_s"]}
+            # Ray's workers are no children that this process waits for.
+            rows.append(row | ({} if engine == "ray" else {"images_per_core_s": rate["processor_s"]}))
     made = folder / f"torchrun-{args.processes[0]}-many"
     return {
         "rows": rows,
@@ -140,8 +141,8 @@ def tables(found: Mapping[str, Any], given: Assumptions) -> str:
     """Return the throughput and its multiples as Markdown."""
     lines = ["| started by | processes | images per second | images per core-hour | start, s |", "|---|" + "---:|" * 4]
     for row in found["rows"]:
-        hourly = 3600 * row["images_per_core_s"]
-        cells = [f"{row['processes']}", f"{row['images_per_s']:.1f}", f"{hourly:,.0f}", f"{row['start_s']:.1f}"]
+        hourly = f"{3600 * row['images_per_core_s']:,.0f}" if "images_per_core_s" in row else "–"
+        cells = [f"{row['processes']}", f"{row['images_per_s']:.1f}", hourly, f"{row['start_s']:.1f}"]
         lines.append(f"| {row['engine']} | {' | '.join(cells)} |")
     lines += ["", "| | 10^6 images | 10^9 images |", "|---|---:|---:|"]
     million, billion = (multiples(found, count, given) for count in (1e6, 1e9))

@@ -1,7 +1,8 @@
 """Toy method and data for the training loop, and a server of forked training processes.
 
 Run as a program, it reads one JSON job per line from standard input, trains in a forked child process, and replies with
-the process id at once and with the exit status at the end; torch is imported once for all jobs.
+the process id at once and with the exit status at the end; torch is imported once for all jobs. A job as its argument
+is trained in its own process.
 """
 
 from __future__ import annotations
@@ -283,7 +284,9 @@ def _work(job: dict[str, Any]) -> int:
     SIDE = job.get("side", SIDE)
     use_toys(ToyData(delay=job.get("delay", 0.0)))
     try:
-        result = loop.train(toy_config(**job.get("config", {})), Path(job["out"]), resume=job.get("resume", False))
+        out, resume = Path(job["out"]), job.get("resume", False)
+        resume = (out / "config.yaml").exists() if resume == "auto" else resume
+        result = loop.train(toy_config(**job.get("config", {})), out, resume=resume)
     except Lab2PixError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -313,4 +316,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    sys.exit(_work(json.loads(sys.argv[1]))) if sys.argv[1:] else _serve()

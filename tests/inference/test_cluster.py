@@ -13,8 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lab2pix import Synthesizer
-from lab2pix import __main__ as cli
+from lab2pix import Synthesizer, cli
 from lab2pix.data.pairs import Pair
 from lab2pix.errors import ConfigError, LabelError, TrainingError
 from lab2pix.inference import generate_folder
