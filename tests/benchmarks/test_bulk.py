@@ -7,8 +7,8 @@ import pytest
 
 FOUND = {
     "rows": [
-        {"engine": "torchrun", "processes": 1, "start_s": 3.0, "images_per_s": 4.0, "images_per_core_s": 5.0},
-        {"engine": "ray", "processes": 2, "start_s": 9.0, "images_per_s": 7.0},
+        {"processes": 1, "start_s": 3.0, "images_per_s": 4.0, "images_per_core_s": 5.0},
+        {"processes": 2, "start_s": 9.0, "images_per_s": 7.0, "images_per_core_s": 4.5},
     ],
     "image_bytes": 9e4,
     "label_bytes": 1e4,
@@ -31,6 +31,6 @@ def test_multiples_scale_with_the_number_of_images():
 
 def test_tables_name_the_assumptions():
     text = bulk.tables(FOUND, bulk.Assumptions(gpu_price=3.5))
-    assert "| torchrun | 1 | 4.0 | 18,000 | 3.0 |" in text
-    assert "| ray | 2 | 7.0 | – | 9.0 |" in text
+    assert "| 1 | 4.0 | 18,000 | 3.0 |" in text
+    assert "| 2 | 7.0 | 16,200 | 9.0 |" in text
     assert "| price of the GPUs at 3.5 an hour | 1.9 | 1,900 |" in text

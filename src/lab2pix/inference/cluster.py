@@ -1,7 +1,7 @@
 """Work on label maps by the actors of a Ray cluster, each of which holds the model.
 
-A chunk of label maps is one task. Ray starts an actor that died again and repeats its task, as often as `_RETRIES`
-says; so a task must be idempotent.
+A chunk of label maps is one task. Ray Data restarts an actor that died and repeats its task, so a task must be
+idempotent. It would do so forever; a counter ends the work after `_ATTEMPTS`.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 from torch import Tensor
@@ -22,8 +23,8 @@ from lab2pix.utils.extras import import_extra
 
 Result = TypeVar("Result")
 
-_RETRIES = 3
-"""Times that a task is repeated after its actor has died; label maps that always kill it must end the work."""
+_ATTEMPTS = 4
+"""Times that a task is begun: label maps that always kill their actor must end the work."""
 
 
 class _Actor(Generic[Result]):
@@ -31,6 +32,7 @@ class _Actor(Generic[Result]):
 
     Args:
         work: what is done with a chunk of label maps.
+        begin: counts a task and returns its number of attempts.
         info: settings of the model.
         weights: state dict of its generator.
         mode: inference mode.
@@ -39,18 +41,26 @@ class _Actor(Generic[Result]):
     def __init__(
         self,
         work: Callable[[Synthesizer, Sequence[Pair]], Result],
+        begin: Callable[[int], int],
         info: ModelInfo,
         weights: dict[str, Tensor],
         mode: Mode,
     ) -> None:
         generator = info.build()
         generator.load_state_dict(weights)
-        self.work, self.synthesizer = work, Synthesizer(generator, info, optimize=mode)
+        self.work, self.begin, self.synthesizer = work, begin, Synthesizer(generator, info, optimize=mode)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Work on a chunk; an error for the user is a result, as Ray would wrap it in its own."""
+        chunk: Sequence[Pair] = pickle.loads(row["chunk"])
+        result: Result | Lab2PixError
         try:
-            result: Result | Lab2PixError = self.work(self.synthesizer, pickle.loads(row["chunk"]))
+            if self.begin(row["number"]) > _ATTEMPTS:
+                raise TrainingError(
+                    f"{_ATTEMPTS} workers died with {chunk[0].label}, or with one of the {len(chunk) - 1} label maps "
+                    "after it, perhaps as memory ran out; lower --batch-size or leave it out"
+                )
+            result = self.work(self.synthesizer, chunk)
         except Lab2PixError as error:
             result = error
         return {"number": row["number"], "result": pickle.dumps(result)}
@@ -76,7 +86,7 @@ def map_on_ray(
     Raises:
         ConfigError: the extra `ray` is not installed.
         Lab2PixError: `work` raised it.
-        TrainingError: actors died again and again, or an unexpected error occurred in one.
+        TrainingError: a chunk's actors died again and again, or an unexpected error occurred in one.
     """
     if not chunks:
         return
@@ -91,17 +101,18 @@ def map_on_ray(
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     resources = ray.cluster_resources()
     gpus = int(resources.get("GPU", 0))
+    counter = _start_counter(ray)
     most = min(workers or gpus or int(resources["CPU"]), len(chunks))
     rows = [{"number": number, "chunk": pickle.dumps(chunk)} for number, chunk in enumerate(chunks)]
     results = data.from_items(rows, override_num_blocks=len(rows)).map(
         _Actor,
-        fn_constructor_args=(work, synthesizer.info, _weights(synthesizer), cast(Mode, synthesizer.mode)),
-        # One task at a time: a task that waits for a dead actor loses one of its retries, too.
+        fn_constructor_args=(
+            *(work, partial(_begin, counter)),
+            *(synthesizer.info, _weights(synthesizer), cast(Mode, synthesizer.mode)),
+        ),
+        # One task at a time: a task that waits for a dead actor should go to another one.
         compute=data.ActorPoolStrategy(min_size=1, max_size=most, initial_size=most, max_tasks_in_flight_per_actor=1),
-        num_cpus=0 if gpus else 1,
-        num_gpus=1 if gpus else 0,
-        max_restarts=-1,
-        max_task_retries=_RETRIES,
+        **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
     )
     try:
         for row in results.iter_rows():
@@ -113,6 +124,28 @@ def map_on_ray(
         raise TrainingError(
             f"the work of the Ray cluster ended ({_last_line(error)}); what is finished stays: repeat the command"
         ) from error
+    finally:
+        ray.kill(counter)
+
+
+def _start_counter(ray: Any) -> Any:
+    """Start an actor that counts how often each task was begun."""
+
+    class Attempts:  # a local class is pickled by value, so its process imports nothing of this package
+        def __init__(self) -> None:
+            self.begun: dict[int, int] = {}
+
+        def begin(self, task: int) -> int:
+            self.begun[task] = self.begun.get(task, 0) + 1
+            return self.begun[task]
+
+    return ray.remote(Attempts).options(num_cpus=0).remote()
+
+
+def _begin(counter: Any, task: int) -> int:
+    import ray
+
+    return int(ray.get(counter.begin.remote(task)))
 
 
 def _weights(synthesizer: Synthesizer) -> dict[str, Tensor]:
