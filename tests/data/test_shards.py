@@ -187,11 +187,11 @@ def test_failed_reads_are_repeated_but_not_forever(shards: Path, monkeypatch: py
         calls.clear()
         files = storage.fsspec.filesystem("file")
 
-        def read(path: str, start: int, stop: int) -> bytes:
+        def read(path: str, start: int, end: int) -> bytes:
             calls.append(path)
             if len(calls) <= failures:
                 raise TimeoutError("no answer")
-            return Path(path).read_bytes()[start:stop]
+            return Path(path).read_bytes()[start:end]
 
         monkeypatch.setattr(files, "cat_file", read)
 

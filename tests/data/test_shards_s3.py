@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -71,10 +71,12 @@ def dataset(format: str, root: object):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_training_from_the_store_is_training_from_the_folder(store, folder: Path, tmp_path: Path, workers: int) -> None:
     one, other = tmp_path / "one", tmp_path / "other"
-    train(toy_config(data__format="folder", data__root=str(folder), train__steps=5), one)
-    data = {"data__format": "shards", "data__root": URL, "data__workers": workers}
-    train(toy_config(**data, train__steps=3), other)
-    train(toy_config(**data, train__steps=5), other, resume=True)
+    settings = {"train__steps": 5, "checkpoint__every": 3}
+    train(toy_config(data__format="folder", data__root=str(folder), **settings), one)
+    config = toy_config(data__format="shards", data__root=URL, data__workers=workers, **settings)
+    train(config, other)
+    shutil.rmtree(other / "checkpoints/step-00000005")
+    train(config, other, resume=True)
     assert_same_run(one, other, 5)
 
 

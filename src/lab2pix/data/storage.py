@@ -66,7 +66,7 @@ def read_range(file: str, start: int, stop: int) -> bytes:
 
     def read() -> bytes:
         files, path = _file_system(file)
-        content = bytes(files.cat_file(path, start, stop))
+        content = bytes(files.cat_file(path, start=start, end=stop))
         if len(content) != stop - start:
             raise EOFError(f"it ends after {start + len(content)} bytes, not {stop}")
         return content
