@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fsspec.registry import _registry
 
 from lab2pix.config.schema import DataConfig
 from lab2pix.data import build_dataset, find_pairs, storage, tar_samples
@@ -205,6 +206,7 @@ def test_failed_reads_are_repeated_but_not_forever(shards: Path, monkeypatch: py
 
 
 def test_libraries_that_lack_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(_registry, "s3", raising=False)
     monkeypatch.setitem(sys.modules, "s3fs", None)
     with pytest.raises(
         ConfigError, match="s3://bucket/set needs a library for s3:// that is not installed; pip install"

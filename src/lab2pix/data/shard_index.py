@@ -22,6 +22,7 @@ from lab2pix.utils.text import first_few
 
 INDEX = ".index"
 _TAR = ".tar"
+_AT_ONCE = 32  # indexes in memory
 _KEY = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)")  # as WebDataset: the extension starts at the first dot
 _PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".webp"})
 
@@ -49,7 +50,7 @@ def index_shards(root: str, extensions: Mapping[str, str], *, again: bool = Fals
     root = root.rstrip("/") or root
     listed = list_files_below(root)
     for shard in _shards(listed, root):
-        if not again and f"{shard}{INDEX}" in listed and _fault(_load(root, [shard])[0], listed[shard]) is None:
+        if not again and f"{shard}{INDEX}" in listed and _fault(next(_load(root, [shard])), listed[shard]) is None:
             yield shard, None
             continue
         yield shard, write_index(root, shard, listed[shard], extensions)
@@ -82,13 +83,11 @@ def find_shard_pairs(root: str, split: str | None, *, need_images: bool = True, 
     shards = _of_split(_shards(listed, root), split, root)
     if lacking := [shard for shard in shards if f"{shard}{INDEX}" not in listed]:
         raise DataError(f"{first_few(lacking, 3)} in {root} has no index; make it with `lab2pix data index {root}`")
-    indexes = _load(root, shards)
-    for shard, index in zip(shards, indexes, strict=True):
-        if (fault := _fault(index, listed[shard])) is not None:
-            raise DataError(f"{root}/{shard} {fault}; repeat `lab2pix data index {root}`")
 
     def rows() -> Iterator[Row]:
-        for shard, index in zip(shards, indexes, strict=True):
+        for shard, index in zip(shards, _load(root, shards), strict=True):
+            if (fault := _fault(index, listed[shard])) is not None:
+                raise DataError(f"{root}/{shard} {fault}; repeat `lab2pix data index {root}`")
             for key, parts in index["samples"]:
                 if need_images and "image" not in parts:
                     raise DataError(
@@ -133,16 +132,15 @@ def _of_split(shards: list[str], split: str | None, root: str) -> list[str]:
     return found
 
 
-def _load(root: str, shards: list[str]) -> list[dict[str, Any]]:
-    """Read the indexes of shards; a damaged one is empty."""
-    indexes = []
-    for content in read_files(root, [f"{shard}{INDEX}" for shard in shards]):
-        try:
-            index = json.loads(content)
-        except ValueError:
-            index = {}
-        indexes.append(index if isinstance(index, dict) and {"size", "version", "samples"} <= index.keys() else {})
-    return indexes
+def _load(root: str, shards: list[str]) -> Iterator[dict[str, Any]]:
+    """Read the indexes of shards, some at once; a damaged one is empty."""
+    for start in range(0, len(shards), _AT_ONCE):
+        for content in read_files(root, [f"{shard}{INDEX}" for shard in shards[start : start + _AT_ONCE]]):
+            try:
+                index = json.loads(content)
+            except ValueError:
+                index = {}
+            yield index if isinstance(index, dict) and {"size", "version", "samples"} <= index.keys() else {}
 
 
 def _fault(index: Mapping[str, Any], shard: StoredFile) -> str | None:

@@ -90,7 +90,7 @@ def read_files(root: str, names: Sequence[str]) -> list[bytes]:
             raise error
         return [content for content in contents if isinstance(content, bytes)]
 
-    return _retry(root, read) if names else []
+    return _retry(root, read)
 
 
 def read_stream(file: str, work: Callable[[Any], Result]) -> Result:
