@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from lab2pix.errors import ConfigError, LabelError, WeightsError, did_you_mean
 from lab2pix.evaluation.batching import map_chunks
 from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, Whole, read_settings
+from lab2pix.evaluation.networks.backbone_head import BackboneHead
 from lab2pix.evaluation.published import PUBLISHED, load_published
 from lab2pix.evaluation.segmenter_base import Segmenter, map_classes
 from lab2pix.labels.space import LabelSpace
@@ -43,12 +44,16 @@ def normalize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def build_network(architecture: str, encoder: str, classes: int, encoder_weights: str | None = None) -> nn.Module:
-    """Return a network of segmentation-models-pytorch.
+    """Return a network of segmentation-models-pytorch, or for architecture `fpn-head` one on a frozen backbone.
 
     Raises:
         ConfigError: the package is missing, or the architecture or encoder is unknown.
         WeightsError: the pretrained weights cannot be downloaded.
     """
+    if architecture == "fpn-head":
+        if encoder_weights is not None:
+            raise ConfigError("fpn-head is trained on the ImageNet weights of its backbone; omit --encoder-weights")
+        return BackboneHead(encoder, classes)
     smp = import_extra("segmentation_models_pytorch", "segmenter", "a segmenter")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each attempt to download
     try:

@@ -172,7 +172,8 @@ def _optimize(
     on_progress: Callable[[int, int], None] | None,
 ) -> list[float]:
     """Train with pixel-wise cross-entropy on labeled pixels; return the mean loss of each tenth of the steps."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+    learned = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )
