@@ -96,7 +96,9 @@ def _evaluate(
     if lpips not in (None, "alex", "vgg"):
         raise ConfigError(f"--lpips is '{lpips}'{did_you_mean(lpips, ('alex', 'vgg'))}")
     if (run is None) == (generated is None):
-        raise ConfigError("give either a run or weights, or a folder of images with --generated")
+        raise ConfigError(
+            "give either a run or weights, or a folder of images with --generated, and their photos with --real"
+        )
     if style_from not in ("noise", "photos"):
         raise ConfigError(f"--style-from is '{style_from}'{did_you_mean(style_from, ('noise', 'photos'))}")
     of_folders = {

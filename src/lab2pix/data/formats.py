@@ -83,8 +83,9 @@ def scan(format: str, root: Path, split: str | None, *, need_images: bool = True
     if parts == "labels" and root.is_file():
         return Scan(PairList([Row(root.stem, str(root), form=_FORMS.get(format, "files"))]))
     if not root.is_dir():
-        what = "file or folder" if parts == "labels" else "folder"
-        raise DataError(f"There is no {what} {root}; give the dataset's root (data.root)")
+        if parts == "labels":
+            raise DataError(f"There is no file or folder {root}; give a label map or a folder of label maps")
+        raise DataError(f"There is no folder {root}; give the dataset's root (data.root)")
     return cast(Scan, pkgutil.resolve_name(finder)(root, split, parts))
 
 

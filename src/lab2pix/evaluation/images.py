@@ -97,7 +97,9 @@ def _pixels(images: ImageBatch, what: str) -> Tensor:
     if pixels.ndim != 4 or pixels.shape[1] != 3 or pixels.dtype != torch.uint8 or not len(pixels):
         raise DataError(
             f"the {what} images must be RGB of uint8, a tensor [N, 3, height, width] or an array [N, height, width, "
-            f"3], not {pixels.dtype} {list(pixels.shape)}; convert them"
+            f"3], not {pixels.dtype} {list(pixels.shape)}; convert x "
+            "of [0, 1] by (x * 255).round().to(torch.uint8), and x of [-1, 1] by "
+            "((x + 1) * 127.5).round().to(torch.uint8)"
         )
     return pixels.contiguous()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -37,12 +38,14 @@ class GenerateReport:
         written: images written.
         skipped: images that already existed.
         failed: label maps that could not be used, with the reason.
+        resized: number of label maps that were resized, by the size that they were resized to.
     """
 
     out: Path
     written: list[Path] = field(default_factory=list)
     skipped: list[Path] = field(default_factory=list)
     failed: list[tuple[Path, str]] = field(default_factory=list)
+    resized: Counter[tuple[int, int]] = field(default_factory=Counter)
 
     @property
     def ok(self) -> bool:
@@ -54,6 +57,8 @@ class GenerateReport:
         lines = [f"{plural(len(self.written), 'image')} written to {self.out}"]
         if self.skipped:
             lines[0] += f", {len(self.skipped)} existed already (--overwrite replaces them)"
+        for (height, width), count in self.resized.items():
+            lines.append(f"{plural(count, 'label map')} resized to {height}x{width} (--keep-size keeps their size)")
         return "\n".join([*lines, *describe_failures(self.failed, "label map")])
 
 
@@ -75,7 +80,7 @@ class _Item:
 
 
 def generate_folder(
-    synthesizer: Synthesizer,
+    model: Synthesizer | str | Path,
     labels: Path | str | Sequence[Path | str],
     out: Path | str,
     *,
@@ -100,7 +105,7 @@ def generate_folder(
     ...). Under torchrun the label maps are split over the processes.
 
     Args:
-        synthesizer: the model.
+        model: the model, or what `Synthesizer` loads it from, such as `scenes` or a run folder.
         labels: folder of label maps, a single one, the root of a dataset in `format`, or several of these.
         out: output folder.
         seed: seed of the noise, which is the same for each label map.
@@ -128,6 +133,7 @@ def generate_folder(
         DataError: no label maps, an unreadable style image, or two label maps with the same output file.
         OutputError: images would be written among the label maps, or cannot be written.
     """
+    synthesizer = model if isinstance(model, Synthesizer) else Synthesizer(model)
     sources = [Path(labels)] if isinstance(labels, str | Path) else [Path(source) for source in labels]
     out = Path(out)
     listed = [find_pairs(format, source, split, need_images=False) for source in sources]
@@ -157,7 +163,7 @@ def generate_folder(
         if not wanted:
             continue
         try:
-            batch = _read(synthesizer, pair, style, keep_size, allow_bare_ids)
+            batch, input_size = _read(synthesizer, pair, style, keep_size, allow_bare_ids)
         except BareIdsError:
             raise
         except Lab2PixError as error:
@@ -165,6 +171,7 @@ def generate_folder(
                 raise
             report.failed.append((pair.label, str(error)))
             continue
+        report.resized.update([synthesizer.size] if input_size != synthesizer.size and not keep_size else [])
         for index, files in wanted.items():
             item = _Item(pair.label, batch, noise(batch.size)[index], files)
             if pending and pending[0].batch.size != batch.size:
@@ -254,13 +261,14 @@ def _select_files(
 
 def _read(
     synthesizer: Synthesizer, pair: Pair, style: StyleSource | None, keep_size: bool, allow_bare_ids: bool
-) -> Batch:
+) -> tuple[Batch, tuple[int, ...]]:
+    """Return the input of a label map or source image, and its own height and width."""
     if synthesizer.sampling.condition.source == "images":
         settings = synthesizer.config.data.source
         source = pair.read_source(settings.channels, settings.range)
-        return synthesizer.source_batch(source, style=style, keep_size=keep_size)
+        return synthesizer.source_batch(source, style=style, keep_size=keep_size), tuple(source.shape[1:])
     ids = read_label_ids(synthesizer, pair, allow_bare_ids)
-    return synthesizer.read(ids, instances=pair.instance, style=style, keep_size=keep_size)
+    return synthesizer.read(ids, instances=pair.instance, style=style, keep_size=keep_size), tuple(ids.shape)
 
 
 def read_label_ids(synthesizer: Synthesizer, pair: Pair, allow_bare_ids: bool) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -51,6 +51,14 @@ class GeneratedImages:
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.pixels)
+
+    def __getitem__(self, index: int) -> Image.Image:
+        """Return an image as a Pillow image."""
+        return to_pil(self.pixels[index])
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        """Yield the Pillow images."""
+        return map(to_pil, self.pixels)
 
     def __repr__(self) -> str:
         """Return the number and size of the images."""

@@ -22,8 +22,9 @@ from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelSpace
 
 LabelSource = Tensor | NDArray[Any] | Image.Image | str | Path
-"""A label map: class ids `[H, W]` as tensor or array, a Pillow image (ids, palette or colors), or a file; or a source
-image: a tensor `[C, H, W]`, an array `[H, W, C]`, a Pillow image or a file."""
+"""A label map: class ids `[H, W]` as tensor or array (axes of size 1 before or after are dropped), colors as a uint8
+array `[H, W, 3]`, a Pillow image (ids, palette or colors), or a file; or a source image: a tensor `[C, H, W]`, an array
+`[H, W, C]`, a Pillow image or a file."""
 
 InstanceSource = Tensor | NDArray[Any] | str | Path
 """An instance map: ids `[H, W]` as tensor or array, or a file."""
@@ -31,6 +32,18 @@ InstanceSource = Tensor | NDArray[Any] | str | Path
 StyleSource = Tensor | NDArray[np.uint8] | Image.Image | str | Path
 """A style image: a tensor `[3, H, W]` (uint8, or float in [-1, 1]), a uint8 array `[H, W, 3]`, a Pillow image or a
 file."""
+
+
+def check_source(label: LabelSource) -> None:
+    """Raise DataError unless a label map or source image is of a type that is read, and its file exists."""
+    if not isinstance(label, Tensor | np.ndarray | Image.Image | str | Path):
+        kind = "None" if label is None else f"of type {type(label).__name__}"
+        raise DataError(f"the input is {kind}; give a tensor, an array, a Pillow image or the path of a file")
+    if isinstance(label, str | Path) and Path(label).is_dir():
+        raise DataError(
+            f"{label} is a folder; give one of its files, or generate from all with generate_folder or "
+            "`lab2pix generate`"
+        )
 
 
 def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tensor:
@@ -49,13 +62,20 @@ def read_ids(label: LabelSource, label_space: LabelSpace, lines: Lines) -> Tenso
         return read_label(Path(label), label_space, lines)
     if isinstance(label, Image.Image):
         return decode_label(ImageFile.of(label), label_space, "the label map", lines=lines).ids
+    if isinstance(label, np.ndarray) and label.dtype == np.uint8 and label.ndim == 3 and label.shape[-1] == 3:
+        return read_ids(Image.fromarray(label), label_space, lines)
+    given = f"{type(label).__name__} of {label.dtype} {list(label.shape)}"
     if isinstance(label, np.ndarray) and label.dtype.kind in "iu":
         label = label.astype(np.int64)  # torch supports few unsigned dtypes
+    elif isinstance(label, np.ndarray) and label.dtype.kind not in "bf":
+        raise LabelError(f"a label map must be whole numbers [height, width], not {given}; give class ids")
     ids = torch.as_tensor(label)
+    while ids.ndim in (3, 4) and 1 in (ids.shape[0], ids.shape[-1]):
+        ids = ids.squeeze(0 if ids.shape[0] == 1 else -1)
+    if ids.ndim == 3 and ids.shape[0] in (label_space.num_classes, label_space.num_channels):
+        raise LabelError(f"the label map is one-hot ({given}); give class ids [height, width]: take argmax(0)")
     if ids.ndim != 2 or ids.is_floating_point() or ids.is_complex():
-        raise LabelError(
-            f"a label map must be whole numbers [height, width], not {ids.dtype} {list(ids.shape)}; give class ids"
-        )
+        raise LabelError(f"a label map must be whole numbers [height, width], not {given}; give class ids")
     if not ids.numel():
         raise LabelError(f"the label map is empty ({list(ids.shape)}); give one of at least one pixel")
     ids = ids.to(device="cpu", dtype=torch.int64)

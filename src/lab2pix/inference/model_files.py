@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import nn
@@ -36,7 +36,7 @@ output.images[0].save("image.png")  # Pillow images; output.tensor is uint8 [4, 
 
 
 class ModelFiles:
-    """Methods of `Synthesizer` that read and write its files; `ModelHubMixin` calls the private ones.
+    """Methods of `Synthesizer` that read and write its files; `ModelHubMixin` calls `_save_pretrained`.
 
     Attributes:
         generator: the network.
@@ -108,22 +108,26 @@ class ModelFiles:
         weights.write(save_directory, self.generator, self.info)
 
     @classmethod
-    def _from_pretrained(
+    def from_pretrained(
         cls,
+        pretrained_model_name_or_path: str | Path,
         *,
-        model_id: str,
-        revision: str | None,
-        cache_dir: str | Path | None,
-        force_download: bool,
-        local_files_only: bool,
-        token: str | bool | None,
+        force_download: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        revision: str | None = None,
         device: str | torch.device | None = None,
         optimize: Mode = "plain",
-        **_: Any,
     ) -> Self:
-        """Load a local folder or a hub model for `ModelHubMixin.from_pretrained`."""
-        file = weights.find(model_id) or weights.fetch(
-            model_id,
+        """Load a model as `load` does, with options of the Hugging Face hub.
+
+        Raises:
+            CheckpointError, ConfigError: see `load`.
+        """
+        name = pretrained_model_name_or_path
+        file = weights.find(name) or weights.fetch(
+            str(name),
             revision=revision,
             cache_dir=cache_dir,
             force_download=force_download,

@@ -8,6 +8,7 @@ whatever global features and norms the generator has.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from operator import index
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -68,11 +69,12 @@ def split_regions(
     if isinstance(seed, Mapping | Tensor | np.ndarray) and not sampling.noise_channels:
         raise ConfigError("this generator takes no noise, so a region has no seed of its own; give one number")
     if isinstance(seed, Mapping):
-        seeds = torch.tensor(_by_class(seed, 0, sampling.condition))[batch.label[0]]
+        numbers = {name: _whole(one) for name, one in seed.items()}
+        seeds = torch.tensor(_by_class(numbers, 0, sampling.condition))[batch.label[0]]
     elif isinstance(seed, Tensor | np.ndarray):
         seeds = _read_seeds(seed, input_size, batch.size)
     else:
-        seeds = everywhere + int(seed)
+        seeds = everywhere + _whole(seed)
     if isinstance(style, Mapping):
         styles = _by_class(style, None, sampling.condition)
         keys = [id(one) for one in styles]  # classes without a style image of their own share one
@@ -82,6 +84,16 @@ def split_regions(
             mask = (seeds == number) & (places == place)
             if mask.any():
                 yield Region(number, styles[place], mask)
+
+
+def _whole(seed: Any) -> int:
+    try:
+        return index(seed)
+    except TypeError as error:
+        raise ConfigError(
+            f"seed is {seed!r}, which is not a whole number; give one such as 3, seeds by class name, or a map of "
+            "seeds [height, width]"
+        ) from error
 
 
 def _by_class(values: Mapping[str | None, Value], rest: Value, condition: Condition) -> list[Value]:

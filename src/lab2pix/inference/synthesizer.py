@@ -22,6 +22,7 @@ from lab2pix.inference.label_input import (
     InstanceSource,
     LabelSource,
     StyleSource,
+    check_source,
     read_ids,
     read_instance_ids,
     read_source_image,
@@ -39,7 +40,7 @@ from lab2pix.utils.distributed import choose_device
 __all__ = ["LabelSource", "StyleSource", "Synthesizer"]
 
 
-class Synthesizer(
+class Synthesizer(  # type: ignore[misc]  # from_pretrained refuses options that it does not know
     ModelFiles,
     ModelHubMixin,
     library_name="lab2pix",
@@ -155,6 +156,8 @@ class Synthesizer(
             LabelError: ids, colors or class names that the label space does not define.
         """
         labels: list[Any] = list(label) if isinstance(label, list | tuple) else [label]
+        if not labels:
+            raise ConfigError("the list of label maps is empty; give one label map or more")
         maps: list[Any] = list(instances) if isinstance(instances, list | tuple) else [instances] * len(labels)
         if len(maps) != len(labels):
             raise ConfigError(f"{len(labels)} label maps and {len(maps)} instance maps do not pair; give one for each")
@@ -234,6 +237,7 @@ class Synthesizer(
         self, label: LabelSource, instances: InstanceSource | None, style: StyleSource | None, keep_size: bool
     ) -> tuple[Batch, tuple[int, int]]:
         """Return the batch of `read`, and the input's height and width before it was resized."""
+        check_source(label)
         if self.sampling.condition.source == "images":
             source = read_source_image(label, self.config.data.source)
             batch = self.source_batch(source, style=style, keep_size=keep_size)
@@ -326,8 +330,7 @@ class Synthesizer(
         """Raise ConfigError if the generator has only one output size."""
         if self.sampling.outputs == 1:
             raise ConfigError(
-                f"this generator ({self.config.name}) generates images of one size; omit --scales, or give a model "
-                "that generates several"
+                f"this generator ({self.config.name}) generates images of one size; omit --scales or give another"
             )
 
     def _generate(self, batch: Batch, noise: Tensor) -> list[Tensor]:

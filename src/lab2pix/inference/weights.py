@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Self
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import LocalEntryNotFoundError
 from pydantic import ValidationError
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -125,6 +126,10 @@ def find(source: str | Path) -> Path | None:
     Raises:
         CheckpointError: nothing found, or not a model.
     """
+    if not isinstance(source, str | Path):
+        raise CheckpointError(
+            f"a model must be a name, a path or a generator, not {source!r}; give one such as 'scenes'"
+        )
     path = expand_user(source)
     if path.is_file():
         if path.suffix != ".safetensors":
@@ -140,10 +145,10 @@ def find(source: str | Path) -> Path | None:
     # A misspelled path must not trigger a download: `runs/mine` is a path if `runs` exists.
     if isinstance(source, str) and _HUB_NAME.fullmatch(source) and not path.parent.exists():
         return None
-    names = "".join(f", or {name}, which is installed" for name in shipped)
+    installed = f"the name of an installed one ({', '.join(shipped)}), " if shipped else ""
     raise CheckpointError(
-        f"there is no {path}; give a run folder, a checkpoint folder, a {WEIGHTS_FILE} or a hub name such as "
-        f"org/name{names}"
+        f"there is no model {source}; give {installed}a run folder, a checkpoint folder, a {WEIGHTS_FILE} or a hub "
+        "name such as org/name"
     )
 
 
@@ -188,10 +193,15 @@ def fetch(
             token=token,
             allow_patterns=[WEIGHTS_FILE, CONFIG_FILE],
         )
+    except LocalEntryNotFoundError as error:
+        raise CheckpointError(
+            f"there is no folder {name}, the cache of the Hugging Face hub has no model of this name, and the hub was "
+            "not reached; check the connection, or copy the model here"
+        ) from error
     except Exception as error:  # client, transport and cache raise errors of their own
         raise CheckpointError(
             f"there is no folder {name}, and no model of this name came from the Hugging Face hub "
-            f"({reason_of(error)}); check the spelling, or copy the model here"
+            f"({reason_of(error).partition('. ')[0].rstrip('.')}); check the spelling, or copy the model here"
         ) from error
     file = Path(folder) / WEIGHTS_FILE
     if not file.is_file():

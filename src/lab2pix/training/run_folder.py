@@ -136,7 +136,7 @@ def _check_same(stored: RunConfig, asked: RunConfig, run: Path) -> None:
         named = ", ".join(f"{key} (was {before.get(key)}, asked {now.get(key)})" for key in changed)
         raise ConfigError(
             f"the run in {run} cannot be resumed with other settings: {named}; omit them, or start a new run with "
-            "another --out"
+            f"another --out, and train.init_from={run} if it is to start from these weights"
         )
 
 
