@@ -26,6 +26,7 @@ class _Encoder(nn.Module):
     def __init__(self, name: str) -> None:
         super().__init__()
         self.backbone = load_backbone(name)
+        self.out_channels = self.backbone.perceptual_channels
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Return the features of `[N, 3, H, W]`, normalized by ImageNet's mean and deviation."""
@@ -45,7 +46,7 @@ class BackboneHead(nn.Module):
     def __init__(self, encoder: str, classes: int) -> None:
         super().__init__()
         self.encoder = _Encoder(encoder)
-        self.head = FPNHead(self.encoder.backbone.perceptual_channels, classes, width=WIDTH)
+        self.head = FPNHead(self.encoder.out_channels, classes, width=WIDTH)
         self.register_state_dict_post_hook(_drop_encoder)
         self.register_load_state_dict_post_hook(_forgive_encoder)
 
