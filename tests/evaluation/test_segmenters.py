@@ -137,9 +137,8 @@ def test_a_head_on_the_frozen_backbone_learns_and_is_stored_alone(tmp_path: Path
     assert all(name.startswith("head.") for name in load_file(result.folder / "model.safetensors"))
     space = LabelSpace.load("scenes")
     pair = build_dataset(scenes(), "val", space, 0, paired=True)[(0, 0)]
-    assert pair.image is not None
-    read = load_segmenter(result.folder, space)(float_to_uint8(pair.image)[None], (64, 64))
-    right = read[0] == pair.label
+    read = load_segmenter(result.folder, space)(float_to_uint8(pair["image"])[None], (64, 64))
+    right = read[0] == pair["label"]
     assert right.float().mean() > 0.4  # a guess among the classes would be right in a tenth of the pixels
 
 

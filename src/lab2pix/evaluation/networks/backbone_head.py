@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.methods.features import load_backbone
-from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
+from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD, BackboneFeatures
 from lab2pix.nn.segmentation import FPNHead
 
 WIDTH = 48
@@ -32,7 +32,8 @@ class _Encoder(nn.Module):
         """Return the features of `[N, 3, H, W]`, normalized by ImageNet's mean and deviation."""
         mean, std = (torch.tensor(part, device=images.device).view(3, 1, 1) for part in (IMAGENET_MEAN, IMAGENET_STD))
         normalized = self.backbone.normalize(2 * (images * std + mean) - 1)
-        return self.backbone(normalized, levels=0, perceptual=True).perceptual
+        features: BackboneFeatures = self.backbone(normalized, levels=0, perceptual=True)
+        return features.perceptual
 
 
 class BackboneHead(nn.Module):
@@ -47,8 +48,8 @@ class BackboneHead(nn.Module):
         super().__init__()
         self.encoder = _Encoder(encoder)
         self.head = FPNHead(self.encoder.out_channels, classes, width=WIDTH)
-        self.register_state_dict_post_hook(_drop_encoder)
-        self.register_load_state_dict_post_hook(_forgive_encoder)
+        self.register_state_dict_post_hook(_drop_encoder)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_post_hook(_forgive_encoder)  # type: ignore[no-untyped-call]
 
     def forward(self, images: Tensor) -> Tensor:
         """Map `[N, 3, H, W]`, normalized by ImageNet's mean and deviation, to logits `[N, classes, H, W]`."""
