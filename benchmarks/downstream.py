@@ -25,6 +25,7 @@ from statistics import fmean
 from typing import Any
 
 import torch
+from _comparison import slug
 from _environment import environment, write_json
 from _jobs import ENDED, Job, run_jobs
 from _runs import cell, summary
@@ -58,11 +59,13 @@ class Arm:
         classic: whether with random crops, flips and color jitter.
         synthetic: folder of the generated pairs, among `synthetic-N`, `unfiltered-N`; None: real pairs alone.
         ratio: generated pairs per real one in training.
+        weight: weight of a generated pair in the loss.
     """
 
     classic: bool = True
     synthetic: str | None = None
     ratio: float = 1.0
+    weight: float = 1.0
 
 
 ARMS = {
@@ -70,6 +73,7 @@ ARMS = {
     "classic": Arm(),
     "generated": Arm(synthetic="synthetic"),
     "generated 3:1": Arm(synthetic="synthetic", ratio=3.0),
+    "generated, weight 0.5": Arm(synthetic="synthetic", weight=0.5),
     "unfiltered": Arm(synthetic="unfiltered"),
 }
 UNLABELED, S3 = "V1's pairs alone", "S3 of V1"
@@ -143,7 +147,7 @@ def plan(args: argparse.Namespace) -> list[Job]:
             needs = (f"v2-{count}", network) if more else (f"v2-{count}",)
             jobs.append(_augment(args, f"{name}-{count}", f"v2-{count}", real, labels, needs))
         jobs += [
-            segmenter_job(args, f"segmenter-{count}-{name}-{seed}".replace(" ", "-"), count, arm, seed)
+            segmenter_job(args, f"{segmenter_name(count, name)}-{seed}", count, arm, seed)
             for name, arm in ARMS.items()
             for seed in range(args.seeds)
         ]
@@ -182,6 +186,7 @@ def segmenter_job(args: argparse.Namespace, name: str, count: int | None, arm: A
         "size": args.size,
         "classic": arm.classic,
         "ratio": arm.ratio,
+        "weight": arm.weight,
         "settings": {"steps": args.steps, "batch_size": args.segmenter_batch, "seed": seed, "encoder": args.encoder},
     }
     return Job(name, (__file__, "segment", json.dumps(given), "FOLDER"), () if synthetic is None else (synthetic,))
@@ -200,7 +205,8 @@ def segment(given: dict[str, Any], out: Path) -> None:
     space = str(Path(given["synthetic"]) / CLASSES_FILE) if synthetic else given["label_space"]
     values = {"format": "folder", "root": str(data), "label_space": space, "size": size, **classic}
     config = DataConfig.model_validate(values)
-    settings = SegmenterSettings(**given["settings"], color_jitter=_JITTER if given["classic"] else 0.0)
+    jitter, weights = _JITTER if given["classic"] else 0.0, (("synthetic", given["weight"]),)
+    settings = SegmenterSettings(**given["settings"], color_jitter=jitter, weights=weights)
     print(train_segmenter(config, out, settings, device="cpu", overwrite=True), flush=True)
 
 
@@ -245,14 +251,24 @@ def read_scores(args: argparse.Namespace) -> dict[str, dict[str, dict[int, dict[
     counts = sorted(int(path.name.removeprefix("real-")) for path in args.runs.glob("real-*"))
     for count in counts:
         for arm in ARMS:
-            for file in sorted(args.runs.glob(f"segmenter-{count}-{arm.replace(' ', '-')}-[0-9]*")):
-                if not file.name.endswith("-data"):
-                    read(str(count), arm, int(file.name.rpartition("-")[2]), file.name)
-    for file in sorted(args.runs.glob("segmenter-v1-[0-9]*")):
-        if not file.name.endswith("-data"):
-            read("0", UNLABELED, int(file.name.rpartition("-")[2]), file.name)
+            prefix = segmenter_name(count, arm)
+            for seed in _seeds(args.runs, prefix):
+                read(str(count), arm, seed, f"{prefix}-{seed}")
+    for seed in _seeds(args.runs, "segmenter-v1"):
+        read("0", UNLABELED, seed, f"segmenter-v1-{seed}")
     read("0", S3, 0, "s3")
     return found
+
+
+def segmenter_name(count: int, arm: str) -> str:
+    """Return the name of a row's jobs, without the seed."""
+    return f"segmenter-{count}-{slug(arm)}"
+
+
+def _seeds(runs: Path, prefix: str) -> list[int]:
+    """Return the seeds of the folders `PREFIX-SEED`."""
+    ends = (path.name.removeprefix(f"{prefix}-") for path in runs.glob(f"{prefix}-*"))
+    return sorted(int(end) for end in ends if end.isdigit())
 
 
 def table_of(rows: dict[str, dict[str, dict[str, Any]]]) -> str:

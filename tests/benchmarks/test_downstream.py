@@ -98,11 +98,16 @@ def test_segmenters_learn_from_filtered_pairs_and_are_scored(tmp_path):
     assert job.needs == ("synthetic-6",)
     assert downstream.main([*job.words[1:-1], str(runs / job.name)]) == 0
     (runs / job.name / ENDED).write_text("{}")
+    other = runs / f"{downstream.segmenter_name(6, 'generated 3:1')}-0"
+    other.mkdir()
+    (other / ENDED).write_text("{}")
+    (other / "segmenter.json").write_text('{"held_out": {"ciou": 0.75, "ppa": 0.5}}')
     assert downstream.main(["score", "--runs", str(runs), "--out", str(tmp_path / "out")]) == 0
     record = json.loads((tmp_path / "out/downstream.json").read_text())
     info = json.loads((runs / job.name / "segmenter.json").read_text())
     assert info["training"]["pairs"] == 12
     assert record["rows"]["6"]["generated"]["ciou"]["mean"] == info["held_out"]["ciou"]
+    assert record["rows"]["6"]["generated 3:1"]["ciou"]["mean"] == 0.75
     assert record["synthetic"] == {"synthetic-6": {"images": 2, "kept": 1, "agreement": 0.3}}
     assert Image.open(tmp_path / "out/downstream.png").width > 500
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from lab2pix.batch import Batch
 from lab2pix.config.schema import DataConfig, ScenesConfig
 from lab2pix.data.build import build_dataset
 from lab2pix.data.files import read_image
@@ -19,7 +20,7 @@ from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, LabelError, WeightsError
 from lab2pix.evaluation.segmenters import build_network, load_segmenter
 from lab2pix.labels.space import LabelSpace
-from lab2pix.training.segmenter import SegmenterSettings, train_segmenter
+from lab2pix.training.segmenter import SegmenterSettings, _loss, pair_weights, train_segmenter
 from tests.helpers.commands import Run
 from tests.helpers.images import SPACE, ColorReader, Folders, export
 
@@ -191,6 +192,25 @@ def test_damaged_and_missing_segmenters_are_refused(trained: Path, tmp_path: Pat
         load_segmenter(tmp_path, SPACE)
 
 
+def test_pairs_are_weighted_by_their_subfolder() -> None:
+    names = ("synthetic/a", "town/b", "synthetic", "synthetics/c")
+    assert pair_weights(names, (("synthetic", 0.5), ("town", 0))).tolist() == [0.5, 0.0, 1.0, 1.0]
+    assert pair_weights(names, ()).tolist() == [1.0] * 4
+
+
+def test_pairs_without_weight_teach_nothing() -> None:
+    """A second pair of weight 0 changes no loss, but one of weight 1 does."""
+    network = torch.nn.Conv2d(3, SPACE.num_classes, 1)
+    batch = Batch(torch.arange(2 * 32 * 32).view(2, 32, 32) % 5, torch.rand(2, 3, 32, 32), names=("a", "synthetic/b"))
+    alone = _loss(network, batch[:1], (32, 32), SPACE, SegmenterSettings())
+    both = [
+        _loss(network, batch, (32, 32), SPACE, SegmenterSettings(weights=(("synthetic", weight),)))
+        for weight in (0.0, 1.0)
+    ]
+    torch.testing.assert_close(both[0], alone)
+    assert abs(both[1] - alone) > 1e-4
+
+
 @pytest.mark.slow
 def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
     root, out = tmp_path / "data", tmp_path / "out"
@@ -200,7 +220,18 @@ def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
             (root / kind).mkdir(parents=True, exist_ok=True)
             (tmp_path / split / kind).rename(root / kind / split)
     words = ("segmenter", "train", "--format", "folder", "--root", root, "--label-space", "scenes", "--size", "32x32")
-    small = ("--steps", 20, "--batch-size", 2, "--encoder", "tu-mobilenetv3_small_050", "--device", "cpu")
+    small = (
+        "--weight",
+        "town=0.5",
+        "--steps",
+        20,
+        "--batch-size",
+        2,
+        "--encoder",
+        "tu-mobilenetv3_small_050",
+        "--device",
+        "cpu",
+    )
     code, output, errors = run(*words, *small, "--out", out)
     assert code == 0, errors
     assert "ciou" in output
@@ -212,6 +243,8 @@ def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (("--weight", "synthetic"), "--weight is 'synthetic'; give a subfolder and a number from 0"),
+        (("--weight", "synthetic=-1"), "--weight is 'synthetic=-1'"),
         (("--size", "40x64"), "must be multiples of 32; such as 32x64"),
         (("--encoder", "resnet19"), "no segmenter 'unet' on encoder 'resnet19' can be built"),
         (("--architecture", "vnet"), "no segmenter 'vnet'"),

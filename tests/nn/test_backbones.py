@@ -160,3 +160,10 @@ def test_backbone_in_low_precision_equals_autocast(backbone: Backbone) -> None:
         assert (mine.float() - theirs).norm() < 3e-2 * theirs.norm()  # bfloat16 has 8 bits, and there are 50 layers
     seen.perceptual[-1].float().sum().backward()
     assert image.grad is not None and image.grad.abs().sum() > 0
+
+
+def test_small_images_have_all_features_of_losses(backbone: Backbone) -> None:
+    """The smallest of three scales of an image of 64x64."""
+    found = backbone(torch.rand(1, 3, 16, 16), levels=0, perceptual=True, consistency=True)
+    assert len(found.perceptual) == len(found.consistency) == 5
+    assert all(feature.numel() and feature.isfinite().all() for feature in (*found.perceptual, *found.consistency))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -42,6 +43,10 @@ def _train(
     color_jitter: Annotated[
         float, typer.Option(min=0, max=1, help="Largest change of brightness, contrast and saturation; 0: none.")
     ] = 0.0,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FOLDER=W", help="Weight of a subfolder's pairs, such as synthetic=0.5; repeatable."),
+    ] = None,
     seed: Seed = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an existing segmenter.")] = False,
     device: Device = None,
@@ -62,8 +67,22 @@ def _train(
         workers=workers,
         scenes=ScenesConfig(seed=scenes_seed, val_count=128),
     )
-    rates = (steps, batch_size, learning_rate, seed, color_jitter)
+    rates = (steps, batch_size, learning_rate, seed, color_jitter, tuple(_read_weight(text) for text in weight or ()))
     settings = SegmenterSettings(architecture, encoder, encoder_weights, *rates)
     with show_progress("steps") as on_progress:
         result = train_segmenter(data, out, settings, device=device, overwrite=overwrite, on_progress=on_progress)
     print(result)
+
+
+def _read_weight(text: str) -> tuple[str, float]:
+    """Read `FOLDER=WEIGHT`."""
+    from lab2pix.errors import ConfigError
+
+    folder, _, number = text.rpartition("=")
+    try:
+        value = float(number)
+    except ValueError:
+        value = -1.0
+    if not folder or not 0 <= value < math.inf:
+        raise ConfigError(f"--weight is '{text}'; give a subfolder and a number from 0, such as synthetic=0.5")
+    return folder.strip("/"), value

@@ -12,6 +12,7 @@ from itertools import chain
 from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -176,6 +177,15 @@ class VGG19(_VGG):
     consistency_layers = (3, 8, 13, 22, 31)
 
 
+class _ReflectConv2d(nn.Conv2d):
+    """3x3 convolution padded by reflection, and by repetition where a side has only one pixel."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map `[N, C, H, W]` to `[N, O, H, W]`."""
+        mode = "reflect" if min(x.shape[-2:]) > 1 else "replicate"
+        return super().forward(F.pad(x, (1, 1, 1, 1), mode=mode))
+
+
 class CompactVGG19(Backbone):
     """VGG19 up to relu5_1, distilled to a quarter of its channels: 1/16 of the operations (Wang et al., CVPR 2020).
 
@@ -198,7 +208,7 @@ class CompactVGG19(Backbone):
         width = 3
         for depth, channels in zip(self.depths, (16, 32, 64, 128, 128), strict=True):
             for _ in range(depth):
-                layers += [nn.Conv2d(width, channels, 3, padding=1, padding_mode="reflect"), nn.ReLU(inplace=True)]
+                layers += [_ReflectConv2d(width, channels, 3), nn.ReLU(inplace=True)]
                 width = channels
             layers.append(nn.MaxPool2d(2))
         super().__init__(layers)

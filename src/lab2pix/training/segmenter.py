@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -56,6 +56,8 @@ class SegmenterSettings:
         learning_rate: peak learning rate of AdamW, reached after a tenth of the steps (one cycle).
         seed: seed of weights, order, flips and jitter.
         color_jitter: largest relative change of brightness, contrast and saturation of a photo; 0: none.
+        weights: weights in the loss of the pairs in subfolders of the training split, such as `("synthetic", 0.5)`;
+            1 for all others.
     """
 
     architecture: str = "unet"
@@ -66,6 +68,7 @@ class SegmenterSettings:
     learning_rate: float = 2e-3
     seed: int = 0
     color_jitter: float = 0.0
+    weights: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,6 +145,7 @@ def train_segmenter(
             "encoder_weights": settings.encoder_weights,
             "seed": settings.seed,
             "color_jitter": settings.color_jitter,
+            "weights": dict(settings.weights),
             "format": data.format,
             "pairs": len(train),
             "losses": losses,
@@ -188,7 +192,7 @@ def _optimize(
     sums, every = torch.zeros(10, dtype=torch.float64), torch.zeros(10)
     with closing(read_batches(dataset, sampler, data.workers)) as batches:
         for step, [batch] in enumerate(batches):
-            loss = _loss(network, batch.to(device), data.size, space, settings.color_jitter)
+            loss = _loss(network, batch.to(device), data.size, space, settings)
             if not bool(loss.isfinite()):
                 raise TrainingError(f"the segmenter's loss is not finite at step {step + 1}; lower --learning-rate")
             optimizer.zero_grad(set_to_none=True)
@@ -203,11 +207,22 @@ def _optimize(
     return [round(value, 4) for value in (sums / every.clamp(min=1)).tolist()]
 
 
-def _loss(network: nn.Module, batch: Batch, size: tuple[int, int], space: LabelSpace, jitter: float) -> Tensor:
+def _loss(
+    network: nn.Module, batch: Batch, size: tuple[int, int], space: LabelSpace, settings: SegmenterSettings
+) -> Tensor:
     if batch.image is None:
         raise ConfigError("a segmenter learns from pairs, but this dataset has label maps without photos")
-    images = float_to_uint8(jitter_colors(batch.image, jitter)).to(batch.label.device)
-    return F.cross_entropy(network(normalize(images, size)), batch.label, ignore_index=space.num_classes)
+    images = float_to_uint8(jitter_colors(batch.image, settings.color_jitter)).to(batch.label.device)
+    logits = network(normalize(images, size))
+    losses = F.cross_entropy(logits, batch.label, ignore_index=space.num_classes, reduction="none")
+    weights = pair_weights(batch.names, settings.weights).to(losses.device)[:, None, None]
+    return (weights * losses).sum() / (weights * (batch.label != space.num_classes)).sum()
+
+
+def pair_weights(names: Sequence[str], weights: Sequence[tuple[str, float]]) -> Tensor:
+    """Return the weight of each pair in the loss, `[N]` float32: that of its subfolder, or 1."""
+    found = ([weight for folder, weight in weights if name.startswith(f"{folder}/")] for name in names)
+    return torch.tensor([own[0] if own else 1.0 for own in found])
 
 
 def jitter_colors(images: Tensor, strength: float) -> Tensor:
