@@ -24,7 +24,8 @@ def _label(
         str | None,
         typer.Option(
             metavar="SEGMENTER",
-            help="hf:NAME, torchvision:NAME, a folder of `lab2pix segmenter train`, or an exported program.",
+            help="hf:NAME, torchvision:NAME, a folder of `lab2pix segmenter train`, an exported program, or the name "
+            "of an installed one; default: landscapes, where it is installed.",
         ),
     ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Draw the edges of the photos instead: sketches.")] = False,
@@ -54,6 +55,9 @@ def _label(
     device: Device = None,
 ) -> None:
     """Label photos by semantic segmentation, or sketch them: write a dataset and a sheet, and check it."""
+    from lab2pix.evaluation.segmenters import default_segmenter
+
+    segmenter = segmenter or (None if lines else default_segmenter())
     _check_options(context, lines, segmenter)
     from lab2pix.data.check import check_dataset
     from lab2pix.data.contact_sheet import draw_sheet
