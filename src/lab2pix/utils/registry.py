@@ -1,9 +1,12 @@
-"""Registry of dataset formats and label spaces; importing it is cheap."""
+"""Registry of dataset formats, label spaces and packages with models; importing it is cheap."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -12,7 +15,7 @@ class DatasetFormat:
 
     Attributes:
         description: layout in one line.
-        scan: function that finds the pairs, as `module:function`; None: the format has no files.
+        scan: function that finds the pairs, as `module:function`; None: the format has no folders of files.
         label_space: label space of the label maps; None: any.
     """
 
@@ -51,12 +54,33 @@ DATASET_FORMATS = {
         None,
     ),
     "scenes": DatasetFormat("no files: procedural landscapes", None, "scenes"),
+    "shards": DatasetFormat(
+        "[SPLIT/|SPLIT-]NAME.tar with an index (`lab2pix data index`), by path or URL: KEY.image.*, KEY.label.*",
+        None,
+        None,
+    ),
     "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", f"{_FORMATS}:scan_sketches", "sketch"),
     "unaligned": DatasetFormat(
         "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are not pairs", f"{_FORMATS}:scan_unaligned", None
     ),
 }
 """All dataset formats, by name."""
+
+
+MODEL_PACKAGES = {"landscapes": "pip install ./models/landscapes"}
+"""Models of this repository in packages of their own, with the command that installs them from a clone."""
+
+
+def model_folders() -> dict[str, list[Path]]:
+    """Return the folders of installed packages with models, by name of the model; imports none of them.
+
+    Such a package declares `NAME = "its_module"` in the entry-point group `lab2pix.models`.
+    """
+    specs = {entry.name: find_spec(entry.value) for entry in entry_points(group="lab2pix.models")}
+    return {
+        name: [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+        for name, spec in specs.items()
+    }
 
 
 def label_space_names() -> list[str]:
