@@ -35,14 +35,15 @@ from lab2pix.data import build_dataset
 from lab2pix.data.files import IMAGE_SUFFIXES
 from lab2pix.data.pairs import Pair
 from lab2pix.data.scenes.dataset import write_scenes
+from lab2pix.data.shards import write_shards
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config
 from lab2pix.training.loader import read_batches, read_in_turn
 from lab2pix.training.sampler import StreamSampler
 
 PARTS = ("opening", "reading", "waiting", "transfer")
-SOURCES = ("scenes", "files", "camvid")
-"""Procedural scenes; the same as files of 480x360; photos, if they are available."""
+SOURCES = ("scenes", "files", "camvid", "shards")
+"""Procedural scenes; the same as files of 480x360; photos, if they are available; these in tar shards."""
 READERS = ("baseline", "thread", "1 worker", "2 workers")
 LINKS = 30_000  # of one file; ext4 allows 65,000
 
@@ -213,6 +214,9 @@ def sources(names: Sequence[str], folder: Path, camvid: Path | None, count: int)
         found["files"] += ["data.label_space=scenes"]
     if camvid is not None:
         found["camvid"] = ["data.format=folder", f"data.root={camvid}", "data.label_space=camvid"]
+    if camvid is not None and "shards" in names:
+        write_shards(camvid, "train", folder / "shards")
+        found["shards"] = ["data.format=shards", f"data.root={folder / 'shards'}", "data.label_space=camvid"]
     return {name: [*found[name], "data.val_split=null"] for name in names if name in found}
 
 

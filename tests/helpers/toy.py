@@ -275,7 +275,8 @@ def _work(job: dict[str, Any]) -> int:
     _die_at(job.get("die_at", 0))
     global SIDE  # noqa: PLW0603 - this process makes one run
     SIDE = job.get("side", SIDE)
-    use_toys(ToyData(delay=job.get("delay", 0.0)))
+    if "data__root" not in job.get("config", {}):
+        use_toys(ToyData(delay=job.get("delay", 0.0)))
     try:
         result = loop.train(toy_config(**job.get("config", {})), Path(job["out"]), resume=job.get("resume", False))
     except Lab2PixError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -17,7 +18,7 @@ labels_app = typer.Typer(help="List the shipped label spaces, or show one.")
 
 @data_app.command("check")
 def _data_check(
-    root: Annotated[Path | None, typer.Argument(help="The dataset's folder.")] = None,
+    root: Annotated[str | None, typer.Argument(help="The dataset's folder; of shards also a URL.")] = None,
     *,
     format: FormatOption = "folder",
     labels: Labels = None,
@@ -36,7 +37,7 @@ def _data_check(
 
     if (root is None) == (labels_root is None and images_root is None):
         raise ConfigError("name the dataset's folder, or else --labels-root, --images-root or both")
-    sources = sources or (format == "folder" and root is not None and has_sources(root))
+    sources = sources or (format == "folder" and root is not None and has_sources(Path(root)))
     photos_alone = root is None and labels_root is None and labels is None
     space = None if photos_alone or sources else resolve_label_space(labels, format)
     report = check_dataset(root, format, space, split, labels_root=labels_root, images_root=images_root)
@@ -46,7 +47,7 @@ def _data_check(
 
 @data_app.command("preview")
 def _data_preview(
-    root: Root,
+    root: Annotated[str, typer.Argument(help="Folder of the dataset; of shards also a URL.")],
     *,
     out: Annotated[Path, typer.Option(help="Output PNG file.")] = Path("preview.png"),
     format: FormatOption = "folder",
@@ -59,7 +60,7 @@ def _data_preview(
     from lab2pix.data.formats import has_sources
     from lab2pix.errors import ConfigError
 
-    if format == "folder" and has_sources(root):
+    if format == "folder" and has_sources(Path(root)):
         raise ConfigError(
             f"{root} has images in sources instead of label maps, whose classes a preview shows; open them"
         )
@@ -88,7 +89,7 @@ def _data_prepare(
     report = check_dataset(out, published.format, resolve_label_space(published.label_space, published.format), split)
     print(report)
     if report.ok:
-        print(f"Train on it: lab2pix train {published.train} data.root={out} --out RUN")
+        print(f"Train on it: lab2pix train {published.train} {shlex.quote(f'data.root={out}')} --out RUN")
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -111,8 +112,46 @@ def _data_scenes(
     from lab2pix.data.scenes.dataset import write_scenes
 
     write_scenes(out, count, read_size(size), seed, light=light, overwrite=overwrite)
-    where = f"data.format=folder data.root={out} data.label_space=scenes data.train_split=null data.val_split=null"
-    print(f"{count} scenes in {out}; train on them with {where}")
+    root = shlex.quote(f"data.root={out}")
+    splits = "data.train_split=null data.val_split=null"
+    print(f"{count} scenes in {out}; train on them with data.format=folder {root} data.label_space=scenes {splits}")
+
+
+@data_app.command("shards")
+def _data_shards(
+    root: Root,
+    out: Annotated[Path, typer.Argument(help="Folder of the shards.")],
+    *,
+    split: Annotated[str, typer.Option(help="The split to write.")] = "train",
+    per_shard: Annotated[int, typer.Option(min=1, help="Pairs per tar file.")] = 1000,
+) -> None:
+    """Write a split of a dataset of format `folder` as tar shards with their indexes."""
+    from lab2pix.data.shards import write_shards
+    from lab2pix.errors import OutputError
+
+    if any(out.glob(f"{split}-*.tar")):
+        raise OutputError(f"{out} has shards of split '{split}' already; choose another folder, or remove them")
+    for shard in write_shards(root, split, out, per_shard=per_shard):
+        print(shard)
+
+
+@data_app.command("index")
+def _data_index(
+    root: Annotated[str, typer.Argument(help="Folder of the shards, by path or URL.")],
+    *,
+    image: Annotated[str | None, typer.Option(metavar="EXTENSION", help="Extension of photos, such as jpg.")] = None,
+    label: Annotated[
+        str | None, typer.Option(metavar="EXTENSION", help="Extension of label maps, such as seg.png.")
+    ] = None,
+    instance: Annotated[str | None, typer.Option(metavar="EXTENSION", help="Extension of instance maps.")] = None,
+) -> None:
+    """Write the index of each tar shard that has no valid one, or of each if an extension is given."""
+    from lab2pix.data.shard_index import index_shards
+
+    given = {"image": image, "label": label, "instance": instance}
+    extensions = {part: extension.lstrip(".") for part, extension in given.items() if extension}
+    for shard, count in index_shards(root, extensions, again=bool(extensions)):
+        print(f"{shard}: {'its index is valid' if count is None else f'{count} samples'}")
 
 
 @data_app.command("formats")

@@ -89,7 +89,7 @@ class DataConfig(Section):
 
     format: str = Field("folder", description="Dataset format; see `lab2pix data formats`.")
     root: UserPath | None = Field(
-        None, description="Folder of the dataset, relative to the working directory; not used by format `scenes`."
+        None, description="Folder of the dataset, relative to the working directory, or a URL (format `shards`)."
     )
     input: Literal["labels", "images"] = Field(
         "labels", description="Type of input: label maps and line drawings, or images."

@@ -8,9 +8,10 @@ from typing import Literal, TypeAlias
 from lab2pix.config.schema import DataConfig, SketchConfig, SourceConfig
 from lab2pix.data.datasets import PairDataset, UnpairedDataset
 from lab2pix.data.files import list_inputs, path_prefix
-from lab2pix.data.formats import find_pairs
+from lab2pix.data.formats import SHARDS, find_pairs
 from lab2pix.data.pairs import PairList, Row
 from lab2pix.data.scenes.dataset import ScenesDataset
+from lab2pix.data.shard_index import find_shard_pairs
 from lab2pix.data.sketches import Sketcher, sketcher_of
 from lab2pix.data.transforms import JointTransform
 from lab2pix.errors import ConfigError, DataError
@@ -104,6 +105,9 @@ def open_split(
         return _open_scenes(data, label_space, sketcher, parts, train=train)
     elif data.root is None:
         raise ConfigError(f"data.root is missing: format '{data.format}' needs the dataset's folder")
+    elif data.format == SHARDS:
+        root = Path(data.root)
+        pairs = find_shard_pairs(data.root, split, need_images=parts != "labels", need_labels=parts != "photos")
     else:
         root = Path(data.root)
         wanted = {"need_images": parts != "labels", "need_labels": parts != "photos"}

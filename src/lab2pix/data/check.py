@@ -16,11 +16,12 @@ from torch import Tensor
 
 from lab2pix.data.datasets import check_sizes, size_text
 from lab2pix.data.files import ARRAY_SUFFIX, to_photo
-from lab2pix.data.formats import Scan, scan, scan_sides
+from lab2pix.data.formats import SHARDS, Scan, scan, scan_sides
 from lab2pix.data.image_file import ImageFile, is_transparent, open_image, transparency_notes
 from lab2pix.data.label_maps import decode_instances
 from lab2pix.data.pairs import Pair
 from lab2pix.data.passed_over import passed_over
+from lab2pix.data.shard_index import find_shard_pairs
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import Color, LabelSpace
@@ -182,11 +183,11 @@ def check_dataset(
     Raises:
         DataError: the format, folder or split does not exist, or there are no images.
     """
-    found, paired = _scan(None if root is None else Path(root), format, split, labels_root, images_root)
+    found, paired = _scan(root, format, split, labels_root, images_root)
     places = [str(place) for place in (root, labels_root, images_root) if place is not None]
     where = " and ".join(places)
     report = DatasetReport(where, format, "" if label_space is None else label_space.name, paired, hints=found.hints)
-    folder = None if root is None else Path(root)
+    folder = None if root is None or format == SHARDS else Path(root)
     report.passed_over = passed_over(folder, found.looked)
     if not (found.pairs or found.unmatched or found.doubles):
         passed = f"; passed over: {report.passed_over[0]}" if report.passed_over else ""
@@ -203,13 +204,16 @@ def check_dataset(
 
 
 def _scan(
-    root: Path | None, format: str, split: str | None, labels: Path | None, photos: Path | None
+    root: Path | str | None, format: str, split: str | None, labels: Path | None, photos: Path | None
 ) -> tuple[Scan, bool]:
     """List the files, and tell whether they are pairs."""
     if labels is not None or photos is not None:
         return scan_sides(labels, photos, split), False
     if root is None:
         raise DataError("There is nothing to check; name the dataset's folder, or --labels-root and --images-root")
+    if format == SHARDS:
+        return Scan(find_shard_pairs(str(root), split)), True
+    root = Path(root)
     if format != "unaligned":
         return scan(format, root, split), True
     sides = [scan(format, root, split, need_images=False), scan(format, root, split, need_labels=False)]
@@ -310,7 +314,7 @@ def _examine(pair: Pair, label_space: LabelSpace | None) -> _Finding:
         if path is None:
             continue
         try:
-            other = _read_photo(pair, path, finding) if role == "photos" else _read_instances(path, finding)
+            other = _read_photo(pair, path, finding) if role == "photos" else _read_instances(pair, path, finding)
         except DataError as error:
             finding.problems.append(("unreadable", str(error)))
             continue
@@ -326,7 +330,7 @@ def _examine(pair: Pair, label_space: LabelSpace | None) -> _Finding:
 
 def _examine_label(pair: Pair, label_space: LabelSpace, finding: _Finding) -> Tensor | None:
     try:
-        file = open_image(pair.label)
+        file = open_image(pair.source("label"))
         found = pair.decode_label(label_space, file=file)
     except LabelError as error:
         finding.problems.append(("wrong_labels", str(error)))
@@ -346,7 +350,7 @@ def _examine_source(pair: Pair, finding: _Finding) -> Tensor | None:
     try:
         source = pair.read_source(None, None)
         array = f"NumPy array, {source.shape[0]} channels"
-        kind = array if pair.label.suffix.lower() == ARRAY_SUFFIX else open_image(pair.label).describe()
+        kind = array if pair.label.suffix.lower() == ARRAY_SUFFIX else open_image(pair.source("label")).describe()
     except DataError as error:
         finding.problems.append(("unreadable", str(error)))
         return None
@@ -358,7 +362,7 @@ def _examine_source(pair: Pair, finding: _Finding) -> Tensor | None:
 def _read_photo(pair: Pair, path: Path, finding: _Finding) -> Tensor:
     if pair.form != "files":
         return pair.read_image()
-    file = open_image(path)
+    file = open_image(pair.source("image"))
     photo = to_photo(file, path)
     finding.kinds.append(("photos", file.describe(), path))
     if is_transparent(file.image):
@@ -370,8 +374,8 @@ def _read_photo(pair: Pair, path: Path, finding: _Finding) -> Tensor:
     return photo
 
 
-def _read_instances(path: Path, finding: _Finding) -> Tensor:
-    file = open_image(path)
+def _read_instances(pair: Pair, path: Path, finding: _Finding) -> Tensor:
+    file = open_image(pair.source("instance"))
     finding.kinds.append(("instance maps", file.describe(), path))
     return decode_instances(file, path)
 

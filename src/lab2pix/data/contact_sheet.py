@@ -10,9 +10,10 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from lab2pix.data.datasets import check_sizes
-from lab2pix.data.formats import find_pairs
+from lab2pix.data.formats import SHARDS, find_pairs
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.pairs import Pair
+from lab2pix.data.shard_index import find_shard_pairs
 from lab2pix.data.transforms import resize_image, to_pil
 from lab2pix.errors import OutputError
 from lab2pix.labels.space import LabelSpace
@@ -60,7 +61,7 @@ def contact_sheet(
     out = Path(out)
     if out.exists() and not overwrite:
         raise OutputError(f"{out} is there already; choose another name, or remove it")
-    pairs = find_pairs(format, root, split)
+    pairs = find_shard_pairs(str(root), split) if format == SHARDS else find_pairs(format, root, split)
     sheet = draw_sheet([pairs[index] for index in evenly_spaced(len(pairs), count)], label_space)
     with output_errors(out, "choose another place"):
         write_png(out, sheet)

@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lab2pix.data.files import path_prefix
-from lab2pix.data.label_maps import read_instances
 from lab2pix.data.pairs import Pair, PairList
 from lab2pix.data.samples import Sample
 from lab2pix.data.transforms import JointTransform, instance_edges, uint8_to_float
@@ -130,7 +129,7 @@ class PairDataset(Dataset[Sample]):
             check_sizes(pair, read, image)
         instance = None
         if self.edges and pair.instance is not None:
-            instance = read_instances(pair.instance)
+            instance = pair.read_instances()
             check_sizes(pair, read, instance, what="instance map")
         return read if self.sketcher is None else self.sketcher.draw(read, self.transform.whole), instance
 
@@ -138,12 +137,9 @@ class PairDataset(Dataset[Sample]):
         """Return a hash of the file list: names and sizes in bytes of all files, in order."""
         digest = hashlib.sha256()
         start = "" if self.root is None else path_prefix(self.root)
-        for row in self.pairs.rows():
-            for path in dict.fromkeys((row.label, row.image, row.instance)):
-                if path:
-                    name = path.removeprefix(start).replace(os.sep, "/")
-                    size = os.stat(path).st_size  # noqa: PTH116 (speed on large sets)
-                    digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
+        for path, size in self.pairs.sizes():
+            name = path.removeprefix(start).replace(os.sep, "/")
+            digest.update(f"{name}\0{size}\n".encode("utf-8", "surrogateescape"))
         return digest.hexdigest()
 
 

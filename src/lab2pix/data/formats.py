@@ -23,6 +23,9 @@ from lab2pix.utils.text import first_few
 
 _LOG = logging.getLogger(__name__)
 
+SHARDS = "shards"
+"""Format of tar shards, whose samples `shard_index.find_shard_pairs` finds."""
+
 Parts = Literal["pairs", "labels", "photos"]
 """Parts to find: label maps with their photos, only label maps, or only photos."""
 
@@ -77,6 +80,11 @@ def scan(format: str, root: Path, split: str | None, *, need_images: bool = True
     parts: Parts = "labels" if not need_images else "pairs" if need_labels else "photos"
     if format not in DATASET_FORMATS:
         raise DataError(f"No format is called '{format}'{did_you_mean(format, DATASET_FORMATS)}")
+    if format == SHARDS:
+        raise DataError(
+            f"Format '{SHARDS}' is read by train, evaluate of a run, data check and data preview alone; unpack "
+            f"the tar files in {root} into a folder, and name its format"
+        )
     finder = DATASET_FORMATS[format].scan
     if finder is None:
         raise DataError(f"Format '{format}' has no files; write some with `lab2pix data scenes` and use 'folder'")

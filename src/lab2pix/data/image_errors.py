@@ -19,10 +19,15 @@ _BITS_PER_SAMPLE, _SAMPLES, _SAMPLE_FORMAT = 258, 277, 339
 """Tags of TIFF."""
 
 
+def source_name(source: Source) -> str:
+    """Return the name of a file for messages."""
+    return str(source) if isinstance(source, Path) else getattr(source, "name", "the image")
+
+
 @contextmanager
 def errors_named(source: Source) -> Iterator[None]:
     """Turn the errors of decoders into a `DataError` that says what the file is and what to do."""
-    name = str(source) if isinstance(source, Path) else "the image"
+    name = source_name(source)
     try:
         yield
     except FileNotFoundError as error:

@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from lab2pix.config.schema import Alpha
-from lab2pix.data.image_errors import Source, errors_named
+from lab2pix.data.image_errors import Source, errors_named, source_name
 from lab2pix.errors import DataError
 from lab2pix.labels.colors import row_chunks
 
@@ -60,7 +60,7 @@ class ImageFile:
 
     @classmethod
     def of(cls, image: Image.Image) -> ImageFile:
-        """Wrap an opened Pillow image; one with 16 bits per color is read from its file.
+        """Wrap an opened Pillow image, turned as EXIF says; one with 16 bits per color is read from its file.
 
         Raises:
             DataError: it has 16 bits per color, but no file.
@@ -69,8 +69,8 @@ class ImageFile:
             if name := getattr(image, "filename", ""):
                 return open_image(Path(name))
             raise DataError("the image has 16 bits per color, which Pillow reduces to 8; give its file or an array")
-        bits, white = bits_per_channel(image), white_level(image)
-        return cls(image, image.format, bits, image.format in _LOSSY_FORMATS, white=white)
+        bits, white, form = bits_per_channel(image), white_level(image), image.format
+        return cls(ImageOps.exif_transpose(image), form, bits, form in _LOSSY_FORMATS, white=white)
 
     def crop(self, left: int, right: int) -> ImageFile:
         """Return a range of columns."""
@@ -120,15 +120,15 @@ class ImageFile:
         return f"{self.kind or 'image'}, {self.channels}, {self.bits} bit{'' if self.bits == 1 else 's'}"
 
 
-def open_image(path: Path) -> ImageFile:
-    """Decode an image file.
+def open_image(source: Source) -> ImageFile:
+    """Decode an image file, given by path or opened.
 
     Raises:
         DataError: the file is missing, damaged, not an image, of a kind that is not read, or has several pages.
     """
-    with errors_named(path), _opened(path) as image:
-        require_one_page(image, str(path))
-        bits, white, lossy = bits_per_channel(image), white_level(image), _is_lossy(image, path)
+    with errors_named(source), _opened(source) as image:
+        require_one_page(image, source_name(source))
+        bits, white, lossy = bits_per_channel(image), white_level(image), _is_lossy(image, source)
         _mend_planes(image)
         image.load()
         white_is_zero = image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == 0
@@ -136,8 +136,8 @@ def open_image(path: Path) -> ImageFile:
         ImageOps.exif_transpose(image, in_place=True)
         if white_is_zero and image.mode.startswith("I;16"):  # Pillow inverts 8 bits only
             inverted = np.iinfo(np.uint16).max - np.asarray(image).astype(np.uint16)
-            return ImageFile(Image.fromarray(inverted), kind, bits, lossy, white_is_zero, path)
-        return ImageFile(image, kind, bits, lossy, white_is_zero, path, white=white)
+            return ImageFile(Image.fromarray(inverted), kind, bits, lossy, white_is_zero, source)
+        return ImageFile(image, kind, bits, lossy, white_is_zero, source, white=white)
 
 
 def flatten(image: Image.Image, alpha: Alpha) -> Image.Image:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple, cast, overload
 
 from torch import Tensor
 
 from lab2pix.config.schema import Alpha
-from lab2pix.data.files import read_image
+from lab2pix.data.files import to_photo
+from lab2pix.data.image_errors import Source
 from lab2pix.data.image_file import ImageFile, open_image
-from lab2pix.data.label_maps import decode_label, read_tones
+from lab2pix.data.label_maps import decode_instances, decode_label, read_tones
 from lab2pix.data.line_drawings import JPEG_BLEED, Lines, find_lines
 from lab2pix.data.source_images import read_source
+from lab2pix.data.storage import is_url
+from lab2pix.data.tar_samples import TarSample
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import LabelSpace
+
+Part = Literal["label", "image", "instance"]
+"""File of a sample."""
 
 PairStorage = Literal["files", "photo-left", "sketch-left", "input-left"]
 """File layout of a pair: separate files, or one AB file with the photo, a sketch or another input at the left."""
@@ -34,6 +41,7 @@ class Pair:
         image: file of the photo (the same for AB files); None if only label maps are listed.
         instance: file of the instance map, if any.
         form: whether label map and photo are separate files or halves of one.
+        shard: the files in a tar shard, whose paths are then names for messages; None: they are files of a disk.
     """
 
     name: str
@@ -41,6 +49,17 @@ class Pair:
     image: Path | None = None
     instance: Path | None = None
     form: PairStorage = "files"
+    shard: TarSample | None = field(default=None, compare=False, repr=False)
+
+    def source(self, part: Part) -> Source:
+        """Return the file of a part, which must exist: its path, or its content in a tar shard.
+
+        Raises:
+            DataError: the shard cannot be read.
+        """
+        path = {"label": self.label, "image": self.image, "instance": self.instance}[part]
+        assert path is not None
+        return path if self.shard is None else self.shard.open(part)
 
     def read_label(self, label_space: LabelSpace, lines: Lines = "auto") -> Tensor:
         """Read the label map: `[H, W]` int64 canonical ids; see `decode_label`."""
@@ -63,7 +82,7 @@ class Pair:
             DataError: the file cannot be read.
             LabelError: it has ids or colors outside the label space.
         """
-        file = file or open_image(self.label)
+        file = file or open_image(self.source("label"))
         if self.form == "files":
             return decode_label(file, label_space, str(self.label), lines=lines)
         width, whole = _half_width(file.image.width, self.label), file.image.width
@@ -82,7 +101,7 @@ class Pair:
         Raises:
             DataError: the file cannot be read, or its channels or values do not match.
         """
-        image = read_source(self.label, channels, value_range)
+        image = read_source(self.source("label"), channels, value_range)
         return image if self.form == "files" else _half(image, self.label, right=self.form == "photo-left")
 
     def read_image(self, alpha: Alpha = "drop") -> Tensor:
@@ -96,18 +115,31 @@ class Pair:
         """
         if self.image is None:
             raise DataError(f"{self.label} comes without a photo; give a dataset that has them")
-        image = read_image(self.image, alpha)
+        image = to_photo(open_image(self.source("image")), self.image, alpha)
         return image if self.form == "files" else _half(image, self.image, right=self.form != "photo-left")
+
+    def read_instances(self) -> Tensor:
+        """Read the instance map, which must exist: `[H, W]` int64; see `label_maps.read_instances`.
+
+        Raises:
+            DataError: the file cannot be read.
+        """
+        assert self.instance is not None
+        return decode_instances(open_image(self.source("instance")), self.instance)
 
 
 class Row(NamedTuple):
-    """A `Pair` as strings; an empty string is None."""
+    """A `Pair` as strings; an empty string is None.
+
+    Files in a tar shard are `SHARD.tar/NAME`, and `places` has `PART:OFFSET:SIZE` for each, separated by spaces.
+    """
 
     name: str
     label: str
     image: str = ""
     instance: str = ""
     form: PairStorage = "files"
+    places: str = ""
 
 
 class PairList(Sequence[Pair]):
@@ -118,9 +150,11 @@ class PairList(Sequence[Pair]):
 
     Args:
         rows: the pairs.
+        root: folder of the tar shards, by path or URL, that the files of pairs with `places` are relative to.
     """
 
-    def __init__(self, rows: Iterable[Row] = ()) -> None:
+    def __init__(self, rows: Iterable[Row] = (), root: str = "") -> None:
+        self.root = root
         self._text = bytearray()
         self._ends = array("Q")
         for row in rows:
@@ -148,19 +182,51 @@ class PairList(Sequence[Pair]):
     def __getitem__(self, index: int | slice) -> Pair | PairList:
         """Return a pair, or a slice as a `PairList`."""
         if isinstance(index, slice):
-            return PairList(self.row(place) for place in range(*index.indices(len(self))))
-        name, label, image, instance, form = self.row(range(len(self))[index])
-        return Pair(name, Path(label), Path(image) if image else None, Path(instance) if instance else None, form)
+            return PairList((self.row(place) for place in range(*index.indices(len(self)))), self.root)
+        row = self.row(range(len(self))[index])
+        prefix = "" if not self.root or is_url(self.root) else f"{self.root}/"
+        image, instance = (Path(prefix + file) if file else None for file in (row.image, row.instance))
+        return Pair(row.name, Path(prefix + row.label), image, instance, row.form, _tar_sample(row, self.root))
 
     def row(self, place: int) -> Row:
         """Return a pair as strings, by its non-negative index."""
         text = self._text[self._ends[place - 1] if place else 0 : self._ends[place]]
-        name, label, image, instance, form = text.decode("utf-8", "surrogatepass").split("\0")
-        return Row(name, label, image, instance, cast(PairStorage, form))
+        name, label, image, instance, form, places = text.decode("utf-8", "surrogatepass").split("\0")
+        return Row(name, label, image, instance, cast(PairStorage, form), places)
 
     def rows(self) -> Iterator[Row]:
         """Yield all pairs as strings."""
         return map(self.row, range(len(self)))
+
+    def sizes(self) -> Iterator[tuple[str, int]]:
+        """Yield path, as in the rows, and size in bytes of each file, in order.
+
+        Raises:
+            OSError: a file is missing.
+        """
+        for row in self.rows():
+            sizes = {part: size for part, _, size in _read_places(row)}
+            for path, part in {row.label: "label", row.image: "image", row.instance: "instance"}.items():
+                if path:
+                    yield path, sizes[part] if sizes else os.stat(path).st_size  # noqa: PTH116 (speed on large sets)
+
+
+def _read_places(row: Row) -> list[tuple[str, int, int]]:
+    """Return part, offset and size in bytes of the files of a row in a tar shard."""
+    places = (place.split(":") for place in row.places.split())
+    return [(part, int(offset), int(size)) for part, offset, size in places]
+
+
+def _tar_sample(row: Row, root: str) -> TarSample | None:
+    """Return the files of a row in a tar shard; None if they are files of a disk."""
+    if not row.places:
+        return None
+    shard, _, _ = row.label.partition(".tar/")
+    names = {"label": row.label, "image": row.image, "instance": row.instance}
+    return TarSample(
+        f"{root}/{shard}.tar",
+        {part: (names[part].removeprefix(f"{shard}.tar/"), offset, size) for part, offset, size in _read_places(row)},
+    )
 
 
 def _half_width(width: int, path: Path) -> int:

@@ -11,14 +11,16 @@ from typing import Any
 
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
+from lab2pix.data.shard_index import write_index
+from lab2pix.data.storage import list_files_below
 from lab2pix.errors import DataError
 from lab2pix.utils.files import atomic_write, output_errors
 
 
 def write_shards(
-    root: Path, split: str, out: Path, records: Mapping[str, Mapping[str, Any]], *, per_shard: int = 1000
+    root: Path, split: str, out: Path, records: Mapping[str, Mapping[str, Any]] | None = None, *, per_shard: int = 1000
 ) -> list[Path]:
-    """Write the pairs of a dataset in format `folder` as tar files: `OUT/SPLIT-000000.tar`, ...
+    """Write the pairs of a dataset in format `folder` as tar files, `OUT/SPLIT-000000.tar`, ..., with their indexes.
 
     A sample is `KEY.image.png`, `KEY.label.png`, with an instance map `KEY.instance.png`, and `KEY.json`; the suffixes
     are those of the dataset's files. The tar files depend on the contents only, not on times and users.
@@ -27,7 +29,7 @@ def write_shards(
         root: the dataset.
         split: the split.
         out: folder of the shards; existing ones are replaced.
-        records: values for `KEY.json`, by name of the pair; the name is added.
+        records: values for `KEY.json`, by name of the pair; None: none. The name is added.
         per_shard: pairs per tar file.
 
     Returns:
@@ -46,8 +48,12 @@ def write_shards(
             tarfile.open(unfinished, "w", format=tarfile.USTAR_FORMAT) as tar,
         ):
             for place in range(start, min(start + per_shard, len(pairs))):
-                _add(tar, f"{place:08d}", pairs[place], {"name": pairs[place].name, **records[pairs[place].name]})
+                pair = pairs[place]
+                _add(tar, f"{place:08d}", pair, {"name": pair.name, **(records[pair.name] if records else {})})
         shards.append(shard)
+    listed = list_files_below(str(out))
+    for shard in shards:
+        write_index(str(out), shard.name, listed[shard.name], {})
     return shards
 
 

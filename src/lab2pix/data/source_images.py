@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,16 +11,17 @@ from PIL import Image
 from torch import Tensor
 
 from lab2pix.data.files import ARRAY_SUFFIX
+from lab2pix.data.image_errors import Source, source_name
 from lab2pix.data.image_file import open_image, to_rgb
 from lab2pix.data.transforms import to_luma
 from lab2pix.errors import DataError
 
 
-def read_source(path: Path, channels: int | None, value_range: tuple[float, float] | None) -> Tensor:
+def read_source(file: Source, channels: int | None, value_range: tuple[float, float] | None) -> Tensor:
     """Read a source image: any image file with all of its bits, or `.npy` of shape `[H, W(, C)]`.
 
     Args:
-        path: path of the file.
+        file: the file, by path or opened.
         channels: number of channels C; RGB is converted to gray, or gray to RGB, if needed. For C of 1 or 3, alpha is
             dropped. None: as in the file.
         value_range: file values that become -1 and 1; None: the full range of 8 or 16 bits, 0 to 1 for float.
@@ -32,20 +32,21 @@ def read_source(path: Path, channels: int | None, value_range: tuple[float, floa
     Raises:
         DataError: the file is missing, damaged or not an image, or channels or values do not match.
     """
-    if path.suffix.lower() == ARRAY_SUFFIX:
+    name = source_name(file)
+    if name.lower().endswith(ARRAY_SUFFIX):
         try:
-            values = np.load(path, allow_pickle=False)
+            values = np.load(file, allow_pickle=False)
         except FileNotFoundError as error:
-            raise DataError(f"{path} is missing; put it back, or remove its partner") from error
+            raise DataError(f"{name} is missing; put it back, or remove its partner") from error
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} is not a NumPy array, or is damaged; replace or remove it") from error
-        return to_source(values, channels, value_range, str(path))
-    file = open_image(path)
-    if file.white is not None and file.white > 255 and file.image.mode == "RGB":
-        raise DataError(f"{path} has colors of 0 to {file.white}, of which 8 bits are read; save it as PNG")
-    if value_range is None and 8 < file.bits < 16:
-        value_range = (0.0, float(2**file.bits - 1))
-    return to_source(file.image if file.wide is None else file.wide, channels, value_range, str(path))
+            raise DataError(f"{name} is not a NumPy array, or is damaged; replace or remove it") from error
+        return to_source(values, channels, value_range, name)
+    opened = open_image(file)
+    if opened.white is not None and opened.white > 255 and opened.image.mode == "RGB":
+        raise DataError(f"{name} has colors of 0 to {opened.white}, of which 8 bits are read; save it as PNG")
+    if value_range is None and 8 < opened.bits < 16:
+        value_range = (0.0, float(2**opened.bits - 1))
+    return to_source(opened.image if opened.wide is None else opened.wide, channels, value_range, name)
 
 
 def to_source(

@@ -15,7 +15,7 @@ class DatasetFormat:
 
     Attributes:
         description: layout in one line.
-        scan: function that finds the pairs, as `module:function`; None: the format has no files.
+        scan: function that finds the pairs, as `module:function`; None: the format has no folders of files.
         label_space: label space of the label maps; None: any.
     """
 
@@ -54,6 +54,11 @@ DATASET_FORMATS = {
         None,
     ),
     "scenes": DatasetFormat("no files: procedural landscapes", None, "scenes"),
+    "shards": DatasetFormat(
+        "[SPLIT/|SPLIT-]NAME.tar with an index (`lab2pix data index`), by path or URL: KEY.image.*, KEY.label.*",
+        None,
+        None,
+    ),
     "sketch": DatasetFormat("SPLIT/*.jpg, sketch left and photo right", f"{_FORMATS}:scan_sketches", "sketch"),
     "unaligned": DatasetFormat(
         "SPLITA/NAME.* (inputs) and SPLITB/NAME.* (photos), which are not pairs", f"{_FORMATS}:scan_unaligned", None
