@@ -7,6 +7,7 @@ JOBS ?= 2
 METHOD ?=
 DEMO ?= demo$(addprefix -,$(METHOD))
 MODEL ?=
+LANDSCAPES := $(wildcard ./models/landscapes)
 NUMERICS := tests/nn tests/parity tests/data/scenes tests/inference/test_synthesizer.py tests/training/test_evaluation.py
 
 # Bytecode keeps pytest from rewriting all assertions in each process.
@@ -17,7 +18,7 @@ PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q 
 demo: $(STAMP)  ## Train on procedural landscapes for some minutes, then open demo/index.html; unpaired: METHOD=v1, v1-sketch.
 	$(BIN)/lab2pix demo --out $(DEMO) $(addprefix --method ,$(METHOD))
 
-paint: $(STAMP)  ## Serve the painter with the bundled model or MODEL=RUN; Ctrl-C stops it.
+paint: $(STAMP)  ## Serve the painter with the model of photographs, or MODEL=RUN; Ctrl-C stops it.
 	$(BIN)/lab2pix paint $(MODEL)
 
 test: $(STAMP)  ## Run the tests on JOBS processes, without the slowest and those in a browser.
@@ -52,9 +53,9 @@ clean:  ## Remove build outputs and caches; keep runs, demo and the virtual envi
 	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml $(addsuffix /pyproject.toml,$(LANDSCAPES))
 	@echo "Installing lab2pix and its tools into $(VENV), which takes some minutes the first time."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]' $(addprefix --editable ,$(LANDSCAPES))
 	touch $@

@@ -22,7 +22,6 @@ from torch import Tensor
 
 from lab2pix import Synthesizer
 from lab2pix.data.scenes.dataset import draw_scene
-from lab2pix.web.painter.app import find_model
 
 SCENES = 4
 FRAMES = 9
@@ -77,11 +76,11 @@ def measure(model: Synthesizer, shift: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", nargs="?")
+    parser.add_argument("model", nargs="?", default="scenes")
     parser.add_argument("--shifts", type=int, nargs="+", default=[2, 8])
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
-    model = Synthesizer.load(find_model(args.model))
+    model = Synthesizer.load(args.model)
     rows = [measure(model, shift) for shift in args.shifts]
     for row in rows:
         print(row)

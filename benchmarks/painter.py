@@ -65,7 +65,7 @@ class Server:
     """`lab2pix paint` in a process of its own."""
 
     def __init__(self, model: str | Path | None, log: Path) -> None:
-        command = [sys.executable, "-m", "lab2pix", "paint", *([str(model)] if model else []), "--no-browser"]
+        command = [sys.executable, "-m", "lab2pix", "paint", str(model or "scenes"), "--no-browser"]
         self.log = log
         with log.open("wb") as out:
             self._process = subprocess.Popen([*command, "--port", "0"], stdout=out, stderr=subprocess.STDOUT)

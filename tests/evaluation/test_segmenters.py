@@ -18,7 +18,7 @@ from lab2pix.data.files import read_image
 from lab2pix.data.label_maps import read_label
 from lab2pix.data.transforms import float_to_uint8
 from lab2pix.errors import ConfigError, LabelError, WeightsError
-from lab2pix.evaluation.segmenters import load_segmenter
+from lab2pix.evaluation.segmenters import build_network, load_segmenter
 from lab2pix.labels.space import LabelSpace
 from lab2pix.training.segmenter import SegmenterSettings, _loss, pair_weights, train_segmenter
 from tests.helpers.commands import Run
@@ -127,6 +127,25 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = train_segmenter(scenes(), folder, settings, device="cpu")
     assert result.folder == folder
     return folder
+
+
+@pytest.mark.slow
+def test_a_head_on_the_frozen_backbone_learns_and_is_stored_alone(tmp_path: Path) -> None:
+    settings = SegmenterSettings("fpn-head", "efficientnet-lite0", steps=30, batch_size=8)
+    result = train_segmenter(scenes(), tmp_path / "head", settings, device="cpu")
+    info = json.loads((result.folder / "segmenter.json").read_text())
+    assert info["training"]["losses"][-1] < 0.7 * info["training"]["losses"][0]
+    assert all(name.startswith("head.") for name in load_file(result.folder / "model.safetensors"))
+    space = LabelSpace.load("scenes")
+    pair = build_dataset(scenes(), "val", space, 0, paired=True)[(0, 0)]
+    read = load_segmenter(result.folder, space)(float_to_uint8(pair["image"])[None], (64, 64))
+    right = read[0] == pair["label"]
+    assert right.float().mean() > 0.4  # a guess among the classes would be right in a tenth of the pixels
+
+
+def test_a_head_takes_no_encoder_weights() -> None:
+    with pytest.raises(ConfigError, match="omit --encoder-weights"):
+        build_network("fpn-head", "efficientnet-lite0", 3, "imagenet")
 
 
 @pytest.mark.slow

@@ -71,7 +71,10 @@ def test_plan_is_an_ordinary_config_with_reasons(draw: Draw, tmp_path: Path, run
     assert LabelSpace.load(config.data.label_space).names == ("class 0", "class 1", "class 2")
 
 
-def test_photos_alone_are_labeled_first(draw: Draw, tmp_path: Path, run: Run, quick: None) -> None:
+def test_photos_alone_are_labeled_first(
+    draw: Draw, tmp_path: Path, run: Run, quick: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runner, "default_segmenter", lambda: None)
     root, out = draw("photos"), tmp_path / "out"
     sentence(run("fit", root, "--plan", "--out", out), root, "--segmenter")
     assert not out.exists()

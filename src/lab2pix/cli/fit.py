@@ -25,7 +25,7 @@ def _fit(
     minutes: Annotated[float, typer.Option(min=0.1, help="Total time in minutes.")] = 60,
     plan: Annotated[bool, typer.Option("--plan", help="Write the plan, a configuration, and do not train.")] = False,
     segmenter: Annotated[
-        str | None, typer.Option(help="Labels photos without label maps; see `lab2pix label`.")
+        str | None, typer.Option(help="Labels photos without label maps; see `lab2pix label`, also for the default.")
     ] = None,
     classes: Annotated[
         Path | None, typer.Option(help="YAML file of classes for --segmenter, which may merge, rename and drop.")

@@ -62,6 +62,7 @@ def _generate(
     from lab2pix.errors import ConfigError
     from lab2pix.inference import Mode, Synthesizer, generate_folder
     from lab2pix.inference.film import film_path, write_film
+    from lab2pix.inference.folder import has_known_values
     from lab2pix.utils.distributed import barrier
 
     if fast and optimize == "plain":
@@ -91,8 +92,7 @@ def _generate(
             keep_size=keep_size,
             scales=scales,
             style=style,
-            # The runs on this machine were trained on the same files; a bundled or downloaded model was not.
-            allow_bare_ids=label_space is not None or format != "folder" or Path(weights).expanduser().exists(),
+            allow_bare_ids=label_space is not None or has_known_values(weights, format, synthesizer.label_space),
             on_progress=on_progress,
         )
     print(report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -24,7 +25,8 @@ def _label(
         str | None,
         typer.Option(
             metavar="SEGMENTER",
-            help="hf:NAME, torchvision:NAME, a folder of `lab2pix segmenter train`, or an exported program.",
+            help="hf:NAME, torchvision:NAME, a folder of `lab2pix segmenter train`, an exported program, or the name "
+            "of an installed one; default: landscapes, where it is installed.",
         ),
     ] = None,
     lines: Annotated[bool, typer.Option("--lines", help="Draw the edges of the photos instead: sketches.")] = False,
@@ -54,6 +56,9 @@ def _label(
     device: Device = None,
 ) -> None:
     """Label photos by semantic segmentation, or sketch them: write a dataset and a sheet, and check it."""
+    from lab2pix.evaluation.segmenters import default_segmenter
+
+    segmenter = segmenter or (None if lines else default_segmenter())
     _check_options(context, lines, segmenter)
     from lab2pix.data.check import check_dataset
     from lab2pix.data.contact_sheet import draw_sheet
@@ -89,10 +94,11 @@ def _label(
     check = check_dataset(out, "folder", mapping.space)
     print(check)
     if check.ok and report.photos:
-        preset, space = "v2-small", f"data.label_space={out / CLASSES_FILE}"
+        preset, space = "v2-small", shlex.quote(f"data.label_space={out / CLASSES_FILE}")
         if lines:
             preset, space = "v1-small-sketch", "data.sketch.from=files data.sketch.label_space=null"
-        print(f"Train on it: lab2pix train {preset} data.format=folder data.root={out} {space} --out RUN")
+        root = shlex.quote(f"data.root={out}")
+        print(f"Train on it: lab2pix train {preset} data.format=folder {root} {space} --out RUN")
     raise typer.Exit(0 if report.ok and check.ok else 1)
 
 

@@ -22,7 +22,8 @@ def _paint(
     model: Annotated[
         str | None,
         typer.Argument(
-            metavar="MODEL", help="Run, checkpoint, weights file or Hugging Face name; default: the bundled model."
+            metavar="MODEL",
+            help="Run, checkpoint, weights file or name; default: landscapes where installed, else scenes.",
         ),
     ] = None,
     *,

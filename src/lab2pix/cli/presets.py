@@ -7,15 +7,22 @@ import typer
 from lab2pix.cli.console import print_table
 from lab2pix.cli.options import Overrides, Source
 
-presets_app = typer.Typer(help="List the shipped recipes, or show one.")
+presets_app = typer.Typer(help="List the shipped recipes and the installed models, or show a recipe.")
 
 
 @presets_app.callback()
 def _presets(context: typer.Context) -> None:
+    if context.invoked_subcommand is not None:
+        return
+    from lab2pix.inference.weights import shipped_models
     from lab2pix.recipes import preset_descriptions
+    from lab2pix.utils.registry import MODEL_PACKAGES
 
-    if context.invoked_subcommand is None:
-        print_table(("preset", "description"), preset_descriptions().items())
+    print_table(("preset", "description"), preset_descriptions().items())
+    found = {name: str(file.parent) for name, file in shipped_models().items()}
+    missing = {name: f"not installed; in a clone, run `{command}`" for name, command in MODEL_PACKAGES.items()}
+    print()
+    print_table(("trained model", "where it is"), (missing | found).items())
 
 
 @presets_app.command("show")

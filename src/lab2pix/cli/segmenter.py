@@ -26,8 +26,10 @@ def _train(
     size: Annotated[str, typer.Option(metavar="HxW", help="Image height and width.")] = "256x256",
     train_split: Annotated[str, typer.Option(help="Training split.")] = "train",
     val_split: Annotated[str, typer.Option(help="Validation split.")] = "val",
-    architecture: Annotated[str, typer.Option(help="unet, fpn, deeplabv3plus, upernet, ...")] = "unet",
-    encoder: Annotated[str, typer.Option(help="Encoder of segmentation-models-pytorch.")] = "resnet18",
+    architecture: Annotated[str, typer.Option(help="unet, fpn, deeplabv3plus, upernet, ..., or fpn-head.")] = "unet",
+    encoder: Annotated[
+        str, typer.Option(help="Encoder of segmentation-models-pytorch; for fpn-head efficientnet-lite0.")
+    ] = "resnet18",
     encoder_weights: Annotated[
         str | None, typer.Option(help="Pretrained weights, such as imagenet; default: none.")
     ] = None,

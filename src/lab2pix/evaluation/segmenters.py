@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from lab2pix.errors import ConfigError, LabelError, WeightsError, did_you_mean
 from lab2pix.evaluation.batching import map_chunks
 from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, ProgramSettings, Whole, read_settings
+from lab2pix.evaluation.networks.backbone_head import BackboneHead
 from lab2pix.evaluation.published import PUBLISHED, load_published
 from lab2pix.evaluation.segmenter_base import Segmenter, map_classes
 from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
 from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import file_sha256
+from lab2pix.utils.registry import MODEL_PACKAGES, model_folders
 from lab2pix.utils.tensors import load_tensors
 from lab2pix.utils.text import reason_of
 
@@ -30,6 +32,8 @@ _LOG = logging.getLogger(__name__)
 
 SEGMENTER_FORMAT = "lab2pix-segmenter/1"
 SEGMENTER_FILE = "segmenter.json"
+HEAD = "fpn-head"
+"""Architecture of a head on a frozen backbone."""
 WEIGHTS_FILE = "model.safetensors"
 
 
@@ -43,12 +47,16 @@ def normalize(images: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def build_network(architecture: str, encoder: str, classes: int, encoder_weights: str | None = None) -> nn.Module:
-    """Return a network of segmentation-models-pytorch.
+    """Return a network of segmentation-models-pytorch, or for architecture `HEAD` one on a frozen backbone.
 
     Raises:
         ConfigError: the package is missing, or the architecture or encoder is unknown.
         WeightsError: the pretrained weights cannot be downloaded.
     """
+    if architecture == HEAD:
+        if encoder_weights is not None:
+            raise ConfigError(f"{HEAD} is trained on the ImageNet weights of its backbone; omit --encoder-weights")
+        return BackboneHead(encoder, classes)
     smp = import_extra("segmentation_models_pytorch", "segmenter", "a segmenter")
     logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it logs each attempt to download
     try:
@@ -222,12 +230,36 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
+def installed_segmenters() -> dict[str, Path]:
+    """Return the folders of the segmenters that installed packages with models bring, by name of the model."""
+    found = {name: folder / "segmenter" for name, folders in model_folders().items() for folder in folders}
+    return {name: folder for name, folder in found.items() if (folder / SEGMENTER_FILE).is_file()}
+
+
+def default_segmenter() -> str | None:
+    """Return the name of the segmenter that labels photos where none is named, if it is installed."""
+    return "landscapes" if "landscapes" in installed_segmenters() else None
+
+
+def find_installed(space: LabelSpace) -> Path | None:
+    """Return the folder of an installed segmenter with the classes of a label space; None: there is none."""
+    for folder in installed_segmenters().values():
+        try:
+            classes = json.loads((folder / SEGMENTER_FILE).read_text(encoding="utf-8"))["label_space"]["classes"]
+            if tuple(item["name"] for item in classes) == space.names:
+                return folder
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # `load_segmenter` says what is wrong with it
+    return None
+
+
 def load_segmenter(source: str | Path, expected: LabelSpace | None) -> Segmenter:
     """Load a segmenter.
 
     Args:
-        source: a folder of `lab2pix segmenter train`; an exported program (`.pt2`, `.onnx`) with its JSON file;
-            `hf:NAME`, a semantic-segmentation model of the Hugging Face hub or a folder of one;
+        source: a folder of `lab2pix segmenter train`; the name of an installed one; an exported program (`.pt2`,
+            `.onnx`) with its JSON file; `hf:NAME`, a semantic-segmentation model of the Hugging Face hub or a folder of
+            one;
             `torchvision:NAME`; or `NAME:WEIGHTS`, a network of `PUBLISHED` with its authors' weights.
         expected: label space of the label maps; None: the network's own classes.
 
@@ -248,6 +280,13 @@ def load_segmenter(source: str | Path, expected: LabelSpace | None) -> Segmenter
     path = Path(source)
     if path.suffix in PROGRAM_SUFFIXES:
         return _Exported(path, expected)
+    if not (path / SEGMENTER_FILE).is_file():
+        path = installed_segmenters().get(text, path)
+        if text in MODEL_PACKAGES and not path.is_dir():
+            raise ConfigError(
+                f"the segmenter {text} comes in a package of its own, which is not installed; run "
+                f"`{MODEL_PACKAGES[text]}` in a clone of the repository"
+            )
     if not path.is_dir():
         raise ConfigError(
             f"there is no segmenter {path}; give a folder of `lab2pix segmenter train`, an exported program "

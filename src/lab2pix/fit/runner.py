@@ -23,7 +23,7 @@ from lab2pix.config.schema import RunConfig
 from lab2pix.data.files import read_image
 from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.segmenter_base import Segmenter
-from lab2pix.evaluation.segmenters import load_segmenter
+from lab2pix.evaluation.segmenters import default_segmenter, load_segmenter
 from lab2pix.fit.dataset import CLASSES_FILE, Found, arrange, find_data, find_label_space
 from lab2pix.fit.fingerprint import MachineFingerprint, check_count, fingerprint_data
 from lab2pix.fit.plan import Plan, make_plan
@@ -219,7 +219,7 @@ def _prepare(session: _Session, stored: dict[str, Any]) -> None:
     request, out = session.request, session.request.out
     found = find_data(request.data)
     check_count(len(found.photos))
-    if found.form == "photos" and request.segmenter is None:
+    if found.form == "photos" and request.segmenter is None and default_segmenter() is None:
         raise ConfigError(
             f"{request.data} has photos without label maps, and no model to label them is given; add --segmenter, such "
             "as hf:nvidia/segformer-b0-finetuned-ade-512-512, which is downloaded, or a folder of one"
@@ -250,8 +250,9 @@ def _prepare(session: _Session, stored: dict[str, Any]) -> None:
 def _label(session: _Session, found: Found, out: Path) -> Found:
     """Label photos, and return the pairs."""
     request = session.request
-    assert request.segmenter is not None
-    network = load_segmenter(request.segmenter, None)
+    segmenter = request.segmenter or default_segmenter()
+    assert segmenter is not None
+    network = load_segmenter(segmenter, None)
     network.to(choose_device(request.device))
     classes = request.classes or request.out / KEPT_FILE
     if not classes.exists():

@@ -20,10 +20,12 @@ from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
 from lab2pix.errors import DataError, Lab2PixError, LabelError, OutputError, TrainingError
+from lab2pix.inference import weights
 from lab2pix.inference.synthesizer import StyleSource, Synthesizer
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.files import output_errors, write_png
+from lab2pix.utils.files import expand_user, output_errors, write_png
+from lab2pix.utils.registry import DATASET_FORMATS
 from lab2pix.utils.text import describe_failures, plural
 
 _LOG = logging.getLogger(__name__)
@@ -134,8 +136,8 @@ def generate_folder(
         OutputError: images would be written among the label maps, or cannot be written.
     """
     synthesizer = model if isinstance(model, Synthesizer) else Synthesizer(model)
-    sources = [Path(labels)] if isinstance(labels, str | Path) else [Path(source) for source in labels]
-    out = Path(out)
+    sources = [expand_user(source) for source in ([labels] if isinstance(labels, str | Path) else labels)]
+    out = expand_user(out)
     listed = [find_pairs(format, source, split, need_images=False) for source in sources]
     pairs: Sequence[Pair] = listed[0] if len(listed) == 1 else [pair for some in listed for pair in some]
 
@@ -286,6 +288,16 @@ def read_label_ids(synthesizer: Synthesizer, pair: Pair, allow_bare_ids: bool) -
             f"({meaning}); if they are, add --label-space {space.name}"
         )
     return label.ids
+
+
+def has_known_values(model: str | Path, format: str, label_space: LabelSpace) -> bool:
+    """Return whether bare ids of label maps are those of a model's label space.
+
+    They are if the model is the user's own run, which was trained on such files, or if the label space is the default
+    of the dataset format.
+    """
+    known = DATASET_FORMATS[format].label_space if format in DATASET_FORMATS else None
+    return weights.is_local(model) or known == label_space.name
 
 
 class BareIdsError(LabelError):

@@ -6,8 +6,6 @@ import json
 import logging
 import re
 from importlib import resources
-from importlib.metadata import entry_points
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -23,6 +21,7 @@ from lab2pix.errors import CheckpointError, OutputError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, read_config
 from lab2pix.utils.files import atomic_write, expand_user
+from lab2pix.utils.registry import MODEL_PACKAGES, model_folders
 from lab2pix.utils.tensors import load_tensors, save_tensors
 from lab2pix.utils.text import reason_of
 
@@ -32,8 +31,6 @@ FORMAT = "lab2pix-2"
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 
-_ENTRY_POINTS = "lab2pix.models"
-"""Entry-point group of packages with models."""
 _SHIPPED = Path(str(resources.files("lab2pix"))) / "weights"
 _HUB_NAME = re.compile(r"[\w][\w.-]*/[\w][\w.-]*")
 
@@ -104,15 +101,15 @@ class ModelInfo(NamedTuple):
 def shipped_models() -> dict[str, Path]:
     """Return the weights files of installed models by name: of this package, and of packages with an entry point.
 
-    Such a package declares `NAME = "its_module"` in the group `lab2pix.models`; the module's folder holds
-    `model.safetensors` and `config.json`. A name of this package cannot be replaced.
+    The module of such a package (`model_folders`) holds `model.safetensors` and `config.json`. A name of this package
+    cannot be replaced.
     """
-    found = {}
-    for entry in entry_points(group=_ENTRY_POINTS):
-        spec = find_spec(entry.value)
-        for folder in (spec and spec.submodule_search_locations) or ():
-            if Path(folder, WEIGHTS_FILE).is_file():
-                found[entry.name] = Path(folder, WEIGHTS_FILE)
+    found = {
+        name: folder / WEIGHTS_FILE
+        for name, folders in model_folders().items()
+        for folder in folders
+        if (folder / WEIGHTS_FILE).is_file()
+    }
     return found | {file.parent.name: file for file in sorted(_SHIPPED.glob(f"*/{WEIGHTS_FILE}"))}
 
 
@@ -140,6 +137,11 @@ def find(source: str | Path) -> Path | None:
     shipped = shipped_models()
     if str(source) in shipped and not _holds_model(path):
         return shipped[str(source)]
+    if str(source) in MODEL_PACKAGES and not _holds_model(path):
+        raise CheckpointError(
+            f"the model {source} comes in a package of its own, which is not installed; run "
+            f"`{MODEL_PACKAGES[str(source)]}` in a clone of the repository"
+        )
     if path.is_dir():
         return _find_in_folder(path)
     # A misspelled path must not trigger a download: `runs/mine` is a path if `runs` exists.
@@ -150,6 +152,12 @@ def find(source: str | Path) -> Path | None:
         f"there is no model {source}; give {installed}a run folder, a checkpoint folder, a {WEIGHTS_FILE} or a hub "
         "name such as org/name"
     )
+
+
+def is_local(source: str | Path) -> bool:
+    """Return whether a model that `find` locates is a run or a file of the user, not an installed or downloaded one."""
+    file = find(source)
+    return file is not None and file not in shipped_models().values()
 
 
 def _holds_model(folder: Path) -> bool:

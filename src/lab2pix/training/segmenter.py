@@ -24,6 +24,7 @@ from lab2pix.errors import ConfigError, OutputError, TrainingError
 from lab2pix.evaluation.metrics.segmentation import ScoredClasses, SegmentationScores
 from lab2pix.evaluation.report import check_writable
 from lab2pix.evaluation.segmenters import (
+    HEAD,
     SEGMENTER_FILE,
     SEGMENTER_FORMAT,
     WEIGHTS_FILE,
@@ -46,8 +47,9 @@ class SegmenterSettings:
     """Hyperparameters of a segmenter.
 
     Attributes:
-        architecture: architecture of segmentation-models-pytorch, such as `unet`, `fpn`, `deeplabv3plus`, `upernet`.
-        encoder: encoder of segmentation-models-pytorch.
+        architecture: architecture of segmentation-models-pytorch, such as `unet`, `fpn`, `deeplabv3plus`, `upernet`;
+            or `fpn-head`, a head on a frozen backbone.
+        encoder: encoder of segmentation-models-pytorch; for `fpn-head` a backbone, such as `efficientnet-lite0`.
         encoder_weights: pretrained weights to download, such as `imagenet`; None: from scratch.
         steps: optimizer steps.
         batch_size: images per step.
@@ -127,6 +129,9 @@ def train_segmenter(
     losses = _optimize(network, train, data, space, settings, chosen, on_progress)
     scores = _score(network, held_out, data, space, chosen)
     seconds = time.monotonic() - began
+    packages = ["lab2pix", "torch"]
+    if settings.architecture != HEAD:
+        packages.append("segmentation-models-pytorch")
     info = {
         "format": SEGMENTER_FORMAT,
         "architecture": settings.architecture,
@@ -146,7 +151,7 @@ def train_segmenter(
             "losses": losses,
             "seconds": round(seconds, 1),
         },
-        "versions": {name: version(name) for name in ("lab2pix", "torch", "segmentation-models-pytorch")},
+        "versions": {name: version(name) for name in packages},
         "label_space": space.to_dict(),
     }
     _write(out, network, info)
@@ -176,7 +181,8 @@ def _optimize(
     on_progress: Callable[[int, int], None] | None,
 ) -> list[float]:
     """Train with pixel-wise cross-entropy on labeled pixels; return the mean loss of each tenth of the steps."""
-    optimizer = torch.optim.AdamW(network.parameters(), lr=settings.learning_rate, weight_decay=1e-4)
+    learned = [weight for weight in network.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(learned, lr=settings.learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.steps, pct_start=0.1
     )

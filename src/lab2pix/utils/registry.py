@@ -1,9 +1,12 @@
-"""Registry of dataset formats and label spaces; importing it is cheap."""
+"""Registry of dataset formats, label spaces and packages with models; importing it is cheap."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.metadata import entry_points
 from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,22 @@ DATASET_FORMATS = {
     ),
 }
 """All dataset formats, by name."""
+
+
+MODEL_PACKAGES = {"landscapes": "pip install ./models/landscapes"}
+"""Models of this repository in packages of their own, with the command that installs them from a clone."""
+
+
+def model_folders() -> dict[str, list[Path]]:
+    """Return the folders of installed packages with models, by name of the model; imports none of them.
+
+    Such a package declares `NAME = "its_module"` in the entry-point group `lab2pix.models`.
+    """
+    specs = {entry.name: find_spec(entry.value) for entry in entry_points(group="lab2pix.models")}
+    return {
+        name: [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
+        for name, spec in specs.items()
+    }
 
 
 def label_space_names() -> list[str]:

@@ -244,3 +244,28 @@ def test_drawing_and_image_are_large_and_apart(visit: Visit, server: Any, window
         ".map((one) => one.textContent)"
     )
     assert clipped == []
+
+
+# --- rough edges ------------------------------------------------------------------------------------------------------
+
+
+def test_rough_edges_move_the_border_alone(visit: Visit, server: Any) -> None:
+    ada = visit()
+    ada.open(server.address)
+    sky = ada.blank()
+    ada.page.keyboard.press("n")
+    assert ada.page.locator("#rough").is_checked()
+    ada.choose("box", label=GRASS)
+    ada.drag((0, 32), (63, 63))
+    smooth = sky.copy()
+    smooth[32:] = GRASS
+    rough = ada.ids()
+    off = rough != smooth
+    assert off.any()
+    assert not off[:28].any() and not off[37:].any()  # a thirtieth of 64 pixels, in rows and columns
+    assert set(np.unique(rough)) == {SKY, GRASS}
+    ada.choose("box", label=GRASS)
+    ada.drag((0, 40), (63, 63))  # over its own class: no hole at its border
+    ada.expect_ids(rough)
+    ada.page.keyboard.press("Control+z")
+    ada.expect_ids(sky)

@@ -88,20 +88,22 @@ def test_model_description(client: TestClient) -> None:
         "sketch": False,
         "noise": True,
         "style": "none",
+        "photo": False,
         "random": True,
         "mode": "plain",
         "limits": {"bytes": 8388608, "pixels": 16000000, "samples": 16},
         "queue": {"waiting": 0, "capacity": 8},
     }
     assert [item["id"] for item in classes] == list(range(14))
-    assert classes[11] == {"id": 11, "name": "house", "color": [195, 65, 45], "foreground": True}
+    assert classes[11] == {"id": 11, "name": "house", "title": "house", "color": [195, 65, 45], "foreground": True}
 
 
 @pytest.mark.slow
 def test_unknown_is_the_last_class(open_client: OpenClient) -> None:
     model = open_client(tiny_synthesizer("ade20k")).get("/api/model").json()
     assert model["unknown"] == 150
-    assert model["classes"][-1] == {"id": 150, "name": "unknown", "color": [0, 0, 0], "foreground": True}
+    unknown = {"id": 150, "name": "unknown", "title": "unknown", "color": [0, 0, 0], "foreground": True}
+    assert model["classes"][-1] == unknown
 
 
 def test_description_of_a_sketch_model_without_noise(open_client: OpenClient) -> None:

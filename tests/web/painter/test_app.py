@@ -248,12 +248,14 @@ def test_missing_shipped_model_is_explained(
     run: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(weights, "_SHIPPED", tmp_path)
+    monkeypatch.setattr(weights, "model_folders", dict)
     code, _, errors = run("paint", "--no-browser")
     assert (code, "lab2pix paint runs/mine" in errors) == (2, True), errors
 
 
 def test_shipped_model_is_the_default(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(weights, "_SHIPPED", tmp_path / "models")
+    monkeypatch.setattr(weights, "model_folders", dict)
     with pytest.raises(ConfigError):
         find_model(None)
     (tmp_path / "models" / "scenes").mkdir(parents=True)

@@ -99,7 +99,7 @@ def test_service_worker_keeps_all_files_but_the_large_ones(page: StandalonePage)
 def test_description_is_the_servers_with_what_the_page_needs(page: StandalonePage, synthesizer: Synthesizer) -> None:
     model = json.loads((page.folder / "model" / "model.json").read_text())
     assert (model["name"], model["size"], model["noise"], model["style"]) == ("tiny", [64, 64], True, "none")
-    assert model["random"] is False  # no server draws scenes
+    assert model["photo"] is model["random"] is False  # no server draws scenes
     assert model["program"]["sizes"]["2"] == {"padded": [128, 128], "noise": [16]}
     assert model["program"]["webgpu"] is True and model["program"]["bytes"] == page.model_bytes == 7
     assert [entry["value"] for entry in model["classes"]] == list(range(synthesizer.label_space.num_channels))

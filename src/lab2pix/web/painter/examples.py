@@ -1,22 +1,26 @@
-"""Example label maps: procedural scenes, or held-out label maps of the data that a model was trained on."""
+"""Example label maps: procedural scenes, drawn layouts, or held-out label maps of a model's data."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from lab2pix.data.build import build_dataset
 from lab2pix.data.datasets import PairDataset
+from lab2pix.data.label_maps import read_label
 from lab2pix.data.line_drawings import resize_label
 from lab2pix.data.scenes.dataset import MIN_SIDE, ScenesDataset, draw_scene
 from lab2pix.errors import Lab2PixError
 from lab2pix.inference import Synthesizer
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import get_method
+from lab2pix.utils.registry import label_space_names
 from lab2pix.web.responses import HTTPError
 
 MAX_EXAMPLES = 6
@@ -62,13 +66,16 @@ def random_scene(synthesizer: Synthesizer, seed: int, index: int = 0) -> Tensor:
 def find_examples(synthesizer: Synthesizer) -> list[Example]:
     """Return example label maps of a model.
 
-    These are procedural scenes if the model has their classes, else the first held-out label maps of its data.
+    These are procedural scenes if the model has their classes, layouts that come with the package if it has those of
+    their label space, else the first held-out label maps of its data.
     The list is empty if the data are not on this machine.
     """
     space = synthesizer.label_space
     if has_scenes(space):
         scenes = [random_scene(synthesizer, _SEED, index) for index in range(MAX_EXAMPLES)]
         return _make_examples([(_describe(ids, space), ids) for ids in scenes])
+    if layouts := _drawn_layouts(space):
+        return _make_examples([(name, resize_label(ids, synthesizer.size, space)) for name, ids in layouts])
     found: list[tuple[str, Tensor]] = []
     try:
         paired = get_method(synthesizer.config.method).paired
@@ -80,6 +87,18 @@ def find_examples(synthesizer: Synthesizer) -> list[Example]:
     except (Lab2PixError, OSError):
         pass  # the examples found so far are still useful
     return _make_examples(found)
+
+
+def _drawn_layouts(space: LabelSpace) -> list[tuple[str, Tensor]]:
+    """Return name and ids of the layouts that were drawn by hand for the classes of a shipped label space."""
+    if space.name not in label_space_names():
+        return []
+    folder = Path(str(resources.files("lab2pix.web.painter"))) / "layouts" / space.name
+    files = sorted(folder.glob("*.png"))
+    if space.fingerprint() != LabelSpace.load(space.name).fingerprint():
+        return []
+    names = (file.stem.partition("-")[2].replace("-", " ").capitalize() for file in files)
+    return [(name, read_label(file, space)) for name, file in zip(names, files, strict=True)]
 
 
 def _make_examples(found: Sequence[tuple[str, Tensor]]) -> list[Example]:

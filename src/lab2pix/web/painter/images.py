@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Literal
 
 import numpy as np
@@ -200,13 +200,22 @@ def _gray_values(file: ImageFile) -> np.ndarray[tuple[int, ...], np.dtype[np.uin
     raise LabelError("the label map is not gray with 8 bits, as input_format=ids requires; send ids as gray values")
 
 
-def to_label_map(file: ImageFile, synthesizer: Synthesizer, encoding: InputFormat) -> Tensor:
-    """Return a label map as `read_label_map` does; for a sketch model, turn a photo into its edges.
+def to_label_map(
+    file: ImageFile, synthesizer: Synthesizer, encoding: InputFormat, segment: Callable[[Tensor], Tensor] | None
+) -> Tensor:
+    """Return a label map as `read_label_map` does; turn a photo into its edges for a sketch model, else its layout.
+
+    Args:
+        file: a label map or a photo.
+        synthesizer: the model.
+        encoding: encoding of the label map.
+        segment: returns the ids `[H, W]` of a photo `[3, H, W]` uint8; None: photos are refused.
 
     Returns:
         `[H, W]` int64.
 
     Raises:
+        HTTPError: 400, it is a photo, and nothing segments it.
         LabelError: the label map has ids or colors that the label space does not have.
     """
     try:
@@ -214,14 +223,26 @@ def to_label_map(file: ImageFile, synthesizer: Synthesizer, encoding: InputForma
     except LabelError:
         if synthesizer.label_space.name != SKETCH or encoding == "ids":
             raise
+    except HTTPError as error:
+        if error.headers != PHOTO_HEADER or segment is None:
+            raise
     # Outside the except clause, because the error's traceback keeps the label map alive.
-    return find_edges(read_photo(file, synthesizer.size), synthesizer.config.data.sketch.sigma)
+    if segment is None:
+        return find_edges(read_photo(file, synthesizer.size), synthesizer.config.data.sketch.sigma)
+    return segment(read_photo(file, synthesizer.size, crop=True))
 
 
-def read_photo(file: ImageFile, size: tuple[int, int]) -> Tensor:
-    """Return a photo at a size, `[3, H, W]` uint8."""
+def read_photo(file: ImageFile, size: tuple[int, int], *, crop: bool = False) -> Tensor:
+    """Return a photo at a size, `[3, H, W]` uint8; with `crop` its middle in the proportions of that size."""
+    pixels = to_rgb(file.image)
+    if crop:
+        height, width = pixels.shape[1:]
+        rows = min(height, max(1, round(width * size[0] / size[1])))
+        columns = min(width, max(1, round(height * size[1] / size[0])))
+        top, left = (height - rows) // 2, (width - columns) // 2
+        pixels = pixels[:, top : top + rows, left : left + columns]
     # One channel at a time, because three in float32 take too much memory.
-    return torch.cat([resize_image(channel[None], size) for channel in to_rgb(file.image)])
+    return torch.cat([resize_image(channel[None], size) for channel in pixels])
 
 
 def encode_label_map(ids: Tensor, label_space: LabelSpace, encoding: OutputFormat) -> bytes:

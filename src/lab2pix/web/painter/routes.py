@@ -117,10 +117,10 @@ async def _synthesize(
 @router.post(
     "/api/labels",
     operation_id="labels",
-    summary="Convert a label map, or for a sketch model a photo, to a label map of the model's size",
+    summary="Convert a label map, or a photo if the model takes photos, to a label map of the model's size",
     response_description=_OK,
     responses=_responses(*_UPLOAD, media_types=("image/png",)),
-    openapi_extra=_request_body("A label map; for a sketch model also a photo."),
+    openapi_extra=_request_body("A label map; if the model takes photos also a photo."),
 )
 async def _labels(request: Request, service: _Service, query: Annotated[schemas.LabelsQuery, Query()]) -> Response:
     return await service.labels(request, query)

@@ -129,10 +129,11 @@ def quote(text: str) -> str:
 
 
 class LabelClassInfo(_Schema):
-    """A class: its canonical id, name, color (8-bit RGB), and whether it is foreground."""
+    """A class: its canonical id, name, name for people, color (8-bit RGB), and whether it is foreground."""
 
     id: int
     name: str
+    title: str
     color: tuple[int, int, int]
     foreground: bool
 
@@ -140,9 +141,12 @@ class LabelClassInfo(_Schema):
 def describe_classes(space: LabelSpace) -> list[LabelClassInfo]:
     """Describe the classes of a label space, with unknown at the end if there is one."""
     names = [*space.names, "unknown"][: space.num_channels]
+    titles = [*(item.title or item.name for item in space.classes), "unknown"]
     foreground = space.foreground(torch.arange(space.num_channels)).tolist()
     return [
-        LabelClassInfo(id=index, name=name, color=tuple(space.palette[index].tolist()), foreground=marked)
+        LabelClassInfo(
+            id=index, name=name, title=titles[index], color=tuple(space.palette[index].tolist()), foreground=marked
+        )
         for index, (name, marked) in enumerate(zip(names, foreground, strict=True))
     ]
 
@@ -175,6 +179,7 @@ class ModelDescription(_Schema):
     sketch: bool = Field(description="Whether it generates from line drawings: id 0 is paper, 1 is line.")
     noise: bool = Field(description="Whether the image depends on the seed.")
     style: Literal["none", "optional", "required"] = Field(description="Whether it takes a style image.")
+    photo: bool = Field(description="Whether /api/labels turns photos into label maps.")
     random: bool = Field(description="Whether random scenes have its classes.")
     mode: str = Field(description="Inference mode: plain, fast, or fast-bf16.")
     limits: Limits

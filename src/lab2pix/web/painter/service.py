@@ -8,6 +8,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import cached_property
 from typing import TypeVar
 
 import torch
@@ -19,7 +20,11 @@ from lab2pix.batch import Batch
 from lab2pix.data.line_drawings import SKETCH
 from lab2pix.data.transforms import float_to_uint8, resize_nearest
 from lab2pix.errors import ConfigError, DataError, Lab2PixError, LabelError
+from lab2pix.evaluation.segmenter_base import Segmenter
+from lab2pix.evaluation.segmenters import find_installed, load_segmenter
 from lab2pix.inference import Synthesizer
+from lab2pix.inference.label_classes import ClassMapping
+from lab2pix.inference.label_photos import LabelSettings, predict
 from lab2pix.inference.regions import connected_area, paste
 from lab2pix.web.painter import schemas
 from lab2pix.web.painter.examples import Example, find_examples, has_scenes, random_scene
@@ -69,6 +74,9 @@ class PainterService:
         self.queue = JobQueue(capacity)
         self._budget = MemoryBudget(MAX_BODY_BYTES)
         self._styles: OrderedDict[str, Tensor] = OrderedDict()  # by token, latest use last; used in the queue's thread
+        self._segmenter_folder = (
+            None if synthesizer.label_space.name == SKETCH else find_installed(synthesizer.label_space)
+        )
         self._examples: Future[dict[str, Example]] = self.queue.submit(
             lambda: {example.token: example for example in find_examples(synthesizer)}
         )
@@ -87,6 +95,7 @@ class PainterService:
             sketch=space.name == SKETCH,
             noise=synthesizer.sampling.noise_channels > 0,
             style=synthesizer.sampling.style,
+            photo=space.name == SKETCH or self._segmenter_folder is not None,
             random=has_scenes(space),
             mode=synthesizer.mode,
             limits=schemas.Limits(),
@@ -150,7 +159,7 @@ class PainterService:
             if not self.synthesizer.sampling.noise_channels:
                 raise HTTPError(400, "This model takes no noise, so regions have no seeds; remove 'regions'")
             if column >= width or row >= height:
-                raise HTTPError(400, f"There is no column {column}, row {row} in {width}x{height} (width x height)")
+                raise HTTPError(400, f"There is no column {column}, row {row} in {height}x{width} (height x width)")
             area = connected_area(ids, row, column)
             for other, mask in masks.items():
                 masks[other] = mask & ~area
@@ -158,14 +167,26 @@ class PainterService:
         yield from ((mask, seed) for seed, mask in masks.items())
 
     async def labels(self, request: Request, query: schemas.LabelsQuery) -> Response:
-        """Convert a label map, or for a sketch model a photo, to a label map of the model's size."""
+        """Convert a label map, or a photo if the model takes photos, to a label map of the model's size."""
+        segment = None if self._segmenter_folder is None else self._segment
 
         def convert() -> Tensor:
-            return to_label_map(decode_image(body, media_type), self.synthesizer, query.input_format)
+            return to_label_map(decode_image(body, media_type), self.synthesizer, query.input_format, segment)
 
         with self._budget.share() as reserve:
             body, media_type = await read_body(request, FORMATS, MAX_BYTES, reserve)
             return self._label_response(await self._run(request, convert), query)
+
+    @cached_property
+    def _segmenter(self) -> Segmenter:
+        """The installed segmenter of the model's classes, loaded for the first photo; used in the queue's thread."""
+        assert self._segmenter_folder is not None
+        return load_segmenter(self._segmenter_folder, self.synthesizer.label_space)
+
+    def _segment(self, photo: Tensor) -> Tensor:
+        """Return the layout `[H, W]` int64 of a photo `[3, H, W]` uint8."""
+        mapping = ClassMapping.keep(self._segmenter.space, "photo")
+        return predict(photo, self._segmenter, mapping, LabelSettings(threshold=0))[0]
 
     async def style(self, request: Request) -> Response:
         """Keep a style image, and return it at the model's size with its token."""

@@ -208,6 +208,7 @@ def _describe(
         "format": _FORMAT,
         **described,
         "style": "none",
+        "photo": False,
         "random": False,
         "examples": examples,
         "program": {"file": _PROGRAM, "bytes": size_in_bytes, "sizes": sizes, "webgpu": webgpu},

@@ -5,8 +5,8 @@ const ACCEPTED = { "image/png": /^\x89PNG\r\n\x1a\n/, "image/jpeg": /^\xff\xd8\x
 const LOSSLESS = /^(BM|GIF8|RIFF[^]{4}WEBPVP8L)/;
 
 // Returns a file as PNG or JPEG; what the browser can decode otherwise becomes PNG. Gray values of a format that may be
-// lossy are refused, because they may be class ids that are no longer exact; a sketch model takes them as a photo.
-export async function toAcceptedImage(file, { sketch, limits }) {
+// lossy are refused, because they may be class ids that are no longer exact; a model that takes photos reads them as one.
+export async function toAcceptedImage(file, { photo, limits }) {
   const head = String.fromCharCode(...new Uint8Array(await file.slice(0, 16).arrayBuffer()));
   const type = Object.keys(ACCEPTED).find((one) => ACCEPTED[one].test(head));
   if (type) return file.slice(0, file.size, type);
@@ -20,7 +20,7 @@ export async function toAcceptedImage(file, { sketch, limits }) {
   const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
   const context = canvas.getContext("2d");
   context.drawImage(bitmap, 0, 0);
-  if (!sketch && !LOSSLESS.test(head) && isGray(context.getImageData(0, 0, bitmap.width, bitmap.height))) {
+  if (!photo && !LOSSLESS.test(head) && isGray(context.getImageData(0, 0, bitmap.width, bitmap.height))) {
     throw new Error(`${file.name} is gray and may be compressed with loss, which does not keep ids exact; save it as PNG.`);
   }
   return canvas.convertToBlob({ type: "image/png" });

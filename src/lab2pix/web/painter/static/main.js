@@ -7,7 +7,7 @@ import { LabelEditor } from "./editing.js";
 import { LabelCanvas } from "./label_canvas.js";
 import { LivePreview } from "./live_preview.js";
 import { listenToMenus, toggleMenu } from "./menus.js";
-import { Palette } from "./palette.js";
+import { Palette, inOrder } from "./palette.js";
 import { encodeIds } from "./png.js";
 import { PointerInput } from "./pointer.js";
 import { isOff, turn } from "./preferences.js";
@@ -29,7 +29,7 @@ let unsaved = false;
 let slowTimer = 0; // delays the message that an image is being generated
 let disconnected = false;
 const FOLLOW_MS = 5000; // pause between questions for a new checkpoint
-const settings = { tool: "brush", id: 0, size: 12 };
+const settings = { tool: "brush", id: 0, size: 12, rough: false };
 
 // --- changes ------------------------------------------------------------------------------------------------------
 
@@ -107,7 +107,7 @@ function undoOrRedo(action) {
 }
 
 function clear() {
-  replaceDrawing({ ids: new Uint8Array(labelCanvas.ids.length), what: model.classes[0].name });
+  replaceDrawing({ ids: new Uint8Array(labelCanvas.ids.length).fill(model.blank.id), what: model.blank.title });
 }
 
 // --- the image ----------------------------------------------------------------------------------------------------
@@ -198,7 +198,7 @@ async function switchTo(record, message) {
 const open = (record) => switchTo(record, "Opened the stored drawing");
 
 function openNew() {
-  return switchTo({ ids: new Uint8Array(labelCanvas.ids.length), style: withoutRegions() }, "Started a new drawing");
+  return switchTo({ ids: new Uint8Array(labelCanvas.ids.length).fill(model.blank.id), style: withoutRegions() }, "Started a new drawing");
 }
 
 // The style for another drawing, which has other areas.
@@ -209,7 +209,8 @@ const withoutRegions = () => ({ ...styles.style, regions: [] });
 async function fetchModel() {
   for (let wait = 1; ; wait = Math.min(8, 2 * wait)) {
     try {
-      return await api.fetchModel();
+      const found = await api.fetchModel();
+      return { ...found, blank: inOrder(found.classes)[0] };
     } catch (error) {
       showError(error);
       await new Promise((resolve) => setTimeout(resolve, 1000 * wait));
@@ -227,7 +228,7 @@ function showModel() {
   find("style-image").hidden = !styled;
   for (const part of document.querySelectorAll("[data-noise]")) part.hidden = !model.noise;
   document.body.classList.toggle("plain", !model.noise && !styled);
-  find("clear").title = `Clear: everything becomes ${model.classes[0].name} (Shift+Delete)`;
+  find("clear").title = `Clear: everything becomes ${model.blank.title} (Shift+Delete)`;
 }
 
 async function openStorage() {
@@ -248,9 +249,8 @@ async function start() {
   if (model.pairs && !(await openEditor())) return;
   showModel();
   const [height, width] = model.size;
-  labelCanvas = new LabelCanvas(width, height);
-  settings.size = model.sketch ? 2 : Math.max(2, Math.round(Math.min(width, height) / 12));
-  settings.id = model.sketch ? 1 : 0;
+  labelCanvas = new LabelCanvas(width, height, model.blank.id);
+  Object.assign(settings, model.sketch ? { size: 2, id: 1 } : { size: Math.max(2, Math.round(Math.min(width, height) / 12)), id: model.blank.id });
   viewport = new Viewport(labelCanvas, model.classes.map(({ color }) => color));
   const onShow = (path) => tools.mover.selection || viewport.showSelection(path);
   styles = new Styles(model, labelCanvas, { onChange: onStyleChange, onShow, generate });
@@ -261,7 +261,7 @@ async function start() {
   const onRestyle = (point) => styles.restyle(point);
   tools = new Tools(labelCanvas, settings, { onChange: onDrawingChange, onPick, onRestyle, onOutline, onSelect });
   palette = new Palette(model.classes, settings, labelCanvas, onSettingsChange);
-  pointer = new PointerInput(viewport, tools, settings, (id) => model.classes[id].name);
+  pointer = new PointerInput(viewport, tools, settings, (id) => model.classes[id].title);
   viewport.resetZoom();
   listen();
   await (editor ? showPair() : showDrawing());
@@ -365,7 +365,7 @@ function plainShortcuts() {
   const letters = { b: "brush", l: "line", r: "box", p: "polygon", f: "fill", c: "replace", g: "move", i: "pick" };
   if (model.noise) letters.e = "restyle";
   const chooseTool = Object.entries(letters).map(([key, name]) => [key, () => palette.chooseTool(name)]);
-  const chooseClass = [..."123456789"].map((key) => [key, () => palette.chooseClass(Number(key) - 1)]);
+  const chooseClass = [..."123456789"].map((key) => [key, () => palette.chooseClass(palette.order[key - 1])]);
   return {
     ...Object.fromEntries([...chooseTool, ...chooseClass]),
     "[": () => palette.resize(-1),
@@ -376,6 +376,7 @@ function plainShortcuts() {
     "-": () => viewport.zoomBy(1 / 1.5),
     0: () => viewport.resetZoom(),
     d: () => find("canvas").focus(),
+    n: () => palette.setRough(!settings.rough),
     t: () => toggleMenu(find("trace-menu")),
     o: () => startMenu?.show(),
     "?": () => find("help").showModal(),

@@ -5,26 +5,33 @@ import { TOOLS } from "./tools.js";
 
 const MAX_UNFILTERED_CLASSES = 24; // with more, there is a search field
 
+// Returns the classes as they are listed: class `other` comes last, and a blank drawing is the first one.
+export function inOrder(classes) {
+  return [...classes].sort((one, two) => (one.name === "other") - (two.name === "other"));
+}
+
 export class Palette {
-  // `settings` is {tool, id, size}, changed only here; `onChange()` is called afterwards.
+  // `settings` is {tool, id, size, rough}, changed only here; `onChange()` is called afterwards.
   constructor(classes, settings, { width, height }, onChange) {
     Object.assign(this, { classes, settings, onChange });
     find("size").max = Math.max(8, Math.round(Math.min(width, height) / 4));
-    find("class-list").replaceChildren(...classes.map((one) => this.makeClass(one)));
+    this.order = inOrder(classes).map(({ id }) => id);
+    find("class-list").replaceChildren(...this.order.map((id, place) => this.makeClass(classes[id], place)));
     find("class-list").addEventListener("change", ({ target }) => this.chooseClass(Number(target.value)));
     find("class-filter").hidden = classes.length <= MAX_UNFILTERED_CLASSES;
     find("classes").classList.toggle("many", classes.length > MAX_UNFILTERED_CLASSES);
     find("class-filter").addEventListener("input", () => this.filter());
     find("tools").addEventListener("change", ({ target }) => this.chooseTool(target.value));
+    find("rough").addEventListener("change", ({ target }) => this.setRough(target.checked));
     find("size").addEventListener("input", ({ target }) => this.chooseSize(Number(target.value)));
     this.show();
   }
 
-  makeClass({ id, name, color }) {
+  makeClass({ id, title, color }, place) {
     const radio = make("input", { type: "radio", name: "class", value: id });
     const swatch = make("i", { ariaHidden: "true" });
     swatch.style.background = `rgb(${color})`;
-    const label = make("label", { title: id < 9 ? `${name} (${id + 1})` : name }, radio, swatch, make("span", { textContent: name }));
+    const label = make("label", { title: place < 9 ? `${title} (${place + 1})` : title }, radio, swatch, make("span", { textContent: title }));
     label.dataset.id = id;
     return label;
   }
@@ -32,7 +39,8 @@ export class Palette {
   filter() {
     const wanted = find("class-filter").value.trim().toLowerCase();
     for (const label of find("class-list").children) {
-      label.hidden = !this.classes[label.dataset.id].name.toLowerCase().includes(wanted);
+      const { title, name } = this.classes[label.dataset.id];
+      label.hidden = !`${title} ${name}`.toLowerCase().includes(wanted);
     }
   }
 
@@ -44,6 +52,12 @@ export class Palette {
 
   chooseSize(size) {
     this.settings.size = Math.min(Number(find("size").max), Math.max(1, Math.round(size)));
+    this.show();
+    this.onChange();
+  }
+
+  setRough(on) {
+    this.settings.rough = on;
     this.show();
     this.onChange();
   }
@@ -60,16 +74,17 @@ export class Palette {
     this.settings.id = id;
     this.show();
     this.onChange();
-    if (document.activeElement?.name !== "class") announce(this.classes[id].name);
+    if (document.activeElement?.name !== "class") announce(this.classes[id].title);
   }
 
   step(direction) {
-    const count = this.classes.length;
-    this.chooseClass((this.settings.id + direction + count) % count);
+    const { order } = this;
+    this.chooseClass(order.at((order.indexOf(this.settings.id) + direction) % order.length));
   }
 
   show() {
-    const { tool, id, size } = this.settings;
+    const { tool, id, size, rough } = this.settings;
+    find("rough").checked = rough;
     find("tools").querySelector(`[value="${tool}"]`).checked = true;
     const chosen = find("class-list").querySelector(`[value="${id}"]`);
     chosen.checked = true;
@@ -80,6 +95,6 @@ export class Palette {
     find("size").value = size;
     find("size-shown").textContent = size;
     find("hint").textContent = TOOLS[tool];
-    for (const place of ["help-class", "welcome-class"]) find(place).textContent = this.classes[id].name;
+    for (const place of ["help-class", "welcome-class"]) find(place).textContent = this.classes[id].title;
   }
 }

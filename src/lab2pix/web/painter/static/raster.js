@@ -83,6 +83,41 @@ export function flood(canvas, [x, y], id) {
   while (open.length) visitNeighbors(open.pop(), width, ids.length, visit);
 }
 
+// --- rough edges ----------------------------------------------------------------------------------------------------
+
+// Returns a function of smooth noise: from -1 to 1, with bumps of about `size` pixels.
+function noise(size, seed) {
+  const at = (x, y) => {
+    const value = Math.sin(127.1 * x + 311.7 * y + 74.7 * seed) * 43758.5453;
+    return 2 * (value - Math.floor(value)) - 1;
+  };
+  const ease = (part) => part * part * (3 - 2 * part);
+  return (x, y) => {
+    const [column, row] = [Math.floor(x / size), Math.floor(y / size)];
+    const [across, down] = [ease(x / size - column), ease(y / size - row)];
+    const mix = (line) => at(column, line) * (1 - across) + at(column + 1, line) * across;
+    return mix(row) * (1 - down) + mix(row + 1) * down;
+  };
+}
+
+// Makes the edges of what was painted in `id` since `before` ragged, as those of label maps made from photographs:
+// each pixel takes the state of one up to a 30th of the smaller side away.
+export function roughen({ ids, width, height }, before, id) {
+  const painted = ids.slice();
+  const side = Math.min(width, height);
+  const octaves = [[side / 12, side / 42], [side / 40, side / 100]];
+  const fields = [0, 1].map((axis) => octaves.map(([size, reach], index) => [noise(size, 2 * index + axis), reach]));
+  const offset = (axis, x, y) => fields[axis].reduce((sum, [field, reach]) => sum + reach * field(x, y), 0);
+  for (let y = 0; y < height; y++) {
+    for (let x = 0; x < width; x++) {
+      const here = y * width + x;
+      const from = clampPixel(y + 0.5 + offset(1, x, y), height) * width + clampPixel(x + 0.5 + offset(0, x, y), width);
+      const changed = painted[here] !== before[here] || painted[from] !== before[from];
+      if (changed) ids[here] = painted[from] === id ? id : before[here];
+    }
+  }
+}
+
 // --- masks: 1 for each pixel inside ---------------------------------------------------------------------------------
 
 // Returns the mask of the area that a flood fill around a point changes.

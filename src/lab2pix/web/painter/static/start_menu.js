@@ -16,9 +16,13 @@ export class StartMenu {
     find("open-start").addEventListener("click", () => this.show());
     find("start-random").addEventListener("click", () => this.close() || this.random());
     find("start-blank").addEventListener("click", () => this.close() || this.blank());
-    find("start-file").addEventListener("click", () => find("file").click());
+    for (const id of ["start-file", "start-photo"]) find(id).addEventListener("click", () => find("file").click());
     find("file").addEventListener("change", ({ target }) => this.openFile([...target.files]));
-    if (model.sketch) find("file-hint").textContent = "A line drawing, a photo (it becomes a sketch) or a project. You can also drop it on the page or paste it.";
+    if (model.photo) {
+      const [drawing, result] = model.sketch ? ["line drawing", "sketch"] : ["label map", "layout"];
+      find("file-hint").textContent = `A ${drawing}, a photo (it becomes a ${result}) or a project. You can also drop it on the page or paste it.`;
+      find("start-photo").hidden = model.sketch;
+    }
     this.listenToDrops();
   }
 
@@ -64,7 +68,7 @@ export class StartMenu {
   }
 
   blank() {
-    this.replace({ ids: new Uint8Array(this.labelCanvas.ids.length), what: "Blank drawing" });
+    this.replace({ ids: new Uint8Array(this.labelCanvas.ids.length).fill(this.model.blank.id), what: "Blank drawing" });
   }
 
   async replaceByPng(png, what) {

@@ -110,7 +110,7 @@ export class Styles {
     if (!this.model.noise) return;
     const regions = restyled(this.style.regions, this.labelCanvas, point, randomSeed());
     const { id, seed } = regions.at(-1);
-    this.setRegions(regions, `Style ${seed} for this area: ${this.model.classes[id].name}`);
+    this.setRegions(regions, `Style ${seed} for this area: ${this.model.classes[id].title}`);
   }
 
   setRegions(regions, message) {
@@ -127,12 +127,12 @@ export class Styles {
   }
 
   makeRegion(region) {
-    const { name, color } = this.model.classes[region.id];
+    const { title, color } = this.model.classes[region.id];
     const swatch = make("i", { ariaHidden: "true" });
     swatch.style.background = `rgb(${color})`;
-    const parts = [swatch, make("span", { textContent: `${name} ${region.seed}` }), make("b", { textContent: "×", ariaHidden: "true" })];
+    const parts = [swatch, make("span", { textContent: `${title} ${region.seed}` }), make("b", { textContent: "×", ariaHidden: "true" })];
     const button = make("button", { type: "button", className: "small", title: "Back to the style of the image" }, ...parts);
-    button.setAttribute("aria-label", `Remove style ${region.seed} of this area: ${name}`);
+    button.setAttribute("aria-label", `Remove style ${region.seed} of this area: ${title}`);
     const show = () => this.onShow(outline(this.labelCanvas, flooded(this.labelCanvas, [region.x, region.y])));
     for (const event of ["pointerenter", "focus"]) button.addEventListener(event, show);
     for (const event of ["pointerleave", "blur"]) button.addEventListener(event, () => this.onShow(""));

@@ -1,7 +1,7 @@
 // Drawing tools, independent of the input device.
 
 import { MoveTool } from "./selection.js";
-import { box, flood, polygon, replaceClass, straightened, stroke } from "./raster.js";
+import { box, flood, polygon, replaceClass, roughen, straightened, stroke } from "./raster.js";
 
 export const TOOLS = {
   brush: "Drag to paint.",
@@ -16,7 +16,7 @@ export const TOOLS = {
 };
 
 export class Tools {
-  // `settings` is {tool, id, size}; `onChange(done)` is called when ids change, `onPick(id)` when a class is picked,
+  // `settings` is {tool, id, size, rough}; `onChange(done)` is called when ids change, `onPick(id)` when a class is picked,
   // `onRestyle(point)` when an area gets another style, `onOutline(points)` when a polygon's corners change, `onSelect(path, dx, dy)` when the selection does.
   constructor(labelCanvas, settings, { onChange, onPick, onRestyle, onOutline, onSelect }) {
     Object.assign(this, { labelCanvas, settings, onChange, onPick, onRestyle, onOutline });
@@ -82,7 +82,14 @@ export class Tools {
     if (!this.start) return;
     this.start = null;
     if (this.mover.drag) this.mover.up(this.last);
-    else if (this.labelCanvas.commit()) this.onChange(true);
+    else this.finish();
+  }
+
+  // Ends a stroke or a shape.
+  finish() {
+    const { labelCanvas, settings } = this;
+    if (settings.rough) roughen(labelCanvas, labelCanvas.before, settings.id);
+    if (labelCanvas.commit()) this.onChange(true);
   }
 
   // Ends a drag without its effect; the selection stays.
@@ -127,6 +134,9 @@ export class Tools {
     const corners = this.corners;
     this.corners = [];
     this.onOutline([]);
-    if (corners.length > 2) this.apply(() => polygon(this.labelCanvas, corners, this.settings.id));
+    if (corners.length < 3) return;
+    this.labelCanvas.begin();
+    polygon(this.labelCanvas, corners, this.settings.id);
+    this.finish();
   }
 }
