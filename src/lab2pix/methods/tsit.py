@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from lab2pix.batch import Batch
 from lab2pix.config.rules import check_size
-from lab2pix.config.sizes import nearest_size
 from lab2pix.config.schema import DataConfig, RunConfig, Section, SourceConfig
+from lab2pix.config.sizes import nearest_size
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.interop.conversion import (
     UNKNOWN_FIRST,
