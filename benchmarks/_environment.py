@@ -164,7 +164,7 @@ class TrainingSteps:
         size = len(batch) // self.config.train.accumulate
         parts = [batch[start : start + size] for start in range(0, len(batch), size)]
         shape = self.state.method.sampling.noise_shape(self.config.data.size)
-        noise = None if shape is None else draw_noise(0, self.state.step, 0, len(batch), shape).to(self.device)
+        noise = None if shape is None else draw_noise(0, range(len(batch)), shape).to(self.device)
         noises = [None] * len(parts) if noise is None else torch.split(noise, size)
         micro_batches = [(part.to(self.device), z) for part, z in zip(parts, noises, strict=True)]
         return training_step(self.state, micro_batches, self.context, self.dist)

@@ -83,13 +83,13 @@ class DrawsOfCPU(RandomSource):
         super().__init__(CPU)
         self.target = device
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, count: int, *shape: int) -> Tensor:
         """See `RandomSource.normal`."""
-        return super().normal(*shape).to(self.target)
+        return super().normal(count, *shape).to(self.target)
 
-    def uniform(self, *shape: int) -> Tensor:
+    def uniform(self, count: int, *shape: int) -> Tensor:
         """See `RandomSource.uniform`."""
-        return super().uniform(*shape).to(self.target)
+        return super().uniform(count, *shape).to(self.target)
 
     def permutation(self, count: int) -> Tensor:
         """See `RandomSource.permutation`."""

@@ -1,7 +1,9 @@
-"""Tables and sheets of a comparison: Markdown, LaTeX, and images side by side."""
+"""Tables and sheets of a comparison: Markdown, LaTeX, CSV, and images side by side."""
 
 from __future__ import annotations
 
+import csv
+import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -11,7 +13,7 @@ from PIL import Image
 
 from lab2pix.reporting.grid import image_grid
 
-__all__ = ["COLUMNS", "Column", "Rows", "latex", "markdown", "side_by_side"]
+__all__ = ["COLUMNS", "Column", "Rows", "comma_separated", "latex", "markdown", "side_by_side"]
 
 Rows: TypeAlias = Mapping[str, Mapping[str, Any]]
 """Scores and costs by method: a mapping with `mean` and `std`, a number, or a text; what is missing is a dash."""
@@ -125,6 +127,29 @@ def latex(rows: Rows, columns: Sequence[str], caption: str) -> str:
         cells = [rf"\textbf{{{text}}}" if row in best[name] else text for name, text in texts]
         lines.append(rf"{_latex_text(row)} & {' & '.join(cells)} \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"])
+
+
+def comma_separated(rows: Rows, columns: Sequence[str]) -> str:
+    """Return the table as CSV: unrounded values under their names in `COLUMNS`, a spread as a column `NAME_std`.
+
+    Args:
+        rows: values by method.
+        columns: names in `COLUMNS`.
+    """
+    cells: dict[str, dict[str, Any]] = {}
+    for row, own in rows.items():
+        cells[row] = {"method": row}
+        for name in columns:
+            value = own.get(name)
+            spread = value if isinstance(value, Mapping) else {"mean": value}
+            cells[row] |= {name: spread["mean"]} | ({f"{name}_std": spread["std"]} if "std" in spread else {})
+    used = {key for own in cells.values() for key in own}
+    header = ["method", *(key for name in columns for key in (name, f"{name}_std") if key in used)]
+    written = io.StringIO()
+    table = csv.DictWriter(written, header, lineterminator="\n")
+    table.writeheader()
+    table.writerows(cells.values())
+    return written.getvalue()
 
 
 def side_by_side(columns: Mapping[str, Sequence[Image.Image]], width: int = 128) -> Image.Image:

@@ -13,8 +13,8 @@ networks. The judge, a segmenter, is trained on real pairs only. `--files even` 
 counted from 0, for the choice of a recipe, and `--files odd` the others, for reports.
 Each image is also scored against another image's label map: a method whose PPA does not exceed that does not follow its
 label maps, and `score` ends with exit code 1.
-Written to `--out`: `compare-NAME.json`, `.md`, `.tex` and `.jpg`, NAME being that of the YAML file, with `-even` or
-`-odd` after it if there are only such files.
+Written to `--out`: `compare-NAME.json`, `.md`, `.tex`, `.csv` and `.jpg`, NAME being that of the YAML file, with
+`-even` or `-odd` after it if there are only such files.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ import torch
 from _comparison import Comparison, portable, slug
 from _environment import TrainingSteps, environment, in_turns, open_dataset, peak_allocated, write_json
 from _runs import BySeed, Run, facts_of, finished, segmenter_for, summary, training_command
-from _tables import COLUMNS, latex, markdown, side_by_side
+from _tables import COLUMNS, comma_separated, latex, markdown, side_by_side
 from torch import Tensor
 
 from lab2pix import Synthesizer, evaluate_images
@@ -271,7 +271,7 @@ def faults(by_seed: BySeed) -> list[str]:
 
 
 def score(args: argparse.Namespace, comparison: Comparison) -> int:
-    """Score what has ended, and write the table as JSON, Markdown and LaTeX, and the sheet."""
+    """Score what has ended, and write the table as JSON, Markdown, LaTeX and CSV, and the sheet."""
     costs = read_costs(args, comparison)
     runs = comparison.runs(costs)
     segmenter = None
@@ -306,6 +306,7 @@ def score(args: argparse.Namespace, comparison: Comparison) -> int:
     text = markdown(table, shown)
     write_atomically(start.with_suffix(".md"), f"{comparison.title}\n\n{text}\n")
     write_atomically(start.with_suffix(".tex"), latex(table, shown, comparison.title) + "\n")
+    write_atomically(start.with_suffix(".csv"), comma_separated(table, shown))
     write_sheet(folders, start.with_suffix(".jpg"), data=not args.without_data)
     print("\n".join([text, *wrong]), flush=True)
     return 1 if wrong else 0

@@ -65,14 +65,16 @@ def load_config(
     Args:
         source: name of a preset, path of a YAML file, nested mapping, or `RunConfig`.
             A file or a mapping may name a preset or another file as its `base`.
-        overrides: `key.sub=value` each, or values by `key.sub`. For a setting of type string the value is the text
-            itself; otherwise it is parsed as YAML: `[64, 64]`, `2e-4`, `true`. `null` means None. `train.steps`
-            replaces `train.epochs` of the source, and the other way around.
+        overrides: `key.sub=value`, one or several, or values by `key.sub`. For a setting of type string the value is
+            the text itself; otherwise it is parsed as YAML: `[64, 64]`, `2e-4`, `true`. `null` means None.
+            `train.steps` replaces `train.epochs` of the source, and the other way around.
 
     Raises:
         ConfigError: missing source, unknown key, value of the wrong type or out of range, or conflicting settings.
     """
     layers = _layers(source)
+    if isinstance(overrides, str):
+        overrides = [overrides]
     if isinstance(overrides, Mapping):
         overrides = [f"{key}={_override_text(value)}" for key, value in overrides.items()]
     pairs = [_split_override(text) for text in overrides]

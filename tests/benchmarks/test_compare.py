@@ -11,7 +11,7 @@ import pytest
 import torch
 from _comparison import Comparison, link_split, portable, slug
 from _runs import segmenter_for
-from _tables import latex, markdown, side_by_side
+from _tables import comma_separated, latex, markdown, side_by_side
 from PIL import Image
 
 from lab2pix.labels.space import LabelSpace
@@ -58,6 +58,15 @@ def test_latex_has_the_same_cells_escaped():
     assert r"C\_1 & unpaired & 0.250 $\pm$ 0.020 & \textbf{1.00} \\" in text
     assert r"real & -- & 0.900 & -- \\" in text
     assert text.count("{") == text.count("}")
+
+
+def test_csv_has_unrounded_values_and_their_spread():
+    assert comma_separated(ROWS, COLUMNS).splitlines() == [
+        "method,data,ppa,ppa_std,kernel_efficientnet_lite0,kernel_efficientnet_lite0_std",
+        "A & B,pairs,0.5,0.01,2,",
+        "C_1,unpaired,0.25,0.02,1,",
+        "real,,0.9,,,",
+    ]
 
 
 def test_sheet_has_a_column_per_method():
@@ -227,6 +236,7 @@ def test_comparison_is_measured_trained_and_scored(tmp_path, capfd):
     assert record["rows"]["Pix2Pix"]["time_ratio"] == 1
     assert (tmp_path / "out/compare-two.md").read_text().count("\n| ") == 4
     assert r"\toprule" in (tmp_path / "out/compare-two.tex").read_text()
+    assert (tmp_path / "out/compare-two.csv").read_text().count("\n") == 4
     assert Image.open(tmp_path / "out/compare-two.jpg").width > 4 * 128
     scored = tmp_path / "runs/two/pix2pix-0/scores.json"
     known = json.loads(scored.read_text())

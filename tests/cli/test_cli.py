@@ -217,9 +217,16 @@ def test_dry_run_of_a_real_data_set_says_what_is_missing(run: Run) -> None:
         "generator.global_encoder.width=2",
     )
     code, output, errors = run("train", "v2-cityscapes", *narrow, "--dry-run", "--gpu=a100")
-    assert code == 2
+    assert (code, errors) == (0, "")
     assert "# train pairs: unknown, data.root is not set" in output
-    assert errors == "error: data.root is not set: add data.root=/path/to/cityscapes\n"
+    code, _, errors = run("train", "v2-cityscapes", *narrow)
+    assert (code, errors) == (2, "error: data.root is not set: add data.root=/path/to/cityscapes\n")
+
+
+def test_printed_commands_quote_paths_with_spaces(run: Run, tmp_path: Path) -> None:
+    code, output, _ = run("data", "scenes", tmp_path / "my scenes", "--count", 1, "--size", "32x32")
+    assert code == 0
+    assert f"data.format=folder 'data.root={tmp_path / 'my scenes'}' data.label_space=scenes" in output
 
 
 def test_read_size_and_read_seed_pair_refuse_other_text() -> None:

@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 from lab2pix.data.files import find_images, read_image
-from lab2pix.data.label_maps import read_instances, read_label, write_label_png
+from lab2pix.data.image_file import ImageFile
+from lab2pix.data.label_maps import decode_label, read_instances, read_label, write_label_png
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelClass, LabelSpace
 
@@ -163,6 +164,8 @@ def test_exif_rotation_turns_photo_and_label_alike(tmp_path: Path, suffix: str) 
     assert read_image(tmp_path / f"a.{suffix}").shape == (3, 6, 9)
     if suffix != "jpg":
         assert torch.equal(read_label(tmp_path / f"a.{suffix}", SPACE), IDS.rot90(-1))
+        opened = ImageFile.of(Image.open(tmp_path / f"a.{suffix}"))
+        assert torch.equal(decode_label(opened, SPACE, "the image").ids, IDS.rot90(-1))
 
 
 def test_read_instances_reads_16_bit_color_and_palette_files(tmp_path: Path) -> None:

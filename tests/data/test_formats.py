@@ -44,7 +44,7 @@ NAMES = {"folder": "s/a", "cityscapes": "ulm/a", "sketch": "a_AB"}
 
 
 def test_dataset_format_names_are_listed() -> None:
-    assert list(DATASET_FORMATS) == sorted([*FILES, "scenes", "unaligned"])
+    assert list(DATASET_FORMATS) == sorted([*FILES, "scenes", "shards", "unaligned"])
 
 
 @pytest.mark.parametrize("format", FILES)

@@ -1,7 +1,8 @@
 """Toy method and data for the training loop, and a server of forked training processes.
 
 Run as a program, it reads one JSON job per line from standard input, trains in a forked child process, and replies with
-the process id at once and with the exit status at the end; torch is imported once for all jobs.
+the process id at once and with the exit status at the end; torch is imported once for all jobs. A job as its argument
+is trained in its own process.
 """
 
 from __future__ import annotations
@@ -75,11 +76,11 @@ class ToyData:
 
 
 class ToyGenerator(nn.Module):
-    def __init__(self) -> None:
+    def __init__(self, norm: str) -> None:
         super().__init__()
         self.start = nn.Linear(4, 8)
-        self.first = spectral_norm(nn.Conv2d(14 + 8, 8, 3, padding=1))
-        self.norm = nn.BatchNorm2d(8, affine=False)
+        self.first = spectral_norm(nn.Conv2d(14 + 8, 8, 3, padding=1, bias=False))
+        self.norm = nn.BatchNorm2d(8, affine=False) if norm == "batch" else nn.InstanceNorm2d(8)
         self.last = nn.Conv2d(8, 3, 3, padding=1)
 
     def forward(self, condition: Tensor, noise: Tensor) -> Tensor:
@@ -91,6 +92,7 @@ class ToyConfig(RunConfig):
     method: Literal["toy"] = "toy"
     interval: int = 1
     features: str | None = None
+    norm: Literal["batch", "instance"] = "batch"
 
 
 @register
@@ -102,7 +104,10 @@ class ToyMethod(Method):
     def __init__(self, config: ToyConfig, label_space: LabelSpace, *, pretrained: bool = True) -> None:
         super().__init__(config, label_space, pretrained=pretrained)
         discriminator = nn.Sequential(
-            spectral_norm(nn.Conv2d(17, 8, 3, padding=1)), nn.InstanceNorm2d(8), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 1)
+            spectral_norm(nn.Conv2d(17, 8, 3, padding=1, bias=False)),
+            nn.InstanceNorm2d(8),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(8, 1, 1),
         )
         self.networks = {"generator": self.build_generator(config, label_space), "discriminator": discriminator}
         self.nan_at: int | None = None
@@ -115,7 +120,7 @@ class ToyMethod(Method):
 
     @classmethod
     def build_generator(cls, config: ToyConfig, label_space: LabelSpace) -> nn.Module:
-        return ToyGenerator()
+        return ToyGenerator(config.norm)
 
     @property
     def optimizers(self) -> dict[str, OptimizerSpec]:
@@ -134,6 +139,8 @@ class ToyMethod(Method):
         condition, discriminator = self.sampling.condition(batch), self.networks["discriminator"]
         with context.autocast():
             image = self.networks["generator"](condition, noise)
+            # Random numbers by sample and by step, as of augmentation.
+            image = image + 0.1 * context.random.normal(len(batch), 3, 1, 1) * context.random.shared_uniform(1)
             discriminator.requires_grad_(False)
             judged = discriminator(torch.cat([condition, image], 1))
             discriminator.requires_grad_(True)
@@ -278,7 +285,9 @@ def _work(job: dict[str, Any]) -> int:
     if "data__root" not in job.get("config", {}):
         use_toys(ToyData(delay=job.get("delay", 0.0)))
     try:
-        result = loop.train(toy_config(**job.get("config", {})), Path(job["out"]), resume=job.get("resume", False))
+        out, resume = Path(job["out"]), job.get("resume", False)
+        resume = (out / "config.yaml").exists() if resume == "auto" else resume
+        result = loop.train(toy_config(**job.get("config", {})), out, resume=resume)
     except Lab2PixError as error:
         print(error, file=sys.stderr)
         return error.exit_code
@@ -308,4 +317,4 @@ def _serve() -> None:
 
 
 if __name__ == "__main__":
-    _serve()
+    sys.exit(_work(json.loads(sys.argv[1]))) if sys.argv[1:] else _serve()

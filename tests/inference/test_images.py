@@ -59,6 +59,7 @@ def test_overrides_by_name_replace_the_duration_of_a_preset() -> None:
     config = load_config("v2-facades", {"train.steps": 3, "data.root": "here", "data.size": [64, 64]})
     assert (config.train.steps, config.train.epochs, config.data.root, config.data.size) == (3, None, "here", (64, 64))
     assert load_config("v2-small", {"train.epochs": 2}).train.steps is None
+    assert load_config("v2-small", "train.steps=3").train.steps == 3
     with pytest.raises(ConfigError, match="only one may be set"):
         load_config("v2-small", {"train.epochs": 2, "train.steps": 3})
 
@@ -66,9 +67,10 @@ def test_overrides_by_name_replace_the_duration_of_a_preset() -> None:
 @pytest.mark.slow
 def test_training_by_the_name_of_a_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     narrow = {"generator.width": 2, "generator.global_encoder.width": 2, "discriminator.width": 2}
-    result = lab2pix.train("v2-small", {"train.steps": 1, "train.batch_size": 2, **narrow}, device="cpu")
-    assert result.path == Path("runs", "v2-small")
+    result = lab2pix.train("v2-small", {"train.steps": 1, "train.batch_size": 2, **narrow}, out="~/mine", device="cpu")
+    assert result.path == tmp_path / "mine"
     assert len(lab2pix.Synthesizer(result.path, device="cpu")(torch.zeros(64, 64, dtype=torch.int64))) == 1
 
 

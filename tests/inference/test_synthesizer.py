@@ -16,6 +16,7 @@ from lab2pix.config.schema import SketchConfig
 from lab2pix.data.label_maps import write_label_png
 from lab2pix.errors import CheckpointError, ConfigError, DataError, LabelError, OutputError
 from lab2pix.inference import Synthesizer, generate_folder, weights
+from lab2pix.inference.folder import has_known_values
 from lab2pix.labels.space import LabelSpace
 from tests.helpers.generators import TINY, tiny_synthesizer
 from tests.helpers.hub import use_folders_as_hub
@@ -463,6 +464,26 @@ def test_bare_ids_are_taken_on_request_only(tmp_path: Path, synthesizer: Synthes
             generate_folder(synthesizer, tmp_path / f"{name}.png", tmp_path / "out", allow_bare_ids=False)
     assert generate_folder(synthesizer, tmp_path / "own.png", tmp_path / "out", allow_bare_ids=False).ok
     assert generate_folder(synthesizer, tmp_path / "gray.png", tmp_path / "out").ok
+
+
+def test_ids_are_those_of_own_runs_and_of_formats_with_the_same_label_space(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scenes, cityscapes = LabelSpace.load("scenes"), LabelSpace.load("cityscapes")
+    assert has_known_values(run, "folder", scenes)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "scenes").mkdir()  # a dataset of the model's name
+    assert not has_known_values("scenes", "folder", scenes)
+    assert not has_known_values("scenes", "cityscapes", scenes)
+    assert has_known_values("org/model", "cityscapes", cityscapes)
+    assert not has_known_values("org/model", "nonsense", cityscapes)
+
+
+def test_home_folder_is_expanded(tmp_path: Path, synthesizer: Synthesizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write_label_png(tmp_path / "a.png", ids(), synthesizer.label_space)
+    synthesizer.save("~/model")
+    assert generate_folder(str(tmp_path / "model"), "~/a.png", "~/out").written == [tmp_path / "out" / "a.png"]
 
 
 def test_several_label_maps_become_files_of_one_folder(labels: Path, tmp_path: Path, synthesizer: Synthesizer) -> None:

@@ -107,6 +107,25 @@ def test_a_palette_of_black_alone_is_refused_where_black_is_another_class(tmp_pa
 # --- generated colors ------------------------------------------------------------------------------------------------
 
 
+def test_a_palette_with_the_exact_color_of_another_class_is_read_by_its_colors(tmp_path: Path) -> None:
+    space = LabelSpace.from_dict({"name": "mine", "classes": ["wall", {"name": "window", "color": [0, 117, 255]}]})
+    image = Image.new("RGB", (4, 4), (0, 117, 255)).quantize(4)
+    image.save(tmp_path / "a.png")
+    assert read_label(tmp_path / "a.png", space).unique().tolist() == [1]
+
+
+def test_ids_in_color_files_are_not_the_black_of_unknown(tmp_path: Path) -> None:
+    """Black means unknown only where the label space says so; id 0 in RGB may be the first class."""
+    classes = [{"name": "back", "color": [0, 0, 255]}, {"name": "front", "color": [255, 0, 0]}]
+    space = {"name": "mine", "unknown_value": 255, "classes": classes}
+    file = save(tmp_path / "a.png", np.zeros((4, 4)), "RGB")
+    with pytest.raises(LabelError, match=r"both the id of 'back' and the color of 'unknown'.*an `unknown_color`"):
+        read_label(file, LabelSpace.from_dict(space))
+    assert read_label(file, LabelSpace.from_dict({**space, "unknown_color": [0, 0, 0]})).unique().tolist() == [2]
+    valued = [{**item, "value": value} for value, item in enumerate(classes)]
+    assert read_label(file, LabelSpace.from_dict({**space, "classes": valued})).unique().tolist() == [0]
+
+
 def test_generated_colors_never_decode(tmp_path: Path) -> None:
     """Black and white are the colors of unknown and of the first class, but the file holds the ids 0 and 255."""
     values = np.array([[0, 255], [255, 0]])

@@ -14,7 +14,7 @@ import pytest
 from lab2pix.errors import OutputError
 from lab2pix.training import train
 from lab2pix.training.checkpoint import list_checkpoints
-from tests.helpers.toy import assert_same_run, jobs, lines, toy_config
+from tests.helpers.toy import assert_same_run, jobs, lines, toy_config, weights
 
 pytestmark = pytest.mark.slow
 
@@ -99,6 +99,19 @@ def test_pair_differs_from_one_and_says_so_on_resume(server, whole: tuple[int, P
     server.wait()
     assert server.run(*jobs(1, out=str(run), config=CONFIG, resume=True)) == [0]
     assert any("started on 2 process(es) and goes on with 1" in line["note"] for line in lines(run, "note"))
+
+
+def test_one_two_and_four_processes_train_the_same_weights(server, tmp_path: Path) -> None:
+    config = {"train__steps": 5, "norm": "instance"}  # batch norm is over the samples of a process
+    for size in (1, 2, 4):
+        assert server.run(*jobs(size, out=str(tmp_path / str(size)), config=config)) == [0] * size
+    alone = {name: tensor for name, tensor in weights(tmp_path / "1", 5).items() if "extra" not in name}
+    assert len(alone) > 10
+    for size in (2, 4):
+        others = weights(tmp_path / str(size), 5)
+        # The mean, as Adam makes a step of full size of a gradient that is 0 but for rounding.
+        differences = {name: float((tensor - others[name]).abs().mean()) for name, tensor in alone.items()}
+        assert max(differences.values()) < 3e-5, differences
 
 
 def test_second_training_in_one_folder_is_refused(server, toys, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from lab2pix.errors import CheckpointError, ConfigError, TrainingError
@@ -38,7 +39,7 @@ from lab2pix.training.ema import ModelEma
 from lab2pix.training.interrupts import TIMEOUT, InterruptHandler
 from lab2pix.training.log import RunLog
 from lab2pix.training.progress import Display
-from lab2pix.training.sampler import StreamSampler, draw_noise
+from lab2pix.training.sampler import SampleRandom, StreamSampler, draw_noise
 from lab2pix.training.schedule import total_steps
 from lab2pix.training.state import Best, TrainingState, build_state
 from lab2pix.utils.distributed import choose_device
@@ -95,13 +96,37 @@ def test_batch_that_cannot_be_split_names_one_that_can() -> None:
         stream(range(3), world_size=2, accumulate=3)
 
 
-def test_noise_depends_on_seed_step_and_process_alone() -> None:
-    noise = draw_noise(1, 2, 0, 4, (5,))
+def test_noise_depends_on_seed_and_position_alone() -> None:
+    noise = draw_noise(1, range(4), (5,))
     assert noise.shape == (4, 5)
-    assert torch.equal(noise, draw_noise(1, 2, 0, 4, (5,)))
-    for other in ((2, 2, 0), (1, 3, 0), (1, 2, 1)):
-        assert not torch.equal(noise, draw_noise(*other, 4, (5,)))
+    assert len(noise.unique()) == 20
+    assert torch.equal(noise[2:], draw_noise(1, range(2, 4), (5,)))
+    assert not torch.equal(noise, draw_noise(2, range(4), (5,)))
     assert stable_seed("noise", 1, 2) == 16834677327401657
+
+
+@pytest.mark.parametrize(("processes", "parts"), [(2, 1), (4, 1), (1, 2), (2, 2)])
+def test_random_numbers_of_a_step_do_not_depend_on_processes_and_parts(processes: int, parts: int) -> None:
+    def drawn(rank: int, world: int, parts: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield rows and shared numbers of each part, drawn twice."""
+        sampler = StreamSampler(7, seed=1, batch_size=4, steps=range(9), accumulate=parts, rank=rank, world_size=world)
+        random = SampleRandom(1, 2, sampler.positions(2), torch.device("cpu"))
+        for part in range(parts):
+            own = random.of_samples(part * sampler.part_size, (part + 1) * sampler.part_size)
+            rows = [own.normal(sampler.part_size, 3), own.uniform(sampler.part_size, 1, 2).flatten(1)]
+            shared = [own.shared_uniform(5), own.permutation(6)]
+            yield torch.cat([*rows, own.normal(sampler.part_size, 3)], 1), torch.cat(shared)
+
+    [(whole, common)] = drawn(0, 1, 1)
+    assert len(whole.unique()) == whole.numel()
+    pieces = [piece for rank in range(processes) for piece in drawn(rank, processes, parts)]
+    assert torch.equal(torch.cat([rows for rows, _ in pieces]), whole)
+    assert all(torch.equal(shared, common) for _, shared in pieces)
+
+
+def test_rows_for_other_than_the_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="1 random rows for 2 samples"):
+        SampleRandom(1, 2, range(2), torch.device("cpu")).uniform(1)
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,21 @@ def test_quota_of_the_control_group(tmp_path: Path, files: dict[str, str], proce
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text + "\n")
-    assert threads._quota(tmp_path) == processors
+    assert threads._quota(tmp_path, tmp_path / "none") == processors
+
+
+def test_smallest_quota_of_nested_control_groups_counts(tmp_path: Path) -> None:
+    inner = tmp_path / "user.slice/run.scope"
+    inner.mkdir(parents=True)
+    (tmp_path / "user.slice/cpu.max").write_text("150000 100000")
+    (inner / "cpu.max").write_text("max 100000")
+    membership = tmp_path / "membership"
+    membership.write_text("1:name=systemd:/elsewhere\n0::/user.slice/run.scope\n")
+    assert threads._quota(tmp_path, membership) == 2
+    (inner / "cpu.max").write_text("50000 100000")
+    assert threads._quota(tmp_path, membership) == 1
+    membership.write_text("0::/../..\n")
+    assert threads._quota(tmp_path, membership) is None
 
 
 def test_quota_limits_threads(monkeypatch: pytest.MonkeyPatch) -> None:

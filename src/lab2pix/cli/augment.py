@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
@@ -87,6 +88,7 @@ def _augment(
         find_label_maps,
     )
     from lab2pix.inference.augment_report import AugmentSettings
+    from lab2pix.inference.folder import has_known_values
     from lab2pix.inference.photo_distance import PhotoDistance
     from lab2pix.utils.distributed import init_distributed
 
@@ -117,8 +119,7 @@ def _augment(
             settings,
             segmenter=network,
             distance=distance,
-            # As in `lab2pix generate`: the runs on this machine were trained on the same files.
-            allow_bare_ids=label_space is not None or format != "folder" or Path(weights).expanduser().exists(),
+            allow_bare_ids=label_space is not None or has_known_values(weights, format, synthesizer.label_space),
         )
         with show_progress("images") as on_progress:
             report = augment(augmenter, out, dist, on_progress=on_progress)
@@ -135,5 +136,6 @@ def _augment(
     check = check_dataset(out, "folder", augmenter.space, SPLIT)
     print(check)
     if check.ok:
-        print(f"Train on it: data.format=folder data.root={out} data.label_space={out / CLASSES_FILE}")
+        root, space = f"data.root={out}", f"data.label_space={out / CLASSES_FILE}"
+        print(f"Train on it: data.format=folder {shlex.quote(root)} {shlex.quote(space)}")
     raise typer.Exit(0 if report.ok and check.ok else 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -88,7 +89,7 @@ def _data_prepare(
     report = check_dataset(out, published.format, resolve_label_space(published.label_space, published.format), split)
     print(report)
     if report.ok:
-        print(f"Train on it: lab2pix train {published.train} data.root={out} --out RUN")
+        print(f"Train on it: lab2pix train {published.train} {shlex.quote(f'data.root={out}')} --out RUN")
     raise typer.Exit(0 if report.ok else 1)
 
 
@@ -111,8 +112,9 @@ def _data_scenes(
     from lab2pix.data.scenes.dataset import write_scenes
 
     write_scenes(out, count, read_size(size), seed, light=light, overwrite=overwrite)
-    where = f"data.format=folder data.root={out} data.label_space=scenes data.train_split=null data.val_split=null"
-    print(f"{count} scenes in {out}; train on them with {where}")
+    root = shlex.quote(f"data.root={out}")
+    splits = "data.train_split=null data.val_split=null"
+    print(f"{count} scenes in {out}; train on them with data.format=folder {root} data.label_space=scenes {splits}")
 
 
 @data_app.command("shards")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, cast
+from typing import Annotated, Literal, cast
 
 import typer
 
@@ -57,11 +57,19 @@ def _generate(
         str | None, typer.Option(metavar="MODE", help="Inference mode: plain, fast or fast-bf16.")
     ] = None,
     device: Device = None,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="local: this process; ray: a Ray cluster, whose machines share the folders."),
+    ] = "local",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Largest number of Ray's workers; default: all GPUs, or processors.")
+    ] = None,
 ) -> None:
     """Generate images from label maps."""
     from lab2pix.errors import ConfigError
     from lab2pix.inference import Mode, Synthesizer, generate_folder
     from lab2pix.inference.film import film_path, write_film
+    from lab2pix.inference.folder import has_known_values
     from lab2pix.utils.distributed import barrier
 
     if fast and optimize == "plain":
@@ -71,7 +79,12 @@ def _generate(
             "--frames is a film of one image per label map by one process; omit --samples, --interpolate, "
             "--scales and torchrun"
         )
+    if engine == "ray" and device is not None:
+        raise ConfigError("Ray's workers take a GPU each where the cluster has GPUs; omit --device with --engine ray")
+    if engine == "local" and workers is not None:
+        raise ConfigError("--workers is the number of Ray's workers; omit it, or add --engine ray")
     film = film_path(out, overwrite=overwrite) if frames else None
+    device = "cpu" if engine == "ray" else device  # the workers choose their own
     synthesizer = Synthesizer.load(weights, device=device, expect_label_space=label_space)
     if fast or optimize:
         print(f"mode: {synthesizer.optimize(cast(Mode, optimize or 'auto'))}")
@@ -91,8 +104,9 @@ def _generate(
             keep_size=keep_size,
             scales=scales,
             style=style,
-            # The runs on this machine were trained on the same files; a bundled or downloaded model was not.
-            allow_bare_ids=label_space is not None or format != "folder" or Path(weights).expanduser().exists(),
+            allow_bare_ids=label_space is not None or has_known_values(weights, format, synthesizer.label_space),
+            engine=engine,
+            workers=workers,
             on_progress=on_progress,
         )
     print(report)

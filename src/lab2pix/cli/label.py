@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -93,10 +94,11 @@ def _label(
     check = check_dataset(out, "folder", mapping.space)
     print(check)
     if check.ok and report.photos:
-        preset, space = "v2-small", f"data.label_space={out / CLASSES_FILE}"
+        preset, space = "v2-small", shlex.quote(f"data.label_space={out / CLASSES_FILE}")
         if lines:
             preset, space = "v1-small-sketch", "data.sketch.from=files data.sketch.label_space=null"
-        print(f"Train on it: lab2pix train {preset} data.format=folder data.root={out} {space} --out RUN")
+        root = shlex.quote(f"data.root={out}")
+        print(f"Train on it: lab2pix train {preset} data.format=folder {root} {space} --out RUN")
     raise typer.Exit(0 if report.ok and check.ok else 1)
 
 

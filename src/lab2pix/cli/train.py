@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -57,7 +58,7 @@ def _train(
         from lab2pix.training.summary import summarize_run
 
         print(summarize_run(config, device=device, gpu=gpu))
-    if config:
+    if config and not dry_run:
         require_data_root(config)
     if not dry_run:
         from lab2pix.training.loop import train
@@ -67,7 +68,7 @@ def _train(
         resume = (run / "config.yaml").exists() if auto else resume
         result = train(config, run, resume=resume, device=device)
         if result.step == result.total_steps and DistributedContext.is_first():
-            print(f"finished: {run}; next: lab2pix generate {run} LABELS --out images")
+            print(f"finished: {run}; next: lab2pix generate {shlex.quote(str(run))} LABELS --out images")
         raise typer.Exit(result.exit_code)
 
 

@@ -60,7 +60,7 @@ class ImageFile:
 
     @classmethod
     def of(cls, image: Image.Image) -> ImageFile:
-        """Wrap an opened Pillow image; one with 16 bits per color is read from its file.
+        """Wrap an opened Pillow image, turned as EXIF says; one with 16 bits per color is read from its file.
 
         Raises:
             DataError: it has 16 bits per color, but no file.
@@ -69,8 +69,8 @@ class ImageFile:
             if name := getattr(image, "filename", ""):
                 return open_image(Path(name))
             raise DataError("the image has 16 bits per color, which Pillow reduces to 8; give its file or an array")
-        bits, white = bits_per_channel(image), white_level(image)
-        return cls(image, image.format, bits, image.format in _LOSSY_FORMATS, white=white)
+        bits, white, form = bits_per_channel(image), white_level(image), image.format
+        return cls(ImageOps.exif_transpose(image), form, bits, form in _LOSSY_FORMATS, white=white)
 
     def crop(self, left: int, right: int) -> ImageFile:
         """Return a range of columns."""

@@ -18,6 +18,7 @@ from lab2pix.evaluation.exported import PROGRAM_SUFFIXES, ExportedModel, Program
 from lab2pix.evaluation.segmenters import load_segmenter, normalize
 from lab2pix.methods.features import load_backbone
 from lab2pix.utils.extras import import_extra
+from lab2pix.utils.files import expand_user
 from lab2pix.utils.pretrained import WeightsFile, file_sha256, read_weights
 from lab2pix.utils.text import reason_of
 
@@ -253,16 +254,16 @@ def load_features(spec: str, *, weights: str | Path | None = None) -> FeatureNet
         WeightsError: its weights are missing or have another hash.
     """
     if spec == "inception":
-        return _Inception(None if weights is None else Path(weights))
+        return _Inception(None if weights is None else expand_user(weights))
     kind, _, path = spec.partition(":")
     if kind == "dinov2":
-        return _DINOv2(Path(path) if path else None)
+        return _DINOv2(expand_user(path) if path else None)
     if kind == "segmenter" and path:
-        return _SegmenterFeatures(Path(path))
+        return _SegmenterFeatures(expand_user(path))
     if spec in FEATURE_NAMES:
         return _EfficientNet(spec)
     if spec.endswith(PROGRAM_SUFFIXES):
-        return _Exported(Path(spec))
+        return _Exported(expand_user(spec))
     hint = did_you_mean(spec, FEATURE_NAMES)
     raise ConfigError(
         f"no feature network is called '{spec}'{hint}, or give segmenter:FOLDER or an exported program (.pt2, .onnx)"

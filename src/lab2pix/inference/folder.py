@@ -6,27 +6,33 @@ import errno
 import logging
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from lab2pix.batch import Batch
-from lab2pix.data.files import IMAGE_SUFFIXES
 from lab2pix.data.formats import find_pairs
 from lab2pix.data.pairs import Pair
 from lab2pix.data.transforms import float_to_uint8, to_pil
-from lab2pix.errors import DataError, Lab2PixError, LabelError, OutputError, TrainingError
+from lab2pix.errors import ConfigError, Lab2PixError, LabelError, OutputError, TrainingError
+from lab2pix.inference import weights
+from lab2pix.inference.output_files import check_outputs, output_suffixes, select_files
 from lab2pix.inference.synthesizer import StyleSource, Synthesizer
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.files import output_errors, write_png
+from lab2pix.utils.files import expand_user, output_errors, write_png
+from lab2pix.utils.registry import DATASET_FORMATS
 from lab2pix.utils.text import describe_failures, plural
 
 _LOG = logging.getLogger(__name__)
+
+Engine = Literal["local", "ray"]
+"""What runs the generation of a folder: this process, or a Ray cluster."""
 
 
 @dataclass
@@ -65,9 +71,6 @@ class GenerateReport:
 _BAD_NAMES = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL)
 """Errors that concern one name alone, in contrast to a full disk."""
 
-_SCALES = ("", "_x2", "_x1")
-"""File name suffixes of X3, X2 and X1."""
-
 
 @dataclass(frozen=True)
 class _Item:
@@ -96,6 +99,8 @@ def generate_folder(
     scales: bool = False,
     style: StyleSource | None = None,
     allow_bare_ids: bool = True,
+    engine: Engine = "local",
+    workers: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> GenerateReport:
     """Generate images for all label maps of a folder, keeping sub-folders; photos are not needed.
@@ -121,6 +126,9 @@ def generate_folder(
         style: style image of all images, for a generator with an image encoder; None: the style is the noise.
         allow_bare_ids: whether label maps may hold numbers without a palette of the label space's colors, which could
             be those of another label space.
+        engine: `local`: this process; `ray`: a Ray cluster, see `lab2pix.inference.cluster`, whose machines share the
+            folders.
+        workers: largest number of Ray's actors; None: as many as the cluster has GPUs, or else processors.
         on_progress: called with the number of finished label maps and their total.
 
     Returns:
@@ -128,37 +136,76 @@ def generate_folder(
 
     Raises:
         ConfigError: several samples from a generator without noise, scales from a generator with one output size, or a
-            style image that the generator does not take, or lacks.
+            style image that the generator does not take, or lacks; or `ray` under torchrun or without its extra.
         LabelError: a label map holds bare ids, and `allow_bare_ids` is false.
         DataError: no label maps, an unreadable style image, or two label maps with the same output file.
         OutputError: images would be written among the label maps, or cannot be written.
     """
     synthesizer = model if isinstance(model, Synthesizer) else Synthesizer(model)
-    sources = [Path(labels)] if isinstance(labels, str | Path) else [Path(source) for source in labels]
-    out = Path(out)
+    sources = [expand_user(source) for source in ([labels] if isinstance(labels, str | Path) else labels)]
+    out = expand_user(out)
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if engine == "ray":
+        if world > 1:
+            raise ConfigError("--engine ray distributes the label maps itself; leave out torchrun")
+        sources, out = [source.absolute() for source in sources], out.absolute()
     listed = [find_pairs(format, source, split, need_images=False) for source in sources]
     pairs: Sequence[Pair] = listed[0] if len(listed) == 1 else [pair for some in listed for pair in some]
 
-    @cache
-    def noise(size: tuple[int, int]) -> Tensor:
-        return _noise(synthesizer, seed, samples, interpolate, steps, size)
-
-    count = len(noise(synthesizer.size))
+    noise = partial(_noise, seed=seed, samples=samples, interpolate=interpolate, steps=steps)
+    count = len(noise(synthesizer, synthesizer.size))
     if scales:
         synthesizer.require_scales()
     resized = synthesizer.read_style(style)
     style = style if resized is None or keep_size else resized[0]
-    suffixes = _suffixes(count, interpolate is not None, scales)
-    _check_outputs(sources, out, pairs, suffixes)
-    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    pairs = pairs[rank::world]
-    report = GenerateReport(out)
+    suffixes = output_suffixes(count, interpolate is not None, scales)
+    check_outputs(sources, out, pairs, suffixes)
+    work = partial(
+        _generate_pairs,
+        out=out,
+        noise=noise,
+        suffixes=suffixes,
+        overwrite=overwrite,
+        batch_size=batch_size,
+        keep_size=keep_size,
+        style=style,
+        allow_bare_ids=allow_bare_ids,
+        single=len(sources) == 1 and sources[0].is_file(),
+    )
+    if engine == "ray":
+        files = [select_files(out, pair.name, suffixes, overwrite) for pair in pairs]
+        missing = [pair for pair, (wanted, _) in zip(pairs, files, strict=True) if wanted]
+        report = GenerateReport(out, skipped=[file for _, existing in files for file in existing])
+        return _generate_on_ray(synthesizer, missing, work, report, batch_size, workers, on_progress)
+    return work(synthesizer, pairs[rank::world], on_progress=on_progress)
 
+
+def _generate_pairs(
+    synthesizer: Synthesizer,
+    pairs: Sequence[Pair],
+    *,
+    out: Path,
+    noise: Callable[[Synthesizer, tuple[int, int]], Tensor],
+    suffixes: Sequence[Sequence[str]],
+    overwrite: bool,
+    batch_size: int,
+    keep_size: bool,
+    style: StyleSource | None,
+    allow_bare_ids: bool,
+    single: bool,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> GenerateReport:
+    """Generate the missing images of label maps; see `generate_folder`.
+
+    `noise` returns the noise of the images of a label map of a size, one row per image; `suffixes` are those of
+    `output_suffixes`; `single` raises the error of a label map instead of reporting it.
+    """
+    report, noise = GenerateReport(out), cache(partial(noise, synthesizer))
     pending: list[_Item] = []
     for done, pair in enumerate(pairs):
         if on_progress is not None:
             on_progress(done, len(pairs))
-        wanted, existing = _select_files(out, pair.name, suffixes, overwrite)
+        wanted, existing = select_files(out, pair.name, suffixes, overwrite)
         report.skipped += existing
         if not wanted:
             continue
@@ -167,7 +214,7 @@ def generate_folder(
         except BareIdsError:
             raise
         except Lab2PixError as error:
-            if len(sources) == 1 and sources[0].is_file():
+            if single:
                 raise
             report.failed.append((pair.label, str(error)))
             continue
@@ -175,88 +222,62 @@ def generate_folder(
         for index, files in wanted.items():
             item = _Item(pair.label, batch, noise(batch.size)[index], files)
             if pending and pending[0].batch.size != batch.size:
-                _generate_batch(synthesizer, pending, scales, report)
+                _generate_batch(synthesizer, pending, report)
                 pending = []
             pending.append(item)
             if len(pending) == batch_size:
-                _generate_batch(synthesizer, pending, scales, report)
+                _generate_batch(synthesizer, pending, report)
                 pending = []
     if pending:
-        _generate_batch(synthesizer, pending, scales, report)
+        _generate_batch(synthesizer, pending, report)
     if on_progress is not None:
         on_progress(len(pairs), len(pairs))
     return report
 
 
+def _generate_on_ray(
+    synthesizer: Synthesizer,
+    pairs: Sequence[Pair],
+    work: Callable[[Synthesizer, Sequence[Pair]], GenerateReport],
+    report: GenerateReport,
+    chunk_size: int,
+    workers: int | None,
+    on_progress: Callable[[int, int], None] | None,
+) -> GenerateReport:
+    """Generate on a Ray cluster; label maps that failed are tried once more, as another machine may read them."""
+    from lab2pix.inference.cluster import map_on_ray
+
+    existing, done, total = set(report.skipped), 0, len(pairs)
+    for _ in range(2):
+        report.failed, chunks = [], [pairs[start : start + chunk_size] for start in range(0, len(pairs), chunk_size)]
+        for index, part in map_on_ray(synthesizer, work, chunks, workers):
+            # An actor that died wrote files, which its successor skipped.
+            report.written += [*part.written, *(file for file in part.skipped if file not in existing)]
+            report.failed += part.failed
+            report.resized.update(part.resized)
+            done += len(chunks[index]) - len(part.failed)
+            if on_progress is not None:
+                on_progress(done, total)
+        failed = {label for label, _ in report.failed}
+        pairs = [pair for pair in pairs if pair.label in failed]
+        if not pairs:
+            break
+    return report
+
+
 def _noise(
     synthesizer: Synthesizer,
+    size: tuple[int, int],
+    *,
     seed: int,
     samples: int,
     interpolate: tuple[int, int] | None,
     steps: int,
-    size: tuple[int, int],
 ) -> Tensor:
     """Return the noise of the images of a label map, one row per image."""
     if interpolate is not None:
         return synthesizer.interpolate_noise(*interpolate, steps, size)
     return synthesizer.noise_samples(seed, samples, size)
-
-
-def _check_outputs(
-    sources: Sequence[Path], out: Path, pairs: Sequence[Pair], suffixes: Sequence[Sequence[str]]
-) -> None:
-    """Check that no image overwrites a label map or another image, and that none is written into the label folder.
-
-    Names can collide: `a_x2.png` is a scale of `a`, or the image of label map `a_x2`.
-    """
-    made: dict[Path, str] = {}
-    for pair in pairs:
-        for _, _, file in _files(out, pair.name, suffixes):
-            if file in made:
-                raise DataError(
-                    f"label maps {made[file]} and {pair.name} would both become {file}; rename one of them, or choose "
-                    "a folder of its own for each"
-                )
-            made[file] = pair.name
-    written = {file.resolve() for file in made}
-    inside = any(source.is_dir() and out.resolve().is_relative_to(source.resolve()) for source in sources)
-    if inside or any(source.resolve() in written for source in sources):
-        raise OutputError(f"the images would be written among the label maps in {out}; choose another folder")
-    if out.exists() and not out.is_dir():
-        raise OutputError(f"{out} is a file, not a folder for images; choose another one")
-    if out.suffix.lower() in IMAGE_SUFFIXES and not out.exists():
-        raise OutputError(
-            f"{out} is named like an image, but images are written into a folder, under the names of their label "
-            f"maps; give a folder such as {out.with_suffix('')}"
-        )
-
-
-def _suffixes(count: int, interpolated: bool, scales: bool) -> list[list[str]]:
-    """Return the file name suffix of each image of a label map, per image and scale."""
-    digits = 3 if interpolated else 0
-    numbers = [""] if count == 1 and not digits else [f"_{index:0{digits}d}" for index in range(count)]
-    return [[f"{number}{scale}.png" for scale in _SCALES[: 3 if scales else 1]] for number in numbers]
-
-
-def _files(out: Path, name: str, suffixes: Sequence[Sequence[str]]) -> Iterator[tuple[int, int, Path]]:
-    """Yield image index, scale and output file of each image of a label map."""
-    for index, row in enumerate(suffixes):
-        for scale, end in enumerate(row):
-            yield index, scale, out / f"{name}{end}"
-
-
-def _select_files(
-    out: Path, name: str, suffixes: Sequence[Sequence[str]], overwrite: bool
-) -> tuple[dict[int, dict[int, Path]], list[Path]]:
-    """Return the files to write for a label map, by image and scale, and the files that already exist."""
-    wanted: dict[int, dict[int, Path]] = {}
-    existing: list[Path] = []
-    for index, scale, file in _files(out, name, suffixes):
-        if overwrite or not os.path.exists(file):  # noqa: PTH110 - False for names that are too long
-            wanted.setdefault(index, {})[scale] = file
-        else:
-            existing.append(file)
-    return wanted, existing
 
 
 def _read(
@@ -288,6 +309,16 @@ def read_label_ids(synthesizer: Synthesizer, pair: Pair, allow_bare_ids: bool) -
     return label.ids
 
 
+def has_known_values(model: str | Path, format: str, label_space: LabelSpace) -> bool:
+    """Return whether bare ids of label maps are those of a model's label space.
+
+    They are if the model is the user's own run, which was trained on such files, or if the label space is the default
+    of the dataset format.
+    """
+    known = DATASET_FORMATS[format].label_space if format in DATASET_FORMATS else None
+    return weights.is_local(model) or known == label_space.name
+
+
 class BareIdsError(LabelError):
     """A label map whose numbers may be those of another label space."""
 
@@ -305,10 +336,11 @@ def _file_values(space: LabelSpace) -> list[int]:
     return [int(value) for value in space.encode_values(torch.arange(min(space.num_classes, 4)))]
 
 
-def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], scales: bool, report: GenerateReport) -> None:
+def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], report: GenerateReport) -> None:
     """Generate a batch of images of equal size and write them; a name that cannot be written ends nothing else."""
     batch = Batch.concatenate([item.batch for item in items])
     noise = torch.stack([item.noise for item in items])
+    scales = any(scale for item in items for scale in item.files)
     try:
         images = synthesizer.generate_pyramid(batch, noise) if scales else [synthesizer.generate(batch, noise)]
         pictures = [float_to_uint8(image) for image in images]

@@ -13,6 +13,7 @@ from lab2pix.inference import weights
 from lab2pix.inference.modes import Mode
 from lab2pix.inference.weights import ModelInfo
 from lab2pix.labels.space import LabelSpace
+from lab2pix.utils.files import expand_user
 
 MODEL_CARD = """---
 {{ card_data }}
@@ -97,7 +98,7 @@ class ModelFiles:
         Raises:
             OutputError: the folder holds a model or cannot be written, or a weight overflows float16.
         """
-        folder = Path(folder)
+        folder = expand_user(folder)
         if not overwrite and any((folder / name).exists() for name in (weights.WEIGHTS_FILE, weights.CONFIG_FILE)):
             raise OutputError(f"{folder} holds a model already; choose another folder, or pass overwrite=True")
         weights.write(folder, self.generator, self.info, half=half)

@@ -154,6 +154,12 @@ def find(source: str | Path) -> Path | None:
     )
 
 
+def is_local(source: str | Path) -> bool:
+    """Return whether a model that `find` locates is a run or a file of the user, not an installed or downloaded one."""
+    file = find(source)
+    return file is not None and file not in shipped_models().values()
+
+
 def _holds_model(folder: Path) -> bool:
     return any((folder / name).is_file() for name in (WEIGHTS_FILE, "config.yaml")) or any(folder.glob("step-*"))
 

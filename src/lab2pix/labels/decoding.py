@@ -111,9 +111,17 @@ class LabelDecoder:
                 raise LabelError(_LOSSY_IDS.format(self.where))
             if not self.lossy and not set(grays) <= self.levels.keys():
                 return self._gray_or_near(rgb)
+            if not self.lossy and self._black_by_default() and set(grays) <= self.space.file_values.keys():
+                if self._gives_values():
+                    return self.gray(rgb[0])
+                self._refuse_two_readings(grays, self.levels)
         elif not bool(rgb[1:].any()):
             self._refuse_red_ids(rgb[0])
         return LabelMap(self.space.decode_colors(rgb, self.where, dtype=self.dtype), "colors", {})
+
+    def _black_by_default(self) -> bool:
+        """Return whether black means unknown only because the label space gives no color of it."""
+        return self.space.unknown_color is None and self.levels.get(0) == self.space.num_classes
 
     def _gray_or_near(self, rgb: Tensor) -> LabelMap:
         """Decode ids stored as gray colors, or colors that are nearly those of gray classes."""
@@ -194,7 +202,7 @@ class LabelDecoder:
         return LabelMap(look_up(_table(table, self.dtype), values), reading, palette or {})
 
     def _agrees(self, colors: dict[int, Color]) -> bool:
-        """Return whether each palette index is a file value, and nearest to the color of its class if that has one."""
+        """Return whether each palette index is a file value whose color is near its class's, or is no other class's."""
         if self._gives_values() and not self.space.file_colors:
             return False
         for index, color in colors.items():
@@ -202,6 +210,9 @@ class LabelDecoder:
             if found is None:
                 return False
             own = self._given_color(found)
+            named = found < self.space.num_classes
+            if own is None and named and self.space.file_colors.get(color, found) != found:
+                return False
             if own is not None and (_distance(own, color) > _NEAR or _distance(own, color) > self._least(color)):
                 return False
         return True
@@ -241,7 +252,7 @@ class LabelDecoder:
         return (
             f"{self.where} holds the value {value}, which is both the id of '{names[by_value]}' and the color of "
             f"'{names[by_color]}' in label space '{self.space.name}'; give its classes the `value` that files hold, or "
-            "save the map in color"
+            + ("unknown an `unknown_color`" if by_color == self.space.num_classes else "save the map in color")
         )
 
 

@@ -51,23 +51,32 @@ Losses = dict[str, Tensor]
 class RandomSource:
     """Random numbers of a step in addition to its noise, such as further noise, flips, masks and image pools.
 
-    They come from torch's global generators, which the loop seeds before each step. Parity tests replay recorded
-    numbers through a subclass.
+    Here they come from torch's global generators. The loop seeds those of `normal` and `uniform` by sample and those of
+    `shared_uniform` and `permutation` by step, so that they do not depend on the number of processes. Parity tests
+    replay recorded numbers. Both do so through a subclass.
     """
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device = torch.device(device)
 
-    def normal(self, *shape: int) -> Tensor:
-        """Return float32 samples of N(0, 1)."""
-        return torch.randn(shape, device=self.device)
+    def of_samples(self, start: int, stop: int) -> RandomSource:
+        """Return the source of samples `start` to `stop - 1` of this process, which make a micro-batch."""
+        return self
 
-    def uniform(self, *shape: int) -> Tensor:
-        """Return float32 samples of U[0, 1)."""
-        return torch.rand(shape, device=self.device)
+    def normal(self, count: int, *shape: int) -> Tensor:
+        """Return float32 samples of N(0, 1), `[count, *shape]`, a row per sample of the micro-batch."""
+        return torch.randn(count, *shape, device=self.device)
+
+    def uniform(self, count: int, *shape: int) -> Tensor:
+        """Return float32 samples of U[0, 1), `[count, *shape]`, a row per sample of the micro-batch."""
+        return torch.rand(count, *shape, device=self.device)
+
+    def shared_uniform(self, count: int) -> Tensor:
+        """Return float32 samples of U[0, 1), `[count]`, the same for all samples of a step."""
+        return self.uniform(count)
 
     def permutation(self, count: int) -> Tensor:
-        """Return a random permutation of 0 to `count - 1`, int64."""
+        """Return a random permutation of 0 to `count - 1`, int64, the same for all samples of a step."""
         return torch.randperm(count, device=self.device)
 
 

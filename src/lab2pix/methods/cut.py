@@ -94,7 +94,7 @@ class CUT(ContrastiveMethod):
 
     def discriminator_backward(self, batch: Batch, noise: Tensor | None, context: StepContext) -> Losses:
         """Generate images, and backpropagate the discriminator loss on real and generated ones, halved."""
-        context.cache["flipped"] = self.config.loss.flip and bool(context.random.uniform(1) < 0.5)
+        context.cache["flipped"] = self.config.loss.flip and bool(context.random.shared_uniform(1) < 0.5)
         # With several micro-batches no graph is kept, to save memory; the generator phase generates again.
         with torch.set_grad_enabled(context.micro_batches == 1):
             images = self._generate(batch, context)

@@ -314,8 +314,11 @@ class _PythonRandom(RandomSource):
         super().__init__()
         self._random, self._size = random.Random(seed), pool_size
 
-    def uniform(self, *shape: int) -> Tensor:
-        """Return the next probability and, if it exceeds 1/2, the image index as a fraction of the pool size."""
+    def uniform(self, count: int, *shape: int) -> Tensor:
+        """Return a probability and, if it exceeds 1/2, the image index as a fraction of the pool size, per image."""
+        return torch.tensor([self._draw() for _ in range(count)], dtype=torch.float64)
+
+    def _draw(self) -> tuple[float, float]:
         probability = self._random.uniform(0, 1)
         index = self._random.randint(0, self._size - 1) if probability > 0.5 else 0
-        return torch.tensor([probability, (index + 0.5) / self._size], dtype=torch.float64)
+        return probability, (index + 0.5) / self._size

@@ -130,7 +130,7 @@ class OASIS(SegmentationGAN, PerceptualGAN):
             terms = {"fake": fake_loss(_logits(of_fake)), "real": self.label_loss(_logits(of_real), batch.label)}
             terms |= self.discriminator_score_terms(of_fake, of_real)
             if self.config.loss.labelmix > 0:
-                mask = labelmix_mask(batch.label, context.random.uniform(self.label_space.num_channels))
+                mask = labelmix_mask(batch.label, context.random.shared_uniform(self.label_space.num_channels))
                 of_mixed = discriminator(torch.where(mask, real, fake.to(real.dtype)))
                 difference = labelmix_loss(mask, _logits(of_real), _logits(of_fake), _logits(of_mixed))
                 terms["labelmix"] = self.config.loss.labelmix * difference

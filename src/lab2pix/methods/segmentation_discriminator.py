@@ -47,7 +47,7 @@ class SegmentationDiscriminatorLoss:
             of_fake, of_real = self.network(fake), self.network(real)
         terms = {"segmentation_real": self._balanced(of_real, label), "segmentation_fake": fake_loss(of_fake)}
         if self.labelmix > 0:
-            mask = labelmix_mask(label, context.random.uniform(self.space.num_channels))
+            mask = labelmix_mask(label, context.random.shared_uniform(self.space.num_channels))
             with context.autocast():
                 of_mixed = self.network(torch.where(mask, real, fake))
             terms["labelmix"] = self.labelmix * labelmix_loss(mask, of_real, of_fake, of_mixed)

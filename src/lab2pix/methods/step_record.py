@@ -48,13 +48,13 @@ class RecordedRandom(RandomSource):
         super().__init__()
         self._normal, self._uniform, self._permutation = iter(normal), iter(uniform), iter(permutation)
 
-    def normal(self, *shape: int) -> Tensor:
+    def normal(self, count: int, *shape: int) -> Tensor:
         """Return the next recorded samples of N(0, 1)."""
-        return next(self._normal).float().reshape(shape)
+        return next(self._normal).float().reshape(count, *shape)
 
-    def uniform(self, *shape: int) -> Tensor:
+    def uniform(self, count: int, *shape: int) -> Tensor:
         """Return the next recorded samples of U[0, 1)."""
-        return next(self._uniform).float().reshape(shape)
+        return next(self._uniform).float().reshape(count, *shape)
 
     def permutation(self, count: int) -> Tensor:
         """Return the recorded start of the next permutation."""

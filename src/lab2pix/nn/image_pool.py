@@ -22,7 +22,7 @@ class ImagePool:
         self.size = size
         self.images: list[Tensor] = []
 
-    def query(self, images: Tensor, uniform: Callable[[int], Tensor]) -> Tensor:
+    def query(self, images: Tensor, uniform: Callable[[int, int], Tensor]) -> Tensor:
         """Return as many images as are given, some of them from the pool.
 
         Until the pool is full, each new image is stored and returned. Then, with probability 1/2, a random stored image
@@ -30,17 +30,18 @@ class ImagePool:
 
         Args:
             images: `[N, C, H, W]`, without a graph.
-            uniform: returns a given count of random numbers from [0, 1).
+            uniform: returns random numbers from [0, 1) of a given shape, a row per image.
         """
-        return torch.stack([self._exchange(image, uniform) for image in images])
+        if len(self.images) + len(images) <= self.size or not self.size:
+            self.images += list(images) if self.size else []
+            return images
+        draws = uniform(len(images), 2).tolist()
+        return torch.stack([self._exchange(image, *draw) for image, draw in zip(images, draws, strict=True)])
 
-    def _exchange(self, image: Tensor, uniform: Callable[[int], Tensor]) -> Tensor:
+    def _exchange(self, image: Tensor, probability: float, position: float) -> Tensor:
         if len(self.images) < self.size:
             self.images.append(image)
             return image
-        if not self.size:
-            return image
-        probability, position = uniform(2).tolist()
         if probability <= 0.5:
             return image
         index = int(position * self.size)

@@ -23,6 +23,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import Method, Progress, example_inputs, generate_deterministic
 from lab2pix.training.checkpoint import load_checkpoint, write_checkpoint
 from lab2pix.training.class_weights import ClassMatch, class_axes
+from lab2pix.training.sampler import SampleRandom
 from lab2pix.training.state import TrainingState, build_state, set_learning_rates
 from lab2pix.training.step import build_step_context, training_step
 from lab2pix.utils.distributed import DistributedContext, init_distributed
@@ -117,7 +118,10 @@ def _step(state: TrainingState, inputs: tuple[Batch, Tensor | None], dist: Distr
     set_learning_rates(state, progress)
     torch.manual_seed(state.step)
     micro_batches = [inputs] * state.method.config.train.accumulate
-    training_step(state, micro_batches, replace(build_step_context(state, _CPU), progress=progress), dist)
+    random = SampleRandom(0, state.step, range(len(micro_batches) * _BATCH), _CPU)
+    training_step(
+        state, micro_batches, replace(build_step_context(state, _CPU), progress=progress, random=random), dist
+    )
 
 
 def _weights(state: TrainingState) -> Iterator[tuple[str, Tensor]]:

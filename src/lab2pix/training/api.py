@@ -12,6 +12,7 @@ from lab2pix.training import loop
 from lab2pix.training.callbacks import Callback
 from lab2pix.training.loop import RunResult
 from lab2pix.training.monitor import Validator
+from lab2pix.utils.files import expand_user
 
 
 def train(
@@ -44,5 +45,5 @@ def train(
     """
     loaded = load_config(config, overrides)
     require_data_root(loaded)
-    run = Path("runs", loaded.name) if out is None else out
+    run = Path("runs", loaded.name) if out is None else expand_user(out)
     return loop.train(loaded, run, resume=resume, device=device, validators=validators, callbacks=callbacks)

@@ -34,7 +34,7 @@ from lab2pix.training.interrupts import TIMEOUT, InterruptHandler, translate_err
 from lab2pix.training.loader import read_batches
 from lab2pix.training.monitor import Monitor, Validator
 from lab2pix.training.run_folder import lock_run, record_session, recorded_threads, resolve_run, start_run
-from lab2pix.training.sampler import StreamSampler, draw_noise
+from lab2pix.training.sampler import SampleRandom, StreamSampler, draw_noise
 from lab2pix.training.schedule import total_steps
 from lab2pix.training.state import TrainingState, build_training, set_learning_rates
 from lab2pix.training.step import build_step_context, training_step
@@ -169,10 +169,12 @@ def train(
         for note in [*_machine_notes(config, dist, most), *notes, *inherited, *biased]:
             monitor.note(note)
         stack.enter_context(stop)
-        return _run_steps(batches, monitor, stop)
+        return _run_steps(batches, sampler, monitor, stop)
 
 
-def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: InterruptHandler) -> RunResult:
+def _run_steps(
+    batches: Iterator[list[Batch]], sampler: StreamSampler, monitor: Monitor, stop: InterruptHandler
+) -> RunResult:
     """Run the remaining steps, until the end of the run, a signal or the time limit."""
     run, state, dist, total = monitor.run, monitor.state, monitor.dist, monitor.total
     config = state.method.config
@@ -187,10 +189,12 @@ def _run_steps(batches: Iterator[list[Batch]], monitor: Monitor, stop: Interrupt
         fetch_start = time.monotonic()
         batch = next(batches)
         fetch_end = time.monotonic()
-        # Seed other random operations by step, so that a repeated step is identical.
+        # Dropout draws from the global generators; seeded by step, a repeated step is identical.
         torch.manual_seed(stable_seed("step", config.seed, state.step, dist.rank))
-        context = replace(monitor.context, progress=progress)
-        losses = training_step(state, _micro_batches(batch, state, dist), context, dist)
+        positions = sampler.positions(state.step)
+        random = SampleRandom(config.seed, state.step, positions, dist.device)
+        context = replace(monitor.context, progress=progress, random=random)
+        losses = training_step(state, _micro_batches(batch, positions, state, dist), context, dist)
         now = time.monotonic()
         state.seconds = now - began
         monitor.data_wait.count(fetch_end - fetch_start, now - fetch_end)
@@ -240,7 +244,7 @@ def _batches(
 
 
 def _micro_batches(
-    batches: Sequence[Batch], state: TrainingState, dist: DistributedContext
+    batches: Sequence[Batch], positions: range, state: TrainingState, dist: DistributedContext
 ) -> list[tuple[Batch, Tensor | None]]:
     """Return the micro-batches of this process with their noise, on the device."""
     method = state.method
@@ -250,7 +254,7 @@ def _micro_batches(
     if shape is None:
         return [(batch, None) for batch in batches]
     sizes = [len(batch) for batch in batches]
-    noise = draw_noise(method.config.seed, state.step, dist.rank, sum(sizes), shape).to(dist.device)
+    noise = draw_noise(method.config.seed, positions, shape).to(dist.device)
     return [(batch, z) for batch, z in zip(batches, torch.split(noise, sizes), strict=True)]
 
 
@@ -261,9 +265,10 @@ def _refresh_batches(
     method = state.method
     shape = method.sampling.noise_shape(method.config.padded_size)
     for number in range(method.refresh_batches):
-        indices = [(number * samples + place) % len(dataset) for place in range(samples)]
-        batch = collate([dataset[(0, index)] for index in indices]).to(device).pad(method.config.padded_size)
-        noise = None if shape is None else draw_noise(method.config.seed, number, 0, samples, shape).to(device)
+        positions = range(number * samples, (number + 1) * samples)
+        batch = collate([dataset[(0, position % len(dataset))] for position in positions])
+        batch = batch.to(device).pad(method.config.padded_size)
+        noise = None if shape is None else draw_noise(method.config.seed, positions, shape).to(device)
         yield batch, noise
 
 

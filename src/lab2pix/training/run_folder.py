@@ -236,8 +236,8 @@ def record_session(
             )
         if record["processes"] != dist.size:
             notes.append(
-                f"the run was started on {record['processes']} process(es) and goes on with {dist.size}: batch "
-                "statistics and noise differ from those of the unbroken run, and so will its results"
+                f"the run was started on {record['processes']} process(es) and goes on with {dist.size}: batch norm on "
+                "CPUs, image pools and dropout differ from those of the unbroken run, and so may its results"
             )
         if record["threads"] != session["threads"]:
             notes.append(

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -54,15 +55,17 @@ def training_step(
     """
     method = state.method
     dist.broadcast_buffers(method.networks.values())
-    caches: list[dict[str, Any]] = [{} for _ in micro_batches]
+    ends = list(accumulate(len(batch) for batch, _ in micro_batches))
+    contexts = [
+        replace(context, cache={}, random=context.random.of_samples(end - len(batch), end))
+        for end, (batch, _) in zip(ends, micro_batches, strict=True)
+    ]
     found: dict[str, Losses] = {}
     stepped: set[str] = set()
     for phase in method.phases:
         if not phase.when(context.progress):
             continue
-        losses = []
-        for (batch, noise), cache in zip(micro_batches, caches, strict=True):
-            losses.append(phase.backward(batch, noise, replace(context, cache=cache)))
+        losses = [phase.backward(*part, own) for part, own in zip(micro_batches, contexts, strict=True)]
         found[phase.name] = _finish(state, phase, losses, stepped, dist)
     state.scaler.update()
     for name, average in state.averages.items():

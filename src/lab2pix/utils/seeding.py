@@ -2,7 +2,8 @@
 
 | stream | function | key |
 |---|---|---|
-| initial weights, order of samples, noise of a training step, monitored samples | `stable_seed` | name, seed, step |
+| initial weights, order of samples, monitored samples, random numbers of a step | `stable_seed` | name, seed, step |
+| noise and random numbers of a sample in training | `stable_seed` | name, seed, position in the stream of samples |
 | augmentation, random pairing of unpaired sets | `seeded_generator` | name, seed, epoch, index |
 | dropout of generated images | `content_seed` | noise of the image |
 | split of a labeled photo | `content_seed` | its name |

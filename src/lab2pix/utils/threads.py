@@ -15,6 +15,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
 _STAT = Path("/proc/stat")
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 _GIVEN = any(name in os.environ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"))
@@ -151,22 +152,37 @@ def _affinity() -> set[int]:
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
-def _quota(root: Path = _CGROUPS) -> int | None:
-    """Return the processors of the control group's quota, at least 1; None if unlimited.
+def _quota(root: Path = _CGROUPS, membership: Path = _MEMBERSHIP) -> int | None:
+    """Return the processors of the smallest quota of the process's control groups, at least 1; None if unlimited.
 
     Args:
         root: mount point of the control groups (version 2: `cpu.max`; version 1: `cpu/cpu.cfs_quota_us`).
+        membership: file with the control groups of the process, a line `ID:CONTROLLERS:PATH` for each.
     """
+    groups = [(root, root / "cpu")]
+    with suppress(OSError, ValueError):
+        for line in membership.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            parts = [part for part in Path(path.strip("/")).parts if part != ".."]
+            if not controllers or "cpu" in controllers.split(","):
+                nested = [Path(*parts[: end + 1]) for end in range(len(parts))]
+                groups += [(root / group, root / "cpu" / group) for group in nested]
+    quotas = [quota for pair in groups if (quota := _group_quota(*pair)) is not None]
+    return max(1, math.ceil(min(quotas))) if quotas else None
+
+
+def _group_quota(second: Path, first: Path) -> float | None:
+    """Return the processors of one control group, by its folder in versions 2 and 1; None if unlimited."""
     try:
-        if (root / "cpu.max").exists():
-            limit, period = (root / "cpu.max").read_text().split()
+        if (second / "cpu.max").exists():
+            limit, period = (second / "cpu.max").read_text().split()
         else:
-            limit = (root / "cpu/cpu.cfs_quota_us").read_text().strip()
-            period = (root / "cpu/cpu.cfs_period_us").read_text().strip()
+            limit = (first / "cpu.cfs_quota_us").read_text().strip()
+            period = (first / "cpu.cfs_period_us").read_text().strip()
         processors = int(limit) / int(period)
     except (OSError, ValueError, ZeroDivisionError):  # no control groups, or "max"
         return None
-    return max(1, math.ceil(processors)) if processors > 0 else None
+    return processors if processors > 0 else None
 
 
 _SINCE_START = ProcessorMeter()

@@ -159,7 +159,7 @@ class PainterService:
             if not self.synthesizer.sampling.noise_channels:
                 raise HTTPError(400, "This model takes no noise, so regions have no seeds; remove 'regions'")
             if column >= width or row >= height:
-                raise HTTPError(400, f"There is no column {column}, row {row} in {width}x{height} (width x height)")
+                raise HTTPError(400, f"There is no column {column}, row {row} in {height}x{width} (height x width)")
             area = connected_area(ids, row, column)
             for other, mask in masks.items():
                 masks[other] = mask & ~area

@@ -13,7 +13,7 @@ export class Downloads {
     Object.assign(this, { model, labelCanvas, styles, generate });
     this.shown = null; // Blob of the shown image
     const [height, width] = model.size.map((side) => LARGE * side);
-    this.largeSize = `${width} × ${height}`;
+    this.largeSize = `${height} × ${width} pixels (height × width)`;
     find("large-size").textContent = `PNG, ${this.largeSize}, generated at that size`;
     find("copy-image").hidden = !navigator.clipboard?.write; // without HTTPS, on another machine
     find("copy-image").addEventListener("click", () => this.copy());
