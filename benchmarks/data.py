@@ -238,7 +238,7 @@ def batches(config: RunConfig, reader: str, steps: int) -> Iterator[list[Batch]]
 
 
 def reading(args: argparse.Namespace, found: dict[str, list[str]]) -> Iterator[dict[str, Any]]:
-    """Yield samples per second of each source and size: medians over stretches of four batches."""
+    """Yield samples per second of each source and size, medians over stretches of four batches, and processor time."""
     for source, settings in found.items():
         for side in args.sizes:
             config = configuration(settings, (side, side), args.batch, 8)
@@ -246,7 +246,7 @@ def reading(args: argparse.Namespace, found: dict[str, list[str]]) -> Iterator[d
             for name in (reader for reader in READERS if reader != "thread"):
                 reader = batches(config, name, 4 * args.repeats + 1)
                 next(reader)
-                rates = []
+                rates, cpu = [], time.process_time()
                 for _ in range(args.repeats):
                     start = time.perf_counter()
                     for _ in range(4):
@@ -254,6 +254,8 @@ def reading(args: argparse.Namespace, found: dict[str, list[str]]) -> Iterator[d
                     rates.append(4 * args.batch / (time.perf_counter() - start))
                 reader.close()  # type: ignore[attr-defined]
                 record[name] = statistics.median(rates)
+                if name == "baseline":  # reads in this process
+                    record["cpu_ms"] = 1000 * (time.process_time() - cpu) / (4 * args.batch * args.repeats)
             yield record
 
 

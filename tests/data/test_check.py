@@ -16,6 +16,7 @@ from PIL import Image
 from lab2pix.data.check import check_dataset
 from lab2pix.data.contact_sheet import contact_sheet
 from lab2pix.data.formats import find_pairs
+from lab2pix.data.source_images import read_source
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelClass, LabelSpace
 from tests.helpers.commands import Run, sentence
@@ -340,3 +341,76 @@ def test_unpaired_folders_are_checked(root: Path) -> None:
     assert unaligned.counts == {"label maps": 6, "photos": 5}
     with pytest.raises(DataError, match="name the dataset's folder, or --labels-root and --images-root"):
         check_dataset(None, "folder", SPACE)
+
+
+# --- halves and sources ---------------------------------------------------------------------------------------------
+
+
+def halves(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    return np.concatenate([left, right], axis=1)
+
+
+def test_photo_halves_are_examined_as_photos(tmp_path: Path) -> None:
+    drawing = np.full((8, 12, 3), 65535, np.uint16)
+    drawing[3] = 0
+    write_png(tmp_path / "0.png", halves(drawing, np.full((8, 12, 3), 4095, np.uint16)), RGB)
+    report = check_dataset(tmp_path, "sketch", LabelSpace.load("sketch"))
+    assert not report.ok
+    assert f"the right half of {tmp_path / '0.png'} has 16 bits, but its largest value is 4095" in report.dim[0]
+    assert report.kinds["photos"] == {"PNG, RGB, 16 bits": 1}
+
+
+@pytest.mark.parametrize(("side", "role"), [("left", "label maps"), ("right", "photos")])
+def test_transparency_of_halves_is_told_apart(tmp_path: Path, side: str, role: str) -> None:
+    parts = [np.full((8, 12, 4), (0, 0, 255, 255), np.uint8) for _ in range(2)]
+    parts[side == "right"][..., 3] = 0
+    Image.fromarray(halves(*parts)).save(tmp_path / "0.png")
+    [note] = check_dataset(tmp_path, "ab", SPACE).notes
+    assert note.startswith(f"{role} with transparent pixels: 1, such as 0.png")
+    assert ("data.alpha" in note) == (role == "photos")
+
+
+def test_transparent_lines_are_white_and_no_note(tmp_path: Path) -> None:
+    drawing = np.full((8, 12, 4), (0, 0, 0, 255), np.uint8)
+    drawing[3:, :, 3] = 0
+    Image.fromarray(halves(drawing, np.full((8, 12, 4), 255, np.uint8))).save(tmp_path / "0.png")
+    assert check_dataset(tmp_path, "sketch", LabelSpace.load("sketch")).notes == []
+
+
+@pytest.mark.parametrize("form", ["color", "gray with alpha", "array", "half"])
+def test_sources_that_use_a_part_of_16_bits_are_noted(tmp_path: Path, form: str) -> None:
+    values = np.full((8, 12), 4095, np.uint16)
+    folder = tmp_path / "sources"
+    for path in (folder, tmp_path / "images"):
+        path.mkdir()
+    if form == "half":
+        write_png(tmp_path / "0.png", halves(values, values * 16), RGB)
+    elif form == "array":
+        np.save(folder / "0.npy", values)
+    else:
+        write_png(folder / "0.png", values, RGB if form == "color" else GRAY_ALPHA)
+    Image.new("RGB", (12, 8)).save(tmp_path / "images/0.png")
+    root = tmp_path
+    if form == "half":
+        root = tmp_path / "pairs"
+        root.mkdir()
+        (tmp_path / "0.png").rename(root / "0.png")
+    report = check_dataset(root, "ab" if form == "half" else "folder", None)
+    [note] = report.notes
+    assert "largest value is 4095, as of 12 bits; set data.source.range" in note
+    if form == "array":
+        np.save(folder / "1.npy", values * 16)
+        Image.new("RGB", (12, 8)).save(tmp_path / "images/1.png")
+        assert check_dataset(root, "folder", None).notes == []
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.int16])
+def test_signed_photos_and_sources_are_refused(root: Path, tmp_path: Path, kind: type[np.signedinteger]) -> None:
+    (root / "images/train/0.jpg").unlink()
+    path = root / "images/train/0.tif"
+    tifffile.imwrite(path, np.full((8, 12), 100, kind), photometric="minisblack")
+    [message] = check_dataset(root, "folder", SPACE).unreadable
+    bits = np.iinfo(kind).bits
+    assert f"holds signed whole numbers of {bits} bits, which do not say how bright white is" in message
+    with pytest.raises(DataError, match=f"signed whole numbers of {bits} bits"):
+        read_source(path, None, None)

@@ -1,4 +1,4 @@
-"""What a folder holds, what is held out, and classes that nobody named."""
+"""What a folder holds, and what is held out."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from PIL import Image
 
 from lab2pix.data.build import build_dataset
-from lab2pix.errors import DataError, LabelError
-from lab2pix.fit.dataset import arrange, derive_label_space, find_data, find_label_space, held_out_names
+from lab2pix.errors import DataError
+from lab2pix.fit.dataset import arrange, find_data, held_out_names
 from lab2pix.fit.fingerprint import MachineFingerprint, fingerprint_data
 from lab2pix.labels.space import LabelSpace
 from lab2pix.recipes import load_config
@@ -88,43 +88,6 @@ def test_a_folder_with_splits_is_read_where_it_is(draw: Draw, tmp_path: Path) ->
     assert [len(data.labels[split]) for split in ("train", "val")] == [20, 4]
 
 
-def test_classes_without_names_come_from_values_and_palettes(tmp_path: Path) -> None:
-    pixels = np.array([[0, 2], [2, 255]], np.uint8)
-    gray, palette = tmp_path / "gray.png", tmp_path / "palette.png"
-    Image.fromarray(pixels).save(gray)
-    space = derive_label_space([gray], tmp_path)
-    assert (space.names, space.class_values, space.unknown_value) == (("class 0", "class 2"), (0, 2), 255)
-    image = Image.fromarray(np.array([[0, 1]], np.uint8), mode="P")
-    image.putpalette([255, 0, 0, 0, 0, 255])
-    image.save(palette)
-    assert derive_label_space([palette], tmp_path).palette.tolist() == [[255, 0, 0], [0, 0, 255]]
-
-
-def test_classes_without_names_come_from_colors(tmp_path: Path) -> None:
-    file = tmp_path / "colors.png"
-    Image.fromarray(np.array([[[0, 0, 255], [255, 0, 0]]], np.uint8)).save(file)
-    space, where = find_label_space(None, find_data(_pair(tmp_path, file)), tmp_path / "classes.yaml")
-    assert space.palette.tolist() == [[0, 0, 255], [255, 0, 0]]
-    assert LabelSpace.load(where) == space
-    photo(0).convert("RGB").resize((64, 64)).save(file)
-    with pytest.raises(LabelError, match=r"more values or colors than classes"):
-        derive_label_space([file], tmp_path)
-
-
-def _pair(root: Path, label: Path) -> Path:
-    for part in ("labels", "images"):
-        (root / "set" / part).mkdir(parents=True, exist_ok=True)
-        (root / "set" / part / "a.png").write_bytes(label.read_bytes())
-    return root / "set"
-
-
-def test_classes_of_the_folder_are_used(draw: Draw, tmp_path: Path) -> None:
-    root = draw()
-    (root / "classes.yaml").write_text("classes: [x, y, z]")
-    assert find_label_space(None, find_data(root), tmp_path / "own.yaml")[0].names == ("x", "y", "z")
-    assert not (tmp_path / "own.yaml").exists()
-
-
 def test_fingerprint_counts_classes_and_finds_rare_ones(draw: Draw, tmp_path: Path) -> None:
     root = draw(size=(64, 96))
     space = LabelSpace.from_dict({"name": "abcd", "classes": ["a", "b", "c", "d", "e"]})
@@ -137,6 +100,10 @@ def test_fingerprint_counts_classes_and_finds_rare_ones(draw: Draw, tmp_path: Pa
     assert sum(found.shares.values()) == pytest.approx(1)
     assert "in few label maps: d" in str(found)
     assert "in none: e" in str(found)
+    assert "unknown" not in str(found)
+    space = LabelSpace.from_dict({"name": "ab", "classes": ["a", "b", "c"], "unknown_value": 3})
+    found = fingerprint_data(arrange(find_data(root), tmp_path / "data"), space)
+    assert "pixels: unknown 4.2%, " in str(found)
 
 
 def _broken(root: Path) -> None:

@@ -135,5 +135,5 @@ def test_presets_train_and_generate(
     synthesizer, label = Synthesizer.load(tmp_path / "run", device="cpu"), torch.zeros(32, 32, dtype=torch.int64)
     assert synthesizer(label).tensor.shape == (1, 3, 32, 32)
     assert synthesizer(label[:5, :9], keep_size=True).tensor.shape == (1, 3, 5, 9)
-    with pytest.raises(ConfigError, match=r"multiples of 4, at least 8, .*nearest valid size is 8x32"):
+    with pytest.raises(ConfigError, match=r"multiples of 4, at least 8, .*nearest valid size is 5x32"):
         synthesizer(label[:4], keep_size=True)

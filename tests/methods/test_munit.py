@@ -124,7 +124,7 @@ def test_munit_trains_generates_and_exports(tmp_path: Path, run: Callable[..., t
     assert export(synthesizer, tmp_path / "program.pt2", form="torch").difference < 1e-4
     for size in ((30, 25), (5, 9)):
         assert synthesizer(label[: size[0], : size[1]], keep_size=True).tensor.shape == (1, 3, *size)
-    with pytest.raises(ConfigError, match=r"multiples of 4, at least 8, .*nearest valid size is 8x32"):
+    with pytest.raises(ConfigError, match=r"multiples of 4, at least 8, .*nearest valid size is 5x32"):
         synthesizer(label[:4], keep_size=True)
 
 

@@ -72,8 +72,8 @@ def test_published_presets() -> None:
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("oasis", ["data.size=[4,64]"], r"multiples of 8 .*nearest valid size is \[8, 64\]"),
-        ("usis", ["discriminator.depth=3", "data.size=[8,64]"], r"multiples of 16 .*nearest valid size is \[16, 64\]"),
+        ("oasis", ["data.size=[4,64]"], r"multiples of 8 .*nearest valid size is \[5, 64\]"),
+        ("usis", ["discriminator.depth=3", "data.size=[8,64]"], r"multiples of 16 .*nearest valid size is \[9, 64\]"),
         ("usis", ["generator.network=wavelet", "generator.num_upsamples=3", "data.size=[4,16]"], "multiples of 16"),
         ("dp-gan", ["train.batch_size=1"], r"holds 1 sample.* needs 2 or more; set train\.batch_size=2"),
         ("dp-gan", ["train.accumulate=2"], r"holds 1 sample.*set train\.batch_size=4"),

@@ -93,7 +93,7 @@ def test_gradient_penalty_is_that_of_a_linear_discriminator() -> None:
 
 
 def test_scan_names_the_multiple_of_valid_sizes() -> None:
-    with pytest.raises(ConfigError, match=r"multiples of 8 of at least 12 .* valid size is \[16, 16\]"):
+    with pytest.raises(ConfigError, match=r"multiples of 8 of at least 12 .* valid size is \[9, 9\]"):
         load_config("scan-small", [*TINY_SCAN, "data.size=[8,8]"])
 
 

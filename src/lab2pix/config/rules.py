@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab2pix.config.schema import FEATURE_NAMES, FEATURE_PREFIXES, RunConfig
-from lab2pix.config.sizes import nearest_size
+from lab2pix.config.sizes import can_pad, nearest_size
 from lab2pix.errors import ConfigError, did_you_mean
 from lab2pix.utils.registry import DATASET_FORMATS, is_yaml, label_space_names
 
@@ -27,8 +27,6 @@ def check_rules(config: RunConfig) -> None:
 def check_size(config: RunConfig, reason: str, *, squares: int = 1) -> None:
     """Check that reflection can pad a training size to one that the networks of a method take.
 
-    Reflection repeats at most the other pixels of a row or column, so a side can grow to less than twice its length.
-
     Args:
         config: configuration of the run; `size_rule` says which sizes the networks take.
         reason: settings that decide this, for the message.
@@ -38,15 +36,19 @@ def check_size(config: RunConfig, reason: str, *, squares: int = 1) -> None:
         ConfigError: a side is too short; the message has the nearest valid size.
     """
     size, (multiple, least) = config.data.size, config.size_rule
-    if all(long < 2 * side for long, side in zip(config.padded_size, size, strict=True)):
+    if can_pad(size, multiple, least):
         return
-    nearest = list(nearest_size(size, multiple, least))
-    if nearest[0] * nearest[1] < squares * multiple**2:
-        nearest[1] += multiple
     raise ConfigError(
         f"data.size is {list(size)} (height, width), which cannot be padded to the multiples of {multiple} of at least "
-        f"{least} pixels that {reason} needs; the nearest valid size is {nearest}"
+        f"{least} pixels that {reason} needs; the nearest valid size is "
+        f"{list(nearest_size(size, multiple, least, squares))}"
     )
+
+
+def squares_per_image(config: RunConfig, num_upsamples: int) -> int:
+    """Return the smallest area that `check_first_scale` accepts, in squares of the divisor of valid sides."""
+    alone = config.train.batch_size // config.train.accumulate == 1
+    return 2 if alone and config.size_rule[0] == 2**num_upsamples else 1
 
 
 def check_first_scale(config: RunConfig, num_upsamples: int, samples: int, advice: str) -> None:

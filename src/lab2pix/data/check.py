@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
+from lab2pix.data.check_report import DatasetReport
 from lab2pix.data.datasets import check_sizes, size_text
 from lab2pix.data.files import ARRAY_SUFFIX, to_photo
 from lab2pix.data.formats import SHARDS, Scan, scan, scan_sides
@@ -25,119 +25,11 @@ from lab2pix.data.shard_index import find_shard_pairs
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.decoding import LabelMap
 from lab2pix.labels.space import Color, LabelSpace
-from lab2pix.utils.text import first_few
 from lab2pix.utils.threads import map_in_threads
-
-_SHOWN = 20  # classes, and lines per problem, in a text report; JSON has all
-
-_KINDS = {
-    "unmatched": "without partner",
-    "doubles": "sharing a name with another file",
-    "unreadable": "unreadable",
-    "wrong_labels": "with ids or colors outside the label space",
-    "sizes_disagree": "of another size than their partner",
-    "dim": "read as nearly black",
-}
 
 _ROLES = ("label maps", "source images", "photos", "instance maps")
 
 _DIM, _DARK = 4096, 16384  # levels of a photo of 16 bits up to which it has 12 bits, or may have 14
-
-
-@dataclass
-class DatasetReport:
-    """Result of `check_dataset`.
-
-    Attributes:
-        root: folder of the dataset.
-        format: name of the format.
-        label_space: name of the label space; empty for photos alone.
-        paired: whether label maps and photos are pairs.
-        counts: pairs per split (or first sub-folder); label maps and photos of unpaired data.
-        sizes: label maps or source images per size, height x width.
-        kinds: number of files by what they are, for `label maps`, `source images`, `photos`, `instance maps`.
-        examples: one file of each kind that is not the most frequent one.
-        class_shares: fraction of all readable pixels per class, including `unknown` if the label space has it.
-        notes: what may be wrong: differences within the set, transparency.
-        passed_over: files and folders that do not count, with the likely cure.
-        hints: what may be wrong with the names of files without a partner.
-        unmatched: files without a partner.
-        doubles: files that share their name with another file.
-        unreadable: one message per file that is damaged, truncated or not an image.
-        wrong_labels: one message per label map with ids or colors outside the label space.
-        sizes_disagree: one message per pair whose parts differ in size.
-        dim: one message per photo of 16 bits that uses a part of them alone.
-    """
-
-    root: str
-    format: str
-    label_space: str
-    paired: bool = True
-    counts: dict[str, int] = field(default_factory=dict)
-    sizes: dict[str, int] = field(default_factory=dict)
-    kinds: dict[str, dict[str, int]] = field(default_factory=dict)
-    examples: dict[str, str] = field(default_factory=dict)
-    class_shares: dict[str, float] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    passed_over: list[str] = field(default_factory=list)
-    hints: list[str] = field(default_factory=list)
-    unmatched: list[str] = field(default_factory=list)
-    doubles: list[str] = field(default_factory=list)
-    unreadable: list[str] = field(default_factory=list)
-    wrong_labels: list[str] = field(default_factory=list)
-    sizes_disagree: list[str] = field(default_factory=list)
-    dim: list[str] = field(default_factory=list)
-
-    @property
-    def ok(self) -> bool:
-        """Whether no problems were found."""
-        return not any(getattr(self, kind) for kind in _KINDS)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {"ok": self.ok, **asdict(self)}
-
-    def __str__(self) -> str:
-        """Return the report as text."""
-        counts = ", ".join(f"{name} {count}" for name, count in self.counts.items())
-        lines = [
-            f"{self.root}: {sum(self.counts.values())} {'pairs' if self.paired else 'files'}, format '{self.format}'"
-            + (f", label space '{self.label_space}'" if self.label_space else ""),
-            f"  {'pairs' if self.paired else 'files'}    {counts}",
-        ]
-        sizes = first_few([f"{size} ({count})" for size, count in self.sizes.items()], 8)
-        lines += [f"  sizes    {sizes}, height x width"] if sizes else []
-        for role, kinds in self.kinds.items():
-            for kind, count in kinds.items():
-                example = self.examples.get(f"{role}: {kind}")
-                lines.append(f"  {count:7d}  {role}: {kind}{'' if example is None else f', such as {example}'}")
-        present = sorted(((share, name) for name, share in self.class_shares.items() if share), reverse=True)
-        lines += [f"  {share:7.2%}  {name}" for share, name in present[:_SHOWN]]
-        if len(present) > _SHOWN:
-            lines.append(f"  {sum(share for share, _ in present[_SHOWN:]):7.2%}  {len(present) - _SHOWN} more classes")
-        absent = [name for name, share in self.class_shares.items() if not share]
-        if absent:
-            lines.append(f"  never    {first_few(absent, 12)}")
-        for kind, words in _KINDS.items():
-            found = getattr(self, kind)
-            if found:
-                lines += ["", f"{len(found)} {words}:", *_listed(found)]
-                lines += [f"  {hint}" for hint in self.hints] if kind == "unmatched" else []
-        for title, found in (("passed over:", self.passed_over), ("worth a look:", self.notes)):
-            lines += ["", title, *_listed(found)] if found else []
-        return "\n".join([*lines, "", self._verdict()])
-
-    def _verdict(self) -> str:
-        if not self.ok:
-            return "Mend these before training."
-        if self.notes or self.passed_over:
-            return "No errors; see above what was passed over or is worth a look."
-        return "Everything is in order."
-
-
-def _listed(texts: Sequence[str]) -> list[str]:
-    more = [f"  ... and {len(texts) - _SHOWN} more (--json lists all)"] if len(texts) > _SHOWN else []
-    return [*(f"  {text}" for text in texts[:_SHOWN]), *more]
 
 
 @dataclass
@@ -150,6 +42,7 @@ class _Finding:
         kinds: what each file is, as role, kind and path.
         label: how the label map was read.
         transparent: roles of the files with transparent pixels.
+        deepest: largest value of a source image of 16 bits.
         problems: categories, `notes` or lists of problems of the report, and messages.
     """
 
@@ -158,6 +51,7 @@ class _Finding:
     kinds: list[tuple[str, str, Path]] = field(default_factory=list)
     label: LabelMap | None = None
     transparent: list[str] = field(default_factory=list)
+    deepest: int | None = None
     problems: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -245,6 +139,7 @@ class _Tally:
         self.palette: dict[int, tuple[Color, str]] = {}
         self.palettes_differ = ""
         self.transparent: dict[str, tuple[int, str]] = {}
+        self.deepest: int | None = None
 
     def add(self, finding: _Finding) -> None:
         """Add what was found in one sample."""
@@ -252,6 +147,8 @@ class _Tally:
             self.pixels += finding.pixels
         if finding.size is not None:
             self.sizes[finding.size] += 1
+        if finding.deepest is not None:
+            self.deepest = max(finding.deepest, self.deepest or 0)
         for role, kind, path in finding.kinds:
             shown = _relative(path, self.folder)
             self.kinds[role, kind] += 1
@@ -294,6 +191,11 @@ class _Tally:
             yield (
                 f"palettes differ, but their indices are read as ids: {self.palettes_differ}; give the classes their "
                 "colors in the label space, or save all label maps with one palette"
+            )
+        if self.deepest is not None and self.deepest < _DARK:
+            yield (
+                f"source images have 16 bits, but their largest value is {self.deepest}, as of "
+                f"{self.deepest.bit_length()} bits; set data.source.range to the values that mean -1 and 1"
             )
         yield from transparency_notes(self.transparent, "trained on", "data.alpha")
 
@@ -341,7 +243,7 @@ def _examine_label(pair: Pair, label_space: LabelSpace, finding: _Finding) -> Te
     finding.label, finding.size = found, size_text(found.ids)
     finding.pixels = torch.bincount(found.ids.flatten(), minlength=label_space.num_channels)
     finding.kinds.append(("label maps", f"{found.reading} ({file.describe()})", pair.label))
-    if is_transparent(file.image):
+    if found.reading != "lines" and is_transparent(pair.label_part(file)[0].image):
         finding.transparent.append("label maps")
     return found.ids
 
@@ -349,26 +251,32 @@ def _examine_label(pair: Pair, label_space: LabelSpace, finding: _Finding) -> Te
 def _examine_source(pair: Pair, finding: _Finding) -> Tensor | None:
     try:
         source = pair.read_source(None, None)
-        array = f"NumPy array, {source.shape[0]} channels"
-        kind = array if pair.label.suffix.lower() == ARRAY_SUFFIX else open_image(pair.source("label")).describe()
+        if pair.label.suffix.lower() == ARRAY_SUFFIX:
+            kind = f"NumPy array, {source.shape[0]} channels"
+            deep, colors = np.load(pair.source("label"), allow_pickle=False).dtype == np.uint16, source
+        else:
+            file, _ = pair.label_part(open_image(pair.source("label")))
+            kind, deep = file.describe(), file.bits == 16
+            colors = source[:-1] if len(source) in (2, 4) else source
+            if is_transparent(file.image):
+                finding.transparent.append("source images")
     except DataError as error:
         finding.problems.append(("unreadable", str(error)))
         return None
     finding.size = size_text(source)
     finding.kinds.append(("source images", kind, pair.label))
+    finding.deepest = round((float(colors.max()) + 1) * 32767.5) if deep else None
     return source
 
 
 def _read_photo(pair: Pair, path: Path, finding: _Finding) -> Tensor:
-    if pair.form != "files":
-        return pair.read_image()
-    file = open_image(pair.source("image"))
-    photo = to_photo(file, path)
+    file, where = pair.photo_part(open_image(pair.source("image")))
+    photo = to_photo(file, where)
     finding.kinds.append(("photos", file.describe(), path))
     if is_transparent(file.image):
         finding.transparent.append("photos")
     if 0 < (most := _largest(file, photo)) < _DARK:
-        text = f"{path} has 16 bits, but its largest value is {most}, as of {most.bit_length()} bits; scale them to "
+        text = f"{where} has 16 bits, but its largest value is {most}, as of {most.bit_length()} bits; scale them to "
         kind, unless = ("dim", "") if most < _DIM else ("notes", ", unless the photo is dark")
         finding.problems.append((kind, f"{text}0 to 65535, or save it with 8 bits{unless}"))
     return photo

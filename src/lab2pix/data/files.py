@@ -101,14 +101,15 @@ def read_image(path: Path, alpha: Alpha = "drop") -> Tensor:
 
     Raises:
         DataError: the file is missing, truncated or not an image, has several pages, or its value range is unknown
-            (float, 32-bit).
+            (float, signed, 32-bit).
     """
     return to_photo(open_image(path), path, alpha)
 
 
-def to_photo(file: ImageFile, path: Path, alpha: Alpha = "drop") -> Tensor:
+def to_photo(file: ImageFile, where: Path | str, alpha: Alpha = "drop") -> Tensor:
     """Convert an opened image to a photo; see `read_image`."""
-    if file.image.mode == "F" or (file.image.mode == "I" and file.bits > 16):
-        what = "fractions" if file.image.mode == "F" else "whole numbers of 32 bits"
-        raise DataError(f"{path} holds {what}, which do not say how bright white is; save photos with 8 or 16 bits")
+    if file.image.mode == "F" or file.signed or (file.image.mode == "I" and file.bits > 16):
+        what = f"{'signed ' if file.signed else ''}whole numbers of {file.bits} bits"
+        what = "fractions" if file.image.mode == "F" else what
+        raise DataError(f"{where} holds {what}, which do not say how bright white is; save photos with 8 or 16 bits")
     return to_rgb(flatten(file.image, alpha), file.bits)

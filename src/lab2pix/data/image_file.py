@@ -31,7 +31,7 @@ _LOSSY_TIFF = frozenset({"jpeg", "tiff_jpeg", "webp"})
 _BITS = {"1": 1, "I;16": 16, "I;16L": 16, "I;16B": 16, "I;16N": 16, "I": 32, "F": 32}
 _REDUCED, _MASK = 1, 4
 """Bits of TIFF's NewSubfileType: a page that is a smaller copy, or a mask, of another one."""
-_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR = 254, 258, 262, 284
+_NEW_SUBFILE_TYPE, _BITS_PER_SAMPLE, _PHOTOMETRIC, _PLANAR, _SAMPLE_FORMAT = 254, 258, 262, 284, 339
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class ImageFile:
         source: the file; None for an image from memory.
         box: part of the file that `image` is (left, top, right, bottom); None: all.
         white: value of white in the file if the decoder has stretched the values to 8 or 16 bits, else None.
+        signed: whether a TIFF holds signed whole numbers, whose values below 0 the decoder may wrap.
     """
 
     image: Image.Image
@@ -57,6 +58,7 @@ class ImageFile:
     source: Source | None = None
     box: tuple[int, int, int, int] | None = None
     white: int | None = None
+    signed: bool = False
 
     @classmethod
     def of(cls, image: Image.Image) -> ImageFile:
@@ -132,12 +134,12 @@ def open_image(source: Source) -> ImageFile:
         _mend_planes(image)
         image.load()
         white_is_zero = image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == 0
-        kind = image.format
+        kind, signed = image.format, 2 in (_tag(image, _SAMPLE_FORMAT) or ())
         ImageOps.exif_transpose(image, in_place=True)
         if white_is_zero and image.mode.startswith("I;16"):  # Pillow inverts 8 bits only
             inverted = np.iinfo(np.uint16).max - np.asarray(image).astype(np.uint16)
             return ImageFile(Image.fromarray(inverted), kind, bits, lossy, white_is_zero, source)
-        return ImageFile(image, kind, bits, lossy, white_is_zero, source, white=white)
+        return ImageFile(image, kind, bits, lossy, white_is_zero, source, white=white, signed=signed)
 
 
 def flatten(image: Image.Image, alpha: Alpha) -> Image.Image:

@@ -70,14 +70,18 @@ def decode_label(
     Raises:
         LabelError: there are ids or colors outside the label space, ids in a lossy file, or two possible readings.
     """
-    image = file.image
+    if label_space.name == SKETCH and file.image.mode != "F":
+        return LabelMap(find_lines(read_tones(file, lines), lines, where, dtype=dtype), "lines", {})
+    return decode_with(LabelDecoder(label_space, where, file.lossy, dtype), file)
+
+
+def decode_with(decoder: LabelDecoder, file: ImageFile) -> LabelMap:
+    """Decode an opened label map by the method of a decoder for its kind of file; see `decode_label`."""
+    image, where = file.image, decoder.where
     if image.mode == "F":
         raise LabelError(f"{where} holds fractions instead of ids; save label maps as PNG with 8 or 16 bits")
-    if label_space.name == SKETCH:
-        return LabelMap(find_lines(read_tones(file, lines), lines, where, dtype=dtype), "lines", {})
     if file.white_is_zero and file.bits > 1:
         raise LabelError(f"{where} stores white as 0, so its values may be inverted ids; save label maps as PNG")
-    decoder = LabelDecoder(label_space, where, file.lossy, dtype)
     if file.white is not None:
         if image.mode not in ID_MODES:
             raise LabelError(f"{where} has {_ROUNDED.format(file.white)}")

@@ -82,18 +82,31 @@ class Pair:
             DataError: the file cannot be read.
             LabelError: it has ids or colors outside the label space.
         """
-        file = file or open_image(self.source("label"))
-        if self.form == "files":
-            return decode_label(file, label_space, str(self.label), lines=lines)
-        width, whole = _half_width(file.image.width, self.label), file.image.width
+        part, where = self.label_part(file or open_image(self.source("label")))
         if self.form == "sketch-left":
             _check_two_classes(label_space)
-            left = read_tones(file.crop(0, width), lines)
-            return LabelMap(find_lines(left, lines, f"the left half of {self.label}", seam=JPEG_BLEED), "lines", {})
-        right = self.form == "photo-left"
+            return LabelMap(find_lines(read_tones(part, lines), lines, where, seam=JPEG_BLEED), "lines", {})
+        return decode_label(part, label_space, where, lines=lines)
+
+    def label_part(self, file: ImageFile) -> tuple[ImageFile, str]:
+        """Return the part of the opened file that is the label map or input, and its name for messages.
+
+        Raises:
+            DataError: an AB file has an odd width.
+        """
+        return self._part(file, self.label, right=self.form == "photo-left")
+
+    def photo_part(self, file: ImageFile) -> tuple[ImageFile, str]:
+        """Return the part of the opened file that is the photo, and its name for messages; see `label_part`."""
+        assert self.image is not None
+        return self._part(file, self.image, right=self.form != "photo-left")
+
+    def _part(self, file: ImageFile, path: Path, *, right: bool) -> tuple[ImageFile, str]:
+        if self.form == "files":
+            return file, str(path)
+        width, whole = _half_width(file.image.width, path), file.image.width
         half = file.crop(width, whole) if right else file.crop(0, width)
-        where = f"the {'right' if right else 'left'} half of {self.label}"
-        return decode_label(half, label_space, where, lines=lines)
+        return half, f"the {'right' if right else 'left'} half of {path}"
 
     def read_source(self, channels: int | None, value_range: tuple[float, float] | None) -> Tensor:
         """Read the source image `[C, H, W]` float32 that replaces the label map; see `source_images.read_source`.
@@ -115,8 +128,8 @@ class Pair:
         """
         if self.image is None:
             raise DataError(f"{self.label} comes without a photo; give a dataset that has them")
-        image = to_photo(open_image(self.source("image")), self.image, alpha)
-        return image if self.form == "files" else _half(image, self.image, right=self.form != "photo-left")
+        part, where = self.photo_part(open_image(self.source("image")))
+        return to_photo(part, where, alpha)
 
     def read_instances(self) -> Tensor:
         """Read the instance map, which must exist: `[H, W]` int64; see `label_maps.read_instances`.

@@ -44,6 +44,9 @@ def read_source(file: Source, channels: int | None, value_range: tuple[float, fl
     opened = open_image(file)
     if opened.white is not None and opened.white > 255 and opened.image.mode == "RGB":
         raise DataError(f"{name} has colors of 0 to {opened.white}, of which 8 bits are read; save it as PNG")
+    if opened.signed and (value_range is None or opened.bits == 8):
+        cure = "set data.source.range" if opened.bits > 8 else "save it with 8 bits without sign, or as .npy"
+        raise DataError(f"{name} holds signed whole numbers of {opened.bits} bits, whose range is unknown; {cure}")
     if value_range is None and 8 < opened.bits < 16:
         value_range = (0.0, float(2**opened.bits - 1))
     return to_source(opened.image if opened.wide is None else opened.wide, channels, value_range, name)

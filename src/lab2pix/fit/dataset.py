@@ -1,4 +1,4 @@
-"""Data of a fit: what a folder holds, its held-out part, and its classes."""
+"""Data of a fit: what a folder holds, and its held-out part."""
 
 from __future__ import annotations
 
@@ -8,16 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import yaml
-from numpy.typing import NDArray
-
 from lab2pix.data.files import list_images
-from lab2pix.data.image_file import open_image
 from lab2pix.data.pairs import Pair
-from lab2pix.errors import DataError, LabelError
-from lab2pix.labels.space import LabelSpace
-from lab2pix.utils.files import output_errors, write_atomically
+from lab2pix.errors import DataError
+from lab2pix.utils.files import output_errors
 from lab2pix.utils.seeding import content_seed
 from lab2pix.utils.text import plural
 
@@ -25,13 +19,10 @@ Form = Literal["photos", "pairs", "unpaired"]
 """What a folder holds: photos alone, photos with label maps, or photos and label maps that are no pairs."""
 
 LABELS, PHOTOS = "labels", ("images", "photos")
-CLASSES_FILE = "classes.yaml"
 _SPLITS = ("train", "val")
 _HELD_OUT_SHARE, _MOST_HELD_OUT = 0.1, 100
 _PAIRED_SHARE = 0.5
 """Share of the fewer files that must have a partner of the same name for a folder to hold pairs."""
-_MOST_COLORS = 200
-_UNKNOWN = 255
 
 
 @dataclass(frozen=True)
@@ -205,66 +196,3 @@ def _link_one(file: Path, link: Path) -> None:
         link.symlink_to(file)
     except (OSError, NotImplementedError):  # a file system without links, or a user who may not make them
         shutil.copyfile(file, link)
-
-
-# --- its classes ----------------------------------------------------------------------------------------------------
-
-
-def find_label_space(given: str | None, found: Found, file: Path) -> tuple[LabelSpace, str]:
-    """Return the label space and where it is: as given, the folder's `classes.yaml`, or derived from the label maps.
-
-    Args:
-        given: name or file; None: none is given.
-        found: the data.
-        file: file to write a derived label space to.
-
-    Raises:
-        LabelError: an invalid label space, or label maps with too many colors.
-        DataError: a label map cannot be read.
-        OutputError: the file cannot be written.
-    """
-    own = found.root / CLASSES_FILE
-    if given is not None or own.is_file():
-        source = given if given is not None else str(own)
-        return LabelSpace.load(source), source
-    space = derive_label_space(found.labels.values(), found.root)
-    with output_errors(file, "choose another --out"):
-        write_atomically(file, yaml.safe_dump(space.to_dict(), sort_keys=False))
-    return space, str(file)
-
-
-def derive_label_space(files: Iterable[Path], root: Path) -> LabelSpace:
-    """Return a label space of the values or colors in label maps, with classes named `class 0`, `class 1`, ...
-
-    A value of 255 far above the others is unknown; palettes give the colors.
-
-    Raises:
-        LabelError: there are too many colors for classes.
-        DataError: a file cannot be read.
-    """
-    values: dict[int, Any] = {}
-    colors: set[tuple[int, ...]] = set()
-    for path in files:
-        image = open_image(path).image
-        if image.mode in ("1", "L", "P", "I", "I;16"):
-            palette = image.getpalette() if image.mode == "P" else None
-            for value in np.unique(np.asarray(image)).tolist():
-                values.setdefault(int(value), None if palette is None else palette[3 * value : 3 * value + 3])
-        else:
-            pixels: NDArray[np.uint8] = np.asarray(image.convert("RGB")).reshape(-1, 3)
-            colors |= set(map(tuple, np.unique(pixels, axis=0).tolist()))
-        if len(colors) > _MOST_COLORS or len(values) > _UNKNOWN + 1:
-            raise LabelError(
-                f"the label maps of {root} have more values or colors than classes can have, such as in {path}; list "
-                f"the classes with their colors in {root / CLASSES_FILE}"
-            )
-    if colors:
-        classes = [{"name": f"class {index}", "color": list(color)} for index, color in enumerate(sorted(colors))]
-        return LabelSpace.from_dict({"name": root.resolve().name, "classes": classes})
-    unknown = _UNKNOWN if _UNKNOWN in values and max((v for v in values if v != _UNKNOWN), default=0) < 254 else None
-    ids = [value for value in sorted(values) if value != unknown]
-    listed = []
-    for value in ids:
-        color = values[value]
-        listed.append({"name": f"class {value}", "value": value} | ({} if color is None else {"color": color}))
-    return LabelSpace.from_dict({"name": root.resolve().name, "classes": listed, "unknown_value": unknown})

@@ -63,6 +63,8 @@ class DataFingerprint:
     def __str__(self) -> str:
         """Return one line per fact."""
         classes = [f"{name} {share:.1%}" for name, share in self.shares.items() if share]
+        unknown = 1 - sum(self.shares.values())
+        classes = [*([f"unknown {unknown:.1%}"] if unknown > 1e-9 else []), *classes]
         never = [name for name, share in self.shares.items() if not share]
         lines = [
             f"data: {plural(self.train, 'label map')} and {plural(self.photos, 'photo')} of about "

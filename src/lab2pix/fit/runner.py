@@ -24,7 +24,8 @@ from lab2pix.data.files import read_image
 from lab2pix.errors import ConfigError, DataError, OutputError
 from lab2pix.evaluation.segmenter_base import Segmenter
 from lab2pix.evaluation.segmenters import default_segmenter, load_segmenter
-from lab2pix.fit.dataset import CLASSES_FILE, Found, arrange, find_data, find_label_space
+from lab2pix.fit.classes import CLASSES_FILE, find_label_space
+from lab2pix.fit.dataset import Found, arrange, find_data
 from lab2pix.fit.fingerprint import MachineFingerprint, check_count, fingerprint_data
 from lab2pix.fit.plan import Plan, make_plan
 from lab2pix.fit.report import write_report

@@ -10,7 +10,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.rules import check_size
+from lab2pix.config.rules import check_size, squares_per_image
 from lab2pix.config.schema import Section
 from lab2pix.interop import spade_weights
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
@@ -74,7 +74,9 @@ class CCFPSEConfig(SemanticGANConfig):
 
     def check_rules(self) -> None:
         """Check the image size against generator and discriminator."""
-        check_size(self, f"the discriminator (and generator.num_upsamples={self.generator.num_upsamples})")
+        depth = self.generator.num_upsamples
+        reason = f"the discriminator (and generator.num_upsamples={depth})"
+        check_size(self, reason, squares=squares_per_image(self, depth))
 
     @property
     def size_rule(self) -> tuple[int, int]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_first_scale, check_size
+from lab2pix.config.rules import check_first_scale, check_size, squares_per_image
 from lab2pix.config.schema import Beta, RunConfig, Section, TrainConfig
 from lab2pix.labels.space import LabelSpace
 from lab2pix.losses import (
@@ -158,8 +158,7 @@ class HierarchicalGANConfig(RunConfig):
         hierarchical = self.discriminator.kind == "hierarchical"
         generator = f"generator.num_upsamples={self.generator.num_upsamples}"
         reason = f"{generator} with hierarchical discriminators" if hierarchical else generator
-        samples = self.train.batch_size // self.train.accumulate
-        check_size(self, reason, squares=2 if samples <= 1 else 1)
+        check_size(self, reason, squares=squares_per_image(self, self.generator.num_upsamples))
 
     @property
     def size_rule(self) -> tuple[int, int]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
+from lab2pix.config.sizes import can_pad, nearest_size, padded_size
 from lab2pix.data.transforms import float_to_uint8, instance_edges
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.labels.space import LabelSpace
@@ -167,12 +168,14 @@ class Sampling:
         height, width = self.padded_size(size)
         return (self.noise_channels, height // self.noise_stride, width // self.noise_stride)
 
+    @property
+    def size_rule(self) -> tuple[int, int, int]:
+        """Divisor of the sides that the generator takes, smallest side, and smallest area in squares of the divisor."""
+        return self.size_multiple, self.min_side * self.size_multiple, self.min_pixels
+
     def padded_size(self, size: tuple[int, int]) -> tuple[int, int]:
         """Return the smallest size at or above a height and width that the generator takes."""
-        rows, columns = (max(self.min_side, -(-side // self.size_multiple)) for side in size)
-        while rows * columns < self.min_pixels:
-            rows, columns = (rows + 1, columns) if rows < columns else (rows, columns + 1)
-        return rows * self.size_multiple, columns * self.size_multiple
+        return padded_size(size, *self.size_rule)
 
     def check_size(self, height: int, width: int) -> None:
         """Check an image size: reflection must be able to pad it to one that the generator takes.
@@ -180,15 +183,14 @@ class Sampling:
         Raises:
             ConfigError: the size is too small; the message has the nearest valid one.
         """
-        padded = self.padded_size((height, width))
-        if padded[0] < 2 * height and padded[1] < 2 * width:
+        if can_pad((height, width), *self.size_rule):
             return
+        near = nearest_size((height, width), *self.size_rule)
         squares = "" if self.min_pixels == 1 else f", {self.min_pixels} or more squares of that side,"
         squares += "" if self.min_side == 1 else f", at least {self.min_side * self.size_multiple},"
         raise ConfigError(
             f"a size of {height}x{width} (height x width) is too small to be padded to the multiples of "
-            f"{self.size_multiple}{squares} that this generator takes; the nearest valid size is "
-            f"{padded[0]}x{padded[1]}"
+            f"{self.size_multiple}{squares} that this generator takes; the nearest valid size is {near[0]}x{near[1]}"
         )
 
 

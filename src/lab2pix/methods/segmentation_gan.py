@@ -16,7 +16,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from lab2pix.batch import Batch
-from lab2pix.config.rules import check_first_scale, check_size
+from lab2pix.config.rules import check_first_scale, check_size, squares_per_image
 from lab2pix.config.schema import Beta, RunConfig, Section
 from lab2pix.errors import CheckpointError, ConfigError, did_you_mean
 from lab2pix.interop.checkpoints import read_checkpoint
@@ -101,7 +101,8 @@ class SegmentationGANConfig(RunConfig):
 
     def check_rules(self) -> None:
         """Check the image size against the networks."""
-        check_size(self, "generator.num_upsamples and the depth of the other networks")
+        squares = squares_per_image(self, self.generator.num_upsamples)
+        check_size(self, "generator.num_upsamples and the depth of the other networks", squares=squares)
 
     def check_samples_per_pass(self, samples: int, advice: str) -> None:
         """Check that batch norm at the first scale has more than one value per channel."""

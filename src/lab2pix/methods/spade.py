@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 from torch import Tensor, nn
 
-from lab2pix.config.rules import check_size
+from lab2pix.config.rules import check_size, squares_per_image
 from lab2pix.interop.conversion import CheckpointFormat, ConversionOptions, Converted, fit_label_space
 from lab2pix.interop.keymap import Rules
 from lab2pix.interop.spade_weights import (
@@ -58,7 +58,8 @@ class SPADEConfig(SemanticGANConfig):
 
     def check_rules(self) -> None:
         """Check the image size against the generator."""
-        check_size(self, f"generator.num_upsamples={self.generator.num_upsamples}")
+        depth = self.generator.num_upsamples
+        check_size(self, f"generator.num_upsamples={depth}", squares=squares_per_image(self, depth))
 
 
 # --- the method -------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from lab2pix.batch import Batch
 from lab2pix.config.rules import check_size
 from lab2pix.config.schema import DataConfig, RunConfig, Section, SourceConfig
+from lab2pix.config.sizes import nearest_size
 from lab2pix.errors import ConfigError, DataError
 from lab2pix.interop.conversion import (
     UNKNOWN_FIRST,
@@ -161,7 +162,8 @@ def _check_size(config: RunConfig, num_upsamples: int) -> None:
     if config.padded_size == (multiple, multiple):
         raise ConfigError(
             f"data.size is {list(config.data.size)} (height, width), which makes the generator's first scale one pixel "
-            f"with generator.num_upsamples={num_upsamples}; the nearest valid size is {[multiple, 2 * multiple]}"
+            f"with generator.num_upsamples={num_upsamples}; the nearest valid size is "
+            f"{list(nearest_size(config.data.size, multiple, squares=2))}"
         )
 
 

@@ -201,7 +201,7 @@ class OfficialV1Generator(nn.Module):
         if near[0] * near[1] >= least and fits:
             return
         if near[0] * near[1] < least:
-            near = [least, least]
+            near = [1, least] if width >= height else [least, 1]
         wants = f"multiples of {self.stride}" + (" and more than one of them" if fits else "")
         raise ConfigError(
             f"a size of {height}x{width} (height x width) does not fit this generator, which needs {wants}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from io import BytesIO
 
 import numpy as np
 import pytest
@@ -144,6 +145,26 @@ def test_lossy_ids_are_refused(client: TestClient, query: str) -> None:
     for path in ("/api/synthesize", "/api/labels"):
         response = client.post(path + query, content=encode(IDS, "JPEG"), headers={"content-type": "image/jpeg"})
         assert (response.status_code, "compressed with loss" in response.json()["error"]) == (400, True)
+
+
+def animation(frames: int) -> bytes:
+    """Return an animated PNG of different label maps."""
+    images = [Image.fromarray((IDS + frame) % 14) for frame in range(frames)]
+    buffer = BytesIO()
+    images[0].save(buffer, "PNG", save_all=True, append_images=images[1:], duration=100)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("query", ["", "?input_format=ids"])
+def test_animation_is_refused_as_in_files(client: TestClient, query: str) -> None:
+    for path in ("/api/synthesize", "/api/labels"):
+        response = client.post(path + query, content=animation(3), headers=PNG)
+        assert (response.status_code, "holds 3 pages or frames" in response.json()["error"]) == (400, True)
+
+
+def test_animation_of_one_frame_is_an_image() -> None:
+    control = (b"acTL", struct.pack(">II", 1, 0)), (b"fcTL", struct.pack(">IIIIIHHBB", 0, 64, 64, 0, 0, 1, 10, 0, 0))
+    assert np.array_equal(np.array(images.decode_image(png_with(*control), "image/png").image), IDS)
 
 
 def test_exif_orientation_is_applied() -> None:

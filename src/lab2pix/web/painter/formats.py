@@ -52,11 +52,13 @@ def check_jpeg(body: bytes) -> None:
         raise HTTPError(413, f"The image has more than {MAX_EXIF} bytes of EXIF data; save it without")
 
 
-_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"})
+_CHUNKS = frozenset({b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf", b"acTL", b"fcTL"})
 
 
 def strip_png(body: bytes) -> bytes:
-    """Return a PNG without chunks that are not needed for its pixels and orientation: no profile, text or animation.
+    """Return a PNG without chunks that are not needed for its pixels, orientation and number of frames.
+
+    Color profiles and text are left out, and the pixels of further frames.
 
     Raises:
         HTTPError: 413, it has too many chunks.
