@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lab2pix.data.files import find_images, read_image
+from lab2pix.data.files import find_images, list_files, read_image
 from lab2pix.data.image_file import ImageFile
 from lab2pix.data.label_maps import decode_label, read_instances, read_label, write_label_png
+from lab2pix.data.source_images import read_source
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelClass, LabelSpace
+from tests.data.conftest import Lock
 
 SPACE = LabelSpace(
     "four",
@@ -231,3 +233,28 @@ def test_hidden_files_are_left_out(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert list(find_images(tmp_path)) == [tmp_path / "a/1.PNG", tmp_path / "b/2.png"]
+
+
+# --- without permission ---------------------------------------------------------------------------------------------
+
+
+def test_folder_that_cannot_be_listed_is_an_error_with_its_cure(tmp_path: Path, locked: Lock) -> None:
+    (tmp_path / "in" / "locked").mkdir(parents=True)
+    Image.new("L", (2, 2)).save(tmp_path / "in" / "0.png")
+    locked(tmp_path / "in" / "locked")
+    with pytest.raises(DataError, match=r"locked cannot be listed \(Permission denied\); change its permissions$"):
+        list(find_images(tmp_path))
+    messages: list[str] = []
+    assert list(list_files(tmp_path, unreadable=messages.append)) == ["in/0.png"]
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy"])
+def test_file_without_permission_needs_permissions(tmp_path: Path, locked: Lock, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    locked(tmp_path / name)
+    read = (
+        (lambda: read_source(tmp_path / name, None, None)) if name == "a.npy" else lambda: read_image(tmp_path / name)
+    )
+    with pytest.raises(DataError, match=r"cannot be read \(Permission denied\); change its permissions$"):
+        read()
