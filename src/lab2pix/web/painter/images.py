@@ -45,6 +45,9 @@ _FLAT_COLORS = 16
 _FLAT_SHARE = 0.25
 """Share of flat pixels below which an image is textured."""
 
+_SEGMENTED_SIDE = 256
+"""Photos for a smaller model are segmented at the multiple of its size whose longer side is at most this."""
+
 InputFormat = Literal["file", "ids"]
 """Encoding of an uploaded label map: that of label files, or gray values that are canonical ids."""
 OutputFormat = Literal["palette", "ids"]
@@ -229,7 +232,10 @@ def to_label_map(
     # Outside the except clause, because the error's traceback keeps the label map alive.
     if segment is None:
         return find_edges(read_photo(file, synthesizer.size), synthesizer.config.data.sketch.sigma)
-    return segment(read_photo(file, synthesizer.size, crop=True))
+    factor = max(1, _SEGMENTED_SIDE // max(synthesizer.size))
+    height, width = (factor * side for side in synthesizer.size)
+    ids = segment(read_photo(file, (height, width), crop=True))
+    return resize_label(ids, synthesizer.size, synthesizer.label_space)
 
 
 def read_photo(file: ImageFile, size: tuple[int, int], *, crop: bool = False) -> Tensor:
