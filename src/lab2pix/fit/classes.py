@@ -79,7 +79,9 @@ class _RawDecoder(LabelDecoder):
         super().__init__(_ANY, where, lossy, torch.int64)
         self.bright: Tensor | None = None
         if lossy:
-            raise LabelError(f"{where} is compressed with loss, which mixes up ids and colors; {advice}")
+            raise LabelError(
+                f"{where} is compressed with loss, which mixes up ids and colors; {advice}, or save label maps as PNG"
+            )
 
     def gray(self, values: Tensor) -> LabelMap:
         return LabelMap(values.long(), "ids", {})
@@ -111,7 +113,7 @@ class _Held:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.advice = f"list the classes with their colors in {root / CLASSES_FILE}, or save label maps as PNG"
+        self.advice = f"list the classes with their colors in {root / CLASSES_FILE}"
         self.codes: dict[Kind, dict[int, Path]] = {"values": {}, "wide values": {}, "colors": {}}
         self.solid: dict[Kind, set[int]] = {kind: set() for kind in self.codes}
         self.low: set[tuple[frozenset[int], frozenset[int]]] = set()
