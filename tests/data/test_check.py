@@ -15,7 +15,9 @@ from PIL import Image
 
 from lab2pix.data.check import check_dataset
 from lab2pix.data.contact_sheet import contact_sheet
+from lab2pix.data.files import to_photo
 from lab2pix.data.formats import find_pairs
+from lab2pix.data.image_file import ImageFile
 from lab2pix.data.source_images import read_source
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelClass, LabelSpace
@@ -415,6 +417,8 @@ def test_signed_photos_and_sources_are_refused(root: Path, tmp_path: Path, kind:
     assert f"holds signed whole numbers of {bits} bits, which do not say how bright white is" in message
     with pytest.raises(DataError, match=f"signed whole numbers of {bits} bits"):
         read_source(path, None, None)
+    with Image.open(path) as image, pytest.raises(DataError, match=f"signed whole numbers of {bits} bits"):
+        to_photo(ImageFile.of(image), path)
 
 
 def test_folder_that_cannot_be_listed_is_one_problem_of_many(root: Path, locked: Lock) -> None:
