@@ -155,9 +155,9 @@ class _Held:
             listed = [[code >> 16, code >> 8 & 255, code & 255] for code in sorted(colors)]
             return {"classes": [{"name": f"class {index}", "color": color} for index, color in enumerate(listed)]}
         values |= self.palette.keys()
-        unknown = _UNKNOWN if _UNKNOWN in values and not _is_mask(values) else None
+        unknown = _UNKNOWN if _UNKNOWN in values and not _is_mask(values) else -1 if -1 in values else None
         entries: list[dict[str, Any]] = []
-        for value in sorted(values - {unknown}):
+        for value in sorted(values - {unknown, -1}):
             given = [list(color) for color in self.palette.get(value, ())]
             entries.append({"name": f"class {value}", "value": value, "color": given[0] if given else None})
         return {"classes": entries, "unknown_value": unknown}
