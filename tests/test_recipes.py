@@ -10,7 +10,6 @@ import yaml
 
 from lab2pix.config.messages import setting_names
 from lab2pix.config.schema import RunConfig
-from lab2pix.config.sizes import nearest_size
 from lab2pix.errors import ConfigError
 from lab2pix.methods import get_method
 from lab2pix.recipes import load_config, require_data_root, to_yaml
@@ -308,16 +307,6 @@ def test_every_setting_has_a_description() -> None:
     assert {"generator.global_encoder.width", "data.scenes.seed", "train"} <= set(
         setting_names(get_method("lab2pix-v2").Config)
     )
-
-
-@pytest.mark.parametrize(
-    ("size", "multiple", "least", "nearest"),
-    [((65, 70), 32, 1, (64, 64)), ((79, 81), 32, 1, (64, 96)), ((1, 1), 64, 1, (64, 64)), ((32, 32), 32, 64, (64, 64))],
-)
-def test_nearest_size_is_a_multiple_and_large_enough(
-    size: tuple[int, int], multiple: int, least: int, nearest: tuple[int, int]
-) -> None:
-    assert nearest_size(size, multiple, least) == nearest
 
 
 def test_resolved_presets_are_plain_yaml() -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from lab2pix.config.sizes import can_pad, nearest_size, padded_size
 from lab2pix.errors import ConfigError
+from lab2pix.nn.official_v1 import OfficialV1Generator
 from lab2pix.recipes import load_config
 
 SIDES = st.integers(1, 30)
@@ -62,3 +63,12 @@ def test_refused_training_size_names_the_nearest(
     with pytest.raises(ConfigError, match=re.escape(f"the nearest valid size is {list(near)}")):
         load_config(preset, [*others, f"data.size={list(size)}"])
     assert load_config(preset, [*others, f"data.size={list(near)}"]).data.size == near
+
+
+@pytest.mark.parametrize(("size", "near"), [((128, 128), "128x256"), ((160, 70), "256x128"), ((60, 130), "128x256")])
+def test_official_v1_generator_names_the_nearest_size(size: tuple[int, int], near: str) -> None:
+    network = OfficialV1Generator(2, width=1, hidden=1, norm="instance", noise_dim=1)
+    assert network.stride == 128
+    with pytest.raises(ConfigError, match=f"the nearest valid size is {near}"):
+        network.check_size(*size)
+    network.check_size(*map(int, near.split("x")))

@@ -15,10 +15,13 @@ from PIL import Image
 
 from lab2pix.data.check import check_dataset
 from lab2pix.data.contact_sheet import contact_sheet
+from lab2pix.data.files import to_photo
 from lab2pix.data.formats import find_pairs
+from lab2pix.data.image_file import ImageFile
 from lab2pix.data.source_images import read_source
 from lab2pix.errors import DataError, LabelError, OutputError
 from lab2pix.labels.space import LabelClass, LabelSpace
+from tests.data.conftest import Lock
 from tests.helpers.commands import Run, sentence
 from tests.helpers.png import GRAY_ALPHA, RGB, write_png
 
@@ -414,3 +417,17 @@ def test_signed_photos_and_sources_are_refused(root: Path, tmp_path: Path, kind:
     assert f"holds signed whole numbers of {bits} bits, which do not say how bright white is" in message
     with pytest.raises(DataError, match=f"signed whole numbers of {bits} bits"):
         read_source(path, None, None)
+    with Image.open(path) as image, pytest.raises(DataError, match=f"signed whole numbers of {bits} bits"):
+        to_photo(ImageFile.of(image), path)
+
+
+def test_folder_that_cannot_be_listed_is_one_problem_of_many(root: Path, locked: Lock) -> None:
+    locked(root / "images" / "val")
+    report = check_dataset(root, "folder", SPACE)
+    [message] = report.unreadable
+    assert message == f"{root / 'images/val'} cannot be listed (Permission denied); change its permissions"
+    assert report.counts == {"train": 4} and report.unmatched == ["labels/val/0.png", "labels/val/1.png"]
+    with pytest.raises(DataError, match="change its permissions"):
+        find_pairs("folder", root, None)
+    locked(root)
+    assert "other folders in it are not named" in check_dataset(root, "folder", SPACE).passed_over[0]

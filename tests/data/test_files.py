@@ -9,11 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
-from lab2pix.data.files import find_images, read_image
+from lab2pix.data.files import find_images, list_files, read_image
 from lab2pix.data.image_file import ImageFile
 from lab2pix.data.label_maps import decode_label, read_instances, read_label, write_label_png
+from lab2pix.data.source_images import read_source
 from lab2pix.errors import DataError, LabelError
 from lab2pix.labels.space import LabelClass, LabelSpace
+from tests.data.conftest import Lock
 
 SPACE = LabelSpace(
     "four",
@@ -134,7 +136,7 @@ def test_photos_of_16_bits_keep_the_upper_8(tmp_path: Path, suffix: str) -> None
     assert read_image(tmp_path / f"a.{suffix}")[0].tolist() == [[0, 0, 1, 255]]
 
 
-@pytest.mark.parametrize(("kind", "word"), [(np.int32, "whole numbers of 32 bits"), (np.float32, "fractions")])
+@pytest.mark.parametrize(("kind", "word"), [(np.int32, "signed whole numbers of 32 bits"), (np.float32, "fractions")])
 def test_photos_of_which_nobody_knows_which_is_white_are_refused(tmp_path: Path, kind: type, word: str) -> None:
     Image.fromarray(np.array([[0, 1, 200, 255]], dtype=kind)).save(tmp_path / "a.tif")
     with pytest.raises(DataError, match=rf"a\.tif holds {word}, .* save photos with 8 or 16 bits"):
@@ -231,3 +233,25 @@ def test_hidden_files_are_left_out(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     assert list(find_images(tmp_path)) == [tmp_path / "a/1.PNG", tmp_path / "b/2.png"]
+
+
+# --- without permission ---------------------------------------------------------------------------------------------
+
+
+def test_folder_that_cannot_be_listed_is_an_error_with_its_cure(tmp_path: Path, locked: Lock) -> None:
+    (tmp_path / "in" / "locked").mkdir(parents=True)
+    Image.new("L", (2, 2)).save(tmp_path / "in" / "0.png")
+    locked(tmp_path / "in" / "locked")
+    with pytest.raises(DataError, match=r"locked cannot be listed \(Permission denied\); change its permissions$"):
+        list(find_images(tmp_path))
+    messages: list[str] = []
+    assert list(list_files(tmp_path, unreadable=messages.append)) == ["in/0.png"]
+    assert len(messages) == 1
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.npy"])
+def test_file_without_permission_needs_permissions(tmp_path: Path, locked: Lock, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    locked(tmp_path / name)
+    with pytest.raises(DataError, match=r"cannot be read \(Permission denied\); change its permissions$"):
+        read_source(tmp_path / name, None, None)

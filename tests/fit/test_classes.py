@@ -72,6 +72,7 @@ GRAY: dict[str, tuple[Callable[[Path], list[Path]], tuple[int, ...], int | None]
     "ids of 16 bits": (lambda p: [save(p / "a.png", IDS.astype(np.uint16) * 300)], (0, 300, 600), None),
     "mask of 16 bits": (lambda p: [save(p / "a.png", IDS.clip(0, 1).astype(np.uint16) * 65535)], (0, 255), None),
     "RGB ids of 16 bits": (lambda p: [save_wide(p / "a.tif", rgb(IDS))], (0, 1, 2), None),
+    "-1 for unknown": (lambda p: [save(p / "a.tif", IDS.astype(np.int32) - 1)], (0, 1), -1),
     "RGB ids": (lambda p: [save(p / "a.png", rgb(IDS))], (0, 1, 2), None),
 }
 

@@ -83,9 +83,10 @@ def check_dataset(
     report = DatasetReport(where, format, "" if label_space is None else label_space.name, paired, hints=found.hints)
     folder = None if root is None or format == SHARDS else Path(root)
     report.passed_over = passed_over(folder, found.looked)
-    if not (found.pairs or found.unmatched or found.doubles):
+    if not (found.pairs or found.unmatched or found.doubles or found.unreadable):
         passed = f"; passed over: {report.passed_over[0]}" if report.passed_over else ""
         raise DataError(f"Found no images of format '{format}' in {where}{passed}; check the folder and the format")
+    report.unreadable = list(dict.fromkeys(found.unreadable))
     report.unmatched = [_relative(path, folder) for path in found.unmatched]
     report.doubles = [_relative(path, folder) for path in found.doubles]
     inputs = "source images" if label_space is None else "label maps"

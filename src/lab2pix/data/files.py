@@ -10,8 +10,10 @@ from pathlib import Path
 from torch import Tensor
 
 from lab2pix.config.schema import Alpha
+from lab2pix.data.image_errors import cure_of
 from lab2pix.data.image_file import ImageFile, flatten, open_image, to_rgb
 from lab2pix.errors import DataError
+from lab2pix.utils.text import reason_of
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif", ".jp2"}
@@ -19,6 +21,7 @@ IMAGE_SUFFIXES = frozenset(
 """File name suffixes of images, in lower case."""
 
 Skip = Callable[[str, str], None]
+Unreadable = Callable[[str], None]
 
 ARRAY_SUFFIX = ".npy"
 """Suffix of NumPy arrays, for source images that image formats do not support."""
@@ -32,25 +35,32 @@ def find_images(folder: Path) -> Iterator[Path]:
     return (folder / f"{stem}{suffix}" for stem, suffix in list_images(folder))
 
 
-def list_inputs(folder: Path) -> Iterator[tuple[str, str]]:
+def refuse(message: str) -> None:
+    """Raise DataError."""
+    raise DataError(message)
+
+
+def list_inputs(folder: Path, unreadable: Unreadable = refuse) -> Iterator[tuple[str, str]]:
     """Yield images as `list_images` does, or the NumPy arrays of a folder without images."""
-    images = list_images(folder)
+    images = list_images(folder, unreadable=unreadable)
     first = next(images, None)
-    return list_images(folder, frozenset({ARRAY_SUFFIX})) if first is None else chain([first], images)
+    return list_images(folder, frozenset({ARRAY_SUFFIX}), unreadable) if first is None else chain([first], images)
 
 
-def list_images(folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES) -> Iterator[tuple[str, str]]:
+def list_images(
+    folder: Path, suffixes: frozenset[str] = IMAGE_SUFFIXES, unreadable: Unreadable = refuse
+) -> Iterator[tuple[str, str]]:
     """Yield relative path without suffix (separated by slashes), and suffix, of each image in a folder.
 
     Same files as `find_images`, several times faster.
     """
-    for name in list_files(folder):
+    for name in list_files(folder, unreadable=unreadable):
         stem, dot, suffix = name.rpartition(".")
         if dot and f".{suffix.lower()}" in suffixes:
             yield stem, f".{suffix}"
 
 
-def list_files(folder: Path, skip: Skip = lambda name, why: None) -> Iterator[str]:
+def list_files(folder: Path, skip: Skip = lambda name, why: None, unreadable: Unreadable = refuse) -> Iterator[str]:
     """Yield the relative path (separated by slashes) of each file in a folder and its sub-folders, sorted per folder.
 
     Links are followed, but not back into a folder that contains them. Hidden files and folders, pipes and devices are
@@ -59,28 +69,48 @@ def list_files(folder: Path, skip: Skip = lambda name, why: None) -> Iterator[st
     Args:
         folder: the folder.
         skip: called with the relative path of what is left out besides hidden files, and the reason.
+        unreadable: called with a message for each folder that cannot be listed, such as for lack of permission.
+
+    Raises:
+        DataError: by default for a folder that cannot be listed.
     """
-    return _walk(str(folder), "", frozenset(), skip) if folder.is_dir() else iter(())
+    return _walk(str(folder), "", frozenset(), skip, unreadable) if folder.is_dir() else iter(())
 
 
-def _walk(folder: str, below: str, inside: frozenset[tuple[int, int]], skip: Skip) -> Iterator[str]:
-    status = os.stat(folder)  # noqa: PTH116 (speed on large sets)
+def _walk(
+    folder: str, below: str, inside: frozenset[tuple[int, int]], skip: Skip, unreadable: Unreadable
+) -> Iterator[str]:
+    def fail(path: str, error: OSError) -> None:
+        cure = cure_of(error, "mend or remove it")
+        unreadable(f"{path} cannot be listed ({reason_of(error)}); {cure}")
+
+    try:
+        status = os.stat(folder)  # noqa: PTH116 (speed on large sets)
+        with os.scandir(folder) as entries:
+            shown = (entry for entry in entries if not entry.name.startswith("."))
+            visible = sorted(shown, key=lambda entry: entry.name)
+    except OSError as error:
+        fail(folder, error)
+        return
     identity = (status.st_dev, status.st_ino)
     if identity in inside:
         skip(below, "a link back to a folder that contains it, which is not followed")
         return
-    with os.scandir(folder) as entries:
-        visible = sorted((entry for entry in entries if not entry.name.startswith(".")), key=lambda entry: entry.name)
     folders = []
     for entry in visible:
-        if entry.is_dir():
+        try:
+            is_folder = entry.is_dir()
+        except OSError as error:  # a link into a folder that this user may not enter
+            fail(entry.path, error)
+            continue
+        if is_folder:
             folders.append(entry)
         elif entry.is_file() or (entry.is_symlink() and not os.path.exists(entry.path)):  # noqa: PTH110
             yield below + entry.name
         else:
             skip(below + entry.name, "a pipe, socket or device")
     for entry in folders:
-        yield from _walk(entry.path, f"{below}{entry.name}/", inside | {identity}, skip)
+        yield from _walk(entry.path, f"{below}{entry.name}/", inside | {identity}, skip, unreadable)
 
 
 def path_prefix(folder: Path) -> str:

@@ -38,6 +38,7 @@ class Scan:
         pairs: complete pairs, sorted by name.
         unmatched: files without a partner.
         doubles: files that share their name with another file.
+        unreadable: one message per folder that cannot be listed.
         empty: folder of label maps or photos that is empty while the other one is not.
         looked: folders that were looked through.
         hints: what may be wrong with the names of unmatched files.
@@ -46,6 +47,7 @@ class Scan:
     pairs: PairList = field(default_factory=PairList)
     unmatched: list[Path] = field(default_factory=list)
     doubles: list[Path] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     empty: Path | None = None
     looked: list[Looked] = field(default_factory=list)
     hints: list[str] = field(default_factory=list)
@@ -58,6 +60,7 @@ class Scan:
         for found in scans:
             whole.unmatched += found.unmatched
             whole.doubles += found.doubles
+            whole.unreadable += found.unreadable
             whole.empty = whole.empty or found.empty
             whole.looked += found.looked
             whole.hints += found.hints
@@ -109,6 +112,8 @@ def find_pairs(
     """
     root = Path(root)
     found = scan(format, root, split, need_images=need_images, need_labels=need_labels)
+    if found.unreadable:
+        raise DataError(found.unreadable[0])
     if found.unmatched:
         verb = "has" if len(found.unmatched) == 1 else "have"
         why = f", because there are no images in {found.empty}" if found.empty is not None else ""
@@ -178,7 +183,7 @@ def _look(
         return _NOTHING
     part = _Part(path_prefix(folder), ending, {})
     arrays = True
-    for stem, suffix in list_inputs(folder):
+    for stem, suffix in list_inputs(folder, found.unreadable.append):
         if not stem.endswith(ending) or not keep(suffix.lower()):
             continue
         name = stem[: len(stem) - len(ending)]

@@ -42,7 +42,12 @@ def errors_named(source: Source) -> Iterator[None]:
         raise DataError(f"{name} {_identify(source)}") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, TypeError) as error:
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())
-        raise DataError(f"{name} cannot be read ({reason}); replace or remove it") from error
+        raise DataError(f"{name} cannot be read ({reason}); {cure_of(error, 'replace or remove it')}") from error
+
+
+def cure_of(error: BaseException, other: str) -> str:
+    """Return what to do about an error of the file system: change permissions, or something else."""
+    return "change its permissions" if isinstance(error, PermissionError) else other
 
 
 def _max_pixels() -> int:

@@ -72,7 +72,8 @@ class ImageFile:
                 return open_image(Path(name))
             raise DataError("the image has 16 bits per color, which Pillow reduces to 8; give its file or an array")
         bits, white, form = bits_per_channel(image), white_level(image), image.format
-        return cls(ImageOps.exif_transpose(image), form, bits, form in _LOSSY_FORMATS, white=white)
+        lossy, signed = form in _LOSSY_FORMATS, _is_signed(image)
+        return cls(ImageOps.exif_transpose(image), form, bits, lossy, white=white, signed=signed)
 
     def crop(self, left: int, right: int) -> ImageFile:
         """Return a range of columns."""
@@ -134,7 +135,7 @@ def open_image(source: Source) -> ImageFile:
         _mend_planes(image)
         image.load()
         white_is_zero = image.format == "TIFF" and _tag(image, _PHOTOMETRIC) == 0
-        kind, signed = image.format, 2 in (_tag(image, _SAMPLE_FORMAT) or ())
+        kind, signed = image.format, _is_signed(image)
         ImageOps.exif_transpose(image, in_place=True)
         if white_is_zero and image.mode.startswith("I;16"):  # Pillow inverts 8 bits only
             inverted = np.iinfo(np.uint16).max - np.asarray(image).astype(np.uint16)
@@ -216,6 +217,10 @@ def _tag(image: Image.Image, tag: int) -> Any:
     """Return a TIFF tag of the current page, or None."""
     tags = getattr(image, "tag_v2", None)
     return None if tags is None else tags.get(tag)
+
+
+def _is_signed(image: Image.Image) -> bool:
+    return 2 in (_tag(image, _SAMPLE_FORMAT) or ())
 
 
 def _count_pages(image: Image.Image) -> int:

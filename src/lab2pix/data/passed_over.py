@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab2pix.data.files import ARRAY_SUFFIX, IMAGE_SUFFIXES, list_files, path_prefix
+from lab2pix.utils.text import reason_of
 
 _MORE_IMAGES = frozenset(
     {
@@ -92,7 +93,7 @@ def _in_folder(folder: Path, parts: Sequence[Looked], known: Container[str], sho
     def skip(name: str, why: str) -> None:
         groups[why].append(name)
 
-    for name in list_files(folder, skip):
+    for name in list_files(folder, skip, lambda message: None):
         if not any(part.counts(name) for part in parts) and name.rpartition("/")[2].lower() not in _SYSTEM:
             groups[_cure(folder, name, parts, known)].append(name)
     for cure, names in groups.items():
@@ -137,10 +138,13 @@ def _magic(path: Path) -> str | None:
 
 def _outside(root: Path, folders: Sequence[Path]) -> Iterator[str]:
     """Describe the folders and images in the root that belong to no part of the pairs."""
-    for entry in sorted(root.iterdir()):
-        if entry.name.startswith("."):
-            continue
-        if entry.is_dir() and not any(folder.is_relative_to(entry) for folder in folders):
+    try:
+        entries = [(entry, entry.is_dir()) for entry in sorted(root.iterdir()) if not entry.name.startswith(".")]
+    except OSError as error:
+        yield f"{root}: cannot be listed ({reason_of(error)}), so other folders in it are not named"
+        return
+    for entry, is_folder in entries:
+        if is_folder and not any(folder.is_relative_to(entry) for folder in folders):
             yield f"{entry.name}{path_prefix(Path('/'))}: a folder that this format does not read"
         elif entry.is_file() and _split(entry.name)[1] in IMAGE_SUFFIXES:
             yield f"{entry.name}: an image outside of the folders that this format reads"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lab2pix.data.formats import find_pairs
+from lab2pix.data.image_errors import cure_of
 from lab2pix.data.pairs import Pair
 from lab2pix.data.shard_index import write_index
 from lab2pix.data.storage import list_files_below
@@ -64,7 +65,9 @@ def _add(tar: tarfile.TarFile, key: str, pair: Pair, record: Mapping[str, Any]) 
             try:
                 content = file.read_bytes()
             except OSError as error:
-                raise DataError(f"{file} cannot be read ({error.strerror}); repeat the command") from error
+                raise DataError(
+                    f"{file} cannot be read ({error.strerror}); {cure_of(error, 'repeat the command')}"
+                ) from error
             _append(tar, f"{key}.{part}{file.suffix}", content)
     _append(tar, f"{key}.json", json.dumps(record).encode())
 

@@ -38,6 +38,8 @@ def read_source(file: Source, channels: int | None, value_range: tuple[float, fl
             values = np.load(file, allow_pickle=False)
         except FileNotFoundError as error:
             raise DataError(f"{name} is missing; put it back, or remove its partner") from error
+        except PermissionError as error:
+            raise DataError(f"{name} cannot be read ({error.strerror}); change its permissions") from error
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{name} is not a NumPy array, or is damaged; replace or remove it") from error
         return to_source(values, channels, value_range, name)

@@ -79,7 +79,9 @@ class _RawDecoder(LabelDecoder):
         super().__init__(_ANY, where, lossy, torch.int64)
         self.bright: Tensor | None = None
         if lossy:
-            raise LabelError(f"{where} is compressed with loss, which mixes up ids and colors; {advice}")
+            raise LabelError(
+                f"{where} is compressed with loss, which mixes up ids and colors; {advice}, or save label maps as PNG"
+            )
 
     def gray(self, values: Tensor) -> LabelMap:
         return LabelMap(values.long(), "ids", {})
@@ -111,7 +113,7 @@ class _Held:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.advice = f"list the classes with their colors in {root / CLASSES_FILE}, or save label maps as PNG"
+        self.advice = f"list the classes with their colors in {root / CLASSES_FILE}"
         self.codes: dict[Kind, dict[int, Path]] = {"values": {}, "wide values": {}, "colors": {}}
         self.solid: dict[Kind, set[int]] = {kind: set() for kind in self.codes}
         self.low: set[tuple[frozenset[int], frozenset[int]]] = set()
@@ -153,9 +155,9 @@ class _Held:
             listed = [[code >> 16, code >> 8 & 255, code & 255] for code in sorted(colors)]
             return {"classes": [{"name": f"class {index}", "color": color} for index, color in enumerate(listed)]}
         values |= self.palette.keys()
-        unknown = _UNKNOWN if _UNKNOWN in values and not _is_mask(values) else None
+        unknown = _UNKNOWN if _UNKNOWN in values and not _is_mask(values) else -1 if -1 in values else None
         entries: list[dict[str, Any]] = []
-        for value in sorted(values - {unknown}):
+        for value in sorted(values - {unknown, -1}):
             given = [list(color) for color in self.palette.get(value, ())]
             entries.append({"name": f"class {value}", "value": value, "color": given[0] if given else None})
         return {"classes": entries, "unknown_value": unknown}

@@ -355,7 +355,8 @@ def _generate_batch(synthesizer: Synthesizer, items: Sequence[_Item], report: Ge
             except OutputError as error:
                 if getattr(error.__cause__, "errno", None) not in _BAD_NAMES:
                     raise
-                report.failed.append((item.label, str(error)))
+                if all(label != item.label for label, _ in report.failed):  # of several samples
+                    report.failed.append((item.label, str(error)))
             else:
                 report.written.append(file)
 
