@@ -76,7 +76,7 @@ class ToyData:
 
 
 class ToyGenerator(nn.Module):
-    def __init__(self, norm: str) -> None:
+    def __init__(self, norm: str = "batch") -> None:
         super().__init__()
         self.start = nn.Linear(4, 8)
         self.first = spectral_norm(nn.Conv2d(14 + 8, 8, 3, padding=1, bias=False))

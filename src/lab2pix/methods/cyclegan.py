@@ -302,21 +302,29 @@ class CycleGAN(ImageTranslationMethod):
         if trace := vectors.values.get("pool_trace"):
             pool, source = ImagePool(trace["pool_size"]), _PythonRandom(trace["seed"], trace["pool_size"])
             queries = torch.arange(2.0 * len(trace["returned"])).view(-1, 2, 1, 1, 1)
-            returned = [pool.query(images, source.uniform).flatten().int().tolist() for images in queries]
+            returned = []
+            for images in queries:
+                source.stored = pool.size - len(pool.images)
+                returned.append(pool.query(images, source.uniform).flatten().int().tolist())
             results.other["pool_trace"] = trace | {"returned": returned}
         return results
 
 
 class _PythonRandom(RandomSource):
-    """Random numbers of the pool as in the authors' code: Python's `random`, with an index only if it is needed."""
+    """Random numbers of the pool as in the authors' code: Python's `random`, with an index only if it is needed.
+
+    Attributes:
+        stored: number of the next images that a pool with room stores, for which the authors draw nothing.
+    """
 
     def __init__(self, seed: int, pool_size: int) -> None:
         super().__init__()
-        self._random, self._size = random.Random(seed), pool_size
+        self._random, self._size, self.stored = random.Random(seed), pool_size, 0
 
     def uniform(self, count: int, *shape: int) -> Tensor:
         """Return a probability and, if it exceeds 1/2, the image index as a fraction of the pool size, per image."""
-        return torch.tensor([self._draw() for _ in range(count)], dtype=torch.float64)
+        rows = [(0.0, 0.0) if row < self.stored else self._draw() for row in range(count)]
+        return torch.tensor(rows, dtype=torch.float64)
 
     def _draw(self) -> tuple[float, float]:
         probability = self._random.uniform(0, 1)
