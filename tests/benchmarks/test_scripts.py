@@ -27,7 +27,7 @@ def threads():
     torch.set_num_threads(before)
 
 
-def test_data(tmp_path, capsys):
+def test_benchmark_of_data(tmp_path, capsys):
     out = tmp_path / "data.json"
     out.write_text(json.dumps({"transfer": {"rows": [1]}}))
     tiny = ["--pairs", "40", "--repeats", "1", "--rounds", "1", "--threads", "1", "--batch", "2", "--steps", "3"]
@@ -48,7 +48,7 @@ def test_data(tmp_path, capsys):
     assert torch.cuda.is_available() or "transfer to a GPU is skipped" in capsys.readouterr().out
 
 
-def test_scaling(tmp_path):
+def test_benchmark_of_scaling(tmp_path):
     out = tmp_path / "scaling.json"
     tiny = ["--base", "64", "2", "3", "1", "--repeats", "1", "--threads", "1", "--out", str(out)]
     scaling.main([*tiny, "--size", "--width", "--classes", "--batch", "1", "2", "--processes", "2"])
@@ -60,7 +60,7 @@ def test_scaling(tmp_path):
     assert both["steps_per_s"] == pytest.approx(2 / both["seconds"])
 
 
-def test_evaluation(tmp_path, monkeypatch, capsys):
+def test_benchmark_of_evaluation(tmp_path, monkeypatch, capsys):
     import evaluation  # it imports torchmetrics, which takes seconds
 
     out = tmp_path / "evaluation.json"

@@ -139,7 +139,7 @@ def test_ambiguous_files_are_named_by_extension(tmp_path: Path, run: Run) -> Non
     assert find_shard_pairs(str(tmp_path), "train")[0].label.name == "a.png"
 
 
-def test_what_is_wrong_is_said_in_a_sentence(shards: Path, tmp_path: Path) -> None:
+def test_shards_at_fault_are_refused_in_a_sentence(shards: Path, tmp_path: Path) -> None:
     assert "There are no shards (.tar) in" in error_of(tmp_path / "nowhere")
     assert "no shards test/*.tar or test-*.tar in" in error_of(shards, "test")
     (shards / "val-000000.tar.index").write_text("{")

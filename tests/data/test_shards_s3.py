@@ -112,7 +112,7 @@ def test_a_changed_shard_of_the_same_size_is_noticed(store) -> None:
         find_shard_pairs(URL, "train")
 
 
-def test_what_cannot_be_reached_is_said_in_a_sentence(store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreachable_stores_are_named_in_a_sentence(store, monkeypatch: pytest.MonkeyPatch) -> None:
     pairs = find_shard_pairs(URL, "train")
     store.rm("bucket/set/train-000000.tar")
     with pytest.raises(DataError, match=r"s3://bucket/set/train-000000.tar is missing; put it back"):

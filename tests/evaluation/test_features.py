@@ -156,7 +156,7 @@ def test_faults_in_a_programs_settings_are_named(settings: str | None, message: 
         load_features(str(file))
 
 
-def test_what_is_no_feature_network_is_refused(tmp_path: Path) -> None:
+def test_unknown_feature_networks_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no feature network is called 'inceptoin'; did you mean 'inception'"):
         load_features("inceptoin")
     (tmp_path / "net.json").write_text("{}")

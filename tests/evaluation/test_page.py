@@ -63,7 +63,7 @@ def test_a_picture_that_has_gone_is_left_out_of_the_page(report: Report, folders
     assert "label map, generated<" in page
 
 
-def test_what_was_left_out_stands_on_the_page(report: Report, tmp_path: Path) -> None:
+def test_page_lists_images_left_out(report: Report, tmp_path: Path) -> None:
     report.unmatched = [f"lonely {index}" for index in range(60)]
     report.broken = [{"file": "broken.png", "reason": "is <truncated>"}]
     page = report.save(tmp_path / "report.json").with_suffix(".html").read_text()

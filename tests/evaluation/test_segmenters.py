@@ -161,7 +161,7 @@ def test_training_learns_and_says_how_well(trained: Path) -> None:
 
 
 @pytest.mark.slow
-def test_what_was_trained_reads_as_well_as_it_was_scored(trained: Path) -> None:
+def test_trained_segmenter_reads_as_well_as_it_was_scored(trained: Path) -> None:
     held_out = build_dataset(scenes(), "val", SPACE, 0, paired=True)
     segmenter = load_segmenter(trained, SPACE)
     samples = [held_out[index] for index in range(8)]
@@ -251,7 +251,9 @@ def test_training_on_pairs_of_files(run: Run, tmp_path: Path) -> None:
         (("--format", "folder"), "has no default label space; set --label"),
     ],
 )
-def test_what_cannot_be_trained_is_one_sentence(words: tuple[str, ...], message: str, run: Run, tmp_path: Path) -> None:
+def test_segmenter_that_cannot_be_trained_is_refused(
+    words: tuple[str, ...], message: str, run: Run, tmp_path: Path
+) -> None:
     format = () if "--format" in words else ("--format", "scenes")
     code, _, errors = run("segmenter", "train", *format, *words, "--steps", 20, "--out", tmp_path / "out")
     assert code == 2, errors

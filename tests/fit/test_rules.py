@@ -54,7 +54,7 @@ def chosen(facts: Facts, **given: Any) -> dict[str, Any]:
         ({"starts": (PHOTO_MODEL,)}, "generator.width", 24),
     ],
 )
-def test_rules(changes: dict[str, Any], key: str, value: Any) -> None:
+def test_rules_of_fit(changes: dict[str, Any], key: str, value: Any) -> None:
     assert chosen(replace(HOUR, **changes))[key] == value
 
 

@@ -99,8 +99,8 @@ def learners(method) -> nn.ModuleDict:
     return nn.ModuleDict({name: network for name, network in method.networks.items() if name != "discriminator"})
 
 
-def gradients(player) -> dict[str, Tensor]:
-    return {name: p.grad.clone() for name, p in player.named_parameters()}
+def gradients(network) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in network.named_parameters()}
 
 
 def assert_alike(ours: dict[str, Tensor], theirs: dict[str, Tensor], factor: float = 1.0) -> None:

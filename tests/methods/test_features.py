@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import urllib.request
 from dataclasses import replace
 from pathlib import Path
 from urllib.error import URLError
@@ -199,3 +200,16 @@ def test_compact_vgg19_without_a_file_says_where_to_get_it() -> None:
 
 def test_backbone_without_pretrained_weights_reads_nothing(offline: Path) -> None:
     assert load_backbone("vgg16", pretrained=False).name == "vgg16"
+
+
+@pytest.mark.network
+def test_published_weights_are_downloaded_and_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    _, source = features._SOURCES["efficientnet-lite1"]
+    try:
+        urllib.request.urlopen(str(source.url), timeout=5).close()
+    except OSError as error:
+        pytest.skip(f"{source.url} was not reached: {error}")
+    file = replace(source, package="").find()
+    assert file.is_relative_to(tmp_path)
+    assert not load_backbone("efficientnet-lite1", file).training

@@ -35,7 +35,7 @@ FOR_SCENES = {
     "backbone": {"discriminator": BACKBONE, "perceptual": BACKBONE},
     "loss": {"background_ids": None},
 }
-RUNGS = (
+ABLATION = (
     *("unpaired-a-spade", "unpaired-b-progressive", "unpaired-c-coattention", "unpaired-d-consistency"),
     *("unpaired-e-hierarchical", "unpaired-f-foreground", "unpaired-g-sharpness", "unpaired-h-lab2pix-v1"),
 )
@@ -48,8 +48,8 @@ def check_step(config) -> None:
     method = build(config=config)
     ours, theirs, untouched = step(method)
     assert untouched, "the generator's half must not fill discriminator gradients"
-    for player in method.networks.values():
-        broken = [name for name, p in player.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    for network in method.networks.values():
+        broken = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert not broken
     wanted = {name for name in ("consistency", "cycle", "diversity") if getattr(config.loss, name) > 0}
     assert set(ours) == {"adversarial"} | wanted
@@ -58,7 +58,7 @@ def check_step(config) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", RUNGS)
+@pytest.mark.parametrize("preset", ABLATION)
 def test_v1_step_updates_every_parameter_at_every_ablation_step(preset):
     check_step(load_config({**FOR_SCENES, "base": preset}))
 

@@ -45,7 +45,7 @@ def test_v1_photos_reach_only_the_discriminators():
     data = batch(method.config)
     for photo in (data.image, -data.image):
         step(method, replace(data, image=photo))
-        found.append([gradients(player) for player in method.networks.values()])
+        found.append([gradients(network) for network in method.networks.values()])
     (generator, _, discriminator), (other_generator, _, other_discriminator) = found
     assert all(torch.equal(gradient, other_generator[name]) for name, gradient in generator.items())
     assert not all(torch.allclose(gradient, other_discriminator[name]) for name, gradient in discriminator.items())

@@ -54,8 +54,8 @@ def test_v2_step_updates_every_parameter(overrides):
     data = batch(config)
     generator_losses, discriminator_losses, untouched = step(method, data, noise())
     assert untouched, "the generator's half must not fill discriminator gradients"
-    for player in method.networks.values():
-        missing = [name for name, p in player.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
+    for network in method.networks.values():
+        missing = [name for name, p in network.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
         assert not missing
     loss = config.loss
     assert set(generator_losses) == {"adversarial"} | {
@@ -189,7 +189,7 @@ def test_v2_loss_scale_reaches_every_gradient(cycle):
         method.networks["generator"].eval()
         method.networks["discriminator"].eval()
         step(method, context=StepContext(scale=lambda loss, factor=factor: loss * factor))
-        grads.append([p.grad for player in method.networks.values() for p in player.parameters()])
+        grads.append([p.grad for network in method.networks.values() for p in network.parameters()])
     for single, fourfold in zip(*grads, strict=True):
         torch.testing.assert_close(fourfold, 4 * single, atol=1e-5, rtol=1e-3)
 

@@ -203,7 +203,7 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
         * 2.0 ** (0 if k == 4 else k - 5)
         for k in range(5)
     )
-    player = {
+    terms_of_generator = {
         "GAN": released.adversarial(fake, mask, -1, False),
         "GAN_Feat": feat * matching / len(fake),
         "VGG": vgg * perceptual,
@@ -231,9 +231,9 @@ def write(folder: Path, shape: Shape, name: str = "made") -> Path:
     values = {
         "config": shape.config,
         **{f"D{s}.features": [list(each.shape) for each in features] for s, features in enumerate(real_features)},
-        "loss.generator": {term: value.item() for term, value in player.items()},
+        "loss.generator": {term: value.item() for term, value in terms_of_generator.items()},
         "loss.discriminator": {term: value.item() for term, value in judges.items()},
-        "grad_norm.generator": norm_of(sum(player.values(), torch.zeros(())), generator),
+        "grad_norm.generator": norm_of(sum(terms_of_generator.values(), torch.zeros(())), generator),
         "grad_norm.discriminator": norm_of(sum(judges.values(), torch.zeros(())), discriminator),
     }
     return write_vectors(folder, tensors, values, name)

@@ -39,7 +39,7 @@ def test_a_compiled_run_resumes_bit_for_bit(tmp_path: Path, toys) -> None:
 
     counters.clear()
     train(toy_config(**COMPILED), tmp_path / "whole")
-    assert counters["stats"]["unique_graphs"] >= 2  # both players are programs
+    assert counters["stats"]["unique_graphs"] >= 2  # both networks are programs
     assert not counters["graph_break"]
     train(toy_config(**COMPILED, train__max_minutes=1e-5), tmp_path / "parts")
     torch._dynamo.reset()  # as a new process would have it
@@ -100,12 +100,12 @@ def test_a_compiler_that_fails_is_named() -> None:
 def test_every_weight_is_part_of_one_program(preset: str) -> None:
     method = build_method(small(preset), LabelSpace.load("scenes"), pretrained=False)
     found = [id(parameter) for part in method.compile_targets for parameter in part.parameters()]
-    learning = {id(parameter) for player in method.networks.values() for parameter in player.parameters()}
+    learning = {id(parameter) for network in method.networks.values() for parameter in network.parameters()}
     assert len(found) == len(set(found))
     assert set(found) == learning
-    names = {name: list(player.state_dict()) for name, player in method.networks.items()}
+    names = {name: list(network.state_dict()) for name, network in method.networks.items()}
     compile_networks(method)
-    assert {name: list(player.state_dict()) for name, player in method.networks.items()} == names
+    assert {name: list(network.state_dict()) for name, network in method.networks.items()} == names
 
 
 @pytest.mark.slow

@@ -57,8 +57,8 @@ def test_resume_is_bit_exact(tmp_path: Path, preset: str, overrides: tuple[str, 
     assert resumed.losses == whole.losses
     mine, theirs = latest_weights(tmp_path / "whole"), latest_weights(tmp_path / "parts")
     assert [name for name in mine if not torch.equal(mine[name], theirs[name])] == []
-    for player in ("generator", "discriminator", *(() if preset == "v2-small" else ("segmenters",))):
-        assert any(player in name for name in mine), player
+    for network in ("generator", "discriminator", *(() if preset == "v2-small" else ("segmenters",))):
+        assert any(network in name for name in mine), network
     if preset != "v2-small":
         sharpness = [line["losses"]["discriminator"]["sharpness"] for line in lines(tmp_path / "parts")]
         assert (sharpness[0] == 0) == (preset == "v1-small")  # λ2 rises from 0, but for sketches

@@ -212,9 +212,9 @@ def test_checkpoint_restores_the_training_state(state: TrainingState, tmp_path: 
     load_checkpoint(path, other)
     assert (other.step, other.seconds, other.best) == (3, 1.5, Best("l1", 0.5, 2))
     assert torch.equal(state.sampling_generator.last.weight, other.sampling_generator.last.weight)
-    for name, player in state.method.networks.items():
+    for name, network in state.method.networks.items():
         theirs = other.method.networks[name].state_dict()
-        assert all(torch.equal(tensor, theirs[key]) for key, tensor in player.state_dict().items())
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in network.state_dict().items())
 
 
 @pytest.mark.slow

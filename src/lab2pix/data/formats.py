@@ -175,7 +175,7 @@ class _Part:
 _NOTHING = _Part("", "", {})
 
 
-def _look(
+def _list_part(
     folder: Path | None, found: Scan, ending: str = "", keep: Callable[[str], bool] = lambda suffix: True
 ) -> _Part:
     """List the images of a folder by relative path without ending and suffix; duplicates are added to `found`."""
@@ -203,7 +203,9 @@ def _match(
 ) -> Scan:
     """Match the images of three folders (photos, labels, instances) by name; a folder of None is left out."""
     found = Scan()
-    photos, labels, instances = (_look(folder, found, ending) for folder, ending in zip(folders, endings, strict=True))
+    photos, labels, instances = (
+        _list_part(folder, found, ending) for folder, ending in zip(folders, endings, strict=True)
+    )
     if folders[1] is None:
         found.pairs = _photos_alone(photos, prefix)
         return found
@@ -316,7 +318,7 @@ def scan_ade20k(root: Path, split: str | None, parts: Parts) -> Scan:
 def _scan_halves(form: PairStorage) -> Callable[[Path, str | None, Parts], Scan]:
     def find(root: Path, split: str | None, parts: Parts) -> Scan:
         found = Scan()
-        both = _look(_part(root, split), found)
+        both = _list_part(_part(root, split), found)
         files = ((name, both.path(name)) for name in sorted(both.suffixes))
         found.pairs = PairList(Row(name, file, "" if parts == "labels" else file, "", form) for name, file in files)
         return found
@@ -328,11 +330,11 @@ def scan_facades_base(root: Path, split: str | None, parts: Parts) -> Scan:
     """Match the format of the CMP base set: photos (.jpg) and label maps (.png) in one folder."""
     found = Scan()
     folder = _part(root, split)
-    photos = _NOTHING if parts == "labels" else _look(folder, found, keep=lambda suffix: suffix != ".png")
+    photos = _NOTHING if parts == "labels" else _list_part(folder, found, keep=lambda suffix: suffix != ".png")
     if parts == "photos":
         found.pairs = _photos_alone(photos)
         return found
-    labels = _look(folder, found, keep=lambda suffix: suffix == ".png")
+    labels = _list_part(folder, found, keep=lambda suffix: suffix == ".png")
     found.pairs = PairList(
         Row(name, labels.path(name), photos.path(name))
         for name in sorted(labels.suffixes)

@@ -1,4 +1,4 @@
-"""What a listing of a dataset passes over, and why: files of other kinds, and names that nearly match."""
+"""Files that the listing of a dataset passes over, and why: other kinds of files, and names that nearly match."""
 
 from __future__ import annotations
 

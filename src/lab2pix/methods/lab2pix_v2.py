@@ -681,14 +681,14 @@ class _Vectors:
 
     # --- losses -----------------------------------------------------------------------------------------------------
 
-    def _adversarial(self, outputs: list[ScaleOutput], player: int) -> Tensor:
+    def _adversarial(self, outputs: list[ScaleOutput], role: int) -> Tensor:
         if self.config["gan"] not in ADVERSARIAL_TERMS:
             raise CheckpointError(f"config.gan is {self.config['gan']!r}; known: {[*ADVERSARIAL_TERMS]}")
         weights = level_weights([len(output.predictions) for output in outputs], "official")
         # The official code multiplies [N, 1, h, w] by [N, h, w], so each sample is weighted by the mean mask.
         return adversarial_loss(
             [output.predictions for output in outputs],
-            ADVERSARIAL_TERMS[self.config["gan"]][player],
+            ADVERSARIAL_TERMS[self.config["gan"]][role],
             weights,
             self.mask.mean(0, keepdim=True),
         )
@@ -754,14 +754,14 @@ def _check_shapes(case: _Vectors, name: str, scale: int, recorded: object) -> Ro
 
 def _check_value(case: _Vectors, name: str, recorded: Any) -> Iterator[Row]:
     """Compare one entry of the JSON file."""
-    group, _, player = name.partition(".")
-    if group in ("loss", "grad_norm") and player in ("generator", "discriminator"):
-        network = case.generator if player == "generator" else case.discriminator
-        losses = case.generator_losses if player == "generator" else case.discriminator_losses
+    group, _, role = name.partition(".")
+    if group in ("loss", "grad_norm") and role in ("generator", "discriminator"):
+        network = case.generator if role == "generator" else case.discriminator
+        losses = case.generator_losses if role == "generator" else case.discriminator_losses
         if group == "loss":
             yield from compare_losses(name, recorded, losses)
         else:  # gradient norm of the sum of the recorded terms
-            terms = case.vectors.values.get(f"loss.{player}", losses)
+            terms = case.vectors.values.get(f"loss.{role}", losses)
             loss = torch.stack([value for term, value in losses.items() if term in terms]).sum()
             yield compare_value(name, gradient_norm(loss, network), recorded)
     elif match := re.fullmatch(r"D(\d+)\.features", name):

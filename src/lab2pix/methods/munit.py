@@ -95,7 +95,7 @@ class MUNITLossConfig(Section):
         "0: off.",
     )
     perceptual_weights: str | None = Field(
-        None, description="File of VGG16's Caffe weights; null: the torch hub cache, or the net."
+        None, description="File of VGG16's Caffe weights; null: the torch hub cache, or the internet."
     )
 
 

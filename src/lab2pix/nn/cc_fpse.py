@@ -196,8 +196,8 @@ class FPSEDiscriminator(nn.Module):
         laterals = [lateral(feature) for lateral, feature in zip(self.lateral, features, strict=True)]
         pyramid = [laterals.pop()]
         while laterals:
-            enlarged = F.interpolate(pyramid[0], scale_factor=2.0, mode="bilinear", align_corners=False)
-            pyramid.insert(0, enlarged + laterals.pop())
+            upsampled = F.interpolate(pyramid[0], scale_factor=2.0, mode="bilinear", align_corners=False)
+            pyramid.insert(0, upsampled + laterals.pop())
         predictions = []
         # Pooling before the 1x1 convolution gives the same embedding as after it.
         pooled = F.avg_pool2d(label, 2)

@@ -149,7 +149,7 @@ def reparameterize(mean: Tensor, log_variance: Tensor, noise: Tensor | None) -> 
 
 
 def upsample_bilinear(x: Tensor, factor: int) -> Tensor:
-    """Return `[N, C, h, w]` enlarged `factor` times by bilinear interpolation."""
+    """Return `[N, C, h, w]` upsampled `factor` times by bilinear interpolation."""
     return F.interpolate(x, scale_factor=float(factor), mode="bilinear", align_corners=False)
 
 

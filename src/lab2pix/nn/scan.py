@@ -35,9 +35,9 @@ class AdaptiveFusion(nn.Module):
 
 
 class StackedGenerator(nn.Module):
-    """Two stages: a generator at half size, and one that refines its enlarged image.
+    """Two stages: a generator at half size, and one that refines its upsampled image.
 
-    y1 is the first stage's image of the halved x, enlarged by nearest neighbor; y2 the second stage's image of x and
+    y1 is the first stage's image of the halved x, upsampled by nearest neighbor; y2 the second stage's image of x and
     y1; the result is y1 (1 - a) + y2 a with a of the fusion block. The buffer `stages` is 1 while the first stage is
     trained, and the result is then y1, and 2 later. Both sides of x must be multiples of twice what the stages take.
 

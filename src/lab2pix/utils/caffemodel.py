@@ -15,7 +15,7 @@ _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
 class _Layer(NamedTuple):
-    """Numbers of the fields of a kind of layer: its number in the net, and those of its name and weights."""
+    """Numbers of the fields of a kind of layer: its number in the network, and those of its name and weights."""
 
     number: int
     name: int

@@ -106,7 +106,7 @@ def test_coco_stuff_draws_instances(run: Run, tmp_path: Path) -> None:
     assert instances[6].tolist() == [258] * 4 + [256] * 4 + [257] * 4 + [255] * 4
 
 
-def test_one_split_alone(run: Run, tmp_path: Path) -> None:
+def test_prepare_of_one_split(run: Run, tmp_path: Path) -> None:
     write_coco(tmp_path / "source")
     (tmp_path / "source/train2017.zip").unlink()
     sentence(run("data", "prepare", "coco-stuff", tmp_path / "source", tmp_path / "out"), "download train2017.zip")

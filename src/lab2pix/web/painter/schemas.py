@@ -86,7 +86,7 @@ class SynthesizeQuery(_Schema):
         None, description="Interpolation weight: 0 is seed, 1 is seed_b."
     )
     scale: Annotated[int, Field(ge=1, le=MAX_SCALE), BeforeValidator(_check_integer)] = Field(
-        1, description="Size of the image in sizes of the model; the label map is enlarged by nearest neighbor."
+        1, description="Size of the image in sizes of the model; the label map is upsampled by nearest neighbor."
     )
     input_format: InputFormat = Field("file", description=_INPUT_FORMAT)
     style: str | None = Field(
