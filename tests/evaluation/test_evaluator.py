@@ -18,10 +18,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import lab2pix
+from lab2pix.data.pairs import Pair, PairStorage
 from lab2pix.evaluation import loading
 from lab2pix.evaluation.features import load_features
 from lab2pix.evaluation.loading import ReadingLog, read_items
 from lab2pix.evaluation.pairing import Item
+from lab2pix.labels.space import LabelSpace
 from tests.helpers.commands import Run
 from tests.helpers.images import NAMES, SPACE, Folders, write, write_set
 
@@ -307,6 +309,20 @@ def test_transparent_label_maps_are_noted(evaluate: Run, folders: Folders, reade
     code, output, errors = evaluate("--labels", folders.labels, "--label-space", "scenes", "--segmenter", reader)
     assert code == 0, errors
     assert f"label maps with transparent pixels: 1, such as {file}; transparency is ignored there" in output
+
+
+@pytest.mark.parametrize(("form", "roles"), [("photo-left", ["photos"]), ("input-left", ["label maps"])])
+def test_transparent_halves_are_noted_by_what_they_are(form: PairStorage, roles: list[str], tmp_path: Path) -> None:
+    both = Image.new("RGBA", (32, 16), (0, 0, 0, 255))
+    both.paste((0, 0, 0, 0), (0, 0, 16, 16))
+    both.save(tmp_path / "ab.png")
+    Image.new("RGB", (16, 16)).save(tmp_path / "image.png")
+    pair = Pair("ab", tmp_path / "ab.png", tmp_path / "ab.png", form=form)
+    tones = [{"name": "night", "color": [0, 0, 0]}, {"name": "day", "color": [255, 255, 255]}]
+    space = LabelSpace.from_dict({"name": "tones", "classes": tones})
+    log, item = ReadingLog(), Item("ab", (tmp_path / "image.png",), pair, pair)
+    list(read_items([item], space, log, size=None, batch_size=1, skip_broken=False))
+    assert list(log.transparent) == roles
 
 
 def test_precision_and_recall_are_scored_where_asked_for(evaluate: Run, tmp_path: Path) -> None:

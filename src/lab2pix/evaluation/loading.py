@@ -228,14 +228,17 @@ def _read_image(path: Path, alpha: Alpha, role: str, transparent: list[tuple[str
 
 
 def _read_photo(pair: Pair, alpha: Alpha, transparent: list[tuple[str, Path]]) -> Tensor:
-    if pair.form != "files" or pair.image is None:
+    if pair.image is None:
         return pair.read_image(alpha)
-    return _read_image(pair.image, alpha, "photos", transparent)
+    photo, where = pair.photo_part(open_image(pair.source("image")))
+    if alpha == "drop" and is_transparent(photo.image):
+        transparent.append(("photos", pair.image))
+    return to_photo(photo, where, alpha)
 
 
 def _read_label(pair: Pair, space: LabelSpace, transparent: list[tuple[str, Path]]) -> Tensor:
-    file = open_image(pair.label)
-    if is_transparent(file.image):
+    file = open_image(pair.source("label"))
+    if pair.form != "sketch-left" and is_transparent(pair.label_part(file)[0].image):
         transparent.append(("label maps", pair.label))
     return pair.decode_label(space, file=file).ids
 
