@@ -73,15 +73,17 @@ REAL = "real photos"
 # --- costs --------------------------------------------------------------------------------------------------------
 
 
-def measure(comparison: Comparison, repeats: int, *, plain: bool = False) -> dict[str, dict[str, float]]:
-    """Return costs by method, on one thread; methods take turns.
+def measure(
+    comparison: Comparison, repeats: int, *, plain: bool = False, threads: int = 1
+) -> dict[str, dict[str, float]]:
+    """Return costs by method; methods take turns.
 
-    `step_s`: median processor time of a step, over both halves of a run, as methods may train in stages; `image_s`: of
+    `step_s`: median processor time of a step, or wall-clock time with several threads, over both halves of a run, as methods may train in stages; `image_s`: of
     generating an image; `step_mib`: peak of allocations in a step; `generator_m`: weights of the generator in millions.
     With `plain` also `step_plain_s`, of networks that are not accelerated, and `image_fast_s`, of a generator that can
     be fused.
     """
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     calls: dict[str, Any] = {}
     costs: dict[str, dict[str, float]] = {}
     counts: dict[str, int] = {}
@@ -115,7 +117,7 @@ def measure(comparison: Comparison, repeats: int, *, plain: bool = False) -> dic
         peak = max(peak_allocated(partial(step, steps, batch, [place]), steps.device) for place in progress)
         weights = sum(parameter.numel() for parameter in generator.parameters()) / 1e6
         costs[title] = {"step_mib": peak, "generator_m": weights, "batch_size": config.train.batch_size}
-    taken = in_turns(calls, repeats, time.process_time)
+    taken = in_turns(calls, repeats, time.process_time if threads == 1 else time.perf_counter)
     for title, own in costs.items():
         own.update({"step_s": taken[title] / counts[title], "image_s": taken[f"{title}, image"]})
         if plain:
@@ -351,6 +353,7 @@ def main(given: Sequence[str] | None = None) -> int:
     verbs = parser.add_subparsers(dest="verb", required=True)
     timing = verbs.add_parser("time", help="measure the cost of a training step of each method")
     timing.add_argument("--repeats", type=int, default=5, help="measurements of each method")
+    timing.add_argument("--threads", type=int, default=1, help="with several, wall-clock times are measured")
     timing.add_argument("--plain", action="store_true", help="also networks that are not accelerated, and fused ones")
     training = verbs.add_parser("train", help="train or resume all runs that have not ended")
     training.add_argument("--jobs", type=int, default=1, help="runs at a time, with one thread each")
@@ -366,7 +369,7 @@ def main(given: Sequence[str] | None = None) -> int:
     try:
         comparison = Comparison.read(args.comparison, args.runs)
         if args.verb == "time":
-            costs = measure(comparison, args.repeats, plain=args.plain)
+            costs = measure(comparison, args.repeats, plain=args.plain, threads=args.threads)
             write_json(args.runs / comparison.name / "costs.json", costs)
             columns = ["step_plain_s"] * args.plain + ["step_s", "image_s"] + ["image_fast_s"] * args.plain
             print(markdown(costs, [*columns, "step_mib", "generator_m"]), flush=True)
