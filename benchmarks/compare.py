@@ -78,10 +78,10 @@ def measure(
 ) -> dict[str, dict[str, float]]:
     """Return costs by method; methods take turns.
 
-    `step_s`: median processor time of a step, or wall-clock time with several threads, over both halves of a run, as methods may train in stages; `image_s`: of
-    generating an image; `step_mib`: peak of allocations in a step; `generator_m`: weights of the generator in millions.
-    With `plain` also `step_plain_s`, of networks that are not accelerated, and `image_fast_s`, of a generator that can
-    be fused.
+    `step_s`: median processor time of a step, or wall-clock time with several threads, over both halves of a run, as
+    methods may train in stages; `image_s`: of generating an image; `step_mib`: peak of allocations in a step;
+    `generator_m`: weights of the generator in millions. With `plain` also `step_plain_s`, of networks that are not
+    accelerated, and `image_fast_s`, of a generator that can be fused.
     """
     torch.set_num_threads(threads)
     calls: dict[str, Any] = {}
