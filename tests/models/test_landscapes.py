@@ -171,3 +171,10 @@ def test_the_weights_draw_and_the_segmenter_reads() -> None:
     assert one.std() > 10  # not one color
     assert (one - two).abs().mean() > 1  # noise shows
     assert load_segmenter(MODULE / "segmenter", SPACE).info["held_out"]["ppa"] > 0.6
+
+
+def test_installed_package_without_weights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights, "model_folders", lambda: {"landscapes": [tmp_path]})
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"landscapes is installed, but holds no model\.safetensors"):
+        weights.find("landscapes")

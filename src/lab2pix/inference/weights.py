@@ -137,6 +137,11 @@ def find(source: str | Path) -> Path | None:
     shipped = shipped_models()
     if str(source) in shipped and not _holds_model(path):
         return shipped[str(source)]
+    if str(source) in model_folders() and not _holds_model(path):
+        raise CheckpointError(
+            f"the package of the model {source} is installed, but holds no {WEIGHTS_FILE}; write it as the package's "
+            "README says, or give another model such as scenes"
+        )
     if str(source) in MODEL_PACKAGES and not _holds_model(path):
         raise CheckpointError(
             f"the model {source} comes in a package of its own, which is not installed; run "
