@@ -18,6 +18,7 @@ from lab2pix.errors import CheckpointError, ConfigError, OutputError
 from lab2pix.evaluation import segmenters
 from lab2pix.evaluation.segmenters import HEAD, SEGMENTER_FILE, SEGMENTER_FORMAT, build_network, load_segmenter
 from lab2pix.inference import weights
+from lab2pix.utils import registry
 from lab2pix.utils.tensors import save_tensors
 from lab2pix.web.painter.app import create_app, find_model
 from lab2pix.web.painter.examples import find_examples
@@ -103,7 +104,7 @@ def test_an_installed_model_is_found_by_name(installed: Path, run: Run) -> None:
 def test_a_model_that_is_not_installed_says_how_to_install_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run
 ) -> None:
-    for module in (weights, segmenters):
+    for module in (weights, segmenters, registry):
         monkeypatch.setattr(module, "model_folders", dict)
     monkeypatch.chdir(tmp_path)
     assert find_model(None) == weights.shipped_models()["scenes"].parent
@@ -173,8 +174,12 @@ def test_the_weights_draw_and_the_segmenter_reads() -> None:
     assert load_segmenter(MODULE / "segmenter", SPACE).info["held_out"]["ppa"] > 0.6
 
 
-def test_installed_package_without_weights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights, "model_folders", lambda: {"landscapes": [tmp_path]})
+def test_installed_package_without_weights_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run: Run) -> None:
+    for module in (weights, segmenters, registry):
+        monkeypatch.setattr(module, "model_folders", lambda: {"landscapes": [tmp_path]})
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match=r"landscapes is installed, but holds no model\.safetensors"):
         weights.find("landscapes")
+    with pytest.raises(ConfigError, match=r"landscapes is installed, but holds no segmenter\.json"):
+        load_segmenter("landscapes", SPACE)
+    assert "installed without weights" in run("presets")[1]

@@ -16,11 +16,12 @@ def _presets(context: typer.Context) -> None:
         return
     from lab2pix.inference.weights import shipped_models
     from lab2pix.recipes import preset_descriptions
-    from lab2pix.utils.registry import MODEL_PACKAGES
+    from lab2pix.utils.registry import MODEL_PACKAGES, model_folders
 
     print_table(("preset", "description"), preset_descriptions().items())
     found = {name: str(file.parent) for name, file in shipped_models().items()}
     missing = {name: f"not installed; in a clone, run `{command}`" for name, command in MODEL_PACKAGES.items()}
+    missing |= dict.fromkeys(model_folders(), "installed without weights")
     print()
     print_table(("trained model", "where it is"), (missing | found).items())
 

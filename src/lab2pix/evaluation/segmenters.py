@@ -24,7 +24,7 @@ from lab2pix.labels.space import LabelSpace
 from lab2pix.nn.backbones import IMAGENET_MEAN, IMAGENET_STD
 from lab2pix.utils.extras import import_extra
 from lab2pix.utils.pretrained import file_sha256
-from lab2pix.utils.registry import MODEL_PACKAGES, model_folders
+from lab2pix.utils.registry import model_folders, why_missing
 from lab2pix.utils.tensors import load_tensors
 from lab2pix.utils.text import reason_of
 
@@ -282,11 +282,8 @@ def load_segmenter(source: str | Path, expected: LabelSpace | None) -> Segmenter
         return _Exported(path, expected)
     if not (path / SEGMENTER_FILE).is_file():
         path = installed_segmenters().get(text, path)
-        if text in MODEL_PACKAGES and not path.is_dir():
-            raise ConfigError(
-                f"the segmenter {text} comes in a package of its own, which is not installed; run "
-                f"`{MODEL_PACKAGES[text]}` in a clone of the repository"
-            )
+        if not path.is_dir() and (reason := why_missing("segmenter", text, SEGMENTER_FILE, model_folders())):
+            raise ConfigError(reason)
     if not path.is_dir():
         raise ConfigError(
             f"there is no segmenter {path}; give a folder of `lab2pix segmenter train`, an exported program "

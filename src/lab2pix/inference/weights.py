@@ -21,7 +21,7 @@ from lab2pix.errors import CheckpointError, OutputError
 from lab2pix.labels.space import LabelSpace
 from lab2pix.methods import build_generator, read_config
 from lab2pix.utils.files import atomic_write, expand_user
-from lab2pix.utils.registry import MODEL_PACKAGES, model_folders
+from lab2pix.utils.registry import model_folders, why_missing
 from lab2pix.utils.tensors import load_tensors, save_tensors
 from lab2pix.utils.text import reason_of
 
@@ -137,16 +137,8 @@ def find(source: str | Path) -> Path | None:
     shipped = shipped_models()
     if str(source) in shipped and not _holds_model(path):
         return shipped[str(source)]
-    if str(source) in model_folders() and not _holds_model(path):
-        raise CheckpointError(
-            f"the package of the model {source} is installed, but holds no {WEIGHTS_FILE}; write it as the package's "
-            "README says, or give another model such as scenes"
-        )
-    if str(source) in MODEL_PACKAGES and not _holds_model(path):
-        raise CheckpointError(
-            f"the model {source} comes in a package of its own, which is not installed; run "
-            f"`{MODEL_PACKAGES[str(source)]}` in a clone of the repository"
-        )
+    if not _holds_model(path) and (reason := why_missing("model", str(source), WEIGHTS_FILE, model_folders())):
+        raise CheckpointError(reason)
     if path.is_dir():
         return _find_in_folder(path)
     # A misspelled path must not trigger a download: `runs/mine` is a path if `runs` exists.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points
 from importlib.resources import files
@@ -81,6 +82,31 @@ def model_folders() -> dict[str, list[Path]]:
         name: [Path(folder) for folder in (spec and spec.submodule_search_locations) or ()]
         for name, spec in specs.items()
     }
+
+
+def why_missing(kind: str, name: str, file: str, folders: Mapping[str, Sequence[Path]]) -> str | None:
+    """Return why a package does not provide its model or segmenter, as a sentence with the cure.
+
+    Args:
+        kind: `model` or `segmenter`.
+        name: name of the model.
+        file: file that is missing.
+        folders: the installed packages, see `model_folders`.
+
+    Returns:
+        The sentence; None if no package, installed or not, has this name.
+    """
+    if name in folders:
+        return (
+            f"the package of the {kind} {name} is installed, but holds no {file}; write it as the package's README "
+            f"says, or give another {kind}"
+        )
+    if name in MODEL_PACKAGES:
+        return (
+            f"the {kind} {name} comes in a package of its own, which is not installed; run `{MODEL_PACKAGES[name]}` in "
+            "a clone of the repository"
+        )
+    return None
 
 
 def label_space_names() -> list[str]:
